@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config sections to frozen dataclasses: every field known, typed and finite.
+
+A config file (ml_collections) is nested plain data. Each module owns the dataclass of
+its own section; `build` fills it or says everything that is wrong at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from alignjax import registry
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; `problems` has one line for each fault."""
+
+    def __init__(self, problems: list[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
+    """An instance of the frozen dataclass `cls` from the `section` found at `path`.
+
+    A value of None stands for the field's default, so that a flag can clear a field.
+    Ints are accepted for floats, lists for tuples; bools are not ints.
+
+    Raises:
+      ConfigError: unknown, missing, mistyped or non-finite fields, all of them at once.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    problems, values = [], {}
+    for name, value in section.items():
+        if name not in fields:
+            if value is not None:
+                remedy = registry.closest(name, fields)
+                problems.append(f"{path}.{name}: unknown field; {remedy}")
+            continue
+        if value is None:
+            continue
+        try:
+            values[name] = _cast(value, hints[name])
+        except ValueError as error:
+            problems.append(f"{path}.{name}: {error}")
+    for name, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        )
+        if required and section.get(name) is None:
+            problems.append(f"{path}.{name}: required, of type {_type_name(hints[name])}")
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return cls(**values)
+    except ConfigError as error:  # from the dataclass's own checks
+        raise ConfigError([f"{path}.{problem}" for problem in error.problems]) from error
+
+
+def to_json(section) -> Any:
+    """Plain dicts, lists and scalars, as JSON has them, from a ConfigDict or a dict."""
+    if hasattr(section, "to_dict"):
+        section = section.to_dict()
+    if isinstance(section, Mapping):
+        return {str(key): to_json(value) for key, value in section.items()}
+    if isinstance(section, (list, tuple)):
+        return [to_json(value) for value in section]
+    return section
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Lines `field: old -> new` for every leaf in which two JSON values differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted({*old, *new}):
+            inner = f"{path}.{key}" if path else str(key)
+            lines += differences(old.get(key), new.get(key), inner)
+        return lines
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+def _cast(value, hint):
+    """`value` as the type `hint`; ValueError says what was expected."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return _cast(value, option)
+            except ValueError as error:
+                last = error
+        raise last
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = arguments[0] if arguments else Any
+        return tuple(_cast(item, inner) for item in value)
+    if hint in (dict, Mapping) or origin in (dict, Mapping):
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            return dict(value.items())
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{value!r} is not a finite number")
+        return float(value)
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif hint not in (int, float) and isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ValueError(f"{value!r} is {type(value).__name__}, not {_type_name(hint)}")
+
+
+def _type_name(hint) -> str:
+    return getattr(hint, "__name__", str(hint)).replace("typing.", "")

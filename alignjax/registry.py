@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions by name; `module:function` reaches code outside the package."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+
+
+def closest(name: str, known) -> str:
+    """A remedy for a misspelt name: the nearest known one, and the list of all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+class Registry(dict):
+    """A dict of functions; duplicates and unknown names are errors that list the known."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def register(self, function: Callable, name: str | None = None) -> Callable:
+        """Adds `function` under its own name; usable as a decorator.
+
+        Raises:
+          ValueError: the name is taken.
+        """
+        name = name or function.__name__
+        if name in self:
+            raise ValueError(f"{self.kind} {name!r} is already registered")
+        self[name] = function
+        return function
+
+    def find(self, name: str) -> Callable:
+        """The function called `name`, or the one at `module:function`.
+
+        Raises:
+          ValueError: there is none; the message lists what there is.
+        """
+        if name in self:
+            return self[name]
+        if ":" in name:
+            module, _, attribute = name.partition(":")
+            try:
+                return getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise ValueError(f"{self.kind} {name!r}: {error}") from error
+        raise ValueError(f"unknown {self.kind} {name!r}; {closest(name, self)}")

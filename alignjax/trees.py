@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters by path: names, selection by regular expression, counts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def path_name(path) -> str:
+    """`layers/attention/q/kernel` for a key path of `jax.tree_util`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree) -> dict[str, Any]:
+    """`{path: leaf}` in the order of the tree."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def map_with_name(function: Callable[[str, Any], Any], tree):
+    """`jax.tree.map` with the path of each leaf as the first argument."""
+    return jax.tree_util.tree_map_with_path(lambda p, x: function(path_name(p), x), tree)
+
+
+def matches(pattern: str, tree) -> dict[str, bool]:
+    """`{path: whether the whole of it matches}`.
+
+    Raises:
+      ValueError: the pattern matches nothing, which is nearly always a misspelling.
+    """
+    regex = re.compile(pattern)
+    found = {name: regex.fullmatch(name) is not None for name in named_leaves(tree)}
+    if not any(found.values()):
+        raise ValueError(
+            f"pattern {pattern!r} matches no parameter; there are: {', '.join(found)}"
+        )
+    return found
+
+
+def mask(pattern: str, tree):
+    """A tree of bools, True where the path matches the whole of `pattern`."""
+    found = matches(pattern, tree)
+    return map_with_name(lambda name, _: found[name], tree)
+
+
+def partition(pattern: str, params: dict) -> tuple[dict, dict]:
+    """Splits nested dicts into (what matches, the rest); `merge` undoes it."""
+    found = matches(pattern, params)
+
+    def keep(tree, wanted, prefix=""):
+        out = {}
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, dict):
+                if branch := keep(value, wanted, f"{name}/"):
+                    out[key] = branch
+            elif found[name] == wanted:
+                out[key] = value
+        return out
+
+    return keep(params, True), keep(params, False)
+
+
+def merge(first: dict, second: dict) -> dict:
+    """The union of two nested dicts that share no leaf.
+
+    Raises:
+      ValueError: both have a value at the same path.
+    """
+    out = dict(first)
+    for key, value in second.items():
+        if key not in out:
+            out[key] = value
+        elif isinstance(out[key], dict) and isinstance(value, dict):
+            out[key] = merge(out[key], value)
+        else:
+            raise ValueError(f"both trees have a value at {key!r}")
+    return out
+
+
+def count(tree) -> int:
+    """The number of scalars in the tree; works on abstract trees too."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
