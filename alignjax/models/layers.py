@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers that decoders are made of: projections, norms, rotary positions, MLPs.
+
+Parameters are float32 and named by their axes where they are made; compute happens in
+the dtype of the input, except for the statistics of norms and for rotations, which
+are float32 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Projection(nn.Module):
+    """Contracts the last `contract` axes of x with a kernel of named axes.
+
+    Attributes:
+      features: sizes of the output's axes.
+      axes: names of the kernel's axes, inputs first.
+      contract: how many trailing axes of x are summed over.
+      std: standard deviation of the kernel at initialisation.
+      use_bias: whether to add a bias, initially zero.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str, ...]
+    contract: int = 1
+    std: float = 0.02
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs = x.shape[x.ndim - self.contract :]
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal(self.std), self.axes
+        )
+        kernel = self.param("kernel", initializer, (*inputs, *self.features))
+        x = lax.dot_general(
+            x,
+            kernel.astype(x.dtype),
+            (
+                (tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))),
+                ((), ()),
+            ),
+        )
+        if self.use_bias:
+            names = self.axes[self.contract :]
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
+            x += self.param("bias", zeros, self.features).astype(x.dtype)
+        return x
+
+
+class Norm(nn.Module):
+    """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450) over the last axis."""
+
+    kind: str  # "rmsnorm" or "layernorm"
+    epsilon: float = 1e-6
+    axis: str | None = None  # name of the normalised axis
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        named = lambda init: nn.with_logical_partitioning(init, (self.axis,))
+        y = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            y -= y.mean(-1, keepdims=True)
+        y *= lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        y *= self.param("scale", named(nn.initializers.ones), x.shape[-1:])
+        if self.kind == "layernorm":
+            y += self.param("bias", named(nn.initializers.zeros), x.shape[-1:])
+        return y.astype(x.dtype)
+
+
+def rotations(positions_BT: jax.Array, head_dim: int, theta: float):
+    """Cosines and sines of rotary positions, float32 [B, T, head_dim / 2]."""
+    exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    angles = positions_BT[..., None].astype(jnp.float32) / theta**exponents
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BTNH: jax.Array, cos_sin) -> jax.Array:
+    """RoPE (arXiv:2104.09864 Eq. 34), pairing dimension i with i + H/2."""
+    cos, sin = (table[..., None, :] for table in cos_sin)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    rotated = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(rotated, axis=-1).astype(x_BTNH.dtype)
+
+
+ACTIVATIONS: dict[str, tuple[Callable, bool]] = {  # name: (function, gated?)
+    "swiglu": (jax.nn.silu, True),
+    "geglu": (lambda x: jax.nn.gelu(x, approximate=True), True),
+    "gelu": (lambda x: jax.nn.gelu(x, approximate=True), False),
+}
+
+
+class MLP(nn.Module):
+    """The feed-forward layer, gated (arXiv:2002.05202 Eq. 5) or plain."""
+
+    d_ff: int
+    activation: str
+    use_bias: bool
+    std: float
+    out_std: float
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        activation, gated = ACTIVATIONS[self.activation]
+        project = lambda name: Projection(
+            (self.d_ff,), ("embed", "mlp"), std=self.std, use_bias=self.use_bias, name=name
+        )
+        h_BTF = activation(project("gate" if gated else "up")(x_BTD))
+        if gated:
+            h_BTF *= project("up")(x_BTD)
+        return Projection(
+            (x_BTD.shape[-1],),
+            ("mlp", "embed"),
+            std=self.out_std,
+            use_bias=self.use_bias,
+            name="down",
+        )(h_BTF)
