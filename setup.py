@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installs the package; `configs/` and `experiments/` are run from the checkout."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "alignjax/__init__.py").read_text(), re.M
+)[1]
+
+# Neither torch nor TensorFlow nor transformers: training needs none of them.
+CORE = [
+    "absl-py>=2",
+    "array_record>=0.8.1",
+    "flax>=0.12,<0.13",
+    "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
+    "jax>=0.10,<0.13",
+    "ml_collections>=1.1",
+    "numpy>=2",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "pyarrow>=17",
+    "sentencepiece>=0.2",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.7",
+]
+
+HUGGING_FACE = ["huggingface_hub", "jinja2>=3.1.6", "safetensors", "tokenizers>=0.20"]
+
+EXTRAS = {
+    "cuda": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+    "aot": ["jax[tpu]"],  # libtpu compiles for TPU pods on a machine that has no TPU
+    "hf": [*HUGGING_FACE, "datasets>=3"],
+    "wandb": ["wandb"],
+    "dev": [*HUGGING_FACE, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.11"],
+}
+
+setuptools.setup(
+    name="alignjax",
+    version=VERSION,
+    description="Align language models in JAX: pretraining, SFT, rewards, preferences.",
+    long_description="A JAX and Flax codebase for aligning language models.",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.15",
+    packages=setuptools.find_packages(include=["alignjax", "alignjax.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

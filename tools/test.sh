@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Sets up .venv with the dev extra, checks the style and runs the tests.
+#
+#   tools/test.sh                     all but those marked slow or gpu
+#   tools/test.sh tests/test_step.py  further arguments go to pytest
+#   tools/test.sh -m slow             another choice of marks
+#
+# TEST_WORKERS sets how many processes run the tests (default: one a core, at most 4);
+# PYTHON and VENV as in setup_env.sh.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cores=$(getconf _NPROCESSORS_ONLN)
+workers=${TEST_WORKERS:-$((cores < 4 ? cores : 4))}
+
+"$root/tools/setup_env.sh" dev
+python=${VENV:-$root/.venv}/bin/python
+cd "$root"
+
+echo "test: ruff"
+"$python" -m ruff check
+"$python" -m ruff format --check --quiet
+echo "test: pytest, $workers at a time"
+# Tests are for CPU; a file stays on one worker, so that its fixtures are made once.
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+exec "$python" -m pytest -n "$workers" --dist loadfile -q -m "not slow and not gpu" "$@"
