@@ -8,10 +8,11 @@ its own section; `build` fills it or says everything that is wrong at once.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from alignjax import registry
@@ -63,6 +64,30 @@ def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
     try:
         return cls(**values)
     except ConfigError as error:  # from the dataclass's own checks
+        raise ConfigError([f"{path}.{problem}" for problem in error.problems]) from error
+
+
+def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
+    """`function(*leading, **section)`, its keyword arguments checked as by `build`.
+
+    The function's annotations and defaults say what is known, required and of which
+    type; so an option that a function does not take is refused, never ignored.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[len(leading) :]
+    hints = typing.get_type_hints(function)
+    fields = []
+    for p in parameters:
+        hint = hints.get(p.name, Any)
+        if p.default is inspect.Parameter.empty:
+            fields.append((p.name, hint))
+        else:
+            fields.append((p.name, hint, dataclasses.field(default=p.default)))
+    options = dataclasses.make_dataclass("Options", fields, kw_only=True)
+    filled = build(options, section, path)
+    values = {f.name: getattr(filled, f.name) for f in dataclasses.fields(filled)}
+    try:
+        return function(*leading, **values)
+    except ConfigError as error:  # from the function's own checks
         raise ConfigError([f"{path}.{problem}" for problem in error.problems]) from error
 
 

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any objective over a whole dataset, summed exactly and divided once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import jax
+
+from alignjax.types import Mean
+
+
+def evaluate(eval_step: Callable, params, frozen, batches: Iterable, key) -> dict[str, Mean]:
+    """The sums of `eval_step`'s means over all `batches`, as float64 Python numbers.
+
+    Batches are dispatched without waiting for the results of earlier ones; sums are
+    formed on the host, where float64 keeps them exact for any size of dataset.
+    """
+    sums: dict[str, Mean] = {}
+    unread = None
+    for batch in batches:
+        means = eval_step(params, frozen, batch, key)
+        if unread is not None:
+            _add(sums, unread)
+        unread = means
+    if unread is not None:
+        _add(sums, unread)
+    return sums
+
+
+def _add(sums: dict[str, Mean], means: dict[str, Mean]) -> None:
+    for name, mean in jax.device_get(means).items():
+        mean = Mean(float(mean.total), float(mean.weight))
+        sums[name] = sums[name] + mean if name in sums else mean
