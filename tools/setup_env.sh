@@ -61,7 +61,7 @@ install() {
     return
   fi
   say "installing alignjax${wanted:+ with extras: $wanted} (a minute or two, the first time)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$target"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable "$target"
   touch "$stamp"
   say "done in ${SECONDS} s"
 }

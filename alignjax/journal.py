@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file of JSON records, one line a step, in which every step stands exactly once.
+
+A run that is killed and resumed from an earlier checkpoint repeats steps. So `open_at`
+cuts the file back to the step from which the run goes on, in one atomic replacement,
+and `Journal.write` refuses a step that does not follow the last one.
+
+Numbers are written so that reading gives the same float64: Python's shortest `repr`.
+JSON has no NaN and no infinities; they are written as the strings "NaN", "Infinity" and
+"-Infinity", which `float` and `read` understand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+NON_FINITE = ("NaN", "Infinity", "-Infinity")
+
+
+class Cut(NamedTuple):
+    """What `open_at` found: records kept, records of later steps, broken lines."""
+
+    kept: int
+    later: int
+    unreadable: int
+
+
+class Journal:
+    """Appends records; made by `open_at`."""
+
+    def __init__(self, path: pathlib.Path, last: int):
+        self._file = path.open("a", encoding="utf-8")
+        self._last = last
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Appends `{"step": step, **record}`; it outlives the process at once.
+
+        Raises:
+          ValueError: the step is not after the last one written.
+          TypeError: a value is neither a number nor an array of one.
+        """
+        if step <= self._last:
+            raise ValueError(
+                f"step {step} is not after {self._last}, the last one in "
+                f"{self._file.name}; a step is written once, with all it measured"
+            )
+        plain = {"step": int(step)}
+        plain |= {str(name): _plain(name, value) for name, value in record.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+        self._last = step
+
+    def sync(self) -> None:
+        """Returns when all records would outlive a power cut as well."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def open_at(path: str | os.PathLike, step: int) -> tuple[Journal, Cut]:
+    """A journal that goes on at `step`, with only the records of earlier steps kept.
+
+    A last line that was torn by a kill is dropped, and any other that is not a record.
+    The file is replaced atomically, or left alone where there is nothing to drop.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return Journal(path, -1), Cut(0, 0, 0)
+    kept = later = unreadable = 0
+    last = -1
+    shorter = path.with_name(f"{path.name}.tmp")
+    with path.open("rb") as old, shorter.open("wb") as new:
+        for line in old:
+            found = _step_of(line)
+            if found is None:
+                unreadable += 1
+            elif found >= step:
+                later += 1
+            else:
+                new.write(line)
+                kept, last = kept + 1, max(last, found)
+        new.flush()
+        os.fsync(new.fileno())
+    if later or unreadable:
+        os.replace(shorter, path)
+    else:
+        shorter.unlink()
+    return Journal(path, last), Cut(kept, later, unreadable)
+
+
+def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The records of a journal in order, floats as they were, also the non-finite ones.
+
+    A last line without its end, as a run that is still writing leaves, is not a record.
+
+    Raises:
+      ValueError: another line is not JSON; the message has file and line.
+    """
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a record: {error}") from error
+            yield {
+                name: float(value) if value in NON_FINITE else value
+                for name, value in record.items()
+            }
+
+
+def _plain(name: str, value: Any) -> Any:
+    """`value` as JSON has it."""
+    if isinstance(value, int):
+        return value
+    try:
+        number = value.item() if hasattr(value, "item") else float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: {type(value).__name__} is not a number") from error
+    if isinstance(number, float) and not math.isfinite(number):
+        return "NaN" if number != number else "Infinity" if number > 0 else "-Infinity"
+    return number
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a record, or None for a line that is not a whole one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
