@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that are what was written: saving, resuming, and opening a run."""
+
+from alignjax.checkpoint.manager import CheckpointConfig, Checkpoints, NonFiniteError
+from alignjax.checkpoint.storage import CheckpointError
+
+__all__ = ["CheckpointConfig", "CheckpointError", "Checkpoints", "NonFiniteError"]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this the run that the workdir holds? What may differ, and a diff of the rest."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Mapping, Sequence
+
+from alignjax import config
+
+# Fields of a config that do not change which parameters a run ends with, beyond the
+# rounding of another order of summation. A pattern also covers what is below it.
+# `steps` is not among them: schedules are stretched over it.
+MAY_DIFFER = (
+    "checkpoint",
+    "mesh",
+    "sharding_rules",
+    "microbatches",
+    "*_every",
+    "evaluation",
+    "sample",
+    "log",
+    "writer",
+    "wandb",
+    "tensorboard",
+    "watchdog*",
+    "profile*",
+    "cache_dir",
+    "data.cache_dir",
+    "data.workers",
+    "data.prefetch",
+    "model.attention",
+    "model.remat",
+)
+
+log = logging.getLogger(__name__)
+
+
+def check(
+    old: Mapping, new: Mapping, *, where: str, accept: Sequence[str] = ()
+) -> None:
+    """Refuses another run; logs the differences that are allowed.
+
+    `old` and `new` are JSON. `accept` has patterns of further fields that may differ.
+
+    Raises:
+      ConfigError: the diff, a line for each field.
+    """
+    refused = []
+    for line in config.differences(old, new):
+        field = line.partition(": ")[0]
+        if _matches(field, MAY_DIFFER):
+            log.info("%s goes on with %s", where, line)
+        elif _matches(field, accept):
+            log.warning("%s goes on with %s, as checkpoint.accept says", where, line)
+        else:
+            refused.append(line)
+    if refused:
+        fields = [line.partition(": ")[0] for line in refused]
+        remedy = "use another workdir, or go on all the same with checkpoint.accept="
+        raise config.ConfigError(
+            [
+                f"{where} holds another run; old -> new:",
+                *(f"  {line}" for line in refused),
+                f"{remedy}{fields}",
+            ]
+        )
+
+
+def _matches(field: str, patterns: Sequence[str]) -> bool:
+    return any(
+        fnmatch.fnmatchcase(field, p) or fnmatch.fnmatchcase(field, f"{p}.*")
+        for p in patterns
+    )

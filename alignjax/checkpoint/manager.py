@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoints of a run: save while training goes on, resume from what is sound."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+
+from alignjax import config as config_lib
+from alignjax import types
+from alignjax.checkpoint import agreement, fingerprint, identity, lock, storage
+from alignjax.checkpoint.storage import CheckpointError
+
+MAX_QUARANTINED = 2
+SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else grows in the workdir
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(FloatingPointError):
+    """A state that was not saved, because training on from it would be in vain."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """The section `checkpoint` of a config.
+
+    Attributes:
+      every: steps between saves.
+      keep_last: how many of the newest to keep.
+      keep_every: keep also each multiple of this, for ever.
+      keep_best: (metric, "min" or "max"): keep also the best by this metric.
+      timeout: seconds after which a save that does not end is given up.
+      accept: fields, or patterns, in which a resumed config may differ from the run's.
+    """
+
+    every: int
+    keep_last: int = 2
+    keep_every: int | None = None
+    keep_best: tuple[str, ...] | None = None
+    timeout: float = 600.0
+    accept: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        problems = [
+            f"{name}: {value!r} must be at least 1"
+            for name in ("every", "keep_last", "keep_every", "timeout")
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        best = self.keep_best
+        if best is not None and (len(best) != 2 or best[1] not in ("min", "max")):
+            problems.append(f"keep_best: {best!r} is not (metric, 'min' or 'max')")
+        if problems:
+            raise config_lib.ConfigError(problems)
+
+
+class Checkpoints:
+    """Saves and restores the state of the run in `workdir`, and owns that directory.
+
+    Every process makes one and calls the same methods in the same order. A context
+    manager; `close` says whether the last save succeeded.
+
+    Attributes:
+      quarantined: (step, reason) of what `restore_or_init` set aside.
+    """
+
+    def __init__(self, workdir, *, config: Mapping, data_identity: Mapping, **options):
+        """Locks the workdir and writes `config.json`.
+
+        Args:
+          workdir: a directory that all processes share; made if missing.
+          config: the resolved config, as JSON has it.
+          data_identity: JSON that changes when batch i changes, tokenizer included.
+          **options: the fields of `CheckpointConfig`.
+
+        Raises:
+          ConfigError: the workdir holds another config's run, or another writer.
+          CheckpointError: the workdir cannot be written.
+        """
+        if "://" in str(workdir):
+            raise config_lib.ConfigError(
+                f"workdir: {workdir} is not a path of a file system; mount the bucket"
+            )
+        self.workdir = pathlib.Path(os.path.abspath(workdir))
+        self.directory = self.workdir / "checkpoints"
+        self.quarantine = self.workdir / "quarantine"
+        # Steps saved, or being saved, by this run: the same list on every process, so
+        # that all decide alike. It forgets nothing that `_prune` deletes.
+        self._saved: list[int] = []
+        self.quarantined: list[tuple[int, str]] = []
+        self._options = CheckpointConfig(**options)
+        self._config = json.loads(json.dumps(config))
+        self._data = json.loads(json.dumps(data_identity))
+        self._metrics: dict[int, dict[str, float | None]] = {}
+        self._pending: tuple[int, concurrent.futures.Future] | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._lock: lock.Lock | None = None
+        agreement.same_everywhere(
+            "config", {"config": self._config, "data": self._data}
+        )
+        with agreement.all_or_none(f"cannot use {self.workdir}"):
+            if jax.process_index() == 0:
+                self._open()
+        self._reload()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are complete on disk, ascending."""
+        return storage.complete_steps(self.directory)
+
+    def maybe_save(
+        self,
+        step: int,
+        state: types.TrainState,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Starts to save `state` where `step` is due or `force`; True if it did.
+
+        Cheap where nothing is due, so that a failure of the last save is reported at
+        the next step. Returns once the arrays may be donated; the rest goes on in the
+        background. A step that is already saved is left as it is.
+
+        Args:
+          step: of the state, the index of the next batch.
+          metrics: what `keep_best` looks at; a NaN counts as no value.
+
+        Raises:
+          CheckpointError: this save cannot start, or the one before failed. What was
+            complete stays so.
+          NonFiniteError: a parameter or statistic has a NaN or an infinity.
+        """
+        if self._pending is not None and self._pending[1].done():
+            self.wait()
+        if step in self._saved or not (force or step % self._options.every == 0):
+            return False
+        items = storage.as_items(state)
+        leaves = self._sound_leaves(step, items)
+        if int(state.step) != step:
+            raise ValueError(f"the state is of step {int(state.step)}, not {step}")
+        with agreement.all_or_none(f"cannot save step {step}"):
+            self.wait()
+            self._check_space(leaves)
+            if self._lock is not None:
+                self._lock.check()
+        values = {k: float(v) for k, v in (metrics or {}).items()}
+        values = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        meta = storage.make_meta(
+            step, leaves, config=self._config, data=self._data, metrics=values
+        )
+        path = storage.step_path(self.directory, step)
+        try:
+            response = storage.write(path, items, meta, timeout=self._options.timeout)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._metrics[step] = values
+        self._saved = sorted([*self._saved, step])
+        self._pending = step, self._thread.submit(self._finish, step, response)
+        return True
+
+    def wait(self) -> None:
+        """Blocks until the last save is durable; CheckpointError if it failed."""
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        try:
+            future.result()
+        except Exception as error:
+            self._saved.remove(step)
+            self._metrics.pop(step, None)
+            raise self._failed(step, error) from error
+
+    def restore_or_init(
+        self, abstract_state: types.TrainState, init: Callable[[], types.TrainState]
+    ) -> tuple[types.TrainState, int | None]:
+        """The newest state that is what was written, and its step; or `init()`, None.
+
+        A step that does not load, or not with the fingerprints it was saved with, is
+        moved to `workdir/quarantine` and the one before is tried, twice at most. A run
+        that has saved never starts again from nothing.
+
+        Args:
+          abstract_state: ShapeDtypeStructs with the shardings to restore to.
+
+        Raises:
+          ConfigError: the step is of another config, data or model; nothing is moved.
+          CheckpointError: nothing sound is left, or too much was broken.
+        """
+        items = storage.as_items(abstract_state)
+        while self._saved:
+            step = self._saved[-1]
+            try:
+                loaded = self._load(step, items)
+            except storage.BrokenStep as error:
+                self._set_aside(step, str(error))
+            else:
+                return storage.as_state(loaded, abstract_state), step
+        if self.quarantine.is_dir() and any(self.quarantine.iterdir()):
+            raise CheckpointError(
+                f"no sound checkpoint is left in {self.directory}: {self._report()}. "
+                f"To start again from step 0, remove {self.quarantine}"
+            )
+        return init(), None
+
+    def close(self) -> None:
+        """Waits for the last save and unlocks. Raises CheckpointError if it failed."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.close()
+        except CheckpointError as late:
+            if error is None:
+                raise
+            log.error("%s", late)  # what ended the run goes first
+
+    def _open(self) -> None:
+        """On one process: takes the lock, checks whose run this is, cleans up."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = lock.Lock(self.workdir)
+        try:
+            file = self.workdir / "config.json"
+            steps = storage.complete_steps(self.directory)
+            if file.exists() and (steps or self.quarantine.is_dir()):
+                where, accept = str(self.workdir), self._options.accept
+                old = json.loads(file.read_text())
+                identity.check(old, self._config, where=where, accept=accept)
+            for name in storage.remove_leftovers(self.directory):
+                log.info("removed %s, which an interrupted save left", name)
+            storage.write_json(file, self._config)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _reload(self) -> None:
+        """Reads which steps there are, with their metrics; process 0 decides."""
+        found = storage.all_steps(self.directory) if jax.process_index() == 0 else {}
+        for step, complete in found.items():
+            if not complete:
+                path = storage.step_path(self.directory, step)
+                log.warning("%s is incomplete and left alone", path)
+        mine = [step for step, complete in found.items() if complete]
+        self._saved = agreement.from_primary(mine)
+        for step in mine:
+            # Without its metrics a step is not known to be dispensable: it is kept.
+            with contextlib.suppress(storage.BrokenStep):
+                meta = storage.read_meta(storage.step_path(self.directory, step))
+                self._metrics[step] = meta["metrics"]
+
+    def _sound_leaves(self, step: int, items) -> dict[str, dict]:
+        """Shape, dtype and fingerprint of each leaf. Raises NonFiniteError."""
+        leaves = storage.describe(items)
+        found = fingerprint.fingerprints(items)
+        for name, leaf in leaves.items():
+            leaf["fingerprint"] = found[name].digits
+        # A scalar of the optimizer may be infinite: some begin as the worst of all.
+        bad = [
+            name
+            for name, leaf in leaves.items()
+            if found[name].nonfinite and (name.startswith("params/") or leaf["shape"])
+        ]
+        if bad:
+            raise NonFiniteError(
+                f"step {step} is not saved: NaN or infinity in {', '.join(bad[:3])}"
+                + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+            )
+        return leaves
+
+    def _check_space(self, leaves: dict[str, dict]) -> None:
+        """Raises CheckpointError where the disk would fill up half-way."""
+        need = storage.nbytes(leaves) + SPARE_BYTES
+        free = shutil.disk_usage(self.directory).free
+        if free < need:
+            raise CheckpointError(
+                f"{self.directory} has {free / 2**20:.0f} MiB free and a save needs "
+                f"{need / 2**20:.0f}; free some, or lower checkpoint.keep_last"
+            )
+
+    def _finish(self, step: int, response) -> None:
+        """In the background: waits for the write, makes it durable, deletes the old."""
+        response.result()
+        if jax.process_index() == 0:
+            storage.sync(storage.step_path(self.directory, step))
+            self._prune()
+
+    def _prune(self) -> None:
+        keep = retained(self._metrics, self._options)
+        for step in sorted(set(self._metrics) - keep):
+            storage.remove(storage.step_path(self.directory, step))
+            del self._metrics[step]
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        """What to raise for a save that failed; frees the space that it took."""
+        if isinstance(error, CheckpointError):
+            return error
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                storage.remove_leftovers(self.directory)
+        text = " ".join(str(error).split())[:500]
+        return CheckpointError(
+            f"saving step {step} to {self.directory} failed: "
+            f"{type(error).__name__}: {text}. Complete there: {self.steps}"
+        )
+
+    def _load(self, step: int, items) -> dict[str, dict]:
+        """The verified leaves of a step. Raises BrokenStep on all processes or none."""
+        path = storage.step_path(self.directory, step)
+        with agreement.unanimous(path):
+            meta = storage.read_meta(path)
+        where, accept = str(path), self._options.accept
+        identity.check(meta["config"], self._config, where=where, accept=accept)
+        data = {"data_identity": meta["data"]}, {"data_identity": self._data}
+        identity.check(*data, where=where, accept=accept)
+        _check_fits(path, meta["leaves"], storage.describe(items))
+        with agreement.unanimous(path):
+            loaded = storage.read(path, items)
+        storage.verify(path, meta, loaded)  # replicated: the same on every process
+        return loaded
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        self.quarantined.append((step, reason))
+        if len(self.quarantined) > MAX_QUARANTINED:
+            raise CheckpointError(
+                f"{len(self.quarantined)} checkpoints in a row are broken, which is no "
+                f"accident; the last was left in place: {self._report()}"
+            )
+        target = self.quarantine / f"{step}-{time.time_ns()}"
+        log.warning("moving a broken checkpoint to %s: %s", target, reason)
+        with agreement.all_or_none(f"cannot move step {step} to {self.quarantine}"):
+            if jax.process_index() == 0:
+                self.quarantine.mkdir(exist_ok=True)
+                os.rename(storage.step_path(self.directory, step), target)
+        self._saved.remove(step)
+        self._metrics.pop(step, None)
+
+    def _report(self) -> str:
+        now = [f"step {step}: {reason}" for step, reason in self.quarantined]
+        return "; ".join(now) or f"see {self.quarantine}"
+
+
+def retained(
+    metrics: Mapping[int, Mapping[str, float | None]], options: CheckpointConfig
+) -> set[int]:
+    """Which of the steps in `metrics` to keep. A metric that is None is no value."""
+    steps = sorted(metrics)
+    keep = set(steps[-options.keep_last :])
+    if options.keep_every is not None:
+        keep |= {step for step in steps if step % options.keep_every == 0}
+    if options.keep_best is not None:
+        name, mode = options.keep_best
+        scored = [
+            (m[name], step) for step, m in metrics.items() if m.get(name) is not None
+        ]
+        if scored:
+            keep.add((min if mode == "min" else max)(scored)[1])
+    return keep
+
+
+def _check_fits(path, saved: Mapping[str, dict], wanted: Mapping[str, dict]) -> None:
+    """Raises ConfigError unless the leaves have the shapes and dtypes of this model."""
+    keys = ("shape", "dtype")
+    saved = {name: {k: leaf[k] for k in keys} for name, leaf in saved.items()}
+    show = lambda leaf: f"{leaf['dtype']}{leaf['shape']}" if leaf else "absent"
+    lines = [
+        f"  {name}: {show(saved.get(name))} saved, {show(wanted.get(name))} here"
+        for name in sorted({*saved, *wanted})
+        if saved.get(name) != wanted.get(name)
+    ]
+    if lines:
+        more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise config_lib.ConfigError(
+            [f"{path} does not fit this model and optimizer:", *lines[:8], *more]
+        )
