@@ -84,13 +84,7 @@ class Writer:
         )
         self._board = None
         if tensorboard:
-            import tensorboardX  # here: other processes, and tests, need not pay for it
-
-            self._board = tensorboardX.SummaryWriter(
-                str(self._workdir / "tensorboard"),
-                purge_step=start_step if start_step else None,
-                flush_secs=30,
-            )
+            self._board = _start_tensorboard(self._workdir, start_step)
         self._open = [self._terminal, self._board, self._journal, self._log]
         self._say_cut(cut, start_step)
 
@@ -189,6 +183,19 @@ class Writer:
                 f"metrics.jsonl: {start_step - cut.kept} of the {start_step} steps "
                 "before this start are missing from it"
             )
+
+
+def _start_tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
+    """A new event file that hides from TensorBoard the steps to be written again."""
+    import tensorboardX  # here, since it takes longer to import than all the rest
+
+    return tensorboardX.SummaryWriter(
+        str(workdir / "tensorboard"),
+        purge_step=start_step,
+        flush_secs=30,
+        # Its names tell seconds apart; a run may resume within the one that it died in.
+        filename_suffix=f".{time.time_ns()}",
+    )
 
 
 def _start_wandb(workdir: pathlib.Path, project: str, settings) -> Any:
