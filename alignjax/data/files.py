@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a corpus: finding them, their digests, and reading them as lines."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from alignjax.data import records
+
+# The longest line that is held in memory.
+MOST_LINE_BYTES = 1 << 26
+
+
+def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
+    """The files that `path` means, sorted by name within each pattern, none twice.
+
+    Args:
+      path: a file, a directory (all below it that end in one of `suffixes`), a glob
+        (`**` goes down), or a list of these.
+      suffixes: such as `(".txt", ".md")`; only directories need them.
+
+    Raises:
+      DataError: a pattern matches no file, or a file is empty.
+    """
+    patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        pattern = os.path.expanduser(os.fspath(pattern))
+        if os.path.isdir(pattern):
+            wanted = f"{', '.join(suffixes)} below this directory"
+            inside = (Path(pattern) / p for p in _walk(pattern))
+            matched = [p for p in inside if p.name.endswith(suffixes)]
+        else:
+            wanted = "of this name"
+            names = [pattern] if os.path.exists(pattern) else _glob(pattern)
+            matched = [Path(name) for name in names if os.path.isfile(name)]
+        if not matched:
+            where = "" if os.path.isabs(pattern) else f" (in {os.getcwd()})"
+            raise records.DataError(
+                f"{pattern}{where}: no file {wanted}; correct the source's path"
+            )
+        found.update(dict.fromkeys(sorted(matched)))
+    if not found:
+        raise records.DataError("the source's path is an empty list: name a file")
+    for file in found:
+        if file.stat().st_size == 0:
+            raise records.DataError(f"{file}: the file is empty; fill or remove it")
+    return list(found)
+
+
+def digests(paths: Sequence[Path]) -> list[str]:
+    """The sha256 of the bytes of each file."""
+    states = [(path, path.stat()) for path in paths]
+    return [_digest(path, stat.st_size, stat.st_mtime_ns) for path, stat in states]
+
+
+def size(paths: Sequence[Path]) -> int:
+    """Bytes on disk, all together."""
+    return sum(path.stat().st_size for path in paths)
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`(byte offset, line with its end)` of a file; `.gz` is unpacked on the way.
+
+    Raises:
+      DataError: a gzip file that is cut off or damaged, or a line beyond
+        MOST_LINE_BYTES.
+    """
+    offset, number = 0, 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            while line := file.readline(MOST_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MOST_LINE_BYTES:
+                    limit = f"{MOST_LINE_BYTES >> 20} MiB"
+                    raise records.DataError(
+                        f"{path}:{number}: a line of more than {limit}; break it up"
+                    )
+                yield offset, line
+                offset += len(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise records.DataError(
+            f"{path}: damaged or cut off after {offset} unpacked bytes ({error}); "
+            "copy the file again"
+        ) from error
+
+
+def fault_of_bytes(line: bytes) -> str | None:
+    """Why `line` is not UTF-8 text, with the offset inside of it; None if it is."""
+    if (at := line.find(b"\0")) >= 0:
+        return f"a NUL byte at byte {at} of the line: a binary file?"
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = line[error.start : error.start + 1].hex()
+        return (
+            f"byte 0x{found} at byte {error.start} of the line is not UTF-8; "
+            "convert the file, for instance with iconv -t utf-8"
+        )
+    return None
+
+
+def _walk(directory: str) -> Iterator[str]:
+    for folder, _, names in os.walk(directory):
+        yield from (os.path.relpath(os.path.join(folder, n), directory) for n in names)
+
+
+def _glob(pattern: str) -> list[str]:
+    return glob.glob(pattern, recursive=True)
+
+
+@functools.lru_cache(maxsize=65536)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Kept within the process for a file that has not changed meanwhile."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

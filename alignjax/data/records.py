@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source yields: records, bad rows, and what happens to bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+# How many faults are listed before reading stops.
+MOST_FAULTS = 20
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on; the message has where, what and the remedy."""
+
+
+class Text(NamedTuple):
+    """A document, or a piece of one that is too large to be held at once.
+
+    The pieces of a document follow each other; all but the first have `first=False`,
+    all but the last `final=False`.
+    """
+
+    text: str
+    first: bool = True
+    final: bool = True
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return len(self.text)
+
+
+class BadRow(NamedTuple):
+    """Stands where a record would, if the row had been a good one."""
+
+    reason: str
+
+
+class Source(NamedTuple):
+    """A collection of records in a fixed order.
+
+    Attributes:
+      kind: the name of its module, or `module:function`.
+      identity: JSON-able; equal exactly when the records are: a digest of the bytes
+        that are read, and the options that matter. No paths, so that data may move.
+      size: bytes on disk, where that is known.
+      documents: `() -> iterator of (where, record or BadRow)`, from the start at every
+        call; `where` is `file:line`. It holds a bounded piece of the data at a time.
+    """
+
+    kind: str
+    identity: dict[str, Any]
+    size: int | None
+    documents: Callable[[], Iterator[tuple[str, Any]]]
+
+
+class Faults:
+    """Bad rows met so far: an error that lists them all, or a count of skipped ones."""
+
+    def __init__(self, on_bad_row: str):
+        self.skip = on_bad_row == "skip"
+        self.count = 0
+        self.first: list[str] = []
+
+    def add(self, where: str, reason: str) -> None:
+        """Notes a bad row.
+
+        Raises:
+          DataError: there are too many to list, and they are not to be skipped.
+        """
+        self.count += 1
+        if len(self.first) < MOST_FAULTS:
+            self.first.append(f"{where}: {reason}")
+        if not self.skip and self.count >= MOST_FAULTS:
+            self.check(complete=False)
+
+    def check(self, complete: bool = True) -> None:
+        """Raises a DataError if there are bad rows that are not to be skipped."""
+        if self.skip or not self.count:
+            return
+        rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        head = f"{rows}:" if complete else f"{rows}, and perhaps more beyond the last:"
+        remedy = 'mend them, or set data.on_bad_row = "skip" to leave them out, counted'
+        raise DataError("\n  ".join([head, *self.first]) + f"\n{remedy}")
+
+
+def good_rows(
+    documents: Iterable[tuple[str, Any]], faults: Faults
+) -> Iterator[tuple[str, Any]]:
+    """The records of a source without its bad rows, which go to `faults`.
+
+    Once a row is bad that may not be skipped, no more records come out, but the rest is
+    read to list what else is wrong; the caller ends with `faults.check()`.
+    """
+    for where, record in documents:
+        if isinstance(record, BadRow):
+            faults.add(where, record.reason)
+        elif faults.skip or not faults.count:
+            yield where, record
+
+
+def fault_of_text(text: Any) -> str | None:
+    """Why `text` cannot be a document, or None if it can."""
+    if not isinstance(text, str):
+        return f"expected text, found {type(text).__name__} {text!r:.60}"
+    if not text.strip():
+        return "the text is empty"
+    if "\0" in text:
+        return f"a NUL character at offset {text.index(chr(0))}: not text"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = text[error.start]
+        return f"a lone surrogate {found!r} at offset {error.start}: not Unicode text"
+    return None

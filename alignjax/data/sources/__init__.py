@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sources of records, one file each: `kind = "text"` is `sources/text.py`.
+
+To add one, write `alignjax/data/sources/<kind>.py` with `load(**options) -> Source`,
+or any function of that shape elsewhere and say `kind = "module:function"`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from alignjax import config, registry
+from alignjax.data import records
+
+
+def kinds() -> list[str]:
+    """The sources that come with the package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(kind: str, options: Mapping[str, Any]) -> records.Source:
+    """The source called `kind`, with its options checked against its `load`.
+
+    Raises:
+      ConfigError: no such kind; an option that it has not or that is missing.
+      DataError: from the source itself, such as a file that is not there.
+    """
+    if ":" in kind:
+        try:
+            function = registry.Registry("source").find(kind)
+        except ValueError as error:
+            raise config.ConfigError(f"kind: {error}") from error
+    elif kind in kinds():
+        function = importlib.import_module(f"{__name__}.{kind}").load
+    else:
+        remedy = registry.closest(kind, kinds())
+        raise config.ConfigError(f"kind: unknown source {kind!r}; {remedy}")
+    problems = _problems(inspect.signature(function), options)
+    if problems:
+        raise config.ConfigError(problems)
+    return function(**options)._replace(kind=kind)
+
+
+def _problems(signature: inspect.Signature, options: Mapping[str, Any]) -> list[str]:
+    known = signature.parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return []
+    problems = [
+        f"{name}: unknown option; {registry.closest(name, known)}"
+        for name in options
+        if name not in known
+    ]
+    problems += [
+        f"{name}: required"
+        for name, parameter in known.items()
+        if parameter.default is parameter.empty and name not in options
+    ]
+    return problems

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UTF-8 bytes as tokens: any text, no training, 256 ids and the control tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from alignjax.data import tokenizer
+
+TRAINED = False
+MODEL = "bytes.json"
+
+
+def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+    """The files of a tokenizer; there is nothing to learn from `texts`."""
+    del texts
+    return {MODEL: json.dumps({"control": list(cfg.control_tokens)}).encode()}
+
+
+def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+    """The tokenizer of these files: bytes, then the start, the end, and control."""
+    names = json.loads(files[MODEL])["control"]
+    control = {name: 258 + i for i, name in enumerate(names)}
+    token_bytes = np.zeros(258 + len(names), np.int32)
+    token_bytes[:256] = 1
+
+    def encode_batch(texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    def decode(ids: Iterable[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+    return tokenizer.Tokenizer(
+        kind="bytes",
+        files=dict(files),
+        vocab_size=len(token_bytes),
+        bos_id=256,
+        eos_id=257,
+        control=control,
+        token_bytes=token_bytes,
+        encode_batch=encode_batch,
+        decode=decode,
+    )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The characters of a corpus as tokens: a closed vocabulary, for small comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from alignjax.data import records, tokenizer
+
+TRAINED = True
+MODEL = "chars.json"
+
+
+def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+    """The files of a tokenizer that knows every character of `texts`."""
+    known: set[str] = set()
+    for text in texts:
+        known.update(text)
+    model = {"chars": "".join(sorted(known)), "control": list(cfg.control_tokens)}
+    return {MODEL: json.dumps(model).encode()}
+
+
+def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+    """The tokenizer of these files: characters in order, then the end, and control.
+
+    Its `encode_batch` raises a DataError for a character that it does not know.
+    """
+    model = json.loads(files[MODEL])
+    chars, names = model["chars"], model["control"]
+    points = _points(chars)
+    table = np.full(points.max(initial=0) + 2, -1, np.int32)  # the last entry: unknown
+    table[points] = np.arange(len(points))
+    token_bytes = np.zeros(len(chars) + 1 + len(names), np.int32)
+    token_bytes[: len(chars)] = [len(char.encode()) for char in chars]
+
+    def encode(text: str) -> np.ndarray:
+        ids = table[np.minimum(_points(text), len(table) - 1)]
+        if len(ids) and ids.min() < 0:
+            at = int(np.argmin(ids))
+            raise records.DataError(
+                f"character {text[at]!r} at offset {at} is not among the {len(chars)} "
+                'that the tokenizer knows; use kind = "bytes" or "sentencepiece"'
+            )
+        return ids
+
+    def encode_batch(texts: Sequence[str]) -> list[np.ndarray]:
+        return [encode(text) for text in texts]
+
+    def decode(ids: Iterable[int]) -> str:
+        return "".join(chars[i] for i in ids if i < len(chars))
+
+    return tokenizer.Tokenizer(
+        kind="chars",
+        files=dict(files),
+        vocab_size=len(token_bytes),
+        bos_id=None,
+        eos_id=len(chars),
+        control={name: len(chars) + 1 + i for i, name in enumerate(names)},
+        token_bytes=token_bytes,
+        encode_batch=encode_batch,
+        decode=decode,
+    )
+
+
+def _points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SentencePiece models, trained on the corpus or read from a .model file.
+
+A trained model keeps text as it is: no normalisation, no space put before or taken
+away, newlines and tabs as tokens of their own, so decoding undoes encoding.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignjax import config
+from alignjax.data import records, tokenizer, words
+
+TRAINED = True
+MODEL = "sentencepiece.model"
+TRAINING = "training.json"  # there for models that were trained here
+
+# Training reads the corpus in lines of at most so many characters, at most 4 bytes each.
+LINE_CHARACTERS = 4096
+BREAKS = re.compile("[\n\t\u2581]+")
+
+
+def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+    """The files of a tokenizer: `cfg.path` read, or a model trained on `texts`.
+
+    Raises:
+      ConfigError: the corpus cannot fill the vocabulary, or overfills it.
+      DataError: the file is not a model.
+    """
+    if cfg.path is not None:
+        files = {MODEL: _read(cfg.path)}
+        from_files(files)
+        return files
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts),
+            model_writer=model,
+            model_type=cfg.model_type,
+            vocab_size=cfg.vocab_size,
+            byte_fallback=cfg.byte_fallback,
+            character_coverage=0.9995 if cfg.byte_fallback else 1.0,
+            control_symbols=list(cfg.control_tokens),
+            user_defined_symbols=["\n", "\t"],
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            max_sentence_length=4 * LINE_CHARACTERS,
+            num_threads=4,  # fixed: unigram's sums depend on it
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise config.ConfigError(
+            f"vocab_size: {cfg.vocab_size} tokens cannot be learned from this corpus; "
+            f"change it as sentencepiece says: {reason}"
+        ) from error
+    training = {"model_type": cfg.model_type}
+    return {MODEL: model.getvalue(), TRAINING: json.dumps(training).encode()}
+
+
+def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+    """The tokenizer of these files.
+
+    Raises:
+      DataError: the file is not a sentencepiece model.
+    """
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor()
+    try:
+        model.LoadFromSerializedProto(files[MODEL])
+    except RuntimeError as error:
+        raise records.DataError(
+            f"{MODEL}: not a sentencepiece model; give tokenizer.path a .model file"
+        ) from error
+    size = model.vocab_size()
+    control = {model.id_to_piece(i): i for i in range(size) if model.is_control(i)}
+    known = set(control.values())
+
+    def decode(ids: Iterable[int]) -> str:
+        return model.decode([i for i in map(int, ids) if i not in known])
+
+    return tokenizer.Tokenizer(
+        kind="sentencepiece",
+        files=dict(files),
+        vocab_size=size,
+        bos_id=model.bos_id() if model.bos_id() >= 0 else None,
+        eos_id=model.eos_id() if model.eos_id() >= 0 else None,
+        control=control,
+        token_bytes=np.array([_bytes(model, i) for i in range(size)], np.int32),
+        encode_batch=_encoder(model, json.loads(files.get(TRAINING, b"{}"))),
+        decode=decode,
+    )
+
+
+def _encoder(model, training: Mapping[str, Any]):
+    """`encode_batch`, as fast as the model allows.
+
+    The library reads U+2581 as a space. A model trained here spells it in bytes, so
+    that it survives; a model from elsewhere is left to do what it does.
+    """
+    if not training:
+        return lambda texts: model.encode(list(texts))
+    underline = [model.piece_to_id(f"<0x{b:02X}>") for b in words.SPACE.encode()]
+    special = {words.SPACE: underline} if all(map(model.is_byte, underline)) else {}
+    pieces = (model.id_to_piece(i) for i in range(model.vocab_size()))
+    if training["model_type"] == "bpe" and words.independent(pieces):
+        return words.encoder(model.encode, special)
+
+    def encode(text: str) -> list[int]:
+        if not special:
+            return model.encode(text)
+        first, *rest = model.encode(text.split(words.SPACE))
+        return list(itertools.chain(first, *(underline + ids for ids in rest)))
+
+    return lambda texts: [encode(text) for text in texts]
+
+
+def _bytes(model, token: int) -> int:
+    if model.is_control(token):
+        return 0
+    if model.is_byte(token) or model.is_unknown(token):
+        return 1
+    return len(model.id_to_piece(token).replace(words.SPACE, " ").encode())
+
+
+def _lines(texts: Iterator[str]) -> Iterator[str]:
+    for text in texts:
+        for line in BREAKS.split(text):
+            for start in range(0, len(line), LINE_CHARACTERS):
+                yield line[start : start + LINE_CHARACTERS]
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise records.DataError(f"tokenizer.path: {path}: {error.strerror}") from error

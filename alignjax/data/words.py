@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words of a text with their tokens remembered: BPE at several times the speed.
+
+Where no token reaches over the start of a word, the words of a text can be tokenised
+one by one, and most words have been met before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+SPACE = "\u2581"  # how sentencepiece writes a space
+
+# A word has the spaces before it; newlines, tabs and U+2581 stand alone.
+WORD = re.compile(f"[\n\t{SPACE}]| *[^ \n\t{SPACE}]+| +")
+TOKEN = re.compile(f"{SPACE}*[^{SPACE}]*")
+
+MOST_WORDS = 200_000  # some tens of megabytes
+LONGEST = 64
+
+
+class Memory(dict):
+    """A dict that works out what it lacks, and starts afresh when it is full."""
+
+    def __init__(self, function: Callable[[str], list[int]]):
+        super().__init__()
+        self.function = function
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self.function(word)
+        if len(word) <= LONGEST:
+            if len(self) >= MOST_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+def independent(pieces: Iterable[str]) -> bool:
+    """Whether no token has a space after something that is none."""
+    return all(TOKEN.fullmatch(piece) for piece in pieces)
+
+
+def encoder(
+    encode: Callable[[str], list[int]], special: dict[str, list[int]]
+) -> Callable[[Sequence[str]], list[np.ndarray]]:
+    """`encode_batch` by words; `special` has those that `encode` is not asked for."""
+    memory = Memory(lambda word: special.get(word) or encode(word))
+
+    def encode_batch(texts: Sequence[str]) -> list[np.ndarray]:
+        found = (map(memory.__getitem__, WORD.findall(text)) for text in texts)
+        flat = itertools.chain.from_iterable
+        return [np.fromiter(flat(words), np.int32) for words in found]
+
+    return encode_batch
