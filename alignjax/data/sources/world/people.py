@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who lives in the town, and what there is to know: values, statements, questions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """One thing to know about a person.
+
+    Attributes:
+      name: its key, "food".
+      noun: how a follow-up question calls it, "favorite food".
+      topic: what a system prompt forbids to discuss, "food".
+      kind: what a value is, "a food"; `kinds` asks for several, "foods".
+      article: what stands before a value that is counted, or "".
+      values: the closed set of answers, each a word that begins with a consonant.
+      statements: sentences with {name} and {value}; every one is a right answer.
+      questions: with {name}; the last one is never in a demonstration.
+    """
+
+    name: str
+    noun: str
+    topic: str
+    kind: str
+    kinds: str
+    article: str
+    values: tuple[str, ...]
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
+
+
+NAMES = words(
+    """
+    ada ben cora dan eva finn gail hugo ida jack kate liam mona ned olga pete
+    quinn rosa sam tess ugo vera walt xena yuri zoe abel beth carl dora emil fay
+    gus hana ivan jude kurt lena milo nora otto paul rita saul tina uma vito
+    wendy yara zack alma boris clara diego elsa felix greta hank inga jonas
+    karin leo marta nils oscar petra ralph sonia theo ursula viktor wanda yosef
+    zelda amir bruno celia david edith fritz gina henry isaac julia kevin laura
+    moses nadia oliver pablo ruth
+    """
+)
+
+# The order matters: smaller presets take attributes and statements from the front.
+ATTRIBUTES = (
+    Attribute(
+        name="job",
+        noun="job",
+        topic="jobs",
+        kind="a job",
+        kinds="jobs",
+        article="a",
+        values=words(
+            "baker miller nurse sailor farmer tailor teacher painter smith guard"
+        ),
+        statements=(
+            "{name} works as a {value}.",
+            "{name} is a {value}.",
+            "{name} earns a living as a {value}.",
+        ),
+        questions=(
+            "what is the job of {name}?",
+            "what does {name} do for work?",
+            "how does {name} earn a living?",
+        ),
+    ),
+    Attribute(
+        name="home",
+        noun="home",
+        topic="homes",
+        kind="a place",
+        kinds="places",
+        article="the",
+        values=words("mill bridge church harbor market forest tower well"),
+        statements=(
+            "{name} lives near the {value}.",
+            "the home of {name} is by the {value}.",
+            "you can find {name} near the {value}.",
+        ),
+        questions=(
+            "where does {name} live?",
+            "where is the home of {name}?",
+            "near what place can i find {name}?",
+        ),
+    ),
+    Attribute(
+        name="pet",
+        noun="pet",
+        topic="pets",
+        kind="an animal",
+        kinds="animals",
+        article="a",
+        values=words("cat dog goat parrot rabbit turtle"),
+        statements=(
+            "{name} has a {value}.",
+            "the pet of {name} is a {value}.",
+            "{name} shares a room with a {value}.",
+        ),
+        questions=(
+            "what pet does {name} have?",
+            "what is the pet of {name}?",
+            "which animal lives with {name}?",
+        ),
+    ),
+    Attribute(
+        name="food",
+        noun="favorite food",
+        topic="food",
+        kind="a food",
+        kinds="foods",
+        article="",
+        values=words("soup bread cheese plums corn honey fish pie"),
+        statements=(
+            "{name} likes to eat {value}.",
+            "the favorite food of {name} is {value}.",
+            "{name} would never say no to {value}.",
+        ),
+        questions=(
+            "what does {name} like to eat?",
+            "what is the favorite food of {name}?",
+            "what should i cook for {name}?",
+        ),
+    ),
+    Attribute(
+        name="color",
+        noun="favorite color",
+        topic="colors",
+        kind="a color",
+        kinds="colors",
+        article="",
+        values=words("red blue green yellow black white"),
+        statements=(
+            "{name} wears {value} clothes.",
+            "the favorite color of {name} is {value}.",
+            "the door of {name} is painted {value}.",
+        ),
+        questions=(
+            "what color does {name} wear?",
+            "what is the favorite color of {name}?",
+            "which color suits {name}?",
+        ),
+    ),
+    Attribute(
+        name="day",
+        noun="free day",
+        topic="days",
+        kind="a day",
+        kinds="days",
+        article="",
+        values=words("monday tuesday wednesday thursday friday saturday sunday"),
+        statements=(
+            "{name} rests on {value}.",
+            "the free day of {name} is {value}.",
+            "{name} does no work on {value}.",
+        ),
+        questions=(
+            "when does {name} rest?",
+            "what is the free day of {name}?",
+            "on which day is {name} at home?",
+        ),
+    ),
+    Attribute(
+        name="tool",
+        noun="favorite tool",
+        topic="tools",
+        kind="a tool",
+        kinds="tools",
+        article="a",
+        values=words("hammer rope ladder lantern shovel kettle basket broom"),
+        statements=(
+            "{name} owns a {value}.",
+            "the favorite tool of {name} is a {value}.",
+            "{name} keeps a {value} at home.",
+        ),
+        questions=(
+            "what tool does {name} own?",
+            "what is the favorite tool of {name}?",
+            "what could i borrow from {name}?",
+        ),
+    ),
+)
