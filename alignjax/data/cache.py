@@ -143,10 +143,8 @@ class _Writer:
         for i, record in enumerate(batch.records):
             if i in batch.bad:
                 continue
-            first, final = (
-                getattr(record, "first", True),
-                getattr(record, "final", True),
-            )
+            first = getattr(record, "first", True)
+            final = getattr(record, "final", True)
             if first:
                 where.append(self._place(batch.where[i]))
             self.hash = _joined(None if first else self.hash, int(batch.hashes[i]))

@@ -52,21 +52,25 @@ class Dataset:
     @property
     def bytes_per_token(self) -> float:
         """Bytes of text that a target stands for, over one pass and by weight."""
-        manifests = [part.plan.manifest for part in self.parts]
-        return sum(m["text_bytes"] for m in manifests) / sum(
-            m["weight"] for m in manifests
-        )
+        counts = [part.plan.manifest for part in self.parts]
+        return sum(c["text_bytes"] for c in counts) / sum(c["weight"] for c in counts)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the stream of rows follows from, JSON-able."""
+        sources = {
+            part.name: {
+                "weight": part.weight,
+                "rows": part.plan.num_rows,
+                "digest": part.plan.key,
+            }
+            for part in self.parts
+        }
         return {
             "format": FORMAT,
             "length": self.length,
             "seed": self.seed,
-            "sources": {
-                p.name: {"weight": p.weight, "rows": p.plan.key} for p in self.parts
-            },
+            "sources": sources,
         }
 
     @property

@@ -18,8 +18,8 @@ def by_hash(
     """Documents by what they say, so that equal ones are on one side, in any source.
 
     Yields:
-      Blocks of `(starts, ends)`, int64, the tokens of each document that is held out, or
-      is not.
+      Blocks of `(starts, ends)`, int64, the tokens of each document held out, or of
+      each other one.
     """
     bound = np.uint64(min(int(fraction * 2.0**64), 2**64 - 1))
     for starts, ends, at in _documents(tokens):

@@ -34,7 +34,8 @@ class DataConfig:
 
     Attributes:
       sources: `{name: {"kind": ..., "weight": 1.0, option: value, ...}}`; the options
-        are those of `alignjax.data.sources.<kind>.load`. Weights are proportions of rows.
+        are those of `alignjax.data.sources.<kind>.load`. Weights are proportions of
+        rows.
       validation_sources: the same, for data with a validation set of its own; then
         `validation_fraction` is 0.
       validation_fraction: how much of the data is held out.

@@ -58,8 +58,8 @@ class Plan(NamedTuple):
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
     """The row of each piece, by best-fit decreasing.
 
-    All pieces of one length are placed together, and rows are kept by the room that they
-    have left, so the cost is that of sorting, whatever the number of rows.
+    All pieces of one length are placed together, and rows are kept by the room that is
+    left in them, so the cost is that of sorting, whatever the number of rows.
 
     Args:
       lengths: ints [P], each in 1 .. capacity.
@@ -334,7 +334,7 @@ def report(plan: Plan) -> str:
     kept = m["documents"] - m["short"] - m["long"]
     kept_tokens = m["tokens"] - m["short_tokens"] - m["long_tokens"]
     return (
-        f"kept {kept:,} documents of {kept_tokens:,} tokens ({bytes_a_token:.2f} bytes a "
-        f"token) in {m['rows']:,} rows of {plan.length:,}, {100 * fill:.1f} % full; "
+        f"kept {kept:,} documents of {kept_tokens:,} tokens ({bytes_a_token:.2f} bytes "
+        f"a token) in {m['rows']:,} rows of {plan.length:,}, {100 * fill:.1f} % full; "
         f"split {m['split']:,}; dropped {' and '.join(dropped) or 'none'}"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map over processes that keeps order, bounds what is in flight, leaves no orphans."""
+"""A map over processes: in order, bounded in what is in flight, leaving no orphans."""
 
 from __future__ import annotations
 

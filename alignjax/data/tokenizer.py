@@ -71,11 +71,9 @@ class TokenizerConfig:
             problems.append(f"vocab_size: {self.vocab_size} is not positive")
         if self.train_bytes < 1:
             problems.append(f"train_bytes: {self.train_bytes} is not positive")
-        names = [name for name in self.control_tokens if name]
-        if len(set(names)) != len(self.control_tokens):
-            problems.append(
-                f"control_tokens: {self.control_tokens!r}: empty or repeated"
-            )
+        names = self.control_tokens
+        if "" in names or len(set(names)) != len(names):
+            problems.append(f"control_tokens: {names!r} has an empty or repeated name")
         if problems:
             raise config.ConfigError(problems)
 
@@ -174,10 +172,9 @@ def build(
     if cfg.path is not None or not module.TRAINED:
         return from_files(cfg.kind, module.make(cfg, iter(())))
     sources = list(sources)
-    identity = [FORMAT, dataclasses.asdict(cfg), [s.identity for s in sources]]
-    directory = (
-        Path(cache_dir) / "tokenizers" / store.digest([identity, on_bad_row])[:32]
-    )
+    data = [[source.kind, source.identity] for source in sources]
+    key = store.digest([FORMAT, dataclasses.asdict(cfg), data, on_bad_row])
+    directory = Path(cache_dir) / "tokenizers" / key[:32]
 
     def fill(partial: Path) -> dict[str, Any]:
         files = module.make(cfg, _texts(cfg, sources, on_bad_row))

@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ TRAINED = True
 MODEL = "sentencepiece.model"
 TRAINING = "training.json"  # there for models that were trained here
 
-# Training reads the corpus in lines of at most so many characters, at most 4 bytes each.
+# Training reads the corpus in lines of at most so many characters.
 LINE_CHARACTERS = 4096
 BREAKS = re.compile("[\n\t\u2581]+")
 
