@@ -34,6 +34,11 @@ def test_line_says_steps_done_loss_speed_and_time():
     assert "loss nan" in progress.line(0, 10, {"loss": math.nan}, left=None)
 
 
+def test_the_time_that_is_left_outlives_the_speed():
+    line = progress.line(119, 2000, METRICS, left=62, width=52)
+    assert line == "step  120/2000  loss 3.412  eval 3.5  1:02 left"
+
+
 @pytest.mark.parametrize("width", range(1, 100))
 def test_line_fits_any_width_and_drops_whole_parts(width):
     full = progress.line(119, 2000, METRICS, left=62)
@@ -102,11 +107,11 @@ def test_nothing_is_drawn_where_there_is_no_terminal():
 
 
 def test_on_a_real_narrow_terminal_no_line_wraps():
-    """In a pty of 20 columns, the line takes at most 19 and starts where it began."""
+    """A line of 20 characters does not go into 20 columns: the cursor needs one."""
     program = (
         "from alignjax import progress\n"
         "terminal = progress.Terminal()\n"
-        "metrics = {'loss': 3.25, 'tokens_per_second': 1e5}\n"
+        "metrics = {'loss': 3.2, 'tokens_per_second': 1e5}\n"
         "draw = lambda width: progress.line(41, 99, metrics, 60, width)\n"
         "terminal.show(draw)\n"
         "terminal.close()\n"
