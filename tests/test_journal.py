@@ -117,6 +117,20 @@ def test_reading_names_the_broken_line(tmp_path):
         list(journal.read(path))
 
 
+def test_a_record_outlives_the_process_at_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    program = (
+        "import os, sys\n"
+        "from alignjax import journal\n"
+        "book, _ = journal.open_at(sys.argv[1], 0)\n"
+        "book.write(0, {'loss': 1.5})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program, str(path)])
+    assert child.returncode == -signal.SIGKILL
+    assert list(journal.read(path)) == [{"step": 0, "loss": 1.5}]
+
+
 def test_kill_at_any_moment_and_resume_gives_every_step_once(tmp_path):
     """A process that writes steps is killed ten times, and resumes from a tenth."""
     path = tmp_path / "metrics.jsonl"

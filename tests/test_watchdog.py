@@ -97,7 +97,7 @@ def test_a_thread_that_keeps_the_interpreter_is_ended_all_the_same():
 
 def test_leaving_it_ends_the_watch():
     code, output, errors = run(
-        "with guard(0.3) as dog:\n    pass\ntime.sleep(1.5)\nprint('done')\n"
+        "with guard(0.3) as dog:\n    time.sleep(0.2)\ntime.sleep(1.5)\nprint('done')\n"
     )
     assert (code, output, errors) == (0, "done\n", "")
 
