@@ -118,8 +118,7 @@ class Writer:
                 self._terminal.say(draw(None))
         self._terminal.show(draw, force=last)
         if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+            _draw_on(self._board, step, metrics)
         if self._wandb is not None:
             self._wandb.log(metrics, step=step)
 
@@ -196,6 +195,15 @@ def _start_tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
         # Its names tell seconds apart; a run may resume within the one that it died in.
         filename_suffix=f".{time.time_ns()}",
     )
+
+
+def _draw_on(board: Any, step: int, metrics: Mapping[str, float]) -> None:
+    """All numbers of a step as one event, at a fifth of the cost of one event each."""
+    from tensorboardX.proto import summary_pb2
+
+    value = summary_pb2.Summary.Value
+    values = [value(tag=name, simple_value=x) for name, x in metrics.items()]
+    board.file_writer.add_summary(summary_pb2.Summary(value=values), step)
 
 
 def _start_wandb(workdir: pathlib.Path, project: str, settings) -> Any:
