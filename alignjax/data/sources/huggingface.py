@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face `datasets`, from the Hub or from disk; needs the extra `hf`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from alignjax import registry
+from alignjax.data import records
+
+BATCH_ROWS = 4096
+
+
+def load(
+    path: str,
+    name: str | None = None,
+    split: str = "train",
+    field: str = "text",
+    revision: str | None = None,
+    data_files: str | list[str] | None = None,
+) -> records.Source:
+    """A source of Text; `where` is `path/split:row`, from 0.
+
+    The data is downloaded once, as Arrow files that are read as memory maps. No code of
+    a data set is run.
+
+    Args:
+      path: a repository of the Hub, a local directory, or a format such as "json".
+      name: a configuration of the data set.
+      split: such as "train" or "train[:10%]".
+      field: which column is the text.
+      revision: a commit of the repository; name one to always get the same data.
+      data_files: files of the repository, or local ones.
+
+    Raises:
+      DataError: no such data, split or column; or the extra is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise records.DataError(
+            'source kind "huggingface" needs the extra hf: pip install alignjax[hf]'
+        ) from error
+    options = {"revision": revision, "data_files": data_files}
+    try:
+        rows = datasets.load_dataset(path, name, split=split, **options)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise records.DataError(
+            f"huggingface {path}, split {split!r}: {error}"
+        ) from error
+    if field not in rows.column_names:
+        remedy = registry.closest(field, rows.column_names)
+        raise records.DataError(f"huggingface {path}: no column {field!r}; {remedy}")
+
+    def documents() -> Iterator[tuple[str, Any]]:
+        for index, row in enumerate(rows.select_columns([field])):
+            text = row[field]
+            fault = records.fault_of_text(text)
+            bad = records.BadRow(f"column {field!r}: {fault}")
+            yield f"{path}/{split}:{index}", bad if fault else records.Text(text)
+
+    identity = {"rows": _digest(rows, field), "field": field}
+    return records.Source("huggingface", identity, rows.dataset_size, documents)
+
+
+def _digest(rows, field: str) -> str:
+    """The sha256 of a column, whichever files and library versions it comes by."""
+    import pyarrow
+
+    digest = hashlib.sha256()
+    column = rows.select_columns([field]).with_format("arrow")
+    for batch in column.iter(BATCH_ROWS):
+        try:
+            texts = batch.column(0).cast(pyarrow.large_binary()).combine_chunks()
+        except pyarrow.ArrowException as error:
+            raise records.DataError(
+                f"huggingface: column {field!r} is no text ({error}); name another"
+            ) from error
+        values = texts.to_pylist()
+        lengths = np.array([-1 if v is None else len(v) for v in values])
+        digest.update(lengths.astype("<i8").tobytes())
+        digest.update(b"".join(v for v in values if v is not None))
+    return digest.hexdigest()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorFlow Datasets at random access, without TensorFlow.
+
+Needs data that was prepared with `file_format="array_record"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alignjax import registry
+from alignjax.data import files, records
+
+
+def load(
+    name: str | None = None,
+    directory: str | None = None,
+    split: str = "train",
+    field: str = "text",
+    data_dir: str | None = None,
+) -> records.Source:
+    """A source of Text; `where` is `name/split:example`, from 0.
+
+    Args:
+      name: of a prepared data set, such as "wiki40b/en:1.3.0", below `data_dir`.
+      directory: of the prepared data itself, instead of a name.
+      split: such as "train" or "train[:10%]".
+      field: which feature is the text.
+      data_dir: where prepared data sets are; TFDS's own default if None.
+
+    Raises:
+      DataError: no such data, split or feature; another file format; not installed.
+    """
+    builder = _builder(name, directory, data_dir)
+    where = builder.info.full_name
+    features = builder.info.features
+    if field not in features:
+        remedy = registry.closest(field, features)
+        raise records.DataError(f"tfds {where}: no feature {field!r}; {remedy}")
+    try:
+        paths = [Path(path) for path in builder.info.splits[split].filepaths]
+        examples = builder.as_data_source(split=split)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        known = ", ".join(builder.info.splits)
+        raise records.DataError(
+            f"tfds {where}, split {split!r}: {error}; known splits: {known}"
+        ) from error
+
+    def documents() -> Iterator[tuple[str, Any]]:
+        for index in range(len(examples)):
+            yield f"{where}/{split}:{index}", _text(examples[index][field], field)
+
+    identity = {"files": files.digests(paths), "split": split, "field": field}
+    return records.Source("tfds", identity, files.size(paths), documents)
+
+
+def _builder(name: str | None, directory: str | None, data_dir: str | None):
+    if (name is None) == (directory is None):
+        raise records.DataError("tfds: give either a name or a directory")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise records.DataError(
+            "tfds: TensorFlow Datasets is not installed; install it with: "
+            "pip install tensorflow-datasets array-record importlib_resources"
+        ) from error
+    try:
+        if directory is None:
+            builder = tfds.builder(name, data_dir=data_dir)
+        else:
+            directory = os.path.expanduser(directory)
+            _check_features(Path(directory))
+            builder = tfds.builder_from_directory(directory)
+    except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]  # the list of all data sets follows
+        raise records.DataError(f"tfds {name or directory}: {reason}") from error
+    found = builder.info.file_format
+    if not builder.is_prepared():
+        remedy = 'prepare it with file_format="array_record"'
+        raise records.DataError(f"tfds {name or directory}: not prepared; {remedy}")
+    if found is None or found.value != "array_record":
+        raise records.DataError(
+            f"tfds {name or directory}: prepared as {found and found.value}, not "
+            'array_record; prepare it again with file_format="array_record"'
+        )
+    return builder
+
+
+def _check_features(directory: Path) -> None:
+    """Refuses data whose description would import code that is not TFDS's own."""
+    path = directory / "features.json"
+    try:
+        described = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise records.DataError(
+            f"{path}: no description of prepared data ({error}); correct directory"
+        ) from error
+    names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(described))
+    for name in names:
+        if not name.startswith("tensorflow_datasets."):
+            raise records.DataError(
+                f"{path}: names the class {name!r}, which is not TFDS's own and would "
+                "be imported; load only data that needs no such class"
+            )
+
+
+def _text(value: Any, field: str) -> records.Text | records.BadRow:
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        return records.BadRow(f"feature {field!r}: not UTF-8 ({error})")
+    if fault := records.fault_of_text(text):
+        return records.BadRow(f"feature {field!r}: {fault}")
+    return records.Text(text)
