@@ -39,32 +39,36 @@ def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
+    prefix = f"{path}." if path else ""
     problems, values = [], {}
     for name, value in section.items():
         if name not in fields:
             if value is not None:
                 remedy = registry.closest(name, fields)
-                problems.append(f"{path}.{name}: unknown field; {remedy}")
+                problems.append(f"{prefix}{name}: unknown field; {remedy}")
             continue
         if value is None:
             continue
         try:
             values[name] = _cast(value, hints[name])
         except ValueError as error:
-            problems.append(f"{path}.{name}: {error}")
+            problems.append(f"{prefix}{name}: {error}")
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING
             and field.default_factory is dataclasses.MISSING
         )
         if required and section.get(name) is None:
-            problems.append(f"{path}.{name}: required, of type {_type_name(hints[name])}")
+            kind = _type_name(hints[name])
+            problems.append(f"{prefix}{name}: required, of type {kind}")
     if problems:
         raise ConfigError(problems)
     try:
         return cls(**values)
     except ConfigError as error:  # from the dataclass's own checks
-        raise ConfigError([f"{path}.{problem}" for problem in error.problems]) from error
+        raise ConfigError(
+            [f"{prefix}{problem}" for problem in error.problems]
+        ) from error
 
 
 def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
@@ -88,7 +92,9 @@ def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
     try:
         return function(*leading, **values)
     except ConfigError as error:  # from the function's own checks
-        raise ConfigError([f"{path}.{problem}" for problem in error.problems]) from error
+        raise ConfigError(
+            [f"{path}.{problem}" for problem in error.problems]
+        ) from error
 
 
 def to_json(section) -> Any:
@@ -127,7 +133,9 @@ def _cast(value, hint):
         raise last
     if origin is typing.Literal:
         if value not in arguments:
-            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, arguments))}")
+            raise ValueError(
+                f"{value!r} is not one of {', '.join(map(repr, arguments))}"
+            )
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = arguments[0] if arguments else Any
@@ -135,13 +143,19 @@ def _cast(value, hint):
     if hint in (dict, Mapping) or origin in (dict, Mapping):
         if isinstance(value, Mapping) or hasattr(value, "items"):
             return dict(value.items())
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif (
+        hint is float
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
         if not math.isfinite(value):
             raise ValueError(f"{value!r} is not a finite number")
         return float(value)
     elif hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    elif hint not in (int, float) and isinstance(hint, type) and isinstance(value, hint):
+    elif (
+        hint not in (int, float) and isinstance(hint, type) and isinstance(value, hint)
+    ):
         return value
     raise ValueError(f"{value!r} is {type(value).__name__}, not {_type_name(hint)}")
 

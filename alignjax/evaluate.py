@@ -10,7 +10,7 @@ import jax
 from alignjax.types import Mean
 
 
-def evaluate(eval_step: Callable, params, frozen, batches: Iterable, key) -> dict[str, Mean]:
+def evaluate(eval_step: Callable, params, frozen, batches: Iterable) -> dict[str, Mean]:
     """The sums of `eval_step`'s means over all `batches`, as float64 Python numbers.
 
     Batches are dispatched without waiting for the results of earlier ones; sums are
@@ -19,7 +19,7 @@ def evaluate(eval_step: Callable, params, frozen, batches: Iterable, key) -> dic
     sums: dict[str, Mean] = {}
     unread = None
     for batch in batches:
-        means = eval_step(params, frozen, batch, key)
+        means = eval_step(params, frozen, batch)
         if unread is not None:
             _add(sums, unread)
         unread = means

@@ -66,7 +66,13 @@ def adamw(
 ):
     """AdamW, arXiv:1711.05101 Algorithm 2; `moment_dtype` is that of the first moment."""
     return optax.adamw(
-        schedule, b1, b2, eps, mu_dtype=moment_dtype, weight_decay=weight_decay, mask=mask
+        schedule,
+        b1,
+        b2,
+        eps,
+        mu_dtype=moment_dtype,
+        weight_decay=weight_decay,
+        mask=mask,
     )
 
 
@@ -133,7 +139,12 @@ def muon(
 
 @OPTIMIZERS.register
 def sgd(
-    schedule, mask, *, momentum: float | None = None, nesterov: bool = False, weight_decay: float = 0.0
+    schedule,
+    mask,
+    *,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
 ):
     """Stochastic gradient descent with optional momentum and (coupled) decay."""
     return optax.chain(

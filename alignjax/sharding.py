@@ -42,10 +42,14 @@ def rules(overrides: Mapping | None = None) -> dict:
     problems = []
     for name, axes in (overrides or {}).items():
         if name not in RULES:
-            problems.append(f"sharding_rules.{name}: no array has this axis; {', '.join(RULES)} do")
+            problems.append(
+                f"sharding_rules.{name}: no array has this axis; {', '.join(RULES)} do"
+            )
         for axis in (axes,) if isinstance(axes, str) else axes or ():
             if axis not in MESH_AXES:
-                problems.append(f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has {', '.join(MESH_AXES)}")
+                problems.append(
+                    f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has {', '.join(MESH_AXES)}"
+                )
     if problems:
         raise config.ConfigError(problems)
     as_tuple = lambda axes: tuple(axes) if isinstance(axes, list) else axes
@@ -90,7 +94,9 @@ def _sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
     known = math.prod(size for size in sizes if size != -1)
     free = sizes.count(-1)
     if free > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise config.ConfigError(f"mesh: {dict(shape)}: sizes are positive, and one may be -1")
+        raise config.ConfigError(
+            f"mesh: {dict(shape)}: sizes are positive, and one may be -1"
+        )
     if devices % known or (not free and known != devices):
         raise config.ConfigError(
             f"mesh: {dict(zip(MESH_AXES, sizes))} needs "

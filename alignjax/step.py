@@ -77,10 +77,13 @@ def make_train_step(objective: Callable, optimizer, *, microbatches: int = 1):
 
 
 def make_eval_step(objective: Callable):
-    """Returns eval_step(params, frozen, batch, key) -> {name: Mean}, not yet divided."""
+    """Returns eval_step(params, frozen, batch) -> {name: Mean}, not yet divided.
 
-    def eval_step(params, frozen, batch, key):
-        loss, metrics = objective(params, frozen, batch, key)
+    The objective gets no key, so nothing in it is random.
+    """
+
+    def eval_step(params, frozen, batch):
+        loss, metrics = objective(params, frozen, batch, None)
         return {"loss": loss, **metrics}
 
     return eval_step

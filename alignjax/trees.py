@@ -24,7 +24,9 @@ def named_leaves(tree) -> dict[str, Any]:
 
 def map_with_name(function: Callable[[str, Any], Any], tree):
     """`jax.tree.map` with the path of each leaf as the first argument."""
-    return jax.tree_util.tree_map_with_path(lambda p, x: function(path_name(p), x), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: function(path_name(p), x), tree
+    )
 
 
 def matches(pattern: str, tree) -> dict[str, bool]:

@@ -43,7 +43,9 @@ def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model
     sizes = importlib.import_module(f"alignjax.models.{family}").CONFIGS
     if name not in sizes:
         remedy = registry.closest(str(name), sizes)
-        raise config.ConfigError(f"{path}.name: {family} has no size {name!r}; {remedy}")
+        raise config.ConfigError(
+            f"{path}.name: {family} has no size {name!r}; {remedy}"
+        )
     fields = {"vocab_size": vocab_size, **sizes[name], **fields}
     built = config.build(decoder.DecoderConfig, fields, path)
     if built.vocab_size < vocab_size:

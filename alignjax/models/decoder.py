@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from alignjax import config, sharding, types
+from alignjax import config, sharding, throughput, trees, types
 from alignjax.models import attention, layers
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
@@ -78,7 +78,15 @@ class DecoderConfig:
 
     def __post_init__(self):
         problems = []
-        sizes = ("vocab_size", "d_model", "layers", "heads", "d_ff", "max_length", "unroll")
+        sizes = (
+            "vocab_size",
+            "d_model",
+            "layers",
+            "heads",
+            "d_ff",
+            "max_length",
+            "unroll",
+        )
         for name in sizes + ("kv_heads", "head_dim", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -94,9 +102,13 @@ class DecoderConfig:
                     f"kv_heads: {self.num_kv_heads} do not divide heads = {self.heads}"
                 )
             if self.positions == "rope" and self.size_of_head % 2:
-                problems.append(f"head_dim: {self.size_of_head} is odd; rotary positions pair")
+                problems.append(
+                    f"head_dim: {self.size_of_head} is odd; rotary positions pair"
+                )
             if self.layers % self.unroll:
-                problems.append(f"unroll: {self.unroll} does not divide layers = {self.layers}")
+                problems.append(
+                    f"unroll: {self.unroll} does not divide layers = {self.layers}"
+                )
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout: {self.dropout} is not in [0, 1)")
         if self.attention != "auto" and self.attention not in attention.BACKENDS:
@@ -140,7 +152,9 @@ class Block(nn.Module):
 
         q_BTNH, k_BTKH, v_BTKH = self._heads(norm("attention_norm")(x_BTD), shared)
         if cache is None:
-            backend = attention.resolve(c.attention, c.attention_softcap, c.size_of_head)
+            backend = attention.resolve(
+                c.attention, c.attention_softcap, c.size_of_head
+            )
             out_BTNH = attention.BACKENDS.find(backend)(
                 q_BTNH,
                 k_BTKH,
@@ -164,7 +178,9 @@ class Block(nn.Module):
             name="o",
         )
         x_BTD = add(x_BTD, project(out_BTNH))
-        mlp = layers.MLP(c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp")
+        mlp = layers.MLP(
+            c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp"
+        )
         return add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), cache
 
     def _heads(self, h_BTD, shared: Shared):
@@ -181,8 +197,12 @@ class Block(nn.Module):
         k_BTKH = project("k", c.num_kv_heads, "kv_heads")
         v_BTKH = project("v", c.num_kv_heads, "kv_heads")
         if c.qk_norm:
-            q_BTNH = layers.Norm("rmsnorm", c.norm_epsilon, "head_dim", name="q_norm")(q_BTNH)
-            k_BTKH = layers.Norm("rmsnorm", c.norm_epsilon, "head_dim", name="k_norm")(k_BTKH)
+            q_BTNH = layers.Norm("rmsnorm", c.norm_epsilon, "head_dim", name="q_norm")(
+                q_BTNH
+            )
+            k_BTKH = layers.Norm("rmsnorm", c.norm_epsilon, "head_dim", name="k_norm")(
+                k_BTKH
+            )
         if shared.rotations is not None:
             q_BTNH = layers.rotate(q_BTNH, shared.rotations)
             k_BTKH = layers.rotate(k_BTKH, shared.rotations)
@@ -206,12 +226,18 @@ class Decoder(nn.Module):
         c = self.config
         normal = nn.initializers.normal(c.init_std)
         named = lambda *axes: nn.with_logical_partitioning(normal, axes)
-        self.embed = self.param("embed", named("vocab", "embed"), (c.vocab_size, c.d_model))
+        self.embed = self.param(
+            "embed", named("vocab", "embed"), (c.vocab_size, c.d_model)
+        )
         if c.positions == "learned":
             shape = (c.max_length, c.d_model)
-            self.position_embed = self.param("position_embed", named("seq", "embed"), shape)
+            self.position_embed = self.param(
+                "position_embed", named("seq", "embed"), shape
+            )
         if not c.tied:
-            self.head = self.param("head", named("embed", "vocab"), (c.d_model, c.vocab_size))
+            self.head = self.param(
+                "head", named("embed", "vocab"), (c.d_model, c.vocab_size)
+            )
         block = Block
         if REMAT_POLICIES[c.remat] is not None:
             # Inside a scan common subexpressions cannot be merged across iterations.
@@ -230,7 +256,10 @@ class Decoder(nn.Module):
 
     def _embed(self, tokens_BT, positions_BT):
         c = self.config
-        x_BTD = jnp.take(self.embed, tokens_BT, axis=0)
+        # Gathering the table's columns first is what FSDP means; left to itself, the
+        # partitioner moves the activations instead.
+        embed = sharding.constrain(self.embed, "vocab", None)
+        x_BTD = jnp.take(embed, tokens_BT, axis=0)
         if c.positions == "learned":
             x_BTD += jnp.take(self.position_embed, positions_BT, axis=0)
         x_BTD = self.dropout(x_BTD.astype(c.dtype))
@@ -305,3 +334,24 @@ def build(c: DecoderConfig) -> types.Model:
         return evaluated.apply({"params": params}, *inputs, method="extend")
 
     return types.Model(c, init, hidden, unembed, init_cache, extend)
+
+
+def flops_per_token(model: types.Model, context: int) -> float:
+    """FLOPs of a training step a token; see `throughput.flops_per_token`."""
+    c = model.config
+    total = trees.count(jax.eval_shape(model.init, jax.random.key(0)))
+    matrices = throughput.matrix_parameters(
+        total,
+        vocab_size=c.vocab_size,
+        d_model=c.d_model,
+        tied=c.tied,
+        positions=c.max_length if c.positions == "learned" else 0,
+    )
+    return throughput.flops_per_token(
+        parameters=matrices,
+        layers=c.layers,
+        heads=c.heads,
+        head_dim=c.size_of_head,
+        context=context,
+        window=c.window,
+    )

@@ -8,6 +8,7 @@ are float32 throughout.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -35,19 +36,17 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = x.shape[x.ndim - self.contract :]
+        split = x.ndim - self.contract
+        outer, inputs = x.shape[:split], x.shape[split:]
         initializer = nn.with_logical_partitioning(
             nn.initializers.normal(self.std), self.axes
         )
         kernel = self.param("kernel", initializer, (*inputs, *self.features))
-        x = lax.dot_general(
-            x,
-            kernel.astype(x.dtype),
-            (
-                (tuple(range(x.ndim - self.contract, x.ndim)), tuple(range(self.contract))),
-                ((), ()),
-            ),
-        )
+        # As two matrices: XLA:CPU computes the gradient of the kernel 1.6 times slower
+        # where it is a sum over two axes of x, batch and time.
+        flat = lambda a, rows: a.reshape(rows, -1)
+        y = flat(x, math.prod(outer)) @ flat(kernel.astype(x.dtype), math.prod(inputs))
+        x = y.reshape(*outer, *self.features)
         if self.use_bias:
             names = self.axes[self.contract :]
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
@@ -110,7 +109,11 @@ class MLP(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         activation, gated = ACTIVATIONS[self.activation]
         project = lambda name: Projection(
-            (self.d_ff,), ("embed", "mlp"), std=self.std, use_bias=self.use_bias, name=name
+            (self.d_ff,),
+            ("embed", "mlp"),
+            std=self.std,
+            use_bias=self.use_bias,
+            name=name,
         )
         h_BTF = activation(project("gate" if gated else "up")(x_BTD))
         if gated:

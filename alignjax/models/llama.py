@@ -13,7 +13,7 @@ CONFIGS = {
     # Sizes for CPUs; the vocabulary comes from the tokenizer.
     "nano": dict(d_model=128, layers=4, heads=4, d_ff=352, max_length=256),
     "small": dict(d_model=256, layers=4, heads=4, d_ff=704, max_length=256),
-    "17m": dict(d_model=384, layers=6, heads=6, d_ff=1024, max_length=512),
+    "17m": dict(d_model=384, layers=6, heads=6, d_ff=1024, max_length=512, tied=False),
     # Sizes for accelerators.
     "1b": _LLAMA_3
     | dict(d_model=2048, layers=16, heads=32, kv_heads=8, d_ff=8192, head_dim=64),

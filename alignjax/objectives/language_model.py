@@ -11,7 +11,9 @@ from alignjax.objectives import logprobs
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
 
 
-def make(model: Model, *, z_loss: float = 0.0, chunk: int = logprobs.CHUNK) -> Objective:
+def make(
+    model: Model, *, z_loss: float = 0.0, chunk: int = logprobs.CHUNK
+) -> Objective:
     """The weighted mean over tokens of -log p(target) + z_loss * log(Z)^2.
 
     Args:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every field of a config, with its default and what it means.
+
+A config file starts from here and changes what it needs. A field of None stands for the
+default of the code that reads it, so that any flag can set it and any flag can clear it;
+what a chosen part (an optimizer, a schedule, a family) does not take is refused.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def language_model() -> ConfigDict:
+    """Next-token prediction: pretraining."""
+    c = ConfigDict()
+    c.seed = 0  # of the parameters, of dropout and of the order of the data
+    c.steps = placeholder(int)  # updates; schedules are stretched over them
+    c.batch_size = placeholder(int)  # rows of a step, on all devices together
+    c.length = placeholder(int)  # T, tokens of a row
+    c.microbatches = 1  # parts that a batch goes through the model in; same update
+    c.nonfinite = "stop"  # or "skip": what a loss or gradient of NaN or infinity does
+    c.max_skipped = 10  # in a row, after which "skip" stops too
+    c.watchdog = 1800.0  # seconds without progress after which the run is ended
+    c.prefetch = 4  # batches fetched ahead
+    c.cache_dir = "~/.cache/alignjax"  # tokens, tokenizers and compiled programs
+
+    c.model = model()
+    c.objective = ConfigDict()
+    c.objective.name = "language_model"  # of objectives.OBJECTIVES, or module:function
+    c.objective.z_loss = placeholder(float)  # weight of log(Z)^2; 1e-4 is usual
+    c.objective.chunk = placeholder(int)  # positions whose logits exist at one time
+
+    c.tokenizer = ConfigDict()
+    c.tokenizer.kind = "sentencepiece"  # or "bytes", "chars", "huggingface"
+    c.tokenizer.path = placeholder(str)  # a model to read instead of training one
+    c.tokenizer.vocab_size = placeholder(int)  # of a trained model
+    c.tokenizer.model_type = placeholder(str)  # "bpe" or "unigram"
+    c.tokenizer.byte_fallback = placeholder(bool)  # spell the unknown in bytes
+    c.tokenizer.control_tokens = placeholder(tuple)  # tokens that no text can spell
+    c.tokenizer.eos_token = placeholder(str)  # where a tokenizer.json does not tell
+    c.tokenizer.train_bytes = placeholder(int)  # of the corpus, to train on
+
+    c.data = ConfigDict()
+    c.data.sources = ConfigDict()  # name -> kind, weight and the options of the kind
+    c.data.validation_sources = ConfigDict()  # likewise, instead of holding out
+    c.data.validation_fraction = 0.01  # of the data, held out
+    c.data.validation_by = "hash"  # of each document; or "tail", the end of the corpus
+    c.data.on_bad_row = "error"  # or "skip", counted and reported
+    c.data.pack = "best_fit"  # several documents a row; or "none"
+    c.data.long_documents = "split"  # those beyond the length; or "error", "skip"
+    c.data.bos = True  # whether documents start with the start token
+    c.data.workers = placeholder(int)  # processes that tokenise; all processors
+
+    c.optimizer = optimizer()
+    c.schedule = ConfigDict()
+    c.schedule.name = "cosine"  # or "constant", "linear", "wsd", "rsqrt"
+    c.schedule.warmup_steps = placeholder(int)  # either of the two
+    c.schedule.warmup_tokens = placeholder(int)
+    c.schedule.final = placeholder(float)  # last rate, as a share of the peak
+    c.schedule.decay = placeholder(float)  # wsd: the share of steps that goes down
+    c.schedule.timescale = placeholder(int)  # rsqrt: steps
+
+    c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))  # -1 takes what remains
+    c.sharding_rules = ConfigDict()  # axis of arrays -> axis of the mesh
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 500  # steps
+    c.checkpoint.keep_last = 2
+    c.checkpoint.keep_every = placeholder(int)  # keep multiples of this for ever
+    c.checkpoint.keep_best = placeholder(tuple)  # ("eval/loss", "min") keeps the best
+    c.checkpoint.timeout = 600.0  # seconds for a save
+    c.checkpoint.accept = ()  # fields in which a resumed run may differ
+
+    c.evaluation = ConfigDict()
+    c.evaluation.every = placeholder(int)  # steps; None is never
+    c.evaluation.batches = placeholder(int)  # at most; None is all
+    c.sample = ConfigDict()
+    c.sample.every = placeholder(int)  # steps; None is never
+    c.sample.prompts = ("",)
+    c.sample.max_tokens = 64
+    c.sample.temperature = 0.8
+    c.sample.top_p = placeholder(float)
+    c.log = ConfigDict()
+    c.log.every = 10  # steps between lines of the log; metrics.jsonl has every step
+    c.log.tensorboard = True
+    c.log.wandb = placeholder(str)  # a project; needs the extra
+    return c
+
+
+def model() -> ConfigDict:
+    """A size of a family, and what is different from it."""
+    m = ConfigDict()
+    m.family = "llama"  # a module of alignjax.models
+    m.name = "nano"  # a size in its CONFIGS
+    for field in (
+        "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window unroll"
+    ).split():
+        m[field] = placeholder(int)
+    for field in "norm positions activation dtype attention remat".split():
+        m[field] = placeholder(str)
+    for field in "attention_bias mlp_bias qk_norm tied".split():
+        m[field] = placeholder(bool)
+    for field in (
+        "norm_epsilon rope_theta attention_softcap logit_softcap dropout init_std"
+    ).split():
+        m[field] = placeholder(float)
+    return m
+
+
+def optimizer() -> ConfigDict:
+    """The rate, clipping and averaging, and the options of all optimizers."""
+    o = ConfigDict()
+    o.name = "adamw"  # or "adafactor", "lion", "muon", "sgd"
+    o.learning_rate = placeholder(float)  # the peak of the schedule
+    o.clip_norm = 1.0  # of the whole gradient; None is off
+    o.decay = r".*(kernel|embed|head)"  # the parameters that weight decay applies to
+    o.ema = placeholder(float)  # decay of an average of the weights; None is off
+    o.weight_decay = placeholder(float)
+    o.b1 = placeholder(float)
+    o.b2 = placeholder(float)
+    o.eps = placeholder(float)
+    o.momentum = placeholder(float)
+    o.moment_dtype = placeholder(str)
+    o.nesterov = placeholder(bool)
+    o.rms = placeholder(float)
+    o.factor_from = placeholder(int)
+    return o

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Times a train step on random tokens, alone or beside the same step in PyTorch.
+
+    python tools/benchmark_step.py --model=llama/17m --vocab=8192 --batch=8 --length=512
+    python tools/benchmark_step.py --model=gpt2/124m --dtype=bfloat16 --batch=32 --torch=compile
+
+Needs jax, flax, optax and ml_collections only; `--torch` also torch and transformers.
+The two sides take turns, a few steps each, so that a machine whose speed drifts slows
+both alike. Figures are medians over the steps; the first step, which compiles, is
+reported apart. MFU counts causal attention (see `alignjax.throughput`); a chip whose
+peak is not known gets none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import numpy as np
+
+from alignjax import models, objectives, optim, sharding, state, step, throughput, trees
+from alignjax.models import decoder
+from alignjax.types import Frozen, Sequences
+
+
+def random_batch(args) -> np.ndarray:
+    tokens = np.random.default_rng(0).integers(
+        0, args.vocab, (args.batch, args.length + 1)
+    )
+    return tokens.astype(np.int32)
+
+
+def jax_step(args):
+    """Returns (run one step and wait, facts about the compiled step)."""
+    family, name = args.model.split("/")
+    section = {"family": family, "name": name, "dtype": args.dtype}
+    section |= {"vocab_size": args.vocab, "max_length": args.length}
+    section |= {"attention": args.attention, "remat": args.remat}
+    section |= {"layers": args.layers, "unroll": args.unroll}
+    model = models.build(section, args.vocab)
+    objective = objectives.build(model, {"name": "language_model", "chunk": args.chunk})
+    adamw = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.1}
+    optimizer = optim.build(adamw, 1e-4)
+    rules = sharding.rules()
+    mesh = sharding.make_mesh({"fsdp": -1})
+    tokens = random_batch(args)
+    ones = np.ones_like(tokens[:, 1:])
+    batch = Sequences(
+        inputs=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        weights=ones.astype(np.float32),
+        segment_ids=ones,
+        positions=np.arange(args.length, dtype=np.int32) * ones,
+    )
+    with sharding.use(mesh, rules):
+        abstract = state.abstract_state(model, optimizer, mesh, rules)
+        train_state = state.init_state(model, optimizer, abstract, jax.random.key(0))
+        batch = sharding.put_batch(batch, args.batch, mesh, rules)
+        train_step = jax.jit(
+            step.make_train_step(
+                objective.loss, optimizer, microbatches=args.microbatches
+            ),
+            donate_argnums=0,
+            out_shardings=(state.shardings(abstract), None),
+        )
+        key = jax.random.key(1)
+        start = time.perf_counter()
+        compiled = train_step.lower(train_state, Frozen(), batch, key).compile()
+        seconds = time.perf_counter() - start
+
+    def run():
+        nonlocal train_state
+        train_state, metrics = compiled(train_state, Frozen(), batch, key)
+        return float(metrics["loss"])
+
+    facts = {
+        "parameters": trees.count(abstract.params),
+        "flops_per_token": decoder.flops_per_token(model, args.length),
+        "compile_seconds": seconds,
+    }
+    memory = compiled.memory_analysis()
+    if memory is not None:
+        facts["temporary_MiB"] = memory.temp_size_in_bytes / 2**20
+    return run, facts, model.config
+
+
+def torch_step(args, c):
+    """The same model, optimizer and batch in transformers; returns run one step and wait."""
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.model.startswith("gpt2/"):
+        shape = transformers.GPT2Config(
+            vocab_size=c.vocab_size,
+            n_positions=args.length,
+            n_embd=c.d_model,
+            n_layer=c.layers,
+            n_head=c.heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
+    else:
+        shape = transformers.LlamaConfig(
+            vocab_size=c.vocab_size,
+            hidden_size=c.d_model,
+            intermediate_size=c.d_ff,
+            num_hidden_layers=c.layers,
+            num_attention_heads=c.heads,
+            num_key_value_heads=c.num_kv_heads,
+            head_dim=c.size_of_head,
+            max_position_embeddings=args.length,
+            tie_word_embeddings=c.tied,
+        )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        shape, attn_implementation="sdpa"
+    ).to(device)
+    model.train()
+    if args.torch == "compile":
+        model = torch.compile(model)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), 1e-4, weight_decay=0.1, fused=device == "cuda"
+    )
+    tokens = torch.from_numpy(random_batch(args)).long().to(device)
+    autocast = torch.autocast(
+        device, dtype=torch.bfloat16, enabled=args.dtype == "bfloat16"
+    )
+
+    def run():
+        with autocast:
+            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), tokens[:, 1:].flatten()
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="llama/17m", help="family/size")
+    parser.add_argument("--vocab", type=int, default=8192)
+    parser.add_argument("--layers", type=int, help="instead of the size's own")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--microbatches", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--unroll", type=int, default=1)
+    parser.add_argument(
+        "--chunk", type=int, help="positions of a row unembedded at once"
+    )
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--torch", default="none", choices=["none", "eager", "compile"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+
+    run, facts, c = jax_step(args)
+    sides = {"alignjax": run}
+    if args.torch != "none":
+        sides[f"torch-{args.torch}"] = torch_step(args, c)
+    seconds = {name: [] for name in sides}
+    losses = {}
+    for name, run in sides.items():
+        run(), run()  # allocation, compilation by torch.compile
+    for _ in range(args.steps):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            losses[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+
+    device = jax.devices()[0]
+    peak = throughput.peak_flops(device.device_kind)
+    report = {"device": f"{jax.device_count()} x {device.device_kind}", **facts}
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        rate = args.batch * args.length / median
+        report[name] = {
+            "step_ms": 1e3 * median,
+            "min_ms": 1e3 * min(values),
+            "tokens_per_second": rate,
+            "loss": losses[name],
+        }
+        if peak is not None:
+            mfu = rate * facts["flops_per_token"] / (peak * jax.device_count())
+            report[name]["mfu"] = mfu
+    if len(sides) == 2:
+        ours, theirs = (statistics.median(values) for values in seconds.values())
+        report["ratio"] = ours / theirs
+    if args.json:
+        print(json.dumps(report))
+        return
+    for name, value in report.items():
+        if isinstance(value, dict):
+            value = "  ".join(f"{k} {v:,.4g}" for k, v in value.items())
+        elif isinstance(value, float):
+            value = f"{value:,.4g}"
+        print(f"{name:18} {value}")
+
+
+if __name__ == "__main__":
+    main()
