@@ -2,6 +2,14 @@
 """Checkpoints that are what was written: saving, resuming, and opening a run."""
 
 from alignjax.checkpoint.manager import CheckpointConfig, Checkpoints, NonFiniteError
+from alignjax.checkpoint.run import Run, open_run
 from alignjax.checkpoint.storage import CheckpointError
 
-__all__ = ["CheckpointConfig", "CheckpointError", "Checkpoints", "NonFiniteError"]
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointError",
+    "Checkpoints",
+    "NonFiniteError",
+    "Run",
+    "open_run",
+]

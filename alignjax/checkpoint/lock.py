@@ -8,6 +8,8 @@ file was last touched.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -57,13 +59,12 @@ class Lock:
             self.path.unlink(missing_ok=True)
 
     def _acquire(self) -> None:
-        # A link appears at once and whole, so nobody ever reads half of an owner.
         mine = self.path.with_name(f"{NAME}.{self._token}")
         mine.write_text(json.dumps(_owner(self._token)))
         try:
             for _ in range(10):
                 try:
-                    os.link(mine, self.path)
+                    _link(mine, self.path)
                     return
                 except FileExistsError:
                     self._remove_stale(now=mine.stat().st_mtime)
@@ -72,29 +73,28 @@ class Lock:
             mine.unlink(missing_ok=True)
 
     def _remove_stale(self, now: float) -> None:
-        """Moves a dead owner's file away; `now` is by the file system's own clock."""
+        """Removes a dead owner's file; `now` is by the file system's own clock."""
         try:
-            age = now - self.path.stat().st_mtime
+            file = self.path.open("r+")
         except FileNotFoundError:
             return
-        owner = _read(self.path) or {}
-        if _alive(owner, age):
-            raise config.ConfigError(
-                f"workdir: {self.path.parent} is being written by {_describe(owner)}; "
-                f"last seen {max(age, 0):.0f} s ago. Wait for it, stop it, or use "
-                "another workdir"
-            )
-        grave = self.path.with_name(f"{NAME}.stale.{self._token}")
-        try:
-            os.rename(self.path, grave)
-        except FileNotFoundError:
-            return
-        taken = _read(grave) or {}
-        if taken.get("token") != owner.get("token"):  # a third process was faster
-            os.link(grave, self.path)
-        else:
-            log.warning("took over %s from %s: gone", self.path, _describe(owner))
-        grave.unlink()
+        with file:
+            age = now - os.fstat(file.fileno()).st_mtime
+            owner = _parse(file.read())
+            if _alive(owner, age):
+                raise config.ConfigError(
+                    f"workdir: {self.path.parent} is being written by "
+                    f"{_describe(owner)}, last seen {max(age, 0):.0f} s ago. Wait for "
+                    "it, stop it, or use another workdir"
+                )
+            # Of those who found it dead one removes it; the next then sees that the
+            # name stands for another file.
+            with contextlib.suppress(OSError):  # some file systems cannot; see `check`
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                    self.path.unlink()
+                    log.warning("took over %s: %s is gone", self.path, _describe(owner))
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -103,6 +103,17 @@ class Lock:
             except OSError as error:
                 # Nothing is lost by a missed beat: `check` decides before each save.
                 log.warning("no heartbeat on %s: %s", self.path, error)
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Makes `target` appear at once and whole; FileExistsError if there is one."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links; half an owner counts as foreign
+        with target.open("x") as file:
+            file.write(source.read_text())
 
 
 def _alive(owner: dict, age: float) -> bool:
@@ -151,11 +162,17 @@ def _exists(pid: int) -> bool:
 
 
 def _read(path: pathlib.Path) -> dict | None:
-    """The owner written in a lock file; None without one, {} if it is unreadable."""
+    """The owner written in a lock file; None where there is no file."""
     try:
-        owner = json.loads(path.read_text())
+        return _parse(path.read_text())
     except FileNotFoundError:
         return None
+
+
+def _parse(text: str) -> dict:
+    """An owner, or {} where the text is none."""
+    try:
+        owner = json.loads(text)
     except ValueError:
         return {}
     return owner if isinstance(owner, dict) else {}

@@ -240,18 +240,29 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = lock.Lock(self.workdir)
         try:
-            file = self.workdir / "config.json"
-            steps = storage.complete_steps(self.directory)
-            if file.exists() and (steps or self.quarantine.is_dir()):
+            old = self._config_of_run()
+            if old is not None:
                 where, accept = str(self.workdir), self._options.accept
-                old = json.loads(file.read_text())
                 identity.check(old, self._config, where=where, accept=accept)
             for name in storage.remove_leftovers(self.directory):
                 log.info("removed %s, which an interrupted save left", name)
-            storage.write_json(file, self._config)
+            storage.write_json(self.workdir / "config.json", self._config)
         except BaseException:
             self._lock.release()
             raise
+
+    def _config_of_run(self) -> Mapping | None:
+        """The config that what is saved here was made with; None if nothing is."""
+        steps = self.steps
+        if not steps and not self.quarantine.is_dir():
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((self.workdir / "config.json").read_text())
+        for step in reversed(steps):
+            with contextlib.suppress(storage.BrokenStep):
+                path = storage.step_path(self.directory, step)
+                return storage.read_meta(path)["config"]
+        return None
 
     def _reload(self) -> None:
         """Reads which steps there are, with their metrics; process 0 decides."""

@@ -171,6 +171,8 @@ def read_meta(path: pathlib.Path) -> dict:
         raise BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
     if not good:
         raise BrokenStep(f"{path}: meta does not match its own hash")
+    if str(meta["step"]) != path.name:
+        raise BrokenStep(f"{path} was renamed: it is of step {meta['step']}")
     if meta["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: format {meta['format']} is newer than this code, which reads "
@@ -223,20 +225,23 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
 
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
-    prefix = f"{item}/"
-    known = {
-        n.removeprefix(prefix): v
-        for n, v in meta["leaves"].items()
-        if n.startswith(prefix)
-    }
+    leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
+    # Only shapes and dtypes of these are looked at: an element each will do.
+    blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
     abstract = {
-        name: np.empty(known[name]["shape"], jax.numpy.dtype(known[name]["dtype"]))
-        for name in (known if names is None else names)
+        name: np.broadcast_to(blank(leaves[name]), leaves[name]["shape"])
+        for name in (leaves if names is None else names)
     }
     loaded = read(path, {item: abstract})[item]
     for name, leaf in loaded.items():
         verify(path, meta, {item: {name: leaf}})
     return loaded
+
+
+def names_of(meta: dict, item: str) -> list[str]:
+    """The leaves of an item, in the order of the tree."""
+    prefix = f"{item}/"
+    return [n.removeprefix(prefix) for n in meta["leaves"] if n.startswith(prefix)]
 
 
 def nbytes(leaves: Mapping[str, dict]) -> int:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run small enough to kill, flip and copy hundreds of times.
-
-As a script it is a trainer: `python tiny.py WORKDIR STEPS` trains and resumes, and
-prints a hash of the final parameters.
-"""
+"""A run small enough to kill, flip and copy hundreds of times."""
 
 import dataclasses
 import hashlib
-import os
-import sys
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alignjax import checkpoint, types
 
 CONFIG = {
     "steps": 40,
@@ -19,23 +22,9 @@ CONFIG = {
 }
 DATA = {"source": "tiny", "tokenizer": "bytes", "sha256": "ab" * 32}
 
-if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    devices = os.environ.get("TINY_DEVICES", "2")
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    os.environ["XLA_FLAGS"] = flag
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from jax.sharding import NamedSharding, PartitionSpec
-
-from alignjax import checkpoint, types
-
 
 def optimizer():
-    """A chain with every kind of node: empty, masked, counters, moments of two dtypes."""
+    """A chain with every kind of node: empty, masked, counters, two dtypes."""
     decay = {"embed": {"kernel": True}, "layers": {"w": True, "scale": False}}
     return optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -67,7 +56,7 @@ def mesh_of(count: int):
 
 
 def abstract(mesh, axis: int | None = 0, size: int = 8) -> types.TrainState:
-    """Every leaf whose `axis` the mesh divides lies along it; the rest is replicated."""
+    """Leaves whose `axis` the mesh divides lie along it; the rest is replicated."""
 
     def place(leaf):
         spec = PartitionSpec()
@@ -80,9 +69,7 @@ def abstract(mesh, axis: int | None = 0, size: int = 8) -> types.TrainState:
 
 
 def place(state, like):
-    return jax.jit(lambda s: s, out_shardings=jax.tree.map(lambda x: x.sharding, like))(
-        state
-    )
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, like))
 
 
 def make_step(like):
@@ -111,7 +98,7 @@ def open_checkpoints(workdir, *, config=CONFIG, data=DATA, **options):
 
 
 def bits(tree) -> str:
-    """A hash of every bit of a tree, in numpy, of no kinship with the code under test."""
+    """A hash of every bit of a tree, of no kinship with the code under test."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.tree.map(np.asarray, tree)):
         total.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
@@ -126,17 +113,18 @@ def state_at(step: int, like) -> types.TrainState:
     return place(state, like)
 
 
-def train(workdir, steps: int, every: int = 5) -> str:
-    like = abstract(mesh_of(jax.device_count()))
+def train(workdir, steps: int, every: int, devices: int = 2, cache=None) -> None:
+    """Trains or resumes; writes a hash of the final state to `workdir/final`."""
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    like = abstract(mesh_of(devices))
     step_fn = make_step(like)
+    workdir = pathlib.Path(workdir)
     with open_checkpoints(workdir, every=every) as checkpoints:
         state, start = checkpoints.restore_or_init(like, lambda: place(init(), like))
-        print(f"start {start}", flush=True)
+        (workdir / "started").write_text(str(start))
         for i in range(start or 0, steps):
             state, _ = step_fn(state)
             checkpoints.maybe_save(i + 1, state, force=i + 1 == steps)
-    return bits(jax.device_get(state))
-
-
-if __name__ == "__main__":
-    print("final", train(sys.argv[1], int(sys.argv[2]), every=int(sys.argv[3])))
+    (workdir / "final").write_text(bits(jax.device_get(state)))

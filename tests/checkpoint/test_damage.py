@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever happens to its files, a step restores exactly or is refused by name."""
+
+import gc
+import os
+import pathlib
+import random
+import shutil
+
+import pytest
+import tiny
+
+from alignjax import checkpoint
+from alignjax.checkpoint import storage
+
+# Storage leaves coroutines behind where a read fails half-way.
+pytestmark = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ONE = tiny.abstract(tiny.mesh_of(1))
+
+
+def never():
+    raise AssertionError("started from nothing")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir with the steps 5, 10 and 15."""
+    workdir = tmp_path_factory.mktemp("run")
+    with tiny.open_checkpoints(workdir) as checkpoints:
+        for step in (5, 10, 15):
+            checkpoints.maybe_save(step, tiny.state_at(step, ONE))
+    return workdir
+
+
+@pytest.fixture
+def collected():
+    yield
+    gc.collect()  # while their warnings are ignored
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+BITS = {step: tiny.bits(tiny.state_at(step, ONE)) for step in (5, 10, 15, 20, 25)}
+
+
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def outcome(path: pathlib.Path, expected: str) -> str:
+    """How a step fares on its own: "exact", or the reason for which it is refused."""
+    items = storage.as_items(ONE)
+    try:
+        meta = storage.read_meta(path)
+        assert meta["config"] == tiny.CONFIG and meta["step"] == int(path.name)
+        loaded = storage.read(path, items)
+        storage.verify(path, meta, loaded)
+    except storage.BrokenStep as error:
+        return str(error)
+    assert tiny.bits(storage.as_state(loaded, ONE)) == expected, "silently wrong"
+    return "exact"
+
+
+def flip_bits(run, tmp_path, seed: int, trials: int) -> dict[str, int]:
+    rng = random.Random(seed)
+    source = run / "checkpoints" / "15"
+    names = [str(p.relative_to(source)) for p in files_of(source) if p.stat().st_size]
+    seen = {"exact": 0, "refused": 0}
+    for trial in range(trials):
+        step = tmp_path / f"{seed}-{trial}" / "15"
+        shutil.copytree(source, step)
+        file = step / names[trial % len(names)]
+        content = bytearray(file.read_bytes())
+        place = rng.randrange(len(content) * 8)
+        content[place // 8] ^= 1 << place % 8
+        file.write_bytes(content)
+        result = outcome(step, BITS[15])
+        assert result == "exact" or str(step) in result, result
+        seen["exact" if result == "exact" else "refused"] += 1
+        shutil.rmtree(step.parent)
+    return seen
+
+
+def test_flipped_bits_are_never_silent(run, tmp_path):
+    seen = flip_bits(run, tmp_path, seed=0, trials=100)
+    assert seen["refused"] >= 40, seen
+
+
+@pytest.mark.slow
+def test_flipped_bits_are_never_silent_at_length(run, tmp_path):
+    for seed in range(1, 11):
+        flip_bits(run, tmp_path, seed=seed, trials=100)
+
+
+def test_every_file_deleted_or_cut_short(run, tmp_path):
+    source = run / "checkpoints" / "15"
+    for number, name in enumerate(files_of(source)):
+        for kind in ("deleted", "halved", "emptied", "zeroed"):
+            step = tmp_path / f"{number}-{kind}" / "15"
+            shutil.copytree(source, step)
+            file = step / name.relative_to(source)
+            content = file.read_bytes()
+            if kind == "deleted":
+                file.unlink()
+            else:
+                left = {"halved": content[: len(content) // 2], "emptied": b""}
+                file.write_bytes(left.get(kind, bytes(len(content))))
+            result = outcome(step, BITS[15])
+            assert result == "exact" or str(step) in result, result
+            array_data = name.parent.name == "d" and kind == "zeroed"
+            if array_data or (name.name == "data.json" and content):
+                assert result != "exact", (name, kind)
+
+
+@pytest.mark.parametrize("item", ["params", "train", "meta"])
+def test_every_item_deleted(copy, item):
+    shutil.rmtree(copy / "checkpoints" / "15" / item)
+    assert outcome(copy / "checkpoints" / "15", BITS[15]) != "exact"
+
+
+def damage(workdir, *steps):
+    """Flips the last bit of the largest file, which holds the arrays."""
+    for step in steps:
+        files = files_of(workdir / "checkpoints" / str(step) / "params")
+        file = max(files, key=lambda p: p.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
+    damage(copy, 15)
+    with tiny.open_checkpoints(copy) as checkpoints:
+        state, step = checkpoints.restore_or_init(ONE, never)
+        assert step == 10 and tiny.bits(state) == BITS[10]
+        ((broken, why),) = checkpoints.quarantined
+        assert broken == 15 and "fingerprint" in why and "params/" in why
+        assert "quarantine" in caplog.text
+        # The step that was broken is saved again when it comes, and the next.
+        assert checkpoints.maybe_save(15, tiny.state_at(15, ONE))
+        assert checkpoints.maybe_save(20, tiny.state_at(20, ONE))
+        checkpoints.wait()
+        assert checkpoints.steps == [10, 15, 20]
+    (kept,) = os.listdir(copy / "quarantine")
+    assert kept.startswith("15-")
+    with tiny.open_checkpoints(copy) as checkpoints:
+        state, step = checkpoints.restore_or_init(ONE, never)
+        assert step == 20 and tiny.bits(state) == BITS[20]
+        assert checkpoints.quarantined == []
+
+
+def test_two_broken_are_set_aside(copy):
+    damage(copy, 10, 15)
+    with tiny.open_checkpoints(copy) as checkpoints:
+        state, step = checkpoints.restore_or_init(ONE, never)
+        assert step == 5 and tiny.bits(state) == BITS[5]
+        assert [s for s, _ in checkpoints.quarantined] == [15, 10]
+
+
+def test_all_broken_stops_and_deletes_nothing(copy):
+    damage(copy, 5, 10, 15)
+    with (
+        pytest.raises(
+            checkpoint.CheckpointError, match="3 checkpoints in a row"
+        ) as error,
+        tiny.open_checkpoints(copy) as checkpoints,
+    ):
+        checkpoints.restore_or_init(ONE, never)
+    for step in (5, 10, 15):
+        assert f"step {step}: " in str(error.value)
+    assert os.listdir(copy / "checkpoints") == ["5"]
+    assert len(os.listdir(copy / "quarantine")) == 2
+    # Nor does a stubborn supervisor get the run to begin again.
+    for _ in range(2):
+        with (
+            pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"),
+            tiny.open_checkpoints(copy) as checkpoints,
+        ):
+            checkpoints.restore_or_init(ONE, never)
+    assert len(os.listdir(copy / "quarantine")) == 3
+    shutil.rmtree(copy / "quarantine")
+    with tiny.open_checkpoints(copy) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
+
+
+def test_incomplete_copies_and_junk_are_never_chosen(copy, caplog):
+    directory = copy / "checkpoints"
+    (directory / "99").mkdir()
+    shutil.copytree(directory / "15", directory / "98")
+    (directory / "98" / storage.MARKER).unlink()
+    (directory / "97.orbax-checkpoint-tmp").mkdir()
+    for name in ("0100", "-1", "1e3", "²", "100000000000"):
+        shutil.copytree(directory / "15", directory / name)
+    (directory / "notes.txt").write_text("mine")
+    with tiny.open_checkpoints(copy) as checkpoints:
+        assert checkpoints.steps == [5, 10, 15]
+        assert checkpoints.restore_or_init(ONE, never)[1] == 15
+    assert caplog.text.count("left alone") == 2
+    assert (directory / "notes.txt").exists() and (directory / "98").exists()
+
+
+def test_step_under_another_name_is_refused(copy):
+    """A renamed directory would resume with the wrong batch."""
+    os.rename(copy / "checkpoints" / "15", copy / "checkpoints" / "17")
+    with tiny.open_checkpoints(copy) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, never)[1] == 10
+        assert "it is of step 15" in checkpoints.quarantined[0][1]
+
+
+def test_checkpoint_of_a_later_format_is_refused(copy):
+    file = copy / "checkpoints" / "15" / "meta" / "data.json"
+    meta = storage.read_meta(copy / "checkpoints" / "15")
+    meta = {**meta, "format": storage.FORMAT + 1}
+    meta["sha256"] = storage.json_hash({k: v for k, v in meta.items() if k != "sha256"})
+    file.write_text(storage.json.dumps(meta))
+    with (
+        pytest.raises(checkpoint.CheckpointError, match="newer than this code"),
+        tiny.open_checkpoints(copy) as checkpoints,
+    ):
+        checkpoints.restore_or_init(ONE, never)
+    assert (copy / "checkpoints" / "15").is_dir()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+
+import pytest
+
+from alignjax import config
+from alignjax.checkpoint import identity
+
+OLD = {
+    "steps": 100,
+    "eval_every": 10,
+    "mesh": {"data": 1, "fsdp": 8},
+    "microbatches": 1,
+    "checkpoint": {"every": 5},
+    "optimizer": {"learning_rate": 1e-3, "name": "adamw"},
+}
+
+
+def changed(**fields):
+    return {**OLD, **fields}
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        OLD,
+        changed(mesh={"data": 2, "fsdp": 4}),
+        changed(microbatches=4, eval_every=50),
+        changed(checkpoint={"every": 7, "keep_last": 1}),
+    ],
+)
+def test_what_does_not_change_the_trajectory_may_differ(new):
+    identity.check(OLD, new, where="run")
+
+
+@pytest.mark.parametrize("field", ["steps", "seed", "meshes", "checkpointing"])
+def test_anything_else_is_refused_with_the_diff(field):
+    with pytest.raises(config.ConfigError) as error:
+        identity.check(OLD, {**OLD, field: 7}, where="runs/a")
+    assert "runs/a holds another run" in error.value.problems[0]
+    assert error.value.problems[1] == f"  {field}: {OLD.get(field)} -> 7"
+    assert f"checkpoint.accept=['{field}']" in error.value.problems[-1]
+
+
+def test_every_difference_is_shown_and_only_those():
+    new = changed(steps=7, optimizer={"learning_rate": 2e-3, "name": "adamw"})
+    with pytest.raises(config.ConfigError) as error:
+        identity.check(OLD, new, where="run")
+    assert error.value.problems[1:-1] == [
+        "  optimizer.learning_rate: 0.001 -> 0.002",
+        "  steps: 100 -> 7",
+    ]
+
+
+@pytest.mark.parametrize("accept", ["steps", "st*"])
+def test_accepted_fields_are_logged(accept, caplog):
+    with caplog.at_level(logging.WARNING):
+        identity.check(OLD, changed(steps=7), where="run", accept=[accept])
+    assert "steps: 100 -> 7" in caplog.text

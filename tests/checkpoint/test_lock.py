@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+import concurrent.futures
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from alignjax import config
+from alignjax.checkpoint import lock
+from alignjax.checkpoint.storage import CheckpointError
+
+
+def leave(directory, age: float = 0.0, **owner):
+    """A lock file of another owner, last touched `age` seconds ago."""
+    file = directory / lock.NAME
+    record = {**lock._owner("theirs"), **owner}
+    file.write_text(json.dumps(record))
+    os.utime(file, (time.time() - age,) * 2)
+    return file
+
+
+def dead_process() -> dict:
+    """The pid and start of a process that has ended."""
+    code = "from alignjax.checkpoint import lock; import json, os;"
+    code += "print(json.dumps(lock._owner('theirs')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_second_writer_is_refused_by_name(tmp_path):
+    first = lock.Lock(tmp_path)
+    with pytest.raises(config.ConfigError) as error:
+        lock.Lock(tmp_path)
+    for part in (
+        str(os.getpid()),
+        socket.gethostname(),
+        str(tmp_path),
+        "another workdir",
+    ):
+        assert part in str(error.value)
+    first.check()
+    first.release()
+    second = lock.Lock(tmp_path)
+    second.check()
+    second.release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_dead_owner_on_this_machine_is_succeeded_at_once(tmp_path, caplog):
+    owner = dead_process()
+    leave(tmp_path, **owner)
+    with caplog.at_level(logging.WARNING):
+        held = lock.Lock(tmp_path)
+    held.check()
+    assert f"process {owner['pid']}" in caplog.text
+    held.release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_process_id_used_again_is_another_process(tmp_path):
+    leave(tmp_path, pid=os.getpid(), started="1")
+    lock.Lock(tmp_path).release()
+
+
+def test_other_machine_is_judged_by_its_heartbeat(tmp_path):
+    elsewhere = {"host": "elsewhere", "machine": "other boot", "pid": 1}
+    file = leave(tmp_path, age=lock.STALE_SECONDS - 20, **elsewhere)
+    with pytest.raises(config.ConfigError, match="process 1 on host elsewhere"):
+        lock.Lock(tmp_path)
+    assert file.exists()
+    leave(tmp_path, age=lock.STALE_SECONDS + 20, **elsewhere)
+    lock.Lock(tmp_path).release()
+
+
+def test_unreadable_lock_counts_as_a_foreign_one(tmp_path):
+    file = leave(tmp_path)
+    file.write_text('{"half')
+    with pytest.raises(config.ConfigError, match="unknown process"):
+        lock.Lock(tmp_path)
+
+
+def test_heart_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
+    held = lock.Lock(tmp_path)
+    os.utime(held.path, (0, 0))
+    deadline = time.monotonic() + 10
+    while held.path.stat().st_mtime == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert held.path.stat().st_mtime > 0
+    held.release()
+
+
+def test_loss_of_the_lock_is_noticed_and_the_thief_keeps_it(tmp_path):
+    held = lock.Lock(tmp_path)
+    file = leave(tmp_path, pid=4242)
+    with pytest.raises(CheckpointError, match="4242"):
+        held.check()
+    held.release()
+    assert file.exists()
+    file.unlink()
+    with pytest.raises(CheckpointError, match="removed"):
+        held.check()
+
+
+def test_file_systems_without_links(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    held = lock.Lock(tmp_path)
+    held.check()
+    with pytest.raises(config.ConfigError, match=str(os.getpid())):
+        lock.Lock(tmp_path)
+    held.release()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_many_at_once_one_gets_it(tmp_path, stale):
+    for attempt in range(20):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        if stale:
+            leave(directory, pid=os.getpid(), started="1")
+
+        def take(_, directory=directory):
+            try:
+                return lock.Lock(directory)
+            except config.ConfigError:
+                return None
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            held = [x for x in pool.map(take, range(8)) if x is not None]
+        holding = []
+        for one in held:
+            try:
+                one.check()
+                holding.append(one)
+            except CheckpointError:
+                pass
+        assert len(holding) == 1
+        for one in held:
+            one.release()
+        assert os.listdir(directory) == []
