@@ -30,9 +30,9 @@ class Watchdog:
             for step in ...:
                 watchdog.beat(f"step {step}")
 
-    Time in which the process itself was stopped (SIGSTOP, a suspended machine) does not
-    count. A thread that keeps the interpreter's lock stops this watchdog too; a timer
-    of the C library, armed anew while all is well, then writes the stacks and exits 1.
+    Time in which the process itself was stopped (Ctrl-Z, a suspended machine) does not
+    count. C code that never lets go of the interpreter's lock stops this watchdog too:
+    from here it looks the same.
     """
 
     def __init__(
@@ -94,23 +94,17 @@ class Watchdog:
     def _watch(self) -> None:
         tick = min(self._limit / 10, 5.0)
         looked = self._clock()
-        try:
-            while not self._stop.wait(tick):
-                faulthandler.dump_traceback_later(
-                    2 * self._limit, exit=True, file=sys.__stderr__
-                )
-                now = self._clock()
-                if now - looked > self._limit / 2:  # this process did not run
-                    self.beat(self._last[1])
-                looked = now
-                since, phase = self._last
-                if now - since > self._limit:
-                    self._report(phase, now - since)
-                    time.sleep(self._linger)
-                    self._end(exit_codes.HANG)
-                    return
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        while not self._stop.wait(tick):
+            now = self._clock()
+            if now - looked > self._limit / 2:  # this process did not run
+                self.beat(self._last[1])
+            looked = now
+            since, phase = self._last
+            if now - since > self._limit:
+                self._report(phase, now - since)
+                time.sleep(self._linger)
+                self._end(exit_codes.HANG)
+                return
 
     def _report(self, phase: str, seconds: float) -> None:
         who = f"{self._name}: " if self._name else ""

@@ -2,6 +2,7 @@
 """A stuck process ends with its stacks written; a slow or a stopped one goes on."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 from alignjax import exit_codes, watchdog
 
 PRELUDE = """
-import ctypes, sys, time
+import sys, time
 from alignjax import watchdog
 def stuck_here(seconds):
     time.sleep(seconds)
@@ -67,7 +68,7 @@ def test_a_slow_process_that_moves_is_left_alone():
 
 def test_a_stopped_process_is_given_its_time_back():
     child = start(
-        "with guard(2) as dog:\n"
+        "with guard(1) as dog:\n"
         "    print('running', flush=True)\n"
         "    for step in range(20):\n"
         "        dog.beat(f'step {step}')\n"
@@ -83,16 +84,39 @@ def test_a_stopped_process_is_given_its_time_back():
     assert (child.returncode, output, errors) == (0, "done\n", "")
 
 
-def test_a_thread_that_keeps_the_interpreter_is_ended_all_the_same():
-    code, output, errors = run(
-        "with guard(0.5) as dog:\n"
-        "    dog.beat('step 3')\n"
-        "    time.sleep(0.3)\n"
-        "    ctypes.PyDLL(None).sleep(60)\n"  # C code that never lets go of the lock
-        "print('went on')\n"
-    )
-    assert code == 1 and output == ""
-    assert "Timeout" in errors and "most recent call first" in errors
+TWO = """
+import os
+os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+from jax.experimental import multihost_utils
+address, index, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize(address, 2, index)
+with watchdog.Watchdog(3, name=f"process {index} of 2", path=path) as dog:
+    for step in range(100):
+        dog.beat(f"data of step {step}")
+        if step == 4 and index == 0:
+            stuck_here(60)
+        dog.beat(f"step {step}")
+        multihost_utils.process_allgather(jax.numpy.ones(3))
+"""
+
+
+def test_every_process_says_where_it_waits_and_which_is_the_late_one(tmp_path):
+    """Process 0, whose end kills the other, is stuck; the other waits for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    paths = [tmp_path / "0.txt", tmp_path / "1.txt"]
+    children = [start(TWO, address, i, path) for i, path in enumerate(paths)]
+    outputs = [child.communicate(timeout=60) for child in children]
+    assert children[0].returncode == exit_codes.HANG, outputs
+    # The other one's own end, or the runtime's once its coordinator is gone.
+    assert children[1].returncode in (exit_codes.HANG, -signal.SIGABRT), outputs
+    late, waiting = (path.read_text() for path in paths)
+    assert "process 0 of 2" in late and "phase 'data of step 4'" in late
+    assert "in stuck_here" in late
+    assert "process 1 of 2" in waiting and "phase 'step 4'" in waiting
+    assert "process_allgather" in waiting
 
 
 def test_leaving_it_ends_the_watch():
