@@ -16,6 +16,7 @@ from alignjax.data import records
 
 # The longest line that is held in memory.
 MOST_LINE_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 20
 
 
 def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
@@ -66,30 +67,61 @@ def size(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """`(byte offset, line with its end)` of a file; `.gz` is unpacked on the way.
+def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """A file in parts of about BLOCK_BYTES that end where a line does.
+
+    Yields:
+      `(number of its first line, from 1; its place in the file; bytes)`. A `.gz` is
+      unpacked on the way, and places are of what is in it.
 
     Raises:
       DataError: a gzip file that is cut off or damaged, or a line beyond
         MOST_LINE_BYTES.
     """
-    offset, number = 0, 0
+    number, place = 1, 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            while line := file.readline(MOST_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MOST_LINE_BYTES:
-                    limit = f"{MOST_LINE_BYTES >> 20} MiB"
-                    raise records.DataError(
-                        f"{path}:{number}: a line of more than {limit}; break it up"
-                    )
-                yield offset, line
-                offset += len(line)
+            while block := file.read(BLOCK_BYTES):
+                if not block.endswith(b"\n"):
+                    rest = file.readline(MOST_LINE_BYTES)
+                    if len(rest) == MOST_LINE_BYTES:
+                        line = number + block.count(b"\n")
+                        raise records.DataError(
+                            f"{path}:{line}: a line of more than "
+                            f"{MOST_LINE_BYTES >> 20} MiB; break it up"
+                        )
+                    block += rest
+                yield number, place, block
+                number += block.count(b"\n")
+                place += len(block)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise records.DataError(
-            f"{path}: damaged or cut off after {offset} unpacked bytes ({error}); "
+            f"{path}: damaged or cut off after {place} unpacked bytes ({error}); "
             "copy the file again"
         ) from error
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`(number, bytes without the newline)` of every line; raises as `blocks` does."""
+    for number, _, block in blocks(path):
+        yield from enumerate(block.removesuffix(b"\n").split(b"\n"), start=number)
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """`(number of its first line, text)` of every block, kept to the byte.
+
+    Raises:
+      DataError: as `blocks` does; and what is not UTF-8 text, with its line.
+    """
+    for number, place, block in blocks(path):
+        if fault_of_bytes(block):
+            for line in block.split(b"\n"):
+                if fault := fault_of_bytes(line):
+                    where = f"{path}:{number} (line at byte {place})"
+                    raise records.DataError(f"{where}: {fault}")
+                number += 1
+                place += len(line) + 1
+        yield number, block.decode("utf-8")
 
 
 def fault_of_bytes(line: bytes) -> str | None:

@@ -52,7 +52,7 @@ class TokenizerConfig:
     byte_fallback: bool = True
     control_tokens: tuple[str, ...] = ()
     eos_token: str | None = None
-    train_bytes: int = 100_000_000
+    train_bytes: int = 32_000_000
 
     def __post_init__(self):
         problems = []

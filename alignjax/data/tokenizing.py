@@ -61,13 +61,14 @@ def tokenize_text(
     tok: tokenizer.Tokenizer, texts: Sequence[records.Text], *, bos: bool = False
 ) -> list[Tokens]:
     """Documents of Text: an end after each and, if `bos`, one start before it."""
-    end = [] if tok.eos_id is None else [tok.eos_id]
-    start = [tok.bos_id] if bos and tok.bos_id is not None else []
-    nothing: list[int] = []
+    nothing = np.zeros(0, np.int32)
+    end = nothing if tok.eos_id is None else np.array([tok.eos_id], np.int32)
+    start = np.array([tok.bos_id], np.int32) if bos else nothing
     rows = []
     for text, ids in zip(texts, tok.encode_batch([t.text for t in texts]), strict=True):
         before = start if text.first else nothing
         after = end if text.final else nothing
+        ids = np.asarray(ids, np.int32)
         rows.append(Tokens(np.concatenate([before, ids, after])))
     return rows
 

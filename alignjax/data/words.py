@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of a text with their tokens remembered: BPE at several times the speed.
+"""Words of a text with their tokens remembered: several times the library's speed.
 
-Where no token reaches over the start of a word, the words of a text can be tokenised
-one by one, and most words have been met before.
+Where no token reaches from one word into the next, the words of a text can be tokenised
+one by one, and most have been met before.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import numpy as np
 
 SPACE = "\u2581"  # how sentencepiece writes a space
 
-# A word has the spaces before it; newlines, tabs and U+2581 stand alone.
-WORD = re.compile(f"[\n\t{SPACE}]| *[^ \n\t{SPACE}]+| +")
-TOKEN = re.compile(f"{SPACE}*[^{SPACE}]*")
+# ASCII letters, digits and signs do not join one another in a word, others join all. A
+# word has the spaces before it; newlines, tabs and U+2581 stand alone.
+_ASCII = "(?:[A-Za-z]+|[0-9]+|[^ \n\tA-Za-z0-9\x80-\U0010ffff]+)"
+_OTHERS = f"[^\x00-\x7f{SPACE}]+"
+WORD = re.compile(
+    f"[\n\t{SPACE}]| *(?:{_ASCII}(?:{_OTHERS}{_ASCII}?)*|(?:{_OTHERS}{_ASCII}?)+)| +"
+)
 
 MOST_WORDS = 200_000  # some tens of megabytes
 LONGEST = 64
@@ -40,8 +44,8 @@ class Memory(dict):
 
 
 def independent(pieces: Iterable[str]) -> bool:
-    """Whether no token has a space after something that is none."""
-    return all(TOKEN.fullmatch(piece) for piece in pieces)
+    """Whether none of the tokens, as sentencepiece writes them, is of two words."""
+    return all(WORD.fullmatch(piece.replace(SPACE, " ")) for piece in pieces)
 
 
 def encoder(

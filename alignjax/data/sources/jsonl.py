@@ -27,7 +27,7 @@ def load(path: str | Sequence[str], field: str = "text") -> records.Source:
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
-            for number, (_, line) in enumerate(files.lines(file), start=1):
+            for number, line in files.lines(file):
                 if line.strip():
                     yield f"{file}:{number}", parse_text(line, field)
 

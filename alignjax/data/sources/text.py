@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain UTF-8 text: files, directories, globs; `.gz` too. Text is kept to the byte."""
+"""Plain UTF-8 text: files, directories, globs; `.gz` too. Text is kept to the byte.
+
+A document beyond a mebibyte is passed on in pieces, cut at ends of lines.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alignjax import config
 from alignjax.data import files, records
 
-# A document larger than this is passed on in pieces, cut at ends of lines.
-PIECE_BYTES = 1 << 20
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz")
 
 
@@ -35,9 +35,8 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
 
     def documents() -> Iterator[tuple[str, records.Text]]:
         for file in paths:
-            found = splitters[document](_lines(file))
             empty = True
-            for number, text in found:
+            for number, text in splitters[document](file):
                 empty = False
                 yield f"{file}:{number}", text
             if empty:
@@ -47,44 +46,47 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
     return records.Source("text", identity, files.size(paths), documents)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines with their ends; raises where the file is not text."""
-    for number, (offset, line) in enumerate(files.lines(path), start=1):
-        if fault := files.fault_of_bytes(line):
-            where = f"{path}:{number} (line at byte {offset})"
-            raise records.DataError(f"{where}: {fault}")
-        yield number, line.decode("utf-8")
+def _whole(path: Path) -> Iterator[tuple[int, records.Text]]:
+    blocks = files.texts(path)
+    first = True
+    number, text = next(blocks)
+    for following in blocks:
+        yield number, records.Text(text, first, final=False)
+        first = False
+        number, text = following
+    if not first or text.strip():
+        yield number, records.Text(text, first)
 
 
-def _whole(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, records.Text]]:
-    held, start, size, first, blank = [], 1, 0, True, True
-    for number, line in lines:
-        if size + len(line) > PIECE_BYTES and held:
-            yield start, records.Text("".join(held), first, final=False)
-            held, start, size, first = [], number, 0, False
+def _by_line(path: Path) -> Iterator[tuple[int, records.Text]]:
+    for number, line in _lines(path):
+        if line.strip():
+            yield number, records.Text(line.removesuffix("\r"))
+
+
+def _by_paragraph(path: Path) -> Iterator[tuple[int, records.Text]]:
+    held, start, size, first = [], 1, 0, True
+    for number, line in _lines(path):
+        if size > files.BLOCK_BYTES and line.strip():
+            piece = "\n".join([*held, ""])
+            yield start, records.Text(piece, first, final=False)
+            held, size, first = [], 0, False
+        if not line.strip():
+            if held:
+                yield start, _paragraph(held, first)
+            held, size, first = [], 0, True
+            continue
+        start = start if held else number
         held.append(line)
         size += len(line)
-        blank = blank and not line.strip()
-    if not blank:
-        yield start, records.Text("".join(held), first)
+    if held:
+        yield start, _paragraph(held, first)
 
 
-def _by_line(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, records.Text]]:
-    for number, line in lines:
-        if line.strip():
-            yield number, records.Text(_without_end(line))
+def _paragraph(lines: list[str], first: bool) -> records.Text:
+    return records.Text("\n".join(lines).removesuffix("\r"), first)
 
 
-def _by_paragraph(
-    lines: Iterator[tuple[int, str]],
-) -> Iterator[tuple[int, records.Text]]:
-    groups = itertools.groupby(lines, key=lambda item: bool(item[1].strip()))
-    for is_text, group in groups:
-        if is_text:
-            start, line = next(group)
-            text = "".join([line, *(line for _, line in group)])
-            yield start, records.Text(_without_end(text))
-
-
-def _without_end(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    for number, text in files.texts(path):
+        yield from enumerate(text.removesuffix("\n").split("\n"), start=number)

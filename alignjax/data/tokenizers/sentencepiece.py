@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -68,7 +67,7 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
             f"vocab_size: {cfg.vocab_size} tokens cannot be learned from this corpus; "
             f"change it as sentencepiece says: {reason}"
         ) from error
-    training = {"model_type": cfg.model_type}
+    training = {"model_type": cfg.model_type, "trained_by": sentencepiece.__version__}
     return {MODEL: model.getvalue(), TRAINING: json.dumps(training).encode()}
 
 
@@ -102,23 +101,24 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         eos_id=model.eos_id() if model.eos_id() >= 0 else None,
         control=control,
         token_bytes=np.array([_bytes(model, i) for i in range(size)], np.int32),
-        encode_batch=_encoder(model, json.loads(files.get(TRAINING, b"{}"))),
+        encode_batch=_encoder(model, trained=TRAINING in files),
         decode=decode,
     )
 
 
-def _encoder(model, training: Mapping[str, Any]):
+def _encoder(model, trained: bool):
     """`encode_batch`, as fast as the model allows.
 
     The library reads U+2581 as a space. A model trained here spells it in bytes, so
     that it survives; a model from elsewhere is left to do what it does.
     """
-    if not training:
+    if not trained:
         return lambda texts: model.encode(list(texts))
     underline = [model.piece_to_id(f"<0x{b:02X}>") for b in words.SPACE.encode()]
     special = {words.SPACE: underline} if all(map(model.is_byte, underline)) else {}
-    pieces = (model.id_to_piece(i) for i in range(model.vocab_size()))
-    if training["model_type"] == "bpe" and words.independent(pieces):
+    unlike_text = (model.is_byte, model.is_control, model.is_unknown)
+    ids = (i for i in range(model.vocab_size()) if not any(f(i) for f in unlike_text))
+    if words.independent(map(model.id_to_piece, ids)):
         return words.encoder(model.encode, special)
 
     def encode(text: str) -> list[int]:
