@@ -23,7 +23,7 @@ LEVELS = [
     {"config", "interruption", "losses", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
     {"checkpoint", "objectives", "sampling", "state"},
-    {"evaluate", "step"},
+    {"evaluate", "experiment", "step"},
     {"generate", "train"},
 ]
 ARROWS = {

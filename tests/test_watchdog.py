@@ -66,7 +66,25 @@ def test_a_slow_process_that_moves_is_left_alone():
     assert (code, output, errors) == (0, "done\n", "")
 
 
-def test_a_stopped_process_is_given_its_time_back():
+def test_time_in_which_the_process_was_stopped_does_not_count(capfd):
+    """Seen from inside, the clock has jumped between two looks at it."""
+    now, codes = 0.0, []
+    dog = watchdog.Watchdog(1, clock=lambda: now, end=codes.append, linger=0)
+    with dog:
+        dog.beat("step 5")
+        now = 1000.0
+        time.sleep(0.5)
+        assert codes == []
+        for _ in range(40):  # now it passes as it should, and nothing happens
+            now += 0.2
+            time.sleep(0.1)
+            if codes:
+                break
+    assert codes == [exit_codes.HANG]
+    assert "no progress for 1 s" in capfd.readouterr().err
+
+
+def test_a_stopped_process_goes_on():
     child = start(
         "with guard(1) as dog:\n"
         "    print('running', flush=True)\n"
@@ -76,9 +94,9 @@ def test_a_stopped_process_is_given_its_time_back():
         "print('done')\n"
     )
     assert child.stdout.readline() == "running\n"
-    time.sleep(0.5)
+    time.sleep(0.3)
     child.send_signal(signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(2)
     child.send_signal(signal.SIGCONT)
     output, errors = child.communicate(timeout=20)
     assert (child.returncode, output, errors) == (0, "done\n", "")
