@@ -178,7 +178,7 @@ def _run(model, params, tokenizer, asked: request.Request, chunk: int):
         settings=asked.settings,
     )
     tokens_BP, room = np.maximum(prompts_BP, 0), bucket(asked.max_tokens)
-    state = _start(model, params, tokens_BP, prompts_BP >= 0, draw, room)
+    state = _start(model, params, tokens_BP, prompts_BP >= 0, room)
     done_B = np.asarray(state.responses.done_B)
     found: list[text.Found | None] = [None] * count
     seen, until = 0, min(chunk, asked.max_tokens)
@@ -195,7 +195,7 @@ def _run(model, params, tokenizer, asked: request.Request, chunk: int):
         seen, until = until, min(until + chunk, asked.max_tokens)
 
 
-_start = jax.jit(loop.start, static_argnums=(0, 5))
+_start = jax.jit(loop.start, static_argnums=(0, 4))
 _advance = jax.jit(loop.advance, static_argnums=0, donate_argnums=2)
 _keys = jax.jit(jax.vmap(jax.random.key))
 
@@ -237,10 +237,11 @@ def _pad(asked: request.Request) -> tuple[np.ndarray, np.ndarray]:
     count = len(asked.prompts)
     devices = max(1, jax.sharding.get_abstract_mesh().size)
     rows = -(-(1 << (count - 1).bit_length()) // devices) * devices
-    longest = bucket(max(map(len, asked.prompts)))
-    prompts_BP = np.full((rows, longest), -1, np.int32)
+    # The last token of a prompt does not go into the cache with the others.
+    length = 1 + bucket(max(map(len, asked.prompts)) - 1)
+    prompts_BP = np.full((rows, length), -1, np.int32)
     for row, prompt in zip(prompts_BP, asked.prompts, strict=False):
-        row[longest - len(prompt) :] = prompt
+        row[length - len(prompt) :] = prompt
     return prompts_BP, np.array(asked.seeds + [0] * (rows - count), np.uint32)
 
 
@@ -248,7 +249,7 @@ def bucket(length: int) -> int:
     """The size that prompts of this length, and the room for responses, get."""
     if length > loop.PREFILL:
         return -(-length // loop.PREFILL) * loop.PREFILL
-    return max(16, 1 << (length - 1).bit_length())
+    return max(16, 1 << max(length - 1, 0).bit_length())
 
 
 def _allowed(tokenizer, stop_ids, vocab_size: int) -> np.ndarray:

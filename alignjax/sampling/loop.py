@@ -63,10 +63,14 @@ class Draw(NamedTuple):
 
 
 class State(NamedTuple):
-    """Between two iterations: every row that is not done has `step` tokens."""
+    """Between two iterations: every row that is not done has `step` tokens.
+
+    `last_B` is what the model reads next, at `position_B`; all before it is in `cache`.
+    """
 
     responses: Responses
-    prompt_length_B: jax.Array
+    last_B: jax.Array
+    position_B: jax.Array
     step: jax.Array
     cache: Any
 
@@ -90,50 +94,52 @@ def sample(
       draw: keys and settings.
       max_tokens: room for the longest response, R.
     """
-    state = start(model, params, prompts_BP, mask_BP, draw, max_tokens)
+    state = start(model, params, prompts_BP, mask_BP, max_tokens)
     done_B = state.responses.done_B
     return advance(model, params, state, done_B, draw, max_tokens).responses
 
 
-def start(model: Model, params, prompts_BP, mask_BP, draw: Draw, room: int) -> State:
-    """The state with the first token of each response; arguments as for `sample`."""
-    B, P = prompts_BP.shape
-    prompt_length_B = mask_BP.sum(axis=1, dtype=jnp.int32)
-    counted_BP = jnp.cumsum(mask_BP, axis=1, dtype=jnp.int32) - 1
-    positions_BP = jnp.where(mask_BP, counted_BP, -1)
-    # The last token of a response is never read, so it needs no slot.
-    cache = model.init_cache(B, P + room - 1)
-    x_BD, cache = _prefill(model, params, prompts_BP, positions_BP, cache)
-    state = State(
-        Responses(
-            tokens_BR=jnp.zeros((B, room), jnp.int32),
-            logps_BR=jnp.zeros((B, room), jnp.float32),
-            model_logps_BR=jnp.zeros((B, room), jnp.float32),
-            length_B=jnp.zeros(B, jnp.int32),
-            done_B=prompt_length_B == 0,
-        ),
-        prompt_length_B,
-        jnp.int32(0),
-        cache,
+def start(model: Model, params: Params, prompts_BP, mask_BP, room: int) -> State:
+    """The state before the first token; arguments are those of `sample`.
+
+    The last token of the prompts is left for the loop to read, so that drawing is a
+    part of one program only.
+    """
+    length_B = mask_BP.sum(axis=1, dtype=jnp.int32)
+    positions_BP = jnp.cumsum(mask_BP, axis=1, dtype=jnp.int32) - 1
+    positions_BP = jnp.where(mask_BP, positions_BP, -1)
+    cache = _prefill(model, params, prompts_BP[:, :-1], positions_BP[:, :-1], room)
+    B = len(prompts_BP)
+    responses = Responses(
+        tokens_BR=jnp.zeros((B, room), jnp.int32),
+        logps_BR=jnp.zeros((B, room), jnp.float32),
+        model_logps_BR=jnp.zeros((B, room), jnp.float32),
+        length_B=jnp.zeros(B, jnp.int32),
+        done_B=length_B == 0,
     )
-    return _append(model, params, x_BD, draw, state)
+    last_B = prompts_BP[:, -1].astype(jnp.int32)
+    return State(responses, last_B, length_B - 1, jnp.int32(0), cache)
 
 
-def _prefill(model, params, prompts_BP, positions_BP, cache):
-    """Puts the prompts into the cache; returns what the model makes of their last."""
-    P = prompts_BP.shape[1]
-    if P <= PREFILL or P % PREFILL:
-        x_BPD, cache = model.extend(params, prompts_BP, positions_BP, cache)
-        return x_BPD[:, -1], cache
-    split = lambda x: x.reshape(-1, P // PREFILL, PREFILL).swapaxes(0, 1)
+def _prefill(model, params, tokens_BT, positions_BT, room: int):
+    """A cache that holds the tokens and has room for more."""
+    B, T = tokens_BT.shape
+    slices = -(-T // PREFILL)
+    padding = -T % slices if slices else 0  # less than a token a slice
+    # The last token of a response is never read, but the last of the prompt is.
+    cache = model.init_cache(B, T + padding + room)
+    if slices == 0:
+        return cache
+    if slices == 1:
+        return model.extend(params, tokens_BT, positions_BT, cache)[1]
 
-    def extend(cache, part):
-        x_BTD, cache = model.extend(params, *part, cache)
-        return cache, x_BTD[:, -1]
+    def split(x_BT, fill):
+        x_BT = jnp.pad(x_BT, ((0, 0), (padding, 0)), constant_values=fill)
+        return x_BT.reshape(B, slices, -1).swapaxes(0, 1)
 
-    parts = (split(prompts_BP), split(positions_BP))
-    cache, x_CBD = jax.lax.scan(extend, cache, parts)
-    return x_CBD[-1], cache
+    extend = lambda cache, part: (model.extend(params, *part, cache)[1], None)
+    parts = (split(tokens_BT, 0), split(positions_BT, -1))
+    return jax.lax.scan(extend, cache, parts)[0]
 
 
 def advance(
@@ -150,37 +156,33 @@ def advance(
         return (state.step < until) & ~state.responses.done_B.all()
 
     def one_more(state):
-        last_B1 = jax.lax.dynamic_slice_in_dim(
-            state.responses.tokens_BR, state.step - 1, 1, axis=1
+        position_B = jnp.where(state.responses.done_B, -1, state.position_B)
+        x_B1D, cache = model.extend(
+            params, state.last_B[:, None], position_B[:, None], state.cache
         )
-        position_B = state.prompt_length_B + state.step - 1
-        position_B = jnp.where(state.responses.done_B, -1, position_B)
-        x_B1D, cache = model.extend(params, last_B1, position_B[:, None], state.cache)
-        state = state._replace(cache=cache)
-        return _append(model, params, x_B1D[:, 0], draw, state)
+        logits_BV = model.unembed(params, x_B1D)[:, 0]
+        token_B, responses = _append(logits_BV, draw, state.responses, state.step)
+        return State(responses, token_B, state.position_B + 1, state.step + 1, cache)
 
     return jax.lax.while_loop(unfinished, one_more, state)
 
 
-def _append(model, params, x_BD, draw: Draw, state: State) -> State:
-    """Draws what follows `x_BD` and writes it at place `step` of every row not done."""
-    r, step = state.responses, state.step
-    logits_BV = model.unembed(params, x_BD[:, None])[:, 0]
+def _append(logits_BV, draw: Draw, r: Responses, step) -> tuple[jax.Array, Responses]:
+    """Draws a token for every row that is not done, and writes it at place `step`."""
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(draw.keys_B, step)
     allowed_BV = jnp.where(draw.allowed_V, logits_BV, -jnp.inf)
-    tokens_B, logps_B = distribution.draw(allowed_BV, keys_B, draw.settings)
-    model_logps_B, _ = language_model.token_logp(logits_BV, tokens_B)
+    token_B, logp_B = distribution.draw(allowed_BV, keys_B, draw.settings)
+    model_logp_B, _ = language_model.token_logp(logits_BV, token_B)
 
     def put(old_BR, new_B):
         # Every device gets all rows, so that any host may read them.
         new_B = sharding.constrain(jnp.where(r.done_B, 0, new_B), None)
         return jax.lax.dynamic_update_slice_in_dim(old_BR, new_B[:, None], step, axis=1)
 
-    responses = Responses(
-        tokens_BR=put(r.tokens_BR, tokens_B),
-        logps_BR=put(r.logps_BR, logps_B),
-        model_logps_BR=put(r.model_logps_BR, model_logps_B),
+    return token_B, Responses(
+        tokens_BR=put(r.tokens_BR, token_B),
+        logps_BR=put(r.logps_BR, logp_B),
+        model_logps_BR=put(r.model_logps_BR, model_logp_B),
         length_B=r.length_B + ~r.done_B,
-        done_B=r.done_B | draw.stops_V[tokens_B],
+        done_B=r.done_B | draw.stops_V[token_B],
     )
-    return state._replace(responses=responses, step=step + 1)
