@@ -14,7 +14,7 @@ VERSION = re.search(
 # Neither torch nor TensorFlow nor transformers: training needs none of them.
 CORE = [
     "absl-py>=2",
-    "array_record>=0.8.1",
+    "array_record>=0.8.1",  # the files that tensorflow-datasets reads at random
     "flax>=0.12,<0.13",
     "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
     "jax>=0.10,<0.13",

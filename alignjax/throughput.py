@@ -167,7 +167,11 @@ class Meter:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside is not a step's: evaluation, sampling, a blocking save."""
+        """Time inside is not a step's: evaluation, sampling, a blocking save.
+
+        Wait for the device first (`jax.block_until_ready`), or the end of the step
+        before falls inside, and the rate comes out too high.
+        """
         began = self._clock()
         try:
             yield

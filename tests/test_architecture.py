@@ -145,18 +145,25 @@ def test_public_apis_of_jax_only(path):
     assert "_src" not in attributes
 
 
+def packages(path, nodes=None):
+    """The installable packages that a file, or some statements of it, imports."""
+    ours = set(sys.stdlib_module_names) | {"alignjax"}
+    tops = {name.split(".")[0] for name in imports(path, nodes)} - ours
+    return {DISTRIBUTIONS.get(top, top).replace("_", "-") for top in tops}
+
+
 @pytest.mark.parametrize("path", CORE, ids=str)
 def test_every_import_is_declared(path):
     """At the top of a file only what the core installs, inside functions extras too."""
     core, extras = declared()
-    ours = set(sys.stdlib_module_names) | {"alignjax"}
+    assert packages(path, tree(path).body) <= core
+    assert packages(path) <= core | extras
 
-    def packages(nodes):
-        tops = {name.split(".")[0] for name in imports(path, nodes)} - ours
-        return {DISTRIBUTIONS.get(top, top).replace("_", "-") for top in tops}
 
-    assert packages(tree(path).body) <= core
-    assert packages(None) <= core | extras
+def test_every_package_of_the_core_is_imported():
+    core, _ = declared()
+    through_others = {"array-record", "importlib-resources"}
+    assert core - through_others == core & set.union(*map(packages, CORE))
 
 
 @pytest.mark.parametrize("path", ALL, ids=str)
