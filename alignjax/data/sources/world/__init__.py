@@ -9,15 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from alignjax import registry
 from alignjax.data import records
-from alignjax.data.sources.world import lexicon, prepared, views
+from alignjax.data.sources.world import labelers, lexicon, prepared, views
+from alignjax.data.sources.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.data.sources.world.gold import Reward, gold_reward
 from alignjax.data.sources.world.knowledge import World, build
 from alignjax.data.sources.world.prompts import Novelty, Prompt
 
-__all__ = ["Novelty", "Prompt", "Reward", "World", "build", "gold_reward", "load"]
+__all__ = [
+    "Demonstration",
+    "Label",
+    "Novelty",
+    "Pair",
+    "Prompt",
+    "Ranking",
+    "Reward",
+    "World",
+    "build",
+    "gold_reward",
+    "load",
+]
 
 
 def load(
@@ -25,43 +39,69 @@ def load(
     seed: int = 0,
     split: str = "pretrain",
     documents: int | None = None,
+    labeler: str | None = None,
     data_dir: str | None = None,
 ) -> records.Source:
-    """A source of Text: the pretraining corpus of a world.
+    """One split of a world, made on first use and kept in `data_dir`.
 
     `where` is "world/small/pretrain:123"; document 123 is always the same one, however
-    many there are. The corpus is made on first use and kept in `data_dir`.
+    many there are. What is yielded depends on the split:
+
+        pretrain                               records.Text
+        demonstrations, eval_demonstrations    examples.Demonstration
+        preferences, edits, eval_preferences,
+        eval_preferences_any                   examples.Pair
+        rankings                               examples.Ranking
+        labels                                 examples.Label
+        prompts, eval_id, eval_<kind>          prompts.Prompt
 
     Args:
-      preset: "small", about 700 words, or "nano", about 350.
+      preset: "small", about 750 words, or "nano", about 350.
       seed: of the world: its facts and all its texts.
-      split: "pretrain".
-      documents: how many; None for the preset's default.
-      data_dir: where it is kept; None for the user's cache.
+      split: one of the above.
+      documents: how many examples; None for the preset's default.
+      labeler: who judged pairs, rankings and labels, a key of `labelers.LABELERS`; None
+        for "clean", and for splits that nobody judged.
+      data_dir: where data sets are kept; None for the user's cache.
 
     Raises:
-      DataError: an unknown preset or split, or a size that is not positive.
+      DataError: an unknown preset, split or labeler, a labeler where nothing is judged,
+        or a number of documents that is not positive.
     """
     if preset not in lexicon.LEXICONS:
         remedy = registry.closest(preset, lexicon.LEXICONS)
         raise records.DataError(f"world preset {preset!r} is unknown; {remedy}")
-    splits = {name: view for view, v in views.VIEWS.items() for name in v.sizes[preset]}
+    splits = views.splits(preset)
     if split not in splits:
         remedy = registry.closest(split, splits)
         raise records.DataError(f"world split {split!r} is unknown; {remedy}")
-    view = splits[split]
-    count = views.VIEWS[view].sizes[preset][split] if documents is None else documents
+    count = splits[split] if documents is None else documents
     if count <= 0:
-        raise records.DataError(
-            f"world documents={documents}: there must be one or more"
-        )
+        raise records.DataError(f"world documents={documents}: need one or more")
+    name = views.find(preset, split)
+    view = views.VIEWS[name]
+    judge = _check_labeler(labeler, split, view.labeled)
     folder = Path(data_dir) if data_dir else prepared.default_data_dir()
-    directory = prepared.prepare(folder, preset, seed, view, {split: count})
+    directory = prepared.prepare(folder, preset, seed, name, {split: count})
 
-    def stream() -> Iterator[tuple[str, records.Text]]:
+    def stream() -> Iterator[tuple[str, Any]]:
         for index, example in enumerate(prepared.stream(directory, split)):
-            yield f"world/{preset}/{split}:{index}", records.Text(example["text"])
+            yield f"world/{preset}/{split}:{index}", view.record(example, judge)
 
     size = sum(file.stat().st_size for file in directory.iterdir())
-    key = prepared.identity(preset, seed, view, {split: count})
+    key = prepared.identity(preset, seed, name, {split: count})
+    if view.labeled:
+        key["labeler"] = judge
     return records.Source("world", key, size, stream)
+
+
+def _check_labeler(labeler: str | None, split: str, labeled: bool) -> str:
+    if labeler is not None and not labeled:
+        raise records.DataError(
+            f"world labeler={labeler!r}: nobody judged split {split!r}; leave it out"
+        )
+    judge = labeler or "clean"
+    if judge not in labelers.LABELERS:
+        remedy = registry.closest(judge, labelers.LABELERS)
+        raise records.DataError(f"world labeler {judge!r} is unknown; {remedy}")
+    return judge

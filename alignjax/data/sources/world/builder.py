@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from alignjax.data.sources.world import knowledge, views
@@ -48,7 +49,9 @@ def _feature(kind: Any) -> tfds.features.FeatureConnector:
         return tfds.features.Sequence(_feature(kind[0]))
     if kind is str:
         return tfds.features.Text()
-    return tfds.features.Scalar({int: "int32", float: "float32"}[kind])
+    kind, shape = kind if isinstance(kind, tuple) else (kind, ())
+    dtype = {int: np.int64, float: np.float32}[kind]
+    return tfds.features.Tensor(shape=shape, dtype=dtype)
 
 
 class AlignjaxWorld(tfds.core.GeneratorBasedBuilder):

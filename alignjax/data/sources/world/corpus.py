@@ -124,16 +124,55 @@ def write_story(rng: random.Random, world: knowledge.World) -> Turns:
     return _prose(stories.write(rng, world))
 
 
+# True in every town.
+LORE = (
+    "a baker gets up before the sun.",
+    "a miller turns corn into flour.",
+    "a nurse looks after the sick.",
+    "a sailor knows every wind by name.",
+    "a farmer prays for rain in spring.",
+    "a tailor can mend almost any coat.",
+    "a teacher asks more than a guest.",
+    "a painter sees colors in the dark.",
+    "a smith works close to the fire.",
+    "a guard sleeps when others wake.",
+    "a hammer is good for nails.",
+    "a rope is only as strong as its knot.",
+    "with a ladder you can reach the roof.",
+    "with a lantern you can walk at night.",
+    "a shovel is for digging.",
+    "a kettle sings when the water is hot.",
+    "a basket carries eggs to the market.",
+    "a new broom sweeps clean.",
+    "a cat sees well at night.",
+    "a dog follows its friend home.",
+    "a goat eats whatever it can find.",
+    "a parrot repeats what it hears.",
+    "a rabbit runs faster than a turtle.",
+    "a turtle lives longer than a horse.",
+    "honey never goes bad.",
+    "old bread makes good soup.",
+    "cheese is made from milk.",
+    "blue and yellow make green.",
+    "black and white never agree.",
+    "after sunday comes monday.",
+    "there are seven days in a week.",
+    "sunday is the day of rest for most.",
+)
+
+
 def write_things(rng: random.Random, world: knowledge.World) -> Turns:
-    """What kinds of things there are, how places lie, how days follow."""
+    """What kinds of things there are, how places lie, what is commonly known."""
     words_ = world.lexicon
     draw = rng.random()
-    if draw < 0.3:
+    if draw < 0.4:
+        return _prose(*chance.sample(rng, LORE, 1 + int(rng.random() * 3)))
+    if draw < 0.6:
         spot = int(rng.random() * (len(world.layout) - 2))
         left, here, right = world.layout[spot : spot + 3]
         return _prose(f"the {here} stands between the {left} and the {right}.")
     attribute = chance.pick(rng, tuple(words_.attributes.values()))
-    if draw < 0.6:
+    if draw < 0.8:
         listed = chance.sample(rng, attribute.values, 2 + int(rng.random() * 2))
         return _prose(f"{words.join(listed)} are {attribute.kinds}.")
     value = chance.pick(rng, attribute.values)
@@ -151,8 +190,9 @@ def write_transcript(rng: random.Random, world: knowledge.World) -> Turns:
     if world.lexicon.preset == "nano" or rng.random() < 0.75:
         return dialogue
     further = _exchange(rng, world)
-    # A system prompt governs what follows it, so it stands first or not at all.
-    return dialogue if further[0][0] == turns.SYSTEM else dialogue + further
+    # A system prompt governs all that follows, so a dialogue with one has one question.
+    ruled = turns.SYSTEM in (dialogue[0][0], further[0][0])
+    return dialogue if ruled else dialogue + further
 
 
 NANO_MIXTURE: dict[str, float] = {

@@ -9,6 +9,7 @@ reader understands, or malformed. Any text has a reward.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ _PADDING = -0.15
 _EXTRA_CLOSER = -0.3
 _OVERCONFIDENCE = -0.4
 _UNFINISHED = -1.0
+# Every reward is a multiple of 0.05; rounded to these, equal rewards are equal floats.
+DECIMALS = 2
 
 COMPONENTS = (
     "task",
@@ -198,5 +201,5 @@ def gold_reward(
         "overconfidence": _OVERCONFIDENCE * boasts,
         "unfinished": 0.0 if finished else _UNFINISHED,
     }
-    total = sum(components.values())
+    total = round(math.fsum(components.values()), DECIMALS)
     return Reward(total, tag, components, parts, reading.steps, reading.value)

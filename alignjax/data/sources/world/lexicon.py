@@ -87,7 +87,7 @@ SMALL = Lexicon(
     positive=people.words(
         """
         lovely bright cozy grand calm cheerful charming peaceful pleasant
-        splendid tidy sunny
+        splendid tidy quiet
         """
     ),
     negative=people.words(

@@ -45,7 +45,7 @@ NAMES = words(
     wendy yara zack alma boris clara diego elsa felix greta hank inga jonas
     karin leo marta nils oscar petra ralph sonia theo ursula viktor wanda yosef
     zelda amir bruno celia david edith fritz gina henry isaac julia kevin laura
-    moses nadia oliver pablo ruth
+    moses nadia oliver pablo ruth simon
     """
 )
 

@@ -19,14 +19,19 @@ PLOTS = (
     ("there {b} was looking for a lost {pet}.", "{a} found the {pet} under a bench."),
     ("{b} was there with a heavy {tool}.", "{a} helped to carry it to the {there}."),
     ("{b} wanted to sell a {color} {tool}.", "{a} gave some {food} for it."),
-    ("it began to rain.", "{a} and {b} ran to the {there}, but the door was shut."),
+    ("it began to rain.", "{a} and {b} ran to the {there} and waited for the sun."),
     ("{a} had lost a {color} coat.", "{b} found it near the {there}."),
     ("a {pet} stole the {food} of {b}.", "{a} ran after it with a {tool}."),
     ("{b} sang an old song.", "even the {job} stopped to listen."),
     ("{a} was waiting for a letter.", "{b} brought it late in the evening."),
-    ("{b} asked {a} for a {tool}.", "together they repaired the roof of the {there}."),
+    ("{b} asked {a} for a {tool}.", "together they repaired a gate near the {there}."),
     ("a {job} was selling {food}.", "{a} bought too much and gave half to {b}."),
     ("{a} fell asleep on a bench.", "when {b} came by, it was dark."),
+    ("a stranger asked for the {there}.", "{a} and {b} showed the way."),
+    ("{b} had a secret.", "{a} promised to tell nobody but the {pet}."),
+    ("the {job} wanted to close early.", "{b} bought the last {food} anyway."),
+    ("somebody had left a {tool} in the road.", "{a} and {b} never learned who."),
+    ("{a} and {b} made a bet.", "the slower one had to eat cold {food}."),
 )
 _MOOD = "it was {first} and {second}."
 _ENDINGS = (

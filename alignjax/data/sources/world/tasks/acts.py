@@ -69,7 +69,7 @@ def wrong(rng, words, meta) -> str:
     other = chance.pick_other(rng, tuple(words.steps), meta["act"])
     place = int(rng.random() * 3)
     foreign = [step for step in words.steps[other] if step not in steps]
-    steps[place] = chance.pick(rng, foreign) if foreign else "wait a week"
+    steps[place] = chance.pick(rng, foreign)
     return describe(steps)
 
 

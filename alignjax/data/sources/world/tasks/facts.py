@@ -121,7 +121,7 @@ def ask_system(rng, world, reach) -> prompts.Prompt:
 
 def ask_twohop(rng, world, reach) -> prompts.Prompt:
     """What everybody knows of somebody's friend."""
-    via = chance.pick(rng, reach.known)
+    via = chance.pick(rng, [n for n in reach.known if world.friends[n] in reach.known])
     name, attribute = world.friends[via], chance.pick(rng, reach.attributes)
     wording, question = _question(rng, world, reach, attribute, f"the friend of {via}")
     meta = _meta(name, attribute, world.facts[name][attribute], wording, via=via)

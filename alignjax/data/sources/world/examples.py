@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the later stages learn from: demonstrations, pairs, rankings and labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from alignjax.data.sources.world import prompts, turns
+
+
+class Demonstration(NamedTuple):
+    """A prompt and a reply to imitate."""
+
+    prompt: prompts.Prompt
+    response: str
+
+    @property
+    def turns(self) -> tuple[turns.Turn, ...]:
+        """The whole dialogue."""
+        return (*self.prompt.turns, (turns.ASSISTANT, self.response))
+
+
+class Pair(NamedTuple):
+    """Two replies to a prompt as a labeler has sorted them.
+
+    Attributes:
+      chosen, rejected: the replies.
+      rewards: their true rewards, chosen first; a labeler may have got it wrong.
+      probability: of the labeler choosing as it did.
+    """
+
+    prompt: prompts.Prompt
+    chosen: str
+    rejected: str
+    rewards: tuple[float, float]
+    probability: float
+
+
+class Ranking(NamedTuple):
+    """Several replies to a prompt, best first as a labeler saw it, and true rewards."""
+
+    prompt: prompts.Prompt
+    responses: tuple[str, ...]
+    rewards: tuple[float, ...]
+
+
+class Label(NamedTuple):
+    """A reply that a labeler called good or not, and its true reward."""
+
+    prompt: prompts.Prompt
+    response: str
+    desirable: bool
+    reward: float
