@@ -70,7 +70,7 @@ def test_default_data_dir_is_the_users_cache(monkeypatch, tmp_path):
     assert prepared.default_data_dir() == tmp_path / "alignjax" / "world"
 
 
-_TWO_AT_ONCE = """
+_DIGEST = """
 import hashlib, sys
 from alignjax.data.sources import world
 source = world.load(documents=300, seed=5, data_dir=sys.argv[1])
@@ -80,22 +80,31 @@ print(hashlib.sha256(text.encode()).hexdigest(), sorted(heavy))
 """
 
 
-def test_two_processes_at_once_agree_without_tensorflow_or_jax(tmp_path):
-    command = [sys.executable, "-c", _TWO_AT_ONCE, str(tmp_path)]
-    # Different hash seeds: nothing may depend on the order of a set.
+def digests(directories):
+    """What processes say that load at the same time, each with its own hash seed."""
     runs = [
         subprocess.Popen(
-            command,
+            [sys.executable, "-c", _DIGEST, str(directory)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONHASHSEED": seed},
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
         )
-        for seed in ("1", "2")
+        for seed, directory in enumerate(directories, start=1)
     ]
     said = [run.communicate(timeout=120) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
-    assert said[0][0] == said[1][0]
-    assert said[0][0].split()[1:] == ["[]"]
-    assert [noise for _, noise in said] == ["", ""]
-    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 1
+    assert [run.returncode for run in runs] == [0] * len(runs), said
+    assert [noise for _, noise in said] == [""] * len(runs)
+    return [line.split() for line, _ in said]
+
+
+def test_processes_agree_without_tensorflow_or_jax(tmp_path):
+    first, second = digests([tmp_path / "a", tmp_path / "b"])
+    assert first == second
+    assert first[1:] == ["[]"]
+
+
+def test_two_processes_at_once_make_one_data_set(tmp_path):
+    first, second = digests([tmp_path, tmp_path])
+    assert first == second
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
