@@ -195,9 +195,9 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # says nothing of the file
     except Exception as error:  # whatever a damaged file makes a parser raise
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())[:160]
         raise BrokenStep(
-            f"{path} cannot be read: {type(error).__name__}: {text}"
+            f"{path}: a file is missing or damaged ({type(error).__name__}: {text})"
         ) from error
     found = {item: trees.named_leaves(loaded[item]) for item in abstract}
     for item, named in found.items():

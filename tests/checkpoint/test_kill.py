@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import signal
+import sys
 import time
 
 import pytest
@@ -13,7 +14,7 @@ import tiny
 
 from alignjax.checkpoint import storage
 
-STEPS = 60
+STEPS = 40
 
 
 def wait_for(condition, process, seconds: float = 60.0) -> None:
@@ -21,11 +22,17 @@ def wait_for(condition, process, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and process.exitcode is None:
         assert time.monotonic() < deadline, "the trainer is stuck"
-        time.sleep(0.0005)
+        time.sleep(0.002)
 
 
 def saving(directory: pathlib.Path) -> bool:
     return any(directory.glob(f"*{storage.TEMPORARY}*"))
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    """The server that forks the trainers looks for what it imports only here."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def start(workdir: pathlib.Path):
