@@ -99,7 +99,8 @@ def tokenise_afresh(corpus: Path, saved: Path, workers: int) -> dict[str, float]
 
 
 def report_tokenising(corpus: Path, quarter: Path, saved: Path, name: str) -> None:
-    size = sum(len(json.loads(line)["text"].encode()) for line in open(corpus)) / 1e6
+    texts = (record.text for _, record in sources(corpus)[0].documents())
+    size = sum(len(text.encode()) for text in texts) / 1e6
     several = max(2, pool.cpus())
     for workers in (1, several):
         found = tokenise_afresh(corpus, saved, workers)

@@ -62,7 +62,7 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = str(error).rpartition("] ")[2].strip() or error
         raise config.ConfigError(
             f"vocab_size: {cfg.vocab_size} tokens cannot be learned from this corpus; "
             f"change it as sentencepiece says: {reason}"
