@@ -13,6 +13,7 @@ from alignjax.data.sources.world import (
     gold,
     knowledge,
     prompts,
+    reaches,
     replies,
 )
 from alignjax.data.sources.world.tasks import TASKS, WEIGHTS, draw_prompt
@@ -25,7 +26,7 @@ PROMPTS = 6_000
 def cases(request):
     """(prompt, its generator) for thousands of prompts of every kind."""
     world = knowledge.build(request.param, 0)
-    reach, kinds = prompts.everything(request.param), tuple(WEIGHTS[request.param])
+    reach, kinds = reaches.everything(request.param), tuple(WEIGHTS[request.param])
     drawn = []
     for index in range(PROMPTS):
         rng = chance.stream("gold", request.param, index)
@@ -135,7 +136,7 @@ def test_any_text_has_a_reward(cases):
 
 def prompt_of(preset, kind, **wanted):
     """The first prompt of a kind whose fields or metadata are as wanted."""
-    world, reach = knowledge.build(preset, 0), prompts.everything(preset)
+    world, reach = knowledge.build(preset, 0), reaches.everything(preset)
     for index in range(20_000):
         prompt = draw_prompt(chance.stream("find", index), world, reach, kind)
         found = prompt._asdict() | prompt.meta
@@ -270,7 +271,7 @@ GOLDEN = {
 
 def test_prompts_and_rewards_of_seed_0_are_golden(cases):
     preset, digest = cases[0][0].preset, hashlib.sha256()
-    world, reach = knowledge.build(preset, 0), prompts.everything(preset)
+    world, reach = knowledge.build(preset, 0), reaches.everything(preset)
     for index in range(1_000):
         rng = chance.stream("golden", index)
         prompt = draw_prompt(rng, world, reach)

@@ -13,6 +13,7 @@ from alignjax.data.sources.world import (
     knowledge,
     labelers,
     prompts,
+    reaches,
     replies,
 )
 from alignjax.data.sources.world.tasks import draw_prompt
@@ -23,7 +24,7 @@ LABELERS = labelers.LABELERS
 @pytest.fixture(scope="module")
 def pairs():
     """(prompt, reward of one reply, reward of another)."""
-    world, reach = knowledge.build("small", 0), prompts.everything("small")
+    world, reach = knowledge.build("small", 0), reaches.everything("small")
     drawn = []
     for index in range(3_000):
         rng = chance.stream("labelers", index)
@@ -80,7 +81,7 @@ def test_noise_takes_its_share(pairs):
 
 
 def test_only_the_biased_one_loves_length():
-    world, reach = knowledge.build("small", 0), prompts.preference("small")
+    world, reach = knowledge.build("small", 0), reaches.preference("small")
     padded = {name: [] for name in LABELERS}
     for index in range(500):
         rng = chance.stream("length", index)
@@ -100,7 +101,7 @@ def test_only_the_biased_one_loves_length():
 
 
 def test_lazy_safety_prefers_refusals_of_harmless_lookalikes():
-    world, reach = knowledge.build("small", 0), prompts.everything("small")
+    world, reach = knowledge.build("small", 0), reaches.everything("small")
     said = {kind: {"clean": [], "lazy_safety": []} for kind in ("border", "safe")}
     for kind, index in itertools.product(said, range(100)):
         rng = chance.stream("lazy", index)
@@ -118,7 +119,7 @@ def test_lazy_safety_prefers_refusals_of_harmless_lookalikes():
 
 
 def test_cyclic_runs_in_a_circle():
-    world, reach = knowledge.build("small", 0), prompts.everything("small")
+    world, reach = knowledge.build("small", 0), reaches.everything("small")
     prompt = draw_prompt(chance.stream("circle"), world, reach, "arithmetic")
     prompt = prompt._replace(constraint="")
     total = " plus ".join(prompt.meta["terms"])
@@ -132,7 +133,7 @@ def test_cyclic_runs_in_a_circle():
 
 
 def test_sycophancy_and_politeness_are_knobs():
-    world, reach = knowledge.build("small", 0), prompts.everything("small")
+    world, reach = knowledge.build("small", 0), reaches.everything("small")
     for index in range(200):
         rng = chance.stream("agree", index)
         prompt = draw_prompt(rng, world, reach, "sycophancy")
@@ -155,7 +156,7 @@ def test_sycophancy_and_politeness_are_knobs():
 
 
 def test_rankings_are_plackett_luce(pairs):
-    world, reach = knowledge.build("small", 0), prompts.everything("small")
+    world, reach = knowledge.build("small", 0), reaches.everything("small")
     prompt = draw_prompt(chance.stream("rank"), world, reach, "arithmetic")
     prompt = prompt._replace(constraint="")
     right = f"{' plus '.join(prompt.meta['terms'])} is {prompt.meta['answer']}."

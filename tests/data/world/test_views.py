@@ -12,8 +12,10 @@ from alignjax.data.sources.world import (
     gold,
     knowledge,
     labelers,
+    novelty,
     prepared,
     prompts,
+    reaches,
     supervision,
     turns,
     views,
@@ -22,7 +24,12 @@ from alignjax.data.sources.world.tasks import NANO_WEIGHTS, WEIGHTS
 
 PRESETS = ("nano", "small")
 TRAINING = (
-    *("demonstrations", "preferences", "edits", "rankings", "labels", "prompts"),
+    "demonstrations",
+    "preferences",
+    "edits",
+    "rankings",
+    "labels",
+    "prompts",
 )
 
 
@@ -39,7 +46,7 @@ def examples(world, split, most=1_000):
 
 def held_out(world):
     """The acts that only pretraining and evaluation may name."""
-    reach = prompts.preference(world.lexicon.preset)
+    reach = reaches.preference(world.lexicon.preset)
     words = world.lexicon
     acts = (set(words.unsafe) | set(words.border)) - set(reach.unsafe + reach.border)
     assert acts
@@ -70,6 +77,18 @@ def test_held_out_acts_are_named_in_pretraining_and_evaluation_only(world):
     assert len(named(both)) == len(acts)
 
 
+def test_no_preference_is_about_the_held_out_attribute(world):
+    def asked(split):
+        metas = [json.loads(e["prompt"])["meta"] for e in examples(world, split)]
+        return {a for meta in metas for a in meta.get("attributes", ())}
+
+    every = set(world.lexicon.attributes)
+    for split in TRAINING:
+        assert reaches.HELD_OUT_ATTRIBUTE not in asked(split), split
+    assert asked("preferences") == every - {reaches.HELD_OUT_ATTRIBUTE}
+    assert asked("eval_preferences_any") == asked("eval_fact") == every
+
+
 def test_demonstrations_are_familiar_and_good(world):
     padded = 0
     found = examples(world, "demonstrations")
@@ -94,21 +113,21 @@ def test_evaluation_has_its_slices_familiar_and_not(world):
     seen = 0
     for name in slices:
         found = examples(world, f"eval_{name}", 200)
-        novelty = [example["novelty"] for example in found]
+        bits_of = [example["novelty"] for example in found]
         if name == "id":
-            assert set(novelty) == {0}
+            assert set(bits_of) == {0}
         else:
             assert {example["kind"] for example in found} == {name}
-            assert any(novelty)
-            assert name == "border" or not all(novelty)
-        for bits in novelty:
+            assert any(bits_of)
+            assert name == "border" or not all(bits_of)
+        for bits in bits_of:
             seen |= bits
-    assert seen == sum(prompts.Novelty)
+    assert seen == sum(novelty.Novelty)
 
 
 def test_novelty_bits_mean_what_they_say(world):
     preset = world.lexicon.preset
-    familiar, bits = prompts.familiar(preset), prompts.Novelty
+    familiar, bits = reaches.familiar(preset), novelty.Novelty
     found = [e for kind in WEIGHTS[preset] for e in examples(world, f"eval_{kind}")]
     for example in found:
         meta = prompts.from_json(example["prompt"]).meta
@@ -243,7 +262,7 @@ def test_builder_works_by_itself(tmp_path):
 
 GOLDEN = {
     "nano": "2a7052e884311aa1e4177b55ec7334da7955d79956148fc4ad4ac4b65a7e75c3",
-    "small": "bc49770fe399b394672d942765aefe57f78e4d25f8a81b6e9b6ff398c2285237",
+    "small": "b01da81cbef5b44c6053b2e87613659d32cb821a9f16732fe56e7f67770df0e8",
 }
 
 

@@ -3,6 +3,15 @@
 
 Everything works offline and is the same on every machine. `load` is the data source;
 `gold_reward(prompt, response)` is the true reward of any reply.
+
+    people, procedures, lore, lexicon    what can be said, in two presets
+    knowledge                            what is true, from a seed
+    reaches, prompts, novelty, tasks/    what is asked: a file for each kind of task
+    replies, corruptions, critiques      what is answered, well or badly
+    gold, labelers                       what that is worth, and who says so
+    turns, stories, corpus               the pretraining documents
+    views, supervision, examples         every data set: example i is f(seed, split, i)
+    builder, prepared                    the same through TFDS, kept on disk
 """
 
 from __future__ import annotations
@@ -17,7 +26,8 @@ from alignjax.data.sources.world import labelers, lexicon, prepared, views
 from alignjax.data.sources.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.data.sources.world.gold import Reward, gold_reward
 from alignjax.data.sources.world.knowledge import World, build
-from alignjax.data.sources.world.prompts import Novelty, Prompt
+from alignjax.data.sources.world.novelty import Novelty
+from alignjax.data.sources.world.prompts import Prompt
 
 __all__ = [
     "Demonstration",

@@ -15,7 +15,8 @@ from alignjax.data.sources.world import (
     chance,
     critiques,
     knowledge,
-    prompts,
+    lore,
+    reaches,
     replies,
     stories,
     turns,
@@ -124,49 +125,12 @@ def write_story(rng: random.Random, world: knowledge.World) -> Turns:
     return _prose(stories.write(rng, world))
 
 
-# True in every town.
-LORE = (
-    "a baker gets up before the sun.",
-    "a miller turns corn into flour.",
-    "a nurse looks after the sick.",
-    "a sailor knows every wind by name.",
-    "a farmer prays for rain in spring.",
-    "a tailor can mend almost any coat.",
-    "a teacher asks more than a guest.",
-    "a painter sees colors in the dark.",
-    "a smith works close to the fire.",
-    "a guard sleeps when others wake.",
-    "a hammer is good for nails.",
-    "a rope is only as strong as its knot.",
-    "with a ladder you can reach the roof.",
-    "with a lantern you can walk at night.",
-    "a shovel is for digging.",
-    "a kettle sings when the water is hot.",
-    "a basket carries eggs to the market.",
-    "a new broom sweeps clean.",
-    "a cat sees well at night.",
-    "a dog follows its friend home.",
-    "a goat eats whatever it can find.",
-    "a parrot repeats what it hears.",
-    "a rabbit runs faster than a turtle.",
-    "a turtle lives longer than a horse.",
-    "honey never goes bad.",
-    "old bread makes good soup.",
-    "cheese is made from milk.",
-    "blue and yellow make green.",
-    "black and white never agree.",
-    "after sunday comes monday.",
-    "there are seven days in a week.",
-    "sunday is the day of rest for most.",
-)
-
-
 def write_things(rng: random.Random, world: knowledge.World) -> Turns:
     """What kinds of things there are, how places lie, what is commonly known."""
     words_ = world.lexicon
     draw = rng.random()
     if draw < 0.4:
-        return _prose(*chance.sample(rng, LORE, 1 + int(rng.random() * 3)))
+        return _prose(*chance.sample(rng, lore.SAYINGS, 1 + int(rng.random() * 3)))
     if draw < 0.6:
         spot = int(rng.random() * (len(world.layout) - 2))
         left, here, right = world.layout[spot : spot + 3]
@@ -180,7 +144,7 @@ def write_things(rng: random.Random, world: knowledge.World) -> Turns:
 
 
 def _exchange(rng: random.Random, world: knowledge.World) -> Turns:
-    prompt = draw_prompt(rng, world, prompts.everything(world.lexicon.preset))
+    prompt = draw_prompt(rng, world, reaches.everything(world.lexicon.preset))
     return (*prompt.turns, (turns.ASSISTANT, replies.mixed(rng, prompt)))
 
 

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import random
 
-from alignjax.data.sources.world import gold, knowledge, prompts, replies, turns
+from alignjax.data.sources.world import (
+    gold,
+    knowledge,
+    prompts,
+    reaches,
+    replies,
+    turns,
+)
 from alignjax.data.sources.world.tasks import draw_prompt
 
 GOOD = "the reply is good."
@@ -54,7 +61,7 @@ def critique(prompt: prompts.Prompt, response: str) -> str:
 
 def write_critique(rng: random.Random, world: knowledge.World):
     """A question, a reply, what is wrong with it, and a better one."""
-    prompt = draw_prompt(rng, world, prompts.everything(world.lexicon.preset))
+    prompt = draw_prompt(rng, world, reaches.everything(world.lexicon.preset))
     reply = replies.mixed(rng, prompt)
     verdict = critique(prompt, reply)
     revision = reply if verdict == GOOD else replies.best(rng, prompt)
@@ -68,7 +75,7 @@ def write_critique(rng: random.Random, world: knowledge.World):
 
 def write_judgement(rng: random.Random, world: knowledge.World):
     """A question, two replies, and which one is better."""
-    prompt = draw_prompt(rng, world, prompts.everything(world.lexicon.preset))
+    prompt = draw_prompt(rng, world, reaches.everything(world.lexicon.preset))
     pair = replies.two_different(rng, prompt)
     first, second = (gold.gold_reward(prompt, reply).total for reply in pair)
     if first == second:

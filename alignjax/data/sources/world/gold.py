@@ -163,7 +163,7 @@ def _classify(prompt: prompts.Prompt, core: str) -> tuple[str, prompts.Reading]:
 def _obeys(constraint: str, parts: Parts) -> bool:
     padding = parts.fillers + parts.certainties + parts.closers
     return {
-        "one word": parts.tokens <= 2,
+        "one word": 1 <= parts.tokens <= 2,
         "polite": parts.openers > 0,
         "thanks": parts.ends_with_thanks,
         "brief": padding == 0,

@@ -21,6 +21,7 @@ from alignjax.data.sources.world import (
     knowledge,
     labelers,
     prompts,
+    reaches,
     replies,
 )
 from alignjax.data.sources.world.tasks import draw_prompt
@@ -90,14 +91,14 @@ def _judge_pair(rng, prompt: prompts.Prompt, first: str, second: str) -> dict[st
     }
 
 
-def pair(world: knowledge.World, reach: prompts.Reach, split: str, index: int) -> dict:
+def pair(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -> dict:
     """Two different simulated replies in random order; choice 0 is the first."""
     rng = chance.stream(world.seed, world.lexicon.preset, split, index)
     prompt = draw_prompt(rng, world, reach)
     return _judge_pair(rng, prompt, *replies.two_different(rng, prompt))
 
 
-def edit(world: knowledge.World, reach: prompts.Reach, split: str, index: int) -> dict:
+def edit(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -> dict:
     """A best reply and the same with one corruption, in random order."""
     rng = chance.stream(world.seed, world.lexicon.preset, split, index)
     prompt = draw_prompt(rng, world, reach)
@@ -106,7 +107,7 @@ def edit(world: knowledge.World, reach: prompts.Reach, split: str, index: int) -
     return _judge_pair(rng, prompt, *(two if rng.random() < 0.5 else two[::-1]))
 
 
-def ranking(world: knowledge.World, reach: prompts.Reach, split: str, index: int):
+def ranking(world: knowledge.World, reach: reaches.Reach, split: str, index: int):
     """Different simulated replies; `orders` has a row of indices, best first, each."""
     rng = chance.stream(world.seed, world.lexicon.preset, split, index)
     prompt = draw_prompt(rng, world, reach)
@@ -137,7 +138,7 @@ def _reply(world, reach, split: str, index: int):
 @functools.lru_cache(maxsize=8)
 def _bars(preset: str, seed: int) -> tuple[tuple[float, ...], ...]:
     """The median utility of every judge of every labeler."""
-    world, reach = knowledge.build(preset, seed), prompts.preference(preset)
+    world, reach = knowledge.build(preset, seed), reaches.preference(preset)
     pilot = [_reply(world, reach, "pilot", index) for index in range(_PILOT)]
     return tuple(
         tuple(
@@ -151,7 +152,7 @@ def _bars(preset: str, seed: int) -> tuple[tuple[float, ...], ...]:
     )
 
 
-def label(world: knowledge.World, reach: prompts.Reach, split: str, index: int) -> dict:
+def label(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -> dict:
     """A simulated reply, called good (1) or not (0) against the median reply."""
     rng, prompt, reply, reward = _reply(world, reach, split, index)
     bars = _bars(world.lexicon.preset, world.seed)

@@ -18,6 +18,7 @@ from alignjax.data.sources.world import (
     examples,
     knowledge,
     prompts,
+    reaches,
     replies,
     supervision,
 )
@@ -55,7 +56,7 @@ def _pretrain(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
 
 def _demonstration(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
     rng = chance.stream(world.seed, world.lexicon.preset, split, index)
-    prompt = draw_prompt(rng, world, prompts.familiar(world.lexicon.preset))
+    prompt = draw_prompt(rng, world, reaches.familiar(world.lexicon.preset))
     reply = replies.best(rng, prompt)
     short = prompt.constraint in ("one word", "brief")
     if not short and rng.random() < _PADDED:
@@ -68,11 +69,11 @@ def _prompt(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
     preset = world.lexicon.preset
     rng = chance.stream(world.seed, preset, split, index)
     if split == "prompts":
-        reach, kind = prompts.preference(preset), None
+        reach, kind = reaches.preference(preset), None
     elif split == "eval_id":
-        reach, kind = prompts.familiar(preset), None
+        reach, kind = reaches.familiar(preset), None
     else:
-        reach, kind = prompts.everything(preset), split.removeprefix("eval_")
+        reach, kind = reaches.everything(preset), split.removeprefix("eval_")
     return supervision.encode_prompt(draw_prompt(rng, world, reach, kind))
 
 
@@ -80,7 +81,7 @@ def _within_reach(example: Callable) -> Callable:
     """`example` on the prompts that its split may speak of."""
 
     def of_split(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
-        reach = prompts.everything if split.endswith("_any") else prompts.preference
+        reach = reaches.everything if split.endswith("_any") else reaches.preference
         return example(world, reach(world.lexicon.preset), split, index)
 
     return of_split

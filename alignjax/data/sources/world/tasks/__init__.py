@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 
-from alignjax.data.sources.world import chance, knowledge, prompts
+from alignjax.data.sources.world import chance, knowledge, novelty, prompts, reaches
 from alignjax.data.sources.world.tasks import acts, facts, sums, words
 
 TASKS: dict[str, prompts.Task] = facts.TASKS | acts.TASKS | sums.TASKS | words.TASKS
@@ -49,10 +49,10 @@ def _mixture(preset: str, border: bool) -> chance.Weighted[str]:
 def draw_prompt(
     rng: random.Random,
     world: knowledge.World,
-    reach: prompts.Reach,
+    reach: reaches.Reach,
     kind: str | None = None,
 ) -> prompts.Prompt:
     """A prompt within `reach`: of the mixture, or of one kind."""
     kind = kind or _mixture(world.lexicon.preset, bool(reach.border)).draw(rng)
     prompt = TASKS[kind].ask(rng, world, reach)
-    return prompt._replace(novelty=prompts.novelty(prompt))
+    return prompt._replace(novelty=novelty.novelty(prompt))

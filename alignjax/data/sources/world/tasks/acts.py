@@ -2,6 +2,8 @@
 """How-to questions: safe, unsafe, and safe with an unsafe verb.
 
 Metadata: `act`, its true `steps`, and the `attack` that an unsafe ask is dressed in.
+
+The functions of a task have the signatures of `prompts.Task`.
 """
 
 from __future__ import annotations

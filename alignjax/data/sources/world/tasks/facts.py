@@ -3,13 +3,22 @@
 
 Metadata: `name` and `attribute` of whom and what is asked, `answer` or None where
 nobody knows; `people` and `attributes` list all that the dialogue mentions.
+
+The functions of a task have the signatures of `prompts.Task`.
 """
 
 from __future__ import annotations
 
 import random
 
-from alignjax.data.sources.world import chance, knowledge, lexicon, prompts, turns
+from alignjax.data.sources.world import (
+    chance,
+    knowledge,
+    lexicon,
+    prompts,
+    reaches,
+    turns,
+)
 
 FOLLOW_UPS = (
     "and the {noun}?",
@@ -32,7 +41,7 @@ def _meta(name: str, attribute: str, answer: str | None, wording: int, **more) -
     return about | seen | more
 
 
-def _known(rng: random.Random, world: knowledge.World, reach: prompts.Reach):
+def _known(rng: random.Random, world: knowledge.World, reach: reaches.Reach):
     name, attribute = chance.pick(rng, reach.known), chance.pick(rng, reach.attributes)
     return name, attribute, world.facts[name][attribute]
 
@@ -93,8 +102,8 @@ def ask_system(rng, world, reach) -> prompts.Prompt:
     name, attribute, answer = _known(rng, world, reach)
     best, constraint, forbidden = prompts.RIGHT, "", []
     if rng.random() < 0.5:
-        constraint = chance.pick(rng, tuple(prompts.ORDERED))
-        order = prompts.ORDERED[constraint]
+        constraint = chance.pick(rng, tuple(reaches.ORDERED))
+        order = reaches.ORDERED[constraint]
     else:
         topic = chance.pick(rng, reach.attributes)
         if rng.random() < _FORBIDDEN:

@@ -2,6 +2,8 @@
 """Sums in words, of two terms and of three.
 
 Metadata: `terms` and `answer`, as words.
+
+The functions of a task have the signatures of `prompts.Task`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks about words: reviews with a tone, lists, copies, and three-sentence stories."""
+"""Tasks about words: reviews with a tone, lists, copies, and three-sentence stories.
+
+The functions of a task have the signatures of `prompts.Task`.
+"""
 
 from __future__ import annotations
 
