@@ -184,5 +184,5 @@ def _append(logits_BV, draw: Draw, r: Responses, step) -> tuple[jax.Array, Respo
         logps_BR=put(r.logps_BR, logp_B),
         model_logps_BR=put(r.model_logps_BR, model_logp_B),
         length_B=r.length_B + ~r.done_B,
-        done_B=r.done_B | draw.stops_V[token_B],
+        done_B=r.done_B | jnp.take(draw.stops_V, token_B),
     )
