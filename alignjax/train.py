@@ -68,6 +68,13 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         enter = stack.enter_context
         enter(sharding.use(run.mesh, run.rules))
         interrupted = enter(interruption.Interruption())
+        dog = enter(
+            watchdog.Watchdog(
+                c.watchdog,
+                name=f"process {jax.process_index()}",
+                path=workdir / "stacks.txt",
+            )
+        )
         checkpoints = enter(
             checkpoint.Checkpoints(
                 workdir,
@@ -96,13 +103,6 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         log.say(experiment.describe(run, resumed))
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
-        dog = enter(
-            watchdog.Watchdog(
-                c.watchdog,
-                name=f"process {jax.process_index()}",
-                path=workdir / "stacks.txt",
-            )
-        )
         trace = enter(_trace(workdir / "profile", resumed or 0, profile))
         train_step = jax.jit(
             step.make_train_step(
@@ -153,6 +153,7 @@ class _Loop:
                     # A save that failed in the background is reported here.
                     self.checkpoints.maybe_save(i + 1, train_state)
                     continue
+                jax.block_until_ready(unread)  # the step's own time ends here
                 with self.meter.pause():
                     found = self._evaluate(train_state) if evaluates else {}
                 self._report(i, unread, found)

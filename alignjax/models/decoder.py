@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, layers
+from alignjax.models import attention, kernels, layers  # kernels registers itself
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
     "none": None,  # everything
@@ -216,6 +216,15 @@ def _write(cache, new, slot):
     return jax.tree.map(put, cache, new)
 
 
+def _block(c: DecoderConfig):
+    """`Block`, recomputing in the backward pass what the policy does not keep."""
+    if REMAT_POLICIES[c.remat] is None:
+        return Block
+    # Inside a loop, merging common subexpressions cannot undo the recomputation.
+    looped = c.unroll < c.layers
+    return nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not looped)
+
+
 class Decoder(nn.Module):
     """Embedding, scanned blocks, final norm; the head is a method of its own."""
 
@@ -238,12 +247,8 @@ class Decoder(nn.Module):
             self.head = self.param(
                 "head", named("embed", "vocab"), (c.d_model, c.vocab_size)
             )
-        block = Block
-        if REMAT_POLICIES[c.remat] is not None:
-            # Inside a scan common subexpressions cannot be merged across iterations.
-            block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
         self.layers = nn.scan(
-            block,
+            _block(c),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
@@ -272,8 +277,30 @@ class Decoder(nn.Module):
 
     def hidden(self, inputs_BT, positions_BT, segment_ids_BT):
         shared = Shared(self._rotations(positions_BT), segment_ids_BT)
-        x_BTD, _ = self.layers(self._embed(inputs_BT, positions_BT), None, shared)
+        x_BTD = self._embed(inputs_BT, positions_BT)
+        if self.config.unroll == self.config.layers and not self.is_initializing():
+            x_BTD = self._unrolled(x_BTD, shared)
+        else:
+            x_BTD, _ = self.layers(x_BTD, None, shared)
         return self.norm(x_BTD)
+
+    def _unrolled(self, x_BTD, shared: Shared):
+        """The layers one after the other, with no loop in the program.
+
+        A loop keeps what the backward pass needs in arrays of all layers, which it
+        clears and copies. Splitting once makes the gradient one concatenation.
+        """
+        c = self.config
+        block = _block(c)(c, self.train, parent=None)
+        stacked = self.layers.variables["params"]
+        split = jax.tree.map(lambda x: jnp.split(x, c.layers), stacked)
+        for i in range(c.layers):
+            layer = jax.tree.map(
+                lambda pieces: pieces[i][0], split, is_leaf=lambda x: isinstance(x, list)
+            )
+            rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
+            x_BTD, _ = block.apply({"params": layer}, x_BTD, None, shared, rngs=rngs)
+        return x_BTD
 
     def extend(self, tokens_BT, positions_BT, cache):
         """Sees the cache's tokens and its own up to each position; see `types.Model`."""
