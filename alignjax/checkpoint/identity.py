@@ -10,28 +10,30 @@ from collections.abc import Mapping, Sequence
 from alignjax import config
 
 # Fields of a config that do not change which parameters a run ends with, beyond the
-# rounding of another order of summation. A pattern also covers what is below it.
-# `steps` is not among them: schedules are stretched over it.
+# rounding of another order of summation. A pattern also covers what is below it. Paths
+# may differ, since what is read from them is part of the data's identity. `steps` is
+# not here: schedules are stretched over it.
 MAY_DIFFER = (
-    "checkpoint",
     "mesh",
     "sharding_rules",
     "microbatches",
-    "*_every",
+    "model.attention",
+    "model.remat",
+    "model.unroll",
+    "objective.chunk",
+    "nonfinite",
+    "max_skipped",
+    "checkpoint",
     "evaluation",
     "sample",
     "log",
-    "writer",
-    "wandb",
-    "tensorboard",
-    "watchdog*",
-    "profile*",
+    "watchdog",
+    "prefetch",
     "cache_dir",
-    "data.cache_dir",
+    "tokenizer.path",
     "data.workers",
-    "data.prefetch",
-    "model.attention",
-    "model.remat",
+    "data.sources.*.path",
+    "data.validation_sources.*.path",
 )
 
 log = logging.getLogger(__name__)

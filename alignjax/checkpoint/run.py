@@ -156,19 +156,19 @@ class Run:
     ) -> np.ndarray:
         """float32 [R]: log p(token | prompt, tokens before) for the response's tokens.
 
-        Of texts, prompt and response are tokenized apart, and the prompt begins with
-        the tokenizer's start token where it has one; ids are taken as they are.
+        Prompt and response are tokenized apart, and a prompt begins as those of
+        `generate` do, with the start of document; ids are taken as they are.
 
         Raises:
           ValueError: ids outside the vocabulary, no response, or nothing before it.
         """
-        tokenizer = self.tokenizer
+        from alignjax.sampling import request
+
         before, after = prompt, response
         if isinstance(before, str):
-            start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-            before = [*start, *tokenizer.encode(before)]
+            before = request.encode(self.tokenizer, before)
         if isinstance(after, str):
-            after = tokenizer.encode(after)
+            after = self.tokenizer.encode(after)
         if not len(before) or not len(after):
             raise ValueError(
                 "logprobs needs a token before the response, and one in it"
@@ -179,7 +179,7 @@ class Run:
         logps_BT = _logprobs(self.model)(self._weights, rows)
         return np.asarray(logps_BT)[0, len(before) - 1 :]
 
-    def generate(self, prompts: Sequence[str], **options) -> list:
+    def generate(self, prompts: Sequence, **options) -> list:
         """A completion of each prompt; the options are those of `sampling.generate`."""
         from alignjax import sampling
 

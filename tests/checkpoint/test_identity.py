@@ -8,7 +8,8 @@ from alignjax.checkpoint import identity
 
 OLD = {
     "steps": 100,
-    "eval_every": 10,
+    "evaluation": {"every": 10},
+    "data": {"sources": {"a": {"kind": "text", "path": "a.txt"}}},
     "mesh": {"data": 1, "fsdp": 8},
     "microbatches": 1,
     "checkpoint": {"every": 5},
@@ -25,7 +26,8 @@ def changed(**fields):
     [
         OLD,
         changed(mesh={"data": 2, "fsdp": 4}),
-        changed(microbatches=4, eval_every=50),
+        changed(microbatches=4, evaluation={"every": 5, "batches": 2}),
+        changed(data={"sources": {"a": {"kind": "text", "path": "/mnt/a.txt"}}}),
         changed(checkpoint={"every": 7, "keep_last": 1}),
     ],
 )
@@ -33,7 +35,7 @@ def test_what_does_not_change_the_trajectory_may_differ(new):
     identity.check(OLD, new, where="run")
 
 
-@pytest.mark.parametrize("field", ["steps", "seed", "meshes", "checkpointing"])
+@pytest.mark.parametrize("field", ["steps", "seed", "meshes", "checkpointing", "data"])
 def test_anything_else_is_refused_with_the_diff(field):
     with pytest.raises(config.ConfigError) as error:
         identity.check(OLD, {**OLD, field: 7}, where="runs/a")

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Looks into the checkpoints of a run; needs no accelerator and changes nothing.
+
+    python tools/inspect_checkpoint.py RUN                   # the steps there are
+    python tools/inspect_checkpoint.py RUN tree [STEP]       # every leaf of one
+    python tools/inspect_checkpoint.py RUN verify [STEP...]  # is it what was written?
+    python tools/inspect_checkpoint.py RUN diff STEP STEP    # what changed between two
+
+Leaves are read one at a time, so that memory for the largest will do. `verify` ends
+with 1 if a step is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from alignjax import checkpoint, config
+from alignjax.checkpoint import storage
+
+
+def show_steps(run: checkpoint.Run) -> Iterator[str]:
+    """A line for each step: when, how large, what the parameters are of it, metrics."""
+    yield f"{run.path}: {len(run.steps)} complete steps"
+    for step, complete in storage.all_steps(run.directory).items():
+        path = storage.step_path(run.directory, step)
+        if not complete:
+            yield f"{step:>10}  incomplete"
+            continue
+        try:
+            meta = run.meta(step)
+        except storage.BrokenStep as error:
+            yield f"{step:>10}  broken: {error}"
+            continue
+        saved = datetime.datetime.fromtimestamp((path / storage.MARKER).stat().st_mtime)
+        params = {n: x for n, x in meta["leaves"].items() if n.startswith("params/")}
+        yield (
+            f"{step:>10}  {saved:%Y-%m-%d %H:%M:%S}  {size(on_disk(path))} on disk, "
+            f"parameters {size(storage.nbytes(params))}"
+            + "".join(f"  {k} {v}" for k, v in sorted(meta["metrics"].items()))
+        )
+    for path in sorted((run.path / "quarantine").glob("*")):
+        yield f"set aside as broken: {path}"
+
+
+def show_tree(run: checkpoint.Run, step: int | None) -> Iterator[str]:
+    """A line for each leaf: its name, dtype, shape and fingerprint."""
+    meta = run.meta(step)
+    versions = ", ".join(f"{name} {v}" for name, v in meta["versions"].items())
+    yield f"step {meta['step']}, saved by {versions}"
+    width = max(map(len, meta["leaves"]))
+    for name, leaf in meta["leaves"].items():
+        kind = f"{leaf['dtype']}{leaf['shape']}"
+        yield f"{name:<{width}}  {kind:<24}  {leaf['fingerprint']}"
+    yield f"{size(storage.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
+
+
+def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[str]:
+    """A line for each step, "broken" in those that are."""
+    for step in steps or run.steps:
+        bad = []
+        try:
+            names = run.meta(step)["leaves"]
+        except checkpoint.CheckpointError as error:
+            yield f"step {step}: broken: {error}"
+            continue
+        for name in names:
+            item, _, leaf = name.partition("/")
+            try:
+                run.leaf(leaf, step, item=item)
+            except storage.BrokenStep:
+                bad.append(name)
+        if bad:
+            yield f"step {step}: broken in {len(bad)} leaves: {', '.join(bad)}"
+        else:
+            yield f"step {step}: all {len(names)} leaves are what was written"
+
+
+def diff(run: checkpoint.Run, old: int, new: int) -> Iterator[str]:
+    """A line for each leaf that differs, and for each field of the config."""
+    before, after = run.meta(old), run.meta(new)
+    for line in config.differences(before["config"], after["config"]):
+        yield f"config {line}"
+    same = 0
+    for name in {**before["leaves"], **after["leaves"]}:
+        a, b = before["leaves"].get(name), after["leaves"].get(name)
+        if a == b:
+            same += 1
+        elif a is None or b is None:
+            yield f"{name}: only in step {new if a is None else old}"
+        elif a["shape"] != b["shape"]:
+            yield f"{name}: {a['shape']} -> {b['shape']}"
+        else:
+            yield f"{name}: {change(run, name, old, new)}"
+    yield f"{same} leaves are the same in both"
+
+
+def change(run: checkpoint.Run, name: str, old: int, new: int) -> str:
+    """How far a leaf moved, beside its norm and at any one place."""
+    item, _, leaf = name.partition("/")
+    before, after = (np.float64(run.leaf(leaf, step, item=item)) for step in (old, new))
+    moved = after - before
+    norm = np.linalg.norm(before)
+    share = f"{np.linalg.norm(moved) / norm:.3e} of its norm" if norm else "all of it"
+    return f"changed by {share}, by {np.abs(moved).max():.3e} at most"
+
+
+def on_disk(path: pathlib.Path) -> int:
+    return sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(path)
+        for name in names
+    )
+
+
+def size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a workdir")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("tree").add_argument("step", type=int, nargs="?")
+    commands.add_parser("verify").add_argument("steps", type=int, nargs="*")
+    commands.add_parser("diff").add_argument("steps", type=int, nargs=2)
+    args = parser.parse_args()
+    broken = False
+    try:
+        run = checkpoint.open_run(args.run)
+        lines = {
+            None: lambda: show_steps(run),
+            "tree": lambda: show_tree(run, args.step),
+            "verify": lambda: verify(run, args.steps),
+            "diff": lambda: diff(run, *args.steps),
+        }[args.command]()
+        for line in lines:
+            print(line, flush=True)
+            broken |= args.command == "verify" and ": broken" in line
+    except checkpoint.CheckpointError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return int(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
