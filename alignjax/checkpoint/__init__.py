@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are what was written: saving, resuming, and opening a run."""
 
-from alignjax.checkpoint.manager import CheckpointConfig, Checkpoints, NonFiniteError
+from alignjax.checkpoint.manager import Checkpoints, NonFiniteError
 from alignjax.checkpoint.run import Run, open_run
+from alignjax.checkpoint.settings import CheckpointConfig
 from alignjax.checkpoint.storage import CheckpointError
 
 __all__ = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -19,7 +18,14 @@ import jax
 
 from alignjax import config as config_lib
 from alignjax import types
-from alignjax.checkpoint import agreement, fingerprint, identity, lock, storage
+from alignjax.checkpoint import (
+    agreement,
+    fingerprint,
+    identity,
+    lock,
+    settings,
+    storage,
+)
 from alignjax.checkpoint.storage import CheckpointError
 
 MAX_QUARANTINED = 2
@@ -30,39 +36,6 @@ log = logging.getLogger(__name__)
 
 class NonFiniteError(FloatingPointError):
     """A state that was not saved, because training on from it would be in vain."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """The section `checkpoint` of a config.
-
-    Attributes:
-      every: steps between saves.
-      keep_last: how many of the newest to keep.
-      keep_every: keep also each multiple of this, for ever.
-      keep_best: (metric, "min" or "max"): keep also the best by this metric.
-      timeout: seconds after which a save that does not end is given up.
-      accept: fields, or patterns, in which a resumed config may differ from the run's.
-    """
-
-    every: int
-    keep_last: int = 2
-    keep_every: int | None = None
-    keep_best: tuple[str, ...] | None = None
-    timeout: float = 600.0
-    accept: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        problems = [
-            f"{name}: {value!r} must be at least 1"
-            for name in ("every", "keep_last", "keep_every", "timeout")
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        best = self.keep_best
-        if best is not None and (len(best) != 2 or best[1] not in ("min", "max")):
-            problems.append(f"keep_best: {best!r} is not (metric, 'min' or 'max')")
-        if problems:
-            raise config_lib.ConfigError(problems)
 
 
 class Checkpoints:
@@ -82,7 +55,7 @@ class Checkpoints:
           workdir: a directory that all processes share; made if missing.
           config: the resolved config, as JSON has it.
           data_identity: JSON that changes when batch i changes, tokenizer included.
-          **options: the fields of `CheckpointConfig`.
+          **options: the fields of `settings.CheckpointConfig`.
 
         Raises:
           ConfigError: the workdir holds another config's run, or another writer.
@@ -99,7 +72,7 @@ class Checkpoints:
         # that all decide alike. It forgets nothing that `_prune` deletes.
         self._saved: list[int] = []
         self.quarantined: list[tuple[int, str]] = []
-        self._options = CheckpointConfig(**options)
+        self._options = settings.CheckpointConfig(**options)
         self._config = json.loads(json.dumps(config))
         self._data = json.loads(json.dumps(data_identity))
         self._metrics: dict[int, dict[str, float | None]] = {}
@@ -316,7 +289,7 @@ class Checkpoints:
             self._prune()
 
     def _prune(self) -> None:
-        keep = retained(self._metrics, self._options)
+        keep = settings.retained(self._metrics, self._options)
         for step in sorted(set(self._metrics) - keep):
             storage.remove(storage.step_path(self.directory, step))
             del self._metrics[step]
@@ -368,24 +341,6 @@ class Checkpoints:
     def _report(self) -> str:
         now = [f"step {step}: {reason}" for step, reason in self.quarantined]
         return "; ".join(now) or f"see {self.quarantine}"
-
-
-def retained(
-    metrics: Mapping[int, Mapping[str, float | None]], options: CheckpointConfig
-) -> set[int]:
-    """Which of the steps in `metrics` to keep. A metric that is None is no value."""
-    steps = sorted(metrics)
-    keep = set(steps[-options.keep_last :])
-    if options.keep_every is not None:
-        keep |= {step for step in steps if step % options.keep_every == 0}
-    if options.keep_best is not None:
-        name, mode = options.keep_best
-        scored = [
-            (m[name], step) for step, m in metrics.items() if m.get(name) is not None
-        ]
-        if scored:
-            keep.add((min if mode == "min" else max)(scored)[1])
-    return keep
 
 
 def _check_fits(path, saved: Mapping[str, dict], wanted: Mapping[str, dict]) -> None:

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What is saved, what is kept of it, and who may go on from it."""
+
 import collections
 import dataclasses
 import json
-import logging
 import math
 import os
-import pathlib
-import resource
-import shutil
-import time
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +14,9 @@ import pytest
 import tiny
 
 from alignjax import checkpoint, config, types
-from alignjax.checkpoint import manager, storage
+from alignjax.checkpoint import settings, storage
 
-LIKE = tiny.abstract(tiny.mesh_of(2)) if jax.device_count() > 1 else None
-
-
-def never():
-    raise AssertionError("started from nothing")
-
-
-def save(workdir, *steps, like=LIKE, metrics=None, **options):
-    with tiny.open_checkpoints(workdir, **options) as checkpoints:
-        for step in steps:
-            row = metrics[step] if metrics else None
-            state = tiny.state_at(step, like)
-            assert checkpoints.maybe_save(step, state, force=True, metrics=row)
-            checkpoints.wait()
-        return checkpoints.steps
-
-
-def restore(workdir, like=LIKE, init=never, **options):
-    with tiny.open_checkpoints(workdir, **options) as checkpoints:
-        return checkpoints.restore_or_init(like, init)
+LIKE = tiny.abstract(tiny.mesh_of(2))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -51,7 +29,7 @@ def test_any_mesh_gets_the_same_bits(tmp_path, axis):
             state = tiny.state_at(7, like)
             want = tiny.bits(state)
         else:
-            state, found = restore(workdir, like)
+            state, found = tiny.restore(workdir, like)
             assert found == 7
         assert tiny.bits(state) == want
         assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(
@@ -64,8 +42,8 @@ def test_any_mesh_gets_the_same_bits(tmp_path, axis):
 
 
 def test_containers_of_optax_come_back(tmp_path):
-    save(tmp_path, 5)
-    state, _ = restore(tmp_path)
+    tiny.save(tmp_path, 5)
+    state, _ = tiny.restore(tmp_path)
     kinds = collections.Counter(
         type(node).__name__
         for node in jax.tree.leaves(
@@ -90,12 +68,12 @@ def test_eleven_parts_of_a_chain_keep_their_order(tmp_path):
     )
     with tiny.open_checkpoints(tmp_path) as checkpoints:
         checkpoints.maybe_save(5, state)
-    assert tiny.bits(restore(tmp_path, like)[0]) == tiny.bits(state)
+    assert tiny.bits(tiny.restore(tmp_path, like)[0]) == tiny.bits(state)
 
 
 def test_first_start_is_init_and_writes_the_config(tmp_path):
     fresh = tiny.place(tiny.init(), LIKE)
-    state, step = restore(tmp_path / "new" / "run", init=lambda: fresh)
+    state, step = tiny.restore(tmp_path / "new" / "run", init=lambda: fresh)
     assert state is fresh and step is None
     written = json.loads((tmp_path / "new" / "run" / "config.json").read_text())
     assert written == tiny.CONFIG
@@ -130,7 +108,7 @@ def test_step_must_be_the_states(tmp_path):
 
 
 def test_meta_says_what_is_needed_later(tmp_path):
-    save(tmp_path, 5, metrics={5: {"loss": 1.5, "bad": math.nan}})
+    tiny.save(tmp_path, 5, metrics={5: {"loss": 1.5, "bad": math.nan}})
     meta = storage.read_meta(tmp_path / "checkpoints" / "5")
     assert meta["step"] == 5
     assert meta["config"] == tiny.CONFIG and meta["data"] == tiny.DATA
@@ -159,8 +137,8 @@ def test_meta_says_what_is_needed_later(tmp_path):
 def test_retention(options, kept):
     losses = {1: 5.0, 2: None, 3: 1.0, 4: 3.0, 5: None, 6: 2.0}
     metrics = {step: {"loss": loss} for step, loss in losses.items()}
-    options = manager.CheckpointConfig(every=1, **options)
-    assert sorted(manager.retained(metrics, options)) == kept
+    options = settings.CheckpointConfig(every=1, **options)
+    assert sorted(settings.retained(metrics, options)) == kept
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -168,20 +146,20 @@ def test_best_outlives_a_metric_that_is_none(tmp_path, bad):
     losses = dict(zip(range(1, 7), [5.0, bad, 1.0, 3.0, bad, 2.0], strict=True))
     metrics = {step: {"loss": loss} for step, loss in losses.items()}
     options = dict(keep_last=1, keep_best=("loss", "min"))
-    assert save(tmp_path, *range(1, 5), metrics=metrics, **options) == [3, 4]
+    assert tiny.save(tmp_path, *range(1, 5), metrics=metrics, **options) == [3, 4]
     # As well after a restart, which knows the metrics from disk alone.
-    assert save(tmp_path, 5, 6, metrics=metrics, **options) == [3, 6]
+    assert tiny.save(tmp_path, 5, 6, metrics=metrics, **options) == [3, 6]
 
 
 def test_step_whose_metrics_cannot_be_read_is_not_deleted(tmp_path):
-    save(tmp_path, 1, 2)
+    tiny.save(tmp_path, 1, 2)
     (tmp_path / "checkpoints" / "1" / "meta" / "data.json").write_text("{")
-    assert save(tmp_path, 3, 4, keep_last=1) == [1, 4]
+    assert tiny.save(tmp_path, 3, 4, keep_last=1) == [1, 4]
 
 
 def test_bad_options_are_refused():
     with pytest.raises(config.ConfigError) as error:
-        manager.CheckpointConfig(every=0, keep_last=0, keep_best=("loss", "least"))
+        settings.CheckpointConfig(every=0, keep_last=0, keep_best=("loss", "least"))
     assert [p.partition(":")[0] for p in error.value.problems] == [
         "every",
         "keep_last",
@@ -193,23 +171,23 @@ def test_bad_options_are_refused():
 
 
 def test_other_configs_run_is_refused_and_left_alone(tmp_path):
-    save(tmp_path, 5)
+    tiny.save(tmp_path, 5)
     other = {**tiny.CONFIG, "optimizer": {"learning_rate": 1.0, "betas": [0.9, 0.95]}}
     with pytest.raises(config.ConfigError, match=r"learning_rate: 0.01 -> 1.0"):
-        restore(tmp_path, config=other)
+        tiny.restore(tmp_path, config=other)
     assert not (tmp_path / "quarantine").exists()
-    assert restore(tmp_path)[1] == 5  # and the lock was given back
-    accepted = restore(tmp_path, config=other, accept=["optimizer.learning_rate"])
+    assert tiny.restore(tmp_path)[1] == 5  # and the lock was given back
+    accepted = tiny.restore(tmp_path, config=other, accept=["optimizer.learning_rate"])
     assert accepted[1] == 5
     assert json.loads((tmp_path / "config.json").read_text()) == other
 
 
 def test_config_of_the_step_counts_where_the_runs_is_lost(tmp_path):
-    save(tmp_path, 5)
+    tiny.save(tmp_path, 5)
     (tmp_path / "config.json").unlink()
     with pytest.raises(config.ConfigError, match="steps: 40 -> 41"):
-        restore(tmp_path, config={**tiny.CONFIG, "steps": 41})
-    assert restore(tmp_path)[1] == 5
+        tiny.restore(tmp_path, config={**tiny.CONFIG, "steps": 41})
+    assert tiny.restore(tmp_path)[1] == 5
 
 
 def test_run_that_saved_nothing_may_change_its_config(tmp_path):
@@ -221,28 +199,28 @@ def test_run_that_saved_nothing_may_change_its_config(tmp_path):
 
 
 def test_mesh_and_cadence_may_change(tmp_path):
-    save(tmp_path, 5)
+    tiny.save(tmp_path, 5)
     other = {**tiny.CONFIG, "mesh": {"fsdp": 2}, "checkpoint": {"every": 9}}
-    assert restore(tmp_path, config=other)[1] == 5
+    assert tiny.restore(tmp_path, config=other)[1] == 5
 
 
 def test_other_data_is_refused(tmp_path):
-    save(tmp_path, 5)
+    tiny.save(tmp_path, 5)
     with pytest.raises(config.ConfigError) as error:
-        restore(tmp_path, data={**tiny.DATA, "sha256": "cd" * 32})
+        tiny.restore(tmp_path, data={**tiny.DATA, "sha256": "cd" * 32})
     assert "data_identity.sha256: 'abab" in str(error.value)
 
 
 @pytest.mark.parametrize("size", [8, 4])
 def test_other_model_is_refused_by_name_and_nothing_moves(tmp_path, size):
-    save(tmp_path, 5)
+    tiny.save(tmp_path, 5)
     like = tiny.abstract(tiny.mesh_of(2), size=size)
     if size == 8:  # the same shapes, another dtype, and a leaf too many
         cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
         like.params["layers"]["w"] = cast(like.params["layers"]["w"])
         like.params["layers"]["new"] = like.params["layers"]["scale"]
     with pytest.raises(config.ConfigError) as error:
-        restore(tmp_path, like)
+        tiny.restore(tmp_path, like)
     text = str(error.value)
     assert "params/layers/w: bfloat16[8, 8, 8] saved, " in text
     if size == 8:
@@ -310,7 +288,7 @@ def test_leaves_that_storage_would_confuse_are_refused(tmp_path, params, message
             checkpoints.maybe_save(5, state)
         abstract = jax.eval_shape(lambda: state)
         with pytest.raises(ValueError, match=message):
-            checkpoints.restore_or_init(abstract, never)
+            checkpoints.restore_or_init(abstract, tiny.never)
 
 
 def test_saved_is_what_was_there_before_the_donation(tmp_path):
@@ -326,117 +304,4 @@ def test_saved_is_what_was_there_before_the_donation(tmp_path):
             state = step_fn(state)
         jax.block_until_ready(state)
     assert tiny.bits(state) != want
-    assert tiny.bits(restore(tmp_path, like)[0]) == want
-
-
-# Disks.
-
-
-def test_disk_that_would_fill_up_is_noticed_before(tmp_path, monkeypatch):
-    save(tmp_path, 5)
-    usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(checkpoint.CheckpointError, match="1 MiB free and a save"):
-            checkpoints.maybe_save(10, tiny.state_at(10, LIKE))
-        monkeypatch.undo()
-        assert checkpoints.maybe_save(10, tiny.state_at(10, LIKE))
-    assert os.listdir(tmp_path / "checkpoints") in (["5", "10"], ["10", "5"])
-
-
-def fail_to_write(checkpoints, like):
-    """Starts a save that cannot end, as the limit on file sizes is too low for it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    try:
-        assert checkpoints.maybe_save(10, tiny.state_at(10, like))
-        deadline = time.monotonic() + 30
-        while not checkpoints._pending[1].done() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_failed_write_is_reported_at_the_next_step(tmp_path):
-    like = tiny.abstract(tiny.mesh_of(2), size=4096)
-    save(tmp_path, 5, like=like)
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
-        fail_to_write(checkpoints, like)
-        with pytest.raises(checkpoint.CheckpointError, match="saving step 10") as error:
-            checkpoints.maybe_save(11, tiny.state_at(11, like))
-        assert "[5]" in str(error.value) and "too large" in str(error.value)
-        assert os.listdir(tmp_path / "checkpoints") == ["5"]  # its space is free again
-        assert not checkpoints.maybe_save(12, tiny.state_at(12, like))
-        assert checkpoints.maybe_save(10, tiny.state_at(10, like))
-    assert restore(tmp_path, like)[1] == 10
-
-
-def test_failed_last_write_is_reported_by_close(tmp_path):
-    like = tiny.abstract(tiny.mesh_of(2), size=4096)
-    save(tmp_path, 5, like=like)
-    with (
-        pytest.raises(checkpoint.CheckpointError, match="saving step 10"),
-        tiny.open_checkpoints(tmp_path) as checkpoints,
-    ):
-        fail_to_write(checkpoints, like)
-    state, step = restore(tmp_path, like)
-    assert step == 5
-    assert tiny.bits(state) == tiny.bits(tiny.state_at(5, like))
-
-
-def test_failed_last_write_does_not_hide_what_ended_the_run(tmp_path, caplog):
-    like = tiny.abstract(tiny.mesh_of(2), size=4096)
-    with (
-        pytest.raises(KeyError, match="the reason"),
-        tiny.open_checkpoints(tmp_path) as checkpoints,
-    ):
-        fail_to_write(checkpoints, like)
-        raise KeyError("the reason")
-    assert "saving step 10" in caplog.text
-
-
-def test_leftovers_of_a_killed_save_are_removed(tmp_path):
-    save(tmp_path, 5)
-    for name in ("10.orbax-checkpoint-tmp", "4.deleted"):
-        (tmp_path / "checkpoints" / name / "params").mkdir(parents=True)
-    assert restore(tmp_path)[1] == 5
-    assert os.listdir(tmp_path / "checkpoints") == ["5"]
-
-
-@pytest.mark.parametrize("workdir", ["/sys/run", "/proc/run", "/dev/null/run"])
-def test_workdir_that_cannot_be_written(workdir):
-    if not pathlib.Path(workdir).parent.exists():
-        pytest.skip("no such file system here")
-    with pytest.raises(checkpoint.CheckpointError, match=f"cannot use {workdir}: "):
-        tiny.open_checkpoints(workdir)
-
-
-def test_bucket_is_refused():
-    with pytest.raises(config.ConfigError, match="mount the bucket"):
-        tiny.open_checkpoints("gs://bucket/run")
-
-
-def test_every_byte_of_a_step_is_synced(tmp_path, monkeypatch):
-    synced = set()
-    fsync = os.fsync
-
-    def spy(descriptor):
-        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
-        fsync(descriptor)
-
-    if not os.path.exists("/proc/self/fd"):
-        pytest.skip("needs /proc to see which files are synced")
-    monkeypatch.setattr(os, "fsync", spy)
-    save(tmp_path, 5)
-    step = tmp_path / "checkpoints" / "5"
-    want = {str(path) for path in [step, step.parent, *step.rglob("*")]}
-    assert want <= synced
-    assert any(path.startswith(f"{tmp_path}/config.json") for path in synced)
-
-
-def test_says_what_it_removed(tmp_path, caplog):
-    save(tmp_path, 5)
-    (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp").mkdir()
-    with caplog.at_level(logging.INFO):
-        restore(tmp_path)
-    assert "10.orbax-checkpoint-tmp" in caplog.text
+    assert tiny.bits(tiny.restore(tmp_path, like)[0]) == want

@@ -17,15 +17,13 @@ from alignjax.checkpoint import storage
 # Storage leaves coroutines behind where a read fails half-way.
 pytestmark = [
     pytest.mark.usefixtures("collected"),
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:coroutine .* was never awaited:RuntimeWarning"
+    ),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 ONE = tiny.abstract(tiny.mesh_of(1))
-
-
-def never():
-    raise AssertionError("started from nothing")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +143,7 @@ def damage(workdir, *steps):
 def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
     damage(copy, 15)
     with tiny.open_checkpoints(copy) as checkpoints:
-        state, step = checkpoints.restore_or_init(ONE, never)
+        state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 10 and tiny.bits(state) == BITS[10]
         ((broken, why),) = checkpoints.quarantined
         assert broken == 15 and "fingerprint" in why and "params/" in why
@@ -158,7 +156,7 @@ def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
     (kept,) = os.listdir(copy / "quarantine")
     assert kept.startswith("15-")
     with tiny.open_checkpoints(copy) as checkpoints:
-        state, step = checkpoints.restore_or_init(ONE, never)
+        state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 20 and tiny.bits(state) == BITS[20]
         assert checkpoints.quarantined == []
 
@@ -166,7 +164,7 @@ def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
 def test_two_broken_are_set_aside(copy):
     damage(copy, 10, 15)
     with tiny.open_checkpoints(copy) as checkpoints:
-        state, step = checkpoints.restore_or_init(ONE, never)
+        state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 5 and tiny.bits(state) == BITS[5]
         assert [s for s, _ in checkpoints.quarantined] == [15, 10]
 
@@ -179,7 +177,7 @@ def test_all_broken_stops_and_deletes_nothing(copy):
         ) as error,
         tiny.open_checkpoints(copy) as checkpoints,
     ):
-        checkpoints.restore_or_init(ONE, never)
+        checkpoints.restore_or_init(ONE, tiny.never)
     for step in (5, 10, 15):
         assert f"step {step}: " in str(error.value)
     assert os.listdir(copy / "checkpoints") == ["5"]
@@ -190,7 +188,7 @@ def test_all_broken_stops_and_deletes_nothing(copy):
             pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"),
             tiny.open_checkpoints(copy) as checkpoints,
         ):
-            checkpoints.restore_or_init(ONE, never)
+            checkpoints.restore_or_init(ONE, tiny.never)
     assert len(os.listdir(copy / "quarantine")) == 3
     shutil.rmtree(copy / "quarantine")
     with tiny.open_checkpoints(copy) as checkpoints:
@@ -208,7 +206,7 @@ def test_incomplete_copies_and_junk_are_never_chosen(copy, caplog):
     (directory / "notes.txt").write_text("mine")
     with tiny.open_checkpoints(copy) as checkpoints:
         assert checkpoints.steps == [5, 10, 15]
-        assert checkpoints.restore_or_init(ONE, never)[1] == 15
+        assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 15
     assert caplog.text.count("left alone") == 2
     assert (directory / "notes.txt").exists() and (directory / "98").exists()
 
@@ -217,7 +215,7 @@ def test_step_under_another_name_is_refused(copy):
     """A renamed directory would resume with the wrong batch."""
     os.rename(copy / "checkpoints" / "15", copy / "checkpoints" / "17")
     with tiny.open_checkpoints(copy) as checkpoints:
-        assert checkpoints.restore_or_init(ONE, never)[1] == 10
+        assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 10
         assert "it is of step 15" in checkpoints.quarantined[0][1]
 
 
@@ -231,5 +229,5 @@ def test_checkpoint_of_a_later_format_is_refused(copy):
         pytest.raises(checkpoint.CheckpointError, match="newer than this code"),
         tiny.open_checkpoints(copy) as checkpoints,
     ):
-        checkpoints.restore_or_init(ONE, never)
+        checkpoints.restore_or_init(ONE, tiny.never)
     assert (copy / "checkpoints" / "15").is_dir()

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The hash of a leaf: what it sees, and what it does not depend on."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Which configs may go on with a run, and what the others are told."""
+
 import logging
 
 import pytest

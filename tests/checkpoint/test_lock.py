@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""One writer: who is refused, who may take over, and what a race ends in."""
+
 import concurrent.futures
 import json
 import logging

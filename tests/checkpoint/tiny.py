@@ -114,6 +114,30 @@ def state_at(step: int, like) -> types.TrainState:
     return place(state, like)
 
 
+def never():
+    """For `restore_or_init`, where there is something to restore."""
+    raise AssertionError("started from nothing")
+
+
+def save(workdir, *steps, like=None, metrics=None, **options) -> list[int]:
+    """Saves these steps, one after the other; returns those that are left."""
+    like = like or abstract(mesh_of(2))
+    with open_checkpoints(workdir, **options) as checkpoints:
+        for step in steps:
+            row = metrics[step] if metrics else None
+            assert checkpoints.maybe_save(
+                step, state_at(step, like), force=True, metrics=row
+            )
+            checkpoints.wait()
+        return checkpoints.steps
+
+
+def restore(workdir, like=None, init=never, **options):
+    like = like or abstract(mesh_of(2))
+    with open_checkpoints(workdir, **options) as checkpoints:
+        return checkpoints.restore_or_init(like, init)
+
+
 def train(workdir, steps: int, every: int, devices: int = 2, cache=None) -> None:
     """Trains or resumes; writes a hash of the final state to `workdir/final`."""
     if cache is not None:
