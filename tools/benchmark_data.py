@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignjax.data import cache, loader, packing, pool, tokenizer
+from alignjax.data import best_fit, cache, loader, pool, tokenizer
 
 LENGTH = 1024
 DOCUMENT = 4000
@@ -120,7 +120,7 @@ def report_packing() -> None:
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(5.5, 1.2, 10**6), 1, LENGTH).astype(np.int64)
     start = time.perf_counter()
-    rows = packing.best_fit(lengths, LENGTH)
+    rows = best_fit.rows(lengths, LENGTH)
     seconds = time.perf_counter() - start
     full = lengths.sum() / (LENGTH * (rows.max() + 1))
     print(f"packing 10^6 documents: {seconds:.2f} s, rows {100 * full:.2f} % full")

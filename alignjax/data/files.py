@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a corpus: finding them, their digests, and reading them as lines."""
+"""Files of a corpus: finding them, and reading them in blocks, lines or as text."""
 
 from __future__ import annotations
 
-import functools
 import glob
 import gzip
-import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -54,12 +52,6 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
         if file.stat().st_size == 0:
             raise records.DataError(f"{file}: the file is empty; fill or remove it")
     return list(found)
-
-
-def digests(paths: Sequence[Path]) -> list[str]:
-    """The sha256 of the bytes of each file."""
-    states = [(path, path.stat()) for path in paths]
-    return [_digest(path, stat.st_size, stat.st_mtime_ns) for path, stat in states]
 
 
 def size(paths: Sequence[Path]) -> int:
@@ -146,10 +138,3 @@ def _walk(directory: str) -> Iterator[str]:
 
 def _glob(pattern: str) -> list[str]:
     return glob.glob(pattern, recursive=True)
-
-
-@functools.lru_cache(maxsize=65536)
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    """Kept within the process for a file that has not changed meanwhile."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

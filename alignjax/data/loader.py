@@ -144,6 +144,10 @@ def build(
       ConfigError: a source that cannot be, or no validation data where it is asked for.
       DataError: bad data, or a split without documents.
     """
+    if cfg.bos and tok.bos_id is None:
+        raise config.ConfigError(
+            "data.bos: True, but the tokenizer has no start token; set it to False"
+        )
     own = split == "validation" and bool(cfg.validation_sources)
     if split == "validation" and not own and not cfg.validation_fraction:
         raise config.ConfigError(

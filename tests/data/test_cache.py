@@ -13,7 +13,16 @@ import fresh
 import numpy as np
 import pytest
 
-from alignjax.data import cache, files, records, sources, store, tokenizer, tokenizing
+from alignjax.data import (
+    cache,
+    files,
+    pool,
+    records,
+    sources,
+    store,
+    tokenizer,
+    tokenizing,
+)
 
 TOK = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
 
@@ -110,6 +119,11 @@ def test_a_document_in_pieces_is_one_document(tmp_path, monkeypatch):
     whole = [*"".join(lines).encode(), TOK.eos_id]
     assert documents_of(tokens) == [whole, whole, [*b"other", TOK.eos_id]]
     assert tokens.hashes[0] == tokens.hashes[1] != tokens.hashes[2]
+    other = [*lines]
+    other[0] = "changed\n"
+    (tmp_path / "b.txt").write_text("".join(other))
+    again = cache.build(source_of(tmp_path, "text"), TOK, tmp_path / "cache")
+    assert again.hashes[0] == tokens.hashes[0] != again.hashes[1]
     assert tokens.describe(len(whole) + 5) == (f"{tmp_path / 'b.txt'}:1", 5)
 
 
@@ -150,6 +164,20 @@ def test_ids_outside_the_vocabulary_are_refused(tmp_path, monkeypatch, in_proces
         cache.build(source_of(path), TOK, tmp_path, **options)
     tokens = cache.build(source_of(path), TOK, tmp_path, on_bad_row="skip", **options)
     assert documents_of(tokens) == [[1, 2], [1, 2]]
+
+
+def die(tok, texts):
+    del tok, texts
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_dead_worker_ends_it(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, fresh.PLACES)))
+    results = pool.ordered_map(
+        tokenizing.make_job, (TOK.kind, TOK.files, die, {}), iter([["one"]] * 9), 2
+    )
+    with pytest.raises(RuntimeError, match="a tokenising process died"):
+        list(results)
 
 
 def test_characters_that_are_not_known_are_named(tmp_path):

@@ -304,6 +304,10 @@ def test_a_section_of_a_config_is_built_and_its_faults_named(corpus):
         build(corpus, {"a": {"kind": "text", "path": str(corpus / "none")}})
     with pytest.raises(config.ConfigError, match="holds out nothing to validate"):
         build(corpus, split="validation", validation_fraction=0.0)
+    startless = TOK._replace(bos_id=None)
+    cfg = loader.DataConfig(sources={"a": section(corpus)}, bos=True)
+    with pytest.raises(config.ConfigError, match=r"data.bos: .* no start token"):
+        loader.build(cfg, startless, length=8, seed=0, cache_dir=corpus)
     with pytest.raises(config.ConfigError, match="less than 1 in"):
         sources = {"a": section(corpus), "b": section(corpus, "b", weight=1e-9)}
         build(corpus, sources)
@@ -364,7 +368,7 @@ def test_tiny_shakespeare_by_characters(tmp_path):
     opened = loader.load_sources(cfg.sources, "data.sources").values()
     chars = tokenizer.TokenizerConfig(kind="chars")
     tok = tokenizer.build(chars, opened, tmp_path)
-    assert tok.vocab_size == 66
+    assert tok.vocab_size == 67
     place = dict(length=64, seed=0, cache_dir=tmp_path)
     train, validation = (
         loader.build(cfg, tok, split=split, **place)

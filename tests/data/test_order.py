@@ -59,8 +59,9 @@ def test_large_permutations_cost_nothing_to_start():
 def test_the_order_never_changes():
     """A change of these numbers breaks the resumption of every run: do not make it."""
     assert int(order.key(7, "text")) == 3233051111736172334
-    found = order.permute(np.arange(10), 10, order.key(7, "text"))
-    assert found.tolist() == [1, 4, 3, 6, 0, 8, 7, 2, 5, 9]
+    even, odd = (order.permute(np.arange(n), n, order.key(7, "text")) for n in (10, 17))
+    assert even.tolist() == [1, 4, 3, 6, 0, 8, 7, 2, 5, 9]
+    assert odd[:10].tolist() == [16, 13, 11, 6, 1, 14, 7, 4, 12, 2]
 
 
 @pytest.mark.parametrize(

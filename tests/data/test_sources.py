@@ -2,16 +2,19 @@
 """Every source: what it yields, and every way in which a file can be bad."""
 
 import gzip
+import hashlib
 import json
+import os
 import sys
 import textwrap
+import time
 
 import fresh
 import numpy as np
 import pytest
 
 from alignjax import config
-from alignjax.data import files, records, sources
+from alignjax.data import digests, files, records, sources
 
 ODD = "A\r\nB\n\n\n  C \t é 漢 \u2028 \ufeff e\u0301 \U0001f600\n"
 
@@ -118,6 +121,36 @@ def test_identity_is_of_bytes_and_options_not_of_paths(tmp_path):
     assert identity("a.txt") != before
 
 
+def test_digests_of_large_files_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "LARGE", 10)
+    path = tmp_path / "large.txt"
+
+    def digest():
+        digests._of_file.cache_clear()  # as a new process would
+        return digests.of_files([path])[0]
+
+    def write(text, age):
+        path.write_text(text)
+        then = time.time() - age
+        os.utime(path, (then, then))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    expected = write("just written", 0)
+    assert digest() == expected
+    assert not list((tmp_path / "cache").rglob("*.json"))  # it may change unseen
+    expected = write("long settled", 1000)
+    assert digest() == expected
+    (note,) = (tmp_path / "cache").rglob("*.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "_read", None)
+        assert digest() == expected
+    expected = write("changed since", 500)
+    assert digest() == expected
+    note.write_text("{ cut")
+    assert digest() == expected
+
+
 def test_text_files_that_are_refused(tmp_path):
     def write(name, content):
         (tmp_path / name).write_bytes(content)
@@ -219,6 +252,9 @@ def test_faults_are_capped_and_can_be_skipped():
     faults = records.Faults("skip")
     mixed = [*rows, ("f:100", records.Text("good"))]
     assert [w for w, _ in records.good_rows(mixed, faults)] == ["f:100"]
+    strict = records.Faults("error")
+    late = [rows[0], mixed[-1]]
+    assert not list(records.good_rows(late, strict))  # no work after a fault
     faults.check()
     assert faults.count == 100 and faults.first[0] == "f:0: bad"
 

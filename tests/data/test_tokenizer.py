@@ -185,7 +185,8 @@ def test_memory_of_words_has_a_bound(monkeypatch):
 def test_chars_are_those_of_the_corpus(tmp_path):
     tok = build(tmp_path, kind="chars", control_tokens=())
     known = sorted(set("".join(CORPUS)))
-    assert tok.vocab_size == len(known) + 1 and tok.eos_id == len(known)
+    assert (tok.bos_id, tok.eos_id) == (len(known), len(known) + 1)
+    assert tok.vocab_size == len(known) + 2
     for text in CORPUS:
         assert tok.decode(tok.encode(text)) == text
         ids = np.array(tok.encode(text))
@@ -235,7 +236,7 @@ def test_bad_rows_stop_training(tmp_path):
     with pytest.raises(records.DataError, match=f"{path}:2: field 'text'"):
         tokenizer.build(cfg, [source], tmp_path)
     tok = tokenizer.build(cfg, [source], tmp_path, on_bad_row="skip")
-    assert tok.vocab_size == 4
+    assert tok.vocab_size == 5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alignjax import registry
-from alignjax.data import files, records
+from alignjax.data import digests, files, records
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson")
 
@@ -31,7 +31,7 @@ def load(path: str | Sequence[str], field: str = "text") -> records.Source:
                 if line.strip():
                     yield f"{file}:{number}", parse_text(line, field)
 
-    identity = {"files": files.digests(paths), "field": field}
+    identity = {"files": digests.of_files(paths), "field": field}
     return records.Source("jsonl", identity, files.size(paths), documents)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignjax import registry
-from alignjax.data import files, records
+from alignjax.data import digests, files, records
 
 BATCH_ROWS = 1024
 
@@ -34,7 +34,7 @@ def load(path: str | Sequence[str], field: str = "text") -> records.Source:
                 bad = records.BadRow(f"column {field!r}: {fault}")
                 yield f"{file}:{number}", bad if fault else records.Text(text)
 
-    identity = {"files": files.digests(paths), "field": field}
+    identity = {"files": digests.of_files(paths), "field": field}
     return records.Source("parquet", identity, files.size(paths), documents)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alignjax import config
-from alignjax.data import files, records
+from alignjax.data import digests, files, records
 
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz")
 
@@ -42,7 +42,7 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
             if empty:
                 raise records.DataError(f"{file}: nothing but blank lines; remove it")
 
-    identity = {"files": files.digests(paths), "document": document}
+    identity = {"files": digests.of_files(paths), "document": document}
     return records.Source("text", identity, files.size(paths), documents)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignjax import registry
-from alignjax.data import files, records
+from alignjax.data import digests, files, records
 
 
 def load(
@@ -55,7 +55,7 @@ def load(
         for index in range(len(examples)):
             yield f"{where}/{split}:{index}", _text(examples[index][field], field)
 
-    identity = {"files": files.digests(paths), "split": split, "field": field}
+    identity = {"files": digests.of_files(paths), "split": split, "field": field}
     return records.Source("tfds", identity, files.size(paths), documents)
 
 

@@ -24,7 +24,7 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
 
 
 def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
-    """The tokenizer of these files: characters in order, then the end, and control.
+    """The tokenizer of these files: characters, then the start, the end, and control.
 
     Its `encode_batch` raises a DataError for a character that it does not know.
     """
@@ -33,7 +33,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     points = _points(chars)
     table = np.full(points.max(initial=0) + 2, -1, np.int32)  # the last entry: unknown
     table[points] = np.arange(len(points))
-    token_bytes = np.zeros(len(chars) + 1 + len(names), np.int32)
+    token_bytes = np.zeros(len(chars) + 2 + len(names), np.int32)
     token_bytes[: len(chars)] = [len(char.encode()) for char in chars]
 
     def encode(text: str) -> np.ndarray:
@@ -56,9 +56,9 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         kind="chars",
         files=dict(files),
         vocab_size=len(token_bytes),
-        bos_id=None,
-        eos_id=len(chars),
-        control={name: len(chars) + 1 + i for i, name in enumerate(names)},
+        bos_id=len(chars),
+        eos_id=len(chars) + 1,
+        control={name: len(chars) + 2 + i for i, name in enumerate(names)},
         token_bytes=token_bytes,
         encode_batch=encode_batch,
         decode=decode,
