@@ -4,12 +4,14 @@
 from alignjax.sampling.completions import Completion, generate, stream
 from alignjax.sampling.distribution import Settings, settings
 from alignjax.sampling.loop import Draw, Responses, sample
+from alignjax.sampling.request import encode
 
 __all__ = [
     "Completion",
     "Draw",
     "Responses",
     "Settings",
+    "encode",
     "generate",
     "sample",
     "settings",

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Lets the model of a run go on with prompts.
+
+    python -m alignjax.generate --run=runs/world --prompt="Once upon a time"
+    python -m alignjax.generate --run=DIR --prompt=A --prompt=B --samples=4 --json
+    python -m alignjax.generate --run=runs/world --interactive
+
+`--run` is the workdir of a run, also one that still trains. Sample n of every prompt
+has the seed `--seed` + n, so the same command writes the same text, and one prompt's
+samples do not depend on the others. Exit codes are those of `alignjax.exit_codes`.
+
+The options are argparse's: training takes absl's flags since configs need them, but
+here there is no config, and `--help` should list this command's options and no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from alignjax import checkpoint, config, exit_codes, sampling
+from alignjax.data import records
+
+# Tokens of a response where `--max_tokens` is not given and as many fit.
+MAX_TOKENS = 128
+
+_CODES = {
+    config.ConfigError: exit_codes.CONFIG,
+    records.DataError: exit_codes.DATA,
+    checkpoint.CheckpointError: exit_codes.CHECKPOINT,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    out = argparse.ArgumentParser(
+        prog="python -m alignjax.generate",
+        description=__doc__.partition("\n\n    ")[0],
+        allow_abbrev=False,
+    )
+    add = out.add_argument
+    add("--run", required=True, metavar="DIR", help="the workdir of a run")
+    add(
+        "--step", type=int, help="of which checkpoint; the newest sound one unless told"
+    )
+    add("--average", action="store_true", help="use the moving average of the weights")
+    add(
+        "--prompt", action="append", default=[], help="a text to go on with; repeatable"
+    )
+    add("--interactive", action="store_true", help="read prompts from a prompt line")
+    add("--samples", type=int, default=1, help="completions of each prompt")
+    add("--max_tokens", type=int, help=f"{MAX_TOKENS} or what fits, unless told")
+    add("--temperature", type=float, default=1.0, help="0 is greedy")
+    add("--top_k", type=int, help="draw from the k most probable tokens")
+    add("--top_p", type=float, help="draw from the most probable tokens of mass p")
+    add("--min_p", type=float, help="drop tokens below min_p x the best one's chance")
+    add("--stop", action="append", default=[], help="end before this text; repeatable")
+    add("--seed", type=int, default=0, help="of the first sample of each prompt")
+    add("--json", action="store_true", help="an object a line, with every log-prob")
+    return out
+
+
+def run(options: argparse.Namespace) -> None:
+    """Opens the run and generates what the options say, to standard output.
+
+    Raises:
+      ConfigError: options that do not fit each other or the model.
+      CheckpointError: no such run or step, or a broken one.
+    """
+    if options.interactive == bool(options.prompt):
+        raise config.ConfigError("prompt: give --prompt or --interactive, one of them")
+    if options.interactive and (options.json or options.samples != 1):
+        raise config.ConfigError("interactive: goes with neither --json nor --samples")
+    if options.samples < 1:
+        raise config.ConfigError(f"samples: {options.samples} is not 1 or more")
+    opened = checkpoint.open_run(options.run, step=options.step)
+    tokenizer = opened.tokenizer
+    if not opened.config.get("data", {}).get("bos", True):
+        tokenizer = tokenizer._replace(bos_id=None)
+    params = jax.device_put(opened.params(average=options.average))
+    subject = (opened.model, params, tokenizer)
+    if options.interactive:
+        _converse(subject, options)
+    else:
+        _complete(subject, options)
+
+
+def _complete(subject, options) -> None:
+    """Every sample of every prompt, in one call, so in few batches."""
+    count = options.samples
+    prompts = [prompt for prompt in options.prompt for _ in range(count)]
+    seeds = [options.seed + n for n in range(count)] * len(options.prompt)
+    settings = _settings(subject, options, options.prompt)
+    completions = sampling.generate(*subject, prompts, seeds=seeds, **settings)
+    rows = zip(prompts, seeds, completions, strict=True)
+    for i, (prompt, seed, completion) in enumerate(rows):
+        if options.json:
+            print(json.dumps(_as_json(prompt, seed, completion), allow_nan=False))
+            continue
+        if len(prompts) > 1:
+            ended, length = completion.finish_reason, len(completion.ids)
+            where = f"prompt {1 + i // count} of {len(options.prompt)}, seed {seed}"
+            print(f"--- {where}: {length} tokens, {ended}")
+        print(prompt + completion.text)
+
+
+def _as_json(prompt: str, seed: int, completion) -> dict[str, Any]:
+    fields = {"prompt": prompt, "seed": seed, **completion._asdict()}
+    as_list = lambda x: x.tolist() if hasattr(x, "tolist") else x
+    return {name: as_list(value) for name, value in fields.items()}
+
+
+def _converse(subject, options) -> None:
+    """Reads prompts until the end of input; Ctrl-C ends the text, not the command."""
+    with contextlib.suppress(ImportError):  # not on every platform
+        import readline  # noqa: F401  gives `input` a history
+    print(r"A line is a prompt, \n in it a new line; Ctrl-C stops, Ctrl-D leaves.")
+    for turn, prompt in enumerate(_lines()):
+        prompt = prompt.replace(r"\n", "\n")
+        try:
+            settings = _settings(subject, options, [prompt])
+            seed = options.seed + turn
+            for piece in sampling.stream(*subject, prompt, seed=seed, **settings):
+                print(piece, end="", flush=True)
+        except config.ConfigError as error:
+            print(error, end="")
+        except KeyboardInterrupt:
+            print(" [stopped]", end="")
+        print()
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+
+
+def _settings(subject, options, prompts: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of `sampling.generate` and `sampling.stream` alike."""
+    names = ("temperature", "top_k", "top_p", "min_p", "stop")
+    settings = {name: getattr(options, name) for name in names}
+    settings["max_tokens"] = options.max_tokens
+    if options.max_tokens is None:
+        settings["max_tokens"] = _default_length(subject, prompts)
+    return settings
+
+
+def _default_length(subject, prompts: Sequence[str]) -> int:
+    model, _, tokenizer = subject
+    room = 0
+    with contextlib.suppress(ValueError):  # sampling says what is wrong, and where
+        longest = max(len(sampling.encode(tokenizer, prompt)) for prompt in prompts)
+        room = model.config.max_length - longest
+    return min(room, MAX_TOKENS) if room > 0 else MAX_TOKENS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns one of `exit_codes`."""
+    options = parser().parse_args(arguments)
+    sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
+    try:
+        run(options)
+    except tuple(_CODES) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    return exit_codes.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
