@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Best-fit decreasing: pieces into rows, the longest first, where least room is left."""
+"""Best-fit decreasing: the longest piece first, each where it leaves least room."""
 
 from __future__ import annotations
 
