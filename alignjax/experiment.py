@@ -8,6 +8,7 @@ is read, then the devices are looked at. No step has been taken when this is don
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -26,7 +27,19 @@ from alignjax import (
 )
 from alignjax.checkpoint import CheckpointConfig
 from alignjax.data import dataset, loader, tokenizer
+from alignjax.sampling import request
 from alignjax.types import Model, Objective
+
+CACHE_DIR = "~/.cache/alignjax"
+
+
+def _too_small(section, **least: int) -> list[str]:
+    """What is wrong with the fields that are numbers from `least` up, or None."""
+    return [
+        f"{name}: {value} must be at least {smallest}"
+        for name, smallest in least.items()
+        if (value := getattr(section, name)) is not None and value < smallest
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +53,10 @@ class EvaluationConfig:
 
     every: int | None = None
     batches: int | None = None
+
+    def __post_init__(self):
+        if problems := _too_small(self, every=1, batches=1):
+            raise config.ConfigError(problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +75,10 @@ class SampleConfig:
     temperature: float = 0.8
     top_p: float | None = None
 
+    def __post_init__(self):
+        if problems := _too_small(self, every=1):
+            raise config.ConfigError(problems)
+
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
@@ -72,6 +93,10 @@ class LogConfig:
     every: int = 10
     tensorboard: bool = True
     wandb: str | None = None
+
+    def __post_init__(self):
+        if problems := _too_small(self, every=1):
+            raise config.ConfigError(problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +124,16 @@ class Config:
     sharding_rules: dict = dataclasses.field(default_factory=dict)
     prefetch: int = 4
     watchdog: float | None = 1800.0
-    cache_dir: str = "~/.cache/alignjax"
+    cache_dir: str = CACHE_DIR
 
     def __post_init__(self):
-        problems = [
-            f"{name}: {getattr(self, name)} must be at least {least}"
-            for name, least in _LEAST.items()
-            if getattr(self, name) < least
-        ]
-        if not isinstance(self.optimizer.get("learning_rate"), (int, float)):
-            problems.append("optimizer.learning_rate: required, a number")
+        problems = _too_small(self, steps=1, batch_size=1, length=1, microbatches=1)
+        problems += _too_small(self, max_skipped=1, prefetch=0, seed=0)
+        if self.watchdog is not None and not self.watchdog > 0:
+            problems.append(f"watchdog: {self.watchdog} must be positive; None is off")
+        rate = self.optimizer.get("learning_rate")
+        if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            problems.append(f"optimizer.learning_rate: {rate} is not a positive number")
         if self.batch_size % max(self.microbatches, 1):
             problems.append(
                 f"microbatches: {self.microbatches} do not divide batch_size = "
@@ -118,8 +143,6 @@ class Config:
             raise config.ConfigError(problems)
 
 
-_LEAST = {"steps": 1, "batch_size": 1, "length": 1, "microbatches": 1, "max_skipped": 1}
-_LEAST |= {"prefetch": 0, "seed": 0}
 _SECTIONS = {
     "tokenizer": tokenizer.TokenizerConfig,
     "data": loader.DataConfig,
@@ -133,14 +156,16 @@ _SECTIONS = {
 class Experiment(NamedTuple):
     """What `train` needs, all of it checked.
 
-    `json` is the resolved config, `identity` what the batches follow from;
-    `validation` is None where the config never evaluates.
+    `json` is the resolved config, `identity` what the batches follow from, `prompts`
+    the tokens that samples start with; `validation` is None where the config never
+    evaluates.
     """
 
     config: Config
     json: dict
     identity: dict
     tokenizer: tokenizer.Tokenizer
+    prompts: list[list[int]]
     train: dataset.Dataset
     validation: dataset.Dataset | None
     model: Model
@@ -178,8 +203,8 @@ def build(section: Mapping) -> Experiment:
     if c.batch_size % parts:
         raise config.ConfigError(
             f"batch_size: {c.batch_size} is not a multiple of {parts}, which is "
-            f"{c.microbatches} microbatches on {parts // c.microbatches} devices of the "
-            f"mesh {dict(mesh.shape)}; the next that is: "
+            f"{c.microbatches} microbatches on {parts // c.microbatches} devices of "
+            f"the mesh {dict(mesh.shape)}; the next that is: "
             f"{-(-c.batch_size // parts) * parts}"
         )
     data = lambda split: loader.build(
@@ -191,6 +216,7 @@ def build(section: Mapping) -> Experiment:
         json=section,
         identity={"tokenizer": tok.identity, "train": train.identity},
         tokenizer=tok,
+        prompts=_prompts(c, model, tok),
         train=train,
         validation=data("validation") if c.evaluation.every else None,
         model=model,
@@ -202,6 +228,22 @@ def build(section: Mapping) -> Experiment:
     )
 
 
+def _prompts(c: Config, model: Model, tok: tokenizer.Tokenizer) -> list[list[int]]:
+    """The prompts of the samples as tokens. Raises ConfigError if they cannot be."""
+    if not c.sample.every:
+        return []
+    if not c.data.bos:  # then no document of the training began with it
+        tok = tok._replace(bos_id=None)
+    s = c.sample
+    asked = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    asked |= dict(stop=(), stop_ids=None, seeds=None, batch_size=1)
+    try:
+        return request.make(model, tok, list(s.prompts), **asked).prompts
+    except config.ConfigError as error:
+        problems = [f"sample.{problem}" for problem in error.problems]
+        raise config.ConfigError(problems) from error
+
+
 def describe(run: Experiment, resumed: int | None) -> str:
     """What is about to happen, for the log."""
     c = run.config
@@ -210,12 +252,18 @@ def describe(run: Experiment, resumed: int | None) -> str:
     devices = jax.devices()
     passes = c.steps * c.batch_size / run.train.num_rows
     lines = [
-        f"model: {c.model.get('family')}/{c.model.get('name')}, {size:,} parameters, "
-        f"vocabulary {run.model.config.vocab_size:,}, context {c.length}",
-        f"devices: {len(devices)} x {devices[0].device_kind}, mesh "
-        f"{dict(run.mesh.shape)}, {jax.process_count()} process(es)",
-        f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of {tokens:,} "
-        f"tokens are {passes:.2f} passes",
+        (
+            f"model: {c.model.get('family')}/{c.model.get('name')}, {size:,} "
+            f"parameters, vocabulary {run.model.config.vocab_size:,}, context {c.length}"
+        ),
+        (
+            f"devices: {len(devices)} x {devices[0].device_kind}, mesh "
+            f"{dict(run.mesh.shape)}, {jax.process_count()} process(es)"
+        ),
+        (
+            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of {tokens:,} "
+            f"tokens are {passes:.2f} passes"
+        ),
         *(f"  {line}" for line in run.train.report.splitlines()),
     ]
     if run.validation is not None:
@@ -263,13 +311,12 @@ def _check(section: dict):
     )
     optimizer = attempt(optim.build, c.optimizer, schedule)
     rules = attempt(sharding.rules, c.sharding_rules)
-    if c.sample.every and model is not None:
-        room = model.config.max_length
-        if c.sample.max_tokens >= room:
-            problems.append(
-                f"sample.max_tokens: {c.sample.max_tokens} leaves no room for a prompt "
-                f"in model.max_length = {room}"
-            )
+    evaluates = c.evaluation.every
+    if c.checkpoint.keep_best and (not evaluates or c.checkpoint.every % evaluates):
+        problems.append(
+            "checkpoint.keep_best: of steps that are evaluated; checkpoint.every = "
+            f"{c.checkpoint.every} must be a multiple of evaluation.every = {evaluates}"
+        )
     if problems:
         raise config.ConfigError(problems)
     return c, schedule, optimizer, rules

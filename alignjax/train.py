@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 
+import absl.logging
 import jax
 from absl import app, flags
 from ml_collections import config_flags
@@ -29,6 +32,7 @@ from alignjax import (
     experiment,
     interruption,
     optim,
+    registry,
     sampling,
     sharding,
     state,
@@ -83,13 +87,13 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
                 **vars(c.checkpoint),
             )
         )
-        if primary:
-            run.tokenizer.save(workdir / "tokenizer")
         abstract = state.abstract_state(run.model, run.optimizer, run.mesh, run.rules)
         init = functools.partial(
             state.init_state, run.model, run.optimizer, abstract, jax.random.key(c.seed)
         )
         train_state, resumed = checkpoints.restore_or_init(abstract, init)
+        if primary:  # not before it is known to be the one that the run began with
+            run.tokenizer.save(workdir / "tokenizer")
         log = enter(
             writer.Writer(
                 workdir,
@@ -201,7 +205,7 @@ class _Loop:
             self._refuse(i, metrics)
 
     def _refuse(self, i: int, metrics: Mapping[str, float]) -> None:
-        """Says what was not finite, and in which rows; raises unless it may be skipped."""
+        """Says what was not finite, in which rows; raises unless it may be skipped."""
         c = self.run.config
         bad = {k: v for k, v in metrics.items() if not math.isfinite(v)}
         first = i * c.batch_size
@@ -217,13 +221,17 @@ class _Loop:
         raise NonFinite(f"{line}; {remedy}. Checkpoints up to here are sound")
 
     def _evaluate(self, train_state) -> dict[str, float]:
-        """The objective over the validation data, of the weights and of their average."""
+        """The objective over the validation data, of the weights and their average."""
         if self.run.validation is None:
             return {}
         found = self._evaluate_params(train_state.params, "eval")
         average = optim.averaged_params(train_state.opt_state)
         if average is not None:
             found |= self._evaluate_params(average, "eval_average")
+        best = self.run.config.checkpoint.keep_best
+        if best and best[0] not in found:
+            remedy = registry.closest(best[0], found)
+            raise config.ConfigError(f"checkpoint.keep_best: no {best[0]!r}; {remedy}")
         return found
 
     def _evaluate_params(self, params, prefix: str) -> dict[str, float]:
@@ -240,23 +248,22 @@ class _Loop:
                 yield sharding.put_batch(rows, c.batch_size, mesh, rules)
 
         means = evaluate.evaluate(self.eval_step, params, self.frozen, batches())
-        found = {f"{prefix}/{k}": m.total / m.weight for k, m in means.items()}
-        bits = found[f"{prefix}/nll"] / math.log(2)
-        found[f"{prefix}/bits_per_byte"] = bits / data.bytes_per_token
+        mean = lambda m: m.total / m.weight if m.weight else 0.0
+        found = {f"{prefix}/{k}": mean(m) for k, m in means.items()}
+        if nats := found.get(f"{prefix}/nll"):
+            bits = nats / math.log(2)
+            found[f"{prefix}/bits_per_byte"] = bits / data.bytes_per_token
         return found
 
     def _sample(self, i: int, train_state) -> None:
         """Lets the model go on with the config's prompts."""
         c = self.run.config
         self.dog.beat(f"sample {i}")
-        tokenizer = self.run.tokenizer
-        if not c.data.bos:
-            tokenizer = tokenizer._replace(bos_id=None)
         completions = sampling.generate(
             self.run.model,
             train_state.params,
-            tokenizer,
-            list(c.sample.prompts),
+            self.run.tokenizer,
+            self.run.prompts,
             max_tokens=c.sample.max_tokens,
             temperature=c.sample.temperature,
             top_p=c.sample.top_p,
@@ -313,23 +320,55 @@ def _define_flags() -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Sets `FLAGS`; what is no flag is left. Exits with CONFIG where one cannot be."""
+    try:
+        rest = FLAGS(argv)
+        FLAGS.config.keys()  # a file that is not there is told of at its first use
+    except (flags.Error, OSError) as error:
+        _end(exit_codes.CONFIG, str(error))
+    except (AttributeError, KeyError, TypeError) as error:
+        # How an override of a field that the file has not comes out of the parser.
+        text = str(error).replace("\\n", "; ").replace("\\", "").replace("'", "")
+        words = set(re.findall(r"\w+", text))
+        for flag in argv:
+            root, *path = flag.lstrip("-").partition("=")[0].split(".")
+            if root == "config" and words.intersection(path):
+                _end(exit_codes.CONFIG, f"{flag}: the config has no such field: {text}")
+        raise
+    return rest
+
+
 def main(argv) -> None:
     """Reads the flags, trains, and exits with one of `exit_codes`."""
     if len(argv) > 1:
-        raise app.UsageError(f"no such argument: {argv[1:]}")
+        _end(exit_codes.CONFIG, f"no such argument: {argv[1:]}; flags are --name=value")
+    absl.logging.set_verbosity(absl.logging.WARNING)  # of others: what is ours is said
+    logging.getLogger("alignjax").setLevel(logging.INFO)
     section = FLAGS.config
-    cache = pathlib.Path(section.get("cache_dir", "~/.cache/alignjax")).expanduser()
+    cache = section.get("cache_dir") or experiment.CACHE_DIR
+    cache = pathlib.Path(cache).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     if FLAGS.multihost:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
     try:
         code = train(section, FLAGS.workdir, profile=FLAGS.profile)
     except tuple(_CODES) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+        _end(code, f"{type(error).__name__}: {error}")
+    except OSError as error:  # a disk that is full, a directory that is not ours
+        where = f"{FLAGS.workdir} or {cache}"
+        _end(exit_codes.CHECKPOINT, f"{error}; mend this and start again ({where})")
+    except KeyboardInterrupt:
+        _end(exit_codes.INTERRUPTED, "interrupted before the first step")
+    sys.exit(code)
+
+
+def _end(code: int, message: str):
+    print(message, file=sys.stderr)
     sys.exit(code)
 
 
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    app.run(main, flags_parser=parse)

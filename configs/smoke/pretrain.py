@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Seconds long: every part of pretraining once, on bytes of the embedded world.
+
+python -m alignjax.train --config=configs/smoke/pretrain.py --workdir=runs/smoke
+"""
+
+from ml_collections.config_dict import placeholder
+
+from configs import base
+
+
+def get_config():
+    c = base.language_model()
+    c.steps, c.batch_size, c.length = 24, 8, 32
+    c.model.update(family="llama", name="nano", d_model=32, layers=2, heads=2, d_ff=64)
+    c.model.max_length = 64
+    c.tokenizer.kind = "bytes"
+    c.data.sources.text = dict(
+        kind="world",
+        preset="nano",
+        documents=300,
+        data_dir=placeholder(str),  # None is the user's cache
+        weight=1.0,
+    )
+    c.data.validation_fraction = 0.1
+    c.optimizer.learning_rate = 3e-3
+    c.schedule.warmup_steps = 4
+    c.checkpoint.every = 8
+    c.evaluation.every, c.evaluation.batches = 8, 2
+    c.sample.every, c.sample.prompts, c.sample.max_tokens = 12, ("the ",), 8
+    return c
