@@ -29,6 +29,7 @@ TFDS = """
 
 READ_TFDS = """
     import sys
+    from pathlib import Path
 
     sys.path.insert(0, sys.argv[1])
     import builder
@@ -63,6 +64,18 @@ READ_TFDS = """
             assert words in str(error), error
         else:
             raise AssertionError(options)
+
+    record = next(Path(directory).glob("*array_record*"))
+    content = record.read_bytes()
+    for broken in (content[:100], content[:-70_000] + bytes(70_000)):
+        record.write_bytes(broken)
+        try:
+            list(sources.load("tfds", dict(directory=directory)).documents())
+        except records.DataError as error:
+            assert "prepare it again" in str(error), error
+        else:
+            raise AssertionError("a damaged file was read")
+    record.write_bytes(content)
 
     path = f"{directory}/features.json"
     described = open(path).read()

@@ -16,6 +16,8 @@ from typing import Any
 from alignjax import registry
 from alignjax.data import digests, files, records
 
+CHUNK = 256  # examples read at a time
+
 
 def load(
     name: str | None = None,
@@ -52,8 +54,13 @@ def load(
         ) from error
 
     def documents() -> Iterator[tuple[str, Any]]:
-        for index in range(len(examples)):
-            yield f"{where}/{split}:{index}", _text(examples[index][field], field)
+        try:
+            for index, example in enumerate(_examples(examples)):
+                yield f"{where}/{split}:{index}", _text(example[field], field)
+        except RuntimeError as error:  # what array_record raises
+            raise records.DataError(
+                f"tfds {where}, split {split!r}: damaged ({error}); prepare it again"
+            ) from error
 
     identity = {"files": digests.of_files(paths), "split": split, "field": field}
     return records.Source("tfds", identity, files.size(paths), documents)
@@ -80,7 +87,7 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
         reason = str(error).splitlines()[0]  # the list of all data sets follows
         raise records.DataError(f"tfds {name or directory}: {reason}") from error
     found = builder.info.file_format
-    if not builder.is_prepared():
+    if directory is None and not builder.is_prepared():
         remedy = 'prepare it with file_format="array_record"'
         raise records.DataError(f"tfds {name or directory}: not prepared; {remedy}")
     if found is None or found.value != "array_record":
@@ -107,6 +114,12 @@ def _check_features(directory: Path) -> None:
                 f"{path}: names the class {name!r}, which is not TFDS's own and would "
                 "be imported; load only data that needs no such class"
             )
+
+
+def _examples(examples) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(examples), CHUNK):
+        indices = range(start, min(start + CHUNK, len(examples)))
+        yield from examples.__getitems__(indices)
 
 
 def _text(value: Any, field: str) -> records.Text | records.BadRow:
