@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is killed or asked to stop, and started again, ends as if it had not been."""
+
+import os
+import random
+import signal
+import time
+
+import launch
+import numpy as np
+import pytest
+
+from alignjax import checkpoint, exit_codes, trees, writer
+from alignjax.checkpoint import storage
+
+SOON = "--config.checkpoint.every=3"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus, cache):
+    """The run that nobody interrupts."""
+    workdir = tmp_path_factory.mktemp("whole")
+    flags = launch.flags(workdir, corpus, cache, SOON)
+    code, output = launch.run(flags, workdir / "output")
+    assert code == exit_codes.DONE, output
+    return workdir
+
+
+def records(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    rows = checkpoint.open_run(workdir).metrics()
+    return [
+        {k: v for k, v in row.items() if k not in writer.TIMING_KEYS} for row in rows
+    ]
+
+
+def assert_same(workdir, whole) -> None:
+    """The same parameters bit for bit, the same optimizer, and every step once."""
+    run, expected = checkpoint.open_run(workdir), checkpoint.open_run(whole)
+    assert run.meta()["leaves"] == expected.meta()["leaves"]  # with fingerprints
+    mine = trees.named_leaves(run.params())
+    for name, leaf in trees.named_leaves(expected.params()).items():
+        assert mine[name].tobytes() == np.asarray(leaf).tobytes(), name
+    assert [row["step"] for row in records(workdir)] == list(range(24))
+    assert records(workdir) == records(whole)
+
+
+def saving(workdir) -> bool:
+    return any((workdir / "checkpoints").glob(f"*{storage.TEMPORARY}*"))
+
+
+def steps_written(workdir) -> int:
+    file = workdir / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def kill_and_restart(flags, workdir, kills, rng) -> int:
+    """Runs to the end; returns how many of the kills fell into a save."""
+    caught = 0
+    for n in range(kills + 1):
+        process = launch.start(flags, workdir / "output")
+        if n < kills:
+            at = steps_written(workdir) + rng.randrange(4)
+            launch.wait_for(lambda at=at: steps_written(workdir) > at, process)
+            if rng.random() < 0.7:
+                launch.wait_for(lambda: saving(workdir), process)
+            time.sleep(rng.uniform(0, 0.05))
+            caught += saving(workdir)
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(120)
+        expected = exit_codes.DONE if n == kills else -signal.SIGKILL
+        assert process.exitcode == expected, (workdir / "output").read_text()
+    return caught
+
+
+def test_killed_three_times(tmp_path, corpus, cache, whole):
+    flags = launch.flags(tmp_path, corpus, cache, SOON)
+    kill_and_restart(flags, tmp_path, kills=3, rng=random.Random(1))
+    assert_same(tmp_path, whole)
+    said = (tmp_path / "log.txt").read_text()
+    assert said.count("of 24") == 4, said
+    assert not saving(tmp_path) and not (tmp_path / "LOCK").exists()
+
+
+@pytest.mark.parametrize(
+    "number, expected",
+    [(signal.SIGTERM, exit_codes.PREEMPTED), (signal.SIGINT, exit_codes.INTERRUPTED)],
+)
+def test_asked_to_stop(tmp_path, corpus, cache, whole, number, expected):
+    flags = launch.flags(tmp_path, corpus, cache, SOON)
+    process = launch.start(flags, tmp_path / "output")
+    launch.wait_for(lambda: steps_written(tmp_path) >= 4, process)
+    os.kill(process.pid, number)
+    process.join(60)
+    output = (tmp_path / "output").read_text()
+    assert process.exitcode == expected, output
+    step = checkpoint.open_run(tmp_path).steps[-1]
+    assert 4 < step < 24 and step == steps_written(tmp_path)
+    assert f"asked to stop: saved step {step} of 24" in output
+    code, output = launch.run(flags, tmp_path / "output")
+    assert code == exit_codes.DONE, output
+    assert_same(tmp_path, whole)
