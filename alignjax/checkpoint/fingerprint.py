@@ -72,12 +72,26 @@ def _row(x: jax.Array) -> jax.Array:
     for axis, size in enumerate(bits.shape):
         place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         index = index * np.uint32(size % 2**32) + place
-    terms = _mix(bits ^ _mix(index + np.uint32(1)))
-    high = jnp.sum(terms, dtype=jnp.uint32)
-    low = jnp.sum(_mix(terms + np.uint32(0x9E3779B9)), dtype=jnp.uint32)
+    high = _mix(bits ^ _mix(index + np.uint32(1)))
+    low = _mix(high + np.uint32(0x9E3779B9))
     floating = jnp.issubdtype(x.dtype, jnp.inexact)
-    nonfinite = jnp.any(~jnp.isfinite(x)) if floating else jnp.bool_(False)
-    return jnp.stack([high, low, nonfinite.astype(jnp.uint32)])
+    nonfinite = ~jnp.isfinite(x) if floating else jnp.zeros(x.shape, bool)
+    nonfinite = jnp.broadcast_to(nonfinite[..., None], (*x.shape, bits.size // x.size))
+    return _sums(high, low, nonfinite.reshape(bits.shape).astype(jnp.uint32))
+
+
+def _sums(high: jax.Array, low: jax.Array, flag: jax.Array) -> jax.Array:
+    """uint32 [3]: two sums and an or, in one pass over the array.
+
+    XLA makes three passes of three reductions, each with all the hashing again.
+    """
+
+    def combine(a, b):
+        return a[0] + b[0], a[1] + b[1], a[2] | b[2]
+
+    axes = tuple(range(high.ndim))
+    zeros = (np.uint32(0),) * 3
+    return jnp.stack(jax.lax.reduce((high, low, flag), zeros, combine, axes))
 
 
 def _words(x: jax.Array) -> jax.Array:

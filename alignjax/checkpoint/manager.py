@@ -82,10 +82,14 @@ class Checkpoints:
         agreement.same_everywhere(
             "config", {"config": self._config, "data": self._data}
         )
-        with agreement.all_or_none(f"cannot use {self.workdir}"):
-            if jax.process_index() == 0:
-                self._open()
-        self._reload()
+        try:
+            with agreement.all_or_none(f"cannot use {self.workdir}"):
+                if jax.process_index() == 0:
+                    self._open()
+            self._reload()
+        except BaseException:
+            self._unlock()
+            raise
 
     @property
     def steps(self) -> list[int]:
@@ -193,9 +197,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
+            self._unlock()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -212,17 +214,18 @@ class Checkpoints:
         """On one process: takes the lock, checks whose run this is, cleans up."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = lock.Lock(self.workdir)
-        try:
-            old = self._config_of_run()
-            if old is not None:
-                where, accept = str(self.workdir), self._options.accept
-                identity.check(old, self._config, where=where, accept=accept)
-            for name in storage.remove_leftovers(self.directory):
-                log.info("removed %s, which an interrupted save left", name)
-            storage.write_json(self.workdir / "config.json", self._config)
-        except BaseException:
+        old = self._config_of_run()
+        if old is not None:
+            where, accept = str(self.workdir), self._options.accept
+            identity.check(old, self._config, where=where, accept=accept)
+        for name in storage.remove_leftovers(self.directory):
+            log.info("removed %s, which an interrupted save left", name)
+        storage.write_json(self.workdir / "config.json", self._config)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
             self._lock.release()
-            raise
+            self._lock = None
 
     def _config_of_run(self) -> Mapping | None:
         """The config that what is saved here was made with; None if nothing is."""

@@ -190,6 +190,20 @@ def test_config_of_the_step_counts_where_the_runs_is_lost(tmp_path):
     assert tiny.restore(tmp_path)[1] == 5
 
 
+def test_other_config_is_refused_before_anything_is_built(tmp_path):
+    tiny.save(tmp_path, 5)
+    with pytest.raises(config.ConfigError, match="steps: 40 -> 41"):
+        tiny.open_checkpoints(tmp_path, config={**tiny.CONFIG, "steps": 41})
+
+
+def test_config_of_the_step_counts_where_the_runs_was_edited(tmp_path):
+    tiny.save(tmp_path, 5)
+    other = {**tiny.CONFIG, "steps": 41}
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    with pytest.raises(config.ConfigError, match="checkpoints/5 holds another run"):
+        tiny.restore(tmp_path, config=other)
+
+
 def test_run_that_saved_nothing_may_change_its_config(tmp_path):
     with tiny.open_checkpoints(tmp_path):
         pass

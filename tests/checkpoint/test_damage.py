@@ -17,9 +17,7 @@ from alignjax.checkpoint import storage
 # Storage leaves coroutines behind where a read fails half-way.
 pytestmark = [
     pytest.mark.usefixtures("collected"),
-    pytest.mark.filterwarnings(
-        "ignore:coroutine .* was never awaited:RuntimeWarning"
-    ),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -231,3 +229,4 @@ def test_checkpoint_of_a_later_format_is_refused(copy):
     ):
         checkpoints.restore_or_init(ONE, tiny.never)
     assert (copy / "checkpoints" / "15").is_dir()
+    assert not (copy / "LOCK").exists()

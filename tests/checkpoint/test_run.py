@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run opened by somebody who has only its directory."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -21,13 +22,16 @@ from alignjax.objectives import logprobs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = (5, 10)
+VOCABULARY = 258
 SIZE = dict(d_model=16, layers=2, heads=2, d_ff=24, max_length=32, remat="full")
 CONFIG = {"steps": 10, "model": {"family": "llama", "name": "nano", **SIZE}}
 WORDS = [72, 101, 108, 108, 111]
 
 
-def weights(model, step: int):
-    return nn.unbox(model.init(jax.random.key(step)))
+@functools.cache
+def weights(seed: int):
+    model = models.build(CONFIG["model"], VOCABULARY)
+    return jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(seed))
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +39,13 @@ def original(tmp_path_factory):
     """A workdir as `train` leaves it, of a model that was not trained."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     tokens = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), (), workdir)
-    model = models.build(CONFIG["model"], tokens.vocab_size)
+    assert tokens.vocab_size == VOCABULARY
     optimizer = optim.average(0.5)
     with tiny.open_checkpoints(workdir, config=CONFIG) as checkpoints:
         tokens.save(workdir / "tokenizer")
         for step in STEPS:
-            params = weights(model, step)
-            kept = optimizer.init(weights(model, 100 + step))
+            params = weights(step)
+            kept = optimizer.init(weights(100 + step))
             state = types.TrainState(jax.numpy.int32(step), params, (kept,))
             checkpoints.maybe_save(step, state)
     rows = '{"step": 0, "loss": 5.5}\n{"step": 1, "loss": "NaN"}\n{"step": 2, "lo'
@@ -78,14 +82,14 @@ def test_what_there_is(run):
 def test_parameters_are_those_that_were_saved(run):
     for step in STEPS:
         params = run.params(step)
-        assert same(params, weights(run.model, step))
+        assert same(params, weights(step))
         assert {type(x) for x in jax.tree.leaves(params)} == {np.ndarray}
     assert same(run.params(), run.params(10))
     assert same(checkpoint.open_run(run.path, 5).params(), run.params(5))
 
 
 def test_average_of_the_weights(run):
-    assert same(run.params(5, average=True), weights(run.model, 105))
+    assert same(run.params(5, average=True), weights(105))
 
 
 def test_run_without_an_average(tmp_path):
@@ -116,7 +120,7 @@ def sequences(tokens):
 
 
 def test_logits_are_the_models(run):
-    model, params = run.model, weights(run.model, 10)
+    model, params = run.model, weights(10)
     want = model.unembed(params, model.hidden(params, sequences(WORDS)))
     got = run.logits(WORDS)
     assert got.shape == (5, model.config.vocab_size) and got.dtype == np.float32
@@ -139,7 +143,7 @@ def test_logprobs_are_of_the_response_alone(run):
 def test_logprobs_are_those_of_the_objectives(run):
     tokens = np.array([*WORDS, 33])
     rows = sequences(tokens[:-1]).replace(targets=tokens[None, 1:])
-    params = weights(run.model, 10)
+    params = weights(10)
     want, _ = logprobs.token_logps(run.model, params, rows)
     np.testing.assert_allclose(run.logprobs([72], tokens[1:]), want[0], atol=1e-5)
 
@@ -215,11 +219,11 @@ def test_opened_while_the_run_goes_on(workdir):
     with tiny.open_checkpoints(workdir, config=CONFIG, keep_last=1) as checkpoints:
         run = checkpoint.open_run(workdir)
         before = sorted(path.name for path in workdir.iterdir())
-        state = types.TrainState(jax.numpy.int32(15), weights(run.model, 15), ())
+        state = types.TrainState(jax.numpy.int32(15), weights(15), ())
         checkpoints.maybe_save(15, state)
         checkpoints.wait()
         assert run.steps == [15]
-        assert same(run.params(), weights(run.model, 15))
+        assert same(run.params(), weights(15))
         with pytest.raises(
             checkpoint.CheckpointError, match=r"no step 5; it has \[15\]"
         ):
