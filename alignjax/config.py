@@ -151,9 +151,7 @@ def _cast(value, hint):
         if not math.isfinite(value):
             raise ValueError(f"{value!r} is not a finite number")
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif (
+    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
         hint not in (int, float) and isinstance(hint, type) and isinstance(value, hint)
     ):
         return value

@@ -253,16 +253,16 @@ def describe(run: Experiment, resumed: int | None) -> str:
     passes = c.steps * c.batch_size / run.train.num_rows
     lines = [
         (
-            f"model: {c.model.get('family')}/{c.model.get('name')}, {size:,} "
-            f"parameters, vocabulary {run.model.config.vocab_size:,}, context {c.length}"
+            f"model: {c.model['family']}/{c.model['name']}, {size:,} parameters, "
+            f"vocabulary {run.model.config.vocab_size:,}, context {c.length}"
         ),
         (
             f"devices: {len(devices)} x {devices[0].device_kind}, mesh "
             f"{dict(run.mesh.shape)}, {jax.process_count()} process(es)"
         ),
         (
-            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of {tokens:,} "
-            f"tokens are {passes:.2f} passes"
+            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
+            f"{tokens:,} tokens are {passes:.2f} passes"
         ),
         *(f"  {line}" for line in run.train.report.splitlines()),
     ]

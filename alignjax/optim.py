@@ -64,7 +64,7 @@ def adamw(
     weight_decay: float = 0.1,
     moment_dtype: Literal["float32", "bfloat16"] = "float32",
 ):
-    """AdamW, arXiv:1711.05101 Algorithm 2; `moment_dtype` is that of the first moment."""
+    """AdamW, arXiv:1711.05101 Algorithm 2; `moment_dtype` is of the first moment."""
     return optax.adamw(
         schedule,
         b1,
@@ -122,18 +122,22 @@ def muon(
     Orthogonalised momentum (arXiv:2502.16982), scaled so that the root mean square of
     an update is `rms` times the rate, which makes AdamW's rates serve for both.
     """
-    return optax.contrib.muon(
-        schedule,
+    muon = optax.contrib.muon(
+        1.0,
         beta=momentum,
-        weight_decay=weight_decay,
-        weight_decay_mask=mask,
         adam_b1=b1,
         adam_b2=b2,
-        adam_weight_decay=weight_decay,
         muon_weight_dimension_numbers=lambda params: trees.map_with_name(
             _matrix_axes, params
         ),
         consistent_rms=rms,
+    )
+    # Its own decay follows the mask in the matrices only, so it is added here.
+    return optax.chain(
+        muon,
+        optax.scale(-1.0),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
@@ -171,8 +175,8 @@ class AverageState(NamedTuple):
 def average(decay: float) -> optax.GradientTransformation:
     """Keeps an exponential moving average of the weights, and changes no update.
 
-    average <- decay * average + (1 - decay) * weights, from the initial weights on; so a
-    run should be several times 1 / (1 - decay) steps long for the average to be of use.
+    average <- decay * average + (1 - decay) * weights, from the initial weights on; so
+    a run should be several times 1 / (1 - decay) steps long for it to be of use.
     """
 
     def init(params):

@@ -17,7 +17,7 @@ def closest(name: str, known) -> str:
 
 
 class Registry(dict):
-    """A dict of functions; duplicates and unknown names are errors that list the known."""
+    """A dict of functions; duplicates and unknown names are errors, which list it."""
 
     def __init__(self, kind: str):
         super().__init__()

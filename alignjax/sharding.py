@@ -48,7 +48,8 @@ def rules(overrides: Mapping | None = None) -> dict:
         for axis in (axes,) if isinstance(axes, str) else axes or ():
             if axis not in MESH_AXES:
                 problems.append(
-                    f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has {', '.join(MESH_AXES)}"
+                    f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has "
+                    f"{', '.join(MESH_AXES)}"
                 )
     if problems:
         raise config.ConfigError(problems)
@@ -99,7 +100,7 @@ def _sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
         )
     if devices % known or (not free and known != devices):
         raise config.ConfigError(
-            f"mesh: {dict(zip(MESH_AXES, sizes))} needs "
+            f"mesh: {dict(zip(MESH_AXES, sizes, strict=True))} needs "
             f"{'a multiple of ' if free else ''}{known} devices, there are {devices}; "
             "give one axis the size -1"
         )
@@ -114,7 +115,7 @@ def use(mesh: jax.sharding.Mesh, rules: Mapping):
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation: `constrain(x_BTD, "batch", "seq", None)`; no mesh, no effect."""
+    """Pins an activation: `constrain(x_BTD, "batch", "seq", None)`; no mesh, no-op."""
     return nn.with_logical_constraint(x, axes)
 
 

@@ -69,9 +69,9 @@ def _check_divisible(params) -> None:
             leaf.sharding.shard_shape(leaf.shape)
         except ValueError:
             problems.append(
-                f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of shape "
-                f"{leaf.shape}, which lies as {leaf.sharding.spec}; change the mesh, or "
-                "the axis in sharding_rules"
+                f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of "
+                f"shape {leaf.shape}, which lies as {leaf.sharding.spec}; change the "
+                "mesh, or the axis in sharding_rules"
             )
     if problems:
         raise config.ConfigError(problems)

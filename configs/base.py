@@ -2,7 +2,7 @@
 """Every field of a config, with its default and what it means.
 
 A config file starts from here and changes what it needs. A field of None stands for the
-default of the code that reads it, so that any flag can set it and any flag can clear it;
+default of the code that reads it, so that any flag can set it and any can clear it;
 what a chosen part (an optimizer, a schedule, a family) does not take is refused.
 """
 
@@ -92,9 +92,8 @@ def model() -> ConfigDict:
     m = ConfigDict()
     m.family = "llama"  # a module of alignjax.models
     m.name = "nano"  # a size in its CONFIGS
-    for field in (
-        "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window unroll"
-    ).split():
+    sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window"
+    for field in [*sizes.split(), "unroll"]:
         m[field] = placeholder(int)
     for field in "norm positions activation dtype attention remat".split():
         m[field] = placeholder(str)

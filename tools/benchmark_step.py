@@ -2,7 +2,8 @@
 r"""Times a train step on random tokens, alone or beside the same step in PyTorch.
 
     python tools/benchmark_step.py --model=llama/17m --vocab=8192 --batch=8 --length=512
-    python tools/benchmark_step.py --model=gpt2/124m --dtype=bfloat16 --batch=32 --torch=compile
+    python tools/benchmark_step.py --model=gpt2/124m --dtype=bfloat16 --batch=32 \
+        --length=1024 --vocab=50304 --torch=compile
 
 Needs jax, flax, optax and ml_collections only; `--torch` also torch and transformers.
 The two sides take turns, a few steps each, so that a machine whose speed drifts slows
@@ -92,7 +93,7 @@ def jax_step(args):
 
 
 def torch_step(args, c):
-    """The same model, optimizer and batch in transformers; returns run one step and wait."""
+    """The same in transformers; returns a function that runs one step and waits."""
     import torch
     import transformers
 
@@ -176,7 +177,7 @@ def main() -> None:
         sides[f"torch-{args.torch}"] = torch_step(args, c)
     seconds = {name: [] for name in sides}
     losses = {}
-    for name, run in sides.items():
+    for run in sides.values():
         run(), run()  # allocation, compilation by torch.compile
     for _ in range(args.steps):
         for name, run in sides.items():

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from alignjax import config, registry, types
 from alignjax.models import decoder
+from alignjax.models import kernels as kernels  # registers its backends
 
 _PARTS = {"attention", "decoder", "kernels", "layers"}
 

@@ -10,7 +10,6 @@ heads serves N/K query heads, so K = N is multi-head and K = 1 multi-query atten
 from __future__ import annotations
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +54,7 @@ def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, softcap: float | None = None):
 
 
 def causal_mask(query_ids_BT, key_ids_BS, offset: int, window: int | None):
-    """True where key s is in the segment of query t + offset, not after, not too far."""
+    """True where key s is of the segment of query t + offset, not after, not far."""
     t = offset + jnp.arange(query_ids_BT.shape[1])[:, None]
     s = jnp.arange(key_ids_BS.shape[1])[None, :]
     near = s <= t if window is None else (s <= t) & (t - s < window)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, kernels, layers  # kernels registers itself
+from alignjax.models import attention, layers
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
     "none": None,  # everything
@@ -127,7 +128,7 @@ class DecoderConfig:
 
 
 class Shared(NamedTuple):
-    """What every layer is given; the first three for whole rows, the rest for a cache."""
+    """What every layer is given: segments for whole rows, mask and slot for a cache."""
 
     rotations: Any = None  # cosines and sines, or None with learned positions
     segment_ids: Any = None
@@ -142,8 +143,13 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, cache, shared: Shared):
-        """Returns (x_BTD, cache); `cache` is this layer's keys and values, or None."""
+    def __call__(self, carry, layer: jax.Array, shared: Shared):
+        """(x_BTD, cache) before and after; the cache is that of all layers, or None.
+
+        It is carried, not scanned over: a loop updates what it carries in place, and
+        writes what it scans over into another array.
+        """
+        x_BTD, cache = carry
         c = self.config
         out_std = c.init_std * (2 * c.layers) ** -0.5
         norm = lambda name: layers.Norm(c.norm, c.norm_epsilon, "embed", name=name)
@@ -164,9 +170,17 @@ class Block(nn.Module):
                 softcap=c.attention_softcap,
             )
         else:
-            cache = _write(cache, {"k": k_BTKH, "v": v_BTKH}, shared.slot)
+            place = (layer, shared.slot)
+            cache = {
+                "k": _write(cache["k"], k_BTKH, *place),
+                "v": _write(cache["v"], v_BTKH, *place),
+            }
             out_BTNH = attention.attend(
-                q_BTNH, cache["k"], cache["v"], shared.mask, softcap=c.attention_softcap
+                q_BTNH,
+                _read(cache["k"], layer),
+                _read(cache["v"], layer),
+                shared.mask,
+                softcap=c.attention_softcap,
             )
         out_BTNH = checkpoint_name(out_BTNH, "attention")
         project = layers.Projection(
@@ -181,7 +195,7 @@ class Block(nn.Module):
         mlp = layers.MLP(
             c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp"
         )
-        return add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), cache
+        return (add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), cache), None
 
     def _heads(self, h_BTD, shared: Shared):
         """Queries, keys and values, normalised and rotated."""
@@ -209,11 +223,16 @@ class Block(nn.Module):
         return q_BTNH, k_BTKH, v_BTKH
 
 
-def _write(cache, new, slot):
-    put = lambda old, x: jax.lax.dynamic_update_slice_in_dim(
-        old, x.astype(old.dtype), slot, axis=1
-    )
-    return jax.tree.map(put, cache, new)
+def _write(cache_LBKSH, x_BTKH, layer, slot):
+    """Keys or values of T tokens into the cache; see `init_cache` for its axes."""
+    x_LBKTH = x_BTKH.swapaxes(1, 2)[None].astype(cache_LBKSH.dtype)
+    return jax.lax.dynamic_update_slice(cache_LBKSH, x_LBKTH, (layer, 0, 0, slot, 0))
+
+
+def _read(cache_LBKSH, layer):
+    """One layer's keys or values, as attention takes them: [B, S, K, H]."""
+    x_BKSH = jax.lax.dynamic_index_in_dim(cache_LBKSH, layer, keepdims=False)
+    return x_BKSH.swapaxes(1, 2)
 
 
 def _block(c: DecoderConfig):
@@ -272,8 +291,12 @@ class Decoder(nn.Module):
 
     def _rotations(self, positions_BT):
         c = self.config
-        if c.positions == "rope":
-            return layers.rotations(positions_BT, c.size_of_head, c.rope_theta)
+        if c.positions == "learned":
+            return None
+        return layers.rotations(positions_BT, c.size_of_head, c.rope_theta)
+
+    def _indices(self):
+        return jnp.arange(self.config.layers)
 
     def hidden(self, inputs_BT, positions_BT, segment_ids_BT):
         shared = Shared(self._rotations(positions_BT), segment_ids_BT)
@@ -281,7 +304,7 @@ class Decoder(nn.Module):
         if self.config.unroll == self.config.layers and not self.is_initializing():
             x_BTD = self._unrolled(x_BTD, shared)
         else:
-            x_BTD, _ = self.layers(x_BTD, None, shared)
+            (x_BTD, _), _ = self.layers((x_BTD, None), self._indices(), shared)
         return self.norm(x_BTD)
 
     def _unrolled(self, x_BTD, shared: Shared):
@@ -293,17 +316,18 @@ class Decoder(nn.Module):
         c = self.config
         block = _block(c)(c, self.train, parent=None)
         stacked = self.layers.variables["params"]
-        split = jax.tree.map(lambda x: jnp.split(x, c.layers), stacked)
+        apart = lambda x: [piece[0] for piece in jnp.split(x, c.layers)]
+        split = jax.tree.map(apart, stacked)
+        is_split = lambda x: isinstance(x, list)
         for i in range(c.layers):
-            layer = jax.tree.map(
-                lambda pieces: pieces[i][0], split, is_leaf=lambda x: isinstance(x, list)
-            )
+            layer = jax.tree.map(operator.itemgetter(i), split, is_leaf=is_split)
             rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
-            x_BTD, _ = block.apply({"params": layer}, x_BTD, None, shared, rngs=rngs)
+            carry = (x_BTD, None)
+            (x_BTD, _), _ = block.apply({"params": layer}, carry, i, shared, rngs=rngs)
         return x_BTD
 
     def extend(self, tokens_BT, positions_BT, cache):
-        """Sees the cache's tokens and its own up to each position; see `types.Model`."""
+        """Sees the cache's tokens and its own, up to each position; `types.Model`."""
         slot = cache["slot"]
         seen_BS = jax.lax.dynamic_update_slice_in_dim(
             cache["positions"], positions_BT, slot, axis=1
@@ -316,7 +340,8 @@ class Decoder(nn.Module):
         positions_BT = jnp.maximum(positions_BT, 0)
         shared = Shared(self._rotations(positions_BT), mask=mask_BTS, slot=slot)
         x_BTD = self._embed(tokens_BT, positions_BT)
-        x_BTD, layers_cache = self.layers(x_BTD, cache["layers"], shared)
+        carry = (x_BTD, cache["layers"])
+        (x_BTD, layers_cache), _ = self.layers(carry, self._indices(), shared)
         slot += tokens_BT.shape[1]
         cache = {"layers": layers_cache, "positions": seen_BS, "slot": slot}
         return self.norm(x_BTD), cache
@@ -349,7 +374,8 @@ def build(c: DecoderConfig) -> types.Model:
         return evaluated.apply({"params": params}, x_BTD, method="unembed")
 
     def init_cache(batch, length):
-        shape = (c.layers, batch, length, c.num_kv_heads, c.size_of_head)
+        # [L, B, K, S, H]: products over S and H need no transposition in memory.
+        shape = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
         return {
             "layers": {"k": jnp.zeros(shape, c.dtype), "v": jnp.zeros(shape, c.dtype)},
             "positions": jnp.full((batch, length), -1, jnp.int32),

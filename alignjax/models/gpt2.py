@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPT-2 (Radford et al. 2019): LayerNorm, learned positions, GELU, biases, tied head."""
+"""GPT-2 (Radford et al. 2019): LayerNorm, learned positions, GELU, biases, tied."""
 
 _GPT2 = dict(
     vocab_size=50_257,

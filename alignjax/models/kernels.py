@@ -23,8 +23,8 @@ def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap):
         raise ValueError("model.attention: cudnn has no softcap; use xla")
     if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(
-            f"model.attention: cudnn computes in 16 bits, model.dtype is {q_BTNH.dtype}; "
-            "use bfloat16, or attention xla"
+            f"model.attention: cudnn computes in 16 bits, model.dtype is "
+            f"{q_BTNH.dtype}; use bfloat16, or attention xla"
         )
 
     def attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
@@ -57,8 +57,8 @@ def splash(
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     if T % 128:
         raise ValueError(
-            f"model.attention: splash needs rows of a multiple of 128 tokens, length is "
-            f"{T}; change it, or use xla"
+            f"model.attention: splash needs rows of a multiple of 128 tokens, "
+            f"length is {T}; change it, or use xla"
         )
     block = next(size for size in (BLOCK, 256, 128) if T % size == 0)
     sizes = lib.BlockSizes(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of tokens: the one primitive of objectives, evaluation, analysis."""
+"""Log-probabilities of tokens: one primitive for training, evaluation, analysis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def token_logps(
         x_BCD, targets_BC = chunk
         return language_model.token_logp(model.unembed(params, x_BCD), targets_BC)
 
-    B, T, D = x_BTD.shape
+    B, T, _ = x_BTD.shape
     count = -(-T // chunk)
     if count == 1:
         return chunk_logps((x_BTD, sequences.targets))

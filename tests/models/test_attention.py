@@ -91,7 +91,7 @@ def test_kernels_refuse_what_they_cannot():
     q, k, v, ids = inputs(B=1, T=100)
     with pytest.raises(ValueError, match="multiple of 128 tokens, length is 100"):
         kernels.splash(q, k, v, ids, window=None, softcap=None)
-    with pytest.raises(ValueError, match="16 bits, model.dtype is float32"):
+    with pytest.raises(ValueError, match=r"16 bits, model\.dtype is float32"):
         kernels.cudnn(q, k, v, ids, window=None, softcap=None)
     with pytest.raises(ValueError, match="no softcap"):
         kernels.cudnn(q, k, v, ids, window=None, softcap=30.0)

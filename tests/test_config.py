@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config sections: everything wrong is said at once, by field, value and remedy."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import pytest
+from ml_collections import ConfigDict
+
+from alignjax import config, registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    rate: float
+    steps: int = 3
+    kind: Literal["a", "b"] = "a"
+    names: tuple[str, ...] = ()
+    limit: int | None = None
+    options: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.steps < 0:
+            raise config.ConfigError(f"steps: {self.steps} must not be negative")
+
+
+def test_fills_and_casts():
+    given = dict(rate=1, names=["x"], limit=None, kind=None, options={"a": {"b": 1}})
+    built = config.build(Section, ConfigDict(given), "c")
+    assert built.rate == 1.0 and isinstance(built.rate, float)
+    assert built.names == ("x",) and built.limit is None and built.kind == "a"
+    assert built.options["a"]["b"] == 1
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"rate": True}, "c.rate: True is bool, not float"),
+        ({"rate": "1"}, "c.rate: '1' is str, not float"),
+        ({"rate": math.nan}, "c.rate: nan is not a finite number"),
+        ({"rate": math.inf}, "c.rate: inf is not a finite number"),
+        ({"rate": 1.0, "steps": 2.0}, "c.steps: 2.0 is float, not int"),
+        ({"rate": 1.0, "steps": False}, "c.steps: False is bool, not int"),
+        ({"rate": 1.0, "kind": "c"}, "c.kind: 'c' is not one of 'a', 'b'"),
+        ({"rate": 1.0, "names": "xy"}, "c.names: 'xy' is str, not tuple"),
+        ({"rate": 1.0, "names": [1]}, "c.names: 1 is int, not str"),
+        ({"rate": 1.0, "limit": "3"}, "c.limit: '3' is str, not int"),
+        ({"rate": 1.0, "stesp": 3}, "c.stesp: unknown field; did you mean 'steps'?"),
+        ({}, "c.rate: required, of type float"),
+        ({"rate": None}, "c.rate: required"),
+        ({"rate": 1.0, "steps": -1}, "c.steps: -1 must not be negative"),
+    ],
+)
+def test_refuses(given, message):
+    with pytest.raises(config.ConfigError) as error:
+        config.build(Section, given, "c")
+    assert message in str(error.value)
+
+
+def test_says_all_problems_at_once():
+    with pytest.raises(config.ConfigError) as error:
+        config.build(Section, {"rate": "x", "steps": 1.5, "nope": 1}, "c")
+    assert [line.split(":")[0] for line in error.value.problems] == [
+        "c.rate",
+        "c.steps",
+        "c.nope",
+    ]
+
+
+def test_call_refuses_what_a_function_does_not_take():
+    def function(model, *, beta: float, smooth: float = 0.0):
+        if smooth > 1:
+            raise config.ConfigError(f"smooth: {smooth} is above 1")
+        return model, beta, smooth
+
+    assert config.call(function, {"beta": 1}, "c", "m") == ("m", 1.0, 0.0)
+    for given, message in [
+        ({"beta": 1.0, "gamma": 2.0}, "c.gamma: unknown field; known: beta, smooth"),
+        ({}, "c.beta: required"),
+        ({"beta": "x"}, "c.beta: 'x' is str"),
+        ({"beta": 1.0, "smooth": 2.0}, "c.smooth: 2.0 is above 1"),
+    ]:
+        with pytest.raises(config.ConfigError) as error:
+            config.call(function, given, "c", "m")
+        assert message in str(error.value)
+
+
+def test_json_is_plain_and_diffs_name_leaves():
+    old = config.to_json(ConfigDict(dict(a=dict(b=(1, 2)), c=None)))
+    assert old == {"a": {"b": [1, 2]}, "c": None}
+    new = {"a": {"b": [1, 3]}, "c": None, "d": 1}
+    assert config.differences(old, new) == ["a.b: [1, 2] -> [1, 3]", "d: None -> 1"]
+    assert config.differences(old, old) == []
+
+
+def test_registry_finds_in_itself_and_in_modules():
+    functions = registry.Registry("loss")
+    functions.register(math.sin)
+    assert functions.find("sin") is math.sin
+    assert functions.find("math:cos") is math.cos
+    with pytest.raises(ValueError, match="'sin' is already registered"):
+        functions.register(math.sin)
+    with pytest.raises(ValueError, match="unknown loss 'sim'; did you mean 'sin'"):
+        functions.find("sim")
+    for missing in ("math:nope", "no_such_module:f"):
+        with pytest.raises(ValueError, match=f"loss '{missing}'"):
+            functions.find(missing)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers: who is decayed, what is clipped, what is averaged, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from alignjax import config, optim
+
+PARAMS = {
+    "embed": jnp.full((4, 3), 2.0),
+    "layers": {
+        "mlp": {"up": {"kernel": jnp.ones((2, 3, 5))}},
+        "o": {"kernel": jnp.ones((2, 2, 4, 3))},
+        "norm": {"scale": jnp.ones((2, 3))},
+    },
+}
+ZERO = jax.tree.map(jnp.zeros_like, PARAMS)
+
+
+def build(rate=0.1, **section):
+    return optim.build({"decay": ".*kernel", **section}, rate)
+
+
+def after(optimizer, grads, steps=1):
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for _ in range(steps):
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "sgd", "adafactor"])
+def test_decay_follows_the_mask(name):
+    decayed, _ = after(build(name=name, weight_decay=0.5), ZERO)
+    kernel = decayed["layers"]["mlp"]["up"]["kernel"]
+    assert (kernel < 1).all()
+    np.testing.assert_array_equal(decayed["embed"], PARAMS["embed"])
+    np.testing.assert_array_equal(decayed["layers"]["norm"]["scale"], 1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "sgd", "adafactor"])
+def test_every_optimizer_descends_a_bowl(name):
+    optimizer = build(0.2, name=name, weight_decay=0.0)
+    loss = lambda p: sum(jnp.square(x - 0.3).sum() for x in jax.tree.leaves(p))
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params, _ = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), length=60)[0]
+    assert loss(params) < 0.2 * loss(PARAMS)
+
+
+def test_clips_the_norm_of_the_whole_gradient():
+    grads = jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), PARAMS)
+    clipped, _ = after(build(1.0, name="sgd", clip_norm=2.0), grads)
+    moved = jax.tree.map(lambda a, b: a - b, PARAMS, clipped)
+    assert optax.tree.norm(moved) == pytest.approx(2.0, rel=1e-5)
+
+
+def test_muon_moves_matrices_orthogonally_and_scales_to_rms():
+    grads = jax.tree.map(
+        lambda x: jax.random.normal(jax.random.key(x.size), x.shape), PARAMS
+    )
+    moved, _ = after(build(1.0, name="muon", weight_decay=0.0), grads)
+    for name, rows in (("mlp", 3), ("o", 8)):
+        old, new = PARAMS["layers"][name], moved["layers"][name]
+        old, new = (x["up"] if name == "mlp" else x for x in (old, new))
+        for update in (new["kernel"] - old["kernel"]).reshape(2, rows, -1):
+            spectrum = np.linalg.svd(update, compute_uv=False)
+            assert spectrum.max() / spectrum.min() < 2.0  # Newton-Schulz is rough
+            rms = np.sqrt(np.square(update).mean())
+            side = np.sqrt(min(update.shape) / max(update.shape))
+            assert rms == pytest.approx(0.2, rel=0.35), side
+
+
+def test_average_is_the_formula_and_changes_no_update():
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    plain, _ = after(build(name="sgd"), grads, steps=3)
+    params, state = after(build(name="sgd", ema=0.9), grads, steps=3)
+    jax.tree.map(np.testing.assert_array_equal, params, plain)
+    average = optim.averaged_params(state)["embed"]
+    expected = 2.0
+    for step in (1, 2, 3):
+        expected = 0.9 * expected + 0.1 * (2.0 - 0.1 * step)
+    np.testing.assert_allclose(average, expected, rtol=1e-6)
+    assert optim.averaged_params(build(name="sgd").init(PARAMS)) is None
+
+
+@pytest.mark.parametrize(
+    "section,message",
+    [
+        (dict(name="adam"), "optimizer.name: unknown optimizer 'adam'; did you mean"),
+        (dict(name="lion", eps=1e-8), "optimizer.eps: unknown field"),
+        (dict(name="adamw", momentum=0.9), "optimizer.momentum: unknown field"),
+        (dict(name="adamw", b1="0.9"), "optimizer.b1: '0.9' is str"),
+        (
+            dict(name="adamw", clip_norm=0.0),
+            "optimizer.clip_norm: 0.0 must be positive",
+        ),
+        (dict(name="adamw", ema=1.0), "optimizer.ema: 1.0 is not in (0, 1)"),
+    ],
+    ids=str,
+)
+def test_refuses(section, message):
+    with pytest.raises(config.ConfigError) as error:
+        build(**section)
+    assert message in str(error.value)
+
+
+def test_a_decay_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"'kernels' matches no parameter"):
+        optim.build({"name": "adamw", "decay": "kernels"}, 0.1).init(PARAMS)
