@@ -86,6 +86,8 @@ class Checkpoints:
             with agreement.all_or_none(f"cannot use {self.workdir}"):
                 if jax.process_index() == 0:
                     self._open()
+            with agreement.all_or_none("workdir"):
+                self._check_shared()
             self._reload()
         except BaseException:
             self._unlock()
@@ -221,6 +223,14 @@ class Checkpoints:
         for name in storage.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
         storage.write_json(self.workdir / "config.json", self._config)
+
+    def _check_shared(self) -> None:
+        """Raises ConfigError where this process does not see what process 0 wrote."""
+        if not (self.workdir / "config.json").is_file():
+            raise config_lib.ConfigError(
+                f"workdir: {self.workdir} is another directory for process "
+                f"{jax.process_index()} than for process 0; use one that all share"
+            )
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -84,6 +84,9 @@ def test_saved_on_two_restored_on_one_and_back(saved, tmp_path):
     assert (
         locked[1] == f"CheckpointError: cannot use {workdir}: another process says why"
     )
+    apart = [report["apart"] for report in reports]
+    assert apart[0] == "CheckpointError: workdir: another process says why"
+    assert f"{workdir}-1 is another directory for process 1" in apart[1]
     with tiny.open_checkpoints(workdir) as checkpoints:
         state, step = checkpoints.restore_or_init(like, None)
         assert step == 20 and tiny.bits(state) == bits_at(20)

@@ -56,6 +56,7 @@ def refusals(checkpoints, workdir, like, index):
     other = {**tiny.CONFIG, "steps": 40 + index}
     out["unlike"] = error_of(lambda: tiny.open_checkpoints(workdir, config=other))
     out["locked"] = error_of(lambda: tiny.open_checkpoints(workdir))
+    out["apart"] = error_of(lambda: tiny.open_checkpoints(f"{workdir}-{index}"))
     return out
 
 
