@@ -143,7 +143,7 @@ class Config:
             raise config.ConfigError(problems)
 
 
-_SECTIONS = {
+SECTIONS = {
     "tokenizer": tokenizer.TokenizerConfig,
     "data": loader.DataConfig,
     "checkpoint": CheckpointConfig,
@@ -184,7 +184,7 @@ def build(section: Mapping) -> Experiment:
       DataError: data that cannot be read, or is not what it should be.
     """
     section = config.to_json(section)
-    c, schedule, optimizer, rules = _check(section)
+    c, schedule, optimizer, rules = check(section)
     cache_dir = pathlib.Path(c.cache_dir).expanduser()
     tok = tokenizer.build(
         c.tokenizer,
@@ -276,7 +276,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
     return "\n".join(lines)
 
 
-def _check(section: dict):
+def check(section: dict):
     """What needs no data and no device. Raises ConfigError with all problems."""
     problems, filled = [], dict(section)
 
@@ -286,7 +286,7 @@ def _check(section: dict):
         except config.ConfigError as error:
             problems.extend(error.problems)
 
-    for name, cls in _SECTIONS.items():
+    for name, cls in SECTIONS.items():
         if isinstance(section.get(name), dict):
             filled[name] = attempt(config.build, cls, section[name], name)
     if problems:  # a section that is missing would be reported as not given
