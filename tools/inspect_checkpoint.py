@@ -154,6 +154,8 @@ def main() -> int:
     except checkpoint.CheckpointError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `| head`; also for what is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(broken)
 
 

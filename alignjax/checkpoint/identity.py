@@ -59,13 +59,13 @@ def check(
         else:
             refused.append(line)
     if refused:
-        fields = [line.partition(": ")[0] for line in refused]
-        remedy = "use another workdir, or go on all the same with checkpoint.accept="
+        fields = tuple(line.partition(": ")[0] for line in refused)
+        remedy = "use another workdir, or go on all the same with"
         raise config.ConfigError(
             [
                 f"{where} holds another run; old -> new:",
                 *(f"  {line}" for line in refused),
-                f"{remedy}{fields}",
+                f'{remedy} --config.checkpoint.accept="{fields}"',
             ]
         )
 

@@ -43,7 +43,7 @@ def test_anything_else_is_refused_with_the_diff(field):
         identity.check(OLD, {**OLD, field: 7}, where="runs/a")
     assert "runs/a holds another run" in error.value.problems[0]
     assert error.value.problems[1] == f"  {field}: {OLD.get(field)} -> 7"
-    assert f"checkpoint.accept=['{field}']" in error.value.problems[-1]
+    assert f"checkpoint.accept=\"('{field}',)\"" in error.value.problems[-1]
 
 
 def test_every_difference_is_shown_and_only_those():
