@@ -4,7 +4,7 @@
 Names carry the axes of an array as a suffix, one letter an axis:
 
     B batch    T time (queries)    S time (keys)    D model    N heads
-    K kv heads    H head    F mlp    V vocabulary    L layers    C chunks
+    K kv heads    H head    F mlp    V vocabulary    L layers    C chunks    2 pair
 
 so `x_BTD` is an array of shape [batch, time, model]. This is the one legend.
 """
@@ -63,6 +63,42 @@ class Mean:
         """`total / weight`; 0 where the weight is 0, which is a mean of nothing."""
         empty = self.weight == 0
         return jnp.where(empty, 0.0, self.total / jnp.where(empty, 1.0, self.weight))
+
+
+@flax.struct.dataclass
+class LogProbs:
+    """What one model says of whole responses: float32 sums over a response's tokens.
+
+    Every field has one value a response: [B, 2] for pairs, the chosen one first; [B]
+    for responses judged alone; [B, K] for ranked lists, the best one first. Only the
+    tokens of the response count, its terminator included. The fields from `head` on
+    are filled where a loss needs them (`Traits.needs`), else None.
+
+    Attributes:
+      total: the log-probability of the response, in nats.
+      length: the number of its tokens.
+      head: as `total`, over the first m tokens, m the length of the pair's shorter one.
+      sample: as `head`, over m tokens drawn at random without replacement; the same
+        tokens under policy and reference.
+      reference_kl: the sum over positions of KL(reference || policy) over the
+        vocabulary; of the policy alone.
+      collision: the sum over positions of log sum_v p(v)^2, the log-probability that
+        two draws from the model agree.
+      mismatched: the `total` of another prompt's response after this prompt.
+    """
+
+    total: Any
+    length: Any
+    head: Any = None
+    sample: Any = None
+    reference_kl: Any = None
+    collision: Any = None
+    mismatched: Any = None
+
+    @property
+    def mean(self):
+        """Nats a token; 0 for an empty response, never a division by zero."""
+        return self.total / jnp.maximum(self.length, 1)
 
 
 class Model(NamedTuple):

@@ -1,2 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses: pure functions of arrays, one value per token or example, never reduced."""
+"""Losses: pure functions of arrays, one value per token or example, never reduced.
+
+`catalogue` finds them by name; `python -m alignjax.losses` prints them all.
+"""
+
+from alignjax.losses import (
+    catalogue,
+    coupled,
+    language_model,
+    links,
+    mixtures,
+    preference,
+    ranked,
+    reference_free,
+    reward,
+    scores,
+    token_level,
+    tokens,
+    unpaired,
+)
+
+__all__ = [
+    "catalogue",
+    "coupled",
+    "language_model",
+    "links",
+    "mixtures",
+    "preference",
+    "ranked",
+    "reference_free",
+    "reward",
+    "scores",
+    "token_level",
+    "tokens",
+    "unpaired",
+]

@@ -31,3 +31,8 @@ def cross_entropy(logp: jax.Array) -> jax.Array:
 def z_loss(logz: jax.Array) -> jax.Array:
     """log(Z)^2, which keeps logits from drifting; PaLM, arXiv:2204.02311 section 5."""
     return jnp.square(logz)
+
+
+def dft(logp: jax.Array) -> jax.Array:
+    """DFT, arXiv:2508.05629: -sg(p) log p, so that unlikely targets do not shout."""
+    return -jax.lax.stop_gradient(jnp.exp(logp)) * logp

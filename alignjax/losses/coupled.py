@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preference losses whose terms depend on the other pairs of the batch.
+
+Each has a statistic, taken over the whole global batch without gradients and handed to
+every microbatch, so that neither microbatches nor devices change what is learned.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alignjax.losses import catalogue, links, mixtures, preference, scores
+from alignjax.losses.catalogue import Noise, NonNegative, Positive, Share
+from alignjax.types import LogProbs
+
+loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
+
+
+def matched(x_B, y_B, weight_B=None):
+    """For each of `x_B` the one of `y_B` that has the same rank; 0 for padding rows."""
+    if weight_B is None:
+        weight_B = jnp.ones_like(x_B)
+    last = lambda z_B: jnp.where(weight_B > 0, z_B, jnp.inf)
+    rank_B = jnp.argsort(jnp.argsort(last(x_B)))
+    return jnp.where(weight_B > 0, jnp.sort(last(y_B))[rank_B], 0.0)
+
+
+def aot_quantiles(policy: LogProbs, reference: LogProbs, *, weight_B=None):
+    """The statistic of `aot`, [B]: the reference's margin of the policy margin's rank."""
+    margin_B = scores.difference(policy.total)
+    return matched(margin_B, scores.difference(reference.total), weight_B)
+
+
+def aot_unpaired_quantiles(policy, reference, *, weight_B=None):
+    """The statistic of `aot_unpaired`, [B, 2]: the other side's log-ratio of one's rank."""
+    c_B, r_B = jnp.moveaxis(scores.log_ratio(policy, reference), -1, 0)
+    pairs = matched(c_B, r_B, weight_B), matched(r_B, c_B, weight_B)
+    return jnp.stack(pairs, -1)
+
+
+@loss(statistic=aot_quantiles, margin=True)
+def aot(
+    policy,
+    reference,
+    *,
+    statistic,
+    beta: Positive = 0.01,
+    label_smoothing: Noise = 0.0,
+):
+    """AOT of pairs, arXiv:2406.05882: -log s(beta (sort(lw - ll) - sort(ref))_i).
+
+    The policy's margins lw - ll are to dominate the reference's, rank by rank. A loss
+    belongs to the pair of its policy margin.
+    """
+    del reference  # it is in the statistic
+    margin_B = scores.difference(policy.total) - lax.stop_gradient(statistic)
+    return links.cross_entropy(beta * margin_B, label_smoothing)
+
+
+@loss(statistic=aot_unpaired_quantiles)
+def aot_unpaired(
+    policy,
+    reference,
+    *,
+    statistic,
+    beta: Positive = 0.01,
+    label_smoothing: Noise = 0.0,
+):
+    """AOT unpaired, arXiv:2406.05882: -log s(beta (sort(c) - sort(r))_i).
+
+    The value belongs to the pair of the chosen response; the gradient goes to both.
+    """
+    c_B, r_B = jnp.moveaxis(scores.log_ratio(policy, reference), -1, 0)
+    other_B2 = lax.stop_gradient(statistic)
+    cost = lambda z_B: links.cross_entropy(beta * z_B, label_smoothing)
+    value_B, of_rejected_B = cost(c_B - other_B2[..., 0]), cost(other_B2[..., 1] - r_B)
+    # The same sum in another order, so it counts by its gradient alone.
+    return value_B + of_rejected_B - lax.stop_gradient(of_rejected_B)
+
+
+class BetaStatistic(NamedTuple):
+    """What `beta_dpo` learns of its batch.
+
+    Attributes:
+      excess: a scalar, the mean log-ratio margin of the pairs kept, less `center`.
+      weight_B: 0 for pairs left out; the others' are equal and keep the batch's sum.
+    """
+
+    excess: jax.Array
+    weight_B: jax.Array
+
+
+def beta_statistic(
+    policy,
+    reference,
+    *,
+    drop,
+    center=None,
+    spread=None,
+    key=None,
+    weight_B=None,
+) -> BetaStatistic:
+    """Which pairs `beta_dpo` keeps, and how far their margins are from the usual.
+
+    Args:
+      policy, reference: [B, 2].
+      drop: the share of pairs left out.
+      center, spread: mean and standard deviation of margins; the authors keep running
+        ones (decay 0.9). This batch's own where None.
+      key: samples the kept pairs without replacement; the likeliest ones where None.
+      weight_B: 0 for rows that pad the batch.
+    """
+    margin_B = scores.difference(scores.log_ratio(policy, reference))
+    weight_B = jnp.ones_like(margin_B) if weight_B is None else weight_B
+    if center is None:
+        center = mixtures.weighted_mean(margin_B, weight_B)
+    if spread is None:
+        variance_B = jnp.square(margin_B - center)
+        spread = jnp.sqrt(mixtures.weighted_mean(variance_B, weight_B))
+    usual_B = -0.5 * jnp.square((margin_B - center) / jnp.maximum(spread, 1e-6))
+    if key is not None:  # Gumbel's top k is a draw without replacement
+        usual_B = usual_B + jax.random.gumbel(key, usual_B.shape, usual_B.dtype)
+    usual_B = jnp.where(weight_B > 0, usual_B, -jnp.inf)
+    count = (weight_B > 0).sum()
+    kept = jnp.maximum(jnp.floor((1 - drop) * count + 1e-6), 1)
+    rank_B = jnp.argsort(jnp.argsort(-usual_B))
+    keep_B = ((rank_B < kept) & (weight_B > 0)).astype(margin_B.dtype)
+    excess = mixtures.weighted_mean(margin_B, keep_B) - center
+    return BetaStatistic(excess, keep_B * count / jnp.maximum(keep_B.sum(), 1))
+
+
+@loss(statistic=beta_statistic, margin=True)
+def beta_dpo(
+    policy,
+    reference,
+    *,
+    statistic,
+    beta: Positive = 0.1,
+    sensitivity: NonNegative = 0.6,
+    drop: Share = 0.2,
+):
+    """beta-DPO, arXiv:2407.08639: `dpo` whose beta is beta (1 + sensitivity excess).
+
+    `excess` is by how much the batch's mean margin exceeds the usual; a share `drop` of
+    the pairs, likeliest those with unusual margins, is left out. beta is at least 1e-3.
+    """
+    del drop  # it is in the statistic
+    excess, weight_B = lax.stop_gradient(tuple(statistic))
+    beta = jnp.maximum(beta * (1 + sensitivity * excess), 1e-3)
+    return weight_B * preference.dpo(policy, reference, beta=beta)

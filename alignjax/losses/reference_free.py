@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preference losses of the policy alone: no second model is held or run.
+
+As `preference`, with lw, ll for the policy's log-probabilities of the chosen and the
+rejected response, and mw, ml for the same divided by the number of tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+
+from alignjax.losses import catalogue, links, mixtures, scores
+from alignjax.losses.catalogue import Noise, NonNegative, Positive
+from alignjax.types import LogProbs
+
+loss = functools.partial(catalogue.register, catalogue.PREFERENCE, reference=False)
+
+
+@loss()
+def orpo(policy: LogProbs, reference: LogProbs | None, *, weight: NonNegative = 0.1):
+    """ORPO, arXiv:2403.07691: -mw - weight log s(log odds(mw) - log odds(ml)).
+
+    odds(m) = e^m/(1 - e^m). TRL and the authors' code take the first term over prompt
+    and response; the paper, and this, over the response.
+    """
+    del reference
+    odds_B2 = scores.log_odds(policy.mean)
+    return -policy.mean[..., 0] + weight * links.logistic(odds_B2, 1.0)
+
+
+@loss()
+def cpo(
+    policy,
+    reference,
+    *,
+    beta: Positive = 0.1,
+    alpha: NonNegative = 1.0,
+    label_smoothing: Noise = 0.0,
+):
+    """CPO, arXiv:2401.08417 Eq. 5: -log s(beta (lw - ll)) - alpha lw."""
+    del reference
+    contrast_B = links.logistic(policy.total, beta, label_smoothing=label_smoothing)
+    return contrast_B - alpha * policy.total[..., 0]
+
+
+@loss(statistic=mixtures.mean_chosen_length)
+def cpo_trl(
+    policy,
+    reference,
+    *,
+    statistic,
+    beta: Positive = 0.1,
+    alpha: NonNegative = 1.0,
+    label_smoothing: Noise = 0.0,
+):
+    """CPO as coded, arXiv:2401.08417: as `cpo`, with lw in nats a token of the batch.
+
+    Its authors' and TRL's; the second term is weaker than the paper's by the length.
+    """
+    contrast_B = cpo(
+        policy, reference, beta=beta, alpha=0.0, label_smoothing=label_smoothing
+    )
+    nll_B = mixtures.nll_token(policy, reference, statistic=statistic)
+    return contrast_B + alpha * nll_B
+
+
+@loss()
+def simpo(
+    policy,
+    reference,
+    *,
+    beta: Positive = 2.0,
+    gamma: NonNegative = 1.0,
+    label_smoothing: Noise = 0.0,
+):
+    """SimPO, arXiv:2405.14734 Eq. 6: -log s(beta (mw - ml) - gamma)."""
+    del reference
+    return links.logistic(
+        policy.mean, beta, offset=-gamma, label_smoothing=label_smoothing
+    )
+
+
+@loss()
+def alphapo(
+    policy,
+    reference,
+    *,
+    beta: Positive = 2.5,
+    gamma: NonNegative = 0.1,
+    alpha: NonNegative = 0.25,
+):
+    """AlphaPO, arXiv:2501.03884: -log s(beta (f(mw) - f(ml)) - gamma).
+
+    f(m) = (1 - e^(-alpha m))/alpha; at alpha 0 it is m, and this is `simpo`.
+    """
+    del reference
+    score_B2 = scores.alpha(policy.mean, alpha) if alpha else policy.mean
+    return links.logistic(score_B2, beta, offset=-gamma)
+
+
+@loss()
+def simper(policy, reference):
+    """SimPER, arXiv:2502.00883: e^ml - e^mw, the inverse perplexities."""
+    del reference
+    return -scores.difference(scores.exp(policy.mean))
+
+
+@loss()
+def slic(policy, reference, *, delta: Positive = 1.0, weight: NonNegative = 0.1):
+    """SLiC-HF, arXiv:2305.10425: max(0, delta - lw + ll) - weight lw.
+
+    The second term is the paper's cross-entropy with the chosen response as the target.
+    """
+    del reference
+    rank_B = jnp.maximum(0.0, delta - scores.difference(policy.total))
+    return rank_B - weight * policy.total[..., 0]
