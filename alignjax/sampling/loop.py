@@ -118,6 +118,7 @@ def start(model: Model, params: Params, prompts_BP, mask_BP, room: int) -> State
         done_B=length_B == 0,
     )
     last_B = prompts_BP[:, -1].astype(jnp.int32)
+    responses = _everywhere(responses)  # as `advance` leaves it: one program for both
     return State(responses, last_B, length_B - 1, jnp.int32(0), cache)
 
 
@@ -164,7 +165,13 @@ def advance(
         token_B, responses = _append(logits_BV, draw, state.responses, state.step)
         return State(responses, token_B, state.position_B + 1, state.step + 1, cache)
 
-    return jax.lax.while_loop(unfinished, one_more, state)
+    state = jax.lax.while_loop(unfinished, one_more, state)
+    return state._replace(responses=_everywhere(state.responses))
+
+
+def _everywhere(responses: Responses) -> Responses:
+    """All rows on every device, so that every host may read them."""
+    return jax.tree.map(lambda x: sharding.constrain(x, *[None] * x.ndim), responses)
 
 
 def _append(logits_BV, draw: Draw, r: Responses, step) -> tuple[jax.Array, Responses]:
@@ -175,9 +182,8 @@ def _append(logits_BV, draw: Draw, r: Responses, step) -> tuple[jax.Array, Respo
     model_logp_B, _ = language_model.token_logp(logits_BV, token_B)
 
     def put(old_BR, new_B):
-        # Every device gets all rows, so that any host may read them.
-        new_B = sharding.constrain(jnp.where(r.done_B, 0, new_B), None)
-        return jax.lax.dynamic_update_slice_in_dim(old_BR, new_B[:, None], step, axis=1)
+        new_B1 = jnp.where(r.done_B, 0, new_B)[:, None]
+        return jax.lax.dynamic_update_slice_in_dim(old_BR, new_B1, step, axis=1)
 
     return token_B, Responses(
         tokens_BR=put(r.tokens_BR, token_B),
