@@ -349,6 +349,7 @@ def main(argv) -> None:
     cache = section.get("cache_dir") or experiment.CACHE_DIR
     cache = pathlib.Path(cache).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if FLAGS.multihost:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
     try:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same losses on any mesh and in any number of microbatches; state moves exactly."""
+
+import functools
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from alignjax import checkpoint, experiment, sharding, state, train, trees
+
+TOPOLOGIES = {  # devices, and how they are laid out
+    "one device": (1, dict(data=1, fsdp=1, tensor=1)),
+    "fsdp 8": (8, dict(data=1, fsdp=8, tensor=1)),
+    "2 x 2 x 2": (8, dict(data=2, fsdp=2, tensor=2)),
+}
+# A document a row, with padding behind it, so that microbatches weigh differently.
+RAGGED = {"data.pack": "none", "batch_size": 32, "steps": 6, "evaluation.every": None}
+RAGGED |= {"checkpoint.every": 3, "checkpoint.keep_last": 3, "log.every": 1}
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """A function that leaves the command only some of the devices."""
+    make_mesh = sharding.make_mesh
+
+    def on(devices: int):
+        some = functools.partial(make_mesh, devices=jax.devices()[:devices])
+        monkeypatch.setattr(sharding, "make_mesh", some)
+
+    return on
+
+
+@pytest.fixture(scope="module")
+def section(corpus, cache):
+    return functools.partial(small.section, corpus, cache, **RAGGED)
+
+
+def losses(workdir) -> np.ndarray:
+    return np.array([row["loss"] for row in checkpoint.open_run(workdir).metrics()])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, section):
+    """The run on one device, in one part."""
+    workdir = tmp_path_factory.mktemp("reference")
+    make_mesh = sharding.make_mesh
+    sharding.make_mesh = functools.partial(make_mesh, devices=jax.devices()[:1])
+    try:
+        assert train.train(section(mesh=TOPOLOGIES["one device"][1]), workdir) == 0
+    finally:
+        sharding.make_mesh = make_mesh
+    return workdir
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 4])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_same_losses(tmp_path, section, reference, on, topology, microbatches):
+    if topology == "one device" and microbatches == 1:
+        weights = [r["loss_weight"] for r in checkpoint.open_run(reference).metrics()]
+        assert len(set(weights)) > 1 and max(weights) < 32 * 32, "rows are not ragged"
+        return
+    devices, mesh = TOPOLOGIES[topology]
+    on(devices)
+    c = section(mesh=mesh, microbatches=microbatches)
+    assert train.train(c, tmp_path) == 0
+    np.testing.assert_allclose(losses(tmp_path), losses(reference), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("topology", ["fsdp 8", "2 x 2 x 2"])
+def test_state_moves_exactly_and_goes_on(tmp_path, section, reference, on, topology):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    before = trees.named_leaves(checkpoint.open_run(workdir).params(3))
+    devices, mesh = TOPOLOGIES[topology]
+    on(devices)
+    moved = restored(section(mesh=mesh), workdir)
+    assert int(moved.step) == 3
+    for name, leaf in trees.named_leaves(moved.params).items():
+        assert np.asarray(leaf).tobytes() == before[name].tobytes(), name
+        assert len(leaf.sharding.device_set) == devices
+    assert train.train(section(mesh=mesh), workdir) == 0
+    np.testing.assert_allclose(losses(workdir), losses(reference), rtol=0, atol=1e-5)
+
+
+def restored(section, workdir):
+    """The state that a run of this config would go on from."""
+    run = experiment.build(section)
+    with (
+        sharding.use(run.mesh, run.rules),
+        checkpoint.Checkpoints(
+            workdir,
+            config=run.json,
+            data_identity=run.identity,
+            **vars(run.config.checkpoint),
+        ) as checkpoints,
+    ):
+        abstract = state.abstract_state(run.model, run.optimizer, run.mesh, run.rules)
+        return checkpoints.restore_or_init(abstract, None)[0]
