@@ -179,7 +179,7 @@ def _run(model, params, tokenizer, asked: request.Request, chunk: int):
     )
     tokens_BP, room = np.maximum(prompts_BP, 0), bucket(asked.max_tokens)
     state = _start(model, params, tokens_BP, prompts_BP >= 0, room)
-    done_B = np.asarray(state.responses.done_B)
+    done_B = np.arange(len(seeds_B)) >= count
     found: list[text.Found | None] = [None] * count
     seen, until = 0, min(chunk, asked.max_tokens)
     while True:
