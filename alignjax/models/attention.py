@@ -9,8 +9,6 @@ heads serves N/K query heads, so K = N is multi-head and K = 1 multi-query atten
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -63,15 +61,17 @@ def causal_mask(query_ids_BT, key_ids_BS, offset: int, window: int | None):
 
 @BACKENDS.register
 def xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, block: int = 128):
-    """Plain XLA, everywhere. Queries go in blocks that skip the keys after them, and
-    the weights of a block are recomputed in the backward pass rather than kept."""
+    """Plain XLA, everywhere. Queries go in blocks that skip the keys after them; where
+    there are several, the weights of one are recomputed in the backward pass rather
+    than kept."""
+    T = q_BTNH.shape[1]
 
-    @functools.partial(jax.checkpoint, static_argnums=(5,))
     def attend_block(q, k, v, query_ids, key_ids, offset):
         mask = causal_mask(query_ids, key_ids, offset, window)
         return attend(q, k, v, mask, softcap=softcap)
 
-    T = q_BTNH.shape[1]
+    if block < T:
+        attend_block = jax.checkpoint(attend_block, static_argnums=(5,))
     blocks = []
     for start in range(0, T, block):
         stop = min(start + block, T)
