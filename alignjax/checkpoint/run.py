@@ -81,10 +81,16 @@ class Run:
 
     @functools.cached_property
     def tokenizer(self):
-        """The `data.tokenizer.Tokenizer` that the run was trained with."""
+        """The `data.tokenizer.Tokenizer` that the run was trained with.
+
+        It has no start token where the run's documents had none: prompts then begin as
+        the model has seen documents begin.
+        """
         from alignjax.data import tokenizer
 
-        return tokenizer.load(self.path / "tokenizer")
+        loaded = tokenizer.load(self.path / "tokenizer")
+        starts = self.config.get("data", {}).get("bos", True)
+        return loaded if starts else loaded._replace(bos_id=None)
 
     @functools.cached_property
     def model(self) -> types.Model:
