@@ -31,13 +31,13 @@ def matched(x_B, y_B, weight_B=None):
 
 
 def aot_quantiles(policy: LogProbs, reference: LogProbs, *, weight_B=None):
-    """The statistic of `aot`, [B]: the reference's margin of the policy margin's rank."""
+    """The statistic of `aot`, [B]: the reference margin of the policy margin's rank."""
     margin_B = scores.difference(policy.total)
     return matched(margin_B, scores.difference(reference.total), weight_B)
 
 
 def aot_unpaired_quantiles(policy, reference, *, weight_B=None):
-    """The statistic of `aot_unpaired`, [B, 2]: the other side's log-ratio of one's rank."""
+    """The statistic of `aot_unpaired`, [B, 2]: of the other side, same rank."""
     c_B, r_B = jnp.moveaxis(scores.log_ratio(policy, reference), -1, 0)
     pairs = matched(c_B, r_B, weight_B), matched(r_B, c_B, weight_B)
     return jnp.stack(pairs, -1)
@@ -129,7 +129,7 @@ def beta_statistic(
     count = (weight_B > 0).sum()
     kept = jnp.maximum(jnp.floor((1 - drop) * count + 1e-6), 1)
     rank_B = jnp.argsort(jnp.argsort(-usual_B))
-    keep_B = ((rank_B < kept) & (weight_B > 0)).astype(margin_B.dtype)
+    keep_B = jnp.where((rank_B < kept) & (weight_B > 0), 1.0, 0.0)
     excess = mixtures.weighted_mean(margin_B, keep_B) - center
     return BetaStatistic(excess, keep_B * count / jnp.maximum(keep_B.sum(), 1))
 

@@ -191,7 +191,8 @@ def apo_down(policy, reference, *, beta: Positive = 0.1):
 def discopop(policy, reference, *, beta: Positive = 0.05, temperature: Positive = 0.05):
     """DiscoPOP, arXiv:2406.08414 Eq. 5: (1-m)(-log s(z)) + m e^-z, m = s(z/t).
 
-    z is beta D, t the temperature. Not monotone: at small margins above zero it prefers a smaller one.
+    z is beta D, t the temperature. Not monotone: just above a margin of zero it
+    prefers a smaller one.
     """
     score_B2 = scores.log_ratio(policy, reference)
     return links.discopop(score_B2, beta, temperature=temperature)

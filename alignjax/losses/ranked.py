@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preference losses of K responses to a prompt: `(policy, reference, *, ...) -> loss_B`.
+"""Preference losses of lists of responses: `(policy, reference, *, ...) -> loss_B`.
 
 `LogProbs` are [B, K]; a response of length 0 is not there. In the equations x is
 log(policy/reference), q = softmax(beta x) and p = softmax(reward/temperature).

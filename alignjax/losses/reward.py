@@ -48,8 +48,10 @@ def plackett_luce(score_BK: jax.Array, *, present_BK=True):
 
     `present_BK`, bool, marks the responses that are there.
     """
+    K = score_BK.shape[-1]
+    later_BKK = jnp.arange(K)[:, None] <= jnp.arange(K)
     score_BK = absent(score_BK, present_BK)
-    rest_BK = jax.lax.cumlogsumexp(score_BK, axis=score_BK.ndim - 1, reverse=True)
+    rest_BK = jax.nn.logsumexp(absent(score_BK[..., None, :], later_BKK), axis=-1)
     return jnp.where(present_BK, rest_BK - score_BK, 0.0).sum(-1)
 
 

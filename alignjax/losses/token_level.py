@@ -72,9 +72,9 @@ def tdpo2(policy, reference, *, beta: Positive = 0.1, alpha: NonNegative = 0.5):
 
     As `tdpo1`, with no gradient through the chosen response's KL.
     """
-    kl_B2 = policy.reference_kl
-    chosen_is_still = kl_B2.at[..., 0].set(lax.stop_gradient(kl_B2[..., 0]))
-    score_B2 = scores.log_ratio(policy, reference) + alpha * chosen_is_still
+    kw_B, kl_B = jnp.moveaxis(policy.reference_kl, -1, 0)
+    kl_B2 = jnp.stack([lax.stop_gradient(kw_B), kl_B], -1)
+    score_B2 = scores.log_ratio(policy, reference) + alpha * kl_B2
     return links.logistic(score_B2, beta)
 
 

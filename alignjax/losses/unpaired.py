@@ -59,8 +59,9 @@ def kto(
 ):
     """KTO, arXiv:2402.01306: 1 - s(beta (x - z)); undesirable, 1 - s(beta (z - x)).
 
-    Times the weight of its kind. z is the statistic, no gradient. The weights are to balance the kinds: desirable
-    rows times their weight should be 1 to 4/3 of the undesirable ones times theirs.
+    Times the weight of its kind. z is the statistic, no gradient. The weights are to
+    balance the kinds: desirable rows times their weight should be 1 to 4/3 of the
+    undesirable ones times theirs.
     """
     ratio_B = scores.log_ratio(policy, reference) - lax.stop_gradient(statistic)
     loss_B = jax.nn.sigmoid(-beta * _sign(desirable_B) * ratio_B)
