@@ -45,7 +45,13 @@ def build(section: Mapping, schedule, path: str = "optimizer"):
         make = OPTIMIZERS.find(fields.pop("name", ""))
     except ValueError as error:
         raise config.ConfigError(f"{path}.name: {error}") from error
-    mask = lambda params: trees.mask(decay, params)
+
+    def mask(params):
+        try:
+            return trees.mask(decay, params)
+        except (ValueError, re.error) as error:
+            raise config.ConfigError(f"{path}.decay: {decay!r}: {error}") from error
+
     chain = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     chain.append(config.call(make, fields, path, schedule, mask))
     if ema is not None:
@@ -195,3 +201,20 @@ def averaged_params(opt_state):
     is_average = lambda x: isinstance(x, AverageState)
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(x)]
     return found[0].average if found else None
+
+
+def with_rate(train_step, schedule):
+    """`train_step`, with the learning rate of its update among the metrics.
+
+    The rate is that of the optimizer's own count of updates, which stays behind the
+    step where updates were left out. It is computed with the step: on its own it would
+    wait in the device's queue behind the step after.
+    """
+
+    def step(state, frozen, batch, key):
+        leaves = trees.named_leaves(state.opt_state).items()
+        updates = next(leaf for name, leaf in leaves if name.endswith("count"))
+        state, metrics = train_step(state, frozen, batch, key)
+        return state, {**metrics, "learning_rate": schedule(updates)}
+
+    return step

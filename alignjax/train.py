@@ -108,24 +108,24 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
         trace = enter(_trace(workdir / "profile", resumed or 0, profile))
-        train_step = jax.jit(
-            step.make_train_step(
-                run.objective.loss, run.optimizer, microbatches=c.microbatches
-            ),
-            donate_argnums=0,
-            out_shardings=(state.shardings(abstract), None),
-        )
-        loop = _Loop(run, train_step, log, checkpoints, interrupted, dog, trace)
+        loop = _Loop(run, abstract, log, checkpoints, interrupted, dog, trace)
         return loop(train_state)
 
 
 class _Loop:
     """The loop over steps, with what it reports to."""
 
-    def __init__(self, run, train_step, log, checkpoints, interrupted, dog, trace):
-        self.run, self.train_step, self.trace = run, train_step, trace
-        self.log, self.checkpoints = log, checkpoints
-        self.interrupted, self.dog = interrupted, dog
+    def __init__(self, run, abstract, log, checkpoints, interrupted, dog, trace):
+        self.run, self.log, self.checkpoints = run, log, checkpoints
+        self.interrupted, self.dog, self.trace = interrupted, dog, trace
+        train_step = step.make_train_step(
+            run.objective.loss, run.optimizer, microbatches=run.config.microbatches
+        )
+        self.train_step = jax.jit(
+            optim.with_rate(train_step, run.schedule),
+            donate_argnums=0,
+            out_shardings=(state.shardings(abstract), None),
+        )
         self.meter = throughput.Meter(
             flops_per_token=decoder.flops_per_token(run.model, run.config.length),
             device_kind=jax.devices()[0].device_kind,
@@ -195,11 +195,8 @@ class _Loop:
         metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
         tokens = c.batch_size * c.length
         rates = self.meter.step(tokens)
-        rate = {
-            "learning_rate": float(self.run.schedule(i)),
-            "tokens": (i + 1) * tokens,
-        }
-        self.log.write(i, {**metrics, **rate, **rates, **found})
+        metrics["tokens"] = (i + 1) * tokens
+        self.log.write(i, {**metrics, **rates, **found})
         self.skipped = self.skipped + 1 if metrics["skipped"] else 0
         if self.skipped:
             self._refuse(i, metrics)
@@ -343,7 +340,9 @@ def main(argv) -> None:
     """Reads the flags, trains, and exits with one of `exit_codes`."""
     if len(argv) > 1:
         _end(exit_codes.CONFIG, f"no such argument: {argv[1:]}; flags are --name=value")
-    absl.logging.set_verbosity(absl.logging.WARNING)  # of others: what is ours is said
+    # Of others only warnings; and none by Orbax, whose errors come out as exceptions.
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("alignjax").setLevel(logging.INFO)
     section = FLAGS.config
     cache = section.get("cache_dir") or experiment.CACHE_DIR

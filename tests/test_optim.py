@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import config, optim
+from alignjax import config, optim, types
 
 PARAMS = {
     "embed": jnp.full((4, 3), 2.0),
@@ -115,3 +115,14 @@ def test_refuses(section, message):
 def test_a_decay_pattern_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match=r"'kernels' matches no parameter"):
         optim.build({"name": "adamw", "decay": "kernels"}, 0.1).init(PARAMS)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "sgd", "adafactor"])
+def test_the_rate_is_that_of_the_optimizers_own_count(name):
+    schedule = optax.linear_schedule(1.0, 0.0, 10)
+    optimizer = optim.build(dict(name=name, decay=".*kernel", clip_norm=1.0), schedule)
+    _, state = after(optimizer, ZERO, steps=3)
+    left_out = types.TrainState(7, PARAMS, state)
+    step = optim.with_rate(lambda state, *_: (state, {"loss": 1.0}), schedule)
+    _, metrics = step(left_out, None, None, None)
+    assert float(metrics["learning_rate"]) == pytest.approx(0.7)
