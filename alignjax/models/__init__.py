@@ -15,7 +15,7 @@ from alignjax import config, registry, types
 from alignjax.models import decoder
 from alignjax.models import kernels as kernels  # registers its backends
 
-_PARTS = {"attention", "decoder", "kernels", "layers"}
+_PARTS = {"attention", "cache", "decoder", "kernels", "layers"}
 
 
 def families() -> list[str]:

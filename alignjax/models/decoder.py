@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
 from alignjax.models import attention, layers
+from alignjax.models import cache as kv_cache
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
     "none": None,  # everything
@@ -144,12 +145,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry, layer: jax.Array, shared: Shared):
-        """(x_BTD, cache) before and after; the cache is that of all layers, or None.
-
-        It is carried, not scanned over: a loop updates what it carries in place, and
-        writes what it scans over into another array.
-        """
-        x_BTD, cache = carry
+        """(x_BTD, keys and values of the cache or None), before and after."""
+        x_BTD, kv = carry
         c = self.config
         out_std = c.init_std * (2 * c.layers) ** -0.5
         norm = lambda name: layers.Norm(c.norm, c.norm_epsilon, "embed", name=name)
@@ -157,7 +154,7 @@ class Block(nn.Module):
         add = lambda x, y: sharding.constrain(x + dropout(y), "batch", "seq", None)
 
         q_BTNH, k_BTKH, v_BTKH = self._heads(norm("attention_norm")(x_BTD), shared)
-        if cache is None:
+        if kv is None:
             backend = attention.resolve(
                 c.attention, c.attention_softcap, c.size_of_head
             )
@@ -170,15 +167,10 @@ class Block(nn.Module):
                 softcap=c.attention_softcap,
             )
         else:
-            place = (layer, shared.slot)
-            cache = {
-                "k": _write(cache["k"], k_BTKH, *place),
-                "v": _write(cache["v"], v_BTKH, *place),
-            }
+            kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
             out_BTNH = attention.attend(
                 q_BTNH,
-                _read(cache["k"], layer),
-                _read(cache["v"], layer),
+                *kv_cache.read(kv, layer),
                 shared.mask,
                 softcap=c.attention_softcap,
             )
@@ -195,7 +187,7 @@ class Block(nn.Module):
         mlp = layers.MLP(
             c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp"
         )
-        return (add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), cache), None
+        return (add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), kv), None
 
     def _heads(self, h_BTD, shared: Shared):
         """Queries, keys and values, normalised and rotated."""
@@ -221,18 +213,6 @@ class Block(nn.Module):
             q_BTNH = layers.rotate(q_BTNH, shared.rotations)
             k_BTKH = layers.rotate(k_BTKH, shared.rotations)
         return q_BTNH, k_BTKH, v_BTKH
-
-
-def _write(cache_LBKSH, x_BTKH, layer, slot):
-    """Keys or values of T tokens into the cache; see `init_cache` for its axes."""
-    x_LBKTH = x_BTKH.swapaxes(1, 2)[None].astype(cache_LBKSH.dtype)
-    return jax.lax.dynamic_update_slice(cache_LBKSH, x_LBKTH, (layer, 0, 0, slot, 0))
-
-
-def _read(cache_LBKSH, layer):
-    """One layer's keys or values, as attention takes them: [B, S, K, H]."""
-    x_BKSH = jax.lax.dynamic_index_in_dim(cache_LBKSH, layer, keepdims=False)
-    return x_BKSH.swapaxes(1, 2)
 
 
 def _block(c: DecoderConfig):
@@ -329,21 +309,15 @@ class Decoder(nn.Module):
     def extend(self, tokens_BT, positions_BT, cache):
         """Sees the cache's tokens and its own, up to each position; `types.Model`."""
         slot = cache["slot"]
-        seen_BS = jax.lax.dynamic_update_slice_in_dim(
-            cache["positions"], positions_BT, slot, axis=1
-        )
-        back_BTS = positions_BT[:, :, None] - seen_BS[:, None, :]
-        mask_BTS = (back_BTS >= 0) & (seen_BS >= 0)[:, None, :]
-        if self.config.window is not None:
-            mask_BTS &= back_BTS < self.config.window
+        seen_BS, mask_BTS = kv_cache.see(cache, positions_BT, self.config.window)
         # Padding has no position: any valid one will do, since nothing looks at it.
         positions_BT = jnp.maximum(positions_BT, 0)
         shared = Shared(self._rotations(positions_BT), mask=mask_BTS, slot=slot)
         x_BTD = self._embed(tokens_BT, positions_BT)
         carry = (x_BTD, cache["layers"])
-        (x_BTD, layers_cache), _ = self.layers(carry, self._indices(), shared)
+        (x_BTD, kv), _ = self.layers(carry, self._indices(), shared)
         slot += tokens_BT.shape[1]
-        cache = {"layers": layers_cache, "positions": seen_BS, "slot": slot}
+        cache = {"layers": kv, "positions": seen_BS, "slot": slot}
         return self.norm(x_BTD), cache
 
     def unembed(self, x_BTD):
@@ -374,13 +348,8 @@ def build(c: DecoderConfig) -> types.Model:
         return evaluated.apply({"params": params}, x_BTD, method="unembed")
 
     def init_cache(batch, length):
-        # [L, B, K, S, H]: products over S and H need no transposition in memory.
-        shape = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
-        return {
-            "layers": {"k": jnp.zeros(shape, c.dtype), "v": jnp.zeros(shape, c.dtype)},
-            "positions": jnp.full((batch, length), -1, jnp.int32),
-            "slot": jnp.int32(0),
-        }
+        sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
+        return kv_cache.init(*sizes, c.dtype)
 
     def extend(params, tokens_BT, positions_BT, cache):
         inputs = (tokens_BT, positions_BT, cache)
