@@ -22,10 +22,10 @@ SMALL = ROOT / "tests/train/small.py"
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 
 
-def flags(workdir, corpus, cache, *more: str) -> list[str]:
-    """The flags of a run of `small.py`."""
+def flags(workdir, corpus, cache, *more: str, config=SMALL) -> list[str]:
+    """The flags of a run of `small.py`, or of another config."""
     return [
-        f"--config={SMALL}",
+        f"--config={config}",
         f"--workdir={workdir}",
         f"--config.cache_dir={cache}",
         f"--config.data.sources.text.path={corpus}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that is killed or asked to stop, and started again, ends as if it had not been."""
+"""A run that is killed or stopped, and started again, ends as if it had not been."""
 
 import os
 import random

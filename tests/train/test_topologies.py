@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same losses on any mesh and in any number of microbatches; state moves exactly."""
+"""The same losses on any mesh and in any microbatches; state moves exactly."""
 
 import functools
 import shutil

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot be trained is refused before the first step, in words that help.
+
+Each refusal has its exit code and one message without a traceback; and it leaves
+nothing behind over which a correct start would trip.
+"""
+
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+
+import launch
+import pytest
+import small
+
+from alignjax import checkpoint, exit_codes
+
+FIELD = "--config.{}"
+SOURCE = "--config.data.sources.text.{}"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """All refused starts share it, and a correct one follows."""
+    return tmp_path_factory.mktemp("refused") / "run"
+
+
+@pytest.fixture
+def refuse(tmp_path, workdir, corpus, cache):
+    """A function that starts the command with more flags and returns what it says."""
+
+    def refuse(code, *more, devices=1, workdir=workdir, config=launch.SMALL):
+        flags = launch.flags(workdir, corpus, cache, *more, config=config)
+        found, output = launch.run(flags, tmp_path / "output", devices)
+        assert found == code, output
+        assert "Traceback" not in output, output
+        assert "step 1/" not in output, output
+        return output
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("optimizer.lerning_rate=1", ["optimizer.lerning_rate", '"learning_rate"']),
+        ("optimzer.learning_rate=1", ["optimzer.learning_rate", '"optimizer"']),
+        ("mesh.tensr=2", ["mesh.tensr", '"tensor"']),
+        ("steps=many", ["--config.steps=many", "int"]),
+        ("microbatches=1.5", ["--config.microbatches=1.5", "int"]),
+        ("optimizer=5", ["--config.optimizer=5", "dict"]),
+        ("steps=0", ["steps: 0 must be at least 1"]),
+        ("optimizer.learning_rate=nan", ["optimizer.learning_rate: nan"]),
+        ("optimizer.learning_rate=-1.0", ["optimizer.learning_rate: -1.0"]),
+        ("optimizer.name=adamx", ["optimizer.name", "'adamx'", "'adamw'"]),
+        ("optimizer.momentum=0.9", ["optimizer.momentum: unknown field", "b1, b2"]),
+        ("optimizer.decay=nothing", ["optimizer.decay", "'nothing'", "embed"]),
+        ("optimizer.decay=(", ["optimizer.decay", "'('"]),
+        ("optimizer.ema=1.0", ["optimizer.ema: 1.0 is not in (0, 1)"]),
+        ("schedule.name=cosin", ["schedule.name", "'cosin'", "'cosine'"]),
+        ("schedule.decay=0.5", ["schedule.decay: unknown field", "final"]),
+        ("schedule.warmup_steps=99", ["schedule.warmup_steps: 99", "steps = 24"]),
+        ("objective.name=lm", ["objective.name", "'lm'", "language_model"]),
+        ("objective.name=no_such:thing", ["objective.name", "no_such"]),
+        ("objective.chunk=0", ["objective.chunk: 0"]),
+        ("model.family=lama", ["model.family", "'lama'", "'llama'"]),
+        ("model.heads=5", ["model.heads: 5 do not divide d_model = 32"]),
+        ("model.activation=relu", ["model.activation: 'relu'", "'swiglu'"]),
+        ("model.vocab_size=100", ["model.vocab_size: 100", "258 tokens"]),
+        ("length=65", ["length: 65", "model.max_length = 64"]),
+        ("microbatches=3", ["microbatches: 3 do not divide batch_size = 8"]),
+        ("tokenizer.kind=byte", ["tokenizer.kind", "'byte'", "'bytes'"]),
+        ("tokenizer.vocab_size=512", ["tokenizer.vocab_size", "bytes"]),
+        ("data.pack=best", ["data.pack: 'best'", "'best_fit'"]),
+        ("data.validation_fraction=0.0", ["data.validation_fraction: 0"]),
+        ("data.sources.text.kind=txt", ["data.sources.text.kind", "'text'"]),
+        ("data.sources.text.document=page", ["data.sources.text.document: 'page'"]),
+        ("evaluation.every=0", ["evaluation.every: 0 must be at least 1"]),
+        ("checkpoint.every=0", ["checkpoint.every: 0 must be at least 1"]),
+        ("checkpoint.keep_best=('eval/loss','min')", None),
+        ("checkpoint.keep_best=('eval/loss','least')", ["checkpoint.keep_best"]),
+        ("log.every=0", ["log.every: 0 must be at least 1"]),
+        ("watchdog=0.0", ["watchdog: 0.0 must be positive"]),
+        ("mesh.fsdp=3", ["mesh", "3", "there are 1"]),
+        ("mesh.data=0", ["mesh", "'data': 0", "positive"]),
+    ],
+)
+def test_field(refuse, flag, words):
+    more = ["--config.evaluation.every=5"] if words is None else []
+    output = refuse(exit_codes.CONFIG, FIELD.format(flag), *more)
+    for word in words or ["checkpoint.keep_best", "8", "multiple", "5"]:
+        assert word in output, output
+    assert len(output.splitlines()) <= 3, output
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["max_tokens=64"], ["sample.prompts[0]: 5 tokens", "max_length = 64"]),
+        (["prompts=('',)", "bos=False"], ["sample.prompts[0]: empty"]),
+        (["temperature=-1.0"], ["sample.temperature: -1.0"]),
+        (["top_p=2.0"], ["sample.top_p: 2.0"]),
+    ],
+)
+def test_samples_that_cannot_be(refuse, flags, words):
+    names = {"bos=False": "data.bos=False"}
+    more = [FIELD.format(names.get(f, f"sample.{f}")) for f in flags]
+    output = refuse(exit_codes.CONFIG, FIELD.format("sample.every=12"), *more)
+    assert all(word in output for word in words), output
+
+
+def test_everything_wrong_is_said_at_once(refuse):
+    flags = ["log.every=0", "data.pack=best", "checkpoint.every=0"]
+    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags))
+    assert all(f in output for f in ("log.every", "data.pack", "checkpoint.every"))
+
+
+def test_what_the_mesh_does_not_divide(refuse):
+    flags = ["batch_size=12", "mesh.fsdp=8"]
+    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags), devices=8)
+    assert "batch_size: 12 is not a multiple of 8" in output and "16" in output
+    flags = ["batch_size=8", "mesh.fsdp=4", "mesh.tensor=2", "microbatches=4"]
+    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags), devices=8)
+    assert "4 microbatches on 4 devices" in output and "16" in output
+    flags = ["mesh.fsdp=2", "mesh.tensor=4"]
+    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags), devices=8)
+    assert "does not divide layers/q/kernel" in output and "sharding_rules" in output
+
+
+def damaged(path, kind: str):
+    """A file that is no text, and what the message has to say of it."""
+    if kind == "empty":
+        path.write_bytes(b"")
+        return "the file is empty"
+    if kind == "blank":
+        path.write_bytes(b"\n \n\n")
+        return "blank"
+    if kind == "binary":
+        path.write_bytes(b"words\nmore\0words\n" * 100)
+        return f"{path}:2"
+    if kind == "latin-1":
+        path.write_bytes("one\ntwo\nth\xe9\n".encode("latin-1"))
+        return f"{path}:3"
+    path = path.with_suffix(".txt.gz")
+    path.write_bytes(gzip.compress(os.urandom(4096).hex().encode())[:-100])
+    return "cut off"
+
+
+@pytest.mark.parametrize("kind", ["empty", "blank", "binary", "latin-1", "truncated"])
+def test_corpus(refuse, tmp_path, kind):
+    said = damaged(tmp_path / "bad.txt", kind)
+    (path,) = tmp_path.glob("bad.txt*")
+    output = refuse(exit_codes.DATA, SOURCE.format(f"path={path}"))
+    assert said in output and str(path) in output, output
+
+
+def test_no_corpus(refuse):
+    output = refuse(exit_codes.DATA, SOURCE.format("path=/no/such/file.txt"))
+    assert "data.sources.text" in output and "/no/such/file.txt" in output
+
+
+def test_row_without_the_field(refuse, tmp_path, corpus, cache):
+    texts = [text for text in corpus.read_text().split("\n\n") if text]
+    rows = [json.dumps({"text": text}) for text in texts]
+    rows[4] = json.dumps({"words": "not here"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(rows))
+    config = launch.SMALL.with_name("rows.py")
+    at = SOURCE.format(f"path={path}")
+    output = refuse(exit_codes.DATA, at, config=config)
+    assert f"{path}:5" in output and "'text'" in output and "on_bad_row" in output
+    skip = FIELD.format("data.on_bad_row=skip")
+    flags = launch.flags(tmp_path / "run", path, cache, skip, config=config)
+    code, output = launch.run(flags, tmp_path / "output")
+    assert code == exit_codes.DONE, output
+    assert "1 bad rows skipped" in output and f"{path}:5" in output
+
+
+def test_document_longer_than_the_context(refuse):
+    output = refuse(exit_codes.DATA, FIELD.format("data.long_documents=error"))
+    assert "corpus.txt:" in output and "long_documents" in output, output
+
+
+def test_workdir_that_cannot_be(refuse, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = refuse(exit_codes.CHECKPOINT, workdir=tmp_path / "file" / "run")
+    assert str(tmp_path / "file") in output
+    output = refuse(exit_codes.CONFIG, workdir="gs://bucket/run")
+    assert "gs:/bucket/run" in output and "mount" in output
+
+
+def test_wandb_that_is_not_installed(refuse):
+    output = refuse(exit_codes.CONFIG, FIELD.format("log.wandb=project"))
+    assert "wandb" in output and "pip install" in output
+
+
+def test_flags(refuse, tmp_path):
+    assert "'confg'" in refuse(exit_codes.CONFIG, "--confg=x")
+    assert "extra" in refuse(exit_codes.CONFIG, "extra")
+    assert "nope.py" in refuse(exit_codes.CONFIG, "--config=nope.py")
+    done = launch.fresh([f"--workdir={tmp_path}"])
+    assert done.returncode == exit_codes.CONFIG and "--config" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def correct(workdir, corpus, cache):
+    """The correct start, after all the refused ones."""
+    flags = launch.flags(workdir, corpus, cache)
+    code, output = launch.run(flags, workdir.parent / "output")
+    assert code == exit_codes.DONE, output
+    assert "starting at step 0" in output and "missing" not in output
+    return workdir
+
+
+def test_other_run(correct, refuse):
+    more = ["--config.optimizer.learning_rate=1e-3", "--config.microbatches=2"]
+    before = (correct / "config.json").read_text()
+    output = refuse(exit_codes.CONFIG, *more)
+    assert "optimizer.learning_rate: 0.003 -> 0.001" in output
+    assert "microbatches" not in output.split("another run")[1]  # that may differ
+    assert (correct / "config.json").read_text() == before
+
+
+def test_other_data(correct, refuse, tmp_path):
+    """The same config over a corpus that has changed; what is there stays usable."""
+    other = tmp_path / "corpus.txt"
+    small.write_corpus(other)
+    other.write_text(other.read_text() + "\n\nand a line more")
+    output = refuse(exit_codes.CONFIG, SOURCE.format(f"path={other}"))
+    assert "data_identity" in output
+    assert checkpoint.open_run(correct).logits([1, 2, 3]).shape == (3, 258)
+
+
+def test_same_run_again_has_nothing_to_do(correct, corpus, cache, tmp_path):
+    before = (correct / "metrics.jsonl").read_bytes()
+    flags = launch.flags(correct, corpus, cache)
+    code, output = launch.run(flags, tmp_path / "output")
+    assert code == exit_codes.DONE and "step 24, of 24" in output, output
+    assert (correct / "metrics.jsonl").read_bytes() == before
+
+
+def test_incomplete_checkpoint_falls_back(correct, corpus, cache, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(correct, workdir)
+    newest = workdir / "checkpoints/24/params/d"
+    for file in newest.iterdir():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    flags = launch.flags(workdir, corpus, cache)
+    code, output = launch.run(flags, tmp_path / "output")
+    assert code == exit_codes.DONE, output
+    assert "the checkpoint of step 24 is broken, moved aside" in output
+    assert "going on from the checkpoint of step 16" in output
+    mine, expected = checkpoint.open_run(workdir), checkpoint.open_run(correct)
+    assert mine.meta(24)["leaves"] == expected.meta(24)["leaves"]
+    assert os.listdir(workdir / "quarantine")
+
+
+def small_files() -> None:
+    """No file may grow beyond 8 KiB: what a full disk does, to this process alone."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+
+def test_full_disk(corpus, cache, tmp_path):
+    """The tokens are in the cache by now; it is the checkpoint that does not fit."""
+    workdir = tmp_path / "run"
+    flags = launch.flags(workdir, corpus, cache, "--config.checkpoint.every=4")
+    code, output = launch.run(flags, tmp_path / "output", before=small_files)
+    assert code == exit_codes.CHECKPOINT, output
+    assert "Traceback" not in output and str(workdir) in output, output
+    code, output = launch.run(flags, tmp_path / "again")
+    assert code == exit_codes.DONE, output
+
+
+def test_second_writer(refuse, corpus, cache, tmp_path):
+    workdir = tmp_path / "run"
+    flags = launch.flags(workdir, corpus, cache, "--config.steps=100000")
+    process = launch.start(flags, tmp_path / "first")
+    launch.wait_for((workdir / "metrics.jsonl").exists, process)
+    try:
+        output = refuse(exit_codes.CONFIG, "--config.steps=100000", workdir=workdir)
+        assert f"process {process.pid}" in output and "another workdir" in output
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_token_outside_the_vocabulary(correct):
+    run = checkpoint.open_run(correct)
+    with pytest.raises(ValueError, match="258"):
+        run.logits([1, 258])
