@@ -299,6 +299,7 @@ def check(section: dict):
         ]
         raise config.ConfigError(problems)
     c = config.build(Config, filled, "")
+    attempt(tokenizer.check_used, section["tokenizer"])
     model = attempt(models.build, c.model, 1)
     if model is not None:
         attempt(objectives.build, model, c.objective)

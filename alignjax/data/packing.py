@@ -124,7 +124,7 @@ def plan(
 
 def _kept(tokens, spans, length: int, long_documents: str, count):
     """The documents of `spans` that are packed; `count` is told of the others."""
-    faults = records.Faults("error")
+    faults = records.Faults("error", 'set data.long_documents = "split" or "skip"')
     for starts, ends in spans:
         sizes = ends - starts
         short, long = sizes < 2, sizes - 1 > length

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 # How many faults are listed before reading stops.
 MOST_FAULTS = 20
+MEND = 'mend them, or set data.on_bad_row = "skip" to leave them out, counted'
 
 
 class DataError(ValueError):
@@ -58,7 +59,8 @@ class Source(NamedTuple):
 class Faults:
     """Bad rows met so far: an error that lists them all, or a count of skipped ones."""
 
-    def __init__(self, on_bad_row: str):
+    def __init__(self, on_bad_row: str, remedy: str = MEND):
+        self.remedy = remedy
         self.skip = on_bad_row == "skip"
         self.count = 0
         self.first: list[str] = []
@@ -81,8 +83,7 @@ class Faults:
             return
         rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         head = f"{rows}:" if complete else f"{rows}, and perhaps more beyond the last:"
-        remedy = 'mend them, or set data.on_bad_row = "skip" to leave them out, counted'
-        raise DataError("\n  ".join([head, *self.first]) + f"\n{remedy}")
+        raise DataError("\n  ".join([head, *self.first]) + f"\n{self.remedy}")
 
 
 def good_rows(

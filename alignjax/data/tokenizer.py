@@ -128,6 +128,23 @@ def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(tokenizers.__path__))
 
 
+def check_used(section: Mapping[str, Any], path: str = "tokenizer") -> None:
+    """Raises ConfigError for options of the section that its kind does not read."""
+    given = [k for k, v in section.items() if v is not None and k != "kind"]
+    kind = section.get("kind") or TokenizerConfig.kind
+    used = _module(kind).OPTIONS
+    if "path" in used and section.get("path") is not None:
+        used = tuple(name for name in used if name in ("path", "eos_token"))
+        kind = f"{kind} from a path"
+    problems = [
+        f"{path}.{name}: {kind} does not read it; leave it out"
+        for name in given
+        if name not in used
+    ]
+    if problems:
+        raise config.ConfigError(problems)
+
+
 def from_files(kind: str, files: Mapping[str, bytes]) -> Tokenizer:
     """The tokenizer of this kind and these files."""
     return _module(kind).from_files(files)

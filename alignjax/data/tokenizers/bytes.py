@@ -11,6 +11,7 @@ import numpy as np
 from alignjax.data import tokenizer
 
 TRAINED = False
+OPTIONS = ("control_tokens",)  # of the config, besides its kind
 MODEL = "bytes.json"
 
 

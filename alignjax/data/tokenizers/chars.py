@@ -11,6 +11,7 @@ import numpy as np
 from alignjax.data import records, tokenizer
 
 TRAINED = True
+OPTIONS = ("control_tokens",)  # of the config, besides its kind
 MODEL = "chars.json"
 
 

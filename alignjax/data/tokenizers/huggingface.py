@@ -14,6 +14,7 @@ from alignjax import config
 from alignjax.data import records, tokenizer
 
 TRAINED = False
+OPTIONS = ("path", "eos_token")  # of the config, besides its kind
 MODEL = "tokenizer.json"
 NAMES = "names.json"
 

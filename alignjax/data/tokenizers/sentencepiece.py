@@ -20,6 +20,8 @@ from alignjax import config
 from alignjax.data import records, tokenizer, words
 
 TRAINED = True
+OPTIONS = ("path", "vocab_size", "model_type", "byte_fallback", "control_tokens")
+OPTIONS += ("train_bytes",)  # of the config, besides its kind
 MODEL = "sentencepiece.model"
 TRAINING = "training.json"  # there for models that were trained here
 
