@@ -91,7 +91,7 @@ def _sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
         raise config.ConfigError(
             f"mesh.{unknown.pop()}: no such axis; the axes are {', '.join(MESH_AXES)}"
         )
-    sizes = [shape.get(axis) or 1 for axis in MESH_AXES]
+    sizes = [1 if shape.get(axis) is None else shape[axis] for axis in MESH_AXES]
     known = math.prod(size for size in sizes if size != -1)
     free = sizes.count(-1)
     if free > 1 or any(size < 1 and size != -1 for size in sizes):

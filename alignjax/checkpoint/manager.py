@@ -61,7 +61,7 @@ class Checkpoints:
           ConfigError: the workdir holds another config's run, or another writer.
           CheckpointError: the workdir cannot be written.
         """
-        if "://" in str(workdir):
+        if ":/" in str(workdir):  # a Path has but one slash
             raise config_lib.ConfigError(
                 f"workdir: {workdir} is not a path of a file system; mount the bucket"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from alignjax import trees
+from alignjax import config, trees
 from alignjax.losses import language_model as losses
 from alignjax.objectives import logprobs
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
@@ -23,6 +23,11 @@ def make(
 
     Metrics: `nll`, nats a token without the z-loss, and `z_loss` where it has a weight.
     """
+
+    if chunk < 1 or z_loss < 0:
+        raise config.ConfigError(
+            f"chunk: {chunk} must be at least 1, and z_loss: {z_loss} at least 0"
+        )
 
     def loss(params, frozen: Frozen, batch: Sequences, key):
         params = trees.merge(params, frozen.base)
