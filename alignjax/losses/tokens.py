@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 def collision(logits: jax.Array) -> jax.Array:
     """log sum_v p(v)^2, float32 [...], of logits [..., V]; for `LogProbs.collision`."""
-    logsumexp = jax.nn.logsumexp
-    return logsumexp(2 * logits, axis=-1) - 2 * logsumexp(logits, axis=-1)
+    return jax.nn.logsumexp(2 * jax.nn.log_softmax(logits, axis=-1), axis=-1)
 
 
 def reference_kl(policy_logits: jax.Array, reference_logits: jax.Array) -> jax.Array:

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding losses, binding them to a config, mixing them, and printing them."""
+
+import functools
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax import config
+from alignjax.losses import catalogue, coupled, mixtures, preference
+from alignjax.types import LogProbs
+from tests.losses import batches
+
+
+def messages(call, *arguments):
+    with pytest.raises(config.ConfigError) as raised:
+        call(*arguments)
+    return "\n".join(raised.value.problems)
+
+
+def test_bind_fills_in_what_a_config_says():
+    policy, reference, _ = batches.batch("preference")
+    bound = catalogue.bind(preference.dpo, dict(beta=1), "objective.loss")
+    expected = preference.dpo(policy, reference, beta=1.0)
+    np.testing.assert_array_equal(bound(policy, reference), expected)
+    assert catalogue.traits(bound) == catalogue.traits(preference.dpo)
+    assert bound.keywords == dict(beta=1.0, label_smoothing=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "message"),
+    [
+        ("dpo", dict(beta=0.0), "loss.beta: 0.0 is not above 0"),
+        ("dpo", dict(beta=-1), "loss.beta: -1.0 is not above 0"),
+        ("dpo", dict(bta=1), "loss.bta: unknown field; did you mean 'beta'?"),
+        ("dpo", dict(beta="hot"), "loss.beta: 'hot' is str, not float"),
+        ("dpo", dict(beta=float("nan")), "loss.beta: nan is not a finite number"),
+        ("dpo", dict(label_smoothing=0.5), "label_smoothing: 0.5 is not in [0, 0.5)"),
+        ("exo_pair", dict(label_smoothing=0.0), "0.0 is not in (0, 0.5)"),
+        ("ld_dpo", dict(alpha=1.5), "loss.alpha: 1.5 is not in [0, 1]"),
+        ("f_dpo", dict(alpha=-1.0), "loss.alpha: -1.0 is not above 0"),
+        ("rso", dict(link="square"), "'square' is not one of 'hinge', 'logistic'"),
+        ("odpo", dict(gap_B=1.0), "loss.gap_B: unknown field"),
+        ("aot", dict(statistic=1.0), "loss.statistic: unknown field"),
+    ],
+)
+def test_bind_refuses(name, section, message):
+    function = catalogue.PREFERENCE[name]
+    assert message in messages(catalogue.bind, function, section, "loss")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (dict(divergence="hellinger"), "divergence: unknown divergence 'hellinger'"),
+        (dict(divergence="alpha"), "alpha: divergence 'alpha' needs alpha"),
+        (dict(alpha=0.5), "alpha: divergence 'forward_kl' has no alpha"),
+        (dict(link="tanh"), "link: unknown link 'tanh'"),
+        (dict(link_options=dict(slope=1)), "link_options.slope: unknown field"),
+        (
+            dict(link="exo", link_options=dict(label_smoothing=0.0)),
+            "link_options.label_smoothing: 0.0 is not in (0, 0.5)",
+        ),
+    ],
+)
+def test_factors_are_checked_when_a_loss_is_traced(section, message):
+    bound = catalogue.bind(preference.f_dpo, section, "loss")
+    pair = LogProbs(jnp.zeros((1, 2)), jnp.ones((1, 2)))
+    assert message in messages(jax.eval_shape, bound, pair, pair)
+
+
+def test_an_option_may_be_swept():
+    policy, reference, _ = batches.cast(batches.batch("preference"), np.float32)
+    betas = jnp.array([0.1, 0.5])
+    sweep = jax.vmap(lambda beta: preference.dpo(policy, reference, beta=beta))(betas)
+    for loss_B, beta in zip(sweep, (0.1, 0.5), strict=True):
+        np.testing.assert_allclose(
+            loss_B, preference.dpo(policy, reference, beta=beta), rtol=1e-6
+        )
+
+
+def test_a_loss_from_outside():
+    """Undeclared it needs a reference and nothing more; declared, what it says."""
+    plain = lambda policy, reference: policy.total[..., 0]
+    assert catalogue.traits(plain) == catalogue.Traits()
+
+    @catalogue.declare(reference=False, needs=("head",))
+    def mine(policy, reference, *, beta: catalogue.Positive):
+        return beta * policy.head[..., 0]
+
+    bound = functools.partial(mine, beta=2.0)
+    assert catalogue.traits(bound).needs == ("head",)
+    assert not catalogue.traits(bound).coupled
+    assert "loss.beta: required" in messages(catalogue.bind, mine, {}, "loss")
+    found = catalogue.PREFERENCE.find("alignjax.losses.preference:dpo")
+    assert found is preference.dpo
+
+
+def test_names_are_taken_once():
+    with pytest.raises(ValueError, match="'dpo' is already registered"):
+        catalogue.register(catalogue.PREFERENCE)(preference.dpo)
+    with pytest.raises(ValueError, match="did you mean 'simpo'"):
+        catalogue.PREFERENCE.find("simp0")
+
+
+def test_a_mixture_says_all_that_is_wrong():
+    section = {
+        "dpo": {"beta": 0.1},
+        "robusst": 1.0,
+        "simpo": {"weight": 1.0, "gama": 2.0},
+        "hinge": "much",
+    }
+    said = messages(mixtures.build, section, "terms")
+    assert "terms.dpo.weight: required" in said
+    assert "terms: unknown preference loss 'robusst'; did you mean 'robust'?" in said
+    assert "terms.simpo.gama: unknown field; did you mean 'gamma'?" in said
+    assert "terms.hinge.weight: 'much' is str" in said
+    assert "a mixture of nothing" in messages(mixtures.build, {}, "terms")
+
+
+def test_a_mixture_asks_for_what_its_terms_ask_for():
+    build = lambda *names: mixtures.traits(
+        mixtures.build(dict.fromkeys(names, 1.0), "terms")
+    )
+    assert build("simpo", "nll") == catalogue.Traits(reference=False)
+    both = build("ld_dpo", "wpo", "odpo")
+    assert (both.needs, both.inputs) == (("collision", "head"), ("gap_B",))
+    assert both.reference and not both.coupled and not both.margin
+    assert build("dpo", "ipo").margin
+    assert build("dpo", "aot").coupled
+
+
+def test_a_mixture_is_the_sum_of_its_terms():
+    policy, reference, inputs = batches.batch("preference")
+    given = {"odpo": 0.5, "aot": {"weight": 2.0, "beta": 0.3}, "nll_mean": -1.0}
+    terms = mixtures.build(given, "terms")
+    statistic = mixtures.traits(terms).statistic(policy, reference, **inputs)
+    assert set(statistic) == {"aot"}
+    loss_B, each = mixtures.evaluate(
+        terms, policy, reference, statistic=statistic, gap_B=inputs["gap_B"]
+    )
+    expected = {
+        "odpo": batches.call("preference", "odpo", {}),
+        "aot": batches.call("preference", "aot", dict(beta=0.3)),
+        "nll_mean": batches.call("preference", "nll_mean", {}),
+    }
+    total = 0.0
+    for (name, loss), weight in zip(expected.items(), (0.5, 2.0, -1.0), strict=True):
+        term_B = loss(policy, reference, inputs)
+        np.testing.assert_allclose(each[name], term_B, rtol=1e-6)
+        total += weight * term_B
+    np.testing.assert_allclose(loss_B, total, rtol=1e-6)
+
+
+def test_mpo_is_the_mixture_of_its_paper():
+    policy, reference, _ = batches.batch("preference")
+    given = {
+        "dpo": {"weight": 0.8, "beta": 0.1},
+        "bco_pair": {"weight": 0.2, "beta": 0.1},
+        "nll_mean": 1.0,
+    }
+    terms = mixtures.build(given, "terms")
+    statistic = mixtures.measure(terms, policy, reference)
+    loss_B, _ = mixtures.evaluate(terms, policy, reference, statistic=statistic)
+    mpo_B = batches.call("preference", "mpo", {})(policy, reference, {})
+    np.testing.assert_allclose(mpo_B, loss_B, rtol=1e-6)
+
+
+def test_beta_dpo_leaves_out_unusual_pairs():
+    """Drawn without replacement: each key keeps as many, likeliest the usual ones."""
+    margin_B = np.array([0.0, 0.2, -0.2, 0.1, -0.1, 0.0, 0.1, 12.0, -9.0, 0.0])
+    policy = LogProbs(np.stack([margin_B, 0 * margin_B], -1), np.ones((10, 2)))
+    reference = LogProbs(np.zeros((10, 2)), np.ones((10, 2)))
+    draw = lambda key: coupled.beta_statistic(policy, reference, drop=0.3, key=key)
+    keys = jax.random.split(jax.random.key(0), 500)
+    weight_NB = np.asarray(jax.vmap(draw)(keys).weight_B)
+    np.testing.assert_array_equal((weight_NB > 0).sum(-1), 7)
+    np.testing.assert_allclose(weight_NB.sum(-1), 10, rtol=1e-5)
+    kept = (weight_NB > 0).mean(0)
+    assert kept[7] < 0.5 and kept[8] < 0.5 and kept[:7].min() > 0.6
+
+
+def test_the_kto_baseline_is_never_negative():
+    policy, reference, _ = batches.batch("unpaired")
+    kto = catalogue.UNPAIRED["kto"]
+    assert catalogue.measure(kto, reference, policy) >= 0
+    assert catalogue.measure(kto, policy, reference) >= 0
+    far = policy.replace(mismatched=reference.mismatched - 50.0)
+    assert catalogue.measure(kto, far, reference) == 0
+    near = policy.replace(mismatched=reference.mismatched + 2.0)
+    np.testing.assert_allclose(catalogue.measure(kto, near, reference), 2.0)
+
+
+def test_every_loss_names_its_source():
+    for known in catalogue.CATALOGUE.values():
+        for name, function in known.items():
+            first = function.__doc__.splitlines()[0]
+            assert re.search(r"arXiv:\d{4}\.\d{5}\b|, 19\d\d:", first), name
+
+
+def test_the_table():
+    result = subprocess.run(
+        [sys.executable, "-m", "alignjax.losses"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for known in catalogue.CATALOGUE.values():
+        for name in known:
+            assert f"\n  {name}\n" in result.stdout
+    dpo = "DPO, arXiv:2305.18290 Eq. 7: -log s(beta D).\n"
+    assert dpo + "      options: beta=0.1, label_smoothing=0.0\n" in result.stdout
+    assert "batch-coupled" in result.stdout and not result.stderr
+
+
+def test_log_probabilities_per_token():
+    policy = LogProbs(jnp.array([-6.0, 0.0]), jnp.array([3, 0]))
+    np.testing.assert_array_equal(policy.mean, [-2.0, 0.0])
