@@ -204,11 +204,12 @@ class _Loop:
     def _refuse(self, i: int, metrics: Mapping[str, float]) -> None:
         """Says what was not finite, in which rows; raises unless it may be skipped."""
         c = self.run.config
-        bad = {k: v for k, v in metrics.items() if not math.isfinite(v)}
+        bad = [f"{k} = {v}" for k, v in metrics.items() if not math.isfinite(v)]
         first = i * c.batch_size
         rows = [self.run.train.describe(first + k) for k in range(min(c.batch_size, 4))]
         more = f" and {c.batch_size - 4} more rows" if c.batch_size > 4 else ""
-        line = f"step {i}: {bad} is not finite; the batch was {'; '.join(rows)}{more}"
+        line = f"step {i}: {', '.join(bad)}, not finite; the batch was "
+        line += f"{'; '.join(rows)}{more}"
         if c.nonfinite == "skip" and self.skipped < c.max_skipped:
             self.log.say(f"{line}; the update was left out")
             return

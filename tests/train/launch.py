@@ -36,7 +36,8 @@ def flags(workdir, corpus, cache, *more: str, config=SMALL) -> list[str]:
 def start(arguments: list[str], output: pathlib.Path, devices: int = 1, before=None):
     """A process that runs the command and writes all that it says to `output`.
 
-    `before` is a function at the top of a module, called first in the new process.
+    `before` is a function at the top of a module, called first in the new process; if
+    it returns a function, that is called last.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["launch"])
@@ -84,8 +85,11 @@ def _command(arguments, output, devices, before) -> None:
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0), write_through=True)
-    if before is not None:
-        before()
+    after = before() if before is not None else None
     sys.argv = ["alignjax.train", *arguments]
     train._define_flags()
-    app.run(train.main, flags_parser=train.parse)
+    try:
+        app.run(train.main, flags_parser=train.parse)
+    finally:
+        if after is not None:
+            after()
