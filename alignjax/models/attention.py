@@ -32,23 +32,28 @@ def resolve(backend: str, softcap: float | None, head_dim: int) -> str:
     return "xla"
 
 
-def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, softcap: float | None = None):
-    """Attention under an explicit mask, True where a query may look.
+def heads_first(x_BTNH: jax.Array) -> jax.Array:
+    """[B, T, N, H] -> [B, N, T, H], in which products need no transposition."""
+    return x_BTNH.swapaxes(1, 2)
+
+
+def attend(q_BNTH, k_BKSH, v_BKSH, mask_BTS, *, softcap: float | None = None):
+    """Attention under an explicit mask, True where a query may look; [B, N, T, H].
 
     A query that may look nowhere (padding) gets the mean of all values: finite, and
     never used.
     """
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * (H**-0.5)
+    B, N, T, H = q_BNTH.shape
+    K = k_BKSH.shape[1]
+    q_BKGTH = (q_BNTH * H**-0.5).reshape(B, K, N // K, T, H)
     logits = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+        "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
     )
     if softcap is not None:
         logits = softcap * jnp.tanh(logits / softcap)
     logits = jnp.where(mask_BTS[:, None, None], logits, MASKED)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH).reshape(B, T, N, H)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v_BKSH.dtype)
+    return jnp.einsum("BKGTS,BKSH->BKGTH", weights, v_BKSH).reshape(B, N, T, H)
 
 
 def causal_mask(query_ids_BT, key_ids_BS, offset: int, window: int | None):
@@ -65,6 +70,7 @@ def xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, block: int =
     there are several, the weights of one are recomputed in the backward pass rather
     than kept."""
     T = q_BTNH.shape[1]
+    q_BNTH, k_BKTH, v_BKTH = map(heads_first, (q_BTNH, k_BTKH, v_BTKH))
 
     def attend_block(q, k, v, query_ids, key_ids, offset):
         mask = causal_mask(query_ids, key_ids, offset, window)
@@ -77,12 +83,12 @@ def xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, block: int =
         stop = min(start + block, T)
         blocks.append(
             attend_block(
-                q_BTNH[:, start:stop],
-                k_BTKH[:, :stop],
-                v_BTKH[:, :stop],
+                q_BNTH[:, :, start:stop],
+                k_BKTH[:, :, :stop],
+                v_BKTH[:, :, :stop],
                 segment_ids_BT[:, start:stop],
                 segment_ids_BT[:, :stop],
                 start,
             )
         )
-    return jnp.concatenate(blocks, axis=1)
+    return heads_first(jnp.concatenate(blocks, axis=2))

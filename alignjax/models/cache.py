@@ -50,10 +50,6 @@ def write(layers: dict, layer, slot, k_BTKH: jax.Array, v_BTKH: jax.Array) -> di
 
 
 def read(layers: dict, layer) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of one layer, as attention takes them: [B, S, K, H]."""
-
-    def get(x_LBKSH):
-        x_BKSH = jax.lax.dynamic_index_in_dim(x_LBKSH, layer, keepdims=False)
-        return x_BKSH.swapaxes(1, 2)
-
+    """Keys and values of one layer, as attention takes them: [B, K, S, H]."""
+    get = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
     return get(layers["k"]), get(layers["v"])

@@ -168,12 +168,13 @@ class Block(nn.Module):
             )
         else:
             kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
-            out_BTNH = attention.attend(
-                q_BTNH,
+            out_BNTH = attention.attend(
+                attention.heads_first(q_BTNH),
                 *kv_cache.read(kv, layer),
                 shared.mask,
                 softcap=c.attention_softcap,
             )
+            out_BTNH = attention.heads_first(out_BNTH)
         out_BTNH = checkpoint_name(out_BTNH, "attention")
         project = layers.Projection(
             (c.d_model,),
