@@ -80,6 +80,8 @@ def batch(kind, seed=0):
     shifted = {
         name: near(value + rng.normal(0, 1.5, shape)) for name, value in fields.items()
     }
+    # So that KTO's baseline is above 0, and would have a gradient.
+    shifted["mismatched"] = fields["mismatched"] - near(rng.uniform(0, 3, shape))
     reference = LogProbs(length=length, **shifted)
     B = shape[0]
     inputs = dict(
