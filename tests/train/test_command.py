@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else the command does: programs kept, traces, averages, samples, the best step."""
+"""What else the command does: programs kept, traces, averages, the best step."""
 
 import collections
 import json
