@@ -49,7 +49,8 @@ def one_document(B=2, length=T, seed=0) -> Sequences:
 
 
 def logits(model, params, sequences):
-    return model.unembed(params, model.hidden(params, sequences))
+    run = lambda p, rows: model.unembed(p, model.hidden(p, rows))
+    return jax.jit(run)(params, sequences)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
