@@ -11,6 +11,7 @@ from alignjax.types import LogProbs
 from tests.losses import batches
 
 LOSSES = batches.names()
+OF_LOGPROBS = [case for case in LOSSES if case[0] != "reward"]
 every_loss = pytest.mark.parametrize(("kind", "name"), LOSSES)
 PREFERENCE = sorted(catalogue.PREFERENCE)
 
@@ -165,6 +166,25 @@ def test_finite_at_the_extremes_under_any_divergence_and_link(options):
         assert np.isfinite(gradients["total"]).all()
 
 
+@pytest.mark.parametrize(("kind", "name"), OF_LOGPROBS)
+def test_a_loss_reads_what_it_declares(kind, name):
+    """What it does not ask for may be missing, and what it asks for matters."""
+    policy, reference, inputs = batches.cast(batches.batch(kind), np.float32)
+    asked = catalogue.traits(catalogue.CATALOGUE[kind][name])
+    loss = batches.call(kind, name, {})
+    loss_B = loss(policy, reference, inputs)
+    missing = {f: None for f in batches.FIELDS[1:] if f not in asked.needs}
+    less = None if not asked.reference else reference.replace(**missing)
+    np.testing.assert_array_equal(loss(policy.replace(**missing), less, inputs), loss_B)
+    for field in asked.needs:
+        other = policy.replace(**{field: getattr(policy, field) / 7})
+        moved_B = loss(other, reference, inputs)
+        assert not np.allclose(moved_B, loss_B), field
+    if asked.reference:
+        other = jax.tree.map(lambda x: x / 7, reference)
+        assert not np.allclose(loss(policy, other, inputs), loss_B)
+
+
 @every_loss
 def test_the_order_of_the_batch_does_not_matter(kind, name):
     data = batches.batch(kind)
@@ -200,7 +220,6 @@ COUPLED = [
 ]
 
 
-OF_LOGPROBS = [case for case in LOSSES if case[0] != "reward"]
 # WPO's weight moves too, and has no gradient: its transcription tests that.
 SMOOTH = [case for case in OF_LOGPROBS if "wpo" not in case[1]]
 
