@@ -38,5 +38,5 @@ def get_config():
     c = small.get_config()
     c.data.sources.text = dict(kind="sick:load", path="", weight=1.0)
     c.objective = dict(name="sick:objective", poison=())
-    c.checkpoint.every, c.checkpoint.keep_last = 1, 30
+    c.steps, c.checkpoint.every, c.checkpoint.keep_last = 10, 1, 30
     return c

@@ -34,14 +34,14 @@ def records(workdir):
     ]
 
 
-def assert_same(workdir, whole) -> None:
+def assert_same(workdir, whole, steps: int = 24) -> None:
     """The same parameters bit for bit, the same optimizer, and every step once."""
     run, expected = checkpoint.open_run(workdir), checkpoint.open_run(whole)
     assert run.meta()["leaves"] == expected.meta()["leaves"]  # with fingerprints
     mine = trees.named_leaves(run.params())
     for name, leaf in trees.named_leaves(expected.params()).items():
         assert mine[name].tobytes() == np.asarray(leaf).tobytes(), name
-    assert [row["step"] for row in records(workdir)] == list(range(24))
+    assert [row["step"] for row in records(workdir)] == list(range(steps))
     assert records(workdir) == records(whole)
 
 
@@ -100,3 +100,36 @@ def test_asked_to_stop(tmp_path, corpus, cache, whole, number, expected):
     code, output = launch.run(flags, tmp_path / "output")
     assert code == exit_codes.DONE, output
     assert_same(tmp_path, whole)
+
+
+SHAKESPEARE = launch.ROOT.parent / "shared/data/tinyshakespeare.txt"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHAKESPEARE.exists(), reason="needs tinyshakespeare.txt")
+def test_shakespeare_killed_three_times(tmp_path, cache):
+    """The whole job of `configs/pretrain/text.py`: its loss, and its bits."""
+    config = launch.ROOT / "configs/pretrain/text.py"
+    dirs = [tmp_path / "whole", tmp_path / "killed"]
+    runs = [launch.flags(d, SHAKESPEARE, cache, config=config) for d in dirs]
+    for directory in dirs:
+        directory.mkdir()
+    process = launch.start(runs[0], dirs[0] / "output")
+    process.join(1200)
+    assert process.exitcode == exit_codes.DONE, (dirs[0] / "output").read_text()
+    rng = random.Random(0)
+    for n in range(3):
+        process = launch.start(runs[1], dirs[1] / "output")
+        at = 600 * n + rng.randrange(500)
+        launch.wait_for(lambda at=at: steps_written(dirs[1]) > at, process, 600)
+        if n:
+            launch.wait_for(lambda: saving(dirs[1]), process, 600)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+    process = launch.start(runs[1], dirs[1] / "output")
+    process.join(1200)
+    assert process.exitcode == exit_codes.DONE, (dirs[1] / "output").read_text()
+    assert_same(*reversed(dirs), steps=2000)
+    last = records(dirs[0])[-1]
+    print({k: v for k, v in last.items() if k.startswith("eval")})
+    assert last["eval/loss"] <= 1.88

@@ -55,18 +55,31 @@ def reference(tmp_path_factory, section):
     return workdir
 
 
-@pytest.mark.parametrize("microbatches", [1, 2, 4])
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+LATER = pytest.mark.slow  # what is left out loses little: each value is seen above
+PAIRS = [
+    ("one device", 4),
+    ("fsdp 8", 1),
+    ("fsdp 8", 4),
+    ("2 x 2 x 2", 1),
+    ("2 x 2 x 2", 2),
+    pytest.param("one device", 2, marks=LATER),
+    pytest.param("fsdp 8", 2, marks=LATER),
+    pytest.param("2 x 2 x 2", 4, marks=LATER),
+]
+
+
+@pytest.mark.parametrize("topology, microbatches", PAIRS)
 def test_same_losses(tmp_path, section, reference, on, topology, microbatches):
-    if topology == "one device" and microbatches == 1:
-        weights = [r["loss_weight"] for r in checkpoint.open_run(reference).metrics()]
-        assert len(set(weights)) > 1 and max(weights) < 32 * 32, "rows are not ragged"
-        return
     devices, mesh = TOPOLOGIES[topology]
     on(devices)
     c = section(mesh=mesh, microbatches=microbatches)
     assert train.train(c, tmp_path) == 0
     np.testing.assert_allclose(losses(tmp_path), losses(reference), rtol=0, atol=1e-5)
+
+
+def test_rows_are_ragged(reference):
+    weights = [row["loss_weight"] for row in checkpoint.open_run(reference).metrics()]
+    assert len(set(weights)) == 6 and max(weights) < 0.8 * 32 * 32
 
 
 @pytest.mark.parametrize("topology", ["fsdp 8", "2 x 2 x 2"])
