@@ -224,14 +224,23 @@ def test_other_run(correct, refuse):
     assert (correct / "config.json").read_text() == before
 
 
-def test_other_data(correct, refuse, tmp_path):
+def test_other_data(refuse, tmp_path, cache):
     """The same config over a corpus that has changed; what is there stays usable."""
-    other = tmp_path / "corpus.txt"
-    small.write_corpus(other)
-    other.write_text(other.read_text() + "\n\nand a line more")
-    output = refuse(exit_codes.CONFIG, SOURCE.format(f"path={other}"))
-    assert "data_identity" in output
-    assert checkpoint.open_run(correct).logits([1, 2, 3]).shape == (3, 258)
+    mine, workdir = small.write_corpus(tmp_path / "corpus.txt"), tmp_path / "run"
+    chars = ["--config.tokenizer.kind=chars", "--config.steps=2"]
+    chars += ["--config.schedule.warmup_steps=0", SOURCE.format(f"path={mine}")]
+    flags = launch.flags(workdir, mine, cache, *chars)
+    code, output = launch.run(flags, tmp_path / "output")
+    assert code == exit_codes.DONE, output
+    before = checkpoint.open_run(workdir)
+    expected, size = before.logits([1, 2, 3]), before.tokenizer.vocab_size
+    mine.write_text(mine.read_text() + "\n\nwith an X, which none had before")
+    (tmp_path / "output").unlink()
+    output = refuse(exit_codes.CONFIG, *chars, workdir=workdir)
+    assert "data_identity" in output and "another workdir" in output
+    after = checkpoint.open_run(workdir)
+    assert after.tokenizer.vocab_size == size
+    assert (after.logits([1, 2, 3]) == expected).all()
 
 
 def test_same_run_again_has_nothing_to_do(correct, corpus, cache, tmp_path):
