@@ -21,7 +21,8 @@ def get_config():
         layers=4,
         heads=4,
         d_ff=352,
-        max_length=64, unroll=4,
+        max_length=64,
+        remat="dots",
     )
     c.tokenizer.kind = "chars"
     c.data.sources.text = dict(kind="text", path="", document="file", weight=1.0)

@@ -10,7 +10,7 @@ from configs import base
 def get_config():
     c = base.language_model()
     c.steps, c.batch_size, c.length = 600, 32, 128
-    c.model.update(family="llama", name="nano", max_length=256, unroll=4)
+    c.model.update(family="llama", name="nano", max_length=256, remat="dots")
     c.tokenizer.vocab_size = 1024
     c.data.sources.world = dict(kind="world", preset="small", seed=0, weight=1.0)
     c.data.validation_fraction = 0.02
