@@ -108,6 +108,8 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
         trace = enter(_trace(workdir / "profile", resumed or 0, profile))
+        if profile and c.steps - (resumed or 0) <= PROFILED.start:
+            log.say(f"no trace: it would begin {PROFILED.start} steps after the start")
         loop = _Loop(run, abstract, log, checkpoints, interrupted, dog, trace)
         return loop(train_state)
 
