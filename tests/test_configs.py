@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every config can be built and its step traced; the base names every field there is."""
+"""Every config can be built and its step traced; the base names every field."""
 
 import dataclasses
 import importlib

@@ -2,6 +2,9 @@
 r"""The default: a small Llama on the embedded world, offline, on any machine.
 
 python -m alignjax.train --config=configs/pretrain/world.py --workdir=runs/world
+
+Hardware: 2 CPU cores. Time: 4 minutes with nothing else running.
+Result: eval/loss 0.64 nats a token, 0.26 bits a byte.
 """
 
 from configs import base
