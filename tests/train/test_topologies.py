@@ -79,7 +79,7 @@ def test_same_losses(tmp_path, section, reference, on, topology, microbatches):
 
 def test_rows_are_ragged(reference):
     weights = [row["loss_weight"] for row in checkpoint.open_run(reference).metrics()]
-    assert len(set(weights)) == 6 and max(weights) < 0.8 * 32 * 32
+    assert len(set(weights)) == 6 and max(weights) < 0.9 * 32 * 32
 
 
 @pytest.mark.parametrize("topology", ["fsdp 8", "2 x 2 x 2"])
