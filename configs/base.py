@@ -2,8 +2,9 @@
 """Every field of a config, with its default and what it means.
 
 A config file starts from here and changes what it needs. A field of None stands for the
-default of the code that reads it, so that any flag can set it and any can clear it;
-what a chosen part (an optimizer, a schedule, a family) does not take is refused.
+default of the code that reads it, and a flag can set it; to clear a field that a file
+sets, change the file. What a chosen part (an optimizer, a schedule, a family) does not
+take is refused.
 """
 
 from ml_collections import ConfigDict

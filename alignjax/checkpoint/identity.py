@@ -32,6 +32,7 @@ MAY_DIFFER = (
     "cache_dir",
     "tokenizer.path",
     "data.workers",
+    "data.*.data_dir",
     "data.sources.*.path",
     "data.validation_sources.*.path",
 )

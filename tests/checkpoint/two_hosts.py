@@ -12,7 +12,9 @@ import sys
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+# Two devices here, and otherwise the flags of the tests, which bits depend on.
+flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
+os.environ["XLA_FLAGS"] = flags
 
 import jax
 import tiny
