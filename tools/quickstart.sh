@@ -22,6 +22,6 @@ say "2 of 3: training configs/pretrain/world.py into $workdir"
 "$python" -m alignjax.train --config=configs/pretrain/world.py --workdir="$workdir" "$@"
 
 say "3 of 3: letting the model write"
-"$python" -m alignjax.generate --run="$workdir" --prompt="Once upon a time"
+"$python" -m alignjax.generate --run="$workdir" --prompt=$'user: how do i bake bread?\nassistant:'
 
 say "to write more: $python -m alignjax.generate --run=$workdir --prompt='...'"

@@ -7,8 +7,8 @@ python -m alignjax.train --config=configs/pretrain/text.py --workdir=runs/text \
 Shape and budget are nanoGPT's shakespeare_char for CPUs: 0.8M parameters, 2000 steps of
 12 x 64 characters; the last tenth of the text is held out.
 
-Hardware: 2 CPU cores. Time: 90 seconds with nothing else running.
-Result on Tiny Shakespeare: eval/loss 1.70 nats a character.
+Hardware: 2 CPU cores. Time: 91 seconds, compilation included.
+Result on Tiny Shakespeare: eval/loss 1.691 nats a character; 1.857 after 1000 steps.
 """
 
 from configs import base

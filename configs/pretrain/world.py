@@ -3,8 +3,8 @@ r"""The default: a small Llama on the embedded world, offline, on any machine.
 
 python -m alignjax.train --config=configs/pretrain/world.py --workdir=runs/world
 
-Hardware: 2 CPU cores. Time: 4 minutes with nothing else running.
-Result: eval/loss 0.64 nats a token, 0.26 bits a byte.
+Hardware: 2 CPU cores. Time: 3.5 minutes.
+Result: eval/loss 0.635 nats a token; a unigram model has 5.23.
 """
 
 from configs import base
@@ -22,5 +22,5 @@ def get_config():
     c.checkpoint.every = 200
     c.evaluation.every = 200
     c.sample.every = 200
-    c.sample.prompts = ("", "user: what is two plus three ?\nassistant:")
+    c.sample.prompts = ("", "user: what is two plus three?\nassistant:")
     return c
