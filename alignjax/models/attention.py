@@ -20,14 +20,22 @@ BACKENDS = registry.Registry("attention backend")
 MASKED = -1e30
 
 
-def resolve(backend: str, softcap: float | None, head_dim: int) -> str:
-    """What `auto` stands for on the devices at hand; other names are themselves."""
+def resolve(
+    backend: str, q_BTNH: jax.Array, softcap: float | None, platform: str | None = None
+) -> str:
+    """What `auto` stands for with these queries; other names are themselves.
+
+    A kernel where the platform (by default that of the devices at hand) has one that
+    takes the shape, the dtype and the softcap; `xla` otherwise.
+    """
     if backend != "auto":
         return backend
-    platform = jax.default_backend()
-    if platform == "tpu" and softcap is None and head_dim % 128 == 0:
+    platform = platform or jax.default_backend()
+    _, T, _, H = q_BTNH.shape
+    sixteen_bits = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+    if platform == "tpu" and T % 128 == 0 and H % 128 == 0:
         return "splash"
-    if platform == "gpu" and softcap is None and head_dim % 8 == 0 and head_dim <= 128:
+    if platform == "gpu" and sixteen_bits and softcap is None and H in (64, 128):
         return "cudnn"
     return "xla"
 

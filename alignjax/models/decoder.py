@@ -155,9 +155,7 @@ class Block(nn.Module):
 
         q_BTNH, k_BTKH, v_BTKH = self._heads(norm("attention_norm")(x_BTD), shared)
         if kv is None:
-            backend = attention.resolve(
-                c.attention, c.attention_softcap, c.size_of_head
-            )
+            backend = attention.resolve(c.attention, q_BTNH, c.attention_softcap)
             out_BTNH = attention.BACKENDS.find(backend)(
                 q_BTNH,
                 k_BTKH,

@@ -97,6 +97,20 @@ def test_kernels_refuse_what_they_cannot():
         kernels.cudnn(q, k, v, ids, window=None, softcap=30.0)
 
 
-def test_auto_is_what_the_machine_can():
-    assert attention.resolve("auto", None, 128) == "xla"  # the tests run on CPUs
-    assert attention.resolve("splash", None, 128) == "splash"
+@pytest.mark.parametrize(
+    "platform,T,H,dtype,softcap,expected",
+    [
+        ("cpu", 128, 128, "bfloat16", None, "xla"),
+        ("tpu", 256, 128, "bfloat16", 30.0, "splash"),
+        ("tpu", 100, 128, "bfloat16", None, "xla"),
+        ("tpu", 256, 64, "bfloat16", None, "xla"),
+        ("gpu", 100, 64, "bfloat16", None, "cudnn"),
+        ("gpu", 100, 64, "float32", None, "xla"),
+        ("gpu", 100, 64, "bfloat16", 30.0, "xla"),
+        ("gpu", 100, 256, "bfloat16", None, "xla"),
+    ],
+)
+def test_auto_is_what_the_kernel_takes(platform, T, H, dtype, softcap, expected):
+    q = jnp.zeros((1, T, 2, H), dtype)
+    assert attention.resolve("auto", q, softcap, platform) == expected
+    assert attention.resolve("splash", q, softcap, platform) == "splash"
