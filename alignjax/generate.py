@@ -80,11 +80,8 @@ def run(options: argparse.Namespace) -> None:
     if options.samples < 1:
         raise config.ConfigError(f"samples: {options.samples} is not 1 or more")
     opened = checkpoint.open_run(options.run, step=options.step)
-    tokenizer = opened.tokenizer
-    if not opened.config.get("data", {}).get("bos", True):
-        tokenizer = tokenizer._replace(bos_id=None)
     params = jax.device_put(opened.params(average=options.average))
-    subject = (opened.model, params, tokenizer)
+    subject = (opened.model, params, opened.tokenizer)
     if options.interactive:
         _converse(subject, options)
     else:

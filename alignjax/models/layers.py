@@ -42,8 +42,8 @@ class Projection(nn.Module):
             nn.initializers.normal(self.std), self.axes
         )
         kernel = self.param("kernel", initializer, (*inputs, *self.features))
-        # As two matrices: XLA:CPU computes the gradient of the kernel 1.6 times slower
-        # where it is a sum over two axes of x, batch and time.
+        # As two matrices: XLA:CPU is slower at the gradient of the kernel where that is
+        # a sum over two axes of x, batch and time.
         flat = lambda a, rows: a.reshape(rows, -1)
         y = flat(x, math.prod(outer)) @ flat(kernel.astype(x.dtype), math.prod(inputs))
         x = y.reshape(*outer, *self.features)
