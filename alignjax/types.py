@@ -4,15 +4,16 @@
 Names carry the axes of an array as a suffix, one letter an axis:
 
     B batch    T time (queries)    S time (keys)    D model    N heads
-    K kv heads    H head    F mlp    V vocabulary    L layers    C chunks    2 pair
+    K kv heads, or responses of a group    H head    F mlp    V vocabulary    L layers
+    C chunks    R sequences of a row    P groups of a row    A attributes    2 pair
 
 so `x_BTD` is an array of shape [batch, time, model]. This is the one legend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -36,6 +37,9 @@ class Sequences:
       segment_ids: int32, which document of the row a position belongs to, from 1;
         0 is padding. Attention never crosses from one id to another.
       positions: int32, the position inside the document, from 0.
+      branches: int32, or None where no document has any: continuations of one beginning
+        that do not see each other. 0 is the beginning, k > 0 its k-th continuation,
+        which attends to the beginning and to itself.
     """
 
     inputs: Any
@@ -43,6 +47,40 @@ class Sequences:
     weights: Any
     segment_ids: Any
     positions: Any
+    branches: Any = None
+
+
+@flax.struct.dataclass
+class Responses:
+    """Groups of K responses to one prompt each: pairs, ranked lists, or single ones.
+
+    A batch has B rows, each of R sequences with P groups. Three layouts say the same:
+    padded (R = K, P = 1: a sequence for each response), packed (R = 1: each response is
+    a segment, after its own copy of the prompt) and shared (R = 1: each group is one
+    segment, its responses are branches).
+
+    Attributes:
+      sequences: every field [B, R, T]; `weights` are 1 at the tokens of responses.
+      responses: int32 [B, R, T], whose response a target belongs to: 1 + p K + k, or 0
+        for prompts and padding.
+      lengths: int32 [B, P, K], tokens of each response, its terminator included; 0
+        where there is no such response.
+      weights: float32 [B, P], what each group counts; 0 where there is none.
+      index: int32 [B, P], a number of each group's own, from which what is random about
+        it follows; -1 where there is none.
+      values: float32 [B, P], [B, P, K] or [B, P, A] by name: what is known of a group,
+        such as `margin`, `gap`, `probability`, `desirable`, `reward`, `target`.
+      reference: float32 [B, R, T], the reference's log-probability of each target, or
+        None where the reference model itself is asked.
+    """
+
+    sequences: Sequences
+    responses: Any
+    lengths: Any
+    weights: Any
+    index: Any
+    values: dict[str, Any]
+    reference: Any = None
 
 
 @flax.struct.dataclass
@@ -115,6 +153,8 @@ class Model(NamedTuple):
       extend: `(params, tokens_BT, positions_BT, cache) -> (x_BTD, cache)`, appends T
         tokens to every row of the cache; a position of -1 marks padding, which no
         query ever sees.
+      score: `(params, x_BTD) -> score_BTH`, float32, the scalar heads of a reward model
+        at every position; H is 0 for a model that has none.
     """
 
     config: Any
@@ -123,17 +163,33 @@ class Model(NamedTuple):
     unembed: Callable[[Params, jax.Array], jax.Array]
     init_cache: Callable[[int, int], Any]
     extend: Callable[..., tuple[jax.Array, Any]]
+    score: Callable[[Params, jax.Array], jax.Array]
 
 
 class Objective(NamedTuple):
     """What is learned from a batch.
 
     Attributes:
-      loss: `(params, frozen, batch, key) -> (Mean, {name: Mean})`, the loss and further
-        metrics, summed and not yet divided. Its `total` is what is differentiated.
+      loss: `(params, frozen, batch, key, statistic=None) -> (Mean, {name: Mean})`, the
+        loss and further metrics, summed and not yet divided. Its `total` is what is
+        differentiated. Without a `statistic` the batch at hand is the whole one.
+      observe: `(params, frozen, batch, key) -> arrays with a leading B`, for objectives
+        whose terms depend on the whole batch: what its statistic follows from.
+      statistic: `(observed) -> pytree` of scalars, and of arrays with the leading B.
+      derive: `({name: float}) -> {name: float}`, figures that are no means but follow
+        from them, such as a calibration error.
+      data: what its batches are made of.
+      reference: whether it asks a reference model.
+      scores: whether it needs a model with heads for scores.
     """
 
     loss: Callable[..., tuple[Mean, dict[str, Mean]]]
+    observe: Callable[..., Any] | None = None
+    statistic: Callable[[Any], Any] | None = None
+    derive: Callable[[dict[str, float]], dict[str, float]] | None = None
+    data: Literal["text", "pairs", "rankings", "labels", "ratings"] = "text"
+    reference: bool = False
+    scores: bool = False
 
 
 @flax.struct.dataclass
@@ -159,3 +215,15 @@ class Frozen:
 
     base: Params = flax.struct.field(default_factory=dict)
     reference: Params | None = None
+
+
+_SEQUENCE = ("inputs", "targets", "weights", "segment_ids", "positions", "branches")
+
+
+def batch(rows: Mapping[str, Any]) -> Sequences | Responses:
+    """The batch that rows of a `data.dataset.Dataset` make, by the fields they have."""
+    rows = dict(rows)
+    sequences = Sequences(**{k: rows.pop(k) for k in _SEQUENCE if k in rows})
+    if "responses" not in rows:
+        return sequences
+    return Responses(sequences, weights=rows.pop("group_weights"), **rows)

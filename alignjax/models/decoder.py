@@ -354,7 +354,10 @@ def build(c: DecoderConfig) -> types.Model:
         inputs = (tokens_BT, positions_BT, cache)
         return evaluated.apply({"params": params}, *inputs, method="extend")
 
-    return types.Model(c, init, hidden, unembed, init_cache, extend)
+    def score(params, x_BTD):  # replaced once the decoder has heads
+        raise NotImplementedError
+
+    return types.Model(c, init, hidden, unembed, init_cache, extend, score)
 
 
 def flops_per_token(model: types.Model, context: int) -> float:
