@@ -2,7 +2,7 @@
 """Models by family and size: `build(section, vocab_size) -> types.Model`.
 
 A family is a module here with `CONFIGS`, its sizes by name: dicts of the fields of
-`decoder.DecoderConfig`. Only this folder knows Flax modules.
+`settings.DecoderConfig`. Only this folder knows Flax modules.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import pkgutil
 from collections.abc import Mapping
 
 from alignjax import config, registry, types
-from alignjax.models import decoder
+from alignjax.models import decoder, settings
 from alignjax.models import kernels as kernels  # registers its backends
 
-_PARTS = {"attention", "cache", "decoder", "kernels", "layers"}
+_PARTS = {"attention", "cache", "decoder", "kernels", "layers", "settings"}
 
 
 def families() -> list[str]:
@@ -48,7 +48,7 @@ def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model
             f"{path}.name: {family} has no size {name!r}; {remedy}"
         )
     fields = {"vocab_size": vocab_size, **sizes[name], **fields}
-    built = config.build(decoder.DecoderConfig, fields, path)
+    built = config.build(settings.DecoderConfig, fields, path)
     if built.vocab_size < vocab_size:
         raise config.ConfigError(
             f"{path}.vocab_size: {built.vocab_size} rows of embedding are too few for "

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder-only transformer: one scanned block, `hidden`, `unembed`, a KV cache."""
+"""A decoder-only transformer: a scanned block, `hidden`, two kinds of head, a cache."""
 
 from __future__ import annotations
 
-import dataclasses
 import operator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, layers
+from alignjax.models import attention, layers, settings
 from alignjax.models import cache as kv_cache
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
@@ -22,110 +21,6 @@ REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
     "full": jax.checkpoint_policies.nothing_saveable,  # only the input of each layer
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """The shape of a decoder and how it computes; families set the defaults.
-
-    Attributes:
-      vocab_size: V, rows of the embedding.
-      d_model, layers, heads, d_ff: D, L, N and F of the legend in `types`.
-      max_length: T at most; learned positions have this many rows.
-      kv_heads: K; the default, None, is as many as `heads`.
-      head_dim: H; the default is d_model / heads.
-      norm, norm_epsilon: the kind of norm and what is added to its variance.
-      positions: rotary, or learned and added to the embeddings.
-      rope_theta: base of the rotary frequencies.
-      activation: of the MLP; `swiglu` and `geglu` are gated.
-      attention_bias, mlp_bias: whether those projections have biases.
-      qk_norm: RMSNorm of queries and keys, per head (arXiv:2302.05442).
-      tied: the head is the transposed embedding.
-      attention_softcap, logit_softcap: c in c * tanh(x / c), off by default.
-      window: each query sees this many keys, itself included; None is all.
-      dropout: on embeddings and on what each sublayer adds.
-      init_std: of all matrices; what adds to the residual is divided by sqrt(2 L).
-      dtype: of activations and matrix products; parameters stay float32.
-      attention: a name in `attention.BACKENDS`, or `auto`.
-      remat: a name in `REMAT_POLICIES`.
-      unroll: layers in one iteration of the scan; more compiles slower.
-    """
-
-    vocab_size: int
-    d_model: int
-    layers: int
-    heads: int
-    d_ff: int
-    max_length: int
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    norm_epsilon: float = 1e-6
-    positions: Literal["rope", "learned"] = "rope"
-    rope_theta: float = 10_000.0
-    activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    tied: bool = True
-    attention_softcap: float | None = None
-    logit_softcap: float | None = None
-    window: int | None = None
-    dropout: float = 0.0
-    init_std: float = 0.02
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: str = "auto"
-    remat: Literal["none", "dots", "attention", "full"] = "none"
-    unroll: int = 1
-
-    def __post_init__(self):
-        problems = []
-        sizes = (
-            "vocab_size",
-            "d_model",
-            "layers",
-            "heads",
-            "d_ff",
-            "max_length",
-            "unroll",
-        )
-        for name in sizes + ("kv_heads", "head_dim", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"{name}: {value} must be positive")
-        if not problems:
-            if self.head_dim is None and self.d_model % self.heads:
-                problems.append(
-                    f"heads: {self.heads} do not divide d_model = {self.d_model}; "
-                    "change either, or set head_dim"
-                )
-            if self.heads % self.num_kv_heads:
-                problems.append(
-                    f"kv_heads: {self.num_kv_heads} do not divide heads = {self.heads}"
-                )
-            if self.positions == "rope" and self.size_of_head % 2:
-                problems.append(
-                    f"head_dim: {self.size_of_head} is odd; rotary positions pair"
-                )
-            if self.layers % self.unroll:
-                problems.append(
-                    f"unroll: {self.unroll} does not divide layers = {self.layers}"
-                )
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout: {self.dropout} is not in [0, 1)")
-        if self.attention != "auto" and self.attention not in attention.BACKENDS:
-            known = ", ".join(["auto", *attention.BACKENDS])
-            problems.append(f"attention: {self.attention!r} is not one of {known}")
-        if problems:
-            raise config.ConfigError(problems)
-
-    @property
-    def num_kv_heads(self) -> int:
-        return self.kv_heads or self.heads
-
-    @property
-    def size_of_head(self) -> int:
-        return self.head_dim or self.d_model // self.heads
 
 
 class Shared(NamedTuple):
@@ -140,7 +35,7 @@ class Shared(NamedTuple):
 class Block(nn.Module):
     """Attention, then the MLP, each after a norm and added to its input."""
 
-    config: DecoderConfig
+    config: settings.DecoderConfig
     train: bool
 
     @nn.compact
@@ -214,7 +109,7 @@ class Block(nn.Module):
         return q_BTNH, k_BTKH, v_BTKH
 
 
-def _block(c: DecoderConfig):
+def _block(c: settings.DecoderConfig):
     """`Block`, recomputing in the backward pass what the policy does not keep."""
     if REMAT_POLICIES[c.remat] is None:
         return Block
@@ -226,7 +121,7 @@ def _block(c: DecoderConfig):
 class Decoder(nn.Module):
     """Embedding, scanned blocks, final norm; the head is a method of its own."""
 
-    config: DecoderConfig
+    config: settings.DecoderConfig
     train: bool = False
 
     def setup(self):
@@ -255,6 +150,7 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.train)
         self.norm = layers.Norm(c.norm, c.norm_epsilon, "embed")
+        self.score = layers.Scores(c.score_heads)
         self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
     def _embed(self, tokens_BT, positions_BT):
@@ -276,6 +172,13 @@ class Decoder(nn.Module):
 
     def _indices(self):
         return jnp.arange(self.config.layers)
+
+    def start(self):
+        """Goes through every parameter, which is how Flax makes them."""
+        tokens_BT = jnp.zeros((1, 1), jnp.int32)
+        x_BTD = self.hidden(tokens_BT, tokens_BT, tokens_BT)
+        if self.config.score_heads:
+            self.scores(x_BTD)
 
     def hidden(self, inputs_BT, positions_BT, segment_ids_BT):
         shared = Shared(self._rotations(positions_BT), segment_ids_BT)
@@ -327,14 +230,16 @@ class Decoder(nn.Module):
             logits_BTV = cap * jnp.tanh(logits_BTV / cap)
         return sharding.constrain(logits_BTV, "batch", "seq", "vocab")
 
+    def scores(self, x_BTD):
+        return sharding.constrain(self.score(x_BTD), "batch", "seq", None)
 
-def build(c: DecoderConfig) -> types.Model:
+
+def build(c: settings.DecoderConfig) -> types.Model:
     """The decoder as pure functions over its parameters."""
     evaluated, trained = Decoder(c), Decoder(c, train=True)
 
     def init(key):
-        tokens = jnp.zeros((1, 1), jnp.int32)
-        return evaluated.init(key, tokens, tokens, tokens, method="hidden")["params"]
+        return evaluated.init(key, method="start")["params"]
 
     def hidden(params, sequences, key=None):
         inputs = (sequences.inputs, sequences.positions, sequences.segment_ids)
@@ -354,25 +259,46 @@ def build(c: DecoderConfig) -> types.Model:
         inputs = (tokens_BT, positions_BT, cache)
         return evaluated.apply({"params": params}, *inputs, method="extend")
 
-    def score(params, x_BTD):  # replaced once the decoder has heads
-        raise NotImplementedError
+    def score(params, x_BTD):
+        if not c.score_heads:
+            raise config.ConfigError(
+                "model.score_heads: 0, so that the model has no scores; ask for 1, or "
+                "for as many as there are attributes or members of an ensemble"
+            )
+        return evaluated.apply({"params": params}, x_BTD, method="scores")
 
     return types.Model(c, init, hidden, unembed, init_cache, extend, score)
 
 
-def flops_per_token(model: types.Model, context: int) -> float:
-    """FLOPs of a training step a token; see `throughput.flops_per_token`."""
+def flops_per_token(
+    model: types.Model, context: int, *, trainable: str = ".*", unembeds: bool = True
+) -> float:
+    """FLOPs of a training step a token; see `throughput.flops_per_token`.
+
+    Args:
+      model: its shape says how many there are.
+      context: tokens of a row.
+      trainable: pattern of the parameters that are trained.
+      unembeds: whether logits are computed; a reward model needs scores alone.
+    """
     c = model.config
-    total = trees.count(jax.eval_shape(model.init, jax.random.key(0)))
-    matrices = throughput.matrix_parameters(
-        total,
-        vocab_size=c.vocab_size,
-        d_model=c.d_model,
-        tied=c.tied,
-        positions=c.max_length if c.positions == "learned" else 0,
-    )
+    abstract = jax.eval_shape(lambda key: nn.unbox(model.init(key)), jax.random.key(0))
+    trained, frozen = trees.partition(trainable, abstract)
+
+    def matrices(part):
+        if not unembeds:
+            part = {name: leaf for name, leaf in part.items() if name != "head"}
+        return throughput.matrix_parameters(
+            trees.count(part),
+            vocab_size=c.vocab_size,
+            d_model=c.d_model,
+            tied="embed" not in part or (c.tied and unembeds),
+            positions=c.max_length if "position_embed" in part else 0,
+        )
+
     return throughput.flops_per_token(
-        parameters=matrices,
+        parameters=matrices(trained),
+        frozen=matrices(frozen),
         layers=c.layers,
         heads=c.heads,
         head_dim=c.size_of_head,

@@ -74,6 +74,28 @@ class Norm(nn.Module):
         return y.astype(x.dtype)
 
 
+class Scores(nn.Module):
+    """Scalars of hidden states, one a head, float32 [B, T, heads] throughout.
+
+    Initially as large as hidden states are per dimension (arXiv:1909.08593 section 2.1:
+    a standard deviation of 1 / sqrt(D + 1)), and different from head to head, without
+    which the heads of an ensemble would stay equal.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        D = x_BTD.shape[-1]
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal((D + 1) ** -0.5), ("embed", None)
+        )
+        kernel = self.param("kernel", initializer, (D, self.heads))
+        # Of next to no cost, and differences of scores are what is learned from.
+        x_BTD = x_BTD.astype(jnp.float32)
+        return jnp.matmul(x_BTD, kernel, precision="highest")
+
+
 def rotations(positions_BT: jax.Array, head_dim: int, theta: float):
     """Cosines and sines of rotary positions, float32 [B, T, head_dim / 2]."""
     exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoder in all its variants: causal, packable, cacheable, equal under remat."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alignjax import config, models, trees
-from alignjax.types import Sequences
 from tests import rows
+from tests.models.small import SMALL, T, V, make, one_document
 
-V, T = 61, 24
-SMALL = dict(family="llama", name="nano", d_model=32, layers=2, d_ff=48, max_length=64)
 VARIANTS = {
     "llama": {},
     "grouped": dict(kv_heads=2),
@@ -33,19 +30,6 @@ VARIANTS = {
     ),
     "untied": dict(tied=False),
 }
-
-
-def make(**fields):
-    model = models.build({**SMALL, **fields}, V)
-    params = jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(0))
-    # Away from the initial values, where norms are ones and biases zeros.
-    noise = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)
-    return model, jax.tree.map(noise, params)
-
-
-def one_document(B=2, length=T, seed=0) -> Sequences:
-    docs = np.random.default_rng(seed).integers(0, V, (B, length + 1)).astype(np.int32)
-    return rows.unpacked(list(docs), length)
 
 
 def logits(model, params, sequences):

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoder that compiles in a moment, away from its initial values."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from alignjax import models
+from alignjax.types import Sequences
+from tests import rows
+
+V, T = 61, 24
+SMALL = dict(family="llama", name="nano", d_model=32, layers=2, d_ff=48, max_length=64)
+
+
+def initial(model):
+    return jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(0))
+
+
+def make(**fields):
+    """A model and parameters: norms are not ones, biases and adapters not zeros."""
+    model = models.build({**SMALL, **fields}, V)
+    noise = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)
+    return model, jax.tree.map(noise, initial(model))
+
+
+def one_document(B=2, length=T, seed=0) -> Sequences:
+    docs = np.random.default_rng(seed).integers(0, V, (B, length + 1)).astype(np.int32)
+    return rows.unpacked(list(docs), length)
