@@ -15,7 +15,7 @@ from alignjax import config, registry, types
 from alignjax.models import decoder, settings
 from alignjax.models import kernels as kernels  # registers its backends
 
-_PARTS = {"attention", "cache", "decoder", "kernels", "layers", "settings"}
+_PARTS = {"attention", "cache", "decoder", "kernels", "layers", "noise", "settings"}
 
 
 def families() -> list[str]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, layers, settings
+from alignjax.models import attention, layers, noise, settings
 from alignjax.models import cache as kv_cache
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
@@ -153,7 +153,7 @@ class Decoder(nn.Module):
         self.score = layers.Scores(c.score_heads)
         self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
-    def _embed(self, tokens_BT, positions_BT):
+    def _embed(self, tokens_BT, positions_BT, noise_BTD=None):
         c = self.config
         # Gathering the table's columns first is what FSDP means; left to itself, the
         # partitioner moves the activations instead.
@@ -161,6 +161,8 @@ class Decoder(nn.Module):
         x_BTD = jnp.take(embed, tokens_BT, axis=0)
         if c.positions == "learned":
             x_BTD += jnp.take(self.position_embed, positions_BT, axis=0)
+        if noise_BTD is not None:
+            x_BTD += noise_BTD
         x_BTD = self.dropout(x_BTD.astype(c.dtype))
         return sharding.constrain(x_BTD, "batch", "seq", None)
 
@@ -180,9 +182,19 @@ class Decoder(nn.Module):
         if self.config.score_heads:
             self.scores(x_BTD)
 
-    def hidden(self, inputs_BT, positions_BT, segment_ids_BT):
+    def hidden(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
+        c, noise_BTD = self.config, None
+        if self.train and c.embedding_noise:
+            lengths_BT = noise.lengths(segment_ids_BT, positions_BT, branches_BT)
+            noise_BTD = noise.uniform(
+                self.make_rng("noise"),
+                c.embedding_noise,
+                lengths_BT,
+                segment_ids_BT,
+                c.d_model,
+            )
         shared = Shared(self._rotations(positions_BT), segment_ids_BT)
-        x_BTD = self._embed(inputs_BT, positions_BT)
+        x_BTD = self._embed(inputs_BT, positions_BT, noise_BTD)
         if self.config.unroll == self.config.layers and not self.is_initializing():
             x_BTD = self._unrolled(x_BTD, shared)
         else:
@@ -237,15 +249,17 @@ class Decoder(nn.Module):
 def build(c: settings.DecoderConfig) -> types.Model:
     """The decoder as pure functions over its parameters."""
     evaluated, trained = Decoder(c), Decoder(c, train=True)
+    random = c.dropout > 0 or c.embedding_noise > 0
 
     def init(key):
         return evaluated.init(key, method="start")["params"]
 
     def hidden(params, sequences, key=None):
         inputs = (sequences.inputs, sequences.positions, sequences.segment_ids)
-        if key is None or c.dropout == 0:
+        inputs += (sequences.branches,)
+        if key is None or not random:
             return evaluated.apply({"params": params}, *inputs, method="hidden")
-        rngs = {"dropout": key}
+        rngs = {"dropout": key, "noise": jax.random.fold_in(key, 1)}
         return trained.apply({"params": params}, *inputs, method="hidden", rngs=rngs)
 
     def unembed(params, x_BTD):

@@ -30,6 +30,7 @@ class DecoderConfig:
       attention_softcap, logit_softcap: c in c * tanh(x / c), off by default.
       window: each query sees this many keys, itself included; None is all.
       dropout: on embeddings and on what each sublayer adds.
+      embedding_noise: the alpha of NEFTune; see `noise`. The paper has 5 to 15.
       init_std: of all matrices; what adds to the residual is divided by sqrt(2 L).
       dtype: of activations and matrix products; parameters stay float32.
       attention: a name in `attention.BACKENDS`, or `auto`.
@@ -60,6 +61,7 @@ class DecoderConfig:
     logit_softcap: float | None = None
     window: int | None = None
     dropout: float = 0.0
+    embedding_noise: float = 0.0
     init_std: float = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "auto"
@@ -82,8 +84,9 @@ class DecoderConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name}: {value} must be positive")
-        if self.score_heads < 0:
-            problems.append(f"score_heads: {self.score_heads} must be at least 0")
+        for name in ("score_heads", "embedding_noise"):
+            if getattr(self, name) < 0:
+                problems.append(f"{name}: {getattr(self, name)} must be at least 0")
         if not problems:
             if self.head_dim is None and self.d_model % self.heads:
                 problems.append(
