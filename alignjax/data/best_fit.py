@@ -9,7 +9,7 @@ import collections
 import numpy as np
 
 
-def rows(lengths: np.ndarray, capacity: int) -> np.ndarray:
+def rows(lengths: np.ndarray, capacity: int, most: int | None = None) -> np.ndarray:
     """The row of each piece.
 
     All pieces of one length are placed together, and rows are kept by the room that is
@@ -18,6 +18,7 @@ def rows(lengths: np.ndarray, capacity: int) -> np.ndarray:
     Args:
       lengths: ints [P], each in 1 .. capacity.
       capacity: what a row holds.
+      most: pieces of a row, or None for any number.
 
     Returns:
       int64 [P], rows from 0, numbered in order of their first piece.
@@ -25,62 +26,66 @@ def rows(lengths: np.ndarray, capacity: int) -> np.ndarray:
     order = np.argsort(-lengths, kind="stable")
     values, counts = np.unique(-lengths, return_counts=True)
     row_of = np.empty(len(lengths), np.int64)
-    room = _Room()
+    most = most or capacity
+    room = _Room(most)
     placed = opened = 0
     for length, count in zip((-values).tolist(), counts.tolist(), strict=True):
         end = placed + count
         while placed < end:
-            left = room.smallest(length)
-            if left is None:
-                left = capacity
-                wanted = -(-(end - placed) // (capacity // length))
+            found = room.smallest(length)
+            left, slots = found or (capacity, most)
+            each = min(left // length, slots)
+            wanted = -(-(end - placed) // each)
+            if found is None:
                 chosen = np.arange(opened, opened + wanted)
                 opened += wanted
             else:
-                chosen = room.take(left, -(-(end - placed) // (left // length)))
-            each = left // length
+                chosen = room.take(left, slots, wanted)
             pieces = order[placed : min(end, placed + len(chosen) * each)]
             row_of[pieces] = np.repeat(chosen, each)[: len(pieces)]
             placed += len(pieces)
             full, more = divmod(len(pieces), each)
-            room.put(left - each * length, chosen[:full])
+            room.put(left - each * length, slots - each, chosen[:full])
             if more:
-                room.put(left - more * length, chosen[full:])
+                room.put(left - more * length, slots - more, chosen[full:])
     return _in_order_of_first(row_of, opened)
 
 
 class _Room:
-    """Rows by the room that is left in them."""
+    """Rows by the room that is left in them, and how many more pieces they may have."""
 
-    def __init__(self):
+    def __init__(self, most: int):
+        self.base = most + 1  # keys are room * base + slots, so room comes first
         self.rows: dict[int, collections.deque[np.ndarray]] = {}
-        self.known: list[int] = []  # the amounts of room that some row has, sorted
+        self.known: list[int] = []  # the keys that some row has, sorted
 
-    def smallest(self, length: int) -> int | None:
-        """The least room of a row that `length` fits into."""
-        i = bisect.bisect_left(self.known, length)
-        return self.known[i] if i < len(self.known) else None
+    def smallest(self, length: int) -> tuple[int, int] | None:
+        """The least room, and slots, of a row that `length` fits into."""
+        i = bisect.bisect_left(self.known, length * self.base)
+        return divmod(self.known[i], self.base) if i < len(self.known) else None
 
-    def take(self, left: int, most: int) -> np.ndarray:
-        """Up to `most`, and at least one, of the rows with this much room."""
-        rows = self.rows[left]
+    def take(self, left: int, slots: int, most: int) -> np.ndarray:
+        """Up to `most`, and at least one, of the rows with so much room and slots."""
+        key = left * self.base + slots
+        rows = self.rows[key]
         found = rows.popleft()
         if len(found) > most:
             rows.appendleft(found[most:])
             found = found[:most]
         if not rows:
-            del self.rows[left]
-            self.known.remove(left)
+            del self.rows[key]
+            self.known.remove(key)
         return found
 
-    def put(self, left: int, rows: np.ndarray) -> None:
-        """Adds rows with this much room; full ones are done with."""
-        if not left or not len(rows):
+    def put(self, left: int, slots: int, rows: np.ndarray) -> None:
+        """Adds rows with so much room and slots; full ones are done with."""
+        if not left or not slots or not len(rows):
             return
-        if left not in self.rows:
-            self.rows[left] = collections.deque()
-            bisect.insort(self.known, left)
-        self.rows[left].append(rows)
+        key = left * self.base + slots
+        if key not in self.rows:
+            self.rows[key] = collections.deque()
+            bisect.insort(self.known, key)
+        self.rows[key].append(rows)
 
 
 def _in_order_of_first(row_of: np.ndarray, rows: int) -> np.ndarray:

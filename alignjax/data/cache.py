@@ -6,7 +6,8 @@ A cache is a directory of flat arrays. D documents stand one after the other:
     tokens.bin    uint16 or uint32 [tokens]
     weights.bin   float32 [tokens]; not there if every weight is 1
     offsets.bin   int64 [D + 1], where each document starts, and the end
-    hashes.bin    uint64 [D], of the document's text: equal texts, equal hashes
+    hashes.bin    uint64 [D], of the document's text or its prompt: equal if that is
+    field_*.bin   float64 [D] or [D, n], what is known of each document, by name
     where.bin     int64 [D, 2], a file of files.json and a line of it, or -1
     files.json    names of files
     manifest.json counts, and the bad rows that were skipped
@@ -20,7 +21,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +29,15 @@ import numpy as np
 
 from alignjax.data import pool, records, store, tokenizer, tokenizing
 
-FORMAT = 1
+FORMAT = 2
 
 
 class TokenCache(NamedTuple):
-    """An open cache: its arrays are memory maps as above, `manifest` its counts."""
+    """An open cache: its arrays are memory maps as above, `manifest` its counts.
+
+    `reference`, where it is given, is float32 [tokens]: the log-probability of each
+    token of a response under a reference model.
+    """
 
     path: Path
     key: str
@@ -42,6 +47,8 @@ class TokenCache(NamedTuple):
     hashes: np.ndarray
     where: np.ndarray
     manifest: dict[str, Any]
+    fields: Mapping[str, np.ndarray]
+    reference: np.ndarray | None = None
 
     def describe(self, token: int) -> tuple[str, int]:
         """`(file:line of its document, place in the document)` of a token."""
@@ -118,6 +125,7 @@ class _Writer:
         self.dtype = "uint16" if tok.vocab_size <= 1 << 16 else "uint32"
         self.documents = self.tokens = self.text_bytes = self.longest = 0
         self.weighted = False
+        self.shapes: dict[str, tuple[int, ...]] | None = None  # of the fields
         self.names: dict[str, int] = {}
         self.started = 0  # where the open document starts
         self.hash: int | None = None  # of the pieces of the open document so far
@@ -134,6 +142,7 @@ class _Writer:
 
     def write(self, batch: tokenizing.Batch) -> None:
         """Appends what is good of a batch, notes what is bad."""
+        batch = self._write_fields(batch)
         for i, reason in batch.bad.items():
             self._refuse(batch, i, reason)
         self._write_weights(batch)
@@ -172,6 +181,7 @@ class _Writer:
             "dtype": self.dtype,
             "vocab_size": self.vocab_size,
             "weighted": self.weighted,
+            "fields": {k: list(shape) for k, shape in (self.shapes or {}).items()},
             "skipped_rows": self.faults.count,
             "first_skipped": self.faults.first,
         }
@@ -198,11 +208,45 @@ class _Writer:
             weights = ones if batch.weights is None else batch.weights
             self.files["weights"].write(weights.tobytes())
 
+    def _write_fields(self, batch: tokenizing.Batch) -> tokenizing.Batch:
+        """Writes the fields of the good records that have what the first one has."""
+        rows = batch.fields or [{}] * len(batch.records)
+        faults, good = {}, []
+        for i, row in enumerate(rows):
+            if i in batch.bad:
+                continue
+            shapes = {name: np.shape(value) for name, value in row.items()}
+            if self.shapes is None:
+                self.shapes = shapes
+                names = [f"field_{name}" for name in shapes]
+                self.files |= {name: self._create(name) for name in names}
+            if shapes == self.shapes:
+                good.append(row)
+            else:
+                faults[i] = _unlike(shapes, self.shapes)
+        for name in self.shapes or ():
+            values = np.array([row[name] for row in good], np.float64)
+            self.files[f"field_{name}"].write(values.tobytes())
+        return batch.without(faults) if faults else batch
+
     def _place(self, where: str) -> tuple[int, int]:
         name, colon, line = where.rpartition(":")
         if not (colon and line.isdecimal()):
             name, line = where, -1
         return self.names.setdefault(name, len(self.names)), int(line)
+
+
+def _unlike(found: Mapping[str, tuple], first: Mapping[str, tuple]) -> str:
+    """What a record knows that the first one of its source does not, or the reverse."""
+
+    def said(shapes: Mapping[str, tuple]) -> str:
+        each = (f"{k}{list(v) if v else ''}" for k, v in sorted(shapes.items()))
+        return ", ".join(each) or "nothing"
+
+    return (
+        f"it has {said(found)}, where the first row of its source has {said(first)}; "
+        "all rows of a source must have the same numbers of the same things"
+    )
 
 
 def _joined(before: int | None, piece: int) -> int:
@@ -226,6 +270,10 @@ def _open(path: Path, key: str, manifest: dict[str, Any]) -> TokenCache:
         hashes=open_array(path / "hashes.bin", np.uint64, (documents,)),
         where=open_array(path / "where.bin", np.int64, (documents, 2)),
         manifest=manifest,
+        fields={
+            name: open_array(path / f"field_{name}.bin", np.float64, (documents, *n))
+            for name, n in manifest["fields"].items()
+        },
     )
 
 

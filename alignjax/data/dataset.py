@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data import cache, order, packing
+from alignjax import config
+from alignjax.data import cache, group_plan, group_rows, mismatched, order, packing
 
 FORMAT = 1
 
@@ -23,12 +24,12 @@ class Part(NamedTuple):
     name: str
     weight: float
     tokens: cache.TokenCache
-    plan: packing.Plan
+    plan: packing.Plan | group_plan.Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Rows of T targets; plain data and functions of it.
+    """Rows of T targets, of text or of groups; plain data and functions of it.
 
     Attributes:
       parts: the sources.
@@ -36,6 +37,8 @@ class Dataset:
       length: T.
       seed: of the order.
       mixture: which source comes when.
+      layout: of groups; None for text.
+      batch_size: rows of a batch, where some of a row is of others of its batch.
     """
 
     parts: tuple[Part, ...]
@@ -43,6 +46,23 @@ class Dataset:
     length: int
     seed: int
     mixture: order.Mixture
+    layout: group_plan.Layout | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self):
+        stored = any(part.tokens.reference is not None for part in self.parts)
+        if stored and self.layout is not None and self.layout.mismatched:
+            raise config.ConfigError(
+                "a store of reference log-probabilities has none of mismatched "
+                "responses, which change from batch to batch; ask the reference itself"
+            )
+
+    @property
+    def groups(self) -> int:
+        """P, the places for groups in a row; 0 for text."""
+        if self.layout is None:
+            return 0
+        return max(1, *(part.plan.manifest["groups"] for part in self.parts))
 
     @property
     def num_rows(self) -> int:
@@ -66,19 +86,18 @@ class Dataset:
             }
             for part in self.parts
         }
-        return {
-            "format": FORMAT,
-            "length": self.length,
-            "seed": self.seed,
-            "sources": sources,
-        }
+        own = {"format": FORMAT, "length": self.length, "seed": self.seed}
+        if self.layout is not None:
+            own |= {"groups": self.groups, "batch_size": self.batch_size}
+        return {**own, "sources": sources}
 
     @property
     def report(self) -> str:
         """What became of the documents of each source; a line or more for each."""
         lines = []
         for part in self.parts:
-            lines.append(f"{part.name}: {packing.report(part.plan)}")
+            report = packing.report if self.layout is None else group_plan.report
+            lines.append(f"{part.name}: {report(part.plan)}")
             if skipped := part.tokens.manifest["skipped_rows"]:
                 first = "; ".join(part.tokens.manifest["first_skipped"][:3])
                 lines.append(f"{part.name}: {skipped:,} bad rows skipped: {first}")
@@ -92,22 +111,17 @@ class Dataset:
           indices: ints [n], from 0.
 
         Returns:
-          The fields of `types.Sequences`, each [n, T]; see `packing.rows`.
+          The fields of `types.Sequences`, each [n, T]; see `packing.rows`. Of groups
+          those of `types.Responses`; see `group_rows.rows`.
         """
-        return self._gather(*self._locate(np.asarray(indices, np.int64)))
+        return self._gather(self._locate, np.asarray(indices, np.int64))
 
     def epoch_rows(self, indices) -> dict[str, np.ndarray]:
         """Rows of one pass over all sources, one source after the other, in order.
 
         A row from `num_rows` on is padding, all of its weights 0.
         """
-        indices = np.asarray(indices, np.int64)
-        sizes = [part.plan.num_rows for part in self.parts]
-        ends = np.cumsum(sizes)
-        source = np.searchsorted(ends, indices, side="right")
-        row = indices - np.concatenate([ends - sizes, [0]])[source]
-        beyond = source == len(sizes)
-        return self._gather(np.where(beyond, 0, source), np.where(beyond, -1, row))
+        return self._gather(self._locate_in_pass, np.asarray(indices, np.int64))
 
     def describe(self, n: int) -> str:
         """Where row n of the stream comes from: its documents, and which tokens."""
@@ -115,6 +129,11 @@ class Dataset:
         part = self.parts[source]
         found = []
         for piece in range(*part.plan.rows[row : row + 2].tolist()):
+            if self.layout is not None:
+                document = int(part.plan.documents[piece])
+                start = int(part.tokens.offsets[document])
+                found.append(part.tokens.describe(start)[0])
+                continue
             where, start = part.tokens.describe(int(part.plan.starts[piece]))
             stop = start + int(part.plan.lengths[piece])
             found.append(f"{where} tokens {start}-{stop}")
@@ -132,7 +151,19 @@ class Dataset:
             row[mine] = order.permute(inside, part.plan.num_rows, keys)
         return source, row
 
-    def _gather(self, source: np.ndarray, row: np.ndarray) -> dict[str, np.ndarray]:
+    def _locate_in_pass(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for a pass over all sources in order; row -1 beyond its end."""
+        sizes = [part.plan.num_rows for part in self.parts]
+        ends = np.cumsum(sizes)
+        source = np.searchsorted(ends, n, side="right")
+        row = n - np.concatenate([ends - sizes, [0]])[source]
+        beyond = source == len(sizes)
+        return np.where(beyond, 0, source), np.where(beyond, -1, row)
+
+    def _gather(self, locate, n: np.ndarray) -> dict[str, Any]:
+        source, row = locate(n)
+        if self.layout is not None:
+            return self._gather_groups(locate, n, source, row)
         if len(self.parts) == 1:
             return packing.rows(self.parts[0].tokens, self.parts[0].plan, row)
         out: dict[str, np.ndarray] = {}
@@ -144,3 +175,13 @@ class Dataset:
                 )
                 whole[mine] = found
         return out
+
+    def _gather_groups(self, locate, n, source, row) -> dict[str, Any]:
+        tokens = [part.tokens for part in self.parts]
+        plans = [part.plan for part in self.parts]
+        groups = group_rows.find(tokens, plans, source, row)
+        if self.layout.mismatched:
+            others = lambda n: group_rows.find(tokens, plans, *locate(n))
+            groups = mismatched.add(groups, n, others, tokens, plans, self.batch_size)
+        heads = [plan.head for plan in plans]
+        return group_rows.fields(groups, self.layout, tokens, heads, n, self.groups)

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,10 @@ from typing import Any, Literal, TypeVar
 from alignjax import config
 from alignjax.data import (
     cache,
+    chat,
+    comparisons,
     dataset,
+    group_plan,
     holdout,
     order,
     packing,
@@ -44,7 +47,13 @@ class DataConfig:
       on_bad_row: "error" lists them all and stops, "skip" leaves them out, counted.
       pack: "best_fit", several documents a row; "none", one piece of a document a row.
       long_documents: what becomes of a document of more than the context: "split" it
-        into pieces, "error", or "skip" it, counted.
+        into pieces, "error", or "skip" it, counted. Groups of responses are never
+        split; "truncate_prompt" leaves out the beginning of a prompt, counted.
+      chat: the format of dialogues, "roles"; None for plain text.
+      train_on: which of the assistant's turns of a dialogue are learned.
+      share_prompt: whether the responses of a group are branches of one prompt, rather
+        than each having its own copy.
+      groups_per_row: the most groups of a row; None for as many as there is room for.
       bos: whether documents start with the tokenizer's start token.
       workers: processes that tokenise; None means one for each processor.
     """
@@ -55,7 +64,11 @@ class DataConfig:
     validation_by: Literal["hash", "tail"] = "hash"
     on_bad_row: Literal["error", "skip"] = "error"
     pack: Literal["best_fit", "none"] = "best_fit"
-    long_documents: Literal["split", "error", "skip"] = "split"
+    long_documents: Literal["split", "error", "skip", "truncate_prompt"] = "split"
+    chat: Literal["roles"] | None = None
+    train_on: Literal["all", "last"] = "all"
+    share_prompt: bool = False
+    groups_per_row: int | None = None
     bos: bool = False
     workers: int | None = None
 
@@ -78,6 +91,8 @@ class DataConfig:
             )
         if self.workers is not None and self.workers < 1:
             problems.append(f"workers: {self.workers} is not positive")
+        if self.groups_per_row is not None and self.groups_per_row < 1:
+            problems.append(f"groups_per_row: {self.groups_per_row} is not positive")
         if problems:
             raise config.ConfigError(problems)
 
@@ -122,6 +137,37 @@ def load_sources(sections: dict, path: str) -> dict[str, records.Source]:
     return found
 
 
+Data = Literal["text", "pairs", "rankings", "labels", "ratings"]
+
+
+def problems(cfg: DataConfig, data: Data) -> list[str]:
+    """What of the config does not go with learning from `data`."""
+    found = []
+    if data == "text":
+        for name in ("share_prompt", "groups_per_row"):
+            if getattr(cfg, name):
+                found.append(f"{name}: text has no groups of responses; leave it out")
+        if cfg.long_documents == "truncate_prompt":
+            found.append("long_documents: text has no prompts to truncate")
+        if cfg.chat is None and cfg.train_on != "all":
+            found.append(f"train_on: {cfg.train_on!r} is for dialogues; set data.chat")
+        return found
+    if cfg.chat is None:
+        found.append(f'chat: {data} are dialogues; say chat = "roles"')
+    if cfg.train_on != "all":
+        found.append(f"train_on: {data} are of whole responses; leave it out")
+    if cfg.long_documents == "split":
+        found.append(
+            'long_documents: "split" would tear responses apart; say '
+            '"truncate_prompt", "skip" or "error"'
+        )
+    if cfg.validation_by == "tail":
+        found.append(f'validation_by: {data} are held out by their prompt; say "hash"')
+    if cfg.groups_per_row and cfg.pack == "none" and cfg.groups_per_row > 1:
+        found.append(f'groups_per_row: {cfg.groups_per_row} with pack = "none"')
+    return found
+
+
 def build(
     cfg: DataConfig,
     tok: tokenizer.Tokenizer,
@@ -130,46 +176,57 @@ def build(
     seed: int,
     cache_dir: str | Path,
     split: Literal["train", "validation"] = "train",
-    tokenize: tokenizing.Tokenize = tokenizing.tokenize_text,
-    settings: Mapping[str, Any] | None = None,
+    data: Data = "text",
+    values: Sequence[str] = (),
+    batch_size: int | None = None,
 ) -> dataset.Dataset:
     """The dataset of a split: tokenised, planned, ready for any row.
 
     Args:
       length: T, the targets of a row.
       cache_dir: where tokens and plans are kept from one run to the next.
-      tokenize, settings: records to tokens, see `cache.build`; text by default.
+      data: what is learned from. With `cfg.chat`, "text" is the assistant's turns of
+        dialogues; the others are of `records.Comparison`. Pairs also come of rankings;
+        labels and ratings of pairs and rankings, taken apart.
+      values: what has to be known of every comparison, names of `comparisons.VALUES`.
+      batch_size: for labels, to have mismatched responses from the rows of each batch;
+        None for none.
 
     Raises:
-      ConfigError: a source that cannot be, or no validation data where it is asked for.
+      ConfigError: a source that cannot be, values that are not known, or no validation
+        data where it is asked for.
       DataError: bad data, or a split without documents.
     """
-    if cfg.bos and tok.bos_id is None:
-        raise config.ConfigError(
-            "data.bos: True, but the tokenizer has no start token; set it to False"
-        )
-    own = split == "validation" and bool(cfg.validation_sources)
-    if split == "validation" and not own and not cfg.validation_fraction:
-        raise config.ConfigError(
+    found = [f"data.{problem}" for problem in problems(cfg, data)]
+    held_out = cfg.validation_fraction or cfg.validation_sources
+    if split == "validation" and not held_out:
+        found.append(
             "data.validation_fraction: 0 holds out nothing to validate on; raise it or "
             "name data.validation_sources"
         )
+    if cfg.bos and tok.bos_id is None:
+        found.append(
+            "data.bos: True, but the tokenizer has no start token; set it to False"
+        )
+    if found:
+        raise config.ConfigError(found)
+    if cfg.chat is not None:
+        chat.check(tok, cfg.chat)
+    own = split == "validation" and bool(cfg.validation_sources)
     field = "validation_sources" if own else "sources"
     sections = getattr(cfg, field)
-    settings = {"bos": cfg.bos} if settings is None else dict(settings)
+    fraction = 0.0 if own else cfg.validation_fraction
+    cached = {
+        name: _tokens(cfg, tok, source, data, cache_dir)
+        for name, source in load_sources(sections, f"data.{field}").items()
+    }
+    layout = None
+    if data != "text":
+        responses = _check_alike(f"data.{field}", cached, values)
+        layout = _layout(cfg, length, responses, data == "labels" and batch_size)
     parts, empty = [], []
-    for name, source in load_sources(sections, f"data.{field}").items():
-        tokens = cache.build(
-            source,
-            tok,
-            cache_dir,
-            tokenize=tokenize,
-            settings=settings,
-            on_bad_row=cfg.on_bad_row,
-            workers=cfg.workers,
-        )
-        fraction = 0.0 if own else cfg.validation_fraction
-        plan = _plan(cfg, tokens, tok, length, cache_dir, split, fraction)
+    for name, tokens in cached.items():
+        plan = _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction)
         if plan.num_rows:
             parts.append(dataset.Part(name, _weight(sections[name]), tokens, plan))
         else:
@@ -180,25 +237,94 @@ def build(
         mixture = order.mixture([part.weight for part in parts])
     except ValueError as error:
         raise config.ConfigError(f"data.{field}: {error}") from error
-    return dataset.Dataset(tuple(parts), tuple(empty), length, seed, mixture)
+    batch_size = batch_size if layout is not None and layout.mismatched else None
+    parts, empty = tuple(parts), tuple(empty)
+    return dataset.Dataset(parts, empty, length, seed, mixture, layout, batch_size)
 
 
-def _plan(cfg, tokens, tok, length, cache_dir, split, fraction) -> packing.Plan:
+def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):
+    """The token cache of a source, of records made into what `data` asks for."""
+    settings: dict[str, Any] = {"bos": cfg.bos}
+    make = lambda record: [record]
+    if data != "text":
+        tokenize, make = comparisons.tokenize, comparisons.maker(data)
+        settings |= {"format": cfg.chat, "data": data}
+    elif cfg.chat is not None:
+        tokenize = chat.tokenize
+        settings |= {"format": cfg.chat, "train_on": cfg.train_on}
+    else:
+        tokenize = tokenizing.tokenize_text
+    return cache.build(
+        records.mapped(source, lambda record: make(records.plain(record))),
+        tok,
+        cache_dir,
+        tokenize=tokenize,
+        settings=settings,
+        on_bad_row=cfg.on_bad_row,
+        workers=cfg.workers,
+    )
+
+
+def _check_alike(field: str, cached: Mapping[str, cache.TokenCache], values) -> int:
+    """K. Raises ConfigError unless all sources have one, and the values asked for."""
+    found = []
+    shapes = {name: tokens.manifest["fields"] for name, tokens in cached.items()}
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        known = [value for value in shape if value in comparisons.VALUES]
+        for value in values:
+            if value not in known:
+                has = ", ".join(known) or "nothing else"
+                found.append(
+                    f"{field}.{name}: has no {value!r}, which the loss needs; it has "
+                    f"{has}"
+                )
+        counts = [s[comparisons.LENGTHS][0] - 1 for s in (shapes[first], shape)]
+        if counts[0] != counts[1]:
+            found.append(
+                f"{field}.{name}: {counts[1]} responses a prompt, where "
+                f"{field}.{first} has {counts[0]}; mix sources of one number"
+            )
+        elif shape != shapes[first]:
+            other = [value for value in shapes[first] if value in comparisons.VALUES]
+            found.append(
+                f"{field}.{name}: knows {known or 'nothing'} where {field}.{first} "
+                f"knows {other or 'nothing'}; mix sources that know the same"
+            )
+    if found:
+        raise config.ConfigError(found)
+    return shapes[first][comparisons.LENGTHS][0] - 1
+
+
+def _layout(cfg, length: int, responses: int, mismatched) -> group_plan.Layout:
+    packed = "packed" if cfg.pack == "best_fit" else "padded"
+    return group_plan.Layout(
+        name="shared" if cfg.share_prompt else packed,
+        length=length,
+        responses=responses + bool(mismatched),
+        mismatched=bool(mismatched),
+        most=cfg.groups_per_row,
+    )
+
+
+def _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction):
     by = {"hash": holdout.by_hash, "tail": holdout.by_tail}[cfg.validation_by]
     held_out = split == "validation" and fraction > 0
     identity = {"fraction": fraction, "held_out": held_out}
     if fraction:
         identity["by"] = cfg.validation_by
-    return packing.plan(
-        tokens,
-        by(tokens, fraction, held_out),
-        Path(cache_dir),
-        length=length,
+    spans = by(tokens, fraction, held_out)
+    shared = dict(
         token_bytes=tok.token_bytes,
         pack=cfg.pack,
         long_documents=cfg.long_documents,
         identity=identity,
     )
+    if layout is None:
+        return packing.plan(tokens, spans, Path(cache_dir), length=length, **shared)
+    turns = tuple(tok.control[chat.ROLES[r]] for r in (chat.SYSTEM, chat.USER))
+    own = dict(layout=layout, head=int(cfg.bos), turns=turns)
+    return group_plan.plan(tokens, spans, Path(cache_dir), **own, **shared)
 
 
 def _no_rows(cfg: DataConfig, field: str, split: str, empty: list[str]) -> str:

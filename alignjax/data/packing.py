@@ -184,7 +184,7 @@ def _weigh(tokens, starts, lengths, token_bytes) -> tuple[float, float]:
     """Weights of all targets, and bytes of text that they stand for, so weighted."""
     weight = text = 0.0
     for at in range(0, len(starts), 4096):
-        index, _ = _flat(starts[at : at + 4096] + 1, lengths[at : at + 4096])
+        index, _ = flat(starts[at : at + 4096] + 1, lengths[at : at + 4096])
         size = token_bytes[tokens.tokens[index]]
         if tokens.weights is None:
             weight, text = weight + len(index), text + float(size.sum())
@@ -194,7 +194,7 @@ def _weigh(tokens, starts, lengths, token_bytes) -> tuple[float, float]:
     return float(weight), float(text)
 
 
-def _flat(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def flat(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`start + i` and `i` for every i below every length, one after the other."""
     before = np.cumsum(lengths) - lengths
     inside = np.arange(int(lengths.sum())) - np.repeat(before, lengths)
@@ -218,13 +218,13 @@ def rows(
     out["weights"] = np.zeros(n * length, np.float32)
     real = np.flatnonzero(indices >= 0)
     first, last = plan.rows[indices[real]], plan.rows[indices[real] + 1]
-    pieces, segment = _flat(first, last - first)
+    pieces, segment = flat(first, last - first)
     starts, lengths = plan.starts[pieces], plan.lengths[pieces].astype(np.int64)
     before = np.cumsum(lengths) - lengths  # targets of all pieces before each
     leading = np.flatnonzero(segment == 0)  # the first piece of each row
     before_row = np.repeat(before[leading], last - first)
     place = np.repeat(real * length, last - first) + before - before_row
-    source, inside = _flat(starts, lengths)
+    source, inside = flat(starts, lengths)
     target = np.repeat(place, lengths) + inside
     out["inputs"][target] = tokens.tokens[source]
     out["targets"][target] = tokens.tokens[source + 1]

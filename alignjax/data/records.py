@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 # How many faults are listed before reading stops.
@@ -31,11 +31,98 @@ class Text(NamedTuple):
         """About how many bytes it takes."""
         return len(self.text)
 
+    @property
+    def key(self) -> str:
+        """What decides whether it is held out."""
+        return self.text
+
+
+# `(role, text)`; the roles are "system", "user" and "assistant".
+Turn = tuple[str, str]
+ASSISTANT = "assistant"
+
+
+class Chat(NamedTuple):
+    """A dialogue whose assistant's turns are to be imitated.
+
+    Attributes:
+      turns: from the first to the last.
+      weight: what each of its trained tokens counts.
+    """
+
+    turns: tuple[Turn, ...]
+    weight: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return sum(len(text) for _, text in self.turns)
+
+    @property
+    def key(self) -> str:
+        """What decides whether it is held out: all before the last reply."""
+        roles = [role for role, _ in self.turns]
+        last = len(roles) - roles[::-1].index(ASSISTANT) if ASSISTANT in roles else 0
+        return repr(tuple(self.turns[: last - 1] if last else self.turns))
+
+    @property
+    def text(self) -> str:
+        """All that is said in it, for a tokenizer to learn from."""
+        return "".join(f" {text}" for _, text in self.turns)
+
+
+class Comparison(NamedTuple):
+    """Responses to one prompt, and what is known of them.
+
+    Attributes:
+      prompt: turns; the last one is the user's.
+      responses: K of them, the best first where an order is known.
+      values: numbers by name. Of the whole: "margin", by how much the first is to be
+        ahead; "gap", by how much it is better; "probability" that it is; "desirable",
+        1 or 0, for single responses; "target", a tuple of attributes. "reward" is a
+        tuple of K.
+      weight: what it counts.
+    """
+
+    prompt: tuple[Turn, ...]
+    responses: tuple[str, ...]
+    values: Mapping[str, float | tuple[float, ...]]
+    weight: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        said = (*(text for _, text in self.prompt), *self.responses)
+        return sum(map(len, said))
+
+    @property
+    def key(self) -> str:
+        """What decides whether it is held out: the prompt alone."""
+        return repr(tuple(self.prompt))
+
+    @property
+    def text(self) -> str:
+        """All that is said in it, for a tokenizer to learn from."""
+        said = (*(text for _, text in self.prompt), *self.responses)
+        return "".join(f" {text}" for text in said)
+
 
 class BadRow(NamedTuple):
     """Stands where a record would, if the row had been a good one."""
 
     reason: str
+
+
+def plain(record: Any) -> Any:
+    """A Text, Chat or Comparison, or a BadRow where it is not to be trained on.
+
+    Records of other kinds, such as those of the world, have theirs as `record`.
+    """
+    found = getattr(record, "record", record)
+    if isinstance(found, (Text, Chat, Comparison, BadRow)):
+        return found
+    kind = type(record).__name__
+    return BadRow(f"a {kind}, which is nothing to train on; name another split")
 
 
 class Source(NamedTuple):
@@ -99,6 +186,19 @@ def good_rows(
             faults.add(where, record.reason)
         elif faults.skip or not faults.count:
             yield where, record
+
+
+def mapped(source: Source, function: Callable[[Any], Iterable[Any]]) -> Source:
+    """The source of `function(record)`, any number of records for each good one."""
+
+    def documents() -> Iterator[tuple[str, Any]]:
+        for where, record in source.documents():
+            if isinstance(record, BadRow):
+                yield where, record
+            else:
+                yield from ((where, made) for made in function(record))
+
+    return source._replace(documents=documents)
 
 
 def fault_of_text(text: Any) -> str | None:

@@ -211,7 +211,8 @@ def _texts(cfg, sources, on_bad_row) -> Iterator[str]:
     faults = records.Faults(on_bad_row)
     for source in sources:
         due = 1.0
-        for _, record in records.good_rows(source.documents(), faults):
+        plain = records.mapped(source, lambda record: [records.plain(record)])
+        for _, record in records.good_rows(plain.documents(), faults):
             due += share
             if due >= 1.0:
                 due = min(due - 1.0, 1.0)

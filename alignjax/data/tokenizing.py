@@ -24,10 +24,13 @@ class Tokens(NamedTuple):
     Attributes:
       ids: ints [n].
       weights: floats [n], what each counts as a target, or None if all count 1.
+      fields: numbers, or tuples of them, that are known of the record, by name; all
+        records of a source have the same ones.
     """
 
     ids: Sequence[int]
     weights: Sequence[float] | None = None
+    fields: Mapping[str, Any] | None = None
 
 
 # `(tokenizer, records, **settings)` to the tokens of each record, a function of a
@@ -44,6 +47,7 @@ class Batch(NamedTuple):
       ids: uint32, of all records, joined.
       weights: float32, the same, or None if all are 1.
       lengths: int64 [n], how many of the ids each record has.
+      fields: what is known of each, n of them, or None if there is nothing.
       hashes: uint64 [n], of what the records say.
       bad: `{index: reason}` of the records that have no tokens.
     """
@@ -53,14 +57,37 @@ class Batch(NamedTuple):
     ids: np.ndarray
     weights: np.ndarray | None
     lengths: np.ndarray
+    fields: list[Mapping[str, Any]] | None
     hashes: np.ndarray
     bad: dict[int, str]
+
+    def without(self, faults: Mapping[int, str]) -> Batch:
+        """The same, with these records bad as well."""
+        of = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        kept = ~np.isin(of, list(faults))
+        lengths = self.lengths.copy()
+        lengths[list(faults)] = 0
+        return self._replace(
+            ids=self.ids[kept],
+            weights=None if self.weights is None else self.weights[kept],
+            lengths=lengths,
+            bad={**self.bad, **faults},
+        )
 
 
 def tokenize_text(
     tok: tokenizer.Tokenizer, texts: Sequence[records.Text], *, bos: bool = False
 ) -> list[Tokens]:
-    """Documents of Text: an end after each and, if `bos`, one start before it."""
+    """Documents of Text: an end after each and, if `bos`, one start before it.
+
+    Raises:
+      DataError: a record that is no text.
+    """
+    if others := [t for t in texts if not isinstance(t, records.Text)]:
+        raise records.DataError(
+            f"a {type(others[0]).__name__}, not plain text; say "
+            'data.chat = "roles" to learn from dialogues'
+        )
     nothing = np.zeros(0, np.int32)
     end = nothing if tok.eos_id is None else np.array([tok.eos_id], np.int32)
     start = np.array([tok.bos_id], np.int32) if bos else nothing
@@ -107,7 +134,7 @@ def tokenized(
 
 
 def make_job(kind, files, tokenize, settings) -> Callable[[list[Any]], tuple]:
-    """The work on a batch of records: the last five fields of their Batch."""
+    """The work on a batch of records: the last six fields of their Batch."""
     tok = tokenizer.from_files(kind, files)
     function = functools.partial(tokenize, tok, **settings)
     return lambda batch: _tokenize(function, tok.vocab_size, batch)
@@ -121,14 +148,15 @@ def _tokenize(function, vocab_size: int, batch: list[Any]) -> tuple:
             found = ids[(ids < 0) | (ids >= vocab_size)][0]
             bad[i] = f"token id {found} is outside the vocabulary of {vocab_size}"
             row = Tokens(ids[:0])
-        rows[i] = Tokens(ids, row.weights) if i not in bad else Tokens(ids[:0])
+        rows[i] = Tokens(ids[:0]) if i in bad else row._replace(ids=ids)
     weights = None
     if any(row.weights is not None for row in rows):
         weights = np.concatenate([_weights(row) for row in rows]).astype(np.float32)
     ids = np.concatenate([row.ids for row in rows]).astype(np.uint32)
     lengths = np.array([len(row.ids) for row in rows], np.int64)
+    fields = [row.fields or {} for row in rows]
     hashes = np.array([_hash(record) for record in batch], np.uint64)
-    return ids, weights, lengths, hashes, bad
+    return ids, weights, lengths, fields if any(fields) else None, hashes, bad
 
 
 def _try_each(function, batch: list[Any]) -> tuple[list[Tokens], dict[int, str]]:
@@ -156,8 +184,8 @@ def _weights(row: Tokens) -> np.ndarray:
 
 
 def _hash(record: Any) -> int:
-    said = record.text if isinstance(record, records.Text) else repr(record)
-    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest())
+    digest = hashlib.blake2b(record.key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest)
 
 
 def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], list[Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from alignjax.data import records
 from alignjax.data.sources.world import prompts, turns
 
 
@@ -18,6 +19,11 @@ class Demonstration(NamedTuple):
     def turns(self) -> tuple[turns.Turn, ...]:
         """The whole dialogue."""
         return (*self.prompt.turns, (turns.ASSISTANT, self.response))
+
+    @property
+    def record(self) -> records.Chat:
+        """What is trained on."""
+        return records.Chat(self.turns)
 
 
 class Pair(NamedTuple):
@@ -35,6 +41,13 @@ class Pair(NamedTuple):
     rewards: tuple[float, float]
     probability: float
 
+    @property
+    def record(self) -> records.Comparison:
+        """What is trained on."""
+        values = {"reward": self.rewards, "probability": self.probability}
+        said = (self.chosen, self.rejected)
+        return records.Comparison(self.prompt.turns, said, values)
+
 
 class Ranking(NamedTuple):
     """Several replies to a prompt, best first as a labeler saw it, and true rewards."""
@@ -42,6 +55,12 @@ class Ranking(NamedTuple):
     prompt: prompts.Prompt
     responses: tuple[str, ...]
     rewards: tuple[float, ...]
+
+    @property
+    def record(self) -> records.Comparison:
+        """What is trained on."""
+        values = {"reward": self.rewards}
+        return records.Comparison(self.prompt.turns, self.responses, values)
 
 
 class Label(NamedTuple):
@@ -51,3 +70,9 @@ class Label(NamedTuple):
     response: str
     desirable: bool
     reward: float
+
+    @property
+    def record(self) -> records.Comparison:
+        """What is trained on."""
+        values = {"desirable": float(self.desirable), "reward": (self.reward,)}
+        return records.Comparison(self.prompt.turns, (self.response,), values)
