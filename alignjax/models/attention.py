@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal attention over packed rows: one function a backend, equal in value.
 
-Every backend is `(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap) ->
-out_BTNH`. A query sees keys at or before it, of its own segment, fewer than `window`
-positions back where one is given. Softmax is float32 in all of them. Each of the K kv
-heads serves N/K query heads, so K = N is multi-head and K = 1 multi-query attention.
+Every backend is `(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap,
+branches=None) -> out_BTNH`. A query sees keys at or before it, of its own segment,
+fewer than `window` positions back where one is given; with `branches`, of those only
+the shared beginning and its own branch. Softmax is float32 in all of them. Each of the
+K kv heads serves N/K query heads, so K = N is multi-head and K = 1 multi-query.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +23,34 @@ BACKENDS = registry.Registry("attention backend")
 MASKED = -1e30
 
 
+class Branches(NamedTuple):
+    """Where segments branch: `types.Sequences.branches`, and positions in the document.
+
+    Both are int32 [B, T]. What lies between two tokens of a row may be another branch,
+    so how far apart they are is the difference of their positions.
+    """
+
+    ids: Any
+    positions: Any
+
+
 def resolve(
-    backend: str, q_BTNH: jax.Array, softcap: float | None, platform: str | None = None
+    backend: str,
+    q_BTNH: jax.Array,
+    softcap: float | None,
+    platform: str | None = None,
+    *,
+    branches: Branches | None = None,
 ) -> str:
     """What `auto` stands for with these queries; other names are themselves.
 
     A kernel where the platform (by default that of the devices at hand) has one that
-    takes the shape, the dtype and the softcap; `xla` otherwise.
+    takes the shape, the dtype and the softcap; `xla` otherwise, and for branches.
     """
     if backend != "auto":
         return backend
+    if branches is not None:
+        return "xla"
     platform = platform or jax.default_backend()
     _, T, _, H = q_BTNH.shape
     sixteen_bits = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
@@ -72,8 +93,27 @@ def causal_mask(query_ids_BT, key_ids_BS, offset: int, window: int | None):
     return near & (query_ids_BT[:, :, None] == key_ids_BS[:, None, :])
 
 
+def branch_mask(query: Branches, key: Branches, window: int | None):
+    """True where key s is shared or of the branch of query t, and not far."""
+    t, s = (lambda x: x[:, :, None]), (lambda x: x[:, None, :])
+    seen = (s(key.ids) == 0) | (s(key.ids) == t(query.ids))
+    if window is not None:
+        seen &= t(query.positions) - s(key.positions) < window
+    return seen
+
+
 @BACKENDS.register
-def xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, block: int = 128):
+def xla(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    segment_ids_BT,
+    *,
+    window,
+    softcap,
+    branches: Branches | None = None,
+    block: int = 128,
+):
     """Plain XLA, everywhere. Queries go in blocks that skip the keys after them; where
     there are several, the weights of one are recomputed in the backward pass rather
     than kept."""
@@ -81,11 +121,17 @@ def xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, block: int =
     q_BNTH, k_BKTH, v_BKTH = map(heads_first, (q_BTNH, k_BTKH, v_BTKH))
 
     def attend_block(q, k, v, query_ids, key_ids, offset):
-        mask = causal_mask(query_ids, key_ids, offset, window)
+        if branches is None:
+            mask = causal_mask(*query_ids, *key_ids, offset, window)
+        else:
+            mask = causal_mask(query_ids[0], key_ids[0], offset, None)
+            mask &= branch_mask(query_ids[1], key_ids[1], window)
         return attend(q, k, v, mask, softcap=softcap)
 
     if block < T:
         attend_block = jax.checkpoint(attend_block, static_argnums=(5,))
+    ids = (segment_ids_BT,) if branches is None else (segment_ids_BT, branches)
+    part = lambda start, stop: jax.tree.map(lambda x: x[:, start:stop], ids)
     blocks = []
     for start in range(0, T, block):
         stop = min(start + block, T)
@@ -94,8 +140,8 @@ def xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, block: int =
                 q_BNTH[:, :, start:stop],
                 k_BKTH[:, :, :stop],
                 v_BKTH[:, :, :stop],
-                segment_ids_BT[:, start:stop],
-                segment_ids_BT[:, :stop],
+                part(start, stop),
+                part(0, stop),
                 start,
             )
         )

@@ -28,6 +28,7 @@ class Shared(NamedTuple):
 
     rotations: Any = None  # cosines and sines, or None with learned positions
     segment_ids: Any = None
+    branches: attention.Branches | None = None
     mask: Any = None  # bool [B, T, S], the slots that each query may look at
     slot: Any = None  # int32, where in the cache the first of the T tokens goes
 
@@ -50,7 +51,9 @@ class Block(nn.Module):
 
         q_BTNH, k_BTKH, v_BTKH = self._heads(norm("attention_norm")(x_BTD), shared)
         if kv is None:
-            backend = attention.resolve(c.attention, q_BTNH, c.attention_softcap)
+            backend = attention.resolve(
+                c.attention, q_BTNH, c.attention_softcap, branches=shared.branches
+            )
             out_BTNH = attention.BACKENDS.find(backend)(
                 q_BTNH,
                 k_BTKH,
@@ -58,6 +61,7 @@ class Block(nn.Module):
                 shared.segment_ids,
                 window=c.window,
                 softcap=c.attention_softcap,
+                branches=shared.branches,
             )
         else:
             kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
@@ -194,6 +198,9 @@ class Decoder(nn.Module):
                 c.d_model,
             )
         shared = Shared(self._rotations(positions_BT), segment_ids_BT)
+        if branches_BT is not None:
+            branches = attention.Branches(branches_BT, positions_BT)
+            shared = shared._replace(branches=branches)
         x_BTD = self._embed(inputs_BT, positions_BT, noise_BTD)
         if self.config.unroll == self.config.layers and not self.is_initializing():
             x_BTD = self._unrolled(x_BTD, shared)

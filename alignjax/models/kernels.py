@@ -17,8 +17,9 @@ BLOCK = 512  # of queries and of keys, at most; what splash's own tuning tables 
 
 
 @attention.BACKENDS.register
-def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap):
+def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, branches=None):
     """cuDNN's fused attention, bfloat16 or float16 on NVIDIA GPUs from Ampere on."""
+    _refuse(branches, "cudnn")
     if softcap is not None:
         raise ValueError("model.attention: cudnn has no softcap; use xla")
     if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
@@ -45,7 +46,15 @@ def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap):
 
 @attention.BACKENDS.register
 def splash(
-    q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, interpret: bool = False
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    segment_ids_BT,
+    *,
+    window,
+    softcap,
+    branches=None,
+    interpret: bool = False,
 ):
     """Splash attention, a Pallas kernel for TPUs; `interpret` runs it anywhere, slowly.
 
@@ -54,6 +63,7 @@ def splash(
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as lib
 
+    _refuse(branches, "splash")
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     if T % 128:
         raise ValueError(
@@ -94,6 +104,14 @@ def splash(
         return heads_first(out_BKGTH.reshape(B, N, T, H))
 
     return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+
+
+def _refuse(branches, kernel: str) -> None:
+    if branches is not None:
+        raise ValueError(
+            f"model.attention: {kernel} knows no branches, by which responses share "
+            "their prompt; use xla, or say data.share_prompt=False"
+        )
 
 
 def _on_each_device(attend):
