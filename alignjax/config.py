@@ -75,12 +75,19 @@ def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
     """`function(*leading, **section)`, its keyword arguments checked as by `build`.
 
     The function's annotations and defaults say what is known, required and of which
-    type; so an option that a function does not take is refused, never ignored.
+    type; so an option that a function does not take is refused, never ignored. One
+    with `**options` is handed whatever else there is, which it must check itself.
     """
     parameters = list(inspect.signature(function).parameters.values())[len(leading) :]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    rest = {}
+    if len(named) < len(parameters):
+        names = {p.name for p in named}
+        rest = {k: v for k, v in section.items() if k not in names and v is not None}
+        section = {k: v for k, v in section.items() if k in names}
     hints = typing.get_type_hints(function)
     fields = []
-    for p in parameters:
+    for p in named:
         hint = hints.get(p.name, Any)
         if p.default is inspect.Parameter.empty:
             fields.append((p.name, hint))
@@ -90,10 +97,11 @@ def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
     filled = build(options, section, path)
     values = {f.name: getattr(filled, f.name) for f in dataclasses.fields(filled)}
     try:
-        return function(*leading, **values)
+        return function(*leading, **values, **rest)
     except ConfigError as error:  # from the function's own checks
+        prefix = f"{path}." if path else ""
         raise ConfigError(
-            [f"{path}.{problem}" for problem in error.problems]
+            [f"{prefix}{problem}" for problem in error.problems]
         ) from error
 
 

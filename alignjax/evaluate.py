@@ -28,6 +28,22 @@ def evaluate(eval_step: Callable, params, frozen, batches: Iterable) -> dict[str
     return sums
 
 
+def figures(sums: dict[str, Mean], derive: Callable | None = None) -> dict[str, float]:
+    """The means themselves, and what an objective derives from them.
+
+    Args:
+      sums: from `evaluate`.
+      derive: `Objective.derive`.
+
+    Returns:
+      Numbers by name, without those whose names begin with `_`: they are moments that
+      only `derive` wants. A mean of nothing is 0.
+    """
+    means = {k: m.total / m.weight if m.weight else 0.0 for k, m in sums.items()}
+    found = {k: x for k, x in means.items() if not k.startswith("_")}
+    return found | (derive(means) if derive is not None else {})
+
+
 def _add(sums: dict[str, Mean], means: dict[str, Mean]) -> None:
     for name, mean in jax.device_get(means).items():
         mean = Mean(float(mean.total), float(mean.weight))

@@ -1,52 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step and the evaluation step: pure functions, built once, jitted by train.
 
-Neither knows losses or models: an objective is a function that returns sums.
+Neither knows losses or models: an objective's functions return sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from alignjax.types import TrainState
+from alignjax.types import Objective, TrainState
 
 
-def make_train_step(objective: Callable, optimizer, *, microbatches: int = 1):
+def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
     """Returns train_step(state, frozen, batch, key) -> (state, metrics).
 
-    `objective(params, frozen, batch, key)` returns its loss as a `Mean` (a total and a
-    weight) and a dict of further `Mean`s. Totals, weights and gradients of totals are
-    summed over microbatches and divided once, so the update does not depend on how many
-    microbatches there are or on how padding falls among them.
+    Totals, weights and gradients of totals are summed over microbatches and divided
+    once, so the update does not depend on how many microbatches there are or on how
+    padding falls among them. Where the terms of an objective depend on the whole batch,
+    a first pass over the microbatches observes it, without gradients, and all of them
+    share one statistic.
 
     Where the loss or the norm of its gradient is not finite the update is left out:
     `params` and `opt_state` stay as they were and `metrics["skipped"]` is 1. What to do
     about it is the loop's decision. `step` advances all the same, with the data.
 
     Metrics are float32 scalars: the objective's, `loss`, `loss_weight` (what the loss
-    was divided by), `grad_norm` (before clipping), `param_norm`, `skipped`.
+    was divided by), `grad_norm` (before clipping), `param_norm`, `skipped`. Names that
+    begin with `_` are for `Objective.derive` of whole evaluations, and left out here.
     """
 
-    def total_loss(params, frozen, batch, key):
-        loss, metrics = objective(params, frozen, batch, key)
+    def total_loss(params, frozen, batch, key, statistic=None):
+        given = {} if statistic is None else {"statistic": statistic}
+        loss, metrics = objective.loss(params, frozen, batch, key, **given)
         return loss.total, {"loss": loss, **metrics}
 
     grads_and_means = jax.grad(total_loss, has_aux=True)
 
     def accumulate(params, frozen, batch, key):
-        # Strided, not blocked: a microbatch takes some rows from every device, so
-        # splitting the batch moves no data between devices.
-        split = lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
-        steps = (jax.tree.map(split, batch), jax.random.split(key, microbatches))
+        steps = (_split(batch, microbatches), jax.random.split(key, microbatches))
+        if objective.observe is not None:
+            observe = lambda step: objective.observe(params, frozen, *step)
+            statistic = objective.statistic(_join(lax.map(observe, steps)))
+            steps = (*steps, _split(lax.stop_gradient(statistic), microbatches))
         one = lambda step: grads_and_means(params, frozen, *step)
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], steps))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         add = lambda sums, step: (jax.tree.map(jnp.add, sums, one(step)), None)
-        return jax.lax.scan(add, zeros, steps)[0]
+        return lax.scan(add, zeros, steps)[0]
 
     def train_step(state: TrainState, frozen, batch, key):
         key = jax.random.fold_in(key, state.step)
@@ -66,7 +69,7 @@ def make_train_step(objective: Callable, optimizer, *, microbatches: int = 1):
         params = keep(params, state.params)
         opt_state = keep(opt_state, state.opt_state)
 
-        metrics = {name: mean.value() for name, mean in means.items()}
+        metrics = {name: mean.value() for name, mean in means.items() if name[0] != "_"}
         metrics["loss_weight"] = means["loss"].weight
         metrics["grad_norm"] = grad_norm
         metrics["param_norm"] = optax.tree.norm(params)
@@ -76,14 +79,34 @@ def make_train_step(objective: Callable, optimizer, *, microbatches: int = 1):
     return train_step
 
 
-def make_eval_step(objective: Callable):
+def _split(tree, parts: int):
+    """Every array [B, ...] as [parts, B / parts, ...]; scalars go to all parts.
+
+    Strided, not blocked: a part takes some rows from every device, so splitting a batch
+    moves no data between devices.
+    """
+    stride = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    copy = lambda x: jnp.broadcast_to(x, (parts,))
+    return jax.tree.map(lambda x: stride(x) if jnp.ndim(x) else copy(x), tree)
+
+
+def _join(tree):
+    """The rows of arrays [parts, B / parts, ...] in the order before `_split`."""
+    return jax.tree.map(
+        lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]),
+        tree,
+    )
+
+
+def make_eval_step(objective: Objective):
     """Returns eval_step(params, frozen, batch) -> {name: Mean}, not yet divided.
 
-    The objective gets no key, so nothing in it is random.
+    The objective gets no key, so nothing in it is random. The batch is the whole one
+    for an objective whose terms depend on it.
     """
 
     def eval_step(params, frozen, batch):
-        loss, metrics = objective(params, frozen, batch, None)
+        loss, metrics = objective.loss(params, frozen, batch, None)
         return {"loss": loss, **metrics}
 
     return eval_step

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignjax import models, objectives, optim, sharding, state, step
-from alignjax.types import Frozen, Mean, TrainState
+from alignjax.types import Frozen, Mean, Objective, TrainState
 from tests import rows
 
 V, T, B = 50, 16, 16
@@ -42,7 +42,7 @@ def trajectory(shape, microbatches, *, devices=None, steps=4, batches=ragged_bat
         abstract = state.abstract_state(model, optimizer, mesh, rules)
         train_state = state.init_state(model, optimizer, abstract, jax.random.key(0))
         train_step = jax.jit(
-            step.make_train_step(objective.loss, optimizer, microbatches=microbatches),
+            step.make_train_step(objective, optimizer, microbatches=microbatches),
             donate_argnums=0,
             out_shardings=(state.shardings(abstract), None),
         )
@@ -148,7 +148,9 @@ def quadratic_step(batch, optimizer=None, microbatches=1):
     optimizer = optimizer or optax.sgd(0.5)
     params = {"x": jnp.float32(3.0)}
     before = TrainState(jnp.int32(7), params, optimizer.init(params))
-    run = step.make_train_step(quadratic, optimizer, microbatches=microbatches)
+    run = step.make_train_step(
+        Objective(quadratic), optimizer, microbatches=microbatches
+    )
     return before, *jax.jit(run)(before, Frozen(), batch, jax.random.key(0))
 
 
@@ -197,7 +199,7 @@ def test_key_differs_from_step_to_step():
         return Mean(jax.random.normal(key) + 0 * params["x"], 1.0), {}
 
     optimizer = optax.sgd(0.1)
-    run = jax.jit(step.make_train_step(noise, optimizer))
+    run = jax.jit(step.make_train_step(Objective(noise), optimizer))
     now = TrainState(jnp.int32(0), {"x": jnp.float32(0)}, optimizer.init({"x": 0.0}))
     losses = []
     for _ in range(3):

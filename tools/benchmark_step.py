@@ -66,7 +66,7 @@ def jax_step(args):
         batch = sharding.put_batch(batch, args.batch, mesh, rules)
         train_step = jax.jit(
             step.make_train_step(
-                objective.loss, optimizer, microbatches=args.microbatches
+                objective, optimizer, microbatches=args.microbatches
             ),
             donate_argnums=0,
             out_shardings=(state.shardings(abstract), None),

@@ -14,7 +14,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from alignjax import config, registry
 
@@ -59,6 +59,9 @@ class Traits:
         microbatches must share one statistic, taken before any of them.
       margin: whether it depends on the log-ratios by their difference alone, so that
         the gradients of chosen and rejected are opposite.
+      data: what one value of the loss is about; of `types.Objective.data`.
+      normalised: of losses without a reference, whether a response counts by its
+        nats a token rather than by all of them.
     """
 
     reference: bool = True
@@ -66,6 +69,8 @@ class Traits:
     inputs: tuple[str, ...] = ()
     statistic: Callable | None = None
     margin: bool = False
+    data: Literal["pairs", "rankings", "labels", "ratings"] = "pairs"
+    normalised: bool = False
 
     @property
     def coupled(self) -> bool:

@@ -48,7 +48,7 @@ def nll(policy: LogProbs, reference: LogProbs | None):
     return -policy.total[..., 0]
 
 
-@loss(reference=False)
+@loss(reference=False, normalised=True)
 def nll_mean(policy, reference):
     """Likelihood of the chosen response, arXiv:2404.19733: -log p(y_w)/n_w."""
     del reference
@@ -176,6 +176,8 @@ def traits(terms: tuple[Term, ...]) -> catalogue.Traits:
         if any(t.coupled for t in each)
         else None,
         margin=all(t.margin for t in each),
+        data=each[0].data,
+        normalised=any(t.normalised for t in each),
     )
 
 

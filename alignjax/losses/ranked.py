@@ -16,7 +16,7 @@ from alignjax.losses import catalogue, reward, scores
 from alignjax.losses.catalogue import Positive
 from alignjax.types import LogProbs
 
-loss = functools.partial(catalogue.register, catalogue.RANKED)
+loss = functools.partial(catalogue.register, catalogue.RANKED, data="rankings")
 
 
 @loss()

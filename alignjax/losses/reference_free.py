@@ -18,7 +18,7 @@ from alignjax.types import LogProbs
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE, reference=False)
 
 
-@loss()
+@loss(normalised=True)
 def orpo(policy: LogProbs, reference: LogProbs | None, *, weight: NonNegative = 0.1):
     """ORPO, arXiv:2403.07691: -mw - weight log s(log odds(mw) - log odds(ml)).
 
@@ -66,7 +66,7 @@ def cpo_trl(
     return contrast_B + alpha * nll_B
 
 
-@loss()
+@loss(normalised=True)
 def simpo(
     policy,
     reference,
@@ -82,7 +82,7 @@ def simpo(
     )
 
 
-@loss()
+@loss(normalised=True)
 def alphapo(
     policy,
     reference,
@@ -100,7 +100,7 @@ def alphapo(
     return links.logistic(score_B2, beta, offset=-gamma)
 
 
-@loss()
+@loss(normalised=True)
 def simper(policy, reference):
     """SimPER, arXiv:2502.00883: e^ml - e^mw, the inverse perplexities."""
     del reference

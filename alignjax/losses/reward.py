@@ -42,7 +42,7 @@ def bradley_terry(
     return weight_B * (links.cross_entropy(z_B, label_smoothing) + center_B)
 
 
-@loss(inputs=("present_BK",))
+@loss(inputs=("present_BK",), data="rankings")
 def plackett_luce(score_BK: jax.Array, *, present_BK=True):
     """Plackett-Luce, 1975: sum_i [log sum_j>=i e^(s_j) - s_i], the best one first.
 
@@ -55,7 +55,7 @@ def plackett_luce(score_BK: jax.Array, *, present_BK=True):
     return jnp.where(present_BK, rest_BK - score_BK, 0.0).sum(-1)
 
 
-@loss(inputs=("present_BK",))
+@loss(inputs=("present_BK",), data="rankings")
 def all_pairs(score_BK: jax.Array, *, present_BK=True):
     """All pairs of a ranking, arXiv:2203.02155 Eq. 1: mean of -log s(s_i - s_j), i < j.
 
@@ -70,7 +70,7 @@ def all_pairs(score_BK: jax.Array, *, present_BK=True):
     return total_B / jnp.maximum(pair_BKK.sum((-2, -1)), 1)
 
 
-@loss(inputs=("target_BA", "present_BA"))
+@loss(inputs=("target_BA", "present_BA"), data="ratings")
 def regression(score_BA: jax.Array, *, target_BA, present_BA=True):
     """Regression to A attributes, arXiv:2406.08673: the mean of (score - target)^2.
 

@@ -39,8 +39,12 @@ def first(counts_B2T: jax.Array) -> jax.Array:
 
 def drawn(counts_B2T: jax.Array, key: jax.Array) -> jax.Array:
     """Which tokens `LogProbs.sample` sums: m drawn without replacement; as `first`."""
+    return smallest(counts_B2T, jax.random.uniform(key, counts_B2T.shape))
+
+
+def smallest(counts_B2T: jax.Array, order_B2T: jax.Array) -> jax.Array:
+    """As `drawn`, of numbers drawn from [0, 1): the m smallest of each response's."""
     counts_B2T = counts_B2T.astype(bool)
-    order_B2T = jax.random.uniform(key, counts_B2T.shape)
     order_B2T = jnp.where(counts_B2T, order_B2T, 2.0)
     rank_B2T = jnp.argsort(jnp.argsort(order_B2T, axis=-1), axis=-1)
     return counts_B2T & (rank_B2T < _shorter(counts_B2T))

@@ -19,7 +19,7 @@ from alignjax.losses.catalogue import NonNegative, Positive
 from alignjax.types import LogProbs
 
 loss = functools.partial(
-    catalogue.register, catalogue.UNPAIRED, inputs=("desirable_B",)
+    catalogue.register, catalogue.UNPAIRED, data="labels", inputs=("desirable_B",)
 )
 
 
