@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is trained and what is not, and starting from another run's parameters."""
+
+import re
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from alignjax import config, models, optim, sharding, state, trees
+
+V = 48
+MODEL = dict(family="llama", name="nano", d_model=16, layers=2, d_ff=24, max_length=32)
+MESH = dict(data=2, fsdp=2, tensor=2)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.build(MODEL | dict(score_heads=1), V)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A run's parameters as numpy arrays; its model had no heads for scores."""
+    plain = models.build(MODEL, V)
+    params = jax.jit(lambda key: nn.unbox(plain.init(key)))(jax.random.key(7))
+    return jax.tree.map(np.array, params)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(MESH)
+
+
+RULES = sharding.rules()
+OPTIMIZER = optim.build(dict(name="adamw", ema=0.9, decay=".*"), 1e-2)
+
+
+@pytest.mark.parametrize("trainable", [".*", "score/.*", r"layers/.*/kernel"])
+def test_only_what_is_trained_has_a_state(model, mesh, trainable):
+    asked = (mesh, RULES, trainable)
+    with sharding.use(mesh, RULES):
+        abstract = state.abstract_state(model, OPTIMIZER, *asked)
+        base = state.abstract_base(model, *asked)
+        made = state.init_state(model, OPTIMIZER, abstract, KEY)
+        rest = state.init_params(model, base, KEY)
+        whole = state.init_params(model, trees.merge(abstract.params, base), KEY)
+    names = lambda tree: set(trees.named_leaves(tree))
+    trained = {name for name in names(whole) if re.fullmatch(trainable, name)}
+    assert names(made.params) == trained and names(rest) == names(whole) - trained
+    # The same values, whatever is made together.
+    both = trees.merge(made.params, rest)
+    jax.tree.map(np.testing.assert_array_equal, both, whole)
+    for part, like in ((made, abstract), (rest, base)):
+        for leaf, want in zip(*map(jax.tree.leaves, (part, like)), strict=True):
+            assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
+    # Per trained parameter two moments and an average, and nothing of the rest.
+    sizes = trees.count(made.opt_state) - 3 * trees.count(made.params)
+    assert 0 <= sizes < 10
+    moments = trees.named_leaves(made.opt_state).items()
+    for name, leaf in moments:
+        for path, parameter in trees.named_leaves(made.params).items():
+            if name.endswith(f"/{path}"):
+                assert leaf.sharding == parameter.sharding
+
+
+def test_a_pattern_that_trains_nothing_is_refused(model, mesh):
+    with pytest.raises(config.ConfigError) as error:
+        state.abstract_state(model, OPTIMIZER, mesh, RULES, "layer/.*")
+    text = str(error.value)
+    assert "trainable: 'layer/.*'" in text and "layers/q/kernel" in text
+    with pytest.raises(config.ConfigError, match=r"trainable: '\*'"):
+        state.abstract_base(model, mesh, RULES, "*")
+
+
+def test_parameters_of_another_run(model, mesh, source):
+    with sharding.use(mesh, RULES):
+        abstract = state.abstract_params(model, mesh, RULES)
+        params, new = state.load_params(
+            source, abstract, model, KEY, allow_new="score/.*"
+        )
+        fresh = state.init_params(model, abstract, KEY)
+    assert new == ["score/kernel"]
+    np.testing.assert_array_equal(params["score"]["kernel"], fresh["score"]["kernel"])
+    loaded = {name: leaf for name, leaf in params.items() if name != "score"}
+    jax.tree.map(np.testing.assert_array_equal, loaded, source)
+    for leaf, want in zip(*map(jax.tree.leaves, (params, abstract)), strict=True):
+        assert leaf.sharding == want.sharding
+    kernel = params["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (2, 8, 12)
+    by_path, _ = state.load_params(
+        trees.named_leaves(source), abstract, model, KEY, allow_new="score/.*"
+    )
+    jax.tree.map(np.testing.assert_array_equal, by_path, params)
+
+
+class OneAtATime:
+    """An array that is read when it is sliced, and notes what was read by then."""
+
+    def __init__(self, array, log):
+        self.array, self.log = array, log
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, index):
+        self.log.append((id(self), self.array[index].nbytes))
+        return self.array[index]
+
+
+def test_parts_are_read_leaf_by_leaf_and_only_what_a_device_holds(model, mesh, source):
+    log = []
+    lazy = jax.tree.map(lambda x: OneAtATime(x, log), source)
+    abstract = state.abstract_params(model, mesh, RULES)
+    del abstract["score"]
+    state.load_params(lazy, abstract, model, KEY)
+    order = [leaf for i, (leaf, _) in enumerate(log) if not i or log[i - 1][0] != leaf]
+    assert len(order) == len(set(order)) == len(jax.tree.leaves(source))
+    largest = max(x.nbytes for x in jax.tree.leaves(source))
+    assert max(size for _, size in log) < largest  # that one lies in parts
+
+
+def test_what_was_read_may_change_afterwards(model, source):
+    mesh = sharding.make_mesh(dict(fsdp=1), jax.devices()[:1])
+    abstract = state.abstract_params(model, mesh, RULES)
+    del abstract["score"]
+    theirs = jax.tree.map(np.array, source)
+    params, _ = state.load_params(theirs, abstract, model, KEY)
+    for leaf in jax.tree.leaves(theirs):
+        leaf[...] = np.nan
+    jax.tree.map(np.testing.assert_array_equal, params, source)
+
+
+def test_what_does_not_fit_is_refused_all_at_once(model, mesh, source):
+    abstract = state.abstract_params(model, mesh, RULES)
+    theirs = {name: leaf for name, leaf in source.items() if name != "norm"}
+    theirs |= {
+        "embed": np.zeros((V + 2, 16), np.float32),
+        "layers": source["layers"] | {"q": {"kernel": np.zeros((2, 16, 4, 4))}},
+        "head": np.zeros((16, V), np.float32),
+    }
+    with pytest.raises(config.ConfigError) as error:
+        state.load_params(theirs, abstract, model, KEY, allow_new=".*/lora_[ab]")
+    problems = "\n".join(error.value.problems)
+    assert len(error.value.problems) == 5
+    for line in (
+        "init: embed is (50, 16) in the checkpoint, (48, 16) here; choose",
+        "init: layers/q/kernel is float64 in the checkpoint, float32 here",
+        "init: head of shape (16, 48) is in the checkpoint and not in this model",
+        "init: norm/scale of shape (16,) is not in the checkpoint",
+        "init: score/kernel of shape (16, 1) is not in the checkpoint",
+    ):
+        assert line in problems
