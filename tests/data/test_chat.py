@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dialogues as tokens: who speaks, what is trained on, and what is refused."""
+
+import math
+
+import groups
+import numpy as np
+import pytest
+
+from alignjax import config
+from alignjax.data import cache, chat, loader, records, tokenizer
+
+TOK = groups.TOK
+CORPUS = ["a long day at the sea", "the sea is grey <user> today", "what is a day?"]
+
+
+def learned(kind, tmp_path):
+    rows = [("d:0", records.Text(" ".join(CORPUS * 20)))]
+    source = records.Source("rows", {}, None, lambda: rows)
+    cfg = tokenizer.TokenizerConfig(kind=kind, control_tokens=chat.CONTROL)
+    if kind == "sentencepiece":
+        cfg = tokenizer.TokenizerConfig(
+            kind=kind, vocab_size=300, control_tokens=chat.CONTROL
+        )
+    return tokenizer.build(cfg, [source], tmp_path)
+
+
+def written(tok, ids) -> str:
+    """Ids as text, control tokens by their names."""
+    names = {i: name for name, i in tok.control.items()}
+    return "".join(names.get(i) or tok.decode([i]) for i in map(int, ids))
+
+
+DIALOGUE = (
+    ("system", "be brief"),
+    ("user", "hi"),
+    ("assistant", "hello"),
+    ("user", "bye"),
+    ("assistant", "so long"),
+)
+
+
+def tokens_of(turns, tok=TOK, weight=1.0, train_on="all", bos=False):
+    rows = [records.Chat(tuple(turns), weight)]
+    return chat.tokenize(tok, rows, format="roles", train_on=train_on, bos=bos)[0]
+
+
+def test_a_dialogue_is_written_with_its_roles():
+    row = tokens_of(DIALOGUE, bos=True)
+    assert row.ids[0] == TOK.bos_id and row.ids.count(TOK.bos_id) == 1
+    assert written(TOK, row.ids[1:]) == (
+        "<system> be brief<end><user> hi<end><assistant> hello<end>"
+        "<user> bye<end><assistant> so long<end>"
+    )
+
+
+@pytest.mark.parametrize(
+    "train_on, said", [("all", "hello|so long"), ("last", "so long")]
+)
+def test_replies_and_their_ends_are_trained_and_nothing_else(train_on, said):
+    row = tokens_of(DIALOGUE, weight=0.5, train_on=train_on, bos=True)
+    assert set(row.weights) == {0, 0.5}
+    trained = [i for i, w in zip(row.ids, row.weights, strict=True) if w]
+    replies = said.split("|")
+    assert written(TOK, trained) == "".join(f" {reply}<end>" for reply in replies)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "chars", "sentencepiece"])
+def test_text_cannot_spell_a_control_token(tmp_path, kind):
+    tok = learned(kind, tmp_path)
+    row = tokens_of([("user", "is <user> grey"), ("assistant", "<user> a sea")], tok)
+    assert [int(i) for i in row.ids].count(tok.control["<user>"]) == 1
+    assert written(tok, row.ids) == (
+        "<user> is <user> grey<end><assistant> <user> a sea<end>"
+    )
+    spelled = set(tok.encode("<user>"))
+    assert not spelled & set(tok.control.values())
+
+
+@pytest.mark.parametrize("kind", ["bytes", "chars", "sentencepiece"])
+def test_replies_are_read_back(tmp_path, kind):
+    tok = learned(kind, tmp_path)
+    for text in ("a sea", " the day", "grey"):
+        ids = chat.response_ids(tok, text)
+        assert ids[-1] == tok.control[chat.STOP] and ids.count(ids[-1]) == 1
+        assert chat.text(tok, ids) == chat.text(tok, ids[:-1]) == text
+        assert chat.text(tok, [*ids, *ids]) == text
+
+
+def test_prompt_and_response_are_the_dialogue():
+    whole = tokens_of(DIALOGUE, bos=True)
+    prompt = chat.prompt_ids(TOK, DIALOGUE[:-1], True)
+    assert prompt[-1] == TOK.control["<assistant>"]
+    assert [*prompt, *chat.response_ids(TOK, "so long")] == whole.ids
+    words = learned("bytes", None).encode(" hello")
+    assert whole.ids[whole.ids.index(TOK.control["<assistant>"]) + 1 :][:6] == words
+
+
+USER, REPLY = ("user", "hi"), ("assistant", "hello")
+
+
+@pytest.mark.parametrize(
+    "turns, reason",
+    [
+        (
+            [USER, ("robot", "x")],
+            "turn 2: unknown role 'robot'; known: system, user, as",
+        ),
+        ([USER, USER, REPLY], "turns 1 and 2: two user turns in a row"),
+        ([USER, REPLY, REPLY], "turns 2 and 3: two assistant turns in a row"),
+        ([USER, ("assistant", " \n")], "turn 2, assistant: the text is empty"),
+        ([USER, ("assistant", None)], "turn 2, assistant: expected text, found None"),
+        ([USER, REPLY, ("system", "s")], "turn 3: a system turn that is not the first"),
+        ([REPLY, USER], "turn 1: the assistant speaks before the user"),
+        ([("system", "s"), REPLY], "turn 2: the assistant speaks before the user"),
+        ([USER], "no turn of the assistant, so nothing to train on"),
+        ([], "no turn of the assistant"),
+    ],
+)
+def test_what_is_no_dialogue_is_refused(turns, reason):
+    with pytest.raises(records.DataError, match=reason):
+        tokens_of(turns)
+
+
+@pytest.mark.parametrize("weight", [math.nan, -1.0, 0.0, math.inf, "1", None, True])
+def test_weights_that_cannot_be(weight):
+    with pytest.raises(records.DataError, match="is not a positive number"):
+        tokens_of([USER, REPLY], weight=weight)
+
+
+@pytest.mark.parametrize(
+    "turns, reason",
+    [
+        ([], "the prompt is empty"),
+        ([USER, REPLY], "the prompt ends in a turn of the assistant, not the user"),
+        ([("system", "s")], "the prompt ends in a turn of the system"),
+        ([USER, USER], "prompt: turns 1 and 2: two user"),
+    ],
+)
+def test_prompts_that_cannot_be_answered(turns, reason):
+    with pytest.raises(records.DataError, match=reason):
+        chat.prompt_ids(TOK, turns, False)
+
+
+def test_formats_and_tokenizers_that_cannot_be():
+    with pytest.raises(config.ConfigError, match="'chatml' is not one of roles"):
+        chat.check(TOK, "chatml")
+    bare = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+    with pytest.raises(
+        config.ConfigError, match=r"tokenizer\.control_tokens: .*<user>"
+    ):
+        chat.response_ids(bare, "x")
+    with pytest.raises(config.ConfigError, match=r"data\.bos"):
+        chat.check(TOK._replace(bos_id=None), "roles", bos=True)
+
+
+CHATS = [records.Chat((USER, ("assistant", "a" * i)), weight=i) for i in range(1, 30)]
+
+
+def load(bad: bool = False, text: bool = False) -> records.Source:
+    rows = [(f"chats:{i}", row) for i, row in enumerate(CHATS)]
+    if bad:
+        rows.insert(3, ("chats:bad", records.Chat((USER, USER))))
+    if text:
+        rows = [("chats:text", records.Text("plain"))]
+    return records.Source("chats", {"bad": bad, "text": text}, None, lambda: rows)
+
+
+def build(place, format="roles", on_bad_row="error", **options):
+    sources = {"a": {"kind": "test_chat:load"} | options}
+    cfg = loader.DataConfig(
+        sources=sources, validation_fraction=0, chat=format, on_bad_row=on_bad_row
+    )
+    return loader.build(cfg, TOK, length=64, seed=0, cache_dir=place)
+
+
+def test_rows_weigh_replies_only(tmp_path):
+    data = build(tmp_path)
+    rows = data.epoch_rows(np.arange(data.num_rows))
+    assert rows["weights"].sum() == sum(i * (i + 2) for i in range(1, 30))
+    trained = rows["targets"][rows["weights"] > 0]
+    assert (trained == TOK.control["<end>"]).sum() == 29
+    assert set(trained.tolist()) == {ord(" "), ord("a"), TOK.control["<end>"]}
+
+
+def test_bad_dialogues_are_named_or_counted(tmp_path):
+    with pytest.raises(records.DataError, match="chats:bad: turns 1 and 2: two user"):
+        build(tmp_path, bad=True)
+    data = build(tmp_path, on_bad_row="skip", bad=True)
+    assert "a: 1 bad rows skipped: chats:bad: turns 1 and 2" in data.report
+    assert data.parts[0].plan.manifest["documents"] == 29
+    with pytest.raises(records.DataError, match=r'data\.chat = "roles" to learn'):
+        build(tmp_path, format=None)
+    with pytest.raises(records.DataError, match="expected a dialogue, found Text"):
+        build(tmp_path, text=True)
+
+
+def test_the_same_prompt_is_held_out_on_one_side(tmp_path):
+    def key(*turns):
+        source = records.Source(
+            "one", {"turns": turns}, None, lambda: [("x", records.Chat(turns))]
+        )
+        settings = dict(format="roles", train_on="all", bos=False)
+        built = cache.build(
+            source, TOK, tmp_path, tokenize=chat.tokenize, settings=settings
+        )
+        return int(built.hashes[0])
+
+    assert key(USER, REPLY) == key(USER, ("assistant", "other"))
+    assert key(USER, REPLY) != key(("user", "other"), REPLY)
+    assert key(USER, REPLY) != key(USER, REPLY, USER, REPLY)

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of groups: each response once, after its prompt, the same in every layout."""
+
+import dataclasses
+import itertools
+
+import groups
+import numpy as np
+import pytest
+
+from alignjax import config, types
+from alignjax.data import best_fit, chat, group_rows, loader, records
+
+
+def every(data):
+    return data.epoch_rows(np.arange(data.num_rows))
+
+
+def by_group(rows):
+    """`{(prompt, responses): (weight, values)}`, of what the rows say."""
+    found, out = groups.seen(rows), {}
+    for i, p in itertools.product(*map(range, rows["index"].shape)):
+        if rows["group_weights"][i, p] == 0:
+            assert rows["index"][i, p] == -1 and not rows["lengths"][i, p].any()
+            assert not any(v[i, p].any() for v in rows["values"].values())
+            continue
+        said = [found[i, p, k] for k in range(rows["lengths"].shape[2])]
+        assert len({context for context, _ in said}) == 1
+        known = {name: v[i, p].tolist() for name, v in rows["values"].items()}
+        key = (said[0][0], tuple(response for _, response in said))
+        assert key not in out
+        out[key] = (rows["group_weights"][i, p], known)
+    return out
+
+
+@pytest.mark.parametrize("layout", groups.LAYOUTS)
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("bos", [False, True])
+def test_every_response_once_after_its_prompt(tmp_path, layout, count, bos):
+    options = dict(count=25, responses=count, turns=3)
+    data = groups.build(
+        tmp_path,
+        {"a": options},
+        data="rankings",
+        length=300,
+        bos=bos,
+        **groups.LAYOUTS[layout],
+    )
+    rows = every(data)
+    assert rows["inputs"].shape[1:] == (count if layout == "padded" else 1, 300)
+    assert ("branches" in rows) == (layout == "shared")
+    wanted = {}
+    for group in groups.comparisons(**options):
+        said = [groups.expected(group, k, bos) for k in range(count)]
+        key = (said[0][0], tuple(response for _, response in said))
+        known = {"gap": group.values["gap"], "reward": list(group.values["reward"])}
+        wanted[key] = (group.weight, known)
+    assert by_group(rows) == wanted
+    batch = types.batch(rows)
+    assert isinstance(batch, types.Responses)
+    assert batch.weights.shape == batch.index.shape == (data.num_rows, data.groups)
+    assert batch.lengths.dtype == batch.index.dtype == np.int32
+    if layout == "packed":
+        assert rows["segment_ids"].max() == rows["responses"].max()
+    if layout == "shared":
+        assert rows["segment_ids"].max() == (rows["group_weights"] > 0).sum(1).max()
+
+
+def test_layouts_say_the_same(tmp_path):
+    built = [groups.build(tmp_path, **o) for o in groups.LAYOUTS.values()]
+    padded, packed, shared = (by_group(every(data)) for data in built)
+    assert padded == packed == shared
+    assert built[0].num_rows > built[1].num_rows > built[2].num_rows
+    assert len({data.parts[0].tokens.key for data in built}) == 1
+    assert len({data.parts[0].plan.key for data in built}) == 3
+
+
+@pytest.mark.parametrize("layout", groups.LAYOUTS)
+def test_targets_are_found_in_the_cache(tmp_path, layout):
+    data = groups.build(tmp_path, bos=True, **groups.LAYOUTS[layout])
+    part = data.parts[0]
+    indices = np.arange(-1, part.plan.num_rows)
+    found = group_rows.targets(part.tokens, part.plan, indices)
+    rows = group_rows.rows(part.tokens, part.plan, indices)
+    counted = rows["responses"] > 0
+    assert not counted[0].any() and ((found >= 0) == counted).all()
+    assert (part.tokens.tokens[found[counted]] == rows["targets"][counted]).all()
+    wanted = []
+    lengths = part.tokens.fields["lengths"].astype(int)
+    for end, sizes in zip(part.tokens.offsets[1:], lengths, strict=True):
+        wanted += range(end - sizes[1:].sum(), end)
+    assert sorted(found[counted].tolist()) == wanted
+
+    reference = -np.arange(len(part.tokens.tokens), dtype=np.float32)
+    part = part._replace(tokens=part.tokens._replace(reference=reference))
+    data = dataclasses.replace(data, parts=(part,))
+    rows = every(data)
+    assert (rows["reference"] == np.where(found < 0, 0, -found)[1:]).all()
+    assert types.batch(rows).reference.dtype == np.float32
+
+
+def two(tmp_path, **options):
+    sources = {"a": {"weight": 3, "count": 30}, "b": {"seed": 1, "weight": 1}}
+    return groups.build(tmp_path, sources, **options)
+
+
+def test_a_stream_is_shuffled_mixed_and_numbered(tmp_path):
+    data = two(tmp_path, **groups.LAYOUTS["shared"])
+    n = data.num_rows
+    again = two(tmp_path, **groups.LAYOUTS["shared"])
+    rows = data.rows(np.arange(4 * n))
+    back = again.rows(np.arange(4 * n)[::-1])
+    for name, value in rows.items():
+        if name != "values":
+            assert (value == back[name][::-1]).all(), name
+    other = two(tmp_path, seed=1, **groups.LAYOUTS["shared"]).rows(np.arange(4 * n))
+    assert (other["inputs"] != rows["inputs"]).any()
+    real = rows["index"][rows["index"] >= 0]
+    assert len(np.unique(real)) == len(real)
+    far = data.rows(np.arange(10**12, 10**12 + 8))["index"]
+    assert far.min() >= -1
+    source = data.mixture.locate(np.arange(4 * n))[0]
+    firsts = [bytes(row[2:3].tolist()) for row in rows["inputs"][:, 0]]
+    assert firsts == [b"01"[s : s + 1] for s in source]  # texts name their sources
+    both = {**by_group(every(groups.build(tmp_path, {"a": {"count": 30}})))}
+    both |= by_group(every(groups.build(tmp_path, {"b": {"seed": 1}})))
+    assert by_group(every(data)) == both
+    beyond = data.epoch_rows(np.arange(n, n + 3))
+    assert not beyond["weights"].any() and (beyond["index"] == -1).all()
+    assert data.describe(0).startswith("a: groups:")
+
+
+def test_groups_per_row_has_a_cap(tmp_path):
+    free = groups.build(tmp_path, length=200)
+    assert free.groups > 2
+    capped = groups.build(tmp_path, length=200, groups_per_row=2)
+    assert capped.groups == 2 and capped.num_rows >= 10
+    assert by_group(every(capped)) == by_group(every(free))
+    rng = np.random.default_rng(0)
+    for most in (1, 2, 5):
+        lengths = rng.integers(1, 40, 300)
+        row_of = best_fit.rows(lengths, 100, most)
+        assert np.bincount(row_of).max() == most
+        assert np.bincount(row_of, weights=lengths).max() <= 100
+    assert len(np.unique(best_fit.rows(np.ones(10, int), 100, 3))) == 4
+
+
+@pytest.mark.parametrize("layout", groups.LAYOUTS)
+def test_prompts_lose_their_beginning_never_a_response(tmp_path, layout):
+    options = dict(count=40, turns=4)
+    place = dict(length=48, bos=True, **groups.LAYOUTS[layout])
+    cut = groups.build(
+        tmp_path, {"a": options}, long_documents="truncate_prompt", **place
+    )
+    skip = groups.build(tmp_path, {"a": options}, long_documents="skip", **place)
+    with pytest.raises(records.DataError, match="targets do not fit into 48"):
+        groups.build(tmp_path, {"a": options}, long_documents="error", **place)
+    m = cut.parts[0].plan.manifest
+    assert m["documents"] == 40 and m["cut"] > 5 and m["kept"] + m["long"] == 40
+    assert (
+        f"cut {m['cut']} prompts at the beginning ({m['cut_tokens']:,} " in cut.report
+    )
+    left = skip.parts[0].plan.manifest
+    assert left["kept"] + m["cut"] == m["kept"] and left["cut"] == 0
+    assert f"dropped {left['long']} that do not fit" in skip.report
+    wanted = {}
+    for group in groups.comparisons(**options):
+        context, _ = groups.expected(group, 0, True)
+        said = tuple(groups.expected(group, k, True)[1] for k in range(2))
+        wanted[said, context[-8:]] = context
+    user, cuts = groups.TOK.control["<user>"], []
+    for context, said in by_group(every(cut)):
+        whole = wanted[said, context[-8:]] if len(context) >= 8 else None
+        assert all(response[-1] == groups.TOK.control["<end>"] for response in said)
+        assert context[0] == groups.TOK.bos_id
+        if whole is None or context == whole:
+            continue
+        assert whole[-len(context) + 1 :] == context[1:]
+        cuts.append(context[1] == user)
+        # As little as possible: one turn more would not have fitted.
+        users = [i for i, token in enumerate(whole) if token == user]
+        more = [i for i in users if 1 < i < len(whole) - len(context) + 1]
+        if context[1] == user and more:
+            longer = len(context) + len(whole) - len(context) + 1 - more[-1]
+            sizes = np.array([list(map(len, said))])
+            assert cut.layout.size(np.array([longer]), sizes)[0] > 48
+    assert sum(cuts) > len(cuts) / 2
+
+
+def labels(tmp_path, layout, sources=None, **options):
+    options = dict(batch_size=4, length=120) | options
+    sources = sources or {"a": dict(responses=1, count=30)}
+    return groups.build(
+        tmp_path, sources, data="labels", **groups.LAYOUTS[layout], **options
+    )
+
+
+@pytest.mark.parametrize("layout", groups.LAYOUTS)
+def test_mismatched_responses_are_of_the_next_row_of_the_batch(tmp_path, layout):
+    data = labels(tmp_path, layout)
+    rows = data.rows(np.arange(data.num_rows // 4 * 4))  # no row of it comes twice
+    assert rows["lengths"].shape[2] == 2 and set(rows["values"]) == {"desirable"}
+    found = groups.seen(rows)
+    texts = {groups.expected(g, 0) for g in groups.comparisons(30, responses=1)}
+    for i, p in itertools.product(*map(range, rows["index"].shape)):
+        if rows["group_weights"][i, p]:
+            context, said = found[i, p, 0]
+            assert (context, said) in texts
+            partner = i - i % 4 + (i + 1) % 4
+            count = (rows["group_weights"][partner] > 0).sum()
+            assert found[i, p, 1] == (context, found[partner, p % count, 0][1])
+    for i in range(len(rows["index"])):  # whichever host reads a row
+        one = data.rows(np.array([i]))
+        assert (one["inputs"] == rows["inputs"][i]).all()
+
+
+def test_mismatched_responses_are_of_another_prompt_and_fit(tmp_path):
+    # Both responses of a pair become rows with the same prompt.
+    data = labels(tmp_path, "padded", {"a": dict(count=3)}, batch_size=6)
+    rows = every(data)
+    found = groups.seen(rows)
+    for i in range(6):
+        context, said = found[i, 0, 1]
+        others = [j for j in range(6) if found[j, 0, 0][0] != context]
+        order = sorted(others, key=lambda j: (j - i) % 6)
+        assert said == found[order[0], 0, 0][1]
+    # A batch of one prompt has none; the rows beyond a pass are nobody's partner.
+    alone = labels(tmp_path, "padded", {"a": dict(count=1)}, batch_size=6)
+    rows = alone.epoch_rows(np.arange(6))
+    assert (rows["lengths"][:2, 0, 0] > 0).all() and not rows["lengths"][..., 1].any()
+    groups.seen(rows)
+    # A response that is too long for what is left beside a prompt is another's.
+    sources = {"a": dict(responses=1, turns=4, count=30)}
+    short = dict(length=80, long_documents="skip", batch_size=8)
+    tight = labels(tmp_path, "padded", sources, **short)
+    rows = every(tight)
+    found = groups.seen(rows)
+    longest = max(len(said) for _, said in found.values())
+    room = [81 - len(found[i, 0, 0][0]) for i in range(tight.num_rows)]
+    assert min(room) < longest
+    assert (rows["lengths"][:, 0, 1] <= room).all()
+    assert labels(tmp_path, "padded", batch_size=None).layout.responses == 1
+
+
+def test_a_store_has_no_mismatched_responses(tmp_path):
+    data = labels(tmp_path, "padded")
+    part = data.parts[0]
+    stored = part.tokens._replace(reference=np.zeros(len(part.tokens.tokens)))
+    with pytest.raises(config.ConfigError, match="mismatched"):
+        dataclasses.replace(data, parts=(part._replace(tokens=stored),))
+
+
+def test_prompts_are_held_out_whole(tmp_path):
+    options = dict(validation_fraction=0.4, data="labels")
+    sides = []
+    for split in ("train", "validation"):
+        data = groups.build(tmp_path, {"a": dict(count=40)}, split=split, **options)
+        sides.append({context for context, _ in groups.seen(every(data)).values()})
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 40
+    assert len(sides[1]) > 5
+    chats = records.Chat((*groups.comparisons(1)[0].prompt, ("assistant", "yes")))
+    assert chats.key == groups.comparisons(1)[0].key
+
+
+@pytest.mark.parametrize(
+    "sources, options, message",
+    [
+        ({}, dict(chat=None), 'data.chat: pairs are dialogues; say chat = "roles"'),
+        ({}, dict(long_documents="split"), 'data.long_documents: "split" would tear'),
+        ({}, dict(train_on="last"), "data.train_on: pairs are of whole responses"),
+        ({}, dict(validation_by="tail"), "data.validation_by: pairs are held out by"),
+        ({}, dict(pack="none", groups_per_row=2), "data.groups_per_row: 2 with pack"),
+        ({}, dict(data="text", chat=None, share_prompt=True), "data.share_prompt: tex"),
+        ({}, dict(data="text", long_documents="truncate_prompt"), "no prompts to trun"),
+        ({}, dict(data="text", chat=None, train_on="last"), "data.train_on: 'last'"),
+        (
+            {},
+            dict(values=("gap", "margin")),
+            "data.sources.a: has no 'margin', which the loss needs; it has gap, reward",
+        ),
+        (
+            {"a": {}, "b": dict(responses=3)},
+            dict(data="rankings"),
+            "data.sources.b: 3 responses a prompt, where data.sources.a has 2",
+        ),
+        (
+            {"a": {}, "b": dict(responses=3)},
+            {},
+            r"data.sources.b: knows \['reward'\] where data.sources.a knows",
+        ),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, sources, options, message):
+    with pytest.raises(config.ConfigError, match=message):
+        groups.build(tmp_path, sources, **options)
+
+
+def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):
+    bare = groups.TOK._replace(control={"<user>": 1})
+    cfg = loader.DataConfig(sources={"a": {"kind": "groups:load"}}, chat="roles")
+    with pytest.raises(config.ConfigError) as caught:
+        loader.build(cfg, bare, length=8, seed=0, cache_dir=tmp_path)
+    message = str(caught.value)
+    assert message.startswith("tokenizer.control_tokens: the tokenizer has no <system>")
+    assert all(name in message for name in chat.CONTROL)
