@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alignjax import config, registry
-from alignjax.objectives import language_model, preference
+from alignjax.objectives import language_model, preference, reward_model
 from alignjax.types import Model, Objective
 
 OBJECTIVES = registry.Registry("objective")
 OBJECTIVES.register(language_model.make, "language_model")
 OBJECTIVES.register(preference.make, "preference")
+OBJECTIVES.register(reward_model.make, "reward_model")
 
 
 def build(model: Model, section: Mapping, path: str = "objective") -> Objective:

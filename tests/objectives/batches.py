@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from alignjax.types import Responses, Sequences
 
 LAYOUTS = ("padded", "packed", "shared")
+END = 1
 
 
 class Group(NamedTuple):
@@ -17,7 +20,7 @@ class Group(NamedTuple):
 
     prompt: list[int]
     responses: list[list[int]]
-    values: dict = {}
+    values: Mapping = types.MappingProxyType({})
     weight: float = 1.0
     index: int = 0
 
@@ -25,10 +28,10 @@ class Group(NamedTuple):
 def groups(count, vocab, *, K=2, seed=0, longest=6, values=True, empty=()):
     """Random ones of very different lengths; `empty` have no tokens in the last."""
     rng = np.random.default_rng(seed)
-    words = lambda most: rng.integers(1, vocab, rng.integers(1, most + 1)).tolist()
+    words = lambda most: rng.integers(2, vocab, rng.integers(1, most + 1)).tolist()
     found = []
     for i in range(count):
-        responses = [words(longest) for _ in range(K)]
+        responses = [[*words(longest - 1), END] for _ in range(K)]
         if i in empty:
             responses[-1] = []
         known = dict(

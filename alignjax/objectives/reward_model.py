@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reward models: scores of responses, learned from comparisons or from ratings.
+
+A model has `members * attributes` heads on one trunk. Each member of the ensemble has
+the loss of its own; what is reported is one score, reduced from all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alignjax import config, trees
+from alignjax.losses import catalogue
+from alignjax.objectives import comparisons, inputs, responses, reward_measures
+from alignjax.types import Frozen, Mean, Model, Objective, Params, Responses
+
+# P(X > n) of a Poisson variable of mean 1, for n from 0; there are no more than 7.
+_MORE_THAN = (0.632121, 0.264241, 0.080301, 0.018988, 0.003660, 0.000594, 0.000083)
+
+
+def make(
+    model: Model,
+    *,
+    loss: str = "bradley_terry",
+    pooling: Literal["last", "mean"] = "last",
+    members: int = 1,
+    reduce: Literal["mean", "min", "penalised"] = "mean",
+    penalty: float | None = None,
+    bootstrap: bool = False,
+    **options,
+) -> Objective:
+    """The weighted mean over groups, and over members, of a loss of scores.
+
+    Args:
+      model: with `members` heads, or `members` times the attributes that are rated.
+      loss: a name in `catalogue.REWARD`, or `module:function`.
+      pooling: see `score`.
+      members: of an ensemble.
+      reduce, penalty: how the score that is reported follows from the members'; see
+        `reduced`.
+      bootstrap: whether each member sees a sample of the groups of its own, drawn with
+        replacement: a group counts 0, 1, 2, ... times (Poisson, of mean 1) for it, by
+        the group's index. In training alone: where there is no key, all count once.
+      **options: of the loss.
+
+    Metrics: `reward_measures`, and `score/disagreement`, the deviation between members.
+
+    Raises:
+      ConfigError: an unknown loss, options that it does not take, or a model whose
+        heads do not fit.
+    """
+    try:
+        function = catalogue.REWARD.find(loss)
+    except ValueError as error:
+        raise config.ConfigError(f"loss: {error}") from error
+    traits = catalogue.traits(function)
+    if traits.data not in reward_measures.MEASURES:
+        raise config.ConfigError(f"loss: {loss} is of {traits.data}, not of scores")
+    attributes = _attributes(model, traits, loss, members)
+    problems = []
+    if (penalty is None) == (reduce == "penalised"):
+        verb = "needs a" if penalty is None else "has no"
+        problems.append(f"penalty: reduce={reduce!r} {verb} penalty")
+    if bootstrap and members == 1:
+        problems.append("bootstrap: of one member; it needs members of 2 or more")
+    if problems:
+        raise config.ConfigError(problems)
+    bound = catalogue.bind(function, options, "")
+    values = inputs.required([bound])
+
+    def objective(params, frozen: Frozen, batch: Responses, key):
+        params = trees.merge(params, frozen.base)
+        score_GKH = score(model, params, batch, key, pooling=pooling)
+        G, K, _ = score_GKH.shape
+        _check(traits, loss, K)
+        score_GKMA = score_GKH.reshape(G, K, members, attributes)
+        given = inputs.of(batch, traits.inputs, values)
+        of_group = lambda x_GKA: (
+            x_GKA[:, 0] if traits.data == "ratings" else x_GKA[..., 0]
+        )
+        member_loss = lambda x_GKA: bound(of_group(x_GKA), **given)
+        loss_GM = jax.vmap(member_loss, 2, 1)(score_GKMA)
+        weight_G = responses.groups(batch.weights)
+        weight_GM = jnp.broadcast_to(weight_G[:, None], (G, members))
+        if bootstrap and key is not None:
+            weight_GM *= _copies(batch.index.reshape(-1), members)
+        total = comparisons.mean(loss_GM, weight_GM)
+        total = Mean(total.total / members, total.weight / members)
+
+        score_GKMA = lax.stop_gradient(score_GKMA)
+        score_GKA = reduced(score_GKMA, reduce, penalty)
+        length_GK = responses.groups(batch.lengths).astype(jnp.float32)
+        metrics = reward_measures.MEASURES[traits.data](
+            score_GKA, length_GK > 0, length_GK, weight_G, given
+        )
+        if members > 1:
+            spread_GKA = score_GKMA.std(2)
+            weight_GK1 = jnp.where(length_GK > 0, weight_G[:, None], 0.0)[..., None]
+            weight_GKA = jnp.broadcast_to(weight_GK1, spread_GKA.shape)
+            metrics["score/disagreement"] = comparisons.mean(spread_GKA, weight_GKA)
+        return total, metrics
+
+    return Objective(
+        objective,
+        derive=reward_measures.derive,
+        data=traits.data,
+        values=values,
+        scores=True,
+    )
+
+
+def score(
+    model: Model,
+    params: Params,
+    batch: Responses,
+    key=None,
+    *,
+    pooling: Literal["last", "mean"] = "last",
+) -> jax.Array:
+    """What each head says of each response, float32 [G, K, H]; 0 where there is none.
+
+    Args:
+      model, params: with heads for scores.
+      batch: in any layout.
+      key: turns dropout on.
+      pooling: "last" takes the score where the response's last target is predicted,
+        which has seen all of the response up to its terminator, and the terminator is
+        always the same; "mean" the mean over all targets of the response.
+    """
+    x_BTD = model.hidden(params, responses.rows(batch), key)
+    score_BTH = model.score(params, x_BTD)
+    B, P, K = batch.lengths.shape
+    whose = batch.responses
+    if pooling == "last":
+        whose = jnp.where(responses.last(batch), whose, 0)
+    score_BXH = score_BTH.reshape(B, -1, score_BTH.shape[-1])
+    of_BXN = whose.reshape(B, -1, 1) == 1 + jnp.arange(P * K)
+    total_BNH = jnp.einsum(
+        "BXN,BXH->BNH",
+        of_BXN.astype(jnp.float32),
+        score_BXH,
+        precision=lax.Precision.HIGHEST,  # a choice among scores must not round them
+    )
+    count_BN1 = jnp.maximum(of_BXN.sum(1), 1)[..., None]
+    return (total_BNH / count_BN1).reshape(B * P, K, -1)
+
+
+def reduced(score_GKMA: jax.Array, how: str, penalty: float | None = None) -> jax.Array:
+    """The members' scores as one, [G, K, A].
+
+    Args:
+      score_GKMA: `score` of M members with A attributes each.
+      how: "mean", "min" (arXiv:2310.02743, worst case), or "penalised", which takes
+        `penalty` standard deviations between members off the mean (ibid.,
+        uncertainty-weighted, there with the variance).
+      penalty: of "penalised".
+    """
+    if how == "min":
+        return score_GKMA.min(2)
+    mean_GKA = score_GKMA.mean(2)
+    return mean_GKA if how == "mean" else mean_GKA - penalty * score_GKMA.std(2)
+
+
+def _attributes(model: Model, traits: catalogue.Traits, loss: str, members: int) -> int:
+    """How many scores each member gives. Raises ConfigError."""
+    heads = model.config.score_heads
+    if members < 1 or heads < 1 or heads % members:
+        raise config.ConfigError(
+            f"members: {members} do not share model.score_heads = {heads} evenly; it "
+            "is to be as many heads, or that times the attributes that are rated"
+        )
+    attributes = heads // members
+    if attributes > 1 and traits.data != "ratings":
+        raise config.ConfigError(
+            f"members: {members} of model.score_heads = {heads} have {attributes} "
+            f"scores each, and {loss} compares one; set model.score_heads = {members}"
+        )
+    return attributes
+
+
+def _check(traits: catalogue.Traits, loss: str, K: int) -> None:
+    """Raises ConfigError where the batch has groups of another size; when traced."""
+    wanted = {"pairs": 2, "ratings": 1}.get(traits.data, K)
+    if wanted != K:
+        raise config.ConfigError(
+            f"loss: {loss} is of groups of {wanted}, and the batch has groups of {K}"
+        )
+
+
+def _copies(index_G: jax.Array, members: int) -> jax.Array:
+    """How often each group is in each member's sample, float32 [G, M]."""
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    key_G = fold(jax.random.key(0), index_G)
+    key_GM = jax.vmap(fold, (0, None))(key_G, jnp.arange(members))
+    draw_GM = jax.vmap(jax.vmap(jax.random.uniform))(key_GM)
+    return (draw_GM[..., None] < jnp.array(_MORE_THAN)).sum(-1).astype(jnp.float32)
