@@ -8,10 +8,9 @@ is read, then the devices are looked at. No step has been taken when this is don
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -22,150 +21,33 @@ from alignjax import (
     optim,
     registry,
     schedules,
+    sections,
     sharding,
+    start,
     trees,
 )
-from alignjax.checkpoint import CheckpointConfig
-from alignjax.data import dataset, loader, tokenizer
+from alignjax.data import chat, dataset, loader, tokenizer
 from alignjax.sampling import request
 from alignjax.types import Model, Objective
-
-CACHE_DIR = "~/.cache/alignjax"
-
-
-def _too_small(section, **least: int) -> list[str]:
-    """What is wrong with the fields that are numbers from `least` up, or None."""
-    return [
-        f"{name}: {value} must be at least {smallest}"
-        for name, smallest in least.items()
-        if (value := getattr(section, name)) is not None and value < smallest
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """The section `evaluation`: the objective over the validation data.
-
-    Attributes:
-      every: steps between evaluations; None is never.
-      batches: how many batches of `batch_size` rows at most; None is all of them.
-    """
-
-    every: int | None = None
-    batches: int | None = None
-
-    def __post_init__(self):
-        if problems := _too_small(self, every=1, batches=1):
-            raise config.ConfigError(problems)
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """The section `sample`: text that the model writes while it trains.
-
-    Attributes:
-      every: steps between samples; None is never.
-      prompts: what each of them starts with.
-      max_tokens, temperature, top_p: see `sampling.generate`.
-    """
-
-    every: int | None = None
-    prompts: tuple[str, ...] = ("",)
-    max_tokens: int = 64
-    temperature: float = 0.8
-    top_p: float | None = None
-
-    def __post_init__(self):
-        if problems := _too_small(self, every=1):
-            raise config.ConfigError(problems)
-
-
-@dataclasses.dataclass(frozen=True)
-class LogConfig:
-    """The section `log`: see `writer.Writer`.
-
-    Attributes:
-      every: steps between lines in the log.
-      tensorboard: whether to write event files.
-      wandb: a project to log to; None is off.
-    """
-
-    every: int = 10
-    tensorboard: bool = True
-    wandb: str | None = None
-
-    def __post_init__(self):
-        if problems := _too_small(self, every=1):
-            raise config.ConfigError(problems)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A whole config; `configs/base.py` explains every field."""
-
-    steps: int
-    batch_size: int
-    length: int
-    model: dict
-    tokenizer: tokenizer.TokenizerConfig
-    data: loader.DataConfig
-    objective: dict
-    optimizer: dict
-    schedule: dict
-    checkpoint: CheckpointConfig
-    evaluation: EvaluationConfig
-    sample: SampleConfig
-    log: LogConfig
-    seed: int = 0
-    microbatches: int = 1
-    nonfinite: Literal["stop", "skip"] = "stop"
-    max_skipped: int = 10
-    mesh: dict = dataclasses.field(default_factory=dict)
-    sharding_rules: dict = dataclasses.field(default_factory=dict)
-    prefetch: int = 4
-    watchdog: float | None = 1800.0
-    cache_dir: str = CACHE_DIR
-
-    def __post_init__(self):
-        problems = _too_small(self, steps=1, batch_size=1, length=1, microbatches=1)
-        problems += _too_small(self, max_skipped=1, prefetch=0, seed=0)
-        if self.watchdog is not None and not self.watchdog > 0:
-            problems.append(f"watchdog: {self.watchdog} must be positive; None is off")
-        rate = self.optimizer.get("learning_rate")
-        if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-            problems.append(f"optimizer.learning_rate: {rate} is not a positive number")
-        if self.batch_size % max(self.microbatches, 1):
-            problems.append(
-                f"microbatches: {self.microbatches} do not divide batch_size = "
-                f"{self.batch_size}"
-            )
-        if problems:
-            raise config.ConfigError(problems)
-
-
-SECTIONS = {
-    "tokenizer": tokenizer.TokenizerConfig,
-    "data": loader.DataConfig,
-    "checkpoint": CheckpointConfig,
-    "evaluation": EvaluationConfig,
-    "sample": SampleConfig,
-    "log": LogConfig,
-}
 
 
 class Experiment(NamedTuple):
     """What `train` needs, all of it checked.
 
-    `json` is the resolved config, `identity` what the batches follow from, `prompts`
-    the tokens that samples start with; `validation` is None where the config never
-    evaluates.
+    `json` is the resolved config, `identity` what the batches and the first parameters
+    follow from, `prompts` the tokens that samples start with and `stop` the one that
+    ends them; `validation` is None where the config never evaluates, `start` where it
+    starts from random parameters, `reference` where the objective asks none.
     """
 
-    config: Config
+    config: sections.Config
     json: dict
     identity: dict
+    start: start.Start | None
+    reference: start.Start | None
     tokenizer: tokenizer.Tokenizer
     prompts: list[list[int]]
+    stop: list[int] | None
     train: dataset.Dataset
     validation: dataset.Dataset | None
     model: Model
@@ -183,22 +65,20 @@ def build(section: Mapping) -> Experiment:
       ConfigError: all problems of the config that can be seen together.
       DataError: data that cannot be read, or is not what it should be.
     """
-    section = config.to_json(section)
-    c, schedule, optimizer, rules = check(section)
+    checked = check(config.to_json(section))
+    c, objective = checked.config, checked.objective
     cache_dir = pathlib.Path(c.cache_dir).expanduser()
-    tok = tokenizer.build(
-        c.tokenizer,
-        loader.load_sources(c.data.sources, "data.sources").values(),
-        cache_dir,
-        c.data.on_bad_row,
-    )
+    tok = _tokenizer(c, checked.start, cache_dir)
     model = models.build(c.model, tok.vocab_size)
     if c.length > model.config.max_length:
         raise config.ConfigError(
             f"length: {c.length} is more than model.max_length = "
             f"{model.config.max_length}; lower it, or raise that"
         )
-    mesh = sharding.make_mesh(c.mesh)
+    objective = objectives.build(model, c.objective)
+    if checked.reference is not None:
+        start.check_tokenizer(checked.reference, tok)
+    mesh, rules = sharding.make_mesh(c.mesh), checked.rules
     parts = sharding.batch_divisor(mesh, rules) * c.microbatches
     if c.batch_size % parts:
         raise config.ConfigError(
@@ -208,47 +88,83 @@ def build(section: Mapping) -> Experiment:
             f"{-(-c.batch_size // parts) * parts}"
         )
     data = lambda split: loader.build(
-        c.data, tok, length=c.length, seed=c.seed, cache_dir=cache_dir, split=split
+        c.data,
+        tok,
+        length=c.length,
+        seed=c.seed,
+        cache_dir=cache_dir,
+        split=split,
+        data=objective.data,
+        values=objective.values,
+        batch_size=c.batch_size,
     )
     train = data("train")
+    identity = {"tokenizer": tok.identity, "train": train.identity}
+    for name in ("start", "reference"):
+        if (found := getattr(checked, name)) is not None:
+            identity[{"start": "init"}.get(name, name)] = found.digest
+    prompts, stop = _prompts(c, model, tok)
     return Experiment(
         config=c,
-        json=section,
-        identity={"tokenizer": tok.identity, "train": train.identity},
+        json=checked.json,
+        identity=identity,
+        start=checked.start,
+        reference=checked.reference,
         tokenizer=tok,
-        prompts=_prompts(c, model, tok),
+        prompts=prompts,
+        stop=stop,
         train=train,
         validation=data("validation") if c.evaluation.every else None,
         model=model,
-        objective=objectives.build(model, c.objective),
-        schedule=schedule,
-        optimizer=optimizer,
+        objective=objective,
+        schedule=checked.schedule,
+        optimizer=checked.optimizer,
         mesh=mesh,
         rules=rules,
     )
 
 
-def _prompts(c: Config, model: Model, tok: tokenizer.Tokenizer) -> list[list[int]]:
-    """The prompts of the samples as tokens. Raises ConfigError if they cannot be."""
+def _tokenizer(c: sections.Config, begun: start.Start | None, cache_dir):
+    """The tokenizer of the run that this one starts from, or a config's own."""
+    if c.tokenizer is None:
+        return start.load_tokenizer(begun)
+    sources = loader.load_sources(c.data.sources, "data.sources").values()
+    return tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
+
+
+def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
+    """The prompts of the samples as tokens, and what ends a sample, None by default.
+
+    In a chat they are what a user says. Raises ConfigError if they cannot be.
+    """
     if not c.sample.every:
-        return []
+        return [], None
+    s, stop = c.sample, None
     if not c.data.bos:  # then no document of the training began with it
         tok = tok._replace(bos_id=None)
-    s = c.sample
+    prompts = list(s.prompts)
+    if c.data.chat:
+        stop = [tok.control[chat.STOP]]
+        prompts = [chat.prompt_ids(tok, (("user", p),), c.data.bos) for p in prompts]
     asked = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    asked |= dict(stop=(), stop_ids=None, seeds=None, batch_size=1)
+    asked |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
     try:
-        return request.make(model, tok, list(s.prompts), **asked).prompts
+        return request.make(model, tok, prompts, **asked).prompts, stop
     except config.ConfigError as error:
         problems = [f"sample.{problem}" for problem in error.problems]
         raise config.ConfigError(problems) from error
+
+
+def tokens_per_row(data: dataset.Dataset) -> int:
+    """Positions of the model that a row of a batch takes."""
+    return data.rows([0])["inputs"].size
 
 
 def describe(run: Experiment, resumed: int | None) -> str:
     """What is about to happen, for the log."""
     c = run.config
     size = trees.count(jax.eval_shape(run.model.init, jax.random.key(0)))
-    tokens = c.batch_size * c.length
+    tokens = c.batch_size * tokens_per_row(run.train)
     devices = jax.devices()
     passes = c.steps * c.batch_size / run.train.num_rows
     lines = [
@@ -268,6 +184,10 @@ def describe(run: Experiment, resumed: int | None) -> str:
     ]
     if run.validation is not None:
         lines += [f"  held out: {x}" for x in run.validation.report.splitlines()]
+    for name in ("start", "reference"):
+        if (found := getattr(run, name)) is not None:
+            path, digest = found.run.path, found.digest[:12]
+            lines.append(f"{name}: step {found.step} of {path}, parameters {digest}")
     lines.append(
         f"starting at step 0 of {c.steps}"
         if resumed is None
@@ -276,7 +196,20 @@ def describe(run: Experiment, resumed: int | None) -> str:
     return "\n".join(lines)
 
 
-def check(section: dict):
+class Checked(NamedTuple):
+    """What follows from the config alone; see `Experiment`."""
+
+    config: sections.Config
+    json: dict
+    start: start.Start | None
+    reference: start.Start | None
+    objective: Objective
+    schedule: Callable
+    optimizer: Any
+    rules: dict
+
+
+def check(section: dict) -> Checked:
     """What needs no data and no device. Raises ConfigError with all problems."""
     problems, filled = [], dict(section)
 
@@ -286,23 +219,43 @@ def check(section: dict):
         except config.ConfigError as error:
             problems.extend(error.problems)
 
-    for name, cls in SECTIONS.items():
-        if isinstance(section.get(name), dict):
+    own_tokenizer = _has_own_tokenizer(section)
+    for name, cls in sections.SECTIONS.items():
+        if name == "tokenizer" and not own_tokenizer:
+            filled[name] = None
+        elif isinstance(section.get(name), dict):
             filled[name] = attempt(config.build, cls, section[name], name)
     if problems:  # a section that is missing would be reported as not given
         filled = {k: v for k, v in filled.items() if v is not None}
-        known = {f.name for f in dataclasses.fields(Config)}
+        known = {f.name for f in dataclasses.fields(sections.Config)}
         problems += [
             f"{name}: unknown field; {registry.closest(name, known)}"
             for name in section
             if name not in known
         ]
         raise config.ConfigError(problems)
-    c = config.build(Config, filled, "")
-    attempt(tokenizer.check_used, section["tokenizer"])
-    model = attempt(models.build, c.model, 1)
-    if model is not None:
-        attempt(objectives.build, model, c.objective)
+    begun = start.find(filled["init"], "init") if "init" in filled else None
+    section = start.complete(section, begun)
+    c = config.build(sections.Config, {**filled, "model": section.get("model")}, "")
+    if own_tokenizer:
+        attempt(tokenizer.check_used, section["tokenizer"])
+    elif begun is None:
+        problems.append("tokenizer.kind: required, where init.run names no run")
+    if c.trainable != ".*" and begun is None:
+        problems.append(
+            f"trainable: {c.trainable!r} keeps the other parameters as they start, "
+            "which is random; name a run in init.run"
+        )
+    objective = None
+    if (model := attempt(models.build, c.model, 1)) is not None:
+        objective = attempt(objectives.build, model, c.objective)
+    reference = None
+    if objective is not None and objective.reference:
+        reference = attempt(start.find, c.reference, "reference") or begun
+        if reference is None:
+            problems.append("reference.run: the objective asks one; or name init.run")
+    elif objective is not None and (c.reference.run or c.reference.store):
+        problems.append("reference: the objective asks none; leave it out")
     schedule = attempt(
         schedules.build,
         c.schedule,
@@ -320,4 +273,10 @@ def check(section: dict):
         )
     if problems:
         raise config.ConfigError(problems)
-    return c, schedule, optimizer, rules
+    return Checked(c, section, begun, reference, objective, schedule, optimizer, rules)
+
+
+def _has_own_tokenizer(section: Mapping) -> bool:
+    """Whether a config says what tokenizer it wants, or takes that of `init.run`."""
+    given = section.get("tokenizer")
+    return not isinstance(given, dict) or any(v is not None for v in given.values())

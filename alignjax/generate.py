@@ -5,9 +5,11 @@ r"""Lets the model of a run go on with prompts.
     python -m alignjax.generate --run=DIR --prompt=A --prompt=B --samples=4 --json
     python -m alignjax.generate --run=runs/world --interactive
 
-`--run` is the workdir of a run, also one that still trains. Sample n of every prompt
-has the seed `--seed` + n, so the same command writes the same text, and one prompt's
-samples do not depend on the others. Exit codes are those of `alignjax.exit_codes`.
+`--run` is the workdir of a run, also one that still trains. Where the run learned
+dialogues a prompt is what a user says, unless `--plain`; elsewhere a text to go on
+with. Sample n of every prompt has the seed `--seed` + n, so the same command writes the
+same text, and one prompt's samples do not depend on the others. Exit codes are those of
+`alignjax.exit_codes`.
 
 The options are argparse's: training takes absl's flags since configs need them, but
 here there is no config, and `--help` should list this command's options and no others.
@@ -19,13 +21,13 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
 from alignjax import checkpoint, config, exit_codes, sampling
-from alignjax.data import records
+from alignjax.data import chat, records
 
 # Tokens of a response where `--max_tokens` is not given and as many fit.
 MAX_TOKENS = 128
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--prompt", action="append", default=[], help="a text to go on with; repeatable"
     )
+    add("--plain", action="store_true", help="no dialogue: go on with the text itself")
     add("--interactive", action="store_true", help="read prompts from a prompt line")
     add("--samples", type=int, default=1, help="completions of each prompt")
     add("--max_tokens", type=int, help=f"{MAX_TOKENS} or what fits, unless told")
@@ -82,20 +85,45 @@ def run(options: argparse.Namespace) -> None:
     opened = checkpoint.open_run(options.run, step=options.step)
     params = jax.device_put(opened.params(average=options.average))
     subject = (opened.model, params, opened.tokenizer)
+    dialogue = opened.chats and not options.plain
+    speaker = Speaker(subject, opened.prompt_ids if dialogue else None)
     if options.interactive:
-        _converse(subject, options)
+        _converse(speaker, options)
     else:
-        _complete(subject, options)
+        _complete(speaker, options)
 
 
-def _complete(subject, options) -> None:
+class Speaker(NamedTuple):
+    """Who is to speak: (model, params, tokenizer), and whether in a dialogue.
+
+    Attributes:
+      subject: the leading arguments of `sampling.generate`.
+      dialogue: turns to the tokens of a prompt, where it learned dialogues, or None.
+    """
+
+    subject: tuple
+    dialogue: Callable[[Any], list[int]] | None
+
+    def prompt(self, said: Any) -> str | list[int]:
+        """What `sampling.generate` is to go on with."""
+        return said if self.dialogue is None else self.dialogue(said)
+
+    def stop(self) -> dict[str, Any]:
+        """What ends it besides `--stop`: the end of a turn, where there are turns."""
+        if self.dialogue is None:
+            return {}
+        return {"stop_ids": [self.subject[2].control[chat.STOP]]}
+
+
+def _complete(speaker: Speaker, options) -> None:
     """Every sample of every prompt, in one call, so in few batches."""
     count = options.samples
-    prompts = [prompt for prompt in options.prompt for _ in range(count)]
+    texts = [prompt for prompt in options.prompt for _ in range(count)]
     seeds = [options.seed + n for n in range(count)] * len(options.prompt)
-    settings = _settings(subject, options, options.prompt)
-    completions = sampling.generate(*subject, prompts, seeds=seeds, **settings)
-    rows = zip(prompts, seeds, completions, strict=True)
+    prompts = [speaker.prompt(text) for text in texts]
+    settings = _settings(speaker, options, prompts)
+    completions = sampling.generate(*speaker.subject, prompts, seeds=seeds, **settings)
+    rows = zip(texts, seeds, completions, strict=True)
     for i, (prompt, seed, completion) in enumerate(rows):
         if options.json:
             print(json.dumps(_as_json(prompt, seed, completion), allow_nan=False))
@@ -104,7 +132,10 @@ def _complete(subject, options) -> None:
             ended, length = completion.finish_reason, len(completion.ids)
             where = f"prompt {1 + i // count} of {len(options.prompt)}, seed {seed}"
             print(f"--- {where}: {length} tokens, {ended}")
-        print(prompt + completion.text)
+        if speaker.dialogue is None:
+            print(prompt + completion.text)
+        else:
+            print(f"user: {prompt}\nassistant: {completion.text.strip()}")
 
 
 def _as_json(prompt: str, seed: int, completion) -> dict[str, Any]:
@@ -113,23 +144,41 @@ def _as_json(prompt: str, seed: int, completion) -> dict[str, Any]:
     return {name: as_list(value) for name, value in fields.items()}
 
 
-def _converse(subject, options) -> None:
+def _converse(speaker: Speaker, options) -> None:
     """Reads prompts until the end of input; Ctrl-C ends the text, not the command."""
     with contextlib.suppress(ImportError):  # not on every platform
         import readline  # noqa: F401  gives `input` a history
     print(r"A line is a prompt, \n in it a new line; Ctrl-C stops, Ctrl-D leaves.")
-    for turn, prompt in enumerate(_lines()):
-        prompt = prompt.replace(r"\n", "\n")
+    if speaker.dialogue is not None:
+        print("The dialogue goes on from line to line; an empty one begins another.")
+    turns: list[tuple[str, str]] = []
+    for turn, line in enumerate(_lines()):
+        said, line = "", line.replace(r"\n", "\n")
+        if speaker.dialogue is not None and not line.strip():
+            turns = []
+            continue
         try:
-            settings = _settings(subject, options, [prompt])
+            asked = line
+            if speaker.dialogue is not None:
+                turns.append((chat.USER, line))
+                asked = tuple(turns)
+            prompt = speaker.prompt(asked)
+            settings = _settings(speaker, options, [prompt])
             seed = options.seed + turn
-            for piece in sampling.stream(*subject, prompt, seed=seed, **settings):
+            for piece in sampling.stream(
+                *speaker.subject, prompt, seed=seed, **settings
+            ):
                 print(piece, end="", flush=True)
-        except config.ConfigError as error:
+                said += piece
+        except (config.ConfigError, records.DataError) as error:
             print(error, end="")
         except KeyboardInterrupt:
             print(" [stopped]", end="")
         print()
+        if said.strip():
+            turns.append((chat.ASSISTANT, said.strip()))
+        elif turns:  # nothing was said to it, so it was not asked
+            turns.pop()
 
 
 def _lines() -> Iterator[str]:
@@ -141,21 +190,22 @@ def _lines() -> Iterator[str]:
             return
 
 
-def _settings(subject, options, prompts: Sequence[str]) -> dict[str, Any]:
+def _settings(speaker: Speaker, options, prompts: Sequence) -> dict[str, Any]:
     """Keyword arguments of `sampling.generate` and `sampling.stream` alike."""
     names = ("temperature", "top_k", "top_p", "min_p", "stop")
     settings = {name: getattr(options, name) for name in names}
     settings["max_tokens"] = options.max_tokens
     if options.max_tokens is None:
-        settings["max_tokens"] = _default_length(subject, prompts)
-    return settings
+        settings["max_tokens"] = _default_length(speaker.subject, prompts)
+    return settings | speaker.stop()
 
 
-def _default_length(subject, prompts: Sequence[str]) -> int:
+def _default_length(subject, prompts: Sequence) -> int:
     model, _, tokenizer = subject
     room = 0
     with contextlib.suppress(ValueError):  # sampling says what is wrong, and where
-        longest = max(len(sampling.encode(tokenizer, prompt)) for prompt in prompts)
+        encode = lambda p: sampling.encode(tokenizer, p) if isinstance(p, str) else p
+        longest = max(len(encode(prompt)) for prompt in prompts)
         room = model.config.max_length - longest
     return min(room, MAX_TOKENS) if room > 0 else MAX_TOKENS
 

@@ -11,7 +11,6 @@ refused before the first step; `alignjax.exit_codes` says how a run ended.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import pathlib
@@ -32,18 +31,22 @@ from alignjax import (
     experiment,
     interruption,
     optim,
+    parameters,
+    reference,
     registry,
     sampling,
+    sections,
     sharding,
     state,
     step,
     throughput,
+    trees,
+    types,
     watchdog,
     writer,
 )
 from alignjax.data import loader, records
 from alignjax.models import decoder
-from alignjax.types import Frozen, Sequences
 
 PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
 
@@ -87,11 +90,9 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
                 **vars(c.checkpoint),
             )
         )
-        abstract = state.abstract_state(run.model, run.optimizer, run.mesh, run.rules)
-        init = functools.partial(
-            state.init_state, run.model, run.optimizer, abstract, jax.random.key(c.seed)
-        )
-        train_state, resumed = checkpoints.restore_or_init(abstract, init)
+        first = parameters.prepare(run)
+        abstract = first.abstract
+        train_state, resumed = checkpoints.restore_or_init(abstract, first.init)
         if primary:  # not before it is known to be the one that the run began with
             run.tokenizer.save(workdir / "tokenizer")
         log = enter(
@@ -110,18 +111,25 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         trace = enter(_trace(workdir / "profile", resumed or 0, profile))
         if profile and c.steps - (resumed or 0) <= PROFILED.start:
             log.say(f"no trace: it would begin {PROFILED.start} steps after the start")
-        loop = _Loop(run, abstract, log, checkpoints, interrupted, dog, trace)
+        if resumed is None and (text := parameters.describe(first)):
+            log.say(text)
+        frozen = first.frozen()
+        run = reference.attach(run, log.say, dog.beat)
+        loop = _Loop(run, abstract, frozen, log, checkpoints, interrupted, dog, trace)
         return loop(train_state)
 
 
 class _Loop:
     """The loop over steps, with what it reports to."""
 
-    def __init__(self, run, abstract, log, checkpoints, interrupted, dog, trace):
-        self.run, self.log, self.checkpoints = run, log, checkpoints
+    def __init__(
+        self, run, abstract, frozen, log, checkpoints, interrupted, dog, trace
+    ):
+        self.run, self.frozen = run, frozen
+        self.log, self.checkpoints = log, checkpoints
         self.interrupted, self.dog, self.trace = interrupted, dog, trace
         train_step = step.make_train_step(
-            run.objective.loss, run.optimizer, microbatches=run.config.microbatches
+            run.objective, run.optimizer, microbatches=run.config.microbatches
         )
         self.train_step = jax.jit(
             optim.with_rate(train_step, run.schedule),
@@ -133,8 +141,8 @@ class _Loop:
             device_kind=jax.devices()[0].device_kind,
             devices=jax.device_count(),
         )
-        self.eval_step = jax.jit(step.make_eval_step(run.objective.loss))
-        self.frozen = Frozen()
+        self.eval_step = jax.jit(step.make_eval_step(run.objective))
+        self.tokens = run.config.batch_size * experiment.tokens_per_row(run.train)
         self.key = jax.random.key(run.config.seed + 1)
         self.skipped = 0  # in a row
 
@@ -185,7 +193,7 @@ class _Loop:
         """Batches from step `start` on, each a function of the seed and its step."""
         c, mesh, rules = self.run.config, self.run.mesh, self.run.rules
         mine = sharding.local_rows(c.batch_size, mesh, rules)
-        fetch = lambda i: Sequences(**self.run.train.rows(i * c.batch_size + mine))
+        fetch = lambda i: types.batch(self.run.train.rows(i * c.batch_size + mine))
         fetched = loader.prefetch(fetch, start, c.steps, c.prefetch)
         with contextlib.closing(fetched):
             for rows in fetched:
@@ -193,12 +201,12 @@ class _Loop:
 
     def _report(self, i: int, metrics, found: Mapping[str, float] = {}) -> None:
         """Writes step i, which has ended. Raises NonFinite."""
-        c = self.run.config
         metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
-        tokens = c.batch_size * c.length
-        rates = self.meter.step(tokens)
-        metrics["tokens"] = (i + 1) * tokens
+        rates = self.meter.step(self.tokens)
+        metrics["tokens"] = (i + 1) * self.tokens
         self.log.write(i, {**metrics, **rates, **found})
+        if i == 0:
+            reference.check_first_step(self.run, metrics)
         self.skipped = self.skipped + 1 if metrics["skipped"] else 0
         if self.skipped:
             self._refuse(i, metrics)
@@ -244,12 +252,15 @@ class _Loop:
         def batches():
             for i in range(count):
                 self.dog.beat(f"{prefix} batch {i} of {count}")
-                rows = Sequences(**data.epoch_rows(i * c.batch_size + mine))
+                rows = types.batch(data.epoch_rows(i * c.batch_size + mine))
                 yield sharding.put_batch(rows, c.batch_size, mesh, rules)
 
         means = evaluate.evaluate(self.eval_step, params, self.frozen, batches())
         mean = lambda m: m.total / m.weight if m.weight else 0.0
-        found = {f"{prefix}/{k}": mean(m) for k, m in means.items()}
+        found = {k: mean(m) for k, m in means.items()}
+        if self.run.objective.derive is not None:
+            found |= self.run.objective.derive(found)
+        found = {f"{prefix}/{k}": x for k, x in found.items() if k[0] != "_"}
         if nats := found.get(f"{prefix}/nll"):
             bits = nats / math.log(2)
             found[f"{prefix}/bits_per_byte"] = bits / data.bytes_per_token
@@ -261,16 +272,18 @@ class _Loop:
         self.dog.beat(f"sample {i}")
         completions = sampling.generate(
             self.run.model,
-            train_state.params,
+            trees.merge(train_state.params, self.frozen.base),
             self.run.tokenizer,
             self.run.prompts,
             max_tokens=c.sample.max_tokens,
             temperature=c.sample.temperature,
             top_p=c.sample.top_p,
+            stop_ids=self.run.stop,
         )
         pairs = zip(c.sample.prompts, completions, strict=True)
         for k, (prompt, completion) in enumerate(pairs):
-            self.log.text(i, f"sample-{k}", prompt + completion.text)
+            between = "\n" if c.data.chat else ""
+            self.log.text(i, f"sample-{k}", prompt + between + completion.text)
 
 
 def _due(every: int | None, step: int) -> bool:
@@ -307,17 +320,23 @@ _CODES = {
 FLAGS = flags.FLAGS
 
 
-def _define_flags() -> None:
+def define_config_flag() -> None:
+    """Defines `--config` and with it a flag for every field of the file."""
     config_flags.DEFINE_config_file(
         "config", None, "a file of configs/", lock_config=True
     )
+    flags.mark_flag_as_required("config")
+
+
+def _define_flags() -> None:
+    define_config_flag()
     flags.DEFINE_string("workdir", None, "where checkpoints, metrics and logs go")
     flags.DEFINE_bool("profile", False, "write an XLA trace of some early steps")
     flags.DEFINE_bool("multihost", False, "one of several processes, started alike")
     flags.DEFINE_string("coordinator", None, "host:port of process 0; found on a pod")
     flags.DEFINE_integer("processes", None, "how many there are; found on a pod")
     flags.DEFINE_integer("process_id", None, "which one this is; found on a pod")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("workdir")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -348,7 +367,7 @@ def main(argv) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("alignjax").setLevel(logging.INFO)
     section = FLAGS.config
-    cache = section.get("cache_dir") or experiment.CACHE_DIR
+    cache = section.get("cache_dir") or sections.CACHE_DIR
     cache = pathlib.Path(cache).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

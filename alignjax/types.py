@@ -179,6 +179,7 @@ class Objective(NamedTuple):
       derive: `({name: float}) -> {name: float}`, figures that are no means but follow
         from them, such as a calibration error.
       data: what its batches are made of.
+      values: names in `Responses.values` that it cannot do without.
       reference: whether it asks a reference model.
       scores: whether it needs a model with heads for scores.
     """
@@ -188,6 +189,7 @@ class Objective(NamedTuple):
     statistic: Callable[[Any], Any] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] | None = None
     data: Literal["text", "pairs", "rankings", "labels", "ratings"] = "text"
+    values: tuple[str, ...] = ()
     reference: bool = False
     scores: bool = False
 

@@ -14,6 +14,14 @@ from ml_collections.config_dict import placeholder
 def language_model() -> ConfigDict:
     """Next-token prediction: pretraining."""
     c = ConfigDict()
+    c.init = ConfigDict()  # another run, to start from its parameters
+    c.init.run = placeholder(str)  # its directory; None starts from random ones
+    c.init.step = placeholder(int)  # of its checkpoints; None is the newest
+    c.reference = ConfigDict()  # the model that some objectives compare with
+    c.reference.run = placeholder(str)  # None is where the policy starts from
+    c.reference.step = placeholder(int)
+    c.reference.store = False  # keep its log-probs on disk, and not it in memory
+    c.trainable = ".*"  # the parameters that are trained, by path
     c.seed = 0  # of the parameters, of dropout and of the order of the data
     c.steps = placeholder(int)  # updates; schedules are stretched over them
     c.batch_size = placeholder(int)  # rows of a step, on all devices together
@@ -28,6 +36,7 @@ def language_model() -> ConfigDict:
     c.model = model()
     c.objective = ConfigDict()
     c.objective.name = "language_model"  # of objectives.OBJECTIVES, or module:function
+    c.objective.loss = placeholder(str)  # "cross_entropy", or "dft" for fine-tuning
     c.objective.z_loss = placeholder(float)  # weight of log(Z)^2; 1e-4 is usual
     c.objective.chunk = placeholder(int)  # positions whose logits exist at one time
 
@@ -50,6 +59,10 @@ def language_model() -> ConfigDict:
     c.data.pack = "best_fit"  # several documents a row; or "none"
     c.data.long_documents = "split"  # those beyond the length; or "error", "skip"
     c.data.bos = True  # whether documents start with the start token
+    c.data.chat = placeholder(str)  # how dialogues become tokens; "roles"
+    c.data.train_on = placeholder(str)  # of a dialogue "all" replies, or the "last"
+    c.data.share_prompt = placeholder(bool)  # read a prompt once for all its responses
+    c.data.groups_per_row = placeholder(int)  # of packed pairs and lists, at most
     c.data.workers = placeholder(int)  # processes that tokenise; all processors
 
     c.optimizer = optimizer()
@@ -88,13 +101,66 @@ def language_model() -> ConfigDict:
     return c
 
 
+def sft() -> ConfigDict:
+    """Fine-tuning on dialogues: the loss is on what the assistant says."""
+    c = _from_another_run(language_model())
+    c.schedule.final = 0.1
+    return c
+
+
+def reward_model() -> ConfigDict:
+    """A model that scores responses, from comparisons."""
+    c = _from_another_run(language_model())
+    c.model.score_heads = 1  # members x attributes
+    c.objective = ConfigDict()
+    c.objective.name = "reward_model"
+    c.objective.loss = "bradley_terry"  # of losses.catalogue.REWARD
+    c.objective.pooling = placeholder(str)  # "last" token of a response, or the "mean"
+    c.objective.members = placeholder(int)  # heads that learn apart, an ensemble
+    c.objective.reduce = placeholder(str)  # to one score: "mean", "min", "penalised"
+    c.objective.penalty = placeholder(float)  # standard deviations taken off
+    c.objective.bootstrap = placeholder(bool)  # members see samples of the pairs
+    c.objective.centring = placeholder(float)
+    c.objective.label_smoothing = placeholder(float)
+    return c
+
+
+def preference() -> ConfigDict:
+    """Preference optimisation; `python -m alignjax.losses` lists losses and options."""
+    c = _from_another_run(language_model())
+    c.objective = ConfigDict()
+    c.objective.name = "preference"
+    c.objective.loss = "dpo"  # of losses.catalogue, or module:function
+    c.objective.mixture = ConfigDict()  # loss -> weight, or {weight, option: value}
+    c.objective.chunk = placeholder(int)  # positions whose logits exist at one time
+    # What losses take; one that the loss at hand does not take is refused.
+    for option in (
+        "beta alpha gamma eta delta label_smoothing temperature penalty clip drop "
+        "sensitivity weight preference_weight quality_weight generation_weight "
+        "desirable_weight undesirable_weight"
+    ).split():
+        c.objective[option] = placeholder(float)
+    for option in ("divergence", "link", "distance"):
+        c.objective[option] = placeholder(str)
+    return c
+
+
+def _from_another_run(c: ConfigDict) -> ConfigDict:
+    """Model and tokenizer are those of `init.run`, but for the fields that are set."""
+    c.model.family, c.model.name = placeholder(str), placeholder(str)
+    c.tokenizer.kind = placeholder(str)
+    c.data.chat = "roles"
+    c.data.long_documents = "error"  # or "skip", "truncate_prompt"; all are counted
+    return c
+
+
 def model() -> ConfigDict:
     """A size of a family, and what is different from it."""
     m = ConfigDict()
     m.family = "llama"  # a module of alignjax.models
     m.name = "nano"  # a size in its CONFIGS
     sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window"
-    for field in [*sizes.split(), "unroll"]:
+    for field in [*sizes.split(), "unroll", "score_heads"]:
         m[field] = placeholder(int)
     for field in "norm positions activation dtype attention remat".split():
         m[field] = placeholder(str)

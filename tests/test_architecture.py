@@ -23,7 +23,9 @@ LEVELS = [
     {"config", "interruption", "losses", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
     {"checkpoint", "objectives", "sampling", "state"},
-    {"evaluate", "experiment", "step"},
+    {"evaluate", "sections", "start", "step"},
+    {"experiment"},
+    {"parameters", "reference"},
     {"generate", "train"},
 ]
 ARROWS = {

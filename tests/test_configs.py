@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alignjax import experiment, models, objectives, optim, schedules, step
-from alignjax.models import decoder
+from alignjax.models import settings
 from alignjax.types import Frozen, Sequences, TrainState
 from configs import base
 
@@ -42,7 +42,7 @@ def test_builds_and_traces(path):
             params = nn.unbox(model.init(key))
             state = TrainState(0, params, optimizer.init(params))
             train_step = step.make_train_step(
-                objective.loss, optimizer, microbatches=c.microbatches
+                objective, optimizer, microbatches=c.microbatches
             )
             return train_step(state, Frozen(), batch, key)
 
@@ -63,9 +63,9 @@ def test_docstring_says_how_to_run_it_and_what_comes_of_it(path):
 def test_base_names_every_field_that_a_flag_could_set():
     c = base.language_model()
     fields = lambda cls: {f.name for f in dataclasses.fields(cls)}
-    assert set(c) == fields(experiment.Config)
-    assert set(c.model) == fields(decoder.DecoderConfig) | {"family", "name"}
-    for name, cls in experiment.SECTIONS.items():
+    assert set(c) == fields(sections.Config)
+    assert set(c.model) == fields(settings.DecoderConfig) | {"family", "name"}
+    for name, cls in sections.SECTIONS.items():
         assert set(c[name]) == fields(cls), name
 
     def options(functions, known):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import pathlib
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alignjax import types
+from alignjax import trees, types
 from alignjax.checkpoint import storage
 from alignjax.checkpoint.storage import CheckpointError
 
@@ -108,16 +109,51 @@ class Run:
         return self._of(step, lambda _, meta: meta)
 
     def params(self, step: int | None = None, *, average: bool = False) -> dict:
-        """The parameters, as nested dicts of numpy arrays, verified.
+        """All parameters, as nested dicts of numpy arrays, verified.
+
+        Those that the run did not train (see `trainable` in its config) are read from
+        the run that it started from, which has to be where it was.
 
         Args:
           average: those of the weights' moving average, if the run kept one.
 
         Raises:
-          CheckpointError: there is no such step, it is broken, or has no average.
+          CheckpointError: there is no such step, it is broken, or has no average; or
+            the run that it started from is gone, or another.
         """
         read = _read_average if average else _read_params
-        return storage.nest(self._of(step, read))
+        trained = self._of(step, read)
+        if self._base is None:
+            return storage.nest(trained)
+        return storage.nest({**trees.named_leaves(self._base.params()), **trained})
+
+    def digest(self, step: int | None = None) -> str:
+        """A sha256 of the parameters as of a step, from their fingerprints."""
+        leaves = self.meta(step)["leaves"]
+        prints = {k: v["fingerprint"] for k, v in leaves.items() if _is_params(k)}
+        base = None if self._base is None else self._base.digest()
+        text = json.dumps([base, prints], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @functools.cached_property
+    def _base(self) -> Run | None:
+        """The run that has the parameters that this one did not train."""
+        if self.config.get("trainable", ".*") == ".*":
+            return None
+        section = self.config["init"]
+        try:
+            base = open_run(section["run"], section["step"])
+            digest = base.digest()
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{self.path} trained but a part of its parameters; the others are in "
+                f"the run it started from: {error}"
+            ) from error
+        if digest != self.meta()["data"]["init"]:
+            raise CheckpointError(
+                f"{self.path} started from other parameters than {base.path} has now"
+            )
+        return base
 
     def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
         """One parameter by its path, such as `layers/attention/q/kernel`, verified.
@@ -193,6 +229,42 @@ class Run:
             self.model, self._weights, self.tokenizer, prompts, **options
         )
 
+    def reply(self, dialogues: Sequence, **options) -> list:
+        """What a model of dialogues says next in each of them.
+
+        A dialogue is what a user says, or turns `(role, text)` that end with a user's;
+        the options are those of `sampling.generate`.
+
+        Raises:
+          ConfigError: the run did not learn dialogues (`data.chat`).
+          DataError: turns that are no prompt.
+        """
+        from alignjax.data import chat
+
+        prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
+        stop = [self.tokenizer.control[chat.STOP]]
+        return [
+            found._replace(text=chat.text(self.tokenizer, found.ids))
+            for found in self.generate(prompts, **{"stop_ids": stop, **options})
+        ]
+
+    def prompt_ids(self, dialogue) -> list[int]:
+        """The tokens that a dialogue of `reply` begins with."""
+        from alignjax import config
+        from alignjax.data import chat
+
+        if not self.chats:
+            raise config.ConfigError(
+                f"data.chat: {self.path} did not learn dialogues; use generate"
+            )
+        turns = ((chat.USER, dialogue),) if isinstance(dialogue, str) else dialogue
+        return chat.prompt_ids(self.tokenizer, turns, self.tokenizer.bos_id is not None)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the run learned dialogues."""
+        return bool(self.config.get("data", {}).get("chat"))
+
     @functools.cached_property
     def _weights(self):
         """The parameters on the default device, read once."""
@@ -225,6 +297,10 @@ class Run:
                 f"step {step} of {self.path} is incomplete, as an interrupted copy "
                 f"leaves it; complete are {complete}"
             )
+
+
+def _is_params(name: str) -> bool:
+    return name.startswith("params/")
 
 
 def _read_step(directory: pathlib.Path, step: int, read):

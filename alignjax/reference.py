@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference's log-probabilities, on disk: computed once, found by every other run.
+
+A store has one float32 for each token of a token cache. Its name is a digest of the
+tokens, of what of each prompt a model is shown, and of the reference: its parameters
+and the fields of its model that change what it computes. One changed weight is a miss;
+another loss, option, seed or layout of rows over the same data is a hit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import hashlib
+import math
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from alignjax import config, experiment, sharding, types
+from alignjax.checkpoint import identity
+from alignjax.data import dataset, group_plan, group_rows, store
+from alignjax.objectives import logprobs
+from alignjax.types import Model, Params
+
+FORMAT = 1
+FILE = "logps.bin"
+
+
+def attach(
+    run: experiment.Experiment, say: Callable[[str], None], beat: Callable[[str], None]
+) -> experiment.Experiment:
+    """`run`, whose data have the reference's log-probabilities if it wants a store.
+
+    What is not in the store is computed now.
+
+    Args:
+      say: told of what is found and of what is computed.
+      beat: called at every batch, that a watchdog may see progress.
+
+    Raises:
+      ConfigError: several processes, or a reference that cannot be stored.
+    """
+    if run.reference is None or not run.config.reference.store:
+        return run
+    model = run.reference.run.model
+
+    @functools.cache  # read only if something is to be computed, and once
+    def weights() -> Params:
+        return jax.device_put(run.reference.run.params())
+
+    def with_reference(data: dataset.Dataset, split: str) -> dataset.Dataset:
+        parts = []
+        for part in data.parts:
+            alone = dataclasses.replace(data, parts=(part,), empty=())
+            name = f"reference of {split}/{part.name}"
+            path = _directory(run, part)
+            fill = functools.partial(
+                _compute, run, alone, model, weights, name, say, beat
+            )
+            there = store.read(path) is not None
+            manifest = store.obtain(path, fill)
+            if there:
+                say(f"{name}: {manifest['responses']:,} tokens found in the store")
+            logps = np.memmap(
+                path / FILE, np.float32, "r", shape=part.tokens.tokens.shape
+            )
+            tokens = part.tokens._replace(reference=logps)
+            parts.append(part._replace(tokens=tokens))
+        return dataclasses.replace(data, parts=tuple(parts))
+
+    if jax.process_count() > 1:
+        raise config.ConfigError(
+            "reference.store: is filled and read by one process; set it to False"
+        )
+    validation = run.validation
+    if validation is not None:
+        validation = with_reference(validation, "validation")
+    return run._replace(train=with_reference(run.train, "train"), validation=validation)
+
+
+def check_first_step(run: experiment.Experiment, metrics: dict[str, float]) -> None:
+    """Raises ConfigError unless the first loss is that of a policy like its reference.
+
+    Only where the policy starts as its reference and nothing is random.
+    """
+    expected = metrics.get("loss/at_reference")
+    same = run.reference is not None and run.start is not None
+    same = same and run.reference.digest == run.start.digest
+    shape = run.model.config
+    if expected is None or not same or shape.dropout or shape.embedding_noise:
+        return
+    if not math.isclose(metrics["loss"], expected, rel_tol=1e-3, abs_tol=1e-4):
+        raise config.ConfigError(
+            f"the loss of step 0 is {metrics['loss']:.6f}, where a policy that is its "
+            f"reference has {expected:.6f}: the two do not agree on the same tokens. "
+            "Check that reference.run has the model, dtype and tokenizer of init.run; "
+            "with reference.store, remove the folder `reference` of cache_dir"
+        )
+
+
+def _directory(run: experiment.Experiment, part: dataset.Part) -> pathlib.Path:
+    """Where the store of a part is, or will be."""
+    fields = {
+        name: value
+        for name, value in run.reference.run.config["model"].items()
+        if not any(fnmatch.fnmatch(f"model.{name}", p) for p in identity.MAY_DIFFER)
+    }
+    shown = _shown(part.plan)
+    key = store.digest([FORMAT, part.tokens.key, shown, run.reference.digest, fields])
+    folder = pathlib.Path(run.config.cache_dir).expanduser() / "reference"
+    return folder / key[:32]
+
+
+def _shown(plan: group_plan.Plan) -> str:
+    """A digest of which groups are read and what is cut from their prompts."""
+    order = np.argsort(plan.documents, kind="stable")
+    digest = hashlib.sha256(np.asarray(plan.documents, np.int64)[order].tobytes())
+    digest.update(np.asarray(plan.cuts, np.int64)[order].tobytes())
+    digest.update(str(plan.head).encode())
+    return digest.hexdigest()
+
+
+def _compute(
+    run: experiment.Experiment,
+    data: dataset.Dataset,
+    model: Model,
+    weights: Callable[[], Params],
+    name: str,
+    say: Callable[[str], None],
+    beat: Callable[[str], None],
+    directory: pathlib.Path,
+) -> dict[str, int]:
+    """Writes the log-probability of every token of a response; NaN elsewhere."""
+    (part,) = data.parts
+    size, rows = run.config.batch_size, data.num_rows
+    logps = np.memmap(
+        directory / FILE, np.float32, "w+", shape=part.tokens.tokens.shape
+    )
+    logps[:] = np.nan
+    ask = jax.jit(lambda params, rows: logprobs.token_logps(model, params, rows)[0])
+    count = -(-rows // size)
+    say(f"{name}: computing {rows:,} rows in {count:,} batches")
+    responses, every = 0, max(1, count // 10)
+    for i in range(count):
+        beat(f"{name} batch {i} of {count}")
+        indices = np.arange(i * size, (i + 1) * size)
+        batch = types.batch(data.epoch_rows(indices)).sequences
+        flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch)
+        flat = sharding.put_batch(flat, len(flat.inputs), run.mesh, run.rules)
+        found = np.asarray(ask(weights(), flat))
+        where = np.where(indices < rows, indices, -1)
+        token = group_rows.targets(part.tokens, part.plan, where).reshape(found.shape)
+        logps[token[token >= 0]] = found[token >= 0]
+        responses += int((token >= 0).sum())
+        if (i + 1) % every == 0:
+            say(f"{name}: {i + 1:,} of {count:,} batches")
+    logps.flush()
+    return {"rows": rows, "responses": responses}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run starts from: another run's model, tokenizer and parameters.
+
+What a section of the config leaves open is as it was in that run. The digest of the
+parameters, not the path, is part of a run's identity, so a run may move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from alignjax import checkpoint, config
+from alignjax.data import records, tokenizer
+
+
+class Start(NamedTuple):
+    """A run as of one step.
+
+    Attributes:
+      run: opened.
+      step: the one that its parameters are of.
+      digest: of these parameters; equal exactly when they are.
+    """
+
+    run: checkpoint.Run
+    step: int
+    digest: str
+
+
+def find(section: Any, path: str) -> Start | None:
+    """The run that the section `init` or `reference` names; None if it names none.
+
+    Raises:
+      ConfigError: there is no such run or step.
+    """
+    if section.run is None:
+        return None
+    try:
+        run = checkpoint.open_run(section.run, step=section.step)
+        meta = run.meta()
+    except checkpoint.CheckpointError as error:
+        raise config.ConfigError(f"{path}.run: {error}") from error
+    # Named by number, so that all that is read is of one step, also as it trains on.
+    run = checkpoint.open_run(section.run, step=meta["step"])
+    return Start(run, meta["step"], run.digest())
+
+
+def complete(section: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
+    """The config's JSON with what `model` leaves open as in the run it starts from."""
+    if start is None:
+        return dict(section)
+    given = {k: v for k, v in section["model"].items() if v is not None}
+    return {**section, "model": {**start.run.config["model"], **given}}
+
+
+def load_tokenizer(start: Start) -> tokenizer.Tokenizer:
+    """The tokenizer of a run, with its start token. Raises ConfigError."""
+    try:
+        return tokenizer.load(start.run.path / "tokenizer")
+    except records.DataError as error:
+        raise config.ConfigError(f"init.run: {error}") from error
+
+
+def check_tokenizer(reference: Start, tok: tokenizer.Tokenizer) -> None:
+    """Raises ConfigError where a reference reads other tokens than the policy."""
+    theirs = load_tokenizer(reference).identity
+    if theirs != tok.identity:
+        raise config.ConfigError(
+            f"reference.run: {reference.run.path} has another tokenizer "
+            f"({theirs[:12]}, the policy's is {tok.identity[:12]}), so its "
+            "log-probabilities are of other tokens; name a run of the same tokenizer"
+        )

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""A reward model of the embedded world, from pairs that a labeler has judged.
+
+python -m alignjax.train --config=configs/reward/world.py --workdir=runs/reward \
+    --config.init.run=runs/sft
+
+Hardware: 2 CPU cores. Time: not yet run. Result: not yet run.
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.reward_model()
+    c.steps, c.batch_size, c.length = 300, 32, 64
+    c.data.pack = "none"
+    c.data.sources.world = dict(
+        kind="world", preset="nano", split="preferences", seed=0, weight=1.0
+    )
+    c.data.validation_sources.world = dict(
+        kind="world", preset="nano", split="eval_preferences", seed=0, weight=1.0
+    )
+    c.data.validation_fraction = 0.0
+    c.optimizer.learning_rate, c.optimizer.b2 = 1e-3, 0.98
+    c.schedule.warmup_steps, c.schedule.final = 20, 0.1
+    c.checkpoint.every = 100
+    c.evaluation.every = 50
+    return c
