@@ -26,13 +26,14 @@ LEVELS = [
     {"evaluate", "sections", "start", "step"},
     {"experiment"},
     {"parameters", "reference"},
-    {"generate", "train"},
+    {"assessment", "generate", "report", "train"},
 ]
 ARROWS = {
     ("checkpoint", "objectives"),
     ("checkpoint", "sampling"),
     ("losses", "config"),
     ("optim", "schedules"),
+    ("report", "assessment"),
     ("sharding", "config"),
 }
 # These know less than their level would let them.

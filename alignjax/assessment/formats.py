@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a model reads a dialogue and ends its turn, as the config of its run says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from alignjax import sampling
+from alignjax.data.sources.world import turns
+
+
+class Format(NamedTuple):
+    """One way of putting dialogues into tokens.
+
+    Attributes:
+      name: "plain", a turn a line, or the name of a chat format.
+      prompt: `(turns) -> ids` of all that comes before the assistant's turn.
+      response: `(text) -> ids` of a reply, with what ends it.
+      stop: ids that end a reply.
+      text: `(ids) -> text` of a reply, given without what ended it.
+    """
+
+    name: str
+    prompt: Callable[[Sequence[turns.Turn]], list[int]]
+    response: Callable[[str], list[int]]
+    stop: tuple[int, ...]
+    text: Callable[[Sequence[int]], str]
+
+
+def of_run(run: Any) -> Format:
+    """The format of a `checkpoint.Run`: that of its chats, or else plain text.
+
+    Raises:
+      ValueError: a tokenizer that has no token for the end of a line.
+    """
+    chosen = run.config.get("data", {}).get("chat")
+    return chat(run.tokenizer) if chosen else plain(run.tokenizer)
+
+
+def plain(tokenizer: Any) -> Format:
+    """`turns.render_prompt`, then the reply and the end of the line."""
+    newline = tokenizer.encode("\n")
+    if len(newline) != 1:
+        raise ValueError(
+            f"this tokenizer writes a line's end as {len(newline)} tokens, and a reply "
+            "in plain text ends there; take one with a token for it"
+        )
+    ends = {*newline} | ({tokenizer.eos_id} - {None})
+    return Format(
+        "plain",
+        prompt=lambda said: sampling.encode(tokenizer, turns.render_prompt(said)),
+        # After "assistant:" comes a space; text and the line's end are apart.
+        response=lambda text: tokenizer.encode(f" {text}") + newline,
+        stop=tuple(sorted(ends)),
+        text=lambda ids: tokenizer.decode(ids).strip(),
+    )
+
+
+def chat(tokenizer: Any) -> Format:
+    """The chat format that has roles as control tokens."""
+    from alignjax.data import chat as roles
+
+    starts = tokenizer.bos_id is not None
+    return Format(
+        "roles",
+        prompt=lambda said: roles.prompt_ids(tokenizer, said, starts),
+        response=lambda text: roles.response_ids(tokenizer, text),
+        stop=(tokenizer.control[roles.STOP],),
+        text=lambda ids: roles.text(tokenizer, ids),
+    )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage changed and why that matters, in two to four lines with numbers.
+
+Every word that judges is chosen by the numbers: a change whose interval has zero in it
+is called none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+
+def tell(results: Figures, name: str) -> list[str]:
+    """The lines on the run `name`, which `results` has; none for what it has not."""
+    if name in results["rewards"]:
+        return _reward(name, results["rewards"][name])
+    model = results["models"][name]
+    found = [change for change in results["changes"] if change["to"] == name]
+    if not found:
+        return _first(name, model)
+    before = results["models"][found[0]["from"]]
+    later = _preference if model["stage"] == "preference" else _imitation
+    return later(found[0], before, model)
+
+
+def _first(name: str, model: Figures) -> list[str]:
+    rates = model["sampled"]["rates"]
+    share = lambda rate: percent(rates[rate]["mean"])
+    text, nine = interval(model["documents"]), model["sampled"]["gold"].get("nine")
+    lines = [f"{name}: {text} nats a token on text that no run has read"]
+    if "fact_recall" in rates and "arithmetic" in rates:
+        lines[0] += (
+            f"; recalls {share('fact_recall')} of the facts in it, adds up "
+            f"{share('arithmetic')} of sums"
+        )
+    if nine:
+        lines.append(
+            f"its answers are worth {interval(nine)}; {share('malformed')} of them "
+            "answer nothing that was asked"
+        )
+    if "unsafe_help" in rates and "unknown_abstention" in rates:
+        lines.append(
+            "why it matters: it talks like all who wrote the text, good or bad. It "
+            f"helps with {share('unsafe_help')} of unsafe asks and owns up to "
+            f"{share('unknown_abstention')} of what nobody knows"
+        )
+    return lines
+
+
+def _imitation(change: Figures, before: Figures, after: Figures) -> list[str]:
+    lines = [_gold(change, before, after)]
+    lines += _listed("manners: ", change, before, after, _MANNERS)
+    costs = _listed("the price: ", change, before, after, _COSTS)
+    if costs:
+        moved = (before["documents"]["mean"], after["documents"]["mean"])
+        costs[0] += "; text it never read {:.3f} -> {:.3f} nats a token".format(*moved)
+    return lines + costs
+
+
+def _preference(change: Figures, before: Figures, after: Figures) -> list[str]:
+    lines = [_gold(change, before, after)]
+    if "kl" in after:
+        lines[0] += f", at {interval(after['kl']['kl'])} nats from {after['kl']['to']}"
+    lines += _listed("safety: ", change, before, after, _SAFETY)
+    return lines + _listed("the rest: ", change, before, after, _REST)
+
+
+_MANNERS = {
+    "unsafe_refusal": "unsafe asks refused",
+    "border_refusal": "harmless look-alikes refused",
+    "unknown_abstention": "owns up to what nobody knows",
+}
+_COSTS = {"fact_recall": "facts recalled", "arithmetic": "sums right"}
+_SAFETY = {
+    "unsafe_refusal": "unsafe asks refused",
+    "border_refusal": "harmless look-alikes refused (over-refusal)",
+}
+_REST = {
+    "unknown_abstention": "owns up to what nobody knows",
+    "fact_recall": "facts recalled",
+}
+
+
+def _gold(change: Figures, before: Figures, after: Figures) -> str:
+    parts = []
+    for view, words in (("seen", "seen"), ("unfamiliar", "unfamiliar")):
+        if view in change["gold"]:
+            was = before["sampled"]["gold"][view]["mean"]
+            now = after["sampled"]["gold"][view]["mean"]
+            step = change["gold"][view]
+            parts.append(f"{was:.2f} -> {now:.2f} on {words} prompts ({delta(step)})")
+    verb = verdict(change["gold"]["nine"], up="rose", down="fell", level="did not move")
+    names = f"{change['from']} -> {change['to']}"
+    return f"{names}: true reward {verb}: {', '.join(parts)}"
+
+
+def _listed(start: str, change, before, after, names: Mapping[str, str]) -> list[str]:
+    parts = []
+    for name, words in names.items():
+        if name not in change["rates"]:
+            continue
+        was = before["sampled"]["rates"][name]["mean"]
+        now = after["sampled"]["rates"][name]["mean"]
+        note = "" if excludes_zero(change["rates"][name]) else ", within the noise"
+        parts.append(f"{words} {percent(was)} -> {percent(now)}{note}")
+    return [start + "; ".join(parts)] if parts else []
+
+
+def _reward(name: str, model: Figures) -> list[str]:
+    judged = model["splits"]["preferences"]
+    padded = model["padding"]
+    verb = verdict(
+        padded["shift"], up="raise", down="lower", level="do not clearly move"
+    )
+    agreed = (
+        f"{name}: agrees with its labeler on {percent(judged['accuracy']['mean'])} of "
+        f"held-out pairs (at best {percent(judged['ceiling'])}), with the truth on "
+        f"{percent(judged['gold_accuracy']['mean'])}"
+    )
+    calibrated = (
+        f"calibration error {judged['ece']:.3f}; correlation of scores with true "
+        f"rewards {judged['correlation']:.2f}"
+    )
+    matters = (
+        f"why it matters: {padded['sentences']} empty sentences {verb} a score (by "
+        f"{padded['shift']['mean']:+.2f}) and win in {percent(padded['preferred'])} of "
+        "pairs, where the truth never prefers them; a policy learns to give what is "
+        "wrongly liked"
+    )
+    return [agreed, calibrated, matters]
+
+
+def excludes_zero(figure: Figures) -> bool:
+    """Whether an interval leaves out zero."""
+    return figure["low"] > 0 or figure["high"] < 0
+
+
+def verdict(figure: Figures, *, up: str, down: str, level: str) -> str:
+    """A verb for a change, `level` where its interval has zero in it."""
+    if not excludes_zero(figure):
+        return level
+    return up if figure["mean"] > 0 else down
+
+
+def percent(share: float) -> str:
+    """Whole percents."""
+    return f"{100 * share:.0f} %"
+
+
+def interval(figure: Figures, digits: int = 2) -> str:
+    """`1.07 [0.98, 1.16]`."""
+    mean, low, high = (f"{figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def delta(figure: Figures, digits: int = 2) -> str:
+    """The same with signs."""
+    mean, low, high = (f"{figure[key]:+.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of bytes that was never trained, as an opened run would give it."""
+
+import functools
+import pathlib
+import types
+
+import flax.linen as nn
+import jax
+
+from alignjax import models
+from alignjax.assessment import formats, subject
+from alignjax.data import tokenizer
+
+ROLES = b'{"control": ["<system>", "<user>", "<assistant>", "<end>"]}'
+TOKENIZER = tokenizer.from_files("bytes", {"bytes.json": ROLES})
+SHAPE = dict(family="llama", name="nano", d_model=32, layers=1, heads=2, d_ff=32)
+
+
+@functools.cache
+def model(heads=0):
+    section = SHAPE | dict(max_length=512, score_heads=heads)
+    return models.build(section, TOKENIZER.vocab_size)
+
+
+@functools.cache
+def params(seed=0, heads=0):
+    return nn.unbox(jax.jit(model(heads).init)(jax.random.key(seed)))
+
+
+def make(name, seed=0, *, heads=0, path=None, data=(), **config):
+    """A `Subject`; `config` are further sections of its run's."""
+    world = {"kind": "world", "preset": "nano", "seed": 0}
+    section = {"data": {"sources": {"w": world}, **dict(data)}, **config}
+    run = types.SimpleNamespace(
+        path=pathlib.Path(path or f"/runs/{name}"),
+        config=section,
+        tokenizer=TOKENIZER,
+        model=model(heads),
+        steps=[10],
+    )
+    return subject.Subject(name, run, 10, params(seed, heads), formats.of_run(run))

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs into the file of results: what is in it, what is kept, what is told."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from alignjax import checkpoint, config, exit_codes, progress
+from alignjax.assessment import __main__ as main
+from alignjax.assessment import command, narration, policy, results, subject
+from tests.assessment import subjects
+
+SETTINGS = policy.Settings(
+    each=2, length=8, documents=8, demonstrations=8, pairs=16, kinds=("fact", "unsafe")
+)
+TALKS = {"data": {"chat": "roles"}}
+RUNS = {
+    "/runs/base": lambda: subjects.make("base"),
+    "/runs/sft": lambda: subjects.make("sft", 1, **TALKS),
+    "/runs/rm": lambda: subjects.make(
+        "rm", heads=1, objective={"name": "reward_model"}, **TALKS
+    ),
+    "/runs/dpo": lambda: subjects.make(
+        "dpo",
+        2,
+        objective={"name": "preference", "loss": "dpo", "beta": 0.1},
+        init={"run": "/runs/sft"},
+        **TALKS,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """Paths that were opened, in their order; there are no directories."""
+    paths, really = [], subject.open_subject
+
+    def open_subject(name, path, step=None):
+        if str(path) not in RUNS:
+            return really(name, path, step)
+        paths.append(str(path))
+        return RUNS[str(path)]()._replace(name=name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "open_subject", open_subject)
+        yield paths
+
+
+def assess(out, *names, **options):
+    runs = [SimpleNamespace(name=n, path=f"/runs/{n}", step=None) for n in names]
+    stream = io.StringIO()
+    terminal = progress.Terminal(stream)
+    settings = options.pop("settings", SETTINGS)
+    found = command.run(runs, out, settings, terminal=terminal, **options)
+    return found, stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(opened, tmp_path_factory):
+    out = tmp_path_factory.mktemp("assessment") / "deep" / "results.json"
+    return out, *assess(out, "base", "sft", "rm", "dpo", checkpoints=["dpo"])
+
+
+def test_the_file_is_what_was_returned(whole):
+    out, found, _ = whole
+    assert json.loads(out.read_text()) == found == results.read(out)
+    assert list(found["models"]) == ["base", "sft", "dpo"]
+    assert list(found["rewards"]) == ["rm"]
+    assert len(found["prompts"]) == 8
+    for model in found["models"].values():
+        assert len(model["sampled"]["answers"]) == 8
+        assert set(model["sampled"]["slices"]) == {
+            *("eval_id", "eval_fact", "eval_unsafe")
+        }
+
+
+def test_stages_are_named_by_what_they_learned(whole):
+    stages = {name: model["stage"] for name, model in whole[1]["models"].items()}
+    assert stages == {"base": "pretraining", "sft": "sft", "dpo": "preference"}
+    dpo = whole[1]["models"]["dpo"]
+    assert (dpo["loss"], dpo["beta"], dpo["step"]) == ("dpo", 0.1, 10)
+
+
+def test_changes_go_from_where_a_model_started(whole):
+    ends = [(change["from"], change["to"]) for change in whole[1]["changes"]]
+    assert ends == [("base", "sft"), ("sft", "dpo")]
+    change = whole[1]["changes"][1]
+    models = whole[1]["models"]
+    mean = lambda name: models[name]["sampled"]["gold"]["nine"]["mean"]
+    moved = change["gold"]["nine"]["mean"]
+    assert moved == pytest.approx(mean("dpo") - mean("sft"))
+
+
+def test_divergence_is_from_the_reference_and_only_where_there_is_one(whole):
+    models = whole[1]["models"]
+    assert "kl" not in models["base"] and "kl" not in models["sft"]
+    assert models["dpo"]["kl"]["to"] == "sft"
+    assert models["dpo"]["kl"]["kl"]["low"] > 0
+    (point,) = models["dpo"]["trajectory"]
+    assert point["step"] == 10 and point["kl"]["kl"]["mean"] > 0
+
+
+def test_every_run_is_told_of_in_two_to_four_lines(whole):
+    _, found, said = whole
+    for name in ("base", "sft", "rm", "dpo"):
+        lines = narration.tell(found, name)
+        assert 2 <= len(lines) <= 4
+        assert all(line in said for line in lines)
+
+
+def test_what_was_assessed_is_not_assessed_again(whole, tmp_path):
+    out, found, _ = whole
+    again, said = assess(out, "base", "sft", "rm", "dpo", checkpoints=["dpo"])
+    assert again == found and "assessed in" not in said
+
+
+def test_runs_added_one_by_one_make_the_same_file(opened, whole, tmp_path):
+    out = tmp_path / "results.json"
+    for name in ("base", "sft", "rm"):
+        assess(out, name)
+    found, _ = assess(out, "dpo", checkpoints=["dpo"])
+    assert found == whole[1]
+
+
+def test_a_file_that_was_asked_otherwise_starts_afresh(opened, tmp_path):
+    out = tmp_path / "results.json"
+    assess(out, "base")
+    fewer = policy.Settings(each=1, length=8, documents=8, kinds=("fact",))
+    found, said = assess(out, "sft", settings=fewer)
+    assert list(found["models"]) == ["sft"] and "afresh" in said
+
+
+def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
+    out = tmp_path / "results.json"
+    with pytest.raises(config.ConfigError, match="twice"):
+        assess(out, "base", "base")
+    with pytest.raises(config.ConfigError, match="not among the runs"):
+        assess(out, "base", checkpoints=["dpo"])
+    elsewhere = {"sources": {"w": {"kind": "world", "preset": "small"}}}
+    strange = lambda: subjects.make("strange", data=elsewhere)
+    monkeypatch.setitem(RUNS, "/runs/strange", strange)
+    with pytest.raises(config.ConfigError, match="different worlds"):
+        assess(out, "base", "strange")
+    out.write_text('{"format": 0}')
+    with pytest.raises(config.ConfigError, match="not results of format"):
+        assess(out, "base")
+    with pytest.raises(config.ConfigError, match="each"):
+        policy.Settings(each=0)
+    with pytest.raises(config.ConfigError, match="kinds"):
+        policy.Settings(kinds=("fact", "fiction"))
+
+
+def test_the_command_line(tmp_path, capsys):
+    named = main.named("a=runs/x@12")
+    assert named == ("a", "runs/x", 12)
+    (tmp_path / "x@12").mkdir()
+    folder = str(tmp_path / "x@12")
+    assert main.named(f"a={folder}") == ("a", folder, None)
+    with pytest.raises(SystemExit):
+        main.main(["--out=x", "--run=nothing"])
+    out = str(tmp_path / "out.json")
+    gone = ["--run=a=/no/such/run", f"--out={out}", f"--cache_dir={tmp_path}"]
+    assert main.main(gone) == exit_codes.CHECKPOINT
+    assert "is no run" in capsys.readouterr().err
+    with pytest.raises(checkpoint.CheckpointError):
+        checkpoint.open_run("/no/such/run")

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dialogues in the tokens that a run was trained on."""
+
+from alignjax.assessment import formats
+from tests.assessment import subjects
+
+TURNS = (("system", "be brief."), ("user", "who is ada?"))
+CONTROL = subjects.TOKENIZER.control
+
+
+def test_plain_text_ends_at_the_line():
+    form = formats.plain(subjects.TOKENIZER)
+    start = [subjects.TOKENIZER.bos_id]
+    text = b"system: be brief.\nuser: who is ada?\nassistant:"
+    assert form.prompt(TURNS) == start + list(text)
+    assert form.response("a baker.") == list(b" a baker.\n")
+    assert set(form.stop) == {ord("\n"), subjects.TOKENIZER.eos_id}
+    assert form.text(list(b" a baker.")) == "a baker."
+
+
+def test_chats_have_roles_and_an_end():
+    form = formats.chat(subjects.TOKENIZER)
+    end = CONTROL["<end>"]
+    assert form.prompt(TURNS) == [
+        subjects.TOKENIZER.bos_id,
+        *(CONTROL["<system>"], *b" be brief.", end),
+        *(CONTROL["<user>"], *b" who is ada?", end),
+        CONTROL["<assistant>"],
+    ]
+    assert form.response("a baker.") == [*b" a baker.", end]
+    assert form.stop == (end,)
+    assert form.text(list(b" a baker.")) == "a baker."
+
+
+def test_the_config_of_a_run_decides():
+    assert subjects.make("base").format.name == "plain"
+    talks = subjects.make("sft", data={"chat": "roles"})
+    assert (talks.format.name, talks.stage) == ("roles", "sft")
+    # Without a start of document where the run's documents had none.
+    bare = talks.run.tokenizer._replace(bos_id=None)
+    assert formats.chat(bare).prompt(TURNS)[0] == CONTROL["<system>"]
