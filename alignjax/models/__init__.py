@@ -15,7 +15,16 @@ from alignjax import config, registry, types
 from alignjax.models import decoder, settings
 from alignjax.models import kernels as kernels  # registers its backends
 
-_PARTS = {"attention", "cache", "decoder", "kernels", "layers", "noise", "settings"}
+_PARTS = {
+    "attention",
+    "cache",
+    "decoder",
+    "kernels",
+    "layers",
+    "lora",
+    "noise",
+    "settings",
+}
 
 
 def families() -> list[str]:

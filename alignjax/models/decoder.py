@@ -43,7 +43,7 @@ class Block(nn.Module):
     def __call__(self, carry, layer: jax.Array, shared: Shared):
         """(x_BTD, keys and values of the cache or None), before and after."""
         x_BTD, kv = carry
-        c = self.config
+        c, lora = self.config, self.config.lora(self.train)
         out_std = c.init_std * (2 * c.layers) ** -0.5
         norm = lambda name: layers.Norm(c.norm, c.norm_epsilon, "embed", name=name)
         dropout = nn.Dropout(c.dropout, deterministic=not self.train)
@@ -79,11 +79,12 @@ class Block(nn.Module):
             contract=2,
             std=out_std,
             use_bias=c.attention_bias,
+            lora=lora,
             name="o",
         )
         x_BTD = add(x_BTD, project(out_BTNH))
         mlp = layers.MLP(
-            c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, name="mlp"
+            c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, lora, name="mlp"
         )
         return (add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), kv), None
 
@@ -95,6 +96,7 @@ class Block(nn.Module):
             ("embed", axis, "head_dim"),
             std=c.init_std,
             use_bias=c.attention_bias,
+            lora=c.lora(self.train),
             name=name,
         )(h_BTD)
         q_BTNH = project("q", c.heads, "heads")
@@ -256,7 +258,7 @@ class Decoder(nn.Module):
 def build(c: settings.DecoderConfig) -> types.Model:
     """The decoder as pure functions over its parameters."""
     evaluated, trained = Decoder(c), Decoder(c, train=True)
-    random = c.dropout > 0 or c.embedding_noise > 0
+    random = any(x > 0 for x in (c.dropout, c.embedding_noise, c.lora_dropout))
 
     def init(key):
         return evaluated.init(key, method="start")["params"]

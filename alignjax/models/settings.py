@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
 from alignjax import config
-from alignjax.models import attention
+from alignjax.models import attention, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,12 @@ class DecoderConfig:
       unroll: layers in one iteration of the scan; more compiles slower.
       score_heads: scalar heads over the last hidden states, of a reward model; each
         starts from values of its own, so that several make an ensemble.
+      lora_rank: of the adapters of projections (LoRA, arXiv:2106.09685); 0 is none.
+      lora_alpha, lora_rslora: what adapters add is multiplied by alpha / rank, or by
+        alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732), which suits high ranks.
+      lora_targets: pattern of the projections that get adapters, which are `layers/q`,
+        `k`, `v` and `o`, and `layers/mlp/gate`, `up` and `down`.
+      lora_dropout: on what goes into adapters.
     """
 
     vocab_size: int
@@ -68,6 +75,11 @@ class DecoderConfig:
     remat: Literal["none", "dots", "attention", "full"] = "none"
     unroll: int = 1
     score_heads: int = 0
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: str = ".*"
+    lora_rslora: bool = False
+    lora_dropout: float = 0.0
 
     def __post_init__(self):
         problems = []
@@ -84,7 +96,7 @@ class DecoderConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name}: {value} must be positive")
-        for name in ("score_heads", "embedding_noise"):
+        for name in ("score_heads", "embedding_noise", "lora_rank"):
             if getattr(self, name) < 0:
                 problems.append(f"{name}: {getattr(self, name)} must be at least 0")
         if not problems:
@@ -105,13 +117,58 @@ class DecoderConfig:
                 problems.append(
                     f"unroll: {self.unroll} does not divide layers = {self.layers}"
                 )
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout: {self.dropout} is not in [0, 1)")
+        for name in ("dropout", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                problems.append(f"{name}: {getattr(self, name)} is not in [0, 1)")
+        problems += self._problems_of_lora()
         if self.attention != "auto" and self.attention not in attention.BACKENDS:
             known = ", ".join(["auto", *attention.BACKENDS])
             problems.append(f"attention: {self.attention!r} is not one of {known}")
         if problems:
             raise config.ConfigError(problems)
+
+    def _problems_of_lora(self) -> list[str]:
+        problems = []
+        if not self.lora_rank:
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                if field.name.startswith("lora_") and value != field.default:
+                    problems.append(
+                        f"{field.name}: {value!r} has no effect with lora_rank = 0; "
+                        f"set that, or this to {field.default!r}"
+                    )
+        if self.lora_alpha <= 0:
+            problems.append(f"lora_alpha: {self.lora_alpha} must be positive")
+        try:
+            found = [re.fullmatch(self.lora_targets, x) for x in self.projections]
+        except re.error as error:
+            problems.append(f"lora_targets: {self.lora_targets!r}: {error}")
+        else:
+            if not any(found):
+                problems.append(
+                    f"lora_targets: {self.lora_targets!r} matches no projection; there "
+                    f"are: {', '.join(self.projections)}"
+                )
+        return problems
+
+    @property
+    def projections(self) -> list[str]:
+        """Paths of all projections of a layer."""
+        gated = layers.ACTIVATIONS[self.activation][1]
+        mlp = ["gate", "up", "down"] if gated else ["up", "down"]
+        return [f"layers/{x}" for x in ("q", "k", "v", "o", *(f"mlp/{m}" for m in mlp))]
+
+    @property
+    def lora_scale(self) -> float:
+        root = 0.5 if self.lora_rslora else 1.0
+        return self.lora_alpha / self.lora_rank**root
+
+    def lora(self, train: bool) -> layers.Lora | None:
+        """What adapters are like, where there are any; dropout is for training."""
+        if not self.lora_rank:
+            return None
+        dropout = self.lora_dropout if train else 0.0
+        return layers.Lora(self.lora_rank, self.lora_scale, self.lora_targets, dropout)
 
     @property
     def num_kv_heads(self) -> int:
