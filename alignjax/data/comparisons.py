@@ -137,14 +137,25 @@ def maker(data: str) -> Callable[[Any], list[Any]]:
     """The function that makes what `data` asks for of a record.
 
     Pairs come of rankings, the best against the last; labels and ratings of pairs and
-    rankings, by taking them apart. What cannot be made is left for `fault` to refuse.
+    rankings, by taking them apart; and dialogues, "chat", of all of them, with the best
+    response. What cannot be made is left for `fault` to refuse.
     """
     return {
         "pairs": lambda record: [_pair(record)],
         "rankings": lambda record: [record],
         "labels": _labels,
         "ratings": _ratings,
+        "chat": lambda record: [_dialogue(record)],
     }[data]
+
+
+def _dialogue(group: Any) -> Any:
+    if not isinstance(group, records.Comparison):
+        return group
+    if len(group.responses) == 1 and group.values.get("desirable") != 1:
+        return records.BadRow("a response that nobody called good: not to be imitated")
+    turns = (*group.prompt, (chat.ASSISTANT, group.responses[0]))
+    return records.Chat(turns, group.weight)
 
 
 def _pair(group: Any) -> Any:

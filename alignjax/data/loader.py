@@ -186,8 +186,8 @@ def build(
       length: T, the targets of a row.
       cache_dir: where tokens and plans are kept from one run to the next.
       data: what is learned from. With `cfg.chat`, "text" is the assistant's turns of
-        dialogues; the others are of `records.Comparison`. Pairs also come of rankings;
-        labels and ratings of pairs and rankings, taken apart.
+        dialogues; the others are of `records.Comparison`. What is made of what is told
+        by `comparisons.maker`.
       values: what has to be known of every comparison, names of `comparisons.VALUES`.
       batch_size: for labels, to have mismatched responses from the rows of each batch;
         None for none.
@@ -250,7 +250,7 @@ def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):
         tokenize, make = comparisons.tokenize, comparisons.maker(data)
         settings |= {"format": cfg.chat, "data": data}
     elif cfg.chat is not None:
-        tokenize = chat.tokenize
+        tokenize, make = chat.tokenize, comparisons.maker("chat")
         settings |= {"format": cfg.chat, "train_on": cfg.train_on}
     else:
         tokenize = tokenizing.tokenize_text

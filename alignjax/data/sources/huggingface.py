@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from alignjax import registry
-from alignjax.data import records
+from alignjax.data import formats, records
 
 BATCH_ROWS = 4096
 
@@ -22,8 +22,10 @@ def load(
     field: str = "text",
     revision: str | None = None,
     data_files: str | list[str] | None = None,
+    format: str = "text",
+    columns: Mapping[str, str] | None = None,
 ) -> records.Source:
-    """A source of Text; `where` is `path/split:row`, from 0.
+    """A source of what the format says; `where` is `path/split:row`, from 0.
 
     The data is downloaded once, as Arrow files that are read as memory maps. No code of
     a data set is run.
@@ -32,13 +34,15 @@ def load(
       path: a repository of the Hub, a local directory, or a format such as "json".
       name: a configuration of the data set.
       split: such as "train" or "train[:10%]".
-      field: which column is the text.
+      field, format, columns: which columns are what; see `formats.reader`.
       revision: a commit of the repository; name one to always get the same data.
       data_files: files of the repository, or local ones.
 
     Raises:
+      ConfigError: no such format.
       DataError: no such data, split or column; or the extra is not installed.
     """
+    reader = formats.reader(format, field, columns)
     try:
         import datasets
     except ImportError as error:
@@ -52,19 +56,27 @@ def load(
         raise records.DataError(
             f"huggingface {path}, split {split!r}: {error}"
         ) from error
-    if field not in rows.column_names:
-        remedy = registry.closest(field, rows.column_names)
-        raise records.DataError(f"huggingface {path}: no column {field!r}; {remedy}")
+    if missing := reader.missing(rows.column_names):
+        raise records.DataError(f"huggingface {path}: no column {missing}")
+    read = rows.select_columns(reader.columns(rows.column_names))
 
     def documents() -> Iterator[tuple[str, Any]]:
-        for index, row in enumerate(rows.select_columns([field])):
-            text = row[field]
-            fault = records.fault_of_text(text)
-            bad = records.BadRow(f"column {field!r}: {fault}")
-            yield f"{path}/{split}:{index}", bad if fault else records.Text(text)
+        for index, row in enumerate(read):
+            yield f"{path}/{split}:{index}", reader.read(row)
 
-    identity = {"rows": _digest(rows, field), "field": field}
+    text = format == "text"
+    digest = _digest(rows, reader.required[0]) if text else _digest_rows(read)
+    identity = {"rows": digest, **reader.identity}
     return records.Source("huggingface", identity, rows.dataset_size, documents)
+
+
+def _digest_rows(rows) -> str:
+    """The sha256 of rows of any columns, whichever library versions they come by."""
+    digest = hashlib.sha256()
+    for row in rows:
+        line = json.dumps(row, sort_keys=True, ensure_ascii=True, default=str)
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _digest(rows, field: str) -> str:

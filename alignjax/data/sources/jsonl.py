@@ -1,37 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON lines: one object a line, the text in one of its fields; `.gz` too."""
+"""JSON lines: one object a line, read as one of `data.formats`; `.gz` too."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignjax import registry
-from alignjax.data import digests, files, records
+from alignjax.data import digests, files, formats, records
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson")
 
 
-def load(path: str | Sequence[str], field: str = "text") -> records.Source:
-    """A source of Text; `where` is `file:line`. Blank lines are no rows.
+def load(
+    path: str | Sequence[str],
+    field: str = "text",
+    format: str = "text",
+    columns: Mapping[str, str] | None = None,
+) -> records.Source:
+    """A source of what the format says; `where` is `file:line`, blank ones are none.
 
     Args:
       path: a file, a directory, a glob, or a list of these.
-      field: which field of an object is the text.
+      field, format, columns: which fields of an object are what; see `formats.reader`.
 
     Raises:
+      ConfigError: no such format.
       DataError: no file matches, or a file is empty.
     """
+    reader = formats.reader(format, field, columns)
     paths = files.find(path, SUFFIXES)
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
             for number, line in files.lines(file):
                 if line.strip():
-                    yield f"{file}:{number}", parse_text(line, field)
+                    row = parse_object(line)
+                    bad = isinstance(row, records.BadRow)
+                    yield f"{file}:{number}", row if bad else reader.read(row)
 
-    identity = {"files": digests.of_files(paths), "field": field}
+    identity = {"files": digests.of_files(paths), **reader.identity}
     return records.Source("jsonl", identity, files.size(paths), documents)
 
 
@@ -46,16 +54,3 @@ def parse_object(line: bytes) -> dict[str, Any] | records.BadRow:
     if not isinstance(row, dict):
         return records.BadRow(f"expected an object, found {type(row).__name__}")
     return row
-
-
-def parse_text(line: bytes, field: str) -> records.Text | records.BadRow:
-    """The text in `field` of the object on a line, or why there is none."""
-    row = parse_object(line)
-    if isinstance(row, records.BadRow):
-        return row
-    if field not in row:
-        remedy = registry.closest(field, row)
-        return records.BadRow(f"no field {field!r}; {remedy}")
-    if fault := records.fault_of_text(row[field]):
-        return records.BadRow(f"field {field!r}: {fault}")
-    return records.Text(row[field])

@@ -1,58 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet files: one row a document, the text in one of the columns."""
+"""Parquet files: one row a record, read as one of `data.formats`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignjax import registry
-from alignjax.data import digests, files, records
+from alignjax.data import digests, files, formats, records
 
 BATCH_ROWS = 1024
 
 
-def load(path: str | Sequence[str], field: str = "text") -> records.Source:
-    """A source of Text; `where` is `file:row`, from 1. Needs pyarrow.
+def load(
+    path: str | Sequence[str],
+    field: str = "text",
+    format: str = "text",
+    columns: Mapping[str, str] | None = None,
+) -> records.Source:
+    """A source of what the format says; `where` is `file:row`, from 1. Needs pyarrow.
 
     Args:
       path: a file, a directory, a glob, or a list of these.
-      field: which column is the text.
+      field, format, columns: which columns are what; see `formats.reader`.
 
     Raises:
-      DataError: no file matches; a file is empty, cut off or without the column.
+      ConfigError: no such format.
+      DataError: no file matches; a file is empty, cut off or without a column.
     """
+    reader = formats.reader(format, field, columns)
     paths = files.find(path, (".parquet",))
     for file in paths:
-        _check(file, field)
+        _check(file, reader)
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
-            for number, text in enumerate(_column(file, field), start=1):
-                fault = records.fault_of_text(text)
-                bad = records.BadRow(f"column {field!r}: {fault}")
-                yield f"{file}:{number}", bad if fault else records.Text(text)
+            for number, row in enumerate(_rows(file, reader), start=1):
+                yield f"{file}:{number}", reader.read(row)
 
-    identity = {"files": digests.of_files(paths), "field": field}
+    identity = {"files": digests.of_files(paths), **reader.identity}
     return records.Source("parquet", identity, files.size(paths), documents)
 
 
-def _check(path: Path, field: str) -> None:
+def _check(path: Path, reader: formats.Reader) -> None:
     with _open(path) as file:
-        names = file.schema_arrow.names
-    if field not in names:
-        remedy = registry.closest(field, names)
-        raise records.DataError(f"{path}: no column {field!r}; {remedy}")
+        if missing := reader.missing(file.schema_arrow.names):
+            raise records.DataError(f"{path}: no column {missing}")
 
 
-def _column(path: Path, field: str) -> Iterator[Any]:
+def _rows(path: Path, reader: formats.Reader) -> Iterator[dict[str, Any]]:
     import pyarrow
 
     try:
         with _open(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=[field]):
-                yield from batch.column(0).to_pylist()
+            names = reader.columns(file.schema_arrow.names)
+            for batch in file.iter_batches(BATCH_ROWS, columns=names):
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise records.DataError(
             f"{path}: damaged ({error}); copy the file again"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignjax import registry
-from alignjax.data import digests, files, records
+from alignjax.data import digests, files, formats, records
 
 CHUNK = 256  # examples read at a time
 
@@ -25,25 +24,29 @@ def load(
     split: str = "train",
     field: str = "text",
     data_dir: str | None = None,
+    format: str = "text",
+    columns: Mapping[str, str] | None = None,
 ) -> records.Source:
-    """A source of Text; `where` is `name/split:example`, from 0.
+    """A source of what the format says; `where` is `name/split:example`, from 0.
 
     Args:
       name: of a prepared data set, such as "wiki40b/en:1.3.0", below `data_dir`.
       directory: of the prepared data itself, instead of a name.
       split: such as "train" or "train[:10%]".
-      field: which feature is the text.
+      field, format, columns: which features are what; see `formats.reader`.
       data_dir: where prepared data sets are; TFDS's own default if None.
 
     Raises:
+      ConfigError: no such format.
       DataError: no such data, split or feature; another file format; not installed.
     """
+    reader = formats.reader(format, field, columns)
     builder = _builder(name, directory, data_dir)
     where = builder.info.full_name
     features = builder.info.features
-    if field not in features:
-        remedy = registry.closest(field, features)
-        raise records.DataError(f"tfds {where}: no feature {field!r}; {remedy}")
+    if missing := reader.missing(list(features)):
+        raise records.DataError(f"tfds {where}: no feature {missing}")
+    names = reader.columns(list(features))
     try:
         paths = [Path(path) for path in builder.info.splits[split].filepaths]
         examples = builder.as_data_source(split=split)
@@ -56,13 +59,13 @@ def load(
     def documents() -> Iterator[tuple[str, Any]]:
         try:
             for index, example in enumerate(_examples(examples)):
-                yield f"{where}/{split}:{index}", _text(example[field], field)
+                yield f"{where}/{split}:{index}", _record(example, names, reader)
         except RuntimeError as error:  # what array_record raises
             raise records.DataError(
                 f"tfds {where}, split {split!r}: damaged ({error}); prepare it again"
             ) from error
 
-    identity = {"files": digests.of_files(paths), "split": split, "field": field}
+    identity = {"files": digests.of_files(paths), "split": split, **reader.identity}
     return records.Source("tfds", identity, files.size(paths), documents)
 
 
@@ -122,11 +125,18 @@ def _examples(examples) -> Iterator[dict[str, Any]]:
         yield from examples.__getitems__(indices)
 
 
-def _text(value: Any, field: str) -> records.Text | records.BadRow:
+def _record(example, names: list[str], reader: formats.Reader) -> Any:
     try:
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
+        return reader.read({name: _plain(example[name]) for name in names})
     except UnicodeDecodeError as error:
-        return records.BadRow(f"feature {field!r}: not UTF-8 ({error})")
-    if fault := records.fault_of_text(text):
-        return records.BadRow(f"feature {field!r}: {fault}")
-    return records.Text(text)
+        return records.BadRow(f"not UTF-8 ({error})")
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as text, arrays as lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
