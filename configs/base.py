@@ -160,14 +160,15 @@ def model() -> ConfigDict:
     m.family = "llama"  # a module of alignjax.models
     m.name = "nano"  # a size in its CONFIGS
     sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window"
-    for field in [*sizes.split(), "unroll", "score_heads"]:
+    for field in [*sizes.split(), "unroll", "score_heads", "lora_rank"]:
         m[field] = placeholder(int)
-    for field in "norm positions activation dtype attention remat".split():
+    for field in "norm positions activation dtype attention remat lora_targets".split():
         m[field] = placeholder(str)
-    for field in "attention_bias mlp_bias qk_norm tied".split():
+    for field in "attention_bias mlp_bias qk_norm tied lora_rslora".split():
         m[field] = placeholder(bool)
     for field in (
-        "norm_epsilon rope_theta attention_softcap logit_softcap dropout init_std"
+        "norm_epsilon rope_theta attention_softcap logit_softcap dropout init_std "
+        "embedding_noise lora_alpha lora_dropout"
     ).split():
         m[field] = placeholder(float)
     return m

@@ -15,8 +15,9 @@ def get_config():
     c = base.language_model()
     c.steps, c.batch_size, c.length = 24, 8, 32
     c.model.update(family="llama", name="nano", d_model=32, layers=2, heads=2, d_ff=64)
-    c.model.max_length = 64
+    c.model.max_length = 512
     c.tokenizer.kind = "bytes"
+    c.tokenizer.control_tokens = ("<system>", "<user>", "<assistant>", "<end>")
     c.data.sources.text = dict(
         kind="world",
         preset="nano",

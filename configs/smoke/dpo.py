@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Seconds long: DPO from pairs, after configs/smoke/sft.py.
+
+python -m alignjax.train --config=configs/smoke/dpo.py --workdir=runs/smoke_dpo \
+    --config.init.run=runs/smoke_sft
+
+Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.
+"""
+
+from ml_collections.config_dict import placeholder
+
+from configs import base
+
+
+def get_config():
+    c = base.preference()
+    c.steps, c.batch_size, c.length = 8, 8, 320
+    c.data.sources.world = dict(
+        kind="world",
+        preset="nano",
+        split="preferences",
+        documents=64,
+        data_dir=placeholder(str),  # None is the user's cache
+        weight=1.0,
+    )
+    c.data.long_documents = "skip"
+    c.data.validation_fraction = 0.2
+    c.optimizer.learning_rate = 3e-4
+    c.schedule.warmup_steps = 2
+    c.checkpoint.every = 4
+    c.evaluation.every, c.evaluation.batches = 4, 2
+    c.objective.beta = 0.1
+    return c

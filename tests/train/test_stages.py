@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that start from another: fine-tuning, then preferences beside a reference."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax import checkpoint, config, exit_codes, train, trees
+from alignjax.checkpoint import open_run
+from configs.smoke import dpo, pretrain, sft
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stages")
+
+
+def section(module, folder: pathlib.Path, **changes) -> dict:
+    c = config.to_json(module.get_config())
+    c["cache_dir"] = str(folder / "cache")
+    c["log"]["tensorboard"] = False
+    for source in c["data"]["sources"].values():
+        source["data_dir"] = str(folder / "world")
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        inner = c
+        for parent in parents:
+            inner = inner[parent]
+        inner[last] = value
+    return json.loads(json.dumps(c))
+
+
+def run(folder, name, module, **changes):
+    """A finished run, opened."""
+    done = train.train(section(module, folder, **changes), folder / name)
+    assert done == exit_codes.DONE
+    return open_run(folder / name)
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return run(folder, "base", pretrain, steps=8)
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, base):
+    return run(folder, "tuned", sft, **{"init.run": str(base.path)})
+
+
+@pytest.fixture(scope="module")
+def preferred(folder, tuned):
+    return run(folder, "preferred", dpo, **{"init.run": str(tuned.path)})
+
+
+def refused(folder, module, **changes) -> str:
+    with pytest.raises(config.ConfigError) as caught:
+        train.train(section(module, folder, **changes), folder / "refused")
+    return str(caught.value)
+
+
+def test_fine_tuning_goes_on_from_the_parameters_of_the_run_before(folder, base):
+    again = {"init.run": str(base.path), "optimizer.learning_rate": 1e-12}
+    still = run(folder, "still", sft, **again, **{"optimizer.weight_decay": 0.0})
+    for name, leaf in trees.named_leaves(base.params()).items():
+        np.testing.assert_allclose(
+            leaf, trees.named_leaves(still.params())[name], atol=1e-6, err_msg=name
+        )
+
+
+def test_a_run_keeps_the_model_and_the_tokenizer_that_it_started_with(base, tuned):
+    assert tuned.config["model"] == base.config["model"]
+    assert tuned.tokenizer.identity == base.tokenizer.identity
+    assert tuned.chats and not base.chats
+
+
+def test_a_run_of_dialogues_replies(tuned):
+    (found,) = tuned.reply(["what is two plus three?"], max_tokens=5)
+    assert len(found.ids) <= 5
+    ids = tuned.prompt_ids("what is two plus three?")
+    control = tuned.tokenizer.control
+    assert ids[0] == tuned.tokenizer.bos_id
+    assert (ids[1], ids[-1]) == (control["<user>"], control["<assistant>"])
+    assert tuned.prompt_ids((("user", "what is two plus three?"),)) == ids
+
+
+def test_dpo_starts_at_log_two_and_its_reference_stays(tuned, preferred):
+    rows = preferred.metrics()
+    assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert all(r["loss/at_reference"] == pytest.approx(np.log(2)) for r in rows)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert preferred.meta()["data"]["reference"] == tuned.digest()
+
+
+def test_a_store_gives_the_numbers_of_a_copy(folder, tuned, preferred):
+    changes = {"init.run": str(tuned.path), "reference.store": True}
+    stored = run(folder, "stored", dpo, **changes)
+    for ours, theirs in zip(stored.metrics(), preferred.metrics(), strict=True):
+        for name in ("loss", "grad_norm", "drift/chosen", "rewards/margins"):
+            assert ours[name] == pytest.approx(theirs[name], abs=2e-4), name
+    (log,) = [line for line in said(stored) if "train/world: computing" in line]
+    assert "rows" in log
+    # Another loss over the same data, packed otherwise, finds it all.
+    other = {"objective.loss": "ipo", "data.pack": "none", "seed": 1, "steps": 2}
+    found = run(folder, "found", dpo, **changes, **other)
+    assert any("found in the store" in line for line in said(found))
+    assert not any("computing" in line for line in said(found))
+    assert found.metrics()[0]["loss"] == pytest.approx(25.0, rel=1e-3)  # 1/(4 beta^2)
+
+
+def said(opened) -> list[str]:
+    return (opened.path / "log.txt").read_text().splitlines()
+
+
+def test_another_reference_misses_the_store(folder, base, tuned):
+    names = {"init.run": str(tuned.path), "reference.store": True}
+    other = run(
+        folder, "other", dpo, steps=2, **names, **{"reference.run": str(base.path)}
+    )
+    assert any("computing" in line for line in said(other))
+    # The policy is not its reference, and nobody says that it should be.
+    assert other.metrics()[0]["loss"] != pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_a_spoiled_store_is_noticed_at_the_first_step(folder, tuned):
+    names = {"init.run": str(tuned.path), "reference.store": True, "steps": 2}
+    cache = {"cache_dir": str(folder / "spoiled")}
+    run(folder, "before", dpo, **names, **cache)
+    for file in (folder / "spoiled" / "reference").glob("*/logps.bin"):
+        logps = np.memmap(file, np.float32, "r+")
+        logps[::2] -= 0.5
+        logps.flush()
+    with pytest.raises(config.ConfigError) as caught:
+        train.train(section(dpo, folder, **names, **cache), folder / "after")
+    text = str(caught.value)
+    assert "loss of step 0" in text and "reference" in text
+
+
+def test_a_part_is_trained_and_the_rest_is_read_from_where_it_was(folder, tuned):
+    changes = {"init.run": str(tuned.path), "trainable": r"layers/mlp/.*"}
+    part = run(folder, "part", dpo, **changes)
+    trained = {n for n in part.meta()["leaves"] if n.startswith("params/")}
+    assert trained and all(n.startswith("params/layers/mlp/") for n in trained)
+    ours, theirs = (trees.named_leaves(r.params()) for r in (part, tuned))
+    assert set(ours) == set(theirs)
+    for name in ours:
+        same = np.array_equal(ours[name], theirs[name])
+        assert same == (f"params/{name}" not in trained), name
+    assert part.metrics()[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert len(part.reply(["hello"], max_tokens=3)[0].ids) <= 3
+
+
+def test_an_interrupted_run_goes_on_to_the_same_parameters(folder, tuned, preferred):
+    changes = {"init.run": str(tuned.path)}
+    c = section(dpo, folder, **changes)
+    workdir = folder / "resumed"
+    whole = preferred.params()
+    with pytest.MonkeyPatch.context() as patch:
+        interruption = train.interruption.Interruption
+        patch.setattr(interruption, "requested", lambda self, step: step == 4)
+        code = property(lambda self: exit_codes.INTERRUPTED)
+        patch.setattr(interruption, "exit_code", code)
+        assert train.train(c, workdir) == exit_codes.INTERRUPTED
+    assert open_run(workdir).steps[-1] == 5
+    assert train.train(c, workdir) == exit_codes.DONE
+    same = jax.tree.map(np.array_equal, whole, open_run(workdir).params())
+    assert all(jax.tree.leaves(same))
+
+
+def test_a_run_that_has_moved_still_counts_as_the_same(folder, tuned):
+    moved = folder / "moved"
+    tuned.path.rename(moved)
+    try:
+        c = section(dpo, folder, **{"init.run": str(moved)})
+        assert train.train(c, folder / "preferred") == exit_codes.DONE
+    finally:
+        moved.rename(tuned.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"init.run": "nowhere"}, ["init.run", "nowhere"]),
+        ({"init.step": 3}, ["init.step", "3"]),
+        ({"init.run": None}, ["tokenizer.kind", "init.run"]),
+        ({"trainable": "nothing"}, ["trainable", "nothing"]),
+        ({"trainable": "("}, ["trainable", "'('"]),
+        ({"model.d_ff": 128}, ["mlp", "init"]),
+        ({"objective.loss": "dpoo"}, ["dpoo", "dpo"]),
+        ({"objective.penalty": 2.0}, ["objective.penalty", "dpo"]),
+        ({"objective.loss": "simpo", "reference.store": True}, ["reference"]),
+    ],
+)
+def test_is_refused(folder, tuned, changes, words):
+    changes = {"init.run": str(tuned.path), **changes}
+    if "init.step" in changes:
+        changes["init.run"] = None
+    text = refused(folder, dpo, **changes)
+    for word in words:
+        assert word in text, text
+
+
+def test_a_reference_of_another_tokenizer_is_refused(folder, tuned):
+    other = {"tokenizer.control_tokens": ["<a>"], "steps": 4, "sample.every": None}
+    other = run(folder, "other_tokens", pretrain, **other)
+    changes = {"init.run": str(tuned.path), "reference.run": str(other.path)}
+    assert "tokenizer" in refused(folder, dpo, **changes)
+
+
+def test_the_rest_of_a_part_has_to_be_what_it_was(folder, tuned, base):
+    changes = {"init.run": str(tuned.path), "trainable": r"layers/mlp/.*", "steps": 2}
+    part = run(folder, "orphan", dpo, **changes)
+    c = json.loads((part.path / "config.json").read_text())
+    c["init"]["run"] = str(base.path)
+    (part.path / "config.json").write_text(json.dumps(c))
+    with pytest.raises(checkpoint.CheckpointError, match="other parameters"):
+        open_run(part.path).params()
