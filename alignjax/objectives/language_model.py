@@ -31,7 +31,8 @@ def make(
       chunk: positions whose logits exist at one time; see `logprobs.token_logps`.
 
     Metrics: `nll`, -log p(target) in nats a token whatever the loss; `accuracy`, how
-    often no token is likelier than the target; `z_loss` where it has a weight.
+    often no token is likelier than the target; `entropy`, nats a token; `z_loss` where
+    it has a weight.
     """
 
     if chunk < 1 or z_loss < 0:
@@ -42,12 +43,15 @@ def make(
 
     def objective(params, frozen: Frozen, batch: Sequences, key):
         params = trees.merge(params, frozen.base)
-        found = logprobs.tokens(model, params, batch, key, chunk=chunk, needs=("hit",))
+        found = logprobs.tokens(
+            model, params, batch, key, chunk=chunk, needs=("hit", "entropy")
+        )
         weight = batch.weights.sum(dtype=jnp.float32)
         mean = lambda x_BT: Mean((x_BT * batch.weights).sum(dtype=jnp.float32), weight)
         metrics = {
             "nll": mean(losses.cross_entropy(found.logp)),
             "accuracy": mean(found.hit),
+            "entropy": mean(found.entropy),
         }
         total_BT = token_loss(found.logp)
         if z_loss:

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One global batch: one loss, one set of metrics, one update, however it is computed.
+
+Over meshes, microbatches, layouts and sizes of chunks, to 1e-5. By default mixtures of
+many losses, which share a compilation, over a few arrangements in which everything
+occurs; under `-m slow` each loss alone, over all of them.
+"""
+
+import functools
+import itertools
+
+import pytest
+
+from alignjax.losses import catalogue
+from alignjax.objectives import comparisons
+from alignjax.types import Mean
+from tests.objectives import batches, trajectory
+
+# Every loss whose terms depend on the batch, and one for each field of `LogProbs`. The
+# weights make their gradients alike in size, so that each is seen in the sum.
+COUPLED = [
+    name
+    for name, loss in catalogue.PREFERENCE.items()
+    if catalogue.traits(loss).coupled
+]
+MIXED = {
+    "dpo": 1.0,
+    "ipo": {"weight": 0.02, "beta": 0.1},
+    "simpo": 1.0,
+    "ld_dpo": 1.0,
+    "sampo": 1.0,
+    "tdpo2": 1.0,
+    "wpo": {"weight": 1.0, "beta": 0.1},
+    "aot": {"weight": 1.0, "beta": 0.1},
+    "aot_unpaired": {"weight": 1.0, "beta": 0.1},
+    "odpo": 1.0,
+    **{name: 0.5 for name in COUPLED if not name.startswith("aot")},
+}
+SUBJECTS = {
+    "pairs": (dict(name="preference", mixture=MIXED), 2, 0),
+    "kto": (dict(name="preference", loss="kto", beta=0.5), 2, 0),
+    "bco": (dict(name="preference", loss="bco", beta=0.5), 1, 0),
+    "lists": (dict(name="preference", loss="plackett_luce_dpo", beta=0.5), 3, 0),
+    "reward": (
+        dict(name="reward_model", members=2, bootstrap=True, centring=0.01),
+        2,
+        2,
+    ),
+}
+ARRANGEMENTS = [
+    dict(mesh="all", microbatches=4, layout="packed", chunk=5),
+    dict(mesh="fsdp", microbatches=2, layout="shared", chunk=100),
+    dict(mesh="one", microbatches=4, layout="shared", chunk=16),
+]
+
+
+def take(subject, **how):
+    section, K, heads = SUBJECTS[subject]
+    if heads:
+        how.pop("chunk", None)
+    return trajectory.take(section, K, heads=heads, **how)
+
+
+@functools.cache
+def plain(subject):
+    """One device, one piece, no padding shared by two groups."""
+    return take(subject)
+
+
+def test_all_coupled_losses_are_here():
+    assert set(COUPLED) <= set(MIXED) and len(COUPLED) >= 7
+    unpaired = {k for k, f in catalogue.UNPAIRED.items() if catalogue.traits(f).coupled}
+    assert unpaired <= set(SUBJECTS)
+
+
+@pytest.mark.parametrize("how", ARRANGEMENTS, ids=str)
+def test_pairs(how):
+    trajectory.assert_same(take("pairs", **how), plain("pairs"))
+
+
+@pytest.mark.parametrize(
+    ("subject", "how"),
+    [
+        ("kto", ARRANGEMENTS[0]),
+        ("bco", ARRANGEMENTS[2]),
+        ("lists", ARRANGEMENTS[1]),
+        ("reward", ARRANGEMENTS[0]),
+    ],
+    ids=str,
+)
+def test_others(subject, how):
+    trajectory.assert_same(take(subject, **how), plain(subject))
+
+
+def test_a_mean_of_means_would_be_seen(monkeypatch):
+    """That what is tested here can fail: one denominator is of a microbatch alone."""
+
+    def mean_of_means(x_G, weight_G):
+        whole = of(x_G, weight_G)
+        return Mean(whole.value(), 1.0)
+
+    expected = plain("bco")
+    of = comparisons.mean
+    monkeypatch.setattr(comparisons, "mean", mean_of_means)
+    broken = take("bco", microbatches=4)
+    with pytest.raises(AssertionError):
+        trajectory.assert_same(broken, expected)
+
+
+ALONE = {
+    **{name: (2, {}) for name in MIXED},
+    **{name: (2, {}) for name in ("robust", "hinge", "orpo", "npo", "kto")},
+    **{name: (1, {}) for name in ("bco", "apo_zero_unpaired")},
+    **{name: (3, {}) for name in ("plackett_luce_dpo", "infonca", "nca")},
+}
+ALL = list(
+    itertools.product(trajectory.MESHES, (1, 2, 4), batches.LAYOUTS, (5, 16, 100))
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_each_loss_alone(name):
+    """Over a third of all arrangements, another third for each loss in turn."""
+    K, options = ALONE[name]
+    section = dict(name="preference", loss=name, **options)
+    expected = trajectory.take(section, K)
+    turn = list(ALONE).index(name) % 3
+    for mesh, microbatches, layout, chunk in ALL[turn::3]:
+        found = trajectory.take(
+            section,
+            K,
+            mesh=mesh,
+            microbatches=microbatches,
+            layout=layout,
+            chunk=chunk,
+        )
+        trajectory.assert_same(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_all_arrangements(subject):
+    for mesh, microbatches, layout, chunk in ALL:
+        found = take(
+            subject, mesh=mesh, microbatches=microbatches, layout=layout, chunk=chunk
+        )
+        trajectory.assert_same(found, plain(subject))

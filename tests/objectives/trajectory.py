@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of a small decoder on any mesh, in any layout, microbatches and chunks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alignjax import evaluate, models, objectives, sharding, state, step, types
+from alignjax.objectives import logprobs, responses
+from tests.objectives import batches
+
+V, T = 40, 48
+MODEL = dict(
+    family="llama",
+    name="nano",
+    d_model=16,
+    layers=2,
+    d_ff=24,
+    kv_heads=2,
+    max_length=T,
+    init_std=0.3,
+)
+MESHES = {
+    "one": dict(fsdp=1),
+    "fsdp": dict(fsdp=8),
+    "all": dict(data=2, fsdp=2, tensor=2),
+}
+# Rows that 8 devices can share in 4 microbatches each; some of them are padding.
+ROWS = {"padded": 64, "packed": 32, "shared": 32}
+GROUPS = 50
+
+
+def model(heads=0):
+    return models.build(MODEL | {"score_heads": heads}, V)
+
+
+@functools.cache
+def batch(layout, K):
+    groups = batches.groups(GROUPS, V, K=K)
+    return batches.make(groups, layout, T, rows=ROWS[layout])
+
+
+def take(
+    section,
+    K,
+    *,
+    heads=0,
+    mesh="one",
+    microbatches=1,
+    layout="padded",
+    chunk=None,
+    store=False,
+):
+    """Returns (metrics, what the step took off the parameters), as numpy.
+
+    The optimizer is plain descent, so that the update is the gradient.
+    """
+    sizes = MESHES[mesh]
+    devices = tuple(jax.devices()[: int(np.prod(list(sizes.values())))])
+    grid, rules = sharding.make_mesh(sizes, devices), sharding.rules()
+    built = model(heads)
+    section = section if chunk is None else {**section, "chunk": chunk}
+    objective = objectives.build(built, section)
+    optimizer = optax.sgd(1.0)
+    rows = batch(layout, K)
+    with sharding.use(grid, rules):
+        abstract = state.abstract_state(built, optimizer, grid, rules)
+        start = lambda seed: state.init_state(
+            built, optimizer, abstract, jax.random.key(seed)
+        )
+        frozen = types.Frozen()
+        if objective.reference:
+            frozen = types.Frozen(reference=start(1).params)
+        if store:
+            found = logprobs.tokens(built, frozen.reference, responses.rows(rows))
+            logp = np.asarray(found.logp).reshape(rows.responses.shape)
+            rows, frozen = rows.replace(reference=logp), types.Frozen()
+        now = start(0)
+        before = jax.device_get(now.params)
+        run = jax.jit(
+            step.make_train_step(objective, optimizer, microbatches=microbatches),
+            out_shardings=(state.shardings(abstract), None),
+        )
+        rows = sharding.put_batch(rows, ROWS[layout], grid, rules)
+        after, metrics = run(now, frozen, rows, jax.random.key(2))
+    took = jax.tree.map(np.subtract, before, jax.device_get(after.params))
+    return {k: float(x) for k, x in metrics.items()}, took
+
+
+def assert_same(found, expected):
+    """Loss, metrics and update, to 1e-5."""
+    (metrics, took), (metrics_too, took_too) = found, expected
+    assert set(metrics) == set(metrics_too)
+    for name, value in metrics_too.items():
+        np.testing.assert_allclose(
+            metrics[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+        )
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+    error, size = flat(took) - flat(took_too), np.linalg.norm(flat(took_too))
+    assert size > 0 and np.linalg.norm(error) <= 1e-5 * size
+    assert np.abs(error).max() <= 1e-5 * np.abs(flat(took_too)).max()
