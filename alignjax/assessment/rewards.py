@@ -14,7 +14,8 @@ import numpy as np
 from alignjax.assessment import asked, bootstrap, likelihood, policy, subject
 from alignjax.data.sources import world
 from alignjax.data.sources.world import chance, lexicon
-from alignjax.types import Model
+from alignjax.objectives import reward_model
+from alignjax.types import Model, Responses, Sequences
 
 # Pairs about what preferences are about, and about anything.
 SPLITS = {"preferences": "eval_preferences", "any": "eval_preferences_any"}
@@ -177,26 +178,44 @@ def score(
         for prompt, response in replies
     ]
     objective = one.run.config.get("objective", {})
-    pooling = objective.get("pooling") or "last"
+    how = (
+        objective.get("pooling") or "last",
+        objective.get("members") or 1,
+        objective.get("reduce") or "mean",
+        objective.get("penalty"),
+    )
     order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     out = np.zeros(len(rows))
     for start in range(0, len(order), likelihood.ROWS):
         chosen = order[start : start + likelihood.ROWS]
         batch = likelihood.pad([rows[i] for i in chosen])
-        heads_BH = np.asarray(_pooled(one.run.model, one.params, batch, pooling))
-        out[chosen] = heads_BH[: len(chosen)].mean(axis=1)
+        score_B = np.asarray(_score(one.run.model, one.params, batch, how))
+        out[chosen] = score_B[: len(chosen)]
     return out
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _pooled(model: Model, params, batch, pooling: str):
-    """float32 [B, H]: scores at the response's last target, or their mean over it."""
-    score_BTH = model.score(params, model.hidden(params, batch))
-    after_BT = jnp.cumsum(batch.weights[:, ::-1], axis=1)[:, ::-1]
-    last_BT = (batch.weights > 0) & (after_BT == 1)
-    kept_BT = last_BT if pooling == "last" else batch.weights > 0
-    total_BH = jnp.where(kept_BT[..., None], score_BTH, 0.0).sum(1)
-    return total_BH / jnp.maximum(kept_BT.sum(1), 1)[:, None]
+def _score(model: Model, params, rows: Sequences, how: tuple):
+    """float32 [B]: as the objective reports it; of several attributes the mean."""
+    pooling, members, reduce, penalty = how
+    score_GKH = reward_model.score(model, params, _single(rows), pooling=pooling)
+    score_GKMA = score_GKH.reshape(*score_GKH.shape[:2], members, -1)
+    return reward_model.reduced(score_GKMA, reduce, penalty).mean(-1)[:, 0]
+
+
+def _single(rows: Sequences) -> Responses:
+    """Rows [B, T] of one response each as groups of one."""
+    row = jax.tree.map(lambda x: x[:, None], rows)
+    whose = (row.weights > 0).astype(jnp.int32)
+    B = len(whose)
+    return Responses(
+        row,
+        responses=whose,
+        lengths=whose.sum(-1)[..., None],
+        weights=jnp.ones((B, 1)),
+        index=jnp.full((B, 1), -1),
+        values={},
+    )
 
 
 def words(text: str) -> int:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Writes the report: one HTML file that needs nothing else.
+
+    python -m alignjax.report --out=report.html --assessment=runs/assessment.json \
+        --stage=base=runs/base --stage=sft=runs/sft --stage=dpo=runs/dpo
+
+`--assessment` is the file of `python -m alignjax.assessment`; names of stages are best
+the same as there. What is not given is missing from the report, which says so. Exit
+codes are those of `alignjax.exit_codes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from alignjax import config, exit_codes
+from alignjax.assessment import results
+from alignjax.report import page, story
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    out = argparse.ArgumentParser(
+        prog="python -m alignjax.report",
+        description=__doc__.partition("\n\n    ")[0],
+        allow_abbrev=False,
+    )
+    add = out.add_argument
+    add("--out", required=True, metavar="FILE", help="the report, HTML")
+    add("--assessment", metavar="FILE", help="what was measured of the models, JSON")
+    add(
+        "--stage",
+        action="append",
+        default=[],
+        type=named,
+        metavar="NAME=DIR",
+        help="the folder of a stage's run, in their order; repeatable",
+    )
+    add("--title", default="From text to an aligned model", help="its heading")
+    return out
+
+
+def named(text: str) -> tuple[str, str]:
+    """`NAME=DIR`.
+
+    Raises:
+      ArgumentTypeError: it is not.
+    """
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, folder
+
+
+def write(options: argparse.Namespace) -> pathlib.Path:
+    """Writes the report whole or not at all, and returns where.
+
+    Raises:
+      ConfigError: nothing to tell of, folders that are no runs', or no matplotlib.
+    """
+    if not options.stage and not options.assessment:
+        raise config.ConfigError("stage: give a --stage, or an --assessment, or both")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise config.ConfigError(
+            "figures need the package matplotlib, which is not installed: "
+            "pip install 'alignjax[report]'"
+        )
+    found = results.read(options.assessment) if options.assessment else None
+    text = page.render(story.load(options.stage, found), options.title)
+    out = pathlib.Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, out)
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns one of `exit_codes`."""
+    options = parser().parse_args(arguments)
+    try:
+        out = write(options)
+    except config.ConfigError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return exit_codes.CONFIG
+    print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
+    return exit_codes.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How figures look: sizes, colours, axes, and from matplotlib to SVG inside a page."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# Okabe and Ito's colours, which the colour-blind can tell apart and print as greys.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PINK, YELLOW, SKY, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#767676"
+COLORS = {
+    "pretraining": GREY,
+    "sft": BLUE,
+    "reward": GREEN,
+    "preference": ORANGE,
+}
+FURTHER = (PINK, YELLOW, SKY, GREEN)
+MARKERS = ("o", "s", "D", "^", "v", "P")
+INK, FAINT = "#222222", "#d9d9d9"
+
+# Inches. Narrow, so that letters stay readable where a page is as wide as a phone.
+WIDTH, HEIGHT = 5.0, 3.1
+_STYLE = {
+    "font.size": 10,
+    "font.family": ["DejaVu Sans"],
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "svg.fonttype": "none",  # letters stay letters: they can be searched and read out
+    "svg.hashsalt": "alignjax",
+}
+
+
+class Figure(NamedTuple):
+    """One figure of the report.
+
+    Attributes:
+      name: a word, unique on the page.
+      title: what to look at.
+      caption: what it means, given the numbers; one sentence.
+      svg: the drawing.
+      numbers: the same as a table, a row of headings first.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    numbers: Sequence[Sequence[str]]
+
+
+class Canvas(NamedTuple):
+    """A matplotlib figure and its axes; `svg()` is what is drawn on it so far."""
+
+    name: str
+    figure: Any
+    axes: Sequence[Any]
+
+    def svg(self) -> str:
+        """One `<svg>` element without a fixed size."""
+        out = io.StringIO()
+        self.figure.savefig(out, format="svg", metadata={"Date": None})
+        text = out.getvalue()
+        return _own_names(text[text.index("<svg") :], self.name)
+
+
+@contextlib.contextmanager
+def canvas(
+    name: str, columns: int = 1, rows: int = 1, *, height: float = HEIGHT, **options
+) -> Iterator[Canvas]:
+    """An empty figure with as many axes.
+
+    The figure belongs to no window and to no global state, and `options` are those of
+    `matplotlib.figure.Figure.subplots`.
+    """
+    import matplotlib
+    from matplotlib import figure as figures
+
+    with matplotlib.rc_context(_STYLE):
+        size = (WIDTH, height * rows)
+        figure = figures.Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
+        yield Canvas(name, figure, list(axes.flat))
+
+
+def _own_names(svg: str, name: str) -> str:
+    """Ids are one namespace for the whole page, so each figure's get its name."""
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    # The page decides the size; `viewBox` has the proportions.
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return f'{head} role="img" aria-labelledby="{name}-title">{rest}'
+
+
+def whiskers(
+    axis: Any, at: Sequence[float], figures: Sequence[Mapping], **style: Any
+) -> None:
+    """Means as marks at `at`, with their intervals, upright."""
+    means = [figure["mean"] for figure in figures]
+    low = [max(0.0, figure["mean"] - figure["low"]) for figure in figures]
+    high = [max(0.0, figure["high"] - figure["mean"]) for figure in figures]
+    style = {"capsize": 3, "markersize": 6, "elinewidth": 1.5, **style}
+    axis.errorbar(at, means, yerr=[low, high], **style)
+
+
+def label_stages(axis: Any, names: Sequence[str]) -> None:
+    """Stages along the horizontal axis, evenly, with room at both ends."""
+    axis.set_xticks(range(len(names)), [shorten(name) for name in names])
+    axis.set_xlim(-0.5, len(names) - 0.5)
+    axis.grid(visible=False, axis="x")
+
+
+def shorten(name: str, most: int = 14) -> str:
+    """A name that fits under a mark."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def percent_axis(axis: Any, low: float = 0.0) -> None:
+    """Shares from 0 to 1, in percent."""
+    axis.set_ylim(low - 0.03, 1.03)
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axis.set_yticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
