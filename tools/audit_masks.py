@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Prints which tokens of a config's data are trained on, and what is wrong with that.
+
+    python tools/audit_masks.py --config=configs/sft/world.py \
+        --config.init.run=runs/world --rows=2 --split=validation
+
+It takes the flags of `alignjax.train`, and needs no accelerator. Of the first rows of
+the stream every target is printed with the input that it follows, whose turn it is of,
+what it counts, its segment, and of pairs the group and the response. `--check` rows are
+looked through for the faults of `alignjax.data.audit`; it ends with 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from absl import app, flags, logging
+
+from alignjax import config, exit_codes, experiment, train
+from alignjax.data import audit, chat, dataset, records, tokenizer
+
+FLAGS = flags.FLAGS
+FOUND = 1  # the exit status where there are faults
+MOST = 20  # faults that are listed
+
+
+def spelled(tok: tokenizer.Tokenizer) -> list[str]:
+    """What each token is on paper: control tokens by name, others quoted."""
+    names = {i: name for name, i in tok.control.items()}
+    names |= {tok.bos_id: "<start>", tok.eos_id: "<eos>"}
+    return [
+        names[i] if i in names else repr(tok.decode([i])) for i in range(tok.vocab_size)
+    ]
+
+
+def roles(rows: Mapping[str, Any], tok: tokenizer.Tokenizer) -> np.ndarray:
+    """Whose turn each target is of, text; the shape of `rows["targets"]`."""
+    found = np.full(rows["targets"].shape, "", object)
+    segments = rows["segment_ids"]
+    branches = rows.get("branches", np.zeros_like(segments))
+    named = {tok.control[mark]: role for role, mark in chat.ROLES.items()}
+    end = tok.control[chat.STOP]
+    for place in np.ndindex(segments.shape[:-1]):
+        for segment in np.unique(segments[place][segments[place] > 0]).tolist():
+            inside = segments[place] == segment
+            at_end = None  # the role at the end of the beginning that branches share
+            for branch in np.unique(branches[place][inside]).tolist():
+                at = np.flatnonzero(inside & (branches[place] == branch))
+                role = at_end or named.get(int(rows["inputs"][place][at[0]]))
+                if branch:
+                    role = chat.ASSISTANT
+                for t in at.tolist():
+                    token = int(rows["targets"][place][t])
+                    role = named.get(token, role)
+                    found[(*place, t)] = role or "-"
+                    if token == end:
+                        role = None
+    return found
+
+
+def table(
+    rows: Mapping[str, Any], i: int, tok: tokenizer.Tokenizer, dialogues: bool
+) -> Iterator[str]:
+    """The lines of one row, a target each; padding is counted."""
+    grouped = "responses" in rows
+    count = rows["lengths"].shape[2] if grouped else 0
+    words = spelled(tok)
+    said = roles(rows, tok) if dialogues else np.full(rows["targets"].shape, "text")
+    yield (
+        f"{'place':>7} {'seg':>4} {'br':>3} {'pos':>5}  {'role':<9} {'weight':>7} "
+        f"{'response':<8}  input -> target"
+    )
+    for place in np.ndindex(rows["targets"].shape[1:]):
+        at = (i, *place)
+        if not rows["segment_ids"][at] and not rows["weights"][at]:
+            continue
+        response = "."
+        if grouped and (number := int(rows["responses"][at])):
+            response = "{}:{}".format(*divmod(number - 1, count))
+        weight = float(rows["weights"][at])
+        branch = int(rows["branches"][at]) if "branches" in rows else "."
+        before, token = (words[int(rows[name][at])] for name in ("inputs", "targets"))
+        yield (
+            f"{'/'.join(map(str, place)):>7} {rows['segment_ids'][at]:>4} {branch:>3} "
+            f"{rows['positions'][at]:>5}  {said[at]:<9} "
+            f"{f'{weight:g}' if weight else '.':>7} {response:<8}  {before} -> {token}"
+        )
+    padding = int((rows["segment_ids"][i] == 0).sum())
+    yield f"{padding:,} places of padding"
+    if grouped:
+        for p in np.flatnonzero(rows["group_weights"][i]).tolist():
+            known = {name: v[i, p].tolist() for name, v in rows["values"].items()}
+            yield (
+                f"group {p}: weight {rows['group_weights'][i, p]:g}, responses of "
+                f"{rows['lengths'][i, p].tolist()} tokens, {known}"
+            )
+
+
+def summary(
+    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, dialogues: bool
+) -> Iterator[str]:
+    """How many tokens there are of what, and how many of them count."""
+    real = rows["segment_ids"] > 0
+    counted = rows["weights"] != 0
+    total = max(1, int(real.sum()))
+    number = int((real & counted).sum())
+    yield (
+        f"{len(real):,} rows of {real[0].size:,} places, {100 * real.mean():.1f} % "
+        f"full; {number:,} of {total:,} targets count ({100 * number / total:.1f} %), "
+        f"their weights add up to {rows['weights'].sum(dtype=np.float64):,.6g}"
+    )
+    if not dialogues:
+        return
+    said = roles(rows, tok)
+    of_role = Counter(said[real].tolist())
+    trained = Counter(said[real & counted].tolist())
+    for role, number in of_role.most_common():
+        yield f"  {role:<9} {number:>9,} targets, {trained[role]:>9,} count"
+    ends = counted & (rows["targets"] == tok.control[chat.STOP])
+    yield f"  {int(ends.sum()):,} turns end in a trained {chat.STOP}"
+
+
+def report(
+    data: dataset.Dataset,
+    tok: tokenizer.Tokenizer,
+    dialogues: bool,
+    rows: int,
+    check: int,
+) -> tuple[list[str], list[str]]:
+    """The lines to print, and the faults."""
+    found = data.rows(np.arange(max(rows, check)))
+    lines = [data.report]
+    for i in range(rows):
+        lines += ["", f"row {i}: {data.describe(i)}"]
+        lines += table(found, i, tok, dialogues)
+    looked = {k: v[:check] for k, v in found.items() if k != "values"}
+    lines += ["", *summary(looked, tok, dialogues)]
+    faults = audit.faults(looked, tok, dialogues=dialogues)
+    lines += [f"FAULT {line}" for line in faults[:MOST]]
+    kinds = Counter(line.partition(":")[0] for line in faults)
+    told = ", ".join(f"{name} {count:,}" for name, count in kinds.most_common())
+    lines.append(f"faults in {check:,} rows: {told or 'none'}")
+    return lines, faults
+
+
+def main(argv) -> None:
+    """Prints the report; exits with 1 if there are faults, else as `train` does."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    try:
+        run = experiment.build(FLAGS.config)
+        data = run.train if FLAGS.split == "train" else run.validation
+        if data is None:
+            raise config.ConfigError(
+                "evaluation.every: None, so that there is no validation data; set it"
+            )
+        dialogues = run.config.data.chat is not None
+        check = FLAGS.check or min(256, data.num_rows)
+        lines, faults = report(data, run.tokenizer, dialogues, FLAGS.rows, check)
+    except (config.ConfigError, records.DataError) as error:
+        print(error, file=sys.stderr)
+        wrong = isinstance(error, config.ConfigError)
+        sys.exit(exit_codes.CONFIG if wrong else exit_codes.DATA)
+    print("\n".join(lines))
+    sys.exit(FOUND if faults else exit_codes.DONE)
+
+
+if __name__ == "__main__":
+    train.define_config_flag()
+    flags.DEFINE_integer("rows", 2, "how many rows are printed", lower_bound=0)
+    flags.DEFINE_integer("check", None, "rows that are looked through; 256", 1)
+    flags.DEFINE_enum("split", "train", ["train", "validation"], "of the data")
+    app.run(main, flags_parser=train.parse)
