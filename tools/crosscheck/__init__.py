@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of `tools/crosscheck_trl.py`: cases, the two sides, their table."""

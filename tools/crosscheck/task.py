@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both sides are given: a model's sizes and a batch of ragged pairs, by token ids.
+
+Ids below `FIRST` are the padding and the token that ends a response.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+PAD, END, FIRST = 0, 1, 2
+VOCAB = 61
+# Grouped queries and an untied head, so that nothing is square or shared by chance.
+SIZES = dict(d_model=32, layers=2, heads=4, kv_heads=2, d_ff=48, max_length=64)
+EPSILON, THETA = 1e-6, 10_000.0
+
+
+class Pair(NamedTuple):
+    """Token ids; responses end in `END`. `margin`: how far the chosen one is ahead."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    margin: float
+
+
+class Labelled(NamedTuple):
+    """A response judged alone, and another prompt's response for KTO's baseline."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    mismatched: tuple[int, ...]
+    desirable: bool
+
+
+def pairs(count: int = 6, seed: int = 0) -> list[Pair]:
+    """Prompts of 2 to 7 tokens, responses of 1 to 12, their `END` included."""
+    rng = np.random.default_rng(seed)
+    draw = lambda n: tuple(int(x) for x in rng.integers(FIRST, VOCAB, n))
+    found = []
+    for i in range(count):
+        chosen, rejected = rng.integers(1, 12, 2)
+        if i == 0:  # an empty one: nothing but its end
+            rejected = 0
+        found.append(
+            Pair(
+                prompt=draw(rng.integers(2, 8)),
+                chosen=(*draw(chosen), END),
+                rejected=(*draw(rejected), END),
+                margin=float(rng.uniform(0, 2)),
+            )
+        )
+    return found
+
+
+def labelled(found: list[Pair]) -> list[Labelled]:
+    """One response of each pair, more of them chosen than rejected.
+
+    The mismatched one of a row is the response of the row before it, and of the first
+    row that of the last: what TRL makes of a batch.
+    """
+    desirable = [i % 3 != 1 for i in range(len(found))]
+    own = [
+        p.chosen if good else p.rejected
+        for p, good in zip(found, desirable, strict=True)
+    ]
+    return [
+        Labelled(pair.prompt, own[i], own[i - 1], desirable[i])
+        for i, pair in enumerate(found)
+    ]

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss, gradients and metrics of TRL's own trainers on the batch of the task.
+
+Each trainer is made as its documentation says, of a model, a tokenizer and a dataset of
+texts; it tokenises and collates them itself, and its own `compute_loss` is asked. The
+tokenizer knows words like "w17" for the id 17, so that the texts are token ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+
+# Before any library of Hugging Face is imported: nothing is looked up or reported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import datasets
+import numpy as np
+import tokenizers
+import torch
+import transformers
+import trl
+from trl.experimental import cpo, orpo
+
+from tools.crosscheck import cases, task
+from tools.crosscheck.alignjax_side import Result, less
+
+datasets.disable_progress_bars()
+datasets.disable_caching()
+transformers.logging.set_verbosity_error()
+
+TRAINERS = {
+    "dpo": (trl.DPOTrainer, trl.DPOConfig),
+    "kto": (trl.KTOTrainer, trl.KTOConfig),
+    "orpo": (orpo.ORPOTrainer, orpo.ORPOConfig),
+    "cpo": (cpo.CPOTrainer, cpo.CPOConfig),
+    "reward": (trl.RewardTrainer, trl.RewardConfig),
+    "sft": (trl.SFTTrainer, trl.SFTConfig),
+}
+END = "<end>"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what this side says."""
+    packages = (trl, transformers, torch)
+    return {package.__name__: package.__version__ for package in packages}
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Words to the ids that they name."""
+    words = {"<pad>": task.PAD, END: task.END}
+    words |= {f"w{i}": i for i in range(task.FIRST, task.VOCAB)}
+    whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=whole, eos_token=END, pad_token="<pad>"
+    )
+
+
+def text(ids) -> str:
+    """What the tokenizer reads as these ids; the end of a prompt is a space."""
+    words = [END if i == task.END else f"w{i} " for i in ids]
+    return "".join(words)
+
+
+def model(parameters: Mapping[str, np.ndarray], scores: bool = False):
+    """transformers' Llama with these parameters, float32, attention as written."""
+    kind = transformers.LlamaForCausalLM
+    if scores:
+        kind = transformers.LlamaForSequenceClassification
+    sizes = task.SIZES
+    shape = transformers.LlamaConfig(
+        vocab_size=task.VOCAB,
+        hidden_size=sizes["d_model"],
+        intermediate_size=sizes["d_ff"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["kv_heads"],
+        max_position_embeddings=sizes["max_length"],
+        rms_norm_eps=task.EPSILON,
+        rope_theta=task.THETA,
+        tie_word_embeddings=False,
+        pad_token_id=task.PAD,
+        eos_token_id=task.END,
+        bos_token_id=None,
+        num_labels=1,
+        attn_implementation="eager",
+    )
+    made = kind(shape)
+    state = {name: torch.from_numpy(np.array(x)) for name, x in parameters.items()}
+    state = {name: x for name, x in state.items() if name in made.state_dict()}
+    made.load_state_dict(state, strict=True)
+    return made
+
+
+class Side:
+    """TRL, with the parameters that alignjax has made, by transformers' names."""
+
+    def __init__(self, pairs: list[task.Pair], policy, reference, rewards):
+        self.pairs = pairs
+        self.policy, self.reference, self.rewards = policy, reference, rewards
+
+    def run(self, case: cases.Case) -> Result:
+        """One case; `case.less` too, its loss and gradient taken off."""
+        found = self._run(case, case.trl)
+        if case.less is None:
+            return found
+        return less(found, self._run(case, {**case.trl, **case.less[0]}))
+
+    def _run(self, case: cases.Case, fields) -> Result:
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            trainer = self._trainer(case.trainer, dict(fields), folder)
+            rows = [trainer.train_dataset[i] for i in range(len(self.pairs))]
+            batch = trainer.data_collator(rows)
+            batch = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
+            trainer.model.train()
+            loss = trainer.compute_loss(trainer.model, batch)
+            loss.backward()
+        metrics = getattr(trainer, "_metrics", None) or trainer._stored_metrics
+        metrics = {name: values[-1] for name, values in metrics["train"].items()}
+        gradients = {
+            name: np.zeros(x.shape, np.float32) if x.grad is None else x.grad.numpy()
+            for name, x in trainer.model.named_parameters()
+        }
+        return Result(float(loss.detach()), gradients, metrics)
+
+    def _trainer(self, name: str, fields: dict, folder: str):
+        kind, options = TRAINERS[name]
+        own = {name: fields.pop(name, False) for name in ("margin", "terminator")}
+        config = options(
+            output_dir=folder,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            max_length=task.SIZES["max_length"],
+            per_device_train_batch_size=len(self.pairs),
+            disable_tqdm=True,
+            **fields,
+        )
+        others = {}
+        if name in ("dpo", "kto"):
+            others["ref_model"] = model(self.reference)
+        return kind(
+            model=model(self.rewards, True) if name == "reward" else model(self.policy),
+            args=config,
+            train_dataset=self._dataset(name, **own),
+            processing_class=tokenizer(),
+            **others,
+        )
+
+    def _dataset(self, name: str, margin: bool, terminator: bool) -> datasets.Dataset:
+        if name == "kto":
+            rows = [
+                {
+                    "prompt": text(row.prompt),
+                    "completion": text(row.response),
+                    "label": row.desirable,
+                }
+                for row in task.labelled(self.pairs)
+            ]
+        elif name == "sft":
+            rows = [
+                {"prompt": text(p.prompt), "completion": text(p.chosen)}
+                for p in self.pairs
+            ]
+        elif name == "reward":
+            # Our rows have tokens that something follows, so the one that ends a
+            # response is not among what the model reads.
+            end = None if terminator else -1
+            rows = [
+                {
+                    "chosen_ids": [*p.prompt, *p.chosen][:end],
+                    "rejected_ids": [*p.prompt, *p.rejected][:end],
+                    **({"margin": p.margin} if margin else {}),
+                }
+                for p in self.pairs
+            ]
+        else:
+            rows = [
+                {
+                    "prompt": text(p.prompt),
+                    "chosen": text(p.chosen),
+                    "rejected": text(p.rejected),
+                }
+                for p in self.pairs
+            ]
+        return datasets.Dataset.from_list(rows)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """What trainers print while they are made is no concern of the table."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
