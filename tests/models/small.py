@@ -3,9 +3,10 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from alignjax import models
+from alignjax import models, trees
 from alignjax.types import Sequences
 from tests import rows
 
@@ -14,14 +15,20 @@ SMALL = dict(family="llama", name="nano", d_model=32, layers=2, d_ff=48, max_len
 
 
 def initial(model):
+    """What the model itself begins with; takes seconds to compile."""
     return jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(0))
 
 
 def make(**fields):
     """A model and parameters: norms are not ones, biases and adapters not zeros."""
     model = models.build({**SMALL, **fields}, V)
-    noise = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)
-    return model, jax.tree.map(noise, initial(model))
+    abstract = jax.eval_shape(model.init, jax.random.key(0))
+
+    def draw(name, leaf):
+        values = 0.1 * np.random.default_rng(leaf.size).normal(size=leaf.shape)
+        return jnp.asarray(values + name.endswith("scale"), leaf.dtype)
+
+    return model, trees.map_with_name(draw, nn.unbox(abstract))
 
 
 def one_document(B=2, length=T, seed=0) -> Sequences:

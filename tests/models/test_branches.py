@@ -143,16 +143,9 @@ def test_xla_is_the_definition(window, block):
     )
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(key, (1, 150, 2, 8)) for key in keys)
-    ours = attention.xla(
-        q,
-        k,
-        v,
-        batch.segment_ids,
-        window=window,
-        softcap=None,
-        branches=attention.Branches(batch.branches, batch.positions),
-        block=block,
-    )
+    xla = functools.partial(attention.xla, window=window, softcap=None, block=block)
+    where = attention.Branches(batch.branches, batch.positions)
+    ours = jax.jit(xla)(q, k, v, batch.segment_ids, branches=where)
     mask = naive_mask(ids, branches, positions, window)
     theirs = attention.attend(*map(attention.heads_first, (q, k, v)), mask[None])
     np.testing.assert_allclose(ours, attention.heads_first(theirs), atol=2e-6)
