@@ -82,6 +82,30 @@ def tokenize(
     return rows
 
 
+def tokenize_everything(
+    tok: tokenizer.Tokenizer,
+    documents: Sequence[records.Chat | records.Text],
+    *,
+    format: str,
+    bos: bool,
+) -> list[tokenizing.Tokens]:
+    """Dialogues among other documents, every token of which is learned.
+
+    So a model is pretrained that knows the format before it is fine-tuned.
+
+    Raises:
+      ConfigError, DataError: as `tokenize`.
+    """
+    chats = [d for d in documents if not isinstance(d, records.Text)]
+    texts = [d for d in documents if isinstance(d, records.Text)]
+    said = iter(tokenize(tok, chats, format=format, train_on="all", bos=bos))
+    read = iter(tokenizing.tokenize_text(tok, texts, bos=bos))
+    return [
+        next(read) if isinstance(d, records.Text) else tokenizing.Tokens(next(said).ids)
+        for d in documents
+    ]
+
+
 def encode(tok: tokenizer.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The ids of the texts of turns, without control tokens."""
     found = tok.encode_batch([f" {text}" for text in texts])

@@ -23,7 +23,7 @@ import numpy as np
 
 from alignjax.data import best_fit, cache, comparisons, records, store
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 1 << 20  # groups that are packed together, so that memory has a bound
 COUNTS = ("documents", "tokens", "long", "long_tokens", "cut", "cut_tokens")
 
@@ -68,18 +68,18 @@ class Layout(NamedTuple):
         return layout.size(prompts, responses)
 
     def room(
-        self, prompts: np.ndarray, responses: np.ndarray, longest: int
+        self, prompts: np.ndarray, responses: np.ndarray, reserve: int
     ) -> np.ndarray:
         """How long a mismatched response may be for the group to fit; [D].
 
-        It is room for any, unless the group is too long for that even alone in a row.
+        That is `reserve`, or what is left where the group is alone in a row.
         """
         used = self.size(prompts, responses)
         if self.name == "padded":
             left = self.length - (prompts - 1)
         else:
             left = self.length - used - (prompts - 1) * (self.name == "packed")
-        return np.clip(left, 0, longest)
+        return np.clip(left, 0, reserve)
 
 
 class Plan(NamedTuple):
@@ -92,7 +92,8 @@ class Plan(NamedTuple):
       documents: int64 [G], the document of each group, row by row.
       cuts: int32 [G], how many tokens its prompt has lost.
       rows: int64 [R + 1], the first group of each row, and the end.
-      manifest: counts; `groups` is the most of a row, `longest` the longest response.
+      manifest: counts; `groups` is the most of a row, `reserve` the tokens that are
+        kept free for a mismatched response, as many as any response has.
     """
 
     key: str
@@ -148,7 +149,7 @@ def plan(
     def fill(partial: Path) -> dict[str, Any]:
         documents = _documents(tokens, spans)
         lengths = _lengths(tokens, documents)
-        longest = int(lengths[:, 1:].max(initial=0))
+        reserve = int(lengths[:, 1:].max(initial=0))
         count = collections.Counter(dict.fromkeys(COUNTS, 0))
         count["documents"], count["tokens"] = len(documents), int(lengths.sum())
         kept, cuts = _cut(tokens, documents, layout, long_documents, head, turns, count)
@@ -156,7 +157,7 @@ def plan(
         prompts, responses = lengths[:, 0] - cuts, lengths[:, 1:]
         sizes = layout.size(prompts, responses)
         if layout.mismatched and layout.name != "padded":
-            room = layout.room(prompts, responses, longest)
+            room = layout.room(prompts, responses, reserve)
             sizes = layout.size(prompts, np.concatenate([responses, room[:, None]], 1))
         order, ends = _rows(sizes, layout, pack)
         documents[order].tofile(partial / "documents.bin")
@@ -169,7 +170,7 @@ def plan(
             "kept": len(documents),
             "rows": len(ends),
             "groups": int(np.diff(rows).max(initial=0)),
-            "longest": longest,
+            "reserve": reserve,
             "targets": int(layout.places(prompts, responses).sum()),
             "weight": float(responses.sum()),
             "text_bytes": text,

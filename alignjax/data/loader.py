@@ -50,7 +50,8 @@ class DataConfig:
         into pieces, "error", or "skip" it, counted. Groups of responses are never
         split; "truncate_prompt" leaves out the beginning of a prompt, counted.
       chat: the format of dialogues, "roles"; None for plain text.
-      train_on: which of the assistant's turns of a dialogue are learned.
+      train_on: which of the assistant's turns of a dialogue are learned; "everything"
+        is every token, of other documents too, as in pretraining.
       share_prompt: whether the responses of a group are branches of one prompt, rather
         than each having its own copy.
       groups_per_row: the most groups of a row; None for as many as there is room for.
@@ -66,7 +67,7 @@ class DataConfig:
     pack: Literal["best_fit", "none"] = "best_fit"
     long_documents: Literal["split", "error", "skip", "truncate_prompt"] = "split"
     chat: Literal["roles"] | None = None
-    train_on: Literal["all", "last"] = "all"
+    train_on: Literal["all", "last", "everything"] = "all"
     share_prompt: bool = False
     groups_per_row: int | None = None
     bos: bool = False
@@ -249,6 +250,9 @@ def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):
     if data != "text":
         tokenize, make = comparisons.tokenize, comparisons.maker(data)
         settings |= {"format": cfg.chat, "data": data}
+    elif cfg.train_on == "everything":
+        tokenize, make = chat.tokenize_everything, comparisons.maker("chat")
+        settings |= {"format": cfg.chat}
     elif cfg.chat is not None:
         tokenize, make = chat.tokenize, comparisons.maker("chat")
         settings |= {"format": cfg.chat, "train_on": cfg.train_on}

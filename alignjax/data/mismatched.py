@@ -79,6 +79,6 @@ def _room(groups: group_rows.Groups, plans) -> np.ndarray:
     for i, plan in enumerate(plans):
         mine = groups.part == i
         out[mine] = plan.layout.room(
-            groups.prompts[mine], groups.lengths[mine], plan.manifest["longest"]
+            groups.prompts[mine], groups.lengths[mine], plan.manifest["reserve"]
         )
     return out

@@ -16,13 +16,13 @@ Everything works offline and is the same on every machine. `load` is the data so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from alignjax import registry
-from alignjax.data import records
-from alignjax.data.sources.world import labelers, lexicon, prepared, views
+from alignjax.data import chat, records
+from alignjax.data.sources.world import labelers, lexicon, prepared, turns, views
 from alignjax.data.sources.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.data.sources.world.gold import Reward, gold_reward
 from alignjax.data.sources.world.knowledge import World, build
@@ -50,6 +50,7 @@ def load(
     split: str = "pretrain",
     documents: int | None = None,
     labeler: str | None = None,
+    dialogues: str | None = None,
     data_dir: str | None = None,
 ) -> records.Source:
     """One split of a world, made on first use and kept in `data_dir`.
@@ -57,7 +58,7 @@ def load(
     `where` is "world/small/pretrain:123"; document 123 is always the same one, however
     many there are. What is yielded depends on the split:
 
-        pretrain                               records.Text
+        pretrain                               records.Text, and perhaps Chat
         demonstrations, eval_demonstrations    examples.Demonstration
         preferences, edits, eval_preferences,
         eval_preferences_any                   examples.Pair
@@ -72,6 +73,8 @@ def load(
       documents: how many examples; None for the preset's default.
       labeler: who judged pairs, rankings and labels, a key of `labelers.LABELERS`; None
         for "clean", and for splits that nobody judged.
+      dialogues: of pretraining: "text", the default, where roles are words of plain
+        text; or "chat", records.Chat, where an assistant has the last word.
       data_dir: where data sets are kept; None for the user's cache.
 
     Raises:
@@ -91,18 +94,40 @@ def load(
     name = views.find(preset, split)
     view = views.VIEWS[name]
     judge = _check_labeler(labeler, split, view.labeled)
+    read = _check_dialogues(dialogues, split)
     folder = Path(data_dir) if data_dir else prepared.default_data_dir()
     directory = prepared.prepare(folder, preset, seed, name, {split: count})
 
     def stream() -> Iterator[tuple[str, Any]]:
         for index, example in enumerate(prepared.stream(directory, split)):
-            yield f"world/{preset}/{split}:{index}", view.record(example, judge)
+            yield f"world/{preset}/{split}:{index}", read(view.record(example, judge))
 
     size = sum(file.stat().st_size for file in directory.iterdir())
     key = prepared.identity(preset, seed, name, {split: count})
     if view.labeled:
         key["labeler"] = judge
+    if dialogues == "chat":
+        key["dialogues"] = dialogues
     return records.Source("world", key, size, stream)
+
+
+def _check_dialogues(dialogues: str | None, split: str) -> Callable[[Any], Any]:
+    """What makes of a record what is to be read. Raises DataError."""
+    if dialogues is not None and split != "pretrain":
+        raise records.DataError(
+            f"world dialogues={dialogues!r}: only of split 'pretrain'; leave it out"
+        )
+    if dialogues not in (None, "text", "chat"):
+        raise records.DataError(f"world dialogues={dialogues!r} is not text or chat")
+    return _as_chat if dialogues == "chat" else lambda record: record
+
+
+def _as_chat(document: records.Text) -> records.Text | records.Chat:
+    """A document as a dialogue, if all of it is one that an assistant ends."""
+    said = turns.parse(document.text)
+    if chat.fault(said) or said[-1][0] != turns.ASSISTANT:
+        return document
+    return records.Chat(said)
 
 
 def _check_labeler(labeler: str | None, split: str, labeled: bool) -> str:
