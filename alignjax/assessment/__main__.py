@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 
 from alignjax import checkpoint, config, exit_codes, progress
-from alignjax.assessment import asked, command, policy
+from alignjax.assessment import amounts, asked, command
 from alignjax.data import records
 
 CACHE_DIR = "~/.cache/alignjax"
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__.partition("\n\n    ")[0],
         allow_abbrev=False,
     )
-    add, default = out.add_argument, policy.Settings()
+    add, default = out.add_argument, amounts.Settings()
     add(
         "--run",
         action="append",
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     terminal = progress.Terminal()
     try:
-        settings = policy.Settings(
+        settings = amounts.Settings(
             each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
         )
         command.run(

@@ -14,8 +14,6 @@ from alignjax.data.sources import world
 
 # Rows that are drawn at one time; all batches but the last one have as many.
 BATCH = 128
-# Tokens of an answer: the longest good ones have about half of it.
-LENGTH = 64
 
 
 class Answer(NamedTuple):
@@ -44,9 +42,9 @@ def answer(
     form: formats.Format,
     asked: Sequence[world.Prompt],
     *,
+    length: int,
     temperature: float = 1.0,
     seed: int = 0,
-    length: int = LENGTH,
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
     """One answer to every prompt; prompt i is answered with a randomness of its own.
@@ -58,9 +56,9 @@ def answer(
       params: its parameters, on the device.
       form: how it reads dialogues.
       asked: the prompts.
+      length: tokens of an answer at most.
       temperature: 0 is greedy; equal prompts are then answered once.
       seed: of all of it.
-      length: tokens of an answer at most.
       tell: called with the number of prompts that are answered, now and then.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 from alignjax import config, progress
 from alignjax.assessment import (
+    amounts,
     answers,
     asked,
     narration,
@@ -29,7 +30,7 @@ _PRESET, _SEED = "small", 0
 def run(
     runs: Sequence[Any],
     out: pathlib.Path,
-    settings: policy.Settings,
+    settings: amounts.Settings,
     *,
     checkpoints: Sequence[str] = (),
     anew: bool = False,
@@ -133,11 +134,10 @@ def _parents(models) -> list[str]:
 
 
 def _same(kept: dict | None, one: subject.Subject) -> bool:
-    """Whether what is kept is of this very checkpoint."""
-    return kept is not None and (kept["path"], kept["step"]) == (
-        str(one.run.path),
-        one.step,
-    )
+    """Whether what is kept is of these very parameters."""
+    same = one.described
+    fields = ("path", "step", "digest")
+    return kept is not None and all(kept[f] == same[f] for f in fields)
 
 
 def _reference(one, opened) -> subject.Subject | None:

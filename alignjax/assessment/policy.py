@@ -3,59 +3,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignjax import config
-from alignjax.assessment import answers, asked, bootstrap, likelihood, subject, summary
+from alignjax.assessment import (
+    amounts,
+    answers,
+    asked,
+    bootstrap,
+    likelihood,
+    subject,
+    summary,
+)
 from alignjax.data.sources import world
 
 # How a model is asked: drawn from its own distribution, and its best guess.
 DECODINGS = {"sampled": 1.0, "greedy": 0.0}
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How much is asked.
-
-    Attributes:
-      each: prompts of a slice, and twice as many familiar ones.
-      seed: of what models draw, and of the bootstrap.
-      length: tokens of an answer at most.
-      kinds: of tasks, a slice each.
-      documents: of the pretraining corpus, to be read.
-      demonstrations: held out, to be read.
-      pairs: held out, to be judged by reward models.
-    """
-
-    each: int = 64
-    seed: int = 0
-    length: int = answers.LENGTH
-    kinds: tuple[str, ...] = asked.KINDS
-    documents: int = 512
-    demonstrations: int = 256
-    pairs: int = 1000
-
-    def __post_init__(self):
-        counts = ("each", "length", "documents", "demonstrations", "pairs")
-        problems = [
-            f"{name}: {getattr(self, name)} must be at least 1"
-            for name in counts
-            if getattr(self, name) < 1
-        ]
-        known = [kind for kind in self.kinds if kind in asked.TASKS]
-        if not self.kinds or len(known) != len(set(self.kinds)):
-            names = ", ".join(asked.TASKS)
-            problems.append(f"kinds: {self.kinds!r} are not different ones of {names}")
-        if problems:
-            raise config.ConfigError(problems)
-
-
 def assess(
     one: subject.Subject,
     town: world.World,
-    settings: Settings,
+    settings: amounts.Settings,
     reference: subject.Subject | None = None,
     *,
     tell: Callable[[str], None] = lambda message: None,
@@ -94,7 +63,7 @@ def assess(
     return found
 
 
-def _answers(one, questions, settings: Settings, temperature: float, **options):
+def _answers(one, questions, settings: amounts.Settings, temperature: float, **options):
     return answers.answer(
         one.run,
         one.params,
@@ -110,7 +79,7 @@ def _answers(one, questions, settings: Settings, temperature: float, **options):
 def trajectory(
     one: subject.Subject,
     town: world.World,
-    settings: Settings,
+    settings: amounts.Settings,
     reference: subject.Subject | None,
     *,
     tell: Callable[[str], None] = lambda message: None,
@@ -159,7 +128,7 @@ def nearness(
 
 
 def documents(
-    one: subject.Subject, town: world.World, settings: Settings, **options
+    one: subject.Subject, town: world.World, settings: amounts.Settings, **options
 ) -> bootstrap.Interval:
     """Nats a token on pretraining documents that nobody has read; what is cut off by
     the model's context does not count."""
@@ -176,7 +145,7 @@ def documents(
 
 
 def demonstrations(
-    one: subject.Subject, town: world.World, settings: Settings, **options
+    one: subject.Subject, town: world.World, settings: amounts.Settings, **options
 ) -> dict[str, Any]:
     """Nats a token and a response on replies that were held out of the demonstrations.
 

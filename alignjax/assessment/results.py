@@ -3,7 +3,7 @@
 
 format     1
 world      preset and seed
-settings   `policy.Settings`
+settings   `amounts.Settings`
 prompts    what was asked: slice, text, best, novelty
 models     {name: figures of `policy.assess`, and what the run is}
 changes    [{from, to, ...}] to each model that talks, from where it started
@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import config
-from alignjax.assessment import policy
+from alignjax.assessment import amounts
 
 FORMAT = 1
 
 
-def empty(preset: str, seed: int, settings: policy.Settings) -> dict[str, Any]:
+def empty(preset: str, seed: int, settings: amounts.Settings) -> dict[str, Any]:
     """Results without a run."""
     fields = dataclasses.asdict(settings)
     return {

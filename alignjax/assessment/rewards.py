@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.assessment import asked, bootstrap, likelihood, policy, subject
+from alignjax.assessment import amounts, asked, bootstrap, likelihood, subject
 from alignjax.data.sources import world
 from alignjax.data.sources.world import chance, lexicon
 from alignjax.objectives import reward_model
@@ -37,7 +37,7 @@ PADDING = 2  # sentences that say nothing, before a reply
 def assess(
     one: subject.Subject,
     town: world.World,
-    settings: policy.Settings,
+    settings: amounts.Settings,
     labeler: str = "clean",
     *,
     tell: Callable[[str], None] = lambda message: None,

@@ -67,6 +67,7 @@ class Subject(NamedTuple):
             "path": str(self.run.path),
             "started_from": origin and str(pathlib.Path(origin).absolute()),
             "step": self.step,
+            "digest": self.run.digest(self.step),
             "stage": self.stage,
             "reads": self.format.name,
             **{k: objective[k] for k in fields if objective.get(k) is not None},

@@ -45,6 +45,7 @@ _STYLE = {
     "ytick.labelsize": 9,
     "svg.fonttype": "none",  # letters stay letters: they can be searched and read out
     "svg.hashsalt": "alignjax",
+    "text.parse_math": False,  # names may hold a dollar
 }
 
 
@@ -102,6 +103,7 @@ def canvas(
 
 def _own_names(svg: str, name: str) -> str:
     """Ids are one namespace for the whole page, so each figure's get its name."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)

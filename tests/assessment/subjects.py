@@ -38,5 +38,6 @@ def make(name, seed=0, *, heads=0, path=None, data=(), **config):
         tokenizer=TOKENIZER,
         model=model(heads),
         steps=[10],
+        digest=lambda step: f"{seed}/{heads}/{step}",
     )
     return subject.Subject(name, run, 10, params(seed, heads), formats.of_run(run))

@@ -9,10 +9,11 @@ import pytest
 
 from alignjax import checkpoint, config, exit_codes, progress
 from alignjax.assessment import __main__ as main
-from alignjax.assessment import command, narration, policy, results, subject
+from alignjax.assessment import amounts, command, narration, results, subject
 from tests.assessment import subjects
+from tests.report import made_up
 
-SETTINGS = policy.Settings(
+SETTINGS = amounts.Settings(
     each=2, length=8, documents=8, demonstrations=8, pairs=16, kinds=("fact", "unsafe")
 )
 TALKS = {"data": {"chat": "roles"}}
@@ -86,11 +87,17 @@ def test_stages_are_named_by_what_they_learned(whole):
 def test_changes_go_from_where_a_model_started(whole):
     ends = [(change["from"], change["to"]) for change in whole[1]["changes"]]
     assert ends == [("base", "sft"), ("sft", "dpo")]
-    change = whole[1]["changes"][1]
-    models = whole[1]["models"]
+
+
+def test_changes_are_those_of_the_answers_in_the_file():
+    found = made_up.measured()
+    models = found["models"]
     mean = lambda name: models[name]["sampled"]["gold"]["nine"]["mean"]
-    moved = change["gold"]["nine"]["mean"]
-    assert moved == pytest.approx(mean("dpo") - mean("sft"))
+    for change, before in zip(found["changes"], ("base", "sft"), strict=True):
+        assert change["from"] == before
+        moved = change["gold"]["nine"]["mean"]
+        assert moved == pytest.approx(mean(change["to"]) - mean(before))
+        assert moved != 0
 
 
 def test_divergence_is_from_the_reference_and_only_where_there_is_one(whole):
@@ -116,6 +123,18 @@ def test_what_was_assessed_is_not_assessed_again(whole, tmp_path):
     assert again == found and "assessed in" not in said
 
 
+def test_a_run_that_was_trained_anew_is_assessed_anew(whole, tmp_path, monkeypatch):
+    out = tmp_path / "results.json"
+    out.write_text(whole[0].read_text())
+    again = lambda: subjects.make("sft", 5, **TALKS)
+    monkeypatch.setitem(RUNS, "/runs/sft", again)
+    found, said = assess(out, "base", "sft")
+    assert "sft: assessed in" in said and "base: assessed in" not in said
+    assert list(found["models"]) == ["base", "sft", "dpo"]
+    text = lambda results: results["models"]["sft"]["documents"]["mean"]
+    assert text(found) != text(whole[1])
+
+
 def test_runs_added_one_by_one_make_the_same_file(opened, whole, tmp_path):
     out = tmp_path / "results.json"
     for name in ("base", "sft", "rm"):
@@ -127,7 +146,7 @@ def test_runs_added_one_by_one_make_the_same_file(opened, whole, tmp_path):
 def test_a_file_that_was_asked_otherwise_starts_afresh(opened, tmp_path):
     out = tmp_path / "results.json"
     assess(out, "base")
-    fewer = policy.Settings(each=1, length=8, documents=8, kinds=("fact",))
+    fewer = amounts.Settings(each=1, length=8, documents=8, kinds=("fact",))
     found, said = assess(out, "sft", settings=fewer)
     assert list(found["models"]) == ["sft"] and "afresh" in said
 
@@ -147,9 +166,9 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
     with pytest.raises(config.ConfigError, match="not results of format"):
         assess(out, "base")
     with pytest.raises(config.ConfigError, match="each"):
-        policy.Settings(each=0)
+        amounts.Settings(each=0)
     with pytest.raises(config.ConfigError, match="kinds"):
-        policy.Settings(kinds=("fact", "fiction"))
+        amounts.Settings(kinds=("fact", "fiction"))
 
 
 def test_the_command_line(tmp_path, capsys):

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from alignjax.assessment import asked, policy, rewards
+from alignjax.assessment import amounts, asked, rewards
 from alignjax.data.sources import world
 from tests.assessment import subjects
 
@@ -72,7 +72,7 @@ def test_scores_are_of_the_last_token_or_the_mean():
 
 def test_the_whole_of_it_is_json_and_the_same_again():
     one = subjects.make("rm", heads=1, data={"chat": "roles"})
-    settings = policy.Settings(pairs=24)
+    settings = amounts.Settings(pairs=24)
     found = rewards.assess(one, TOWN, settings)
     assert found == rewards.assess(one, TOWN, settings)
     assert set(found["splits"]) == {"preferences", "any"}

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captions say what the numbers say, and no more."""
+
+import pytest
+
+from alignjax.assessment import narration
+from alignjax.report import curves, story, worth
+from tests.report import made_up
+
+CLEAR, NOISE = made_up.interval(0.4, 0.1), made_up.interval(0.4, 0.5)
+
+
+def test_a_change_within_its_interval_is_none():
+    assert worth.moved(CLEAR, 1.0, 1.4, "here") == "rose from 1.00 to 1.40 here"
+    down = made_up.interval(-0.4, 0.1)
+    assert worth.moved(down, 1.4, 1.0) == "fell from 1.40 to 1.00"
+    assert worth.moved(NOISE, 1.0, 1.4).startswith("did not change beyond")
+
+
+def test_intervals_and_shares_in_words():
+    assert narration.interval(CLEAR) == "0.40 [0.30, 0.50]"
+    assert narration.delta(CLEAR) == "+0.40 [+0.30, +0.50]"
+    assert narration.percent(0.125) == "12 %"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "words"),
+    [
+        (-0.3, -2.1, "likelihood displacement)"),
+        (+0.2, -1.0, "no likelihood displacement"),
+        (-1.0, -0.5, "were not learned"),
+    ],
+)
+def test_displacement(chosen, rejected, words):
+    text = curves._displacement(chosen, rejected)
+    assert words in text and f"{chosen:+.2f}" in text
+
+
+def test_smoothing_is_a_mean_of_the_last():
+    assert curves.smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
+    assert curves.smooth([1, float("nan"), 3], 2) == [1, 1, 3]
+
+
+def test_overfitting_is_seen():
+    rows = [{"step": i, "loss": 1.0, "eval/loss": x} for i, x in enumerate((2, 1, 1.5))]
+    stage = story.Stage("sft", "sft", rows, {})
+    assert "sft (1.000 to 1.500)" in curves._overfitting([stage])
+    stage = story.Stage("sft", "sft", rows[:2], {})
+    assert "lowest" in curves._overfitting([stage])
+
+
+def test_over_optimisation_is_seen():
+    found = made_up.measured()
+    dpo = found["models"]["dpo"]
+    dpo["trajectory"][0]["gold"]["nine"] = made_up.interval(9.0)
+    told = story.Story([], found)
+    assert "it was higher at step 10" in worth.frontier(told).caption
+
+
+def test_what_is_told_of_a_stage_follows_the_intervals():
+    found = made_up.measured()
+    for half, words in ((0.02, "rose"), (0.2, "did not move")):
+        for view in ("seen", "unfamiliar", "nine"):
+            found["changes"][0]["gold"][view] = made_up.interval(0.1, half)
+        assert f"base -> sft: true reward {words}" in narration.tell(found, "sft")[0]
+    reward = narration.tell(found, "reward")
+    assert "raise a score (by +0.27)" in reward[2]
+    found["rewards"]["reward"]["padding"]["shift"] = made_up.interval(0.0)
+    assert "do not clearly move" in narration.tell(found, "reward")[2]

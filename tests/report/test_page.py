@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report: every figure with its numbers, whatever is missing, safe and alone."""
+
+import html.parser
+import re
+
+import pytest
+
+from alignjax.report import __main__ as main
+from alignjax.report import page, story
+from tests.report import made_up
+
+FIGURES = {
+    *("stages", "slices", "frontier", "refusals", "knowledge", "length"),
+    *("perplexity", "accuracy", "reliability", "by_length", "losses", "drift"),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    named = made_up.runs(tmp_path_factory.mktemp("report"))
+    return [tuple(name.split("=", 1)) for name in named]
+
+
+@pytest.fixture(scope="module")
+def whole(folders):
+    return page.render(story.load(folders, made_up.measured()))
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects ids and attributes, and checks that what opens closes."""
+
+    EMPTY = frozenset({"meta", "br", "path", "use", "rect", "circle"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.used, self.tags, self.links = [], [], [], set(), []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "data", "action"):
+                self.links.append(value)
+            self.used += re.findall(r"url\(#([^)]+)\)", value or "")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.EMPTY:
+            self.open.pop()
+
+
+def figure(text, name):
+    (found,) = re.findall(rf'<figure id="{name}">.*?</figure>', text, re.DOTALL)
+    return found
+
+
+def test_every_figure_is_there_with_title_caption_and_numbers(whole):
+    assert set(re.findall(r'<figure id="(\w+)">', whole)) == FIGURES
+    for name in FIGURES:
+        found = figure(whole, name)
+        assert re.search(r"<h3 [^>]*>[A-Z].*\?</h3>", found)
+        caption = re.search(r"<figcaption>(.+?)</figcaption>", found, re.DOTALL)[1]
+        assert re.search(r"\d", caption) and caption.endswith(".")
+        assert found.count("<tr>") >= 2
+        assert "<svg" in found and "<text" in found
+    assert "Missing" not in whole and "Not shown" not in whole
+
+
+def test_the_figures_say_what_was_measured(whole):
+    found = made_up.measured()
+    models = found["models"]
+    gold = lambda name, view: f"{models[name]['sampled']['gold'][view]['mean']:.2f}"
+    for name in made_up.STAGES:
+        for view in ("seen", "unfamiliar"):
+            drawn = figure(whole, "stages").split("<figcaption>")[0]
+            assert f">{gold(name, view)}</text>" in drawn.replace("\u2212", "-")
+        assert gold(name, "nine") in whole
+        assert f"{models[name]['documents']['mean']:.3f}" in figure(whole, "perplexity")
+        for sliced in models[name]["sampled"]["slices"].values():
+            mean = f"{sliced['gold']['mean']:.2f}"
+            assert mean in figure(whole, "slices") or sliced["count"] == 12
+        share = models[name]["sampled"]["rates"]["border_refusal"]["mean"]
+        assert f"{100 * share:.0f}\u00a0%" in figure(whole, "refusals")
+    assert "0.38 [0.33, 0.43]" in figure(whole, "frontier")
+    assert "\u03b2 = 0.125" in figure(whole, "frontier")
+    assert "+0.27" in figure(whole, "by_length")
+    assert "64\u00a0%" in figure(whole, "by_length")
+    judged = found["rewards"]["reward"]["splits"]["preferences"]
+    assert f"{judged['ece']:.3f}" in figure(whole, "reliability")
+    assert f"{judged['accuracy']['mean']:.2f}" in figure(whole, "accuracy")
+    assert "2.00 to 1.00" in figure(whole, "losses")
+    assert "1.125" in figure(whole, "losses")
+    assert "likelihood displacement" in figure(whole, "drift")
+    assert "-2.90" in figure(whole, "drift") or "-2.9" in figure(whole, "drift")
+
+
+def test_samples_are_side_by_side(whole):
+    samples = whole.split("The same prompts, answered by each model")[1]
+    assert samples.count('<div class="sample">') == 10
+    assert samples.count('<div class="answer"') == 30
+    assert samples.count("border; best: right") == 1
+
+
+def test_the_page_stands_alone_and_is_sound(whole):
+    found = Reader(whole)
+    assert {"script", "link", "img", "iframe"}.isdisjoint(found.tags)
+    assert all(link.startswith("#") for link in found.links)
+    assert len(found.ids) == len(set(found.ids))
+    assert {*found.used, *(link[1:] for link in found.links)} <= set(found.ids)
+    assert "@import" not in whole and "url(http" not in whole
+
+
+def test_the_same_story_gives_the_same_page(whole, folders):
+    assert page.render(story.load(folders, made_up.measured())) == whole
+
+
+def test_whatever_models_say_is_only_text():
+    found = made_up.measured()
+    evil = '<script>alert("1")</script><b>&amp;\x00'
+    for answer in found["models"]["sft"]["sampled"]["answers"]:
+        answer["text"] = evil
+    name = '<i>"x"</i> $\\frac{a$ &'
+    found["models"] = {
+        (name if key == "dpo" else key): m for key, m in found["models"].items()
+    }
+    found["changes"][1]["to"] = name
+    text = page.render(story.Story([], found), title="</title><script>")
+    tags = Reader(text).tags
+    assert {"script", "b", "i"}.isdisjoint(tags)
+    assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&lt;b&gt;&amp;amp;" in text
+    assert "\x00" not in text
+
+
+def test_a_story_without_its_end_says_so(folders):
+    found = made_up.measured()
+    del found["models"]["dpo"]
+    found["changes"].pop()
+    told = story.load([f for f in folders if f[0] != "dpo"], found)
+    text = page.render(told)
+    Reader(text)
+    assert "Missing: preference, which learns to answer as people prefer" in text
+    assert "Missing: sft" not in text
+    assert "no preference model was assessed against its reference" in text
+    assert "stages" in re.findall(r'<figure id="(\w+)">', text)
+    assert 'id="drift"' not in text
+
+
+def test_training_alone_and_measuring_alone(folders):
+    trained = page.render(story.load(folders, None))
+    assert set(re.findall(r'<figure id="(\w+)">', trained)) == {"losses", "drift"}
+    assert "no reward model was assessed" in trained
+    measured = page.render(story.load([], made_up.measured()))
+    assert set(re.findall(r'<figure id="(\w+)">', measured)) == FIGURES - {
+        *("losses", "drift")
+    }
+    assert measured.count("its folder was not given") == 4
+
+
+def test_one_model_alone():
+    found = made_up.measured()
+    found["models"] = {"base": found["models"]["base"]}
+    found |= {"changes": [], "rewards": {}}
+    Reader(page.render(story.Story([], found)))
+
+
+def test_stages_are_told_in_the_order_in_which_they_ran(folders):
+    told = story.load(folders, made_up.measured())
+    assert told.order == ["base", "sft", "reward", "dpo"]
+    assert [stage.kind for stage in told.stages] == list(story.KINDS)
+
+
+def test_the_command(folders, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "deep" / "report.html"
+    stages = [f"--stage={name}={folder}" for name, folder in folders]
+    assert main.main([f"--out={out}", *stages]) == 0
+    assert out.read_text().startswith("<!DOCTYPE html>")
+    assert "the report" in capsys.readouterr().out
+    for bad, message in (
+        ([], "give a --stage"),
+        (["--stage=a=/no/such"], "stage a"),
+        (["--assessment=/no/such"], "no results"),
+    ):
+        assert main.main([f"--out={out}", *bad]) == 78
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
+    assert main.main([f"--out={out}", *stages]) == 78
+    assert "alignjax[report]" in capsys.readouterr().err
