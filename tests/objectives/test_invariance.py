@@ -16,25 +16,17 @@ from alignjax.objectives import comparisons
 from alignjax.types import Mean
 from tests.objectives import batches, trajectory
 
-# Every loss whose terms depend on the batch, and one for each field of `LogProbs`. The
-# weights make their gradients alike in size, so that each is seen in the sum.
-COUPLED = [
-    name
-    for name, loss in catalogue.PREFERENCE.items()
-    if catalogue.traits(loss).coupled
-]
+# Every loss whose terms depend on the batch, and one for each field of `LogProbs`. With
+# such a beta their gradients are alike in size, so that each is seen in the sum.
+COUPLED = [k for k, f in catalogue.PREFERENCE.items() if catalogue.traits(f).coupled]
+BETAS = dict.fromkeys("dpo ld_dpo sampo tdpo2 odpo bco_pair rpo_trl mpo".split(), 0.5)
+BETAS |= dict.fromkeys("wpo aot aot_unpaired beta_dpo".split(), 0.1)
 MIXED = {
-    "dpo": 1.0,
-    "ipo": {"weight": 0.02, "beta": 0.1},
+    "ipo": {"weight": 0.02},
     "simpo": 1.0,
-    "ld_dpo": 1.0,
-    "sampo": 1.0,
-    "tdpo2": 1.0,
-    "wpo": {"weight": 1.0, "beta": 0.1},
-    "aot": {"weight": 1.0, "beta": 0.1},
-    "aot_unpaired": {"weight": 1.0, "beta": 0.1},
-    "odpo": 1.0,
-    **{name: 0.5 for name in COUPLED if not name.startswith("aot")},
+    "nll_token": 0.5,
+    "cpo_trl": 0.5,
+    **{name: {"weight": 1.0, "beta": beta} for name, beta in BETAS.items()},
 }
 SUBJECTS = {
     "pairs": (dict(name="preference", mixture=MIXED), 2, 0),
@@ -73,7 +65,7 @@ def test_all_coupled_losses_are_here():
     assert unpaired <= set(SUBJECTS)
 
 
-@pytest.mark.parametrize("how", ARRANGEMENTS, ids=str)
+@pytest.mark.parametrize("how", ARRANGEMENTS[:2], ids=str)
 def test_pairs(how):
     trajectory.assert_same(take("pairs", **how), plain("pairs"))
 
@@ -81,9 +73,9 @@ def test_pairs(how):
 @pytest.mark.parametrize(
     ("subject", "how"),
     [
-        ("kto", ARRANGEMENTS[0]),
+        ("kto", ARRANGEMENTS[1]),
         ("bco", ARRANGEMENTS[2]),
-        ("lists", ARRANGEMENTS[1]),
+        ("lists", ARRANGEMENTS[2]),
         ("reward", ARRANGEMENTS[0]),
     ],
     ids=str,

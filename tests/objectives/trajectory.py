@@ -4,11 +4,10 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alignjax import evaluate, models, objectives, sharding, state, step, types
+from alignjax import models, objectives, sharding, state, step, types
 from alignjax.objectives import logprobs, responses
 from tests.objectives import batches
 

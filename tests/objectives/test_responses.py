@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities of responses: against single sequences, in all layouts and chunks;
+and what they take of memory and time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax import models, objectives
+from alignjax.losses import tokens as token_losses
+from alignjax.objectives import logprobs, responses
+from alignjax.types import Frozen, Sequences
+from tests.objectives import batches, subject, trajectory
+
+NEEDS = ("head", "sample", "collision", "reference_kl")
+GROUPS = batches.groups(5, trajectory.V, empty=(2,))
+
+
+def parameters(model, seed):
+    import flax.linen as nn
+
+    return nn.unbox(model.init(jax.random.key(seed)))
+
+
+@functools.cache
+def found(layout, chunk):
+    """`LogProbs` of the groups and the gradient of a sum of all of their fields."""
+    model = trajectory.model()
+    batch = batches.make(GROUPS, layout, 32, rows=6)
+    reference = parameters(model, 1)
+
+    def total(params):
+        said = responses.responses(
+            model, params, batch, chunk=chunk, needs=NEEDS, reference=reference
+        )
+        fields = [said.total, *(getattr(said, name) for name in NEEDS)]
+        scaled = [jnp.sin(i + x).sum() for i, x in enumerate(fields)]
+        return sum(scaled), said
+
+    gradient, said = jax.jit(jax.grad(total, has_aux=True))(parameters(model, 0))
+    return jax.tree.map(lambda x: np.asarray(x)[: len(GROUPS)], said), gradient
+
+
+def test_sums_are_those_of_single_sequences():
+    """One prompt and one response at a time, from whole logits."""
+    model = trajectory.model()
+    params, reference = parameters(model, 0), parameters(model, 1)
+
+    @jax.jit
+    def logits(params, tokens):
+        one = jnp.ones_like(tokens)
+        places = jnp.arange(tokens.shape[1])[None]
+        row = Sequences(tokens, tokens, one.astype(jnp.float32), one, places)
+        return model.unembed(params, model.hidden(params, row))[0]
+
+    said, _ = found("padded", 100)
+    for i, group in enumerate(GROUPS):
+        shorter = min(map(len, group.responses))
+        for k, response in enumerate(group.responses):
+            tokens = np.zeros((1, 16), np.int32)
+            tokens[0, : len(group.prompt) + len(response)] = group.prompt + response
+            there = slice(len(group.prompt) - 1, len(group.prompt) + len(response) - 1)
+            policy = logits(params, tokens)[there]
+            logp = jax.nn.log_softmax(policy)[np.arange(len(response)), response]
+            other = logits(reference, tokens)[there]
+            expected = dict(
+                total=logp.sum(),
+                length=len(response),
+                head=logp[:shorter].sum(),
+                collision=token_losses.collision(policy).sum(),
+                reference_kl=token_losses.reference_kl(policy, other).sum(),
+            )
+            for name, value in expected.items():
+                ours = getattr(said, name)[i, k]
+                np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-5)
+    assert (said.total[2, 1], said.length[2, 1]) == (0, 0)  # the empty one
+
+
+@pytest.mark.parametrize("layout", batches.LAYOUTS)
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_layouts_and_chunks_change_neither_values_nor_gradients(layout, chunk):
+    expected, expected_gradient = found("padded", 100)
+    said, gradient = found(layout, chunk)
+    for name in ("total", "length", *NEEDS):
+        a, b = getattr(said, name), getattr(expected, name)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
+    for a, b in zip(*map(jax.tree.leaves, (gradient, expected_gradient)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def drawn(layout, groups):
+    """Which tokens are drawn: their numbers in each response, by their own values."""
+    batch = batches.make(groups, layout, 64)
+    bits = 2.0 ** responses.ranks(batch)  # a sum of powers of two names its terms
+    needs = ("sample", "head")
+    return responses.summed(batch, logprobs.Tokens(jnp.asarray(bits)), needs)
+
+
+def test_the_draw_goes_by_the_group_alone():
+    groups = batches.groups(12, 40, longest=9)
+    expected = drawn("padded", groups)
+    for layout in batches.LAYOUTS[1:]:
+        sample = drawn(layout, groups).sample[: len(groups)]
+        np.testing.assert_array_equal(sample, expected.sample)
+    backwards = drawn("packed", groups[::-1]).sample[: len(groups)]
+    np.testing.assert_array_equal(backwards[::-1], expected.sample)
+    # As many as the shorter one has, which is therefore drawn whole.
+    count = np.vectorize(lambda x: bin(int(x)).count("1"))
+    shorter = np.asarray(expected.length).min(-1, keepdims=True).astype(int)
+    np.testing.assert_array_equal(count(expected.sample), [[*n, *n] for n in shorter])
+    longer = np.asarray(expected.length) > shorter
+    assert (expected.sample[longer] != expected.head[longer]).any()
+    other = [group._replace(index=group.index + 1) for group in groups]
+    assert (drawn("padded", other).sample != expected.sample).any()
+
+
+def test_what_stands_outside_of_responses_is_never_looked_at():
+    batch = subject.batch("packed", padding=1)
+    outside = jnp.where(batch.responses > 0, 1.0, jnp.nan)
+    said = responses.summed(batch, logprobs.Tokens(outside), ("head", "sample"))
+    np.testing.assert_array_equal(said.total, said.length)
+    assert np.isfinite(said.head).all() and np.isfinite(said.sample).all()
+
+
+def test_a_comparison_needs_a_reference():
+    with pytest.raises(ValueError, match="give a reference"):
+        responses.responses(
+            subject.model(),
+            subject.params(),
+            subject.batch(),
+            needs=("reference_kl",),
+        )
+
+
+SIZES = dict(trajectory.MODEL, d_model=64, d_ff=192, max_length=256, unroll=2)
+
+
+def compiled(section, V, T, count, *, stored):
+    """The gradient of DPO, compiled and not run."""
+    model = models.build(SIZES | section, V)
+    objective = objectives.build(model, dict(name="preference", **OBJECTIVE))
+    params = jax.eval_shape(lambda: parameters(model, 0))
+    batch = batches.make(batches.groups(count, V, longest=T // 2), "padded", T)
+    table = np.zeros(batch.responses.shape, np.float32)
+    batch = batch.replace(reference=table) if stored else batch
+    frozen = Frozen() if stored else Frozen(reference=params)
+    loss = lambda p, f, b: objective.loss(p, f, b, None)[0].total
+    return jax.jit(jax.grad(loss)).lower(params, frozen, batch).compile()
+
+
+OBJECTIVE = dict(loss="dpo")
+
+
+def test_chunks_take_a_quarter_of_the_memory(monkeypatch):
+    """Of the temporary memory of DPO's gradient, at 8000 words and 256 positions."""
+    sizes = {}
+    for chunk in (16, 256):
+        monkeypatch.setitem(OBJECTIVE, "chunk", chunk)
+        run = compiled({}, 8000, 256, 4, stored=False)
+        sizes[chunk] = run.memory_analysis().temp_size_in_bytes
+    assert sizes[256] > 4 * 8 * 256 * 8000  # float32 logits alone would be this
+    assert sizes[16] <= sizes[256] / 4
+
+
+def test_a_store_takes_off_a_quarter_of_the_work():
+    """The reference's forward pass, of four: two more are the policy's backward one."""
+    section = dict(d_model=256, d_ff=1024, layers=4, unroll=4)
+    flops = [
+        compiled(section, 64, 64, 2, stored=stored).cost_analysis()["flops"]
+        for stored in (True, False)
+    ]
+    assert 1 - flops[0] / flops[1] == pytest.approx(0.25, abs=0.02)
