@@ -8,13 +8,21 @@ import pytest
 
 TFDS = """
     import sys
+    import numpy as np
     import tensorflow_datasets as tfds
 
     class TinyTexts(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            message = {"role": tfds.features.Text(), "content": tfds.features.Text()}
+            features = tfds.features.FeaturesDict(
+                {
+                    "text": tfds.features.Text(),
+                    "messages": tfds.features.Sequence(message),
+                    "weight": tfds.features.Scalar(np.float32),
+                }
+            )
             return self.dataset_info_from_configs(
                 features=features, disable_shuffling=True
             )
@@ -24,7 +32,10 @@ TFDS = """
 
         def _generate_examples(self, count):
             for i in range(count):
-                yield i, {"text": f"Document {i}."}
+                turns = [("user", f"Is it {i}?"), ("assistant", "Yes.")]
+                said = [{"role": role, "content": text} for role, text in turns]
+                row = {"text": f"Document {i}.", "messages": said, "weight": i + 1}
+                yield i, row
 """
 
 READ_TFDS = """
@@ -51,7 +62,15 @@ READ_TFDS = """
     part = sources.load("tfds", dict(directory=directory, split="train[1:3]"))
     assert [r.text for _, r in part.documents()] == ["Document 1.", "Document 2."]
 
+    chats = sources.load("tfds", dict(directory=directory, format="messages"))
+    assert [r for _, r in chats.documents()] == [
+        records.Chat((("user", f"Is it {i}?"), ("assistant", "Yes.")), i + 1)
+        for i in range(5)
+    ]
+    assert chats.identity != found.identity
+
     for options, words in [
+        (dict(directory=directory, format="hh"), "no feature 'chosen'; known: mess"),
         (dict(directory=directory, split="test"), "known splits: train"),
         (dict(directory=directory, field="txt"), "did you mean 'text'?"),
         (dict(directory=folder), "no description of prepared data"),
