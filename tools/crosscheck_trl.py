@@ -29,7 +29,8 @@ import jax
 import numpy as np
 
 from alignjax.losses import catalogue
-from tools.crosscheck import alignjax_side, batches, cases, comparison, table, weights
+from tools import groups
+from tools.crosscheck import alignjax_side, cases, comparison, table, weights
 
 
 def run(
@@ -77,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", help="cases with this in TRL's or our options")
     parser.add_argument("--quick", action="store_true", help="those that a test runs")
-    parser.add_argument("--layout", default="padded", choices=batches.LAYOUTS)
+    parser.add_argument("--layout", default="padded", choices=groups.LAYOUTS)
     parser.add_argument("--markdown", type=pathlib.Path, help="write the page here")
     args = parser.parse_args()
     chosen = cases.QUICK if args.quick else cases.CASES

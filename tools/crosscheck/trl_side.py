@@ -2,8 +2,7 @@
 """Loss, gradients and metrics of TRL's own trainers on the batch of the task.
 
 Each trainer is made as its documentation says, of a model, a tokenizer and a dataset of
-texts; it tokenises and collates them itself, and its own `compute_loss` is asked. The
-tokenizer knows words like "w17" for the id 17, so that the texts are token ids.
+texts; it tokenises and collates them itself, and its own `compute_loss` is asked.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import datasets
 import numpy as np
-import tokenizers
 import torch
 import transformers
 import trl
 from trl.experimental import cpo, orpo
 
-from tools.crosscheck import cases, task
+from tools.crosscheck import cases, task, texts
 from tools.crosscheck.alignjax_side import Result, less
 
 datasets.disable_progress_bars()
@@ -42,7 +40,6 @@ TRAINERS = {
     "reward": (trl.RewardTrainer, trl.RewardConfig),
     "sft": (trl.SFTTrainer, trl.SFTConfig),
 }
-END = "<end>"
 
 
 def versions() -> dict[str, str]:
@@ -51,21 +48,9 @@ def versions() -> dict[str, str]:
     return {package.__name__: package.__version__ for package in packages}
 
 
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Words to the ids that they name."""
-    words = {"<pad>": task.PAD, END: task.END}
-    words |= {f"w{i}": i for i in range(task.FIRST, task.VOCAB)}
-    whole = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
-    whole.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=whole, eos_token=END, pad_token="<pad>"
-    )
-
-
 def text(ids) -> str:
-    """What the tokenizer reads as these ids; the end of a prompt is a space."""
-    words = [END if i == task.END else f"w{i} " for i in ids]
-    return "".join(words)
+    """What TRL is given instead of these ids."""
+    return texts.text(ids, task.END)
 
 
 def model(parameters: Mapping[str, np.ndarray], scores: bool = False):
@@ -150,7 +135,7 @@ class Side:
             model=model(self.rewards, True) if name == "reward" else model(self.policy),
             args=config,
             train_dataset=self._dataset(name, **own),
-            processing_class=tokenizer(),
+            processing_class=texts.tokenizer(task.VOCAB, task.END, task.PAD),
             **others,
         )
 

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Times a step of DPO on real pairs, in every layout, alone or beside TRL's trainer.
+
+    python tools/benchmark_dpo.py --data=hh.jsonl
+    python tools/benchmark_dpo.py --data=hh.jsonl --trl --steps=9
+    python tools/benchmark_dpo.py --model=llama/1b --dtype=bfloat16 --pairs=16 \
+        --length=512 --layouts=padded,packed,shared --row-length=2048
+
+The pairs are the first that fit: `chosen` and `rejected` dialogues of a JSON-lines file
+as Anthropic's HH has them, else pairs of the embedded world. Both sides get the same
+token ids, of a tokenizer trained on that text. A step is forward, backward and AdamW;
+the reference is a second model, or its log-probabilities of the pairs, stored. All
+variants take turns, so that a machine whose speed drifts slows all alike. Figures are
+medians; tokens are those of prompts and responses, a prompt counted once a response, so
+that variants that skip work do not seem to have less to do.
+
+Also reported, of XLA's own analyses: temporary memory of the gradient with logits in
+chunks and all at once, and FLOPs of a step with and without the stored reference (with
+all loops unrolled, since XLA counts the body of a loop once).
+
+`--trl` needs torch, transformers, datasets and trl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from alignjax import models, objectives, optim, sections, step, trees, types
+from alignjax.data import chat, loader, tokenizer
+from alignjax.objectives import logprobs, responses
+from alignjax.types import Frozen, TrainState
+from tools import groups
+
+BETA, RATE = 0.1, 1e-6
+OPTIMIZER = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.0}
+
+
+def load_pairs(args) -> tuple[list[tuple], int]:
+    """The first pairs of at most `--length` tokens, as ids, and the vocabulary."""
+    section = {"kind": "world", "preset": "small", "split": "preferences"}
+    if args.data:
+        section = {"kind": "jsonl", "path": args.data, "format": "hh"}
+    cfg = loader.DataConfig(
+        sources={"pairs": section},
+        chat="roles",
+        pack="none",
+        long_documents="skip",
+        on_bad_row="skip",
+    )
+    sources = loader.load_sources(cfg.sources, "sources").values()
+    trained = tokenizer.TokenizerConfig(
+        kind="sentencepiece", vocab_size=args.vocab, control_tokens=chat.CONTROL
+    )
+    tok = tokenizer.build(trained, sources, args.cache_dir, "skip")
+    made = loader.build(
+        cfg,
+        tok,
+        length=args.length - 1,
+        seed=0,
+        cache_dir=args.cache_dir,
+        data="pairs",
+    )
+    if made.num_rows < args.pairs:
+        raise SystemExit(f"--pairs: {args.pairs}, and {made.num_rows} fit --length")
+    found = types.batch(made.epoch_rows(np.arange(args.pairs)))
+    return groups.of_batch(found), tok.vocab_size
+
+
+class Jax:
+    """A train step in one layout; made once, run any number of times."""
+
+    def __init__(self, args, documents, vocab: int, layout: str, stored: bool):
+        self.args = args
+        self.model, self.objective = build(args, vocab, args.chunk, args.unroll)
+        self.optimizer = optim.build(OPTIMIZER, RATE)
+        length = args.length - 1 if layout == "padded" else args.row_length
+        rows = args.microbatches if layout != "padded" else None
+        batch = groups.batch(documents, layout, length, rows=rows)
+        uneven = -len(batch.weights) % args.microbatches
+        if uneven:
+            rows = len(batch.weights) + uneven
+            batch = groups.batch(documents, layout, length, rows=rows)
+        init = jax.jit(lambda key: nn.unbox(self.model.init(key)))
+        # Not the same as the policy, as in training: their log-ratios are not zeros.
+        params, reference = init(jax.random.key(0)), init(jax.random.key(1))
+        self.frozen = Frozen(reference=reference)
+        self.seconds_of_store = 0.0
+        if stored:
+            batch = self._stored(batch, reference)
+            self.frozen = Frozen()
+        self.batch = jax.device_put(batch)
+        opt_state = jax.jit(self.optimizer.init)(params)
+        self.state = TrainState(jax.numpy.zeros((), np.int32), params, opt_state)
+        self.parameters = trees.count(params)
+        train_step = step.make_train_step(
+            self.objective, self.optimizer, microbatches=args.microbatches
+        )
+        start = time.perf_counter()
+        self.compiled = (
+            jax.jit(train_step, donate_argnums=0)
+            .lower(self.state, self.frozen, self.batch, jax.random.key(1))
+            .compile()
+        )
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self) -> float:
+        """One step; returns the loss, so it waits."""
+        self.state, metrics = self.compiled(
+            self.state, self.frozen, self.batch, jax.random.key(1)
+        )
+        return float(metrics["loss"])
+
+    def _stored(self, batch, reference):
+        ask = jax.jit(
+            lambda params, rows: logprobs.token_logps(
+                self.model, params, rows, chunk=self.args.chunk
+            )[0]
+        )
+        logp = ask(reference, responses.rows(batch))
+        logp = np.asarray(logp).reshape(batch.responses.shape)
+        return batch.replace(reference=np.where(batch.responses > 0, logp, 0))
+
+
+def build(args, vocab: int, chunk: int, unroll: int):
+    """The model of `--model` and DPO of it."""
+    family, name = args.model.split("/")
+    section = {"family": family, "name": name, "dtype": args.dtype}
+    section |= {"attention": args.attention, "remat": args.remat, "unroll": unroll}
+    section |= {"layers": args.layers}
+    section["max_length"] = max(args.length, args.row_length)
+    model = models.build(section, vocab)
+    given = {"name": "preference", "loss": "dpo", "beta": BETA, "chunk": chunk}
+    return model, objectives.build(model, given)
+
+
+def analyses(args, documents, vocab: int) -> dict[str, float]:
+    """What XLA says of memory and FLOPs, in the padded layout."""
+    length, whole = args.length - 1, args.length
+    batch = groups.batch(documents, "padded", length)
+    stored = batch.replace(reference=np.zeros(batch.responses.shape, np.float32))
+
+    def compiled(chunk, unroll, batch, with_reference):
+        model, objective = build(args, vocab, chunk, unroll)
+        shapes = jax.eval_shape(
+            lambda key: nn.unbox(model.init(key)), jax.random.key(0)
+        )
+
+        def total(params, reference, batch):
+            frozen = Frozen(reference=reference)
+            loss, metrics = objective.loss(params, frozen, batch, None)
+            return loss.value(), metrics
+
+        gradient = jax.jit(jax.grad(total, has_aux=True))
+        reference = shapes if with_reference else None
+        return gradient.lower(shapes, reference, batch).compile()
+
+    mebibytes = lambda found: found.memory_analysis().temp_size_in_bytes / 2**20
+    model, _ = build(args, vocab, args.chunk, args.unroll)
+    layers = model.config.layers
+    flops = lambda found: found.cost_analysis()["flops"]
+    chunked = mebibytes(compiled(args.chunk, args.unroll, batch, True))
+    unchunked = mebibytes(compiled(whole, args.unroll, batch, True))
+    asked = flops(compiled(whole, layers, batch, True))
+    looked_up = flops(compiled(whole, layers, stored, False))
+    return {
+        "gradient_MiB_chunked": chunked,
+        "gradient_MiB_unchunked": unchunked,
+        "memory_ratio": chunked / unchunked,
+        "gradient_GFLOP_reference": asked / 1e9,
+        "gradient_GFLOP_stored": looked_up / 1e9,
+        "flops_saved": 1 - looked_up / asked,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--data", help="a JSON-lines file of HH; else the world's pairs"
+    )
+    parser.add_argument("--model", default="llama/17m", help="family/size")
+    parser.add_argument("--layers", type=int, help="instead of the size's own")
+    parser.add_argument("--vocab", type=int, default=8192)
+    parser.add_argument("--pairs", type=int, default=8, help="of a step")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a dialogue")
+    parser.add_argument(
+        "--row-length", type=int, help="targets of packed and shared rows; 2 x length"
+    )
+    parser.add_argument(
+        "--layouts", default="padded", help=f"some of {','.join(groups.LAYOUTS)}"
+    )
+    parser.add_argument(
+        "--references", default="model,stored", help="some of model,stored"
+    )
+    parser.add_argument("--microbatches", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--unroll", type=int, default=1)
+    parser.add_argument(
+        "--chunk", type=int, default=32, help="positions of a row unembedded at once"
+    )
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--trl", action="store_true", help="beside TRL's DPOTrainer")
+    parser.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="TRL's own default, which is slower",
+    )
+    parser.add_argument("--analyse", action="store_true", help="memory and FLOPs too")
+    parser.add_argument("--cache-dir", default=sections.CACHE_DIR)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    args.row_length = args.row_length or 2 * args.length
+    args.cache_dir = pathlib.Path(args.cache_dir).expanduser()
+
+    documents, vocab = load_pairs(args)
+    tokens = sum(2 * len(p) + len(c) + len(r) for p, c, r in documents)
+    longest = max(len(p) + max(len(c), len(r)) for p, c, r in documents)
+    report = {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "pairs": len(documents),
+        "tokens": tokens,
+        "longest": longest,
+    }
+    if args.analyse:
+        report |= analyses(args, documents, vocab)
+    sides = {}
+    for layout in args.layouts.split(","):
+        for way in args.references.split(","):
+            side = Jax(args, documents, vocab, layout, way == "stored")
+            sides[f"alignjax {layout} {way}"] = side
+            report["parameters"] = side.parameters
+            rows = "x".join(map(str, side.batch.sequences.inputs.shape))
+            report[f"rows {layout}"] = rows
+    if args.trl:
+        from tools import benchmark_dpo_trl
+
+        for way in args.references.split(","):
+            sides[f"trl {way}"] = benchmark_dpo_trl.Step(
+                side.model.config, documents, way == "stored", args
+            )
+    for name, figures in timed(sides, args.steps, len(documents), tokens).items():
+        report[name] = figures
+    if args.trl:
+        for way in args.references.split(","):
+            theirs = report[f"trl {way}"]["step_s"]
+            for layout in args.layouts.split(","):
+                name = f"alignjax {layout} {way}"
+                report[name]["times_trl"] = theirs / report[name]["step_s"]
+                if way == "stored" and "trl model" in report:
+                    full = report["trl model"]["step_s"]
+                    report[name]["times_trl_model"] = full / report[name]["step_s"]
+    show(report, args.json)
+
+
+def timed(sides, steps: int, pairs: int, tokens: int) -> dict[str, dict[str, float]]:
+    """Medians of steps that the sides take in turn, after two that are not counted."""
+    seconds = {name: [] for name in sides}
+    losses = {}
+    for run in sides.values():
+        run(), run()  # allocation
+    for _ in range(steps):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            losses[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+    found = {}
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        found[name] = {
+            "step_s": median,
+            "min_s": min(values),
+            "pairs_per_second": pairs / median,
+            "tokens_per_second": tokens / median,
+            "loss": losses[name],
+        }
+    return found
+
+
+def show(report: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report))
+        return
+    for name, value in report.items():
+        if isinstance(value, dict):
+            value = "  ".join(f"{k} {v:,.4g}" for k, v in value.items())
+        elif isinstance(value, float):
+            value = f"{value:,.4g}"
+        print(f"{name:26} {value}")
+
+
+if __name__ == "__main__":
+    main()

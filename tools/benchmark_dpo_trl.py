@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step of TRL's DPOTrainer, for `tools/benchmark_dpo.py --trl`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import warnings
+
+# Before any library of Hugging Face is imported: nothing is looked up or reported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import datasets
+import torch
+import transformers
+import trl
+
+from alignjax.models import settings
+from tools.crosscheck import texts
+
+datasets.disable_progress_bars()
+datasets.disable_caching()
+transformers.logging.set_verbosity_error()
+warnings.simplefilter("ignore", FutureWarning)  # transformers', of its own names
+
+
+class Step:
+    """TRL's own trainer, collator and loss, and AdamW as its trainer makes it.
+
+    Args:
+      c: the shape of the model.
+      documents: `(prompt, chosen, rejected)` each, token ids.
+      stored: whether the reference's log-probabilities are computed before.
+      args: of the benchmark.
+    """
+
+    def __init__(
+        self,
+        c: settings.DecoderConfig,
+        documents: list[tuple],
+        stored: bool,
+        args: argparse.Namespace,
+    ):
+        self.folder = tempfile.TemporaryDirectory()
+        end = documents[0][1][-1]
+        names = ("prompt", "chosen", "rejected")
+        rows = [
+            {n: texts.text(ids, end) for n, ids in zip(names, parts, strict=True)}
+            for parts in documents
+        ]
+        cuda = torch.cuda.is_available()
+        config = trl.DPOConfig(
+            output_dir=self.folder.name,
+            report_to="none",
+            use_cpu=not cuda,
+            bf16=args.dtype == "bfloat16",
+            gradient_checkpointing=args.checkpointing,
+            per_device_train_batch_size=len(documents) // args.microbatches,
+            max_length=None,
+            precompute_ref_log_probs=stored,
+            learning_rate=1e-6,
+            disable_tqdm=True,
+            beta=0.1,
+        )
+        self.trainer = trl.DPOTrainer(
+            model=_model(c, 0),
+            ref_model=_model(c, 1),
+            args=config,
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=texts.tokenizer(c.vocab_size, end),
+        )
+        self.trainer.create_optimizer()
+        rows = [self.trainer.train_dataset[i] for i in range(len(documents))]
+        parts = [rows[i :: args.microbatches] for i in range(args.microbatches)]
+        self.batches = [self.trainer.data_collator(part) for part in parts]
+        self.trainer.model.train()
+
+    def __call__(self) -> float:
+        """One step; returns the loss, so it waits."""
+        trainer, total = self.trainer, 0.0
+        trainer.current_gradient_accumulation_steps = len(self.batches)
+        for batch in self.batches:
+            total += trainer.training_step(trainer.model, dict(batch)).item()
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        return total
+
+
+def _model(c: settings.DecoderConfig, seed: int):
+    torch.manual_seed(seed)
+    shape = transformers.LlamaConfig(
+        vocab_size=c.vocab_size,
+        hidden_size=c.d_model,
+        intermediate_size=c.d_ff,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        num_key_value_heads=c.num_kv_heads,
+        head_dim=c.size_of_head,
+        max_position_embeddings=c.max_length,
+        tie_word_embeddings=c.tied,
+        attn_implementation="sdpa",
+    )
+    return transformers.LlamaForCausalLM(shape)
