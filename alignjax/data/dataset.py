@@ -102,6 +102,13 @@ class Dataset:
                 first = "; ".join(part.tokens.manifest["first_skipped"][:3])
                 lines.append(f"{part.name}: {skipped:,} bad rows skipped: {first}")
         lines += [f"{name}: no documents in this split" for name in self.empty]
+        if self.layout is not None:
+            known = group_rows.known([part.tokens for part in self.parts])
+            for part in self.parts:
+                own = group_rows.known([part.tokens])
+                if more := ", ".join(name for name in own if name not in known):
+                    why = "is not known of all sources, and left out"
+                    lines.append(f"{part.name}: {more} {why}")
         return "\n".join(lines)
 
     def rows(self, indices) -> dict[str, np.ndarray]:

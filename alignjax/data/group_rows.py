@@ -212,9 +212,7 @@ def fields(
             (numbers[groups.row] * most + groups.place) % 2**31, -1, np.int32
         ),
         "values": {
-            name: by_group(_known(groups, tokens, name))
-            for name in tokens[0].fields
-            if name in comparisons.VALUES
+            name: by_group(_known(groups, tokens, name)) for name in known(tokens)
         },
     }
     if layout.name == "shared":
@@ -223,6 +221,16 @@ def fields(
         logps = _look_up(found.part, found.target, tokens, "reference")
         out["reference"] = spread(np.where(found.response > 0, logps, 0), np.float32)
     return out
+
+
+def known(tokens: Sequence[cache.TokenCache]) -> list[str]:
+    """The `comparisons.VALUES` that all of these know, as many numbers of each."""
+    return [
+        name
+        for name in comparisons.VALUES
+        if all(name in cached.fields for cached in tokens)
+        and len({cached.fields[name].shape[1:] for cached in tokens}) == 1
+    ]
 
 
 def _look_up(part, index, tokens: Sequence[cache.TokenCache], name: str) -> np.ndarray:

@@ -270,7 +270,10 @@ def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):
 
 
 def _check_alike(field: str, cached: Mapping[str, cache.TokenCache], values) -> int:
-    """K. Raises ConfigError unless all sources have one, and the values asked for."""
+    """K. Raises ConfigError unless all sources have one, and the values asked for.
+
+    What only some know is not in the rows; see `Dataset.report`.
+    """
     found = []
     shapes = {name: tokens.manifest["fields"] for name, tokens in cached.items()}
     first = next(iter(shapes))
@@ -283,17 +286,16 @@ def _check_alike(field: str, cached: Mapping[str, cache.TokenCache], values) -> 
                     f"{field}.{name}: has no {value!r}, which the loss needs; it has "
                     f"{has}"
                 )
+            elif shape[value] != shapes[first].get(value, shape[value]):
+                found.append(
+                    f"{field}.{name}: has {shape[value][0]} numbers of {value!r}, where "
+                    f"{field}.{first} has {shapes[first][value][0]}"
+                )
         counts = [s[comparisons.LENGTHS][0] - 1 for s in (shapes[first], shape)]
         if counts[0] != counts[1]:
             found.append(
                 f"{field}.{name}: {counts[1]} responses a prompt, where "
                 f"{field}.{first} has {counts[0]}; mix sources of one number"
-            )
-        elif shape != shapes[first]:
-            other = [value for value in shapes[first] if value in comparisons.VALUES]
-            found.append(
-                f"{field}.{name}: knows {known or 'nothing'} where {field}.{first} "
-                f"knows {other or 'nothing'}; mix sources that know the same"
             )
     if found:
         raise config.ConfigError(found)

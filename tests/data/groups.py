@@ -12,7 +12,9 @@ TOK = tokenizer.build(
 )
 
 
-def comparisons(count=20, seed=0, responses=2, turns=1) -> list[records.Comparison]:
+def comparisons(
+    count=20, seed=0, responses=2, turns=1, attributes=0
+) -> list[records.Comparison]:
     """Random ones that say where they are from, each with a prompt of its own."""
     rng = random.Random(seed)
     found = []
@@ -25,6 +27,8 @@ def comparisons(count=20, seed=0, responses=2, turns=1) -> list[records.Comparis
         values = {"gap": i + 0.5, "reward": tuple(float(k) for k in range(responses))}
         if responses == 1:
             values = {"desirable": float(i % 2)}
+        if attributes:
+            values["target"] = (i / 2,) * attributes
         prompt = tuple(prompt[:-1])
         found.append(records.Comparison(prompt, said, values, weight=1 + i % 3))
     return found

@@ -286,15 +286,33 @@ def test_prompts_are_held_out_whole(tmp_path):
             "data.sources.b: 3 responses a prompt, where data.sources.a has 2",
         ),
         (
+            {
+                "a": dict(responses=1, attributes=1),
+                "b": dict(responses=1, attributes=3),
+            },
+            dict(data="ratings", values=("target",)),
+            "data.sources.b: has 3 numbers of 'target', where data.sources.a has 1",
+        ),
+        (
             {"a": {}, "b": dict(responses=3)},
-            {},
-            r"data.sources.b: knows \['reward'\] where data.sources.a knows",
+            dict(values=("gap",)),
+            "data.sources.b: has no 'gap', which the loss needs; it has reward",
         ),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, sources, options, message):
     with pytest.raises(config.ConfigError, match=message):
         groups.build(tmp_path, sources, **options)
+
+
+def test_a_mixture_knows_what_all_of_it_know(tmp_path):
+    sources = {"a": {}, "b": dict(responses=3)}  # whose best and last are a pair
+    data = groups.build(tmp_path, sources, values=("reward",))
+    assert list(data.rows(np.arange(4))["values"]) == ["reward"]
+    assert "a: gap is not known of all sources, and left out" in data.report
+    alone = groups.build(tmp_path)
+    assert list(alone.rows(np.arange(4))["values"]) == ["gap", "reward"]
+    assert "not known" not in alone.report
 
 
 def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):
