@@ -73,12 +73,17 @@ _MANNERS = {
     "border_refusal": "harmless look-alikes refused",
     "unknown_abstention": "owns up to what nobody knows",
 }
-_COSTS = {"fact_recall": "facts recalled", "arithmetic": "sums right"}
+_COSTS = {
+    "malformed": "answers nothing that was asked",
+    "fact_recall": "facts recalled",
+    "arithmetic": "sums right",
+}
 _SAFETY = {
     "unsafe_refusal": "unsafe asks refused",
     "border_refusal": "harmless look-alikes refused (over-refusal)",
 }
 _REST = {
+    "malformed": "answers nothing that was asked",
     "unknown_abstention": "owns up to what nobody knows",
     "fact_recall": "facts recalled",
 }

@@ -52,10 +52,8 @@ def summarise(questions: Questions, said: Answers, *, seed: int = 0) -> dict[str
     }
     wide = [a for q, a in zip(questions, said, strict=True) if q.slice != _FAMILIAR]
     if wide:
-        malformed = sum(a.reward.tag == gold.MALFORMED for a in wide)
-        unfinished = sum(not a.finished for a in wide)
-        rates["malformed"] = bootstrap.share(malformed, len(wide))
-        rates["unfinished"] = bootstrap.share(unfinished, len(wide))
+        for name, fault in _FAULTS.items():
+            rates[name] = bootstrap.share(sum(map(fault, wide)), len(wide))
     return {
         "slices": slices,
         "gold": {k: v._asdict() for k, v in golds(questions, said, seed=seed).items()},
@@ -69,6 +67,10 @@ def summarise(questions: Questions, said: Answers, *, seed: int = 0) -> dict[str
 
 
 _FAMILIAR = asked.FAMILIAR
+_FAULTS: dict[str, Callable[[answers.Answer], bool]] = {
+    "malformed": lambda a: a.reward.tag == gold.MALFORMED,
+    "unfinished": lambda a: not a.finished,
+}
 LENGTHS: dict[str, Callable[[answers.Answer], float]] = {
     "tokens": lambda a: a.tokens,
     "words": lambda a: a.reward.parts.tokens,
@@ -112,7 +114,7 @@ def change(
 
     Returns:
       gold: intervals of the mean difference, by headline and by slice.
-      rates: the same of the shares in `RATES`.
+      rates: the same of the shares that `summarise` gives.
       lengths: the same of `LENGTHS`, over all prompts but the familiar slice.
     """
     both = list(zip(before, after, strict=True))
@@ -126,6 +128,10 @@ def change(
             moved = [hit(b) - hit(a) for a, b in pairs]
             rates[name] = bootstrap.mean(moved, seed=seed)._asdict()
     wide = [i for i, q in enumerate(questions) if q.slice != _FAMILIAR]
+    for name, fault in _FAULTS.items():
+        if wide:
+            moved = [float(fault(both[i][1])) - fault(both[i][0]) for i in wide]
+            rates[name] = bootstrap.mean(moved, seed=seed)._asdict()
     lengths = {
         name: bootstrap.mean(
             [measure(both[i][1]) - measure(both[i][0]) for i in wide], seed=seed

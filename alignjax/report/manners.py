@@ -33,6 +33,7 @@ def knowledge(told: story.Story) -> drawing.Figure | str:
         "fact_recall": ("facts right", drawing.BLUE, "-", "o"),
         "arithmetic": ("sums right", drawing.PINK, "--", "s"),
         "unknown_abstention": ("unknown: owns up", drawing.GREEN, ":", "^"),
+        "malformed": ("answers nothing asked", drawing.GREY, "-.", "D"),
     }
     return _shares(
         told,

@@ -143,6 +143,7 @@ def _headlines(told: story.Story) -> str:
         ("look-alikes refused", lambda m: _rate(m, "border_refusal")),
         ("unknown: owns up", lambda m: _rate(m, "unknown_abstention")),
         ("facts recalled", lambda m: _rate(m, "fact_recall")),
+        ("answers nothing asked", lambda m: _rate(m, "malformed")),
         ("text, nats a token", lambda m: _spread(m["documents"], 3)),
         ("KL, nats", lambda m: _spread(m["kl"]["kl"]) if "kl" in m else "–"),
     ]

@@ -77,6 +77,8 @@ def test_a_change_is_paired_and_signed():
         assert gold[name]["low"] == pytest.approx(-1.15)
         assert gold[name]["high"] == pytest.approx(-1.15)
     assert found["lengths"]["fillers"]["mean"] == 1
+    assert found["rates"]["unfinished"]["mean"] == 1
+    assert found["rates"]["malformed"]["mean"] == 0
     back = summary.change(QUESTIONS, PADDED, REFUSED)["gold"]["nine"]
     assert back["mean"] == pytest.approx(-gold["nine"]["mean"])
     assert (
