@@ -288,8 +288,8 @@ def _check_alike(field: str, cached: Mapping[str, cache.TokenCache], values) -> 
                 )
             elif shape[value] != shapes[first].get(value, shape[value]):
                 found.append(
-                    f"{field}.{name}: has {shape[value][0]} numbers of {value!r}, where "
-                    f"{field}.{first} has {shapes[first][value][0]}"
+                    f"{field}.{name}: has {shape[value][0]} numbers of {value!r}, "
+                    f"where {field}.{first} has {shapes[first][value][0]}"
                 )
         counts = [s[comparisons.LENGTHS][0] - 1 for s in (shapes[first], shape)]
         if counts[0] != counts[1]:
