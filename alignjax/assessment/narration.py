@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage changed and why that matters, in two to four lines with numbers.
+"""What a stage changed and why that matters, in up to four lines with numbers.
 
 Every word that judges is chosen by the numbers: a change whose interval has zero in it
 is called none.
@@ -53,11 +53,11 @@ def _first(name: str, model: Figures) -> list[str]:
 def _imitation(change: Figures, before: Figures, after: Figures) -> list[str]:
     lines = [_gold(change, before, after)]
     lines += _listed("manners: ", change, before, after, _MANNERS)
-    costs = _listed("the price: ", change, before, after, _COSTS)
-    if costs:
+    known = _listed("knowledge: ", change, before, after, _KNOWLEDGE)
+    if known:
         moved = (before["documents"]["mean"], after["documents"]["mean"])
-        costs[0] += "; text it never read {:.3f} -> {:.3f} nats a token".format(*moved)
-    return lines + costs
+        known[0] += "; text it never read {:.3f} -> {:.3f} nats a token".format(*moved)
+    return [*lines, *known, _lesson(change, _IMITATION)]
 
 
 def _preference(change: Figures, before: Figures, after: Figures) -> list[str]:
@@ -65,7 +65,48 @@ def _preference(change: Figures, before: Figures, after: Figures) -> list[str]:
     if "kl" in after:
         lines[0] += f", at {interval(after['kl']['kl'])} nats from {after['kl']['to']}"
     lines += _listed("safety: ", change, before, after, _SAFETY)
-    return lines + _listed("the rest: ", change, before, after, _REST)
+    lines += _listed("the rest: ", change, before, after, _REST)
+    return [*lines, _lesson(change, _PREFERENCE)]
+
+
+# (figure, direction): lesson. The first that holds beyond its interval is told.
+_IMITATION = {
+    ("malformed", +1): (
+        "it lost its language; mend that before anything is built on it (more "
+        "demonstrations or steps, or a lower rate)"
+    ),
+    ("border_refusal", +1): (
+        "it refuses by the look of a question, for no demonstration shows a harmless "
+        "one that looks unsafe; preferences can mend that"
+    ),
+    ("nine", +1): "a few demonstrations turned what it knew into manners",
+    ("nine", -1): "imitation made it worse; look at the samples for how",
+}
+_PREFERENCE = {
+    ("malformed", +1): (
+        "it went too far from its reference to make sense; a lower rate, fewer steps "
+        "or a larger beta keep it nearer"
+    ),
+    ("unsafe_refusal", -1): (
+        "refusals were unlearned; fewer steps or a larger beta keep them"
+    ),
+    ("border_refusal", -1): (
+        "comparisons reach what no demonstration showed: more harmless questions are "
+        "answered, and no fewer unsafe ones refused"
+    ),
+    ("nine", +1): "comparisons alone, no better examples, made its answers better",
+    ("nine", -1): "it learned from comparisons, but not what they are worth",
+}
+
+
+def _lesson(change: Figures, lessons: Mapping[tuple[str, int], str]) -> str:
+    """The first of the lessons that the numbers teach."""
+    figures = {**change["gold"], **change["rates"]}
+    for (name, sign), text in lessons.items():
+        figure = figures.get(name)
+        if figure and excludes_zero(figure) and figure["mean"] * sign > 0:
+            return f"why it matters: {text}"
+    return "why it matters: what it learned does not show beyond the noise"
 
 
 _MANNERS = {
@@ -73,7 +114,7 @@ _MANNERS = {
     "border_refusal": "harmless look-alikes refused",
     "unknown_abstention": "owns up to what nobody knows",
 }
-_COSTS = {
+_KNOWLEDGE = {
     "malformed": "answers nothing that was asked",
     "fact_recall": "facts recalled",
     "arithmetic": "sums right",

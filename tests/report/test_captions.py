@@ -67,3 +67,29 @@ def test_what_is_told_of_a_stage_follows_the_intervals():
     assert "raise a score (by +0.27)" in reward[2]
     found["rewards"]["reward"]["padding"]["shift"] = made_up.interval(0.0)
     assert "do not clearly move" in narration.tell(found, "reward")[2]
+
+
+@pytest.mark.parametrize(
+    ("stage", "moved", "lesson"),
+    [
+        ("sft", {"malformed": 0.3, "border_refusal": 0.3}, "lost its language"),
+        ("sft", {"border_refusal": 0.3}, "by the look of a question"),
+        ("sft", {"nine": 0.5}, "into manners"),
+        ("sft", {}, "does not show beyond the noise"),
+        ("dpo", {"unsafe_refusal": -0.3, "nine": 0.3}, "refusals were unlearned"),
+        ("dpo", {"border_refusal": -0.3, "nine": 0.3}, "no fewer unsafe ones"),
+        ("dpo", {"nine": 0.3}, "made its answers better"),
+        ("dpo", {"nine": -0.3}, "not what they are worth"),
+        ("dpo", {"malformed": 0.1}, "too far from its reference"),
+    ],
+)
+def test_the_lesson_is_the_one_that_the_numbers_teach(stage, moved, lesson):
+    found = made_up.measured()
+    change = next(c for c in found["changes"] if c["to"] == stage)
+    for group in ("gold", "rates"):
+        for name in change[group]:
+            mean = moved.get(name, 0.0)
+            change[group][name] = made_up.interval(mean, 0.05)
+    lines = narration.tell(found, stage)
+    assert len(lines) <= 4
+    assert lesson in lines[-1] and lines[-1].startswith("why it matters: ")
