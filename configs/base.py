@@ -60,7 +60,7 @@ def language_model() -> ConfigDict:
     c.data.long_documents = "split"  # those beyond the length; or "error", "skip"
     c.data.bos = True  # whether documents start with the start token
     c.data.chat = placeholder(str)  # how dialogues become tokens; "roles"
-    c.data.train_on = placeholder(str)  # of a dialogue "all" replies, or the "last"
+    c.data.train_on = placeholder(str)  # "all" replies, the "last" one, "everything"
     c.data.share_prompt = placeholder(bool)  # read a prompt once for all its responses
     c.data.groups_per_row = placeholder(int)  # of packed pairs and lists, at most
     c.data.workers = placeholder(int)  # processes that tokenise; all processors
@@ -180,7 +180,7 @@ def optimizer() -> ConfigDict:
     o.name = "adamw"  # or "adafactor", "lion", "muon", "sgd"
     o.learning_rate = placeholder(float)  # the peak of the schedule
     o.clip_norm = 1.0  # of the whole gradient; None is off
-    o.decay = r".*(kernel|embed|head)"  # the parameters that weight decay applies to
+    o.decay = r".*(kernel|embed|head|lora_[ab])"  # the parameters that weight decay applies to
     o.ema = placeholder(float)  # decay of an average of the weights; None is off
     o.weight_decay = placeholder(float)
     o.b1 = placeholder(float)

@@ -26,6 +26,7 @@ LEVELS = [
     {"evaluate", "sections", "start", "step"},
     {"experiment"},
     {"parameters", "reference"},
+    {"loop"},
     {"assessment", "generate", "report", "train"},
 ]
 ARROWS = {

@@ -5,19 +5,38 @@ import dataclasses
 import importlib
 import inspect
 import pathlib
+import types
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from alignjax import experiment, models, objectives, optim, schedules, step
-from alignjax.models import settings
-from alignjax.types import Frozen, Sequences, TrainState
+from alignjax import (
+    experiment,
+    models,
+    objectives,
+    optim,
+    schedules,
+    sections,
+    start,
+    step,
+)
+from alignjax.losses import catalogue
+from alignjax.models import attention, settings
+from alignjax.types import Frozen, Responses, Sequences, TrainState
 from configs import base
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "configs"
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*.py"))
+# What a config starts from where it does not say: a run of this model.
+BEFORE = start.Start(
+    types.SimpleNamespace(
+        config={"model": {"family": "llama", "name": "nano", "max_length": 8192}}
+    ),
+    step=1,
+    digest="",
+)
 
 
 def load(path):
@@ -25,28 +44,45 @@ def load(path):
     return importlib.import_module(module)
 
 
+def batch_of(objective, c):
+    """The shapes of a batch of packed rows."""
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.int32)
+    B, T, P, K = c.batch_size, c.length, 3, 2
+    rows = (B, T) if objective.data == "text" else (B, 1, T)
+    ints, floats = shape(*rows), shape(*rows).update(dtype=np.float32)
+    sequences = Sequences(ints, ints, floats, ints, ints)
+    if objective.data == "text":
+        return sequences
+    weights = shape(B, P).update(dtype=np.float32)
+    values = dict.fromkeys(objective.values, weights)
+    return Responses(sequences, ints, shape(B, P, K), weights, shape(B, P), values)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_builds_and_traces(path):
+def test_builds_and_traces(path, monkeypatch):
     section = load(path).get_config().to_dict()
-    c, _, optimizer, _ = experiment.check(section)
+    before = lambda section, path: BEFORE if path == "init" else None
+    if section["model"]["family"] is None:
+        monkeypatch.setattr(start, "find", before)
+    checked = experiment.check(section)
+    c, optimizer = checked.config, checked.optimizer
     model = models.build(c.model, c.model.get("vocab_size") or 1000)
     assert c.length <= model.config.max_length
     objective = objectives.build(model, c.objective)
-    rows = jax.ShapeDtypeStruct((c.batch_size, c.length), np.int32)
-    batch = Sequences(rows, rows, rows.update(dtype=np.float32), rows, rows)
-    with pytest.MonkeyPatch.context() as patch:
-        # Shapes are the same with any backend; kernels need their own machine.
-        patch.setattr(decoder.attention, "resolve", lambda *_: "xla")
+    # Shapes are the same with any backend; kernels need their own machine.
+    monkeypatch.setattr(attention, "resolve", lambda *_, **__: "xla")
 
-        def run(key, batch):
-            params = nn.unbox(model.init(key))
-            state = TrainState(0, params, optimizer.init(params))
-            train_step = step.make_train_step(
-                objective, optimizer, microbatches=c.microbatches
-            )
-            return train_step(state, Frozen(), batch, key)
+    def run(key, batch):
+        params = nn.unbox(model.init(key))
+        state = TrainState(0, params, optimizer.init(params))
+        train_step = step.make_train_step(
+            objective, optimizer, microbatches=c.microbatches
+        )
+        frozen = Frozen({}, params if objective.reference else None)
+        return train_step(state, frozen, batch, key)
 
-        state, metrics = jax.eval_shape(run, jax.random.key(0), batch)
+    shapes = jax.random.key(0), batch_of(objective, c)
+    state, metrics = jax.eval_shape(run, *shapes)
     assert metrics["loss"].shape == () and metrics["loss"].dtype == np.float32
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
 
@@ -79,7 +115,20 @@ def test_base_names_every_field_that_a_flag_could_set():
     assert set(c.optimizer) == options(optim.OPTIMIZERS.values(), own)
     own = {"name", "warmup_steps", "warmup_tokens"}
     assert set(c.schedule) == options(schedules.SCHEDULES.values(), own)
-    assert set(c.objective) == options(objectives.OBJECTIVES.values(), {"name"})
+    sections_of = {
+        "language_model": (base.language_model, ()),
+        "reward_model": (base.reward_model, (catalogue.REWARD,)),
+        "preference": (
+            base.preference,
+            (catalogue.PREFERENCE, catalogue.UNPAIRED, catalogue.RANKED),
+        ),
+    }
+    for name, (stage, kinds) in sections_of.items():
+        make = objectives.OBJECTIVES[name]
+        known = options([make], {"name"}) - {"options"}
+        for loss in (loss for kind in kinds for loss in kind.values()):
+            known |= set(catalogue.options(loss))
+        assert set(stage().objective) == known - {"link_options"}, name
 
 
 def test_configs_are_data():
