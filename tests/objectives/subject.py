@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from alignjax.types import Model
 from tests.objectives import batches
 
-V, D, T = 13, 6, 24
+V, D, T = 13, 6, 40
 
 
 def model(heads=0):
