@@ -94,6 +94,7 @@ PLAIN = [
         "discopop",
         options=({"discopop_tau": 0.1}, {"temperature": 0.1}),
     ),
+    _dpo("discopop", "discopop", beta=100.0, why=OVERFLOW),
     _dpo("sigmoid_norm", "ln_dpo", beta=5.0),
 ]
 
@@ -172,9 +173,8 @@ DIVERGENCES = [
             {**divergence[0], **link[0]},
             {**divergence[1], **link[1]},
         ),
-        why=OVERFLOW if (name, loss) == ("forward_kl", "discopop") else None,
     )
-    for name, divergence in _DIVERGENCES.items()
+    for divergence in _DIVERGENCES.values()
     for loss, link in _LINKS.items()
 ] + [
     _dpo(
@@ -190,7 +190,10 @@ _TAIL = {
     f"{kind}/{side}": "of whole responses; TRL's count the tail alpha here too"
     for kind in ("rewards", "logps")
     for side in ("chosen", "rejected")
-} | {"rewards/margins": "of whole responses; TRL's count the tail alpha here too"}
+} | {
+    f"rewards/{name}": "of whole responses; TRL's count the tail alpha here too"
+    for name in ("margins", "accuracies")
+}
 WEIGHTS = [
     _dpo(
         "sigmoid", "ld_dpo", options=({"ld_alpha": 0.4}, {"alpha": 0.4}), metrics=_TAIL

@@ -51,8 +51,7 @@ def parameters(model: Model, seed: int, like: Any = None, scale: float = 1.0) ->
       scale: of what is added to them, in standard deviations of a fresh model's.
     """
     key = jax.random.key(seed)
-    shapes = jax.eval_shape(_unboxed(model), key)
-    leaves, tree = jax.tree.flatten(shapes)
+    leaves, tree = jax.tree.flatten(shapes(model))
     keys = jax.random.split(key, len(leaves))
     noise = [
         jax.random.normal(k, x.shape) * _spread(x.shape)
@@ -65,6 +64,11 @@ def parameters(model: Model, seed: int, like: Any = None, scale: float = 1.0) ->
     # Norms are not all ones; matrices are larger than at the start of training, so that
     # log-probabilities and their differences are of the size that they are later.
     return jax.tree.map(lambda x, n: n if x.ndim > 2 else x + n, start, noise)
+
+
+def shapes(model: Model) -> Any:
+    """Of its parameters; nothing is computed."""
+    return jax.eval_shape(_unboxed(model), jax.random.key(0))
 
 
 def to_transformers(params: Any) -> dict[str, np.ndarray]:
