@@ -29,7 +29,7 @@ import numpy as np
 
 from alignjax.data import pool, records, store, tokenizer, tokenizing
 
-FORMAT = 2
+FORMAT = 3
 
 
 class TokenCache(NamedTuple):

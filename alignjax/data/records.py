@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # How many faults are listed before reading stops.
@@ -39,7 +39,18 @@ class Text(NamedTuple):
 
 # `(role, text)`; the roles are "system", "user" and "assistant".
 Turn = tuple[str, str]
-ASSISTANT = "assistant"
+USER, ASSISTANT = "user", "assistant"
+
+
+def opening(turns: Sequence[Turn]) -> str:
+    """What a dialogue begins with, up to the first thing that the user says.
+
+    A split is by this. By the whole prompt, a dialogue could be trained on that goes on
+    where a held-out one stops, and so says its prompt and often its reply.
+    """
+    roles = [role for role, _ in turns]
+    first = roles.index(USER) + 1 if USER in roles else len(roles)
+    return repr(tuple(turns[:first]))
 
 
 class Chat(NamedTuple):
@@ -60,10 +71,8 @@ class Chat(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What decides whether it is held out: all before the last reply."""
-        roles = [role for role, _ in self.turns]
-        last = len(roles) - roles[::-1].index(ASSISTANT) if ASSISTANT in roles else 0
-        return repr(tuple(self.turns[: last - 1] if last else self.turns))
+        """What decides whether it is held out; see `opening`."""
+        return opening(self.turns)
 
     @property
     def text(self) -> str:
@@ -97,8 +106,8 @@ class Comparison(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What decides whether it is held out: the prompt alone."""
-        return repr(tuple(self.prompt))
+        """What decides whether it is held out; see `opening`."""
+        return opening(self.prompt)
 
     @property
     def text(self) -> str:
