@@ -177,7 +177,7 @@ def traits(terms: tuple[Term, ...]) -> catalogue.Traits:
         else None,
         margin=all(t.margin for t in each),
         data=each[0].data,
-        normalised=any(t.normalised for t in each),
+        normalised=each[0].normalised,
     )
 
 

@@ -127,7 +127,8 @@ def test_a_mixture_asks_for_what_its_terms_ask_for():
     build = lambda *names: mixtures.traits(
         mixtures.build(dict.fromkeys(names, 1.0), "terms")
     )
-    assert build("simpo", "nll") == catalogue.Traits(reference=False)
+    alone = catalogue.Traits(reference=False, normalised=True)
+    assert build("simpo", "nll") == alone
     both = build("ld_dpo", "wpo", "odpo")
     assert (both.needs, both.inputs) == (("collision", "head"), ("gap_B",))
     assert both.reference and not both.coupled and not both.margin

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Next-token prediction on a model to follow by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ def run(**section):
 
     params = subject.params()
     (_, means), gradient = jax.value_and_grad(value, has_aux=True)(params)
-    pairs = [(a, b) for doc in docs for a, b in zip(doc[:-1], doc[1:], strict=True)]
+    pairs = [(a, b) for doc in docs for a, b in itertools.pairwise(doc)]
     return evaluate.figures(jax.device_get(means)), gradient, np.array(pairs)
 
 

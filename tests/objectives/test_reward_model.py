@@ -110,7 +110,7 @@ def judged(scores):
 
 
 def test_calibration_does_not_follow_from_the_order_of_pairs():
-    """Labels drawn as the margins say are calibrated; sure ones that are wrong are not."""
+    """Labels drawn as margins say are calibrated, and not where margins exaggerate."""
     rng = np.random.default_rng(0)
     margin = rng.normal(0, 2, 20_000)
     wins = rng.uniform(size=margin.size) < 1 / (1 + np.exp(-margin))
@@ -228,5 +228,5 @@ def test_what_cannot_be_is_refused(heads, section, words):
 
 
 def test_groups_of_another_size_are_refused():
-    with pytest.raises(config.ConfigError, match="groups of 2, .* groups of 3"):
+    with pytest.raises(config.ConfigError, match=r"groups of 2, .* groups of 3"):
         run(build(), subject.batch(K=3))
