@@ -178,11 +178,8 @@ class Loop:
                 yield sharding.put_batch(rows, c.batch_size, mesh, rules)
 
         means = evaluate.evaluate(self.eval_step, params, self.frozen, batches())
-        mean = lambda m: m.total / m.weight if m.weight else 0.0
-        found = {k: mean(m) for k, m in means.items()}
-        if self.run.objective.derive is not None:
-            found |= self.run.objective.derive(found)
-        found = {f"{prefix}/{k}": x for k, x in found.items() if k[0] != "_"}
+        found = evaluate.figures(means, self.run.objective.derive)
+        found = {f"{prefix}/{k}": x for k, x in found.items()}
         if nats := found.get(f"{prefix}/nll"):
             bits = nats / math.log(2)
             found[f"{prefix}/bits_per_byte"] = bits / data.bytes_per_token
