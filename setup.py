@@ -36,9 +36,11 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "aot": ["jax[tpu]"],  # libtpu compiles for TPU pods on a machine that has no TPU
     "hf": [*HUGGING_FACE, "datasets>=3"],
+    "report": ["matplotlib>=3.9"],  # figures
     "wandb": ["wandb"],
     "dev": [
         *HUGGING_FACE,
+        "matplotlib>=3.9",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.17,<0.18",

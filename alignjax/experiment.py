@@ -96,7 +96,7 @@ def build(section: Mapping) -> Experiment:
         split=split,
         data=objective.data,
         values=objective.values,
-        batch_size=c.batch_size,
+        batch_size=c.batch_size if objective.mismatched else None,
     )
     train = data("train")
     identity = {"tokenizer": tok.identity, "train": train.identity}

@@ -122,7 +122,8 @@ class LogProbs:
         vocabulary; of the policy alone.
       collision: the sum over positions of log sum_v p(v)^2, the log-probability that
         two draws from the model agree.
-      mismatched: the `total` of another prompt's response after this prompt.
+      mismatched: the `total` of another prompt's response after this prompt; 0 where
+        there is none.
     """
 
     total: Any
@@ -179,6 +180,7 @@ class Objective(NamedTuple):
       derive: `({name: float}) -> {name: float}`, figures that are no means but follow
         from them, such as a calibration error.
       data: what its batches are made of.
+      mismatched: whether its labelled responses come with another prompt's each.
       values: names in `Responses.values` that it cannot do without.
       reference: whether it asks a reference model.
       scores: whether it needs a model with heads for scores.
@@ -189,6 +191,7 @@ class Objective(NamedTuple):
     statistic: Callable[[Any], Any] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] | None = None
     data: Literal["text", "pairs", "rankings", "labels", "ratings"] = "text"
+    mismatched: bool = False
     values: tuple[str, ...] = ()
     reference: bool = False
     scores: bool = False

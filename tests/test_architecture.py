@@ -27,11 +27,12 @@ LEVELS = [
     {"experiment"},
     {"parameters", "reference"},
     {"loop"},
-    {"assessment", "generate", "report", "train"},
+    {"assessment", "collect", "generate", "report", "train"},
 ]
 ARROWS = {
     ("checkpoint", "objectives"),
     ("checkpoint", "sampling"),
+    ("collect", "assessment"),
     ("losses", "config"),
     ("optim", "schedules"),
     ("report", "assessment"),

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From a fresh clone to a trained language model that writes: sets up .venv, trains the
-# default config on its embedded corpus (no network, no accelerator), and samples from it.
+# The whole story on the embedded world, from a fresh clone: pretraining, fine-tuning, a
+# reward model, DPO, and a report of what each stage changed. No network beyond the
+# package index, no accelerator.
 #
-#   tools/quickstart.sh [--config.FIELD=VALUE ...]     further arguments go to the training
+#   tools/quickstart.sh                          about NN minutes on 2 cores
+#   tools/quickstart.sh --fast                   about N: smaller stages, the same report
+#   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #
 # Run again, it skips what is done; stopped in the middle, it goes on from there.
 # WORKDIR names another folder than runs/quickstart; PYTHON and VENV as in setup_env.sh.
@@ -11,17 +14,65 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 workdir=${WORKDIR:-runs/quickstart}
+fast=
+if [[ ${1:-} == --fast ]]; then
+  fast=yes
+  workdir=${WORKDIR:-runs/quickstart_fast}
+  shift
+fi
 say() { printf '\nquickstart: %s\n' "$*"; }
 
-say "1 of 3: setting up"
-"$root/tools/setup_env.sh"
+say "1 of 6: setting up"
+"$root/tools/setup_env.sh" report
 python=${VENV:-$root/.venv}/bin/python
 cd "$root"
 
-say "2 of 3: training configs/pretrain/world.py into $workdir"
-"$python" -m alignjax.train --config=configs/pretrain/world.py --workdir="$workdir" "$@"
+# stage NAME FLAG...: trains configs/NAME/world.py into $workdir/NAME.
+stage() {
+  local name=$1
+  shift
+  "$python" -m alignjax.train --config="configs/$name/world.py" \
+    --workdir="$workdir/$name" "$@"
+}
 
-say "3 of 3: letting the model write"
-"$python" -m alignjax.generate --run="$workdir" --prompt=$'user: how do i bake bread?\nassistant:'
+# assess NAME...: measures these runs and says what changed.
+assess() {
+  local runs=() name
+  for name in "$@"; do runs+=("--run=$name=$workdir/$name"); done
+  "$python" -m alignjax.assessment --out="$workdir/assessment.json" "${runs[@]}" "${few[@]}"
+}
 
-say "to write more: $python -m alignjax.generate --run=$workdir --prompt='...'"
+few=() pretrain=() sft=() reward=() dpo=()
+if [[ -n $fast ]]; then
+  few=(--each=24)
+  pretrain=(--config.steps=240)
+  reward=(--config.steps=60 --config.evaluation.every=60)
+  dpo=(--config.steps=60 --config.checkpoint.every=60 --config.evaluation.every=60)
+fi
+
+say "2 of 6: pretraining on the documents of a small town: the model learns to speak"
+stage pretrain "${pretrain[@]}" "$@"
+assess pretrain
+
+say "3 of 6: fine-tuning on demonstrations: it learns to follow"
+stage sft --config.init.run="$workdir/pretrain" "${sft[@]}" "$@"
+assess pretrain sft
+
+say "4 of 6: a reward model, from pairs that a labeler has judged: it learns what is liked"
+stage reward --config.init.run="$workdir/sft" "${reward[@]}" "$@"
+assess pretrain sft reward
+
+say "5 of 6: DPO from the same pairs: the model moves to what is liked, near where it was"
+stage dpo --config.init.run="$workdir/sft" "${dpo[@]}" "$@"
+assess pretrain sft reward dpo
+
+say "6 of 6: the report"
+"$python" -m alignjax.assessment --out="$workdir/assessment.json" \
+  --run=pretrain="$workdir/pretrain" --run=sft="$workdir/sft" \
+  --run=reward="$workdir/reward" --run=dpo="$workdir/dpo" --checkpoints=dpo "${few[@]}"
+"$python" -m alignjax.report --out="$workdir/report.html" \
+  --assessment="$workdir/assessment.json" \
+  --stage=pretrain="$workdir/pretrain" --stage=sft="$workdir/sft" \
+  --stage=reward="$workdir/reward" --stage=dpo="$workdir/dpo"
+say "open $workdir/report.html in a browser"
+say "to talk to it: $python -m alignjax.generate --run=$workdir/dpo --interactive"

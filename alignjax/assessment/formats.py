@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import sampling
+from alignjax.data import chat as roles
+from alignjax.data import records, tokenizing
+from alignjax.data.sources import world
 from alignjax.data.sources.world import turns
 
 
@@ -19,6 +22,7 @@ class Format(NamedTuple):
       response: `(text) -> ids` of a reply, with what ends it.
       stop: ids that end a reply.
       text: `(ids) -> text` of a reply, given without what ended it.
+      document: `(text) -> ids` of a document of the corpus, with its start and end.
     """
 
     name: str
@@ -26,6 +30,7 @@ class Format(NamedTuple):
     response: Callable[[str], list[int]]
     stop: tuple[int, ...]
     text: Callable[[Sequence[int]], str]
+    document: Callable[[str], Sequence[int]]
 
 
 def of_run(run: Any) -> Format:
@@ -54,13 +59,12 @@ def plain(tokenizer: Any) -> Format:
         response=lambda text: tokenizer.encode(f" {text}") + newline,
         stop=tuple(sorted(ends)),
         text=lambda ids: tokenizer.decode(ids).strip(),
+        document=lambda text: _read(tokenizer, records.Text(text)),
     )
 
 
 def chat(tokenizer: Any) -> Format:
     """The chat format that has roles as control tokens."""
-    from alignjax.data import chat as roles
-
     starts = tokenizer.bos_id is not None
     return Format(
         "roles",
@@ -68,4 +72,17 @@ def chat(tokenizer: Any) -> Format:
         response=lambda text: roles.response_ids(tokenizer, text),
         stop=(tokenizer.control[roles.STOP],),
         text=lambda ids: roles.text(tokenizer, ids),
+        document=lambda text: _read(tokenizer, world.as_chat(records.Text(text))),
     )
+
+
+def _read(tokenizer: Any, document: records.Text | records.Chat) -> Sequence[int]:
+    """A document as pretraining has it."""
+    starts = tokenizer.bos_id is not None
+    if isinstance(document, records.Text):
+        (found,) = tokenizing.tokenize_text(tokenizer, [document], bos=starts)
+    else:
+        (found,) = roles.tokenize_everything(
+            tokenizer, [document], format="roles", bos=starts
+        )
+    return list(map(int, found.ids))

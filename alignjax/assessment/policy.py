@@ -130,16 +130,18 @@ def nearness(
 def documents(
     one: subject.Subject, town: world.World, settings: amounts.Settings, **options
 ) -> bootstrap.Interval:
-    """Nats a token on pretraining documents that nobody has read; what is cut off by
-    the model's context does not count."""
-    tokenizer, limit = one.run.tokenizer, one.run.model.config.max_length
-    ends = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    starts = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    rows = []
-    for text in asked.documents(town, settings.documents):
-        ids = [*starts, *tokenizer.encode(text), *ends][:limit]
-        if len(ids) > 1:
-            rows.append(likelihood.Given(ids[:1], ids[1:]))
+    """Nats a token on pretraining documents that nobody has read.
+
+    Each model reads dialogues in its own format. What is cut off by the model's context
+    does not count.
+    """
+    limit = one.run.model.config.max_length
+    texts = asked.documents(town, settings.documents)
+    rows = [
+        likelihood.Given(ids[:1], ids[1:limit])
+        for ids in map(one.format.document, texts)
+        if len(ids) > 1
+    ]
     thought = likelihood.think(one.run.model, one.params, rows, **options)
     return bootstrap.ratio(-thought.logp, thought.length, seed=settings.seed)
 

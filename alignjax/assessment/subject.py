@@ -36,8 +36,9 @@ class Subject(NamedTuple):
     def stage(self) -> str:
         """ "pretraining", "sft", "reward" or "preference"."""
         objective = self.run.config.get("objective", {}).get("name", "")
-        plain = "pretraining" if self.format.name == "plain" else "sft"
-        return _STAGES.get(objective, plain)
+        learned = self.run.config.get("data", {}).get("train_on")
+        pretrains = self.format.name == "plain" or learned == "everything"
+        return _STAGES.get(objective, "pretraining" if pretrains else "sft")
 
     @property
     def world(self) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def kto_baseline(policy: LogProbs, reference: LogProbs, *, weight_B=None):
     batch brings with it (`LogProbs.mismatched`).
     """
     ratio_B = policy.mismatched - reference.mismatched
+    there_B = jnp.where(policy.mismatched == 0, 0.0, 1.0)
+    weight_B = there_B if weight_B is None else weight_B * there_B
     return jnp.maximum(mixtures.weighted_mean(ratio_B, weight_B), 0.0)
 
 

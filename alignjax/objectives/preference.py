@@ -133,6 +133,7 @@ def make(
         statistic=statistic if traits.coupled else None,
         derive=comparisons.margins if traits.data == "labels" else None,
         data=traits.data,
+        mismatched="mismatched" in traits.needs,
         values=asked.values,
         reference=traits.reference,
     )

@@ -38,6 +38,7 @@ __all__ = [
     "Ranking",
     "Reward",
     "World",
+    "as_chat",
     "build",
     "gold_reward",
     "load",
@@ -119,10 +120,10 @@ def _check_dialogues(dialogues: str | None, split: str) -> Callable[[Any], Any]:
         )
     if dialogues not in (None, "text", "chat"):
         raise records.DataError(f"world dialogues={dialogues!r} is not text or chat")
-    return _as_chat if dialogues == "chat" else lambda record: record
+    return as_chat if dialogues == "chat" else lambda record: record
 
 
-def _as_chat(document: records.Text) -> records.Text | records.Chat:
+def as_chat(document: records.Text) -> records.Text | records.Chat:
     """A document as a dialogue, if all of it is one that an assistant ends."""
     said = turns.parse(document.text)
     if chat.fault(said) or said[-1][0] != turns.ASSISTANT:
