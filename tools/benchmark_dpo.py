@@ -14,9 +14,10 @@ variants take turns, so that a machine whose speed drifts slows all alike. Figur
 medians; tokens are those of prompts and responses, a prompt counted once a response, so
 that variants that skip work do not seem to have less to do.
 
-Also reported, of XLA's own analyses: temporary memory of the gradient with logits in
-chunks and all at once, and FLOPs of a step with and without the stored reference (with
-all loops unrolled, since XLA counts the body of a loop once).
+With `--analyse` also, by XLA's own analyses: temporary memory of the gradient as it is
+configured, the same unchunked (with the logits of all positions at once), and plain
+(unchunked, and nothing recomputed); and FLOPs of the gradient with and without the
+stored reference, with all loops unrolled, since XLA counts the body of a loop once.
 
 `--trl` needs torch, transformers, datasets and trl.
 """
@@ -150,8 +151,9 @@ def analyses(args, documents, vocab: int) -> dict[str, float]:
     batch = groups.batch(documents, "padded", length)
     stored = batch.replace(reference=np.zeros(batch.responses.shape, np.float32))
 
-    def compiled(chunk, unroll, batch, with_reference):
-        model, objective = build(args, vocab, chunk, unroll)
+    def compiled(chunk, unroll, batch, with_reference, remat=args.remat):
+        given = argparse.Namespace(**{**vars(args), "remat": remat})
+        model, objective = build(given, vocab, chunk, unroll)
         shapes = jax.eval_shape(
             lambda key: nn.unbox(model.init(key)), jax.random.key(0)
         )
@@ -171,12 +173,17 @@ def analyses(args, documents, vocab: int) -> dict[str, float]:
     flops = lambda found: found.cost_analysis()["flops"]
     chunked = mebibytes(compiled(args.chunk, args.unroll, batch, True))
     unchunked = mebibytes(compiled(whole, args.unroll, batch, True))
+    plain = unchunked
+    if args.remat != "none":
+        plain = mebibytes(compiled(whole, args.unroll, batch, True, "none"))
     asked = flops(compiled(whole, layers, batch, True))
     looked_up = flops(compiled(whole, layers, stored, False))
     return {
         "gradient_MiB_chunked": chunked,
         "gradient_MiB_unchunked": unchunked,
-        "memory_ratio": chunked / unchunked,
+        "gradient_MiB_plain": plain,
+        "ratio_to_unchunked": chunked / unchunked,
+        "ratio_to_plain": chunked / plain,
         "gradient_GFLOP_reference": asked / 1e9,
         "gradient_GFLOP_stored": looked_up / 1e9,
         "flops_saved": 1 - looked_up / asked,

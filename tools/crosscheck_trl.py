@@ -87,6 +87,8 @@ def main() -> int:
         chosen = [case for case in chosen if args.only in said(case)]
     if not chosen:
         parser.error(f"--only={args.only}: in no case")
+    # Each case is compiled and runs once, so it is compiling that takes the time.
+    jax.config.update("jax_disable_most_optimizations", True)
     warnings.simplefilter("ignore", FutureWarning)  # transformers', of its own names
     rows = run(chosen, args.layout, lambda row: print(table.line(row), flush=True))
     faults = sum(bool(row.faults) for row in rows)

@@ -217,17 +217,19 @@ WEIGHTS = [
 ]
 
 
-def _kto(theirs: str, ours: str, trl=None, section=None) -> Case:
-    section = {"name": "preference", "loss": ours, "beta": 0.3, **(section or {})}
-    return Case("kto", {"loss_type": theirs, "beta": 0.3, **(trl or {})}, section)
+def _kto(loss: str, both: Mapping = {}, metrics: Mapping = {}) -> Case:
+    section = {"name": "preference", "loss": loss, "beta": 0.3, **both}
+    trl = {"loss_type": loss, "beta": 0.3, **both}
+    return Case("kto", trl, section, None, metrics)
 
 
+_NO_BASELINE = {"kl": "not there, as the loss has no baseline; TRL reports 0"}
 _BOTH = {"desirable_weight": 1.5, "undesirable_weight": 0.6}
 UNPAIRED = [
-    _kto("kto", "kto"),
-    _kto("kto", "kto", _BOTH, _BOTH),
-    _kto("apo_zero_unpaired", "apo_zero_unpaired"),
-    _kto("apo_zero_unpaired", "apo_zero_unpaired", _BOTH, _BOTH),
+    _kto("kto"),
+    _kto("kto", _BOTH),
+    _kto("apo_zero_unpaired", metrics=_NO_BASELINE),
+    _kto("apo_zero_unpaired", _BOTH, _NO_BASELINE),
 ]
 
 _A_TOKEN = {
@@ -380,15 +382,6 @@ QUICK = [
     REWARD[1],
     SFT[1],
 ]
-# What of TRL has no counterpart, and why.
-WITHOUT = {
-    "DPOTrainer, `f_divergence_type` with `ipo` or `sigmoid_norm`": "f-DPO's equation "
-    "has no lengths to divide by",
-    "DPOTrainer, `ld_alpha` with a loss other than `sigmoid`": "LD-DPO is a loss of "
-    "its own here",
-    "CPOTrainer, `ipo`": "IPO without a reference is of no paper",
-    "TPOTrainer": "a third response, for its likelihood; a loss from outside can",
-}
 
 
 def losses(case: Case) -> list[str]:

@@ -16,6 +16,16 @@ TITLES = {
     "sft": "Fine-tuning: SFTTrainer",
 }
 
+# What of TRL has no counterpart here, and why.
+WITHOUT = {
+    "DPOTrainer, `f_divergence_type` with `ipo` or `sigmoid_norm`": "f-DPO's equation "
+    "has no lengths to divide by",
+    "DPOTrainer, `ld_alpha` with a loss other than `sigmoid`": "LD-DPO is a loss of "
+    "its own here",
+    "CPOTrainer, `ipo`": "IPO without a reference is of no paper",
+    "TPOTrainer": "a third response, for its likelihood; a loss from outside can",
+}
+
 INTRODUCTION = """\
 # The same numbers as TRL, and where not
 
@@ -25,13 +35,13 @@ responses of 1 to 12, one of them empty but for its end. TRL's own trainers toke
 them, collate them and compute the loss. Compared are the loss, the gradient of every
 parameter, and the metrics that both report.
 
-A row **agrees** where the losses, all gradients and all metrics are the same to
-{tolerance:g}, relative to the larger of 1 and the value (for gradients, the largest of
-them), in float32. Where a row **differs**, that is meant: the plain name of a loss is
-its paper's equation, and where TRL's code computes something else, that is a row or a
-variant of its own, which agrees. The command fails where anything differs that is not
-listed here, and where anything listed does not differ.
-"""
+A row **agrees** where the losses and all gradients are the same to {tolerance:g},
+relative to the larger of 1 and the value (for gradients, the largest of them), in
+float32, and so are the metrics, but for those named below its table. Where a row
+**differs**, that is meant: the plain name of a loss is its paper's equation, and where
+TRL computes something else, that has a row of its own, which agrees; or TRL has no
+number at all. The command fails where anything differs that is not listed here, and
+where anything listed does not differ."""
 
 
 def line(row: comparison.Row) -> str:
@@ -71,8 +81,8 @@ def markdown(
     parts.append("## What only one of them has")
     parts.append(
         "Of TRL: "
-        + "; ".join(f"{name} ({reason})" for name, reason in cases.WITHOUT.items())
-        + ". It had a BCOTrainer, with a running reward shift, up to version 1.15."
+        + "; ".join(f"{name} ({reason})" for name, reason in WITHOUT.items())
+        + ". Its BCOTrainer, which kept a running reward shift, is gone."
     )
     names = ", ".join(f"`{name}`" for name in without)
     parts.append(f"Of alignjax: {names}. Their tests are against their equations.")
@@ -130,7 +140,7 @@ def theirs(case: cases.Case) -> str:
     kind = "+".join(kind) if isinstance(kind, list) else kind
     if case.less:
         given |= {k: f"{given[k]} less {v}" for k, v in case.less[0].items()}
-    return _said(kind, given)
+    return _said(kind, given) or "defaults"
 
 
 def ours(case: cases.Case) -> str:

@@ -31,6 +31,7 @@ from tools.crosscheck.alignjax_side import Result, less
 datasets.disable_progress_bars()
 datasets.disable_caching()
 transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)  # there is less to do than to wait for
 
 TRAINERS = {
     "dpo": (trl.DPOTrainer, trl.DPOConfig),
