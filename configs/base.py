@@ -180,7 +180,7 @@ def optimizer() -> ConfigDict:
     o.name = "adamw"  # or "adafactor", "lion", "muon", "sgd"
     o.learning_rate = placeholder(float)  # the peak of the schedule
     o.clip_norm = 1.0  # of the whole gradient; None is off
-    o.decay = r".*(kernel|embed|head|lora_[ab])"  # the parameters that weight decay applies to
+    o.decay = r".*(kernel|embed|head|lora_[ab])"  # what weight decay applies to
     o.ema = placeholder(float)  # decay of an average of the weights; None is off
     o.weight_decay = placeholder(float)
     o.b1 = placeholder(float)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""DPO of a 1.2 B Llama on UltraFeedback, binarized.
+
+python -m alignjax.train --config=configs/dpo/ultrafeedback.py --workdir=runs/uf_dpo \
+    --config.init.run=runs/tulu3_sft
+
+The pairs, 61,135 to train on and 2,000 to evaluate, are from the Hub, with the extra
+`hf`. Pairs whose scores are equal are ties, and skipped, counted. Rate, beta and one
+pass are Zephyr's (arXiv:2310.16944). The reference is a copy of the policy on the same
+GPUs; with one process, `--config.reference.store=True` computes it once instead.
+
+Hardware: 8 GPUs with 80 GB each. Time: unknown. Result: not yet run.
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.preference()
+    c.steps, c.batch_size, c.length = 900, 32, 4096  # packed; about a pass
+    c.model.update(max_length=4096, remat="dots")
+    c.objective.loss, c.objective.beta = "dpo", 0.01
+    c.objective.chunk = 1024
+    uf = dict(
+        kind="huggingface",
+        path="HuggingFaceH4/ultrafeedback_binarized",
+        format="preference",
+        weight=1.0,
+    )
+    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
+    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
+    c.data.validation_fraction = 0.0
+    c.data.on_bad_row = "skip"
+    c.data.long_documents = "truncate_prompt"
+    c.data.share_prompt = True
+    c.microbatches = 8
+    c.optimizer.learning_rate = 5e-7
+    c.schedule.warmup_steps, c.schedule.final = 90, 0.0
+    c.checkpoint.every = 300
+    c.evaluation.every = 150
+    c.sample.every, c.sample.max_tokens = 300, 200
+    c.sample.prompts = ("What is the capital of France?", "Write a haiku about rain.")
+    return c

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""A reward model of 1.2 B parameters on UltraFeedback, binarized.
+
+python -m alignjax.train --config=configs/reward/ultrafeedback.py \
+    --workdir=runs/uf_reward --config.init.run=runs/tulu3_sft
+
+The pairs, 61,135 to train on and 2,000 to evaluate, are from the Hub, with the extra
+`hf`. Pairs whose scores are equal are ties, and skipped, counted.
+
+Hardware: 8 GPUs with 80 GB each. Time: unknown. Result: not yet run.
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.reward_model()
+    c.steps, c.batch_size, c.length = 900, 32, 4096  # packed; about a pass
+    c.model.update(max_length=4096, remat="dots")
+    uf = dict(
+        kind="huggingface",
+        path="HuggingFaceH4/ultrafeedback_binarized",
+        format="preference",
+        weight=1.0,
+    )
+    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
+    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
+    c.data.validation_fraction = 0.0
+    c.data.on_bad_row = "skip"
+    c.data.long_documents = "truncate_prompt"
+    c.data.share_prompt = True
+    c.microbatches = 4
+    c.optimizer.learning_rate = 1e-5
+    c.schedule.warmup_steps, c.schedule.final = 30, 0.1
+    c.checkpoint.every = 300
+    c.evaluation.every = 150
+    return c

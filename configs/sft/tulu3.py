@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Fine-tuning a 1.2 B Llama on the mixture of Tulu 3.
+
+python -m alignjax.train --config=configs/sft/tulu3.py --workdir=runs/tulu3_sft \
+    --config.init.run=runs/llama_1b
+
+`init.run` is a run of configs/pretrain/llama_1b.py whose tokenizer has the control
+tokens of dialogues. The data, 939,343 dialogues, is from the Hub, with the extra `hf`.
+Rate, warm-up, length and epochs are those of Tulu 3's 8 B model (arXiv:2411.15124,
+Table 11), whose loss is on the assistant's turns as here.
+
+Hardware: 8 GPUs with 80 GB each. Time: unknown. Result: not yet run.
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.sft()
+    c.steps, c.batch_size, c.length = 6000, 64, 4096
+    c.model.update(max_length=4096, remat="dots")
+    c.data.sources.tulu3 = dict(
+        kind="huggingface",
+        path="allenai/tulu-3-sft-mixture",
+        split="train",
+        format="messages",
+        weight=1.0,
+    )
+    c.data.on_bad_row = "skip"  # some dialogues end in the user's turn
+    c.data.long_documents = "skip"
+    c.data.validation_fraction = 0.002
+    c.objective.chunk = 1024
+    c.microbatches = 4
+    c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-6, 0.0
+    c.schedule.name, c.schedule.final = "linear", 0.0
+    c.schedule.warmup_steps = 180  # 0.03 of the steps
+    c.checkpoint.every = 500
+    c.evaluation.every = 500
+    c.sample.every, c.sample.max_tokens = 1000, 200
+    c.sample.prompts = ("What is the capital of France?", "Write a haiku about rain.")
+    return c

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loss from outside the package: its numbers, and that it trains as others do."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax import config, exit_codes, train
+from alignjax.checkpoint import open_run
+from alignjax.losses import catalogue, preference
+from alignjax.types import LogProbs
+from configs.smoke import pretrain
+from experiments.focal_dpo import config as focal_config
+from experiments.focal_dpo import losses, plot, sweep
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LOSS = "experiments.focal_dpo.losses:focal_dpo"
+
+
+def pairs(margin_B) -> tuple[LogProbs, LogProbs]:
+    """A policy whose log-ratios differ by these margins, and a reference of zeros."""
+    chosen = jnp.asarray(margin_B, jnp.float32)
+    total = jnp.stack([chosen, jnp.zeros_like(chosen)], -1)
+    length = jnp.ones(total.shape, jnp.int32)
+    return LogProbs(total, length), LogProbs(jnp.zeros_like(total), length)
+
+
+MARGIN = np.array([-30.0, -2.0, 0.0, 1.0, 30.0])
+
+
+def test_focal_is_its_equation_and_dpo_without_gamma():
+    p = 1 / (1 + np.exp(-0.5 * MARGIN))
+    found = losses.focal_dpo(*pairs(MARGIN), beta=0.5, gamma=2.0)
+    np.testing.assert_allclose(found, -((1 - p) ** 2) * np.log(p), rtol=1e-5, atol=1e-7)
+    plain = preference.dpo(*pairs(MARGIN), beta=0.5)
+    for loss in (losses.focal_dpo, losses.easy_dpo):
+        np.testing.assert_allclose(loss(*pairs(MARGIN), beta=0.5, gamma=0.0), plain)
+
+
+def test_easy_weighs_the_gradient_of_dpo():
+    def slope(loss, **options):
+        total = lambda m: loss(*pairs(m), beta=0.5, **options).sum()
+        return np.asarray(jax.grad(total)(jnp.asarray(MARGIN, jnp.float32)))
+
+    p = 1 / (1 + np.exp(-0.5 * MARGIN))
+    np.testing.assert_allclose(
+        slope(losses.easy_dpo, gamma=1.0), p * slope(preference.dpo), rtol=1e-5
+    )
+    # Never away from the chosen response, however wrong it is, at any size.
+    for loss in (losses.easy_dpo, losses.focal_dpo):
+        assert (slope(loss) <= 0).all() and np.isfinite(slope(loss)).all()
+    far = jnp.array([-1e4, 1e4])
+    for loss in (losses.easy_dpo, losses.focal_dpo):
+        assert np.isfinite(jax.grad(lambda m, f=loss: f(*pairs(m)).sum())(far)).all()
+
+
+def test_what_is_declared_is_checked():
+    assert catalogue.traits(losses.focal_dpo).margin
+    with pytest.raises(config.ConfigError, match="gamma"):
+        losses.focal_dpo(*pairs(MARGIN), gamma=-1.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("focal")
+    return run(folder, "base", pretrain.get_config(), steps=6)
+
+
+def run(folder, name, section, documents=64, **changes):
+    c = config.to_json(section) | changes
+    c["cache_dir"] = str(folder / "cache")
+    c["log"]["tensorboard"] = False
+    c["evaluation"]["every"] = c["sample"]["every"] = None
+    for source in c["data"]["sources"].values():
+        source |= dict(data_dir=str(folder / "world"), documents=documents)
+    c = json.loads(json.dumps(c))
+    assert train.train(c, folder / name) == exit_codes.DONE
+    return open_run(folder / name)
+
+
+def test_it_trains_from_outside_of_the_package(base):
+    section = focal_config.get_config()
+    section.init.run = str(base.path)
+    section.objective.loss = LOSS
+    section.data.validation_sources = {}
+    # The smoke model spells in bytes. Few pairs, which it soon knows by heart.
+    changes = dict(steps=8, batch_size=8, length=320, documents=8)
+    section.optimizer.learning_rate, section.schedule.warmup_steps = 3e-3, 1
+    rows = run(base.path.parent, "focal", section, **changes).metrics()
+    # At z = 0: (1/2)^2 log 2.
+    assert rows[0]["loss"] == pytest.approx(np.log(2) / 4, rel=1e-4)
+    assert all(row["loss/at_reference"] == pytest.approx(np.log(2) / 4) for row in rows)
+    assert rows[-1]["rewards/margins"] != 0.0
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_an_option_that_it_does_not_take_is_refused(base):
+    section = focal_config.get_config()
+    section.init.run = str(base.path)
+    section.objective.loss, section.objective.penalty = LOSS, 1.0
+    with pytest.raises(config.ConfigError, match=r"objective\.penalty"):
+        train.train(config.to_json(section), base.path.parent / "refused")
+
+
+def test_the_sweep_names_losses_that_there_are(tmp_path):
+    for name, options in sweep.LOSSES.items():
+        module, _, function = options["loss"].partition(":")
+        if function:
+            found = getattr(importlib.import_module(module), function)
+        else:
+            found = catalogue.PREFERENCE.find(module)
+        section = {k: v for k, v in options.items() if k != "loss"}
+        catalogue.bind(found, section, "")
+        command = sweep.training("sft", tmp_path, name, 1, ["--config.steps=3"])
+        assert f"--config.objective.loss={options['loss']}" in command
+        assert command[-1] == "--config.steps=3"
+    assert (ROOT / sweep.CONFIG).exists()
+    command = sweep.measuring("sft", tmp_path, range(2), 8)
+    assert f"--run=easy_1={tmp_path / 'easy_1'}" in command
+
+
+def test_the_table_is_of_all_seeds(tmp_path):
+    models = {"sft": [0.0, 0.5]}
+    for name in sweep.LOSSES:
+        for seed in (0, 1):
+            models[f"{name}_{seed}"] = [1.0 + seed, 2.0 + (name == "easy")]
+            (folder := tmp_path / f"{name}_{seed}").mkdir()
+            line = {plot.ACCURACY: 0.5 + seed / 4, plot.DRIFT: -1.0}
+            (folder / "metrics.jsonl").write_text(json.dumps(line) + '\n{"loss": 1}\n')
+    answers = lambda golds: {"sampled": {"answers": [{"gold": g} for g in golds]}}
+    results = {"models": {name: answers(golds) for name, golds in models.items()}}
+    found = {row["loss"]: row for row in plot.rows(results, tmp_path)}
+    assert found["before"]["gold"].mean == 0.25
+    assert found["easy"]["seeds"] == [2.0, 2.5]
+    assert found["easy"]["change"].mean == 0.5
+    assert found["focal"]["change"].mean == 0.0
+    assert found["focal"]["accuracy"] == 0.625
+    assert "| easy | 2.25 (" in plot.table(list(found.values()))
