@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 from alignjax import (
     config,
     models,
+    moving,
     objectives,
     optim,
     registry,
@@ -188,6 +190,10 @@ def describe(run: Experiment, resumed: int | None) -> str:
         if (found := getattr(run, name)) is not None:
             path, digest = found.run.path, found.digest[:12]
             lines.append(f"{name}: step {found.step} of {path}, parameters {digest}")
+    if (every := c.reference.update_every) is not None:
+        share = c.reference.update
+        moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"
+        lines.append(f"the reference {moves} the policy every {every} updates")
     lines.append(
         f"starting at step 0 of {c.steps}"
         if resumed is None
@@ -254,7 +260,7 @@ def check(section: dict) -> Checked:
         reference = attempt(start.find, c.reference, "reference") or begun
         if reference is None:
             problems.append("reference.run: the objective asks one; or name init.run")
-    elif objective is not None and (c.reference.run or c.reference.store):
+    elif objective is not None and c.reference != sections.ReferenceConfig():
         problems.append("reference: the objective asks none; leave it out")
     schedule = attempt(
         schedules.build,
@@ -264,6 +270,15 @@ def check(section: dict) -> Checked:
         tokens_per_step=c.batch_size * c.length,
     )
     optimizer = attempt(optim.build, c.optimizer, schedule)
+    if reference is not None and c.reference.update_every is not None:
+        if begun is None or begun.digest != reference.digest:
+            problems.append(
+                "reference.run: with reference.update_every the reference begins as "
+                "the policy does, and this run is not that of init.run; leave it out"
+            )
+        share = 1.0 if c.reference.update is None else c.reference.update
+        follow = moving.reference(c.reference.update_every, share)
+        optimizer = optimizer and optax.chain(optimizer, follow)
     rules = attempt(sharding.rules, c.sharding_rules)
     evaluates = c.evaluation.every
     if c.checkpoint.keep_best and (not evaluates or c.checkpoint.every % evaluates):

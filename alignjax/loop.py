@@ -17,6 +17,7 @@ from alignjax import (
     evaluate,
     exit_codes,
     experiment,
+    moving,
     optim,
     reference,
     registry,
@@ -154,17 +155,18 @@ class Loop:
         """The objective over the validation data, of the weights and their average."""
         if self.run.validation is None:
             return {}
-        found = self._evaluate_params(train_state.params, "eval")
+        frozen = moving.seen(self.frozen, train_state.opt_state)
+        found = self._evaluate_params(train_state.params, frozen, "eval")
         average = optim.averaged_params(train_state.opt_state)
         if average is not None:
-            found |= self._evaluate_params(average, "eval_average")
+            found |= self._evaluate_params(average, frozen, "eval_average")
         best = self.run.config.checkpoint.keep_best
         if best and best[0] not in found:
             remedy = registry.closest(best[0], found)
             raise config.ConfigError(f"checkpoint.keep_best: no {best[0]!r}; {remedy}")
         return found
 
-    def _evaluate_params(self, params, prefix: str) -> dict[str, float]:
+    def _evaluate_params(self, params, frozen, prefix: str) -> dict[str, float]:
         c, data = self.run.config, self.run.validation
         mesh, rules = self.run.mesh, self.run.rules
         mine = sharding.local_rows(c.batch_size, mesh, rules)
@@ -177,7 +179,7 @@ class Loop:
                 rows = types.batch(data.epoch_rows(i * c.batch_size + mine))
                 yield sharding.put_batch(rows, c.batch_size, mesh, rules)
 
-        means = evaluate.evaluate(self.eval_step, params, self.frozen, batches())
+        means = evaluate.evaluate(self.eval_step, params, frozen, batches())
         found = evaluate.figures(means, self.run.objective.derive)
         found = {f"{prefix}/{k}": x for k, x in found.items()}
         if nats := found.get(f"{prefix}/nll"):

@@ -49,10 +49,12 @@ class First(NamedTuple):
         """What the steps read: the rest of the policy, and the reference's copy.
 
         A reference with the parameters that the policy starts from shares the rest with
-        it, so that under adapters there is no second copy of the model.
+        it, so that under adapters there is no second copy of the model. One that moves
+        is in the state.
         """
-        run = self.run
-        copied = run.reference is not None and not run.config.reference.store
+        run, asked = self.run, self.run.config.reference
+        elsewhere = asked.store or asked.update_every is not None
+        copied = run.reference is not None and not elsewhere
         if run.config.trainable == ".*":
             return Frozen({}, self._of(run.reference) if copied else None)
         whole = self._of(run.start)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from alignjax import moving
 from alignjax.types import Objective, TrainState
 
 
@@ -21,7 +22,8 @@ def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
     once, so the update does not depend on how many microbatches there are or on how
     padding falls among them. Where the terms of an objective depend on the whole batch,
     a first pass over the microbatches observes it, without gradients, and all of them
-    share one statistic.
+    share one statistic. A reference that moves is read from `opt_state`, as it was
+    before the update.
 
     Where the loss or the norm of its gradient is not finite the update is left out:
     `params` and `opt_state` stay as they were and `metrics["skipped"]` is 1. What to do
@@ -53,6 +55,7 @@ def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
 
     def train_step(state: TrainState, frozen, batch, key):
         key = jax.random.fold_in(key, state.step)
+        frozen = moving.seen(frozen, state.opt_state)
         run = grads_and_means if microbatches == 1 else accumulate
         grads, means = run(state.params, frozen, batch, key)
         # A batch in which nothing counts teaches nothing, but must not divide by 0.

@@ -22,7 +22,7 @@ LEVELS = [
     {"exit_codes", "journal", "progress", "registry", "throughput", "trees", "types"},
     {"config", "interruption", "losses", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
-    {"checkpoint", "objectives", "sampling", "state"},
+    {"checkpoint", "moving", "objectives", "sampling", "state"},
     {"evaluate", "sections", "start", "step"},
     {"experiment"},
     {"parameters", "reference"},
@@ -43,7 +43,7 @@ ONLY = {
     "data": {"config", "exit_codes", "registry"},
     "evaluate": {"types"},
     "losses": {"config", "registry", "types"},
-    "step": {"trees", "types"},
+    "step": {"moving", "trees", "types"},
 }
 # Flax's modules stay in models/; elsewhere it gives one helper each.
 FLAX = {

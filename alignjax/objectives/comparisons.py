@@ -4,8 +4,9 @@
 A reward is what the loss takes for one: beta times log(policy / reference) of the whole
 response; without a reference, beta times the policy's log-probability, a token where
 the loss counts so. `logps` and `drift`, which is log(policy / reference), are nats a
-response. A tie counts as half an accuracy, so that a policy that is still its reference
-has 1/2, where TRL has 0.
+response. All are relative to the reference as it is at that step, where it moves. A tie
+counts as half an accuracy, so that a policy that is still its reference has 1/2, where
+TRL has 0.
 """
 
 from __future__ import annotations

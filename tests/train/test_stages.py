@@ -2,11 +2,11 @@
 """Runs that start from another: fine-tuning, then preferences beside a reference."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from stages import interrupted, refused, run, said, section
 
 from alignjax import checkpoint, config, exit_codes, train, trees
 from alignjax.checkpoint import open_run
@@ -16,28 +16,6 @@ from configs.smoke import dpo, pretrain, sft
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("stages")
-
-
-def section(module, folder: pathlib.Path, **changes) -> dict:
-    c = config.to_json(module.get_config())
-    c["cache_dir"] = str(folder / "cache")
-    c["log"]["tensorboard"] = False
-    for source in c["data"]["sources"].values():
-        source["data_dir"] = str(folder / "world")
-    for name, value in changes.items():
-        *parents, last = name.split(".")
-        inner = c
-        for parent in parents:
-            inner = inner[parent]
-        inner[last] = value
-    return json.loads(json.dumps(c))
-
-
-def run(folder, name, module, **changes):
-    """A finished run, opened."""
-    done = train.train(section(module, folder, **changes), folder / name)
-    assert done == exit_codes.DONE
-    return open_run(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +31,6 @@ def tuned(folder, base):
 @pytest.fixture(scope="module")
 def preferred(folder, tuned):
     return run(folder, "preferred", dpo, **{"init.run": str(tuned.path)})
-
-
-def refused(folder, module, **changes) -> str:
-    with pytest.raises(config.ConfigError) as caught:
-        train.train(section(module, folder, **changes), folder / "refused")
-    return str(caught.value)
 
 
 def test_fine_tuning_goes_on_from_the_parameters_of_the_run_before(folder, base):
@@ -110,10 +82,6 @@ def test_a_store_gives_the_numbers_of_a_copy(folder, tuned, preferred):
     assert found.metrics()[0]["loss"] == pytest.approx(25.0, rel=1e-3)  # 1/(4 beta^2)
 
 
-def said(opened) -> list[str]:
-    return (opened.path / "log.txt").read_text().splitlines()
-
-
 def test_another_reference_misses_the_store(folder, base, tuned):
     names = {"init.run": str(tuned.path), "reference.store": True}
     other = run(
@@ -154,18 +122,8 @@ def test_a_part_is_trained_and_the_rest_is_read_from_where_it_was(folder, tuned)
 
 def test_an_interrupted_run_goes_on_to_the_same_parameters(folder, tuned, preferred):
     changes = {"init.run": str(tuned.path)}
-    c = section(dpo, folder, **changes)
-    workdir = folder / "resumed"
-    whole = preferred.params()
-    with pytest.MonkeyPatch.context() as patch:
-        interruption = train.interruption.Interruption
-        patch.setattr(interruption, "requested", lambda self, step: step == 4)
-        code = property(lambda self: exit_codes.INTERRUPTED)
-        patch.setattr(interruption, "exit_code", code)
-        assert train.train(c, workdir) == exit_codes.INTERRUPTED
-    assert open_run(workdir).steps[-1] == 5
-    assert train.train(c, workdir) == exit_codes.DONE
-    same = jax.tree.map(np.array_equal, whole, open_run(workdir).params())
+    resumed = interrupted(folder, "resumed", dpo, at=4, **changes)
+    same = jax.tree.map(np.array_equal, preferred.params(), resumed.params())
     assert all(jax.tree.leaves(same))
 
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of the smoke configs, changed, in a folder of their own."""
+
+import json
+import pathlib
+
+import pytest
+
+from alignjax import config, exit_codes, train
+from alignjax.checkpoint import open_run
+
+
+def section(module, folder: pathlib.Path, **changes) -> dict:
+    c = config.to_json(module.get_config())
+    c["cache_dir"] = str(folder / "cache")
+    c["log"]["tensorboard"] = False
+    for source in c["data"]["sources"].values():
+        source["data_dir"] = str(folder / "world")
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        inner = c
+        for parent in parents:
+            inner = inner[parent]
+        inner[last] = value
+    return json.loads(json.dumps(c))
+
+
+def run(folder, name, module, **changes):
+    """A finished run, opened."""
+    done = train.train(section(module, folder, **changes), folder / name)
+    assert done == exit_codes.DONE
+    return open_run(folder / name)
+
+
+def interrupted(folder, name, module, at: int, **changes):
+    """As `run`, but asked to stop after the step `at`, and then started again."""
+    c = section(module, folder, **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        interruption = train.interruption.Interruption
+        patch.setattr(interruption, "requested", lambda self, step: step == at)
+        code = property(lambda self: exit_codes.INTERRUPTED)
+        patch.setattr(interruption, "exit_code", code)
+        assert train.train(c, folder / name) == exit_codes.INTERRUPTED
+    assert open_run(folder / name).steps[-1] == at + 1
+    return run(folder, name, module, **changes)
+
+
+def refused(folder, module, **changes) -> str:
+    """What the run is refused with."""
+    with pytest.raises(config.ConfigError) as caught:
+        train.train(section(module, folder, **changes), folder / "refused")
+    return str(caught.value)
+
+
+def said(opened) -> list[str]:
+    return (opened.path / "log.txt").read_text().splitlines()
