@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a reference comes from changes no number: a copy, the base under adapters, a
+store. And one that moves goes on from a checkpoint as if nothing had been."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stages import interrupted, refused, run, said, section
+
+from alignjax import experiment, models, parameters, sharding, trees, types
+from alignjax.models import lora
+from configs.smoke import dpo, pretrain, sft
+
+ADAPTERS = {"trainable": lora.TRAINABLE, "model.lora_rank": 4}
+FAST = {"optimizer.learning_rate": 3e-3, "sample.every": None}
+TIMING = {"time", "tokens_per_second", "mfu"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("references")
+
+
+@pytest.fixture(scope="module")
+def tuned(folder):
+    base = run(folder, "base", pretrain, steps=4, **{"sample.every": None})
+    asked = {"init.run": str(base.path), "sample.every": None, "steps": 4}
+    return run(folder, "tuned", sft, **asked)
+
+
+@pytest.fixture(scope="module")
+def adapted(folder, tuned):
+    """DPO of adapters, whose reference is the model without them."""
+    return run(folder, "adapted", dpo, **start(tuned))
+
+
+def start(opened, **changes):
+    return {"init.run": str(opened.path), **ADAPTERS, **FAST, **changes}
+
+
+def learned(rows) -> bool:
+    """Whether the policy is no longer its reference, and better."""
+    return min(row["loss"] for row in rows) < np.log(2) - 0.02
+
+
+def assert_same_numbers(found, expected):
+    """Of every step, and of the evaluations."""
+    assert len(found.metrics()) == len(expected.metrics()) == 8
+    for ours, theirs in zip(found.metrics(), expected.metrics(), strict=True):
+        # No store can tell the distance of whole distributions.
+        assert ours.keys() ^ theirs.keys() <= {"eval/kl/reference"}
+        for name in (ours.keys() & theirs.keys()) - TIMING:
+            # Rewards and drifts are differences of sums over a hundred tokens.
+            tolerance = 1e-5 if "loss" in name else 1e-4
+            assert ours[name] == pytest.approx(theirs[name], abs=tolerance), name
+
+
+def first_of(folder, opened, **changes):
+    """What a run would read and never change."""
+    built = experiment.build(section(dpo, folder, **start(opened, **changes)))
+    with sharding.use(built.mesh, built.rules):
+        return parameters.prepare(built).frozen()
+
+
+def test_the_base_is_no_second_copy(folder, tuned):
+    frozen = first_of(folder, tuned)
+    theirs = trees.named_leaves(frozen.reference)
+    ours = trees.named_leaves(frozen.base)
+    assert not any("lora" in name for name in ours)
+    assert all(theirs[name] is leaf for name, leaf in ours.items())
+    rest = theirs.keys() - ours.keys()
+    assert rest and all("/lora_" in name for name in rest)
+
+
+def test_the_base_gives_the_numbers_of_a_copy(folder, tuned, adapted, monkeypatch):
+    rows = adapted.metrics()
+    assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert learned(rows)
+
+    before = parameters.First.frozen
+
+    def copied(self):
+        plain = lora.strip(before(self).reference)
+        return types.Frozen(before(self).base, jax.tree.map(jnp.copy, plain))
+
+    monkeypatch.setattr(parameters.First, "frozen", copied)
+    assert_same_numbers(run(folder, "copied", dpo, **start(tuned)), adapted)
+
+
+def test_the_base_gives_the_numbers_of_a_store(folder, tuned, adapted):
+    asked = start(tuned, **{"reference.store": True})
+    stored = run(folder, "stored", dpo, **asked)
+    assert any("computing" in line for line in said(stored))
+    assert first_of(folder, tuned, **{"reference.store": True}).reference is None
+    assert_same_numbers(stored, adapted)
+
+
+def test_adapters_are_all_that_is_saved_and_the_run_opens_whole(tuned, adapted):
+    leaves = adapted.meta()["leaves"]
+    saved = [name for name in leaves if name.startswith("params/")]
+    assert saved and all("/lora_" in name for name in saved)
+    moments = [n for n, x in leaves.items() if n.startswith("train/") and x["shape"]]
+    assert moments and all("/lora_" in name for name in moments)
+    whole = trees.named_leaves(adapted.params())
+    for name, leaf in trees.named_leaves(tuned.params()).items():
+        np.testing.assert_array_equal(whole[name], leaf)
+    (reply,) = adapted.reply(["hello"], max_tokens=3, temperature=0.0)
+    (text,) = adapted.generate(["the "], max_tokens=3, temperature=0.0)
+    assert 0 < len(reply.ids) <= 3 and 0 < len(text.ids) <= 3
+
+
+def test_merged_it_is_a_plain_model_that_says_the_same(tuned, adapted):
+    c = adapted.config["model"]
+    plain = models.build({**c, "lora_rank": 0}, adapted.tokenizer.vocab_size)
+    merged = lora.merge(adapted.params(), adapted.model.config)
+    assert merged.keys() == tuned.params().keys()
+    assert not any("lora" in name for name in trees.named_leaves(merged))
+    tokens = np.arange(24)[None]
+    rows = types.Sequences(
+        inputs=tokens,
+        targets=tokens,
+        weights=np.ones_like(tokens),
+        segment_ids=np.ones_like(tokens),
+        positions=tokens,
+    )
+    logits = jax.jit(lambda p: plain.unembed(p, plain.hidden(p, rows)))
+    found, expected = logits(merged), adapted.logits(tokens)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(expected - tuned.logits(tokens)).max() > 1e-2
+
+
+def test_adapters_go_on_from_adapters(folder, tuned):
+    """The reference then has those of the run before."""
+    before = run(folder, "sft_adapters", sft, **start(tuned))
+    again = {"init.run": str(before.path), "trainable": lora.TRAINABLE, **FAST}
+    after = run(folder, "dpo_adapters", dpo, **again)
+    assert after.config["model"]["lora_rank"] == 4
+    frozen, whole = first_of(folder, before), trees.named_leaves(before.params())
+    for name, leaf in trees.named_leaves(frozen.reference).items():
+        np.testing.assert_array_equal(leaf, whole[name], err_msg=name)
+    rows = after.metrics()
+    assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert learned(rows)
+    kernels = trees.named_leaves(tuned.params())
+    for name, leaf in trees.named_leaves(after.params()).items():
+        expected = kernels.get(name)
+        if expected is None:
+            assert not np.array_equal(leaf, whole[name]), name
+        else:
+            np.testing.assert_array_equal(leaf, expected)
+    text = refused(folder, dpo, **again, **{"model.lora_rank": 2})
+    assert "lora_a" in text and "choose the section model" in text
+    text = refused(folder, dpo, **{"init.run": str(before.path), "model.lora_rank": 0})
+    assert "lora_a" in text and "merge its adapters" in text
+
+
+MOVES = {
+    "soft": {
+        "reference.update_every": 2,
+        "reference.update": 0.6,
+        "trainable": "layers/mlp/.*",
+    },
+    "hard": {
+        "reference.update_every": 3,
+        "evaluation.every": None,
+        **ADAPTERS,
+    },
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_reference_that_moves_is_saved(folder, tuned, move):
+    asked = {"init.run": str(tuned.path), **FAST, **MOVES[move]}
+    whole = run(folder, f"whole {move}", dpo, **asked)
+    resumed = interrupted(folder, f"resumed {move}", dpo, at=4, **asked)
+    rows, again = whole.metrics(), resumed.metrics()
+    for ours, theirs in zip(rows, again, strict=True):
+        for name in ours.keys() - TIMING:
+            assert ours[name] == theirs[name], name
+    kept = [
+        name.removeprefix("train/")
+        for name in whole.meta()["leaves"]
+        if name.startswith("train/") and "/reference/" in name
+    ]
+    trained = [n for n in whole.meta()["leaves"] if n.startswith("params/")]
+    assert len(kept) == len(trained)
+    for name in kept:
+        ours, theirs = (r.leaf(name, item="train") for r in (whole, resumed))
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    every = MOVES[move]["reference.update_every"]
+    at_start = [row["drift/chosen"] == pytest.approx(0, abs=1e-4) for row in rows]
+    copies = MOVES[move].get("reference.update") is None
+    assert at_start == [i == 0 or (copies and i % every == 0) for i in range(8)]
+    assert any(f"every {every} updates" in line for line in said(whole))
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"reference.update_every": 0}, ["reference.update_every", "at least 1"]),
+        ({"reference.update": 0.5}, ["reference.update", "set update_every"]),
+        (
+            {"reference.update_every": 1, "reference.update": 1.5},
+            ["reference.update", "1.5", "(0, 1]"],
+        ),
+        (
+            {"reference.update_every": 1, "reference.update": 0.0},
+            ["reference.update", "0.0", "(0, 1]"],
+        ),
+        (
+            {"reference.update_every": 4, "reference.store": True},
+            ["reference.store", "update_every = 4"],
+        ),
+        (
+            {"reference.update_every": 4, "objective.loss": "simpo"},
+            ["reference", "asks none"],
+        ),
+        (
+            {"reference.update_every": 1, "reference.update": 0.6, **ADAPTERS},
+            ["reference.update", "0.6", "lora_a"],
+        ),
+        (
+            {"reference.update_every": 4, "reference.run": "base"},
+            ["reference.run", "init.run", "update_every"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_reference_that_cannot_move_so_is_refused(folder, tuned, changes, words):
+    changes = {"init.run": str(tuned.path), **changes}
+    if "reference.run" in changes:
+        changes["reference.run"] = str(folder / changes["reference.run"])
+    text = refused(folder, dpo, **changes)
+    for word in words:
+        assert word in text, text
