@@ -74,6 +74,8 @@ def make(
     The reference's log-probabilities are those that the batch has, else those of
     `frozen.reference`. Metrics: `comparisons`; `entropy`, nats a token of the
     responses; `loss/at_reference`, the loss were the policy the reference;
+    `kl/reference`, KL(reference || policy) in nats a token of the responses, where the
+    reference itself is there, in evaluations and for the losses that need it;
     `term/<name>`, each term of a mixture before its weight; `kl/baseline`, the
     statistic of KTO, and `statistic/<name>`, that of others that have one number.
 
@@ -198,17 +200,21 @@ def _read(
     traits = asked.traits
     _check(asked, frozen, batch)
     params = trees.merge(params, frozen.base)
-    compares = "reference_kl" in traits.needs
+    needs = traits.needs
+    if key is None and traits.reference and batch.reference is None:
+        # An evaluation has the time to compare whole distributions.
+        needs = tuple(dict.fromkeys((*needs, "reference_kl")))
+    compares = "reference_kl" in needs
     sequences = responses.rows(batch)
     read = functools.partial(logprobs.tokens, model, chunk=chunk)
     found = read(
         params,
         sequences,
         key,
-        needs=("entropy", *traits.needs),
+        needs=("entropy", *needs),
         reference=frozen.reference if compares else None,
     )
-    policy = _view(traits, responses.summed(batch, found, traits.needs))
+    policy = _view(traits, responses.summed(batch, found, needs))
     reference = known
     if traits.reference and known is None:
         if compares:
