@@ -99,6 +99,7 @@ def test_an_update_that_was_left_out_does_not_count(objective):
     bad = subject.batch().replace(weights=subject.batch().weights * jnp.nan)
     for batch, updates in ((subject.batch(), 1), (bad, 1), (subject.batch(), 2)):
         state, metrics = run(state, types.Frozen(), batch, jax.random.key(0))
+        assert float(metrics["skipped"]) == (batch is bad)
         assert int(state.opt_state[1].updates) == updates
     assert int(state.step) == 3
     jax.tree.map(np.testing.assert_array_equal, reference(state), state.params)

@@ -140,20 +140,23 @@ class Run:
         """The run that has the parameters that this one did not train."""
         if self.config.get("trainable", ".*") == ".*":
             return None
-        section = self.config["init"]
+        section, wanted = self.config["init"], self.meta()["data"]["init"]
         try:
             base = open_run(section["run"], section["step"])
-            digest = base.digest()
+            if base.digest() == wanted:
+                return base
+            # It may have trained on since; then it may still have the older step.
+            for step in base.steps if section["step"] is None else []:
+                if base.digest(step) == wanted:
+                    return open_run(section["run"], step)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{self.path} trained but a part of its parameters; the others are in "
                 f"the run it started from: {error}"
             ) from error
-        if digest != self.meta()["data"]["init"]:
-            raise CheckpointError(
-                f"{self.path} started from other parameters than {base.path} has now"
-            )
-        return base
+        raise CheckpointError(
+            f"{self.path} started from other parameters than {base.path} has now"
+        )
 
     def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
         """One parameter by its path, such as `layers/attention/q/kernel`, verified.

@@ -8,6 +8,12 @@ from collections.abc import Callable
 
 from alignjax.losses import catalogue, links, scores
 
+MOVING = """\
+no loss, but with any that has a reference
+  TR-DPO, arXiv:2404.09656, whose reference follows the policy:
+      soft: --config.reference.update_every=1 --config.reference.update=0.6
+      hard: --config.reference.update_every=512"""
+
 
 def describe(name: str, function: Callable) -> str:
     """What it is, what it takes and what it asks for, a line each."""
@@ -47,6 +53,7 @@ def table() -> str:
     }.items():
         parts.append(f"{kind} ({len(known)})")
         parts += [f"  {name}: {first_line(known[name])}" for name in sorted(known)]
+    parts.append(MOVING)
     return "\n".join(parts)
 
 

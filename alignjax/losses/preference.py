@@ -41,7 +41,9 @@ def dpo(
     """DPO, arXiv:2305.18290 Eq. 7: -log s(beta D).
 
     `label_smoothing` e > 0 is conservative DPO, ericmitchell.ai/cdpo.pdf:
-    -(1-e) log s(beta D) - e log s(-beta D), at rest where s(beta D) = 1-e.
+    -(1-e) log s(beta D) - e log s(-beta D), at rest where s(beta D) = 1-e. With a
+    reference that moves (`reference.update_every` of a config) it is TR-DPO,
+    arXiv:2404.09656.
     """
     score_B2 = scores.log_ratio(policy, reference)
     return links.logistic(score_B2, beta, label_smoothing=label_smoothing)

@@ -217,6 +217,7 @@ def test_the_table():
     dpo = "DPO, arXiv:2305.18290 Eq. 7: -log s(beta D).\n"
     assert dpo + "      options: beta=0.1, label_smoothing=0.0\n" in result.stdout
     assert "batch-coupled" in result.stdout and not result.stderr
+    assert "TR-DPO, arXiv:2404.09656" in result.stdout
 
 
 def test_log_probabilities_per_token():

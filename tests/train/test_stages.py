@@ -167,6 +167,19 @@ def test_a_reference_of_another_tokenizer_is_refused(folder, tuned):
     assert "tokenizer" in refused(folder, dpo, **changes)
 
 
+def test_the_rest_of_a_part_is_found_in_a_run_that_trained_on(folder, tuned):
+    changes = {"init.run": str(tuned.path), "trainable": r"layers/mlp/.*", "steps": 2}
+    part = run(folder, "early", dpo, **changes, **{"init.step": 4})
+    file = part.path / "config.json"
+    c = json.loads(file.read_text())
+    c["init"]["step"] = None  # as if step 4 had been the newest at that time
+    file.write_text(json.dumps(c))
+    assert tuned.steps == [4, 8]
+    found, expected = open_run(part.path).params(), tuned.params(4)
+    np.testing.assert_array_equal(found["embed"], expected["embed"])
+    assert not np.array_equal(found["embed"], tuned.params()["embed"])
+
+
 def test_the_rest_of_a_part_has_to_be_what_it_was(folder, tuned, base):
     changes = {"init.run": str(tuned.path), "trainable": r"layers/mlp/.*", "steps": 2}
     part = run(folder, "orphan", dpo, **changes)
