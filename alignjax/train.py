@@ -162,7 +162,9 @@ def parse(argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
         FLAGS.config.keys()  # a file that is not there is told of at its first use
     except (flags.Error, OSError) as error:
-        _end(exit_codes.CONFIG, str(error))
+        early = "before a value for --config was specified" in str(error)
+        remedy = "; give --config before the fields that change it" if early else ""
+        _end(exit_codes.CONFIG, f"{error}{remedy}")
     except (AttributeError, KeyError, TypeError) as error:
         # How an override of a field that the file has not comes out of the parser.
         text = str(error).replace("\\n", "; ").replace("\\", "").replace("'", "")

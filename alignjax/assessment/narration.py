@@ -140,7 +140,7 @@ def _gold(change: Figures, before: Figures, after: Figures) -> str:
             parts.append(f"{was:.2f} -> {now:.2f} on {words} prompts ({delta(step)})")
     verb = verdict(change["gold"]["nine"], up="rose", down="fell", level="did not move")
     names = f"{change['from']} -> {change['to']}"
-    return f"{names}: true reward {verb}: {', '.join(parts)}"
+    return f"{names}: true reward {verb} over all kinds: {', '.join(parts)}"
 
 
 def _listed(start: str, change, before, after, names: Mapping[str, str]) -> list[str]:

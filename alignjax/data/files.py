@@ -31,6 +31,8 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     found: dict[Path, None] = {}
     for pattern in patterns:
+        if not os.fspath(pattern):
+            raise records.DataError("the source's path is empty: name a file")
         pattern = os.path.expanduser(os.fspath(pattern))
         if os.path.isdir(pattern):
             wanted = f"{', '.join(suffixes)} below this directory"

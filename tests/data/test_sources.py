@@ -158,6 +158,7 @@ def test_text_files_that_are_refused(tmp_path):
     message = refused(path=missing)
     assert missing in message and "no file" in message and "correct" in message
     assert "no file" in refused(path=str(tmp_path))
+    assert "path is empty" in refused(path="")
     assert "name a file" in refused(path=[])
     empty = write("empty.txt", b"")
     assert refused(path=empty) == f"{empty}: the file is empty; fill or remove it"

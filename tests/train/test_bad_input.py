@@ -201,6 +201,9 @@ def test_flags(refuse, tmp_path):
     assert "'confg'" in refuse(exit_codes.CONFIG, "--confg=x")
     assert "extra" in refuse(exit_codes.CONFIG, "extra")
     assert "nope.py" in refuse(exit_codes.CONFIG, "--config=nope.py")
+    early = ["--config.steps=3", "--config=configs/smoke/pretrain.py"]
+    done = launch.fresh([*early, f"--workdir={tmp_path}"])
+    assert "give --config before the fields" in done.stderr
     done = launch.fresh([f"--workdir={tmp_path}"])
     assert done.returncode == exit_codes.CONFIG and "--config" in done.stderr
 
