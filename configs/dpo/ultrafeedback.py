@@ -17,7 +17,8 @@ from configs import base
 
 def get_config():
     c = base.preference()
-    c.steps, c.batch_size, c.length = 900, 32, 4096  # packed; about a pass
+    # A pass, where a pair has 800 tokens; the log says how many passes it is.
+    c.steps, c.batch_size, c.length = 400, 32, 4096
     c.model.update(max_length=4096, remat="dots")
     c.objective.loss, c.objective.beta = "dpo", 0.01
     c.objective.chunk = 1024
@@ -33,11 +34,11 @@ def get_config():
     c.data.on_bad_row = "skip"
     c.data.long_documents = "truncate_prompt"
     c.data.share_prompt = True
-    c.microbatches = 8
+    c.microbatches = 4
     c.optimizer.learning_rate = 5e-7
-    c.schedule.warmup_steps, c.schedule.final = 90, 0.0
-    c.checkpoint.every = 300
-    c.evaluation.every = 150
-    c.sample.every, c.sample.max_tokens = 300, 200
+    c.schedule.warmup_steps, c.schedule.final = 40, 0.0
+    c.checkpoint.every = 200
+    c.evaluation.every = 100
+    c.sample.every, c.sample.max_tokens = 200, 200
     c.sample.prompts = ("What is the capital of France?", "Write a haiku about rain.")
     return c

@@ -4,7 +4,20 @@ r"""A reward model of people's choices between harmless replies, Anthropic's HH.
 python -m alignjax.train --config=configs/reward/hh.py --workdir=runs/hh/reward \
     --config.init.run=runs/hh/pretrain --config.data.sources.hh.path=hh.jsonl
 
-Hardware: 2 CPU cores. Time: not yet run. Result: not yet run.
+Hardware: 2 CPU cores. Time: about 4 minutes beside other jobs, 2 with few.
+
+Result, after configs/pretrain/hh.py: of the 351 pairs held out it sorts 210 as people
+did, 0.598 (95 % interval 0.546 to 0.648; chance is 0.5); 0.624 (0.572 to 0.673) and 0.618
+(0.566 to 0.668) with seeds 1 and 2. That is hardly more than by length: people chose the
+shorter reply in 207 of these pairs, and in 6 both are as long. But it is no rule of
+length alone: 0.66, 0.73 and 0.69 where the chosen reply is the shorter one are 0.53, 0.49
+and 0.53 where it is the longer one, and not 1 and 0. Calibration: ece 0.07, 0.04 for
+seed 1.
+
+The number of passes was chosen by training on 728 of the dialogues to train on and
+judging 410 others of them (0.576 after 0.6 passes, 0.580 after 1.2); what is held out
+was evaluated once for each seed, after its last step. `pooling`, the rate and the model
+were not tuned.
 """
 
 from configs import base
@@ -12,7 +25,7 @@ from configs import base
 
 def get_config():
     c = base.reward_model()
-    c.steps, c.batch_size, c.length = 70, 16, 512
+    c.steps, c.batch_size, c.length = 36, 16, 512  # a little over a pass
     c.objective.pooling = "mean"
     c.data.sources.hh = dict(kind="jsonl", path="", format="hh", weight=1.0)
     c.data.on_bad_row = "skip"
@@ -21,7 +34,7 @@ def get_config():
     c.data.validation_fraction = 0.25  # the dialogues that pretraining held out
     c.optimizer.learning_rate, c.optimizer.b2 = 3e-4, 0.98
     c.optimizer.weight_decay = 0.1
-    c.schedule.warmup_steps, c.schedule.final = 10, 0.1
-    c.checkpoint.every = 35
-    c.evaluation.every = 35
+    c.schedule.warmup_steps, c.schedule.final = 6, 0.1
+    c.checkpoint.every = 18
+    c.evaluation.every = 36
     return c

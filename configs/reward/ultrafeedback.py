@@ -15,7 +15,8 @@ from configs import base
 
 def get_config():
     c = base.reward_model()
-    c.steps, c.batch_size, c.length = 900, 32, 4096  # packed; about a pass
+    # A pass, where a pair has 800 tokens; the log says how many passes it is.
+    c.steps, c.batch_size, c.length = 400, 32, 4096
     c.model.update(max_length=4096, remat="dots")
     uf = dict(
         kind="huggingface",
@@ -32,6 +33,6 @@ def get_config():
     c.microbatches = 4
     c.optimizer.learning_rate = 1e-5
     c.schedule.warmup_steps, c.schedule.final = 30, 0.1
-    c.checkpoint.every = 300
-    c.evaluation.every = 150
+    c.checkpoint.every = 200
+    c.evaluation.every = 100
     return c

@@ -4,10 +4,16 @@ r"""Fine-tuning a 1.2 B Llama on the mixture of Tulu 3.
 python -m alignjax.train --config=configs/sft/tulu3.py --workdir=runs/tulu3_sft \
     --config.init.run=runs/llama_1b
 
-`init.run` is a run of configs/pretrain/llama_1b.py whose tokenizer has the control
-tokens of dialogues. The data, 939,343 dialogues, is from the Hub, with the extra `hf`.
-Rate, warm-up, length and epochs are those of Tulu 3's 8 B model (arXiv:2411.15124,
-Table 11), whose loss is on the assistant's turns as here.
+`init.run` is a run of configs/pretrain/llama_1b.py whose tokenizer has the special
+tokens <system>, <user>, <assistant> and <end>. The tokenizer.json of Llama 3 has none;
+before the pretraining rename four of those that it keeps in reserve:
+
+old='<|reserved_special_token_'
+sed -i "s/${old}0|>/<system>/; s/${old}1|>/<user>/; s/${old}2|>/<assistant>/; \
+    s/${old}3|>/<end>/" llama3/tokenizer.json
+
+The data, 939,343 dialogues, is from the Hub, with the extra `hf`. Rate, warm-up, length
+and two passes are those of Tulu 3's 8 B model (arXiv:2411.15124).
 
 Hardware: 8 GPUs with 80 GB each. Time: unknown. Result: not yet run.
 """
@@ -17,6 +23,7 @@ from configs import base
 
 def get_config():
     c = base.sft()
+    # Two passes, where a dialogue has 800 tokens; the log says how many passes it is.
     c.steps, c.batch_size, c.length = 6000, 64, 4096
     c.model.update(max_length=4096, remat="dots")
     c.data.sources.tulu3 = dict(

@@ -49,7 +49,7 @@ def main() -> None:
     add = (parser := argparse.ArgumentParser(description=__doc__)).add_argument
     add("--sft", required=True, help="a run of configs/sft/world.py")
     add("--out", required=True, type=pathlib.Path, help="where the runs go")
-    add("--seeds", type=int, default=2)
+    add("--seeds", type=int, default=3)
     add("--each", type=int, default=32, help="prompts of a slice")
     options, more = parser.parse_known_args()
     seeds = range(options.seeds)
