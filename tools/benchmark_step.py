@@ -65,9 +65,7 @@ def jax_step(args):
         train_state = state.init_state(model, optimizer, abstract, jax.random.key(0))
         batch = sharding.put_batch(batch, args.batch, mesh, rules)
         train_step = jax.jit(
-            step.make_train_step(
-                objective, optimizer, microbatches=args.microbatches
-            ),
+            step.make_train_step(objective, optimizer, microbatches=args.microbatches),
             donate_argnums=0,
             out_shardings=(state.shardings(abstract), None),
         )

@@ -42,10 +42,10 @@ assess() {
   "$python" -m alignjax.assessment --out="$workdir/assessment.json" "${runs[@]}" "${few[@]}"
 }
 
-few=() pretrain=() sft=() reward=() dpo=()
+few=() pretrain=() reward=() dpo=() pairs=5000
 if [[ -n $fast ]]; then
-  few=(--each=24)
-  pretrain=(--config.steps=240)
+  few=(--each=24) pairs=1200
+  pretrain=(--config.steps=400)
   reward=(--config.steps=60 --config.evaluation.every=60)
   dpo=(--config.steps=60 --config.checkpoint.every=60 --config.evaluation.every=60)
 fi
@@ -55,15 +55,20 @@ stage pretrain "${pretrain[@]}" "$@"
 assess pretrain
 
 say "3 of 6: fine-tuning on demonstrations: it learns to follow"
-stage sft --config.init.run="$workdir/pretrain" "${sft[@]}" "$@"
+stage sft --config.init.run="$workdir/pretrain" "$@"
 assess pretrain sft
 
 say "4 of 6: a reward model, from pairs that a labeler has judged: it learns what is liked"
 stage reward --config.init.run="$workdir/sft" "${reward[@]}" "$@"
 assess pretrain sft reward
 
-say "5 of 6: DPO from the same pairs: the model moves to what is liked, near where it was"
-stage dpo --config.init.run="$workdir/sft" "${dpo[@]}" "$@"
+say "5 of 6: DPO: of two replies of its own a labeler chooses one, and it moves to that one"
+if [[ ! -e $workdir/pairs.jsonl ]]; then
+  "$python" -m alignjax.collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
+    --source="$workdir/sft" --source="$workdir/sft:1.3" --source="$workdir/pretrain"
+fi
+stage dpo --config.init.run="$workdir/sft" \
+  --config.data.sources.pairs.path="$workdir/pairs.jsonl" "${dpo[@]}" "$@"
 assess pretrain sft reward dpo
 
 say "6 of 6: the report"

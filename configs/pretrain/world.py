@@ -13,7 +13,7 @@ from configs import base
 
 def get_config():
     c = base.language_model()
-    c.steps, c.batch_size, c.length = 600, 32, 128
+    c.steps, c.batch_size, c.length = 1200, 16, 128
     c.model.update(family="llama", name="nano", max_length=256, remat="dots")
     c.tokenizer.vocab_size = 704
     c.tokenizer.byte_fallback = False  # the world has no other words
@@ -22,7 +22,7 @@ def get_config():
         kind="world",
         preset="nano",
         seed=0,
-        documents=60_000,
+        documents=100_000,
         dialogues="chat",
         weight=1.0,
     )
@@ -30,9 +30,9 @@ def get_config():
     c.data.validation_fraction = 0.02
     c.optimizer.learning_rate, c.optimizer.b2 = 3e-3, 0.98
     c.schedule.warmup_steps = 50
-    c.checkpoint.every = 200
-    c.evaluation.every = 200
-    c.sample.every = 200
+    c.checkpoint.every = 400
+    c.evaluation.every = 400
+    c.sample.every = 600
     c.sample.prompts = ("what is two plus three?", "what is the job of ada?")
     c.sample.max_tokens = 40
     return c

@@ -12,8 +12,7 @@ from configs import base
 
 def get_config():
     c = base.reward_model()
-    c.steps, c.batch_size, c.length = 300, 32, 64
-    c.data.pack = "none"
+    c.steps, c.batch_size, c.length = 240, 16, 128
     c.data.sources.world = dict(
         kind="world", preset="nano", split="preferences", seed=0, weight=1.0
     )
@@ -23,6 +22,6 @@ def get_config():
     c.data.validation_fraction = 0.0
     c.optimizer.learning_rate, c.optimizer.b2 = 1e-3, 0.98
     c.schedule.warmup_steps, c.schedule.final = 20, 0.1
-    c.checkpoint.every = 100
-    c.evaluation.every = 50
+    c.checkpoint.every = 120
+    c.evaluation.every = 60
     return c

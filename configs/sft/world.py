@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Fine-tuning on demonstrations of the embedded world.
+r"""Fine-tuning on 256 demonstrations of the embedded world, four times over.
+
+At a rate that shows what goes wrong: it does well on prompts like the demonstrations,
+fails on unfamiliar ones, and refuses harmless questions that look unsafe.
 
 python -m alignjax.train --config=configs/sft/world.py --workdir=runs/sft \
     --config.init.run=runs/pretrain
@@ -12,7 +15,7 @@ from configs import base
 
 def get_config():
     c = base.sft()
-    c.steps, c.batch_size, c.length = 32, 16, 128
+    c.steps, c.batch_size, c.length = 24, 8, 128
     c.data.sources.world = dict(
         kind="world", preset="nano", split="demonstrations", seed=0, weight=1.0
     )
@@ -20,12 +23,12 @@ def get_config():
         kind="world", preset="nano", split="eval_demonstrations", seed=0, weight=1.0
     )
     c.data.validation_fraction = 0.0
-    c.optimizer.learning_rate, c.optimizer.b2 = 1e-3, 0.98
+    c.optimizer.learning_rate, c.optimizer.b2 = 2e-3, 0.98
     c.schedule.warmup_steps = 4
-    c.checkpoint.every = 16
-    c.evaluation.every = 8
+    c.checkpoint.every = 24
+    c.evaluation.every = 6
     c.log.every = 4
-    c.sample.every = 32
+    c.sample.every = 24
     c.sample.prompts = ("what is the job of ada?", "how do i bake bread?")
     c.sample.max_tokens = 40
     return c
