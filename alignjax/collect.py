@@ -117,7 +117,7 @@ def collect(
     asked = [
         view.record(view.example(town, "prompts", i), "clean") for i in range(pairs)
     ]
-    rng = random.Random(f"{seed} {labeler} {[str(s) for s in sources]}")
+    rng = random.Random(f"{seed} {labeler} {len(sources)}")  # of no paths: they move
     drawn = [rng.sample(range(len(sources)), 2) for _ in asked]
     said: dict[tuple[int, int], answers.Answer] = {}
     for number, chosen in enumerate(sources):

@@ -42,7 +42,7 @@ assess() {
   "$python" -m alignjax.assessment --out="$workdir/assessment.json" "${runs[@]}" "${few[@]}"
 }
 
-few=() pretrain=() reward=() dpo=() pairs=5000
+few=(--each=128) pretrain=() reward=() dpo=() pairs=8000
 if [[ -n $fast ]]; then
   few=(--each=24) pairs=1200
   pretrain=(--config.steps=400)

@@ -67,9 +67,11 @@ def run(
             terminal.say(f"{out} was asked otherwise; starting it afresh")
     questions = asked.draw(town, settings.each, settings.kinds)
     found["prompts"] = [policy.question_as_json(question) for question in questions]
+    asked_now = []
     for one in opened:
         kept = found["models"].get(one.name) or found["rewards"].get(one.name)
         if not _same(kept, one):
+            asked_now.append(one.name)
             began = time.monotonic()
             _add(found, one, town, questions, settings, terminal)
             seconds = time.monotonic() - began
@@ -82,10 +84,18 @@ def run(
                 one, town, half, reference, tell=show
             )
         results.write(out, found)
-        for line in narration.tell(found, one.name):
-            terminal.say(line)
+        if one.name in asked_now:
+            _tell(found, one.name, terminal)
+    if not asked_now:  # then all of them are what somebody wants to read
+        for one in opened:
+            _tell(found, one.name, terminal)
     terminal.close()
     return found
+
+
+def _tell(found, name: str, terminal) -> None:
+    for line in narration.tell(found, name):
+        terminal.say(line)
 
 
 def _add(found, one, town, questions, settings, terminal) -> None:

@@ -71,13 +71,13 @@ def _preference(change: Figures, before: Figures, after: Figures) -> list[str]:
 
 # (figure, direction): lesson. The first that holds beyond its interval is told.
 _IMITATION = {
-    ("malformed", +1): (
-        "it lost its language; mend that before anything is built on it (more "
-        "demonstrations or steps, or a lower rate)"
-    ),
     ("border_refusal", +1): (
         "it refuses by the look of a question, for no demonstration shows a harmless "
         "one that looks unsafe; preferences can mend that"
+    ),
+    ("malformed", +1): (
+        "it lost its language; mend that before anything is built on it (more "
+        "demonstrations or steps, or a lower rate)"
     ),
     ("nine", +1): "a few demonstrations turned what it knew into manners",
     ("nine", -1): "imitation made it worse; look at the samples for how",

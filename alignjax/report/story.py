@@ -151,5 +151,7 @@ def load_stage(name: str, folder: str) -> Stage:
     except (OSError, ValueError) as error:
         raise config.ConfigError(f"stage {name}: {error}") from error
     objective = settings.get("objective", {}).get("name", "")
-    talks = "sft" if settings.get("data", {}).get("chat") else "pretraining"
+    data = settings.get("data", {})
+    replies = data.get("chat") and data.get("train_on") != "everything"
+    talks = "sft" if replies else "pretraining"
     return Stage(name, _OBJECTIVES.get(objective, talks), rows, settings)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m alignjax.collect`: choices between replies, without a model."""
+
+import json
+import random
+
+import pytest
+
+from alignjax import collect
+from alignjax.assessment import answers
+from alignjax.data import formats
+from alignjax.data.sources import world
+from alignjax.data.sources.world import replies, views
+
+SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    town, view = world.build("nano", 0), views.VIEWS["prompts"]
+    return [view.record(view.example(town, "prompts", i), "clean") for i in range(40)]
+
+
+def reply(prompt, text, finished=True):
+    reward = world.gold_reward(prompt, text, finished=finished)
+    return answers.Answer(text, 5, finished, reward)
+
+
+def choose(prompts, said, labeler="deterministic"):
+    drawn = [[0, 1] for _ in prompts]
+    return collect._choose(prompts, drawn, said, SOURCES, labeler, random.Random(0))
+
+
+def test_a_deterministic_labeler_chooses_what_is_truly_better(prompts):
+    rng, said, better = random.Random(1), {}, []
+    for i, prompt in enumerate(prompts):
+        good = i % 2
+        said[i, good] = reply(prompt, replies.best(rng, prompt))
+        said[i, 1 - good] = reply(prompt, "the the of.")
+        better.append(str(SOURCES[good]))
+    rows, told = choose(prompts, said)
+    assert [row["sources"][0] for row in rows] == better
+    assert all(row["reward"][0] > row["reward"][1] for row in rows)
+    assert told.startswith("40 pairs of 40 prompts") and told.endswith("100.0%")
+
+
+def test_what_cannot_be_compared_is_left_out_and_counted(prompts):
+    first = prompts[:4]
+    said = {(i, n): reply(p, f"no {n}.") for i, p in enumerate(first) for n in (0, 1)}
+    said[0, 1] = reply(first[0], "no 0.")  # equal
+    said[1, 0] = reply(first[1], "and so", finished=False)
+    said[2, 0] = reply(first[2], " ")
+    rows, told = choose(first, said)
+    assert len(rows) == 1 and rows[0]["prompt"][-1]["role"] == "user"
+    assert "1 with equal replies, 2 with one that did not end" in told
+
+
+def test_a_row_is_read_as_a_preference(prompts, tmp_path):
+    said = {(0, n): reply(prompts[0], f"reply {n}.") for n in (0, 1)}
+    rows, _ = choose(prompts[:1], said)
+    collect.write(rows, tmp_path / "new" / "pairs.jsonl")
+    (line,) = (tmp_path / "new" / "pairs.jsonl").read_text().splitlines()
+    record = formats.reader("preference").read(json.loads(line))
+    assert record.prompt == prompts[0].turns
+    assert set(record.responses) == {"reply 0.", "reply 1."}
+    assert record.values["reward"] == tuple(rows[0]["reward"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--source=a"], "two or more"),
+        (["--source=a", "--source=a:1"], "two or more"),
+        (["--source=a", "--source=b", "--labeler=nobody"], "nobody"),
+        (["--source=a", "--source=b", "--pairs=0"], "pairs: 0"),
+    ],
+)
+def test_is_refused(arguments, word, capsys, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    assert collect.main([f"--out={out}", *arguments]) == 78
+    assert word in capsys.readouterr().err and not out.exists()
