@@ -161,18 +161,42 @@ def test_setup_does_not_change_the_python_of_a_venv(bench):
     assert "has Python 3.12, not that of PYTHON=other" in result.stderr
 
 
-def test_quickstart_trains_and_samples(bench):
+def commands(bench):
+    """The modules that the quickstart ran, and the flags of each."""
+    calls = [call for call in bench.called() if "-m" in call[:3]]
+    calls = [call[call.index("-m") + 1 :] for call in calls]
+    return [call for call in calls if call[0].startswith("alignjax.")]
+
+
+def test_quickstart_runs_all_stages_and_measures_each(bench):
     bench.program("python3.12", fake_python())
-    result = bench.tool("quickstart.sh", "--config.steps=10")
+    result = bench.tool("quickstart.sh", "--config.log.every=5")
     assert result.returncode == 0, result.stderr
-    train, generate = bench.called()[-2:]
-    assert train[1:3] == ["-m", "alignjax.train"]
-    assert train[3:] == [
-        "--config=configs/pretrain/world.py",
-        "--workdir=runs/quickstart",
-        "--config.steps=10",
+    called = commands(bench)
+    trained = [call for call in called if call[0] == "alignjax.train"]
+    stages = ["pretrain", "sft", "reward", "dpo"]
+    assert [call[1] for call in trained] == [
+        f"--config=configs/{stage}/world.py" for stage in stages
     ]
-    assert generate[1:4] == ["-m", "alignjax.generate", "--run=runs/quickstart"]
+    assert [call[2] for call in trained] == [
+        f"--workdir=runs/quickstart/{stage}" for stage in stages
+    ]
+    before = ["pretrain", "sft", "sft"]
+    assert [call[3] for call in trained[1:]] == [
+        f"--config.init.run=runs/quickstart/{stage}" for stage in before
+    ]
+    assert all(call[-1] == "--config.log.every=5" for call in trained)
+    assert sum(call[0] == "alignjax.assessment" for call in called) == 5
+    assert sum(call[0] == "alignjax.collect" for call in called) == 1
+    assert called[-1][:2] == ["alignjax.report", "--out=runs/quickstart/report.html"]
+
+
+def test_quickstart_fast_is_smaller_and_elsewhere(bench):
+    bench.program("python3.12", fake_python())
+    assert bench.tool("quickstart.sh", "--fast").returncode == 0
+    first = commands(bench)[0]
+    assert "--workdir=runs/quickstart_fast/pretrain" in first
+    assert "--config.steps=400" in first
 
 
 def test_quickstart_stops_where_training_fails(bench):

@@ -24,6 +24,8 @@ def get_config():
     """For `--config=tests/train/small.py`; a flag names the corpus."""
     c = pretrain.get_config()
     c.data.sources.text = dict(kind="text", path="", document="paragraph", weight=1.0)
+    c.model.max_length = 64
+    c.tokenizer.control_tokens = ()
     c.log.tensorboard = False
     c.sample.every = None
     return c
