@@ -4,7 +4,7 @@
 # reward model, DPO, and a report of what each stage changed. No network beyond the
 # package index, no accelerator.
 #
-#   tools/quickstart.sh                          about NN minutes on 2 cores
+#   tools/quickstart.sh                          about 8 minutes on 2 cores
 #   tools/quickstart.sh --fast                   about N: smaller stages, the same report
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #

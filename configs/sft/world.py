@@ -7,7 +7,9 @@ fails on unfamiliar ones, and refuses harmless questions that look unsafe.
 python -m alignjax.train --config=configs/sft/world.py --workdir=runs/sft \
     --config.init.run=runs/pretrain
 
-Hardware: 2 CPU cores. Time: not yet run. Result: not yet run.
+Hardware: 2 CPU cores. Time: 22 seconds.
+Result: true reward 1.58 on seen prompts and 0.92 on unfamiliar ones; 28 % of harmless
+look-alikes are refused.
 """
 
 from configs import base
