@@ -13,6 +13,7 @@ those over replies from elsewhere. A line is read by `format="preference"`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -22,21 +23,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from alignjax import checkpoint, config, exit_codes, progress, registry, sections
+from alignjax import commands, config, progress, registry, sections
 from alignjax.assessment import answers, subject
-from alignjax.data import records
 from alignjax.data.sources import world
 from alignjax.data.sources.world import labelers, supervision, views
 
 LENGTH = 48  # tokens of a reply at most; a right one has fewer
-
-_CODES = {
-    config.ConfigError: exit_codes.CONFIG,
-    records.DataError: exit_codes.DATA,
-    checkpoint.CheckpointError: exit_codes.CHECKPOINT,
-}
 
 
 class Source(NamedTuple):
@@ -186,27 +178,22 @@ def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
-    cache = pathlib.Path(options.cache_dir).expanduser() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    commands.keep_programs(options.cache_dir)
     terminal = progress.Terminal()
-    try:
-        rows, told = collect(
-            options.source,
-            pairs=options.pairs,
-            labeler=options.labeler,
-            seed=options.seed,
-            terminal=terminal,
-        )
+
+    def collect_and_write() -> None:
+        with contextlib.closing(terminal):
+            rows, told = collect(
+                options.source,
+                pairs=options.pairs,
+                labeler=options.labeler,
+                seed=options.seed,
+                terminal=terminal,
+            )
         write(rows, pathlib.Path(options.out))
         terminal.say(f"{options.out}: {told}")
-    except tuple(_CODES) as error:
-        terminal.close()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
-    return exit_codes.DONE
+
+    return commands.exit_code(collect_and_write)
 
 
 if __name__ == "__main__":

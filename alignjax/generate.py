@@ -26,17 +26,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax import checkpoint, config, exit_codes, sampling
+from alignjax import checkpoint, commands, config, sampling
 from alignjax.data import chat, records
 
 # Tokens of a response where `--max_tokens` is not given and as many fit.
 MAX_TOKENS = 128
-
-_CODES = {
-    config.ConfigError: exit_codes.CONFIG,
-    records.DataError: exit_codes.DATA,
-    checkpoint.CheckpointError: exit_codes.CHECKPOINT,
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -214,14 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
     sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
-    try:
-        run(options)
-    except tuple(_CODES) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
-    return exit_codes.DONE
+    return commands.exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from alignjax import (
     checkpoint,
-    config,
+    commands,
     exit_codes,
     experiment,
     interruption,
@@ -36,7 +36,6 @@ from alignjax import (
     watchdog,
     writer,
 )
-from alignjax.data import records
 
 PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
 
@@ -127,9 +126,7 @@ def _trace(directory: pathlib.Path, start: int, wanted: bool):
 
 
 _CODES = {
-    config.ConfigError: exit_codes.CONFIG,
-    records.DataError: exit_codes.DATA,
-    checkpoint.CheckpointError: exit_codes.CHECKPOINT,
+    **commands.CODES,
     checkpoint.NonFiniteError: exit_codes.NON_FINITE,
     loop.NonFinite: exit_codes.NON_FINITE,
 }
@@ -188,8 +185,7 @@ def main(argv) -> None:
     section = FLAGS.config
     cache = section.get("cache_dir") or sections.CACHE_DIR
     cache = pathlib.Path(cache).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    commands.keep_programs(cache)
     if FLAGS.multihost:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
     try:

@@ -23,7 +23,7 @@ LEVELS = [
     {"config", "interruption", "losses", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
     {"checkpoint", "moving", "objectives", "sampling", "state"},
-    {"evaluate", "sections", "start", "step"},
+    {"commands", "evaluate", "sections", "start", "step"},
     {"experiment"},
     {"parameters", "reference"},
     {"loop"},

@@ -9,30 +9,23 @@ serves a machine that is better at it, or several runs that start at once. What 
 already is not computed again.
 """
 
-import sys
-
 from absl import app, flags
 
-from alignjax import config, exit_codes, experiment, reference, sharding, train
-from alignjax.data import records
+from alignjax import commands, config, experiment, reference, sharding, train
 
 
 def main(_) -> int:
     section = config.to_json(flags.FLAGS.config)
     section.setdefault("reference", {})["store"] = True
-    try:
+
+    def fill() -> None:
         run = experiment.build(section)
         if run.reference is None:
             raise config.ConfigError("objective: it asks no reference; nothing to do")
         with sharding.use(run.mesh, run.rules):
             reference.attach(run, print, lambda _: None)
-    except config.ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
-        return exit_codes.CONFIG
-    except records.DataError as error:
-        print(f"DataError: {error}", file=sys.stderr)
-        return exit_codes.DATA
-    return exit_codes.DONE
+
+    return commands.exit_code(fill)
 
 
 if __name__ == "__main__":

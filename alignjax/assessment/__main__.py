@@ -15,23 +15,14 @@ changed is told from each model that talks to the next one. Exit codes are those
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-
-from alignjax import checkpoint, config, exit_codes, progress
+from alignjax import commands, progress, sections
 from alignjax.assessment import amounts, asked, command
-from alignjax.data import records
-
-CACHE_DIR = "~/.cache/alignjax"
-_CODES = {
-    config.ConfigError: exit_codes.CONFIG,
-    records.DataError: exit_codes.DATA,
-    checkpoint.CheckpointError: exit_codes.CHECKPOINT,
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=default.seed, help="of the answers (%(default)s)")
     add("--kinds", default=",".join(asked.KINDS), help="slices (%(default)s)")
     add("--anew", action="store_true", help="forget what the file has")
-    add("--cache_dir", default=CACHE_DIR, help="for compiled programs (%(default)s)")
+    add(
+        "--cache_dir",
+        default=sections.CACHE_DIR,
+        help="for compiled programs (%(default)s)",
+    )
     return out
 
 
@@ -98,29 +93,24 @@ def named(text: str) -> Named:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
-    cache = pathlib.Path(options.cache_dir).expanduser() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    commands.keep_programs(options.cache_dir)
     terminal = progress.Terminal()
-    try:
+
+    def measure() -> None:
         settings = amounts.Settings(
             each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
         )
-        command.run(
-            options.run,
-            pathlib.Path(options.out),
-            settings,
-            checkpoints=options.checkpoints,
-            anew=options.anew,
-            terminal=terminal,
-        )
-    except tuple(_CODES) as error:
-        terminal.close()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED
-    return exit_codes.DONE
+        with contextlib.closing(terminal):
+            command.run(
+                options.run,
+                pathlib.Path(options.out),
+                settings,
+                checkpoints=options.checkpoints,
+                anew=options.anew,
+                terminal=terminal,
+            )
+
+    return commands.exit_code(measure)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands share: where programs are kept, and how what was refused is told."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+import jax
+
+from alignjax import checkpoint, config, exit_codes
+from alignjax.data import records
+
+CODES = {
+    config.ConfigError: exit_codes.CONFIG,
+    records.DataError: exit_codes.DATA,
+    checkpoint.CheckpointError: exit_codes.CHECKPOINT,
+}
+
+
+def exit_code(body: Callable[[], None]) -> int:
+    """Does `body`; one of `exit_codes`. What is not refused, but wrong, is raised."""
+    try:
+        body()
+    except tuple(CODES) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED
+    return exit_codes.DONE
+
+
+def keep_programs(cache_dir: str | pathlib.Path) -> None:
+    """Keeps what is compiled in `cache_dir`, for whoever compiles the same next."""
+    folder = pathlib.Path(cache_dir).expanduser() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
