@@ -9,7 +9,13 @@ serves a machine that is better at it, or several runs that start at once. What 
 already is not computed again.
 """
 
+import pathlib
+import sys
+
 from absl import app, flags
+
+# Configs import `configs.base` from the root of the checkout.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from alignjax import commands, config, experiment, reference, sharding, train
 

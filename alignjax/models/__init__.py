@@ -23,6 +23,7 @@ _PARTS = {
     "layers",
     "lora",
     "noise",
+    "projection",
     "settings",
 }
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, layers, noise, settings
+from alignjax.models import attention, layers, noise, projection, settings
 from alignjax.models import cache as kv_cache
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
@@ -73,7 +73,7 @@ class Block(nn.Module):
             )
             out_BTNH = attention.heads_first(out_BNTH)
         out_BTNH = checkpoint_name(out_BTNH, "attention")
-        project = layers.Projection(
+        project = projection.Projection(
             (c.d_model,),
             ("heads", "head_dim", "embed"),
             contract=2,
@@ -91,7 +91,7 @@ class Block(nn.Module):
     def _heads(self, h_BTD, shared: Shared):
         """Queries, keys and values, normalised and rotated."""
         c = self.config
-        project = lambda name, heads, axis: layers.Projection(
+        project = lambda name, heads, axis: projection.Projection(
             (heads, c.size_of_head),
             ("embed", axis, "head_dim"),
             std=c.init_std,

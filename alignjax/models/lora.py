@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA (arXiv:2106.09685) from outside: adapters merged into kernels, or left out.
 
-`layers.Projection` computes with them. A model that is given parameters without
+`projection.Projection` computes with them. A model that is given parameters without
 adapters computes what it would have without them, so the frozen base of a policy is
 also its reference.
 """

@@ -8,7 +8,7 @@ import re
 from typing import Literal
 
 from alignjax import config
-from alignjax.models import attention, layers
+from alignjax.models import attention, layers, projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +163,14 @@ class DecoderConfig:
         root = 0.5 if self.lora_rslora else 1.0
         return self.lora_alpha / self.lora_rank**root
 
-    def lora(self, train: bool) -> layers.Lora | None:
+    def lora(self, train: bool) -> projection.Lora | None:
         """What adapters are like, where there are any; dropout is for training."""
         if not self.lora_rank:
             return None
         dropout = self.lora_dropout if train else 0.0
-        return layers.Lora(self.lora_rank, self.lora_scale, self.lora_targets, dropout)
+        return projection.Lora(
+            self.lora_rank, self.lora_scale, self.lora_targets, dropout
+        )
 
     @property
     def num_kv_heads(self) -> int:
