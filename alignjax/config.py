@@ -51,6 +51,8 @@ def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
             continue
         try:
             values[name] = _cast(value, hints[name])
+        except ConfigError as error:  # from a section within this one
+            problems += [f"{prefix}{name}.{problem}" for problem in error.problems]
         except ValueError as error:
             problems.append(f"{prefix}{name}: {error}")
     for name, field in fields.items():
@@ -148,6 +150,8 @@ def _cast(value, hint):
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = arguments[0] if arguments else Any
         return tuple(_cast(item, inner) for item in value)
+    if dataclasses.is_dataclass(hint) and hasattr(value, "items"):
+        return build(hint, value, "")
     if hint in (dict, Mapping) or origin in (dict, Mapping):
         if isinstance(value, Mapping) or hasattr(value, "items"):
             return dict(value.items())

@@ -164,15 +164,21 @@ def model() -> ConfigDict:
     sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window"
     for field in [*sizes.split(), "unroll", "score_heads", "lora_rank"]:
         m[field] = placeholder(int)
-    for field in "norm positions activation dtype attention remat lora_targets".split():
+    for field in (
+        "norm norm_placement positions activation attention_bias qk_norm dtype "
+        "attention remat lora_targets"
+    ).split():
         m[field] = placeholder(str)
-    for field in "attention_bias mlp_bias qk_norm tied lora_rslora".split():
+    for field in "mlp_bias tied embedding_scale lora_rslora".split():
         m[field] = placeholder(bool)
     for field in (
-        "norm_epsilon rope_theta attention_softcap logit_softcap dropout init_std "
+        "norm_epsilon norm_offset rope_theta local_rope_theta rope_fraction "
+        "attention_scale attention_softcap logit_softcap dropout init_std "
         "embedding_noise lora_alpha lora_dropout"
     ).split():
         m[field] = placeholder(float)
+    m.window_pattern = placeholder(tuple)
+    m.rope_scaling = placeholder(dict)
     return m
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models by family and size: `build(section, vocab_size) -> types.Model`.
 
-A family is a module here with `CONFIGS`, its sizes by name: dicts of the fields of
-`settings.DecoderConfig`. Only this folder knows Flax modules.
+A family is a module here: `CONFIGS` are its sizes by name, `DEFAULTS` what all of them
+share, both fields of `settings.DecoderConfig`; and it knows the tensors and the
+config.json of its checkpoints elsewhere, as `names` says. Only this folder knows Flax
+modules.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ from alignjax.models import kernels as kernels  # registers its backends
 
 _PARTS = {
     "attention",
+    "block",
     "cache",
     "decoder",
     "kernels",
     "layers",
     "lora",
+    "moe",
+    "names",
     "noise",
     "projection",
+    "quantized",
+    "rope",
     "settings",
+    "validation",
 }
 
 
@@ -38,7 +46,8 @@ def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model
 
     Args:
       section: `family`, `name` (a size of the family), and any field of
-        `DecoderConfig`, which overrides the size's own; None overrides nothing.
+        `DecoderConfig`, which overrides the size's own; None overrides nothing. Without
+        a name it gives all the fields that the family has no default for.
       vocab_size: what the tokenizer needs, unless the section or its size says more.
       path: where the section stands in the config, for error messages.
 
@@ -51,13 +60,14 @@ def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model
     if family not in families():
         remedy = registry.closest(str(family), families())
         raise config.ConfigError(f"{path}.family: unknown family {family!r}; {remedy}")
-    sizes = importlib.import_module(f"alignjax.models.{family}").CONFIGS
-    if name not in sizes:
-        remedy = registry.closest(str(name), sizes)
+    module = importlib.import_module(f"alignjax.models.{family}")
+    if name is not None and name not in module.CONFIGS:
+        remedy = registry.closest(str(name), module.CONFIGS)
         raise config.ConfigError(
             f"{path}.name: {family} has no size {name!r}; {remedy}"
         )
-    fields = {"vocab_size": vocab_size, **sizes[name], **fields}
+    size = {} if name is None else module.CONFIGS[name]
+    fields = {"vocab_size": vocab_size, **module.DEFAULTS, **size, **fields}
     built = config.build(settings.DecoderConfig, fields, path)
     if built.vocab_size < vocab_size:
         raise config.ConfigError(

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal attention over packed rows: one function a backend, equal in value.
 
-Every backend is `(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap,
+Every backend is `(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, scale,
 branches=None) -> out_BTNH`. A query sees keys at or before it, of its own segment,
 fewer than `window` positions back where one is given; with `branches`, of those only
-the shared beginning and its own branch. Softmax is float32 in all of them. Each of the
-K kv heads serves N/K query heads, so K = N is multi-head and K = 1 multi-query.
+the shared beginning and its own branch. Products of queries and keys are multiplied by
+`scale`, 1 / sqrt(H) where it is None, and capped where there is a softcap. Softmax is
+float32 in all of them. Each of the K kv heads serves N/K query heads, so K = N is
+multi-head and K = 1 multi-query.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax import registry
 
@@ -21,6 +25,8 @@ BACKENDS = registry.Registry("attention backend")
 
 # Large enough to vanish under exp, small enough to survive arithmetic in float32.
 MASKED = -1e30
+# A window that nothing is outside of.
+EVERYTHING = np.iinfo(np.int32).max
 
 
 class Branches(NamedTuple):
@@ -61,12 +67,58 @@ def resolve(
     return "xla"
 
 
+def run(
+    backend: str,
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    window: int | None,
+    windowed: bool | jax.Array,
+    softcap: float | None,
+    scale: float | None,
+    branches: Branches | None = None,
+) -> jax.Array:
+    """Attention by a backend, or `auto`, in a layer with the window or without it.
+
+    Args:
+      window: that of the layers that have one.
+      windowed: whether this layer does; an array of one bool where that is known only
+        while the program runs.
+    """
+    backend = resolve(backend, q_BTNH, softcap, branches=branches)
+    attend = functools.partial(
+        BACKENDS.find(backend),
+        segment_ids_BT=segment_ids_BT,
+        softcap=softcap,
+        scale=scale,
+        branches=branches,
+    )
+    if isinstance(windowed, bool):
+        return attend(q_BTNH, k_BTKH, v_BTKH, window=window if windowed else None)
+    if backend == "xla":  # a mask like any other
+        near = jnp.where(windowed, window, EVERYTHING)
+        return attend(q_BTNH, k_BTKH, v_BTKH, window=near)
+    # Kernels are made for one window.
+    near, far = (functools.partial(attend, window=size) for size in (window, None))
+    return jax.lax.cond(windowed, near, far, q_BTNH, k_BTKH, v_BTKH)
+
+
 def heads_first(x_BTNH: jax.Array) -> jax.Array:
     """[B, T, N, H] -> [B, N, T, H], in which products need no transposition."""
     return x_BTNH.swapaxes(1, 2)
 
 
-def attend(q_BNTH, k_BKSH, v_BKSH, mask_BTS, *, softcap: float | None = None):
+def attend(
+    q_BNTH,
+    k_BKSH,
+    v_BKSH,
+    mask_BTS,
+    *,
+    softcap: float | None = None,
+    scale: float | None = None,
+):
     """Attention under an explicit mask, True where a query may look; [B, N, T, H].
 
     A query that may look nowhere (padding) gets the mean of all values: finite, and
@@ -74,7 +126,8 @@ def attend(q_BNTH, k_BKSH, v_BKSH, mask_BTS, *, softcap: float | None = None):
     """
     B, N, T, H = q_BNTH.shape
     K = k_BKSH.shape[1]
-    q_BKGTH = (q_BNTH * H**-0.5).reshape(B, K, N // K, T, H)
+    scale = H**-0.5 if scale is None else scale
+    q_BKGTH = (q_BNTH * scale).reshape(B, K, N // K, T, H)
     logits = jnp.einsum(
         "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
     )
@@ -111,12 +164,13 @@ def xla(
     *,
     window,
     softcap,
+    scale=None,
     branches: Branches | None = None,
     block: int = 128,
 ):
     """Plain XLA, everywhere. Queries go in blocks that skip the keys after them; where
     there are several, the weights of one are recomputed in the backward pass rather
-    than kept."""
+    than kept. The window may be an array of one number."""
     T = q_BTNH.shape[1]
     q_BNTH, k_BKTH, v_BKTH = map(heads_first, (q_BTNH, k_BTKH, v_BTKH))
 
@@ -126,7 +180,7 @@ def xla(
         else:
             mask = causal_mask(query_ids[0], key_ids[0], offset, None)
             mask &= branch_mask(query_ids[1], key_ids[1], window)
-        return attend(q, k, v, mask, softcap=softcap)
+        return attend(q, k, v, mask, softcap=softcap, scale=scale)
 
     if block < T:
         attend_block = jax.checkpoint(attend_block, static_argnums=(5,))

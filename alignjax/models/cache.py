@@ -24,19 +24,21 @@ def init(L: int, B: int, K: int, S: int, H: int, dtype) -> dict:
     }
 
 
-def see(cache: dict, positions_BT: jax.Array, window: int | None):
+def see(cache: dict, positions_BT: jax.Array):
     """Positions of all slots once T tokens are in, and which of them each may look at.
 
-    Returns (int32 [B, S], bool [B, T, S]).
+    Returns (int32 [B, S], bool [B, T, S]); `near` is for layers with a window.
     """
     seen_BS = jax.lax.dynamic_update_slice_in_dim(
         cache["positions"], positions_BT, cache["slot"], axis=1
     )
     back_BTS = positions_BT[:, :, None] - seen_BS[:, None, :]
-    mask_BTS = (back_BTS >= 0) & (seen_BS >= 0)[:, None, :]
-    if window is not None:
-        mask_BTS &= back_BTS < window
-    return seen_BS, mask_BTS
+    return seen_BS, (back_BTS >= 0) & (seen_BS >= 0)[:, None, :]
+
+
+def near(seen_BS: jax.Array, positions_BT: jax.Array, window: int) -> jax.Array:
+    """Which slots are fewer than `window` positions back, bool [B, T, S]."""
+    return positions_BT[:, :, None] - seen_BS[:, None, :] < window
 
 
 def write(layers: dict, layer, slot, k_BTKH: jax.Array, v_BTKH: jax.Array) -> dict:

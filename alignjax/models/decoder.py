@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, layers, noise, projection, settings
+from alignjax.models import attention, block, layers, noise, rope, settings
 from alignjax.models import cache as kv_cache
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
@@ -23,105 +22,13 @@ REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
 }
 
 
-class Shared(NamedTuple):
-    """What every layer is given: segments for whole rows, mask and slot for a cache."""
-
-    rotations: Any = None  # cosines and sines, or None with learned positions
-    segment_ids: Any = None
-    branches: attention.Branches | None = None
-    mask: Any = None  # bool [B, T, S], the slots that each query may look at
-    slot: Any = None  # int32, where in the cache the first of the T tokens goes
-
-
-class Block(nn.Module):
-    """Attention, then the MLP, each after a norm and added to its input."""
-
-    config: settings.DecoderConfig
-    train: bool
-
-    @nn.compact
-    def __call__(self, carry, layer: jax.Array, shared: Shared):
-        """(x_BTD, keys and values of the cache or None), before and after."""
-        x_BTD, kv = carry
-        c, lora = self.config, self.config.lora(self.train)
-        out_std = c.init_std * (2 * c.layers) ** -0.5
-        norm = lambda name: layers.Norm(c.norm, c.norm_epsilon, "embed", name=name)
-        dropout = nn.Dropout(c.dropout, deterministic=not self.train)
-        add = lambda x, y: sharding.constrain(x + dropout(y), "batch", "seq", None)
-
-        q_BTNH, k_BTKH, v_BTKH = self._heads(norm("attention_norm")(x_BTD), shared)
-        if kv is None:
-            backend = attention.resolve(
-                c.attention, q_BTNH, c.attention_softcap, branches=shared.branches
-            )
-            out_BTNH = attention.BACKENDS.find(backend)(
-                q_BTNH,
-                k_BTKH,
-                v_BTKH,
-                shared.segment_ids,
-                window=c.window,
-                softcap=c.attention_softcap,
-                branches=shared.branches,
-            )
-        else:
-            kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
-            out_BNTH = attention.attend(
-                attention.heads_first(q_BTNH),
-                *kv_cache.read(kv, layer),
-                shared.mask,
-                softcap=c.attention_softcap,
-            )
-            out_BTNH = attention.heads_first(out_BNTH)
-        out_BTNH = checkpoint_name(out_BTNH, "attention")
-        project = projection.Projection(
-            (c.d_model,),
-            ("heads", "head_dim", "embed"),
-            contract=2,
-            std=out_std,
-            use_bias=c.attention_bias,
-            lora=lora,
-            name="o",
-        )
-        x_BTD = add(x_BTD, project(out_BTNH))
-        mlp = layers.MLP(
-            c.d_ff, c.activation, c.mlp_bias, c.init_std, out_std, lora, name="mlp"
-        )
-        return (add(x_BTD, mlp(norm("mlp_norm")(x_BTD))), kv), None
-
-    def _heads(self, h_BTD, shared: Shared):
-        """Queries, keys and values, normalised and rotated."""
-        c = self.config
-        project = lambda name, heads, axis: projection.Projection(
-            (heads, c.size_of_head),
-            ("embed", axis, "head_dim"),
-            std=c.init_std,
-            use_bias=c.attention_bias,
-            lora=c.lora(self.train),
-            name=name,
-        )(h_BTD)
-        q_BTNH = project("q", c.heads, "heads")
-        k_BTKH = project("k", c.num_kv_heads, "kv_heads")
-        v_BTKH = project("v", c.num_kv_heads, "kv_heads")
-        if c.qk_norm:
-            q_BTNH = layers.Norm("rmsnorm", c.norm_epsilon, "head_dim", name="q_norm")(
-                q_BTNH
-            )
-            k_BTKH = layers.Norm("rmsnorm", c.norm_epsilon, "head_dim", name="k_norm")(
-                k_BTKH
-            )
-        if shared.rotations is not None:
-            q_BTNH = layers.rotate(q_BTNH, shared.rotations)
-            k_BTKH = layers.rotate(k_BTKH, shared.rotations)
-        return q_BTNH, k_BTKH, v_BTKH
-
-
 def _block(c: settings.DecoderConfig):
-    """`Block`, recomputing in the backward pass what the policy does not keep."""
+    """The layer, recomputing in the backward pass what the policy does not keep."""
     if REMAT_POLICIES[c.remat] is None:
-        return Block
+        return block.Block
     # Inside a loop, merging common subexpressions cannot undo the recomputation.
     looped = c.unroll < c.layers
-    return nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not looped)
+    return nn.remat(block.Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not looped)
 
 
 class Decoder(nn.Module):
@@ -155,7 +62,7 @@ class Decoder(nn.Module):
             unroll=c.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.train)
-        self.norm = layers.Norm(c.norm, c.norm_epsilon, "embed")
+        self.norm = layers.Norm(c.norm, c.norm_epsilon, "embed", c.norm_offset)
         self.score = layers.Scores(c.score_heads)
         self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
@@ -165,6 +72,9 @@ class Decoder(nn.Module):
         # partitioner moves the activations instead.
         embed = sharding.constrain(self.embed, "vocab", None)
         x_BTD = jnp.take(embed, tokens_BT, axis=0)
+        if c.embedding_scale:  # rounded twice, as models with it were trained
+            scale = jnp.asarray(c.d_model**0.5, c.dtype)
+            x_BTD = x_BTD.astype(c.dtype) * scale
         if c.positions == "learned":
             x_BTD += jnp.take(self.position_embed, positions_BT, axis=0)
         if noise_BTD is not None:
@@ -172,11 +82,38 @@ class Decoder(nn.Module):
         x_BTD = self.dropout(x_BTD.astype(c.dtype))
         return sharding.constrain(x_BTD, "batch", "seq", None)
 
-    def _rotations(self, positions_BT):
+    def _rotations(self, positions_BT, long_BT1=False):
+        """Cosines and sines; `long_BT1` is of documents beyond the original length."""
         c = self.config
         if c.positions == "learned":
             return None
-        return layers.rotations(positions_BT, c.size_of_head, c.rope_theta)
+        frequencies = functools.partial(
+            rope.frequencies, c.rotated_dimensions, c.rope_theta, c.rope_scaling
+        )
+        if isinstance(long_BT1, bool):
+            chosen = frequencies(long=long_BT1)
+        else:
+            chosen = jnp.where(long_BT1, frequencies(long=True), frequencies())
+        rotate = functools.partial(rope.rotations, positions_BT)
+        far = rotate(chosen, rope.amplitude(c.rope_scaling))
+        if c.local_rope_theta is None:
+            return block.ByLayer(far)
+        near = rope.frequencies(c.rotated_dimensions, c.local_rope_theta)
+        return block.ByLayer(far, rotate(near))
+
+    def _is_long(self, segment_ids_BT, positions_BT, branches_BT):
+        """Of each token, whether its document is longer than the original length."""
+        scaling, T = self.config.rope_scaling, segment_ids_BT.shape[1]
+        if scaling is None or not scaling.by_length or T <= scaling.original_length:
+            return False
+        if branches_BT is not None:
+            raise config.ConfigError(
+                "model.rope_scaling: longrope goes by the length of a document, which "
+                "responses that share their prompt may not have in common; say "
+                "data.share_prompt=False"
+            )
+        lengths_BT = noise.lengths(segment_ids_BT, positions_BT)
+        return (lengths_BT > scaling.original_length)[..., None]
 
     def _indices(self):
         return jnp.arange(self.config.layers)
@@ -199,7 +136,9 @@ class Decoder(nn.Module):
                 segment_ids_BT,
                 c.d_model,
             )
-        shared = Shared(self._rotations(positions_BT), segment_ids_BT)
+        long_BT1 = self._is_long(segment_ids_BT, positions_BT, branches_BT)
+        rotations = self._rotations(positions_BT, long_BT1)
+        shared = block.Shared(rotations, segment_ids_BT)
         if branches_BT is not None:
             branches = attention.Branches(branches_BT, positions_BT)
             shared = shared._replace(branches=branches)
@@ -210,14 +149,14 @@ class Decoder(nn.Module):
             (x_BTD, _), _ = self.layers((x_BTD, None), self._indices(), shared)
         return self.norm(x_BTD)
 
-    def _unrolled(self, x_BTD, shared: Shared):
+    def _unrolled(self, x_BTD, shared: block.Shared):
         """The layers one after the other, with no loop in the program.
 
         A loop keeps what the backward pass needs in arrays of all layers, which it
         clears and copies. Splitting once makes the gradient one concatenation.
         """
         c = self.config
-        block = _block(c)(c, self.train, parent=None)
+        make = functools.partial(_block(c), c, self.train, parent=None)
         stacked = self.layers.variables["params"]
         apart = lambda x: [piece[0] for piece in jnp.split(x, c.layers)]
         split = jax.tree.map(apart, stacked)
@@ -226,16 +165,22 @@ class Decoder(nn.Module):
             layer = jax.tree.map(operator.itemgetter(i), split, is_leaf=is_split)
             rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
             carry = (x_BTD, None)
-            (x_BTD, _), _ = block.apply({"params": layer}, carry, i, shared, rngs=rngs)
+            (x_BTD, _), _ = make(layer=i).apply(
+                {"params": layer}, carry, i, shared, rngs=rngs
+            )
         return x_BTD
 
     def extend(self, tokens_BT, positions_BT, cache):
         """Sees the cache's tokens and its own, up to each position; `types.Model`."""
         slot = cache["slot"]
-        seen_BS, mask_BTS = kv_cache.see(cache, positions_BT, self.config.window)
+        seen_BS, mask_BTS = kv_cache.see(cache, positions_BT)
+        mask = block.ByLayer(mask_BTS)
+        if self.config.window is not None:
+            near_BTS = kv_cache.near(seen_BS, positions_BT, self.config.window)
+            mask = mask._replace(near=mask_BTS & near_BTS)
         # Padding has no position: any valid one will do, since nothing looks at it.
         positions_BT = jnp.maximum(positions_BT, 0)
-        shared = Shared(self._rotations(positions_BT), mask=mask_BTS, slot=slot)
+        shared = block.Shared(self._rotations(positions_BT), mask=mask, slot=slot)
         x_BTD = self._embed(tokens_BT, positions_BT)
         carry = (x_BTD, cache["layers"])
         (x_BTD, kv), _ = self.layers(carry, self._indices(), shared)
@@ -275,6 +220,16 @@ def build(c: settings.DecoderConfig) -> types.Model:
         return evaluated.apply({"params": params}, x_BTD, method="unembed")
 
     def init_cache(batch, length):
+        scaling = c.rope_scaling
+        if scaling is not None and scaling.by_length:
+            if length > scaling.original_length:
+                raise config.ConfigError(
+                    f"model.rope_scaling: longrope has other frequencies for documents "
+                    f"of more than {scaling.original_length} tokens, so that a text "
+                    f"that grows to {length} would have to be read again on the way; "
+                    "ask for fewer tokens, or give short_factor the numbers of "
+                    "long_factor, as servers of such models do"
+                )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
         return kv_cache.init(*sizes, c.dtype)
 
@@ -319,12 +274,20 @@ def flops_per_token(
             positions=c.max_length if "position_embed" in part else 0,
         )
 
-    return throughput.flops_per_token(
+    flops = throughput.flops_per_token(
         parameters=matrices(trained),
         frozen=matrices(frozen),
-        layers=c.layers,
+        layers=0,
         heads=c.heads,
         head_dim=c.size_of_head,
         context=context,
-        window=c.window,
     )
+    for has_window in set(c.layers_with_window):
+        flops += throughput.attention_flops_per_token(
+            layers=c.layers_with_window.count(has_window),
+            heads=c.heads,
+            head_dim=c.size_of_head,
+            context=context,
+            window=c.window if has_window else None,
+        )
+    return flops

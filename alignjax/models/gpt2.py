@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT-2 (Radford et al. 2019): LayerNorm, learned positions, GELU, biases, tied."""
 
+DEFAULTS = {}
+
 _GPT2 = dict(
     vocab_size=50_257,
     max_length=1024,
@@ -8,7 +10,7 @@ _GPT2 = dict(
     norm_epsilon=1e-5,
     positions="learned",
     activation="gelu",
-    attention_bias=True,
+    attention_bias="all",
     mlp_bias=True,
     tied=True,
 )

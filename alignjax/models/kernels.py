@@ -17,7 +17,17 @@ BLOCK = 512  # of queries and of keys, at most; what splash's own tuning tables 
 
 
 @attention.BACKENDS.register
-def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, branches=None):
+def cudnn(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    segment_ids_BT,
+    *,
+    window,
+    softcap,
+    scale=None,
+    branches=None,
+):
     """cuDNN's fused attention, bfloat16 or float16 on NVIDIA GPUs from Ampere on."""
     _refuse(branches, "cudnn")
     if softcap is not None:
@@ -35,6 +45,7 @@ def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, branches=N
             k_BTKH,
             v_BTKH,
             mask=same,
+            scale=scale,
             is_causal=True,
             # In jax's terms: so many keys to the left, the query's own not counted.
             local_window_size=None if window is None else (window - 1, 0),
@@ -53,6 +64,7 @@ def splash(
     *,
     window,
     softcap,
+    scale=None,
     branches=None,
     interpret: bool = False,
 ):
@@ -98,7 +110,8 @@ def splash(
         per_kv_head = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # [G,T,H], [T,H], [T,H]
         per_row = jax.vmap(per_kv_head)
         heads_first = lambda x: x.swapaxes(1, 2)  # BTNH -> BNTH
-        q_BKGTH = heads_first(q_BTNH * H**-0.5).reshape(B, K, N // K, T, H)
+        scaled_BTNH = q_BTNH * (H**-0.5 if scale is None else scale)
+        q_BKGTH = heads_first(scaled_BTNH).reshape(B, K, N // K, T, H)
         ids = lib.SegmentIds(segment_ids_BT, segment_ids_BT)
         out_BKGTH = per_row(q_BKGTH, heads_first(k_BTKH), heads_first(v_BTKH), ids)
         return heads_first(out_BKGTH.reshape(B, N, T, H))

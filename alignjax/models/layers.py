@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers that decoders are made of: norms, rotary positions, MLPs.
+"""The layers that decoders are made of: norms, MLPs, heads for scores.
 
 Parameters are float32 and named by their axes where they are made; compute happens in
-the dtype of the input, except for the statistics of norms and for rotations, which
-are float32 throughout.
+the dtype of the input, except for norms, which are float32 throughout.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ class Norm(nn.Module):
     kind: str  # "rmsnorm" or "layernorm"
     epsilon: float = 1e-6
     axis: str | None = None  # name of the normalised axis
+    offset: float = 0.0  # added to the scale, which is initially 1 with it
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -32,7 +32,9 @@ class Norm(nn.Module):
         if self.kind == "layernorm":
             y -= y.mean(-1, keepdims=True)
         y *= lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        y *= self.param("scale", named(nn.initializers.ones), x.shape[-1:])
+        initial = nn.initializers.constant(1.0 - self.offset)
+        scale = self.param("scale", named(initial), x.shape[-1:])
+        y *= self.offset + scale if self.offset else scale
         if self.kind == "layernorm":
             y += self.param("bias", named(nn.initializers.zeros), x.shape[-1:])
         return y.astype(x.dtype)
@@ -60,25 +62,12 @@ class Scores(nn.Module):
         return jnp.matmul(x_BTD, kernel, precision="highest")
 
 
-def rotations(positions_BT: jax.Array, head_dim: int, theta: float):
-    """Cosines and sines of rotary positions, float32 [B, T, head_dim / 2]."""
-    exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    angles = positions_BT[..., None].astype(jnp.float32) / theta**exponents
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BTNH: jax.Array, cos_sin) -> jax.Array:
-    """RoPE (arXiv:2104.09864 Eq. 34), pairing dimension i with i + H/2."""
-    cos, sin = (table[..., None, :] for table in cos_sin)
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(rotated, axis=-1).astype(x_BTNH.dtype)
-
-
 ACTIVATIONS: dict[str, tuple[Callable, bool]] = {  # name: (function, gated?)
     "swiglu": (jax.nn.silu, True),
     "geglu": (lambda x: jax.nn.gelu(x, approximate=True), True),
+    "geglu_exact": (lambda x: jax.nn.gelu(x, approximate=False), True),
     "gelu": (lambda x: jax.nn.gelu(x, approximate=True), False),
+    "gelu_exact": (lambda x: jax.nn.gelu(x, approximate=False), False),
 }
 
 

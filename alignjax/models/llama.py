@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Llama-shaped decoders (arXiv:2407.21783): RMSNorm, RoPE, SwiGLU, grouped queries."""
 
+DEFAULTS = {}
+
 _LLAMA_3 = dict(
     vocab_size=128_256,
     norm_epsilon=1e-5,

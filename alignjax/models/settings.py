@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Sequence
 from typing import Literal
 
 from alignjax import config
-from alignjax.models import attention, layers, projection
+from alignjax.models import layers, projection, rope, validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +22,30 @@ class DecoderConfig:
       kv_heads: K; the default, None, is as many as `heads`.
       head_dim: H; the default is d_model / heads.
       norm, norm_epsilon: the kind of norm and what is added to its variance.
+      norm_offset: what norms add to their scale: 1 in Gemma, whose scales are kept as
+        differences from 1.
+      norm_placement: whether sublayers have a norm of what goes in, of what comes out
+        (arXiv:2501.00656), or of both (arXiv:2408.00118).
       positions: rotary, or learned and added to the embeddings.
       rope_theta: base of the rotary frequencies.
-      activation: of the MLP; `swiglu` and `geglu` are gated.
-      attention_bias, mlp_bias: whether those projections have biases.
-      qk_norm: RMSNorm of queries and keys, per head (arXiv:2302.05442).
+      local_rope_theta: the base in layers with a window, where it is another one; these
+        are then not scaled (arXiv:2503.19786 section 2.1).
+      rope_scaling: how frequencies are stretched to longer texts; see `rope.Scaling`.
+      rope_fraction: of the dimensions of a head, the first of which are rotated.
+      activation: of the MLP; `swiglu` and those that begin with `geglu` are gated.
+        GELU by its tanh approximation, unless `exact` says by the error function.
+      attention_bias: which projections of attention have biases: none, `qkv`, or all.
+      mlp_bias: whether the projections of the MLP have biases.
+      qk_norm: RMSNorm of queries and keys, per `head` (arXiv:2302.05442), or over the
+        `full` width of all heads (arXiv:2501.00656).
+      embedding_scale: embeddings are multiplied by sqrt(D), rounded to `dtype`.
+      attention_scale: what products of queries and keys are multiplied by; the default
+        is 1 / sqrt(H).
       tied: the head is the transposed embedding.
       attention_softcap, logit_softcap: c in c * tanh(x / c), off by default.
       window: each query sees this many keys, itself included; None is all.
+      window_pattern: which layers have the window: layer i where flag i modulo their
+        number is true. Kept as the shortest that says the same; by default all have it.
       dropout: on embeddings and on what each sublayer adds.
       embedding_noise: the alpha of NEFTune; see `noise`. The paper has 5 to 15.
       init_std: of all matrices; what adds to the residual is divided by sqrt(2 L).
@@ -57,16 +73,26 @@ class DecoderConfig:
     head_dim: int | None = None
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_epsilon: float = 1e-6
+    norm_offset: float = 0.0
+    norm_placement: Literal["pre", "post", "both"] = "pre"
     positions: Literal["rope", "learned"] = "rope"
     rope_theta: float = 10_000.0
-    activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    attention_bias: bool = False
+    local_rope_theta: float | None = None
+    rope_scaling: rope.Scaling | None = None
+    rope_fraction: float = 1.0
+    activation: Literal["swiglu", "geglu", "geglu_exact", "gelu", "gelu_exact"] = (
+        "swiglu"
+    )
+    attention_bias: Literal["none", "qkv", "all"] = "none"
     mlp_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["head", "full"] | None = None
     tied: bool = True
+    embedding_scale: bool = False
+    attention_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     window: int | None = None
+    window_pattern: tuple[bool, ...] = (True,)
     dropout: float = 0.0
     embedding_noise: float = 0.0
     init_std: float = 0.02
@@ -82,74 +108,9 @@ class DecoderConfig:
     lora_dropout: float = 0.0
 
     def __post_init__(self):
-        problems = []
-        sizes = (
-            "vocab_size",
-            "d_model",
-            "layers",
-            "heads",
-            "d_ff",
-            "max_length",
-            "unroll",
-        )
-        for name in sizes + ("kv_heads", "head_dim", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"{name}: {value} must be positive")
-        for name in ("score_heads", "embedding_noise", "lora_rank"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name}: {getattr(self, name)} must be at least 0")
-        if not problems:
-            if self.head_dim is None and self.d_model % self.heads:
-                problems.append(
-                    f"heads: {self.heads} do not divide d_model = {self.d_model}; "
-                    "change either, or set head_dim"
-                )
-            if self.heads % self.num_kv_heads:
-                problems.append(
-                    f"kv_heads: {self.num_kv_heads} do not divide heads = {self.heads}"
-                )
-            if self.positions == "rope" and self.size_of_head % 2:
-                problems.append(
-                    f"head_dim: {self.size_of_head} is odd; rotary positions pair"
-                )
-            if self.layers % self.unroll:
-                problems.append(
-                    f"unroll: {self.unroll} does not divide layers = {self.layers}"
-                )
-        for name in ("dropout", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                problems.append(f"{name}: {getattr(self, name)} is not in [0, 1)")
-        problems += self._problems_of_lora()
-        if self.attention != "auto" and self.attention not in attention.BACKENDS:
-            known = ", ".join(["auto", *attention.BACKENDS])
-            problems.append(f"attention: {self.attention!r} is not one of {known}")
-        if problems:
+        if problems := validation.problems(self):
             raise config.ConfigError(problems)
-
-    def _problems_of_lora(self) -> list[str]:
-        problems = []
-        if not self.lora_rank:
-            for field in dataclasses.fields(self):
-                value = getattr(self, field.name)
-                if field.name.startswith("lora_") and value != field.default:
-                    problems.append(
-                        f"{field.name}: {value!r} has no effect with lora_rank = 0; "
-                        f"set that, or this to {field.default!r}"
-                    )
-        if self.lora_alpha <= 0:
-            problems.append(f"lora_alpha: {self.lora_alpha} must be positive")
-        try:
-            found = [re.fullmatch(self.lora_targets, x) for x in self.projections]
-        except re.error as error:
-            problems.append(f"lora_targets: {self.lora_targets!r}: {error}")
-        else:
-            if not any(found):
-                problems.append(
-                    f"lora_targets: {self.lora_targets!r} matches no projection; there "
-                    f"are: {', '.join(self.projections)}"
-                )
-        return problems
+        object.__setattr__(self, "window_pattern", shortest(self.layers_with_window))
 
     @property
     def projections(self) -> list[str]:
@@ -179,3 +140,21 @@ class DecoderConfig:
     @property
     def size_of_head(self) -> int:
         return self.head_dim or self.d_model // self.heads
+
+    @property
+    def rotated_dimensions(self) -> int:
+        """How many dimensions of a head rotary positions turn."""
+        return int(self.size_of_head * self.rope_fraction)
+
+    @property
+    def layers_with_window(self) -> tuple[bool, ...]:
+        """Of each layer, whether the pattern gives it the window, if there is one."""
+        pattern = self.window_pattern
+        return tuple(pattern[i % len(pattern)] for i in range(self.layers))
+
+
+def shortest(flags: Sequence[bool]) -> tuple[bool, ...]:
+    """The shortest beginning of `flags` that gives them all when it is repeated."""
+    flags = tuple(flags)
+    fits = lambda p: all(x == flags[i % p] for i, x in enumerate(flags))
+    return flags[: next(p for p in range(1, len(flags) + 1) if fits(p))]

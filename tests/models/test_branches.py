@@ -76,7 +76,7 @@ def of_responses(x_BTD, batch, groups):
 @functools.cache
 def both(window, positions):
     """(hidden states, gradient) from the shared row, and from the padded ones."""
-    fields = dict(window=window, positions=positions, max_length=128, qk_norm=True)
+    fields = dict(window=window, positions=positions, max_length=128, qk_norm="head")
     model, params = small.make(**fields)
     made = groups()
     block = attention.xla.__kwdefaults__["block"]

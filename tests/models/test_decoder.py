@@ -18,12 +18,12 @@ VARIANTS = {
         norm="layernorm",
         positions="learned",
         activation="gelu",
-        attention_bias=True,
+        attention_bias="all",
         mlp_bias=True,
     ),
     "gemma-like": dict(
         activation="geglu",
-        qk_norm=True,
+        qk_norm="head",
         attention_softcap=20.0,
         logit_softcap=10.0,
         window=5,
@@ -155,7 +155,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights():
 
 def test_paths_are_the_ones_on_disk():
     """A change here is a change of the format of every checkpoint."""
-    _, params = make(tied=False, qk_norm=True)
+    _, params = make(tied=False, qk_norm="head")
     assert {k: v.shape for k, v in trees.named_leaves(params).items()} == {
         "embed": (V, 32),
         "head": (32, V),

@@ -14,7 +14,7 @@ RANK = dict(lora_rank=3, lora_alpha=6.0)
 SETTINGS = {
     "all": RANK,
     "some": RANK | dict(lora_targets="layers/(q|o|mlp/down)", kv_heads=2),
-    "rslora": RANK | dict(lora_rslora=True, attention_bias=True, mlp_bias=True),
+    "rslora": RANK | dict(lora_rslora=True, attention_bias="all", mlp_bias=True),
     "unrolled": RANK | dict(unroll=2, remat="full", activation="gelu"),
 }
 

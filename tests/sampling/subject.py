@@ -19,11 +19,11 @@ SHAPE = dict(family="llama", name="nano", d_model=32, layers=2, heads=4, d_ff=64
 
 VARIANTS = {
     "llama": {},
-    "gqa, qk_norm, unrolled": dict(kv_heads=2, qk_norm=True, unroll=2),
+    "gqa, qk_norm, unrolled": dict(kv_heads=2, qk_norm="head", unroll=2),
     "mqa, window, untied": dict(kv_heads=1, window=5, tied=False),
     "learned, biases": dict(
         **dict(positions="learned", norm="layernorm", activation="gelu"),
-        **dict(attention_bias=True, mlp_bias=True),
+        **dict(attention_bias="all", mlp_bias=True),
     ),
     "softcaps": dict(logit_softcap=2.0, attention_softcap=1.5),
 }

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One layer of a decoder: attention, then the MLP, each added to what it is given.
+
+The layers of some models differ: some have a window, and perhaps rotations of their
+own. In a scan over layers that is a value known only while it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from alignjax import sharding
+from alignjax.models import attention, layers, projection, rope, settings
+from alignjax.models import cache as kv_cache
+
+
+class ByLayer(NamedTuple):
+    """What layers without a window are given, and those with one where it differs."""
+
+    far: Any
+    near: Any = None
+
+    def of(self, windowed):
+        """What a layer is given; `windowed` is a bool, or an array of one."""
+        if self.near is None:
+            return self.far
+        if isinstance(windowed, bool):
+            return self.near if windowed else self.far
+        choose = lambda near, far: jnp.where(windowed, near, far)
+        return jax.tree.map(choose, self.near, self.far)
+
+
+class Shared(NamedTuple):
+    """What every layer is given: segments for whole rows, mask and slot for a cache."""
+
+    rotations: ByLayer | None = None  # cosines and sines; None: learned positions
+    segment_ids: Any = None
+    branches: attention.Branches | None = None
+    mask: ByLayer | None = None  # bool [B, T, S], the slots a query may look at
+    slot: Any = None  # int32, where in the cache the first of the T tokens goes
+
+
+def windowed(c: settings.DecoderConfig, layer):
+    """Whether a layer has the window: a bool where that is known, or an array."""
+    flags = c.layers_with_window if c.window else (False,)
+    if len(set(flags)) == 1:
+        return flags[0]
+    if isinstance(layer, int):
+        return flags[layer]
+    return jnp.asarray(flags)[layer]
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each with norms and added to its input.
+
+    Attributes:
+      config, train: of the decoder.
+      layer: which one it is, where that is known when the program is made.
+    """
+
+    config: settings.DecoderConfig
+    train: bool
+    layer: int | None = None
+
+    @nn.compact
+    def __call__(self, carry, layer: jax.Array, shared: Shared):
+        """(x_BTD, keys and values of the cache or None), before and after."""
+        x_BTD, kv = carry
+        c = self.config
+        before, after = c.norm_placement != "post", c.norm_placement != "pre"
+        norm = lambda name, x, wanted: self._norm(name)(x) if wanted else x
+        dropout = nn.Dropout(c.dropout, deterministic=not self.train)
+        add = lambda x, y: sharding.constrain(x + dropout(y), "batch", "seq", None)
+
+        h_BTD = norm("attention_norm", x_BTD, before)
+        y_BTD, kv = self._attention(h_BTD, kv, layer, shared)
+        x_BTD = add(x_BTD, norm("attention_post_norm", y_BTD, after))
+        y_BTD = self._mlp(norm("mlp_norm", x_BTD, before))
+        x_BTD = add(x_BTD, norm("mlp_post_norm", y_BTD, after))
+        return (x_BTD, kv), None
+
+    def _norm(self, name: str):
+        c = self.config
+        return layers.Norm(c.norm, c.norm_epsilon, "embed", c.norm_offset, name=name)
+
+    @property
+    def _out_std(self) -> float:
+        return self.config.init_std * (2 * self.config.layers) ** -0.5
+
+    def _mlp(self, x_BTD):
+        c, lora = self.config, self.config.lora(self.train)
+        return layers.MLP(
+            c.d_ff,
+            c.activation,
+            c.mlp_bias,
+            c.init_std,
+            self._out_std,
+            lora,
+            name="mlp",
+        )(x_BTD)
+
+    def _attention(self, h_BTD, kv, layer, shared: Shared):
+        """What attention makes of its input, and the cache with its keys and values."""
+        c = self.config
+        has_window = windowed(c, layer if self.layer is None else self.layer)
+        q_BTNH, k_BTKH, v_BTKH = self._heads(h_BTD, shared, has_window)
+        options = dict(softcap=c.attention_softcap, scale=c.attention_scale)
+        if kv is None:
+            out_BTNH = attention.run(
+                c.attention,
+                q_BTNH,
+                k_BTKH,
+                v_BTKH,
+                shared.segment_ids,
+                window=c.window,
+                windowed=has_window,
+                branches=shared.branches,
+                **options,
+            )
+        else:
+            kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
+            out_BNTH = attention.attend(
+                attention.heads_first(q_BTNH),
+                *kv_cache.read(kv, layer),
+                shared.mask.of(has_window),
+                **options,
+            )
+            out_BTNH = attention.heads_first(out_BNTH)
+        out_BTNH = checkpoint_name(out_BTNH, "attention")
+        project = projection.Projection(
+            (c.d_model,),
+            ("heads", "head_dim", "embed"),
+            contract=2,
+            std=self._out_std,
+            use_bias=c.attention_bias == "all",
+            lora=c.lora(self.train),
+            name="o",
+        )
+        return project(out_BTNH), kv
+
+    def _heads(self, h_BTD, shared: Shared, has_window):
+        """Queries, keys and values, normalised and rotated."""
+        c = self.config
+        project = lambda name, heads, axis: projection.Projection(
+            (heads, c.size_of_head),
+            ("embed", axis, "head_dim"),
+            std=c.init_std,
+            use_bias=c.attention_bias != "none",
+            lora=c.lora(self.train),
+            name=name,
+        )(h_BTD)
+        q_BTNH = project("q", c.heads, "heads")
+        k_BTKH = project("k", c.num_kv_heads, "kv_heads")
+        v_BTKH = project("v", c.num_kv_heads, "kv_heads")
+        if c.qk_norm is not None:
+            q_BTNH = self._qk_norm("q_norm", q_BTNH, "heads")
+            k_BTKH = self._qk_norm("k_norm", k_BTKH, "kv_heads")
+        if shared.rotations is not None:
+            rotations = shared.rotations.of(has_window)
+            q_BTNH = rope.rotate(q_BTNH, rotations)
+            k_BTKH = rope.rotate(k_BTKH, rotations)
+        return q_BTNH, k_BTKH, v_BTKH
+
+    def _qk_norm(self, name: str, x_BTNH, heads: str):
+        c = self.config
+        axis = "head_dim" if c.qk_norm == "head" else heads
+        norm = layers.Norm("rmsnorm", c.norm_epsilon, axis, c.norm_offset, name=name)
+        if c.qk_norm == "head":
+            return norm(x_BTNH)
+        return norm(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)

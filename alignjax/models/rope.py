@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary positions (arXiv:2104.09864) and the ways to stretch them to longer texts.
+
+Frequencies are constants of a model, computed on the host in float32, step by step as
+transformers does: at position 100,000 the last bit of one is a hundredth of a radian.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import config
+
+# What each kind must be given, and what it may be.
+KINDS = {
+    "linear": ({"factor"}, set()),
+    "llama3": (
+        {"factor", "original_length", "low_freq_factor", "high_freq_factor"},
+        set(),
+    ),
+    "yarn": (
+        {"factor", "original_length"},
+        {"beta_fast", "beta_slow", "truncate", "attention_factor"},
+    ),
+    "longrope": (
+        {"original_length", "short_factor", "long_factor"},
+        {"attention_factor"},
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How rotary frequencies are changed for texts longer than the original ones.
+
+    Attributes:
+      kind: `linear` divides all frequencies by `factor` (arXiv:2306.15595); `llama3`
+        divides the low ones and interpolates in the middle (arXiv:2407.21783); `yarn`
+        does so by dimension and sharpens attention (arXiv:2309.00071); `longrope`
+        divides each by a number of its own, from one list or another according to the
+        document's length (arXiv:2402.13753).
+      factor: how much longer texts became.
+      original_length: tokens of the texts before that.
+      low_freq_factor, high_freq_factor: original_length over these are the wavelengths
+        from which on frequencies are divided, and up to which they stay.
+      beta_fast, beta_slow: turns within original_length, from which on frequencies
+        stay, and up to which they are divided; 32 and 1 unless given.
+      truncate: whether the dimensions that follow from these are rounded; they are.
+      attention_factor: what cosines and sines are multiplied by; for yarn 1 + ln(factor)
+        / 10 unless given, for longrope 1.
+      short_factor, long_factor: for documents of up to original_length tokens, and for
+        longer ones; one number a frequency.
+    """
+
+    kind: Literal["linear", "llama3", "yarn", "longrope"]
+    factor: float | None = None
+    original_length: int | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    truncate: bool | None = None
+    attention_factor: float | None = None
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        required, optional = KINDS[self.kind]
+        problems = []
+        for field in dataclasses.fields(self)[1:]:
+            name, value = field.name, getattr(self, field.name)
+            if value is None:
+                if name in required:
+                    problems.append(f"{name}: {self.kind} needs it")
+            elif name not in required | optional:
+                known = ", ".join(sorted(required | optional))
+                problems.append(f"{name}: {self.kind} has none; it has {known}")
+            elif not isinstance(value, tuple) and name != "truncate" and value <= 0:
+                problems.append(f"{name}: {value} must be positive")
+            elif isinstance(value, tuple) and not all(x > 0 for x in value):
+                problems.append(f"{name}: all must be positive")
+        if self.kind == "llama3" and not problems:
+            if self.low_freq_factor >= self.high_freq_factor:
+                problems.append(
+                    f"low_freq_factor: {self.low_freq_factor} must be less than "
+                    f"high_freq_factor = {self.high_freq_factor}"
+                )
+        if problems:
+            raise config.ConfigError(problems)
+
+    @property
+    def by_length(self) -> bool:
+        """Whether frequencies depend on how long a document is."""
+        return self.kind == "longrope" and self.short_factor != self.long_factor
+
+
+def frequencies(
+    dimensions: int, theta: float, scaling: Scaling | None = None, long: bool = False
+) -> np.ndarray:
+    """Radians a token, float32 [dimensions / 2], the highest first.
+
+    `long` asks for those of documents longer than `scaling.original_length`.
+    """
+    f32 = np.float32
+    exponents = np.arange(0, dimensions, 2, dtype=f32) / f32(dimensions)
+    powers = np.power(f32(theta), exponents)
+    plain = f32(1) / powers
+    if scaling is None:
+        return plain
+    if scaling.kind == "linear":
+        return plain / f32(scaling.factor)
+    if scaling.kind == "llama3":
+        return _llama3(plain, scaling)
+    if scaling.kind == "yarn":
+        return _yarn(powers, theta, scaling)
+    divisors = scaling.long_factor if long else scaling.short_factor
+    return f32(1) / (np.asarray(divisors, f32) * powers)
+
+
+def _llama3(plain, s: Scaling) -> np.ndarray:
+    f32 = np.float32
+    wavelengths = f32(2 * math.pi) / plain
+    turns = f32(s.original_length) / wavelengths
+    low, high = s.low_freq_factor, s.high_freq_factor
+    kept = (turns - f32(low)) / f32(high - low)
+    mixed = (f32(1) - kept) * plain / f32(s.factor) + kept * plain
+    divided = wavelengths > s.original_length / low
+    unchanged = wavelengths < s.original_length / high
+    return np.where(divided, plain / f32(s.factor), np.where(unchanged, plain, mixed))
+
+
+def _yarn(powers, theta: float, s: Scaling) -> np.ndarray:
+    f32, half = np.float32, len(powers)
+
+    def dimension(turns: float) -> float:
+        """Where a frequency makes so many turns in the original length, Eq. 17."""
+        ratio = math.log(s.original_length / (turns * 2 * math.pi))
+        return 2 * half * ratio / (2 * math.log(theta))
+
+    low, high = dimension(s.beta_fast or 32), dimension(s.beta_slow or 1)
+    if s.truncate is not False:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * half - 1)
+    if low == high:
+        high += 0.001
+    ramp = (np.arange(half, dtype=f32) - f32(low)) / f32(high - low)
+    kept = f32(1) - np.clip(ramp, 0, 1)
+    divided = f32(1) / (f32(s.factor) * powers)
+    return divided * (f32(1) - kept) + f32(1) / powers * kept
+
+
+def amplitude(scaling: Scaling | None) -> float:
+    """What cosines and sines are multiplied by."""
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.kind == "yarn" and scaling.factor > 1:
+        return 0.1 * math.log(scaling.factor) + 1
+    return 1.0
+
+
+def rotations(positions_BT: jax.Array, frequencies_R, amplitude: float = 1.0):
+    """Cosines and sines, float32 [B, T, R].
+
+    `frequencies_R` may be [B, T, R] too, where documents differ in them.
+    """
+    angles = positions_BT[..., None].astype(jnp.float32) * frequencies_R
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return (cos, sin) if amplitude == 1 else (amplitude * cos, amplitude * sin)
+
+
+def rotate(x_BTNH: jax.Array, cos_sin) -> jax.Array:
+    """RoPE (arXiv:2104.09864 Eq. 34), pairing dimension i with i + R of 2 R <= H.
+
+    Dimensions from 2 R on stay as they are.
+    """
+    cos, sin = (table[..., None, :] for table in cos_sin)
+    R = cos.shape[-1]
+    x = x_BTNH.astype(jnp.float32)
+    first, second, rest = x[..., :R], x[..., R : 2 * R], x[..., 2 * R :]
+    parts = (first * cos - second * sin, second * cos + first * sin)
+    if rest.shape[-1]:
+        parts += (rest,)
+    return jnp.concatenate(parts, axis=-1).astype(x_BTNH.dtype)
