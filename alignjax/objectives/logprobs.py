@@ -16,7 +16,8 @@ from jax import lax
 
 from alignjax.losses import language_model
 from alignjax.losses import tokens as token_losses
-from alignjax.types import Model, Params, Sequences
+from alignjax.objectives import router
+from alignjax.types import Model, Params, Routing, Sequences
 
 # Logits of one chunk are [B, chunk, V] float32; this many positions of one row at once.
 CHUNK = 128
@@ -33,6 +34,7 @@ class Tokens(NamedTuple):
       collision: log sum_v p(v)^2.
       reference_logp: `logp` under the reference.
       reference_kl: KL(reference || policy).
+      routing: where the model sent the tokens, if it has experts; not by position.
     """
 
     logp: jax.Array
@@ -42,6 +44,7 @@ class Tokens(NamedTuple):
     collision: jax.Array | None = None
     reference_logp: jax.Array | None = None
     reference_kl: jax.Array | None = None
+    routing: Routing | None = None
 
 
 def token_logps(
@@ -83,13 +86,14 @@ def tokens(
       reference: parameters of a reference, for the fields that compare with it: logits
         of both models then exist for one chunk at a time. No gradient goes to them.
     """
-    x_BTD = model.hidden(params, sequences, key)
+    x_BTD, routing = router.hidden(model, params, sequences, key)
     if reference is None:
-        return over_chunks(
+        found = over_chunks(
             lambda x, targets: _tokens(model.unembed(params, x), targets, needs),
             (x_BTD, sequences.targets),
             chunk,
         )
+        return found._replace(routing=routing)
     reference = lax.stop_gradient(reference)
     other_BTD = model.hidden(reference, sequences)
 
@@ -102,7 +106,8 @@ def tokens(
             kl = token_losses.reference_kl(policy, logits)
         return found._replace(reference_logp=logp, reference_kl=kl)
 
-    return over_chunks(compare, (x_BTD, other_BTD, sequences.targets), chunk)
+    found = over_chunks(compare, (x_BTD, other_BTD, sequences.targets), chunk)
+    return found._replace(routing=routing)
 
 
 def _tokens(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> Tokens:
@@ -131,7 +136,7 @@ def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
     """`function` of slices of time, one after the other, its results joined.
 
     What `function` makes inside is not kept for the backward pass but made again, so
-    that no more than one slice's ever exists.
+    that no more than one slice's ever exists. Where one slice is all, it is kept.
 
     Args:
       function: of arrays [B, C, ...], gives a pytree of arrays [B, C].
@@ -144,8 +149,8 @@ def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
     run = jax.checkpoint(function)
     B, T = arrays[0].shape[:2]
     count = -(-T // chunk)
-    if count == 1:
-        return run(*arrays)
+    if count == 1:  # then all of it exists in any case
+        return function(*arrays)
     size = -(-T // count)  # as even as can be: the padding is less than `count`
     padding = count * size - T
     pad = lambda x: jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
