@@ -15,7 +15,7 @@ writes, and `expected.safetensors`:
     logprobs [2, T - 1]       of each next token
     short [2, V]              logits after the first SHORT tokens, of these alone
     generated [2, 16]         greedily, with the cache, after the first PROMPT tokens
-    loss, router_loss []      mean over all next tokens; the latter with experts
+    loss, router_loss []      mean over what predicts a token; the latter with experts
     norm/NAME []              of the loss's gradient by the tensor NAME of the file
     gradient/NAME             the gradient, of a layer and the ends, for some families
 
@@ -58,7 +58,7 @@ def expected(made, case: cases.Case, scratch: pathlib.Path) -> dict[str, np.ndar
         "loss": np.float32(loss),
         "generated": generated.astype(np.int32),
     }
-    if (router := theirs.router_loss(made, tokens)) is not None:
+    if (router := theirs.router_loss(made, tokens[:, :-1])) is not None:
         found["router_loss"] = np.float32(router)
     for name, gradient in gradients.items():
         found[f"norm/{name}"] = np.float32(np.linalg.norm(gradient.astype(np.float64)))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What alignjax makes of a folder: logits, greedy tokens, gradients by their names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import objectives, sampling, trees
+from alignjax.huggingface import layout
+from alignjax.models import decoder, names
+from alignjax.sampling import distribution
+from alignjax.types import Frozen, Sequences
+
+
+def logits(run, rows: Sequences) -> np.ndarray:
+    """float32 [B, T, V] of rows of any packing."""
+    return np.asarray(_logits(run.model, run._weights, rows))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, params, rows):
+    return model.unembed(params, model.hidden(params, rows))
+
+
+def packed(tokens: list[np.ndarray]) -> Sequences:
+    """Documents [B, T] side by side, one of each in every row."""
+    whole = np.concatenate(tokens, 1).astype(np.int32)
+    lengths = [x.shape[1] for x in tokens]
+    of_row = lambda pieces: np.tile(np.concatenate(pieces), (len(whole), 1))
+    segments = [np.full(n, i + 1, np.int32) for i, n in enumerate(lengths)]
+    positions = [np.arange(n, dtype=np.int32) for n in lengths]
+    return Sequences(
+        inputs=whole,
+        targets=np.zeros_like(whole),
+        weights=np.ones(whole.shape, np.float32),
+        segment_ids=of_row(segments),
+        positions=of_row(positions),
+    )
+
+
+def greedy(run, prompts: np.ndarray, count: int) -> np.ndarray:
+    """int32 [B, count]: what follows each prompt, with the cache; no token stops it."""
+    V = run.model.config.vocab_size
+    draw = sampling.Draw(
+        keys_B=jax.vmap(jax.random.key)(np.arange(len(prompts))),
+        allowed_V=jnp.ones(V, bool),
+        stops_V=jnp.zeros(V, bool),
+        settings=distribution.settings(temperature=0),
+    )
+    prompts = jnp.asarray(prompts, jnp.int32)
+    mask = jnp.ones(prompts.shape, bool)
+    sample = jax.jit(sampling.sample, static_argnums=(0, 5))
+    found = sample(run.model, run._weights, prompts, mask, draw, count)
+    return np.asarray(found.tokens_BR)
+
+
+class Taught(NamedTuple):
+    """The mean loss over all next tokens, and its gradients by the folder's names."""
+
+    loss: float
+    gradients: dict[str, np.ndarray]
+    metrics: dict[str, float]
+
+
+def loss_and_gradients(run, tokens: np.ndarray) -> Taught:
+    """As training computes them, without the routers' losses."""
+    c = dataclasses.replace(run.model.config, router_loss=0.0, router_z_loss=0.0)
+    objective = objectives.build(decoder.build(c), {"name": "language_model"})
+    rows = packed([tokens[:, :-1]]).replace(targets=tokens[:, 1:].astype(np.int32))
+
+    def mean(params):
+        found, metrics = objective.loss(params, Frozen({}), rows, jax.random.key(0))
+        values = {name: m.total / m.weight for name, m in metrics.items()}
+        return found.total / found.weight, values
+
+    taught = jax.jit(jax.value_and_grad(mean, has_aux=True))
+    (loss, metrics), gradients = taught(run._weights)
+    metrics = {name: float(value) for name, value in metrics.items()}
+    return Taught(float(loss), named(run, gradients), metrics)
+
+
+def named(run, params) -> dict[str, np.ndarray]:
+    """Parameters, or what has their shapes, by the names of the folder's tensors."""
+    leaves = {k: np.asarray(v) for k, v in trees.named_leaves(params).items()}
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    family = names.family(run.config["model"]["family"])
+    table, found = names.tensors(family, run.model.config), {}
+    for place in layout.places(table, shapes):
+        whole = np.empty(place.shape, np.float32).reshape(-1)
+        pieces = (leaves[part.ours][part.index] for part in place.parts)
+        for first, array in place.write(pieces):
+            whole[first : first + array.size] = array.reshape(-1)
+        found[place.name] = whole.reshape(place.shape)
+    return found
+
+
+def logprobs(logits_BTV: np.ndarray, tokens_BT: np.ndarray) -> np.ndarray:
+    """float64 [B, T - 1], of each token but the first."""
+    x = logits_BTV[:, :-1].astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    x -= np.log(np.exp(x).sum(-1, keepdims=True))
+    return np.take_along_axis(x, tokens_BT[:, 1:, None], -1)[..., 0]
+
+
+def open_folder(folder: pathlib.Path):
+    """The folder as a run."""
+    from alignjax import checkpoint
+
+    return checkpoint.open_run(folder)
