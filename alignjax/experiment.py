@@ -127,11 +127,15 @@ def build(section: Mapping) -> Experiment:
 
 
 def _tokenizer(c: sections.Config, begun: start.Start | None, cache_dir):
-    """The tokenizer of the run that this one starts from, or a config's own."""
+    """The tokenizer of the run that this one starts from, or a config's own.
+
+    It has the chat template that is learned among its files.
+    """
     if c.tokenizer is None:
-        return start.load_tokenizer(begun)
+        return chat.keep(start.load_tokenizer(begun), c.data.chat)
     sources = loader.load_sources(c.data.sources, "data.sources").values()
-    return tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
+    made = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
+    return chat.keep(made, c.data.chat)
 
 
 def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
@@ -146,8 +150,9 @@ def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
         tok = tok._replace(bos_id=None)
     prompts = list(s.prompts)
     if c.data.chat:
-        stop = [tok.control[chat.STOP]]
-        prompts = [chat.prompt_ids(tok, (("user", p),), c.data.bos) for p in prompts]
+        turns = [(("user", text),) for text in prompts]
+        stop = chat.stop_ids(tok, c.data.chat)
+        prompts = [chat.prompt_ids(tok, t, c.data.chat, c.data.bos) for t in turns]
     asked = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
     asked |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
     try:

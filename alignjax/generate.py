@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> None:
     params = jax.device_put(opened.params(average=options.average))
     subject = (opened.model, params, opened.tokenizer)
     dialogue = opened.chats and not options.plain
-    speaker = Speaker(subject, opened.prompt_ids if dialogue else None)
+    stop = chat.stop_ids(opened.tokenizer, opened.chats) if dialogue else None
+    speaker = Speaker(subject, opened.prompt_ids if dialogue else None, stop)
     if options.interactive:
         _converse(speaker, options)
     else:
@@ -93,10 +94,12 @@ class Speaker(NamedTuple):
     Attributes:
       subject: the leading arguments of `sampling.generate`.
       dialogue: turns to the tokens of a prompt, where it learned dialogues, or None.
+      stop_ids: the tokens that end a turn, where there are turns, or None.
     """
 
     subject: tuple
     dialogue: Callable[[Any], list[int]] | None
+    stop_ids: list[int] | None
 
     def prompt(self, said: Any) -> str | list[int]:
         """What `sampling.generate` is to go on with."""
@@ -104,9 +107,7 @@ class Speaker(NamedTuple):
 
     def stop(self) -> dict[str, Any]:
         """What ends it besides `--stop`: the end of a turn, where there are turns."""
-        if self.dialogue is None:
-            return {}
-        return {"stop_ids": [self.subject[2].control[chat.STOP]]}
+        return {} if self.stop_ids is None else {"stop_ids": self.stop_ids}
 
 
 def _complete(speaker: Speaker, options) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import sampling
-from alignjax.data import chat as roles
+from alignjax.data import chat as chats
 from alignjax.data import records, tokenizing
 from alignjax.data.sources import world
 from alignjax.data.sources.world import turns
@@ -40,7 +40,7 @@ def of_run(run: Any) -> Format:
       ValueError: a tokenizer that has no token for the end of a line.
     """
     chosen = run.config.get("data", {}).get("chat")
-    return chat(run.tokenizer) if chosen else plain(run.tokenizer)
+    return chat(run.tokenizer, chosen) if chosen else plain(run.tokenizer)
 
 
 def plain(tokenizer: Any) -> Format:
@@ -63,26 +63,29 @@ def plain(tokenizer: Any) -> Format:
     )
 
 
-def chat(tokenizer: Any) -> Format:
-    """The chat format that has roles as control tokens."""
+def chat(tokenizer: Any, format: str) -> Format:
+    """A chat format; see `data.chat`."""
     starts = tokenizer.bos_id is not None
+    read = lambda text: _read(tokenizer, world.as_chat(records.Text(text)), format)
     return Format(
-        "roles",
-        prompt=lambda said: roles.prompt_ids(tokenizer, said, starts),
-        response=lambda text: roles.response_ids(tokenizer, text),
-        stop=(tokenizer.control[roles.STOP],),
-        text=lambda ids: roles.text(tokenizer, ids),
-        document=lambda text: _read(tokenizer, world.as_chat(records.Text(text))),
+        format,
+        prompt=lambda said: chats.prompt_ids(tokenizer, said, format, starts),
+        response=lambda text: chats.response_ids(tokenizer, text, format),
+        stop=tuple(chats.stop_ids(tokenizer, format)),
+        text=lambda ids: chats.text(tokenizer, ids, format),
+        document=read,
     )
 
 
-def _read(tokenizer: Any, document: records.Text | records.Chat) -> Sequence[int]:
+def _read(
+    tokenizer: Any, document: records.Text | records.Chat, format: str | None = None
+) -> Sequence[int]:
     """A document as pretraining has it."""
     starts = tokenizer.bos_id is not None
     if isinstance(document, records.Text):
         (found,) = tokenizing.tokenize_text(tokenizer, [document], bos=starts)
     else:
-        (found,) = roles.tokenize_everything(
-            tokenizer, [document], format="roles", bos=starts
+        (found,) = chats.tokenize_everything(
+            tokenizer, [document], format=format, bos=starts
         )
     return list(map(int, found.ids))

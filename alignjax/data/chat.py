@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues to tokens, and which of them are trained on.
 
-In the format "roles" control tokens say who speaks and where a turn ends:
-
-    <s>? <system> text <end> <user> text <end> <assistant> | text <end>
-
-No text can spell a control token. The text of a turn has one space before it, so that
-its words are the same pieces as inside a sentence. A model is asked for what stands
-after "|", and says `<end>` once when it has said all.
+A format is "roles", control tokens of a tokenizer trained here (see `roles`), or a chat
+template (see `templated`): "tokenizer", the one that came with the tokenizer; the name
+of a built-in one; or the path of a .jinja file.
 """
 
 from __future__ import annotations
@@ -16,26 +12,23 @@ import math
 from collections.abc import Iterable, Sequence
 
 from alignjax import config
-from alignjax.data import records, tokenizer, tokenizing
+from alignjax.data import records, roles, templated, templates, tokenizer, tokenizing
 
-SYSTEM, USER, ASSISTANT = "system", "user", records.ASSISTANT
-ROLES = {SYSTEM: "<system>", USER: "<user>", ASSISTANT: "<assistant>"}
-STOP = "<end>"
-CONTROL = (*ROLES.values(), STOP)
-FORMATS = ("roles",)
+SYSTEM, USER, ASSISTANT = roles.SYSTEM, records.USER, records.ASSISTANT
+ROLES, STOP, CONTROL = roles.ROLES, roles.STOP, roles.CONTROL
+keep = templates.keep
 
 
 def check(tok: tokenizer.Tokenizer, format: str, bos: bool = False) -> None:
     """Raises ConfigError if the tokenizer cannot write dialogues in this format."""
     problems = []
-    if format not in FORMATS:
-        known = ", ".join(FORMATS)
-        problems.append(f"data.chat: {format!r} is not one of {known}")
-    if missing := [name for name in CONTROL if name not in tok.control]:
-        problems.append(
-            f"tokenizer.control_tokens: the tokenizer has no {', '.join(missing)}, "
-            f"which dialogues need; give {CONTROL}, and train from a new tokenizer"
-        )
+    if format == "roles":
+        problems += roles.problems(tok)
+    else:
+        try:
+            templated.find(tok, format)
+        except config.ConfigError as error:
+            problems += error.problems
     if bos and tok.bos_id is None:
         problems.append(
             "data.bos: True, but the tokenizer has no start token; set it to False"
@@ -56,30 +49,21 @@ def tokenize(
 
     Args:
       train_on: the assistant's turns that are, "all" of them or the "last". Their
-        tokens and the `<end>` of each count `Chat.weight`.
+        tokens and what ends each count `Chat.weight`.
+      bos: whether there is a start token; a template that writes one has but that one.
 
     Raises:
       ConfigError: as `check` does.
-      DataError: a dialogue that is none; see `fault`, `fault_of_weight`.
+      DataError: a dialogue that is none; see `fault`, `fault_of_weight`. With a
+        template: one that it refuses, or that spells a control token.
     """
     check(tok, format, bos)
     for chat in chats:
-        _check_chat(chat)
-    said = iter(encode(tok, [text for chat in chats for _, text in chat.turns]))
-    end = tok.control[STOP]
-    rows = []
-    for chat in chats:
-        ids, weights = ([tok.bos_id], [0.0]) if bos else ([], [])
-        roles = [role for role, _ in chat.turns]
-        last = len(roles) - 1 - roles[::-1].index(ASSISTANT)
-        for i, role in enumerate(roles):
-            text = next(said)
-            trained = role == ASSISTANT and (train_on == "all" or i == last)
-            ids += [tok.control[ROLES[role]], *text, end]
-            counts = chat.weight if trained else 0.0
-            weights += [0.0, *[counts] * (len(text) + 1)]
-        rows.append(tokenizing.Tokens(ids, weights))
-    return rows
+        _check_chat(chat, format)
+    if format == "roles":
+        return roles.tokenize(tok, chats, train_on=train_on, bos=bos)
+    form = templated.find(tok, format)
+    return templated.tokenize(form, chats, train_on=train_on, bos=bos)
 
 
 def tokenize_everything(
@@ -106,75 +90,95 @@ def tokenize_everything(
     ]
 
 
-def encode(tok: tokenizer.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of the texts of turns, without control tokens."""
-    found = tok.encode_batch([f" {text}" for text in texts])
-    return [list(map(int, ids)) for ids in found]
+def replies(
+    tok: tokenizer.Tokenizer,
+    groups: Sequence[records.Comparison],
+    *,
+    format: str,
+    bos: bool,
+) -> list[tuple[list[int], list[list[int]]]]:
+    """The tokens of each prompt, and of each response to it.
+
+    Raises:
+      ConfigError, DataError: as `tokenize`.
+    """
+    check(tok, format, bos)
+    if format == "roles":
+        return roles.replies(tok, groups, bos)
+    return templated.replies(templated.find(tok, format), groups, bos)
 
 
 def prompt_ids(
-    tok: tokenizer.Tokenizer, turns: Iterable[records.Turn], bos: bool
+    tok: tokenizer.Tokenizer, turns: Iterable[records.Turn], format: str, bos: bool
 ) -> list[int]:
-    """The tokens of a prompt, up to and with the `<assistant>` who is to speak.
+    """The tokens of a prompt, up to and with what makes the assistant speak.
 
     Raises:
       ConfigError: as `check` does.
       DataError: a prompt that is none.
     """
-    check(tok, "roles", bos)
+    check(tok, format, bos)
     turns = list(turns)
-    if reason := fault_of_prompt(turns):
+    if reason := fault_of_prompt(turns, format):
         raise records.DataError(reason)
-    return join(tok, turns, encode(tok, [text for _, text in turns]), bos)
+    if format == "roles":
+        return roles.prompt_ids(tok, turns, bos)
+    return templated.prompt_ids(templated.find(tok, format), turns, bos)
 
 
-def response_ids(tok: tokenizer.Tokenizer, text: str) -> list[int]:
-    """The tokens of a response; the last one is `<end>`."""
-    check(tok, "roles")
-    return [*encode(tok, [text])[0], tok.control[STOP]]
+def response_ids(tok: tokenizer.Tokenizer, text: str, format: str) -> list[int]:
+    """The tokens of a response; the last one ends the turn.
+
+    Where a template writes a reply in a way that depends on the prompt, `replies` is
+    exact; this is a reply to a short one.
+    """
+    check(tok, format)
+    if format == "roles":
+        return [*roles.encode(tok, [text])[0], tok.control[STOP]]
+    return templated.response_ids(templated.find(tok, format), text)
 
 
-def text(tok: tokenizer.Tokenizer, ids: Iterable[int]) -> str:
-    """What a response says, up to its `<end>` if it has one."""
-    ids, end = [int(i) for i in ids], tok.control[STOP]
-    said = ids[: ids.index(end)] if end in ids else ids
-    return tok.decode(said).removeprefix(" ")
+def text(tok: tokenizer.Tokenizer, ids: Iterable[int], format: str) -> str:
+    """What a response says, up to what ends it if it has that."""
+    if format == "roles":
+        return roles.text(tok, ids)
+    return templated.text(templated.find(tok, format), ids)
 
 
-def join(tok, turns, said: Sequence[Sequence[int]], bos: bool) -> list[int]:
-    """The tokens of a prompt whose turns say the tokens `said`."""
-    ids = [tok.bos_id] if bos else []
-    for (role, _), text in zip(turns, said, strict=True):
-        ids += [tok.control[ROLES[role]], *text, tok.control[STOP]]
-    return [*ids, tok.control[ROLES[ASSISTANT]]]
+def stop_ids(tok: tokenizer.Tokenizer, format: str) -> list[int]:
+    """The tokens that end a response, that of the format first.
+
+    Raises:
+      ConfigError: as `check` does.
+    """
+    check(tok, format)
+    if format == "roles":
+        return [tok.control[STOP]]
+    return list(templated.find(tok, format).stop_ids)
 
 
-def fault(turns: Sequence[records.Turn]) -> str | None:
+def cuts(
+    tok: tokenizer.Tokenizer, format: str, bos: bool
+) -> tuple[int, tuple[int, ...]]:
+    """Where prompts may be cut: how many tokens stay, and which begin a turn."""
+    if format == "roles":
+        return int(bos), tuple(tok.control[ROLES[role]] for role in (SYSTEM, USER))
+    return templated.cuts(templated.find(tok, format), bos)
+
+
+def fault(turns: Sequence[records.Turn], format: str = "roles") -> str | None:
     """Why these are no turns of a dialogue, or None if they are."""
-    before = None
-    for i, (role, text) in enumerate(turns, start=1):
-        if role not in ROLES:
-            known = ", ".join(ROLES)
-            return f"turn {i}: unknown role {role!r}; known: {known}"
-        if role == SYSTEM and before is not None:
-            return f"turn {i}: a system turn that is not the first one"
-        if role == ASSISTANT and before in (None, SYSTEM):
-            return f"turn {i}: the assistant speaks before the user"
-        if role == before:
-            return f"turns {i - 1} and {i}: two {role} turns in a row"
-        if reason := records.fault_of_text(text):
-            return f"turn {i}, {role}: {reason}"
-        before = role
-    return None
+    return roles.fault(turns) if format == "roles" else templated.fault(turns)
 
 
-def fault_of_prompt(turns: Sequence[records.Turn]) -> str | None:
+def fault_of_prompt(turns: Sequence[records.Turn], format: str = "roles") -> str | None:
     """Why this is no prompt that the assistant could answer, or None if it is."""
     if not turns:
         return "the prompt is empty"
-    if reason := fault(turns):
+    if reason := fault(turns, format):
         return f"prompt: {reason}"
-    if turns[-1][0] != USER:
+    answered = (USER,) if format == "roles" else templated.ANSWERED
+    if turns[-1][0] not in answered:
         return f"the prompt ends in a turn of the {turns[-1][0]}, not the user"
     return None
 
@@ -187,13 +191,22 @@ def fault_of_weight(weight: float) -> str | None:
     return f"weight {weight!r} is not a positive number"
 
 
-def _check_chat(chat: records.Chat) -> None:
+def _check_chat(chat: records.Chat, format: str) -> None:
     if not isinstance(chat, records.Chat):
         raise records.DataError(
             f"expected a dialogue, found {type(chat).__name__}; say what the source's "
             "rows are with its option format, or leave data.chat out for plain text"
         )
-    reason = fault(chat.turns) or fault_of_weight(chat.weight)
+    if format == "roles":
+        reason = roles.fault(chat.turns)
+        if not reason and (chat.tools or any(chat.fields or ())):
+            reason = (
+                'tools, or turns with more than a text, which the format "roles" has '
+                "not; say another data.chat"
+            )
+    else:
+        reason = templated.fault(chat.turns, chat.fields)
+    reason = reason or fault_of_weight(chat.weight)
     if not reason and ASSISTANT not in {role for role, _ in chat.turns}:
         reason = "no turn of the assistant, so nothing to train on"
     if reason:

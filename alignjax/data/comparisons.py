@@ -45,15 +45,11 @@ def tokenize(
     """
     chat.check(tok, format, bos)
     for group in groups:
-        if reason := fault(group, data):
+        if reason := fault(group, data, format):
             raise records.DataError(reason)
-    turns = [text for group in groups for _, text in group.prompt]
-    said = iter(chat.encode(tok, turns))
-    replies = iter(chat.encode(tok, [r for group in groups for r in group.responses]))
     rows = []
-    for group in groups:
-        prompt = chat.join(tok, group.prompt, [next(said) for _ in group.prompt], bos)
-        found = [[*next(replies), tok.control[chat.STOP]] for _ in group.responses]
+    said = chat.replies(tok, groups, format=format, bos=bos)
+    for group, (prompt, found) in zip(groups, said, strict=True):
         if reason := _fault_of_tokens(found):
             raise records.DataError(reason)
         fields = {LENGTHS: (len(prompt), *map(len, found)), WEIGHT: group.weight}
@@ -62,12 +58,17 @@ def tokenize(
     return rows
 
 
-def fault(group: Any, data: str) -> str | None:
-    """Why this cannot be trained on as `data`, or None if it can."""
+def fault(group: Any, data: str, format: str = "roles") -> str | None:
+    """Why this cannot be trained on as `data`, or None if it can.
+
+    Args:
+      format: of the prompt; see `chat`.
+    """
     if not isinstance(group, records.Comparison):
         kind = type(group).__name__
         return f"expected responses to a prompt, found {kind}; {data} need them"
-    found = chat.fault_of_prompt(group.prompt) or chat.fault_of_weight(group.weight)
+    found = chat.fault_of_prompt(group.prompt, format)
+    found = found or chat.fault_of_weight(group.weight)
     for i, text in enumerate(group.responses, start=1):
         if not found and (reason := records.fault_of_text(text)):
             found = f"response {i} of {len(group.responses)}: {reason}"

@@ -49,7 +49,9 @@ class DataConfig:
       long_documents: what becomes of a document of more than the context: "split" it
         into pieces, "error", or "skip" it, counted. Groups of responses are never
         split; "truncate_prompt" leaves out the beginning of a prompt, counted.
-      chat: the format of dialogues, "roles"; None for plain text.
+      chat: the format of dialogues: "roles"; "tokenizer", the template that came with
+        it; a built-in template, "chatml", "gemma", "llama3", "mistral" or "world"; or
+        the path of a .jinja file. None for plain text.
       train_on: which of the assistant's turns of a dialogue are learned; "everything"
         is every token, of other documents too, as in pretraining.
       share_prompt: whether the responses of a group are branches of one prompt, rather
@@ -66,7 +68,7 @@ class DataConfig:
     on_bad_row: Literal["error", "skip"] = "error"
     pack: Literal["best_fit", "none"] = "best_fit"
     long_documents: Literal["split", "error", "skip", "truncate_prompt"] = "split"
-    chat: Literal["roles"] | None = None
+    chat: str | None = None
     train_on: Literal["all", "last", "everything"] = "all"
     share_prompt: bool = False
     groups_per_row: int | None = None
@@ -212,6 +214,7 @@ def build(
     if found:
         raise config.ConfigError(found)
     if cfg.chat is not None:
+        tok = chat.keep(tok, cfg.chat)
         chat.check(tok, cfg.chat)
     own = split == "validation" and bool(cfg.validation_sources)
     field = "validation_sources" if own else "sources"
@@ -328,8 +331,8 @@ def _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction):
     )
     if layout is None:
         return packing.plan(tokens, spans, Path(cache_dir), length=length, **shared)
-    turns = tuple(tok.control[chat.ROLES[r]] for r in (chat.SYSTEM, chat.USER))
-    own = dict(layout=layout, head=int(cfg.bos), turns=turns)
+    head, turns = chat.cuts(tok, cfg.chat, cfg.bos)
+    own = dict(layout=layout, head=head, turns=turns)
     return group_plan.plan(tokens, spans, Path(cache_dir), **own, **shared)
 
 

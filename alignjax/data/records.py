@@ -59,10 +59,15 @@ class Chat(NamedTuple):
     Attributes:
       turns: from the first to the last.
       weight: what each of its trained tokens counts.
+      tools: JSON schemas of functions that the assistant may call; for templates.
+      fields: of each turn, what its message has besides role and content, such as
+        `tool_calls`; None for nothing. For templates.
     """
 
     turns: tuple[Turn, ...]
     weight: float = 1.0
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    fields: tuple[Mapping[str, Any] | None, ...] | None = None
 
     @property
     def size(self) -> int:

@@ -24,6 +24,8 @@ from alignjax.data import records, store, tokenizers
 
 FORMAT = 1
 MANIFEST = "alignjax_tokenizer.json"
+# How templates spell start and end where a kind has no names for them.
+NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Tokenizer(NamedTuple):
       encode_batch: texts to as many sequences of ids.
       decode: ids to text; control tokens are left out, and bytes that are not UTF-8
         become U+FFFD.
+      names: what chat templates know of it: `{"bos_token": "<s>", ...}`.
+      stop_ids: all that may end what a model says, so far as the files tell.
+      encode_marked: texts in which special tokens are spelt out to `(ids, starts,
+        stops)` of each, its characters; None where `marked` can do it by the bytes.
     """
 
     kind: str
@@ -103,6 +109,9 @@ class Tokenizer(NamedTuple):
     token_bytes: np.ndarray
     encode_batch: Callable[[Sequence[str]], list[Sequence[int]]]
     decode: Callable[[Iterable[int]], str]
+    names: Mapping[str, str] = {}
+    stop_ids: tuple[int, ...] = ()
+    encode_marked: Callable[[Sequence[str]], list[tuple]] | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without start or end."""

@@ -109,5 +109,5 @@ def seen(rows) -> dict[tuple[int, int, int], tuple]:
 
 def expected(group: records.Comparison, k: int, bos=False) -> tuple:
     """The same of a comparison, from the tokens of its texts."""
-    context = chat.prompt_ids(TOK, group.prompt, bos)
-    return tuple(context), tuple(chat.response_ids(TOK, group.responses[k]))
+    context = chat.prompt_ids(TOK, group.prompt, "roles", bos)
+    return tuple(context), tuple(chat.response_ids(TOK, group.responses[k], "roles"))

@@ -81,17 +81,17 @@ def test_text_cannot_spell_a_control_token(tmp_path, kind):
 def test_replies_are_read_back(tmp_path, kind):
     tok = learned(kind, tmp_path)
     for text in ("a sea", " the day", "grey"):
-        ids = chat.response_ids(tok, text)
+        ids = chat.response_ids(tok, text, "roles")
         assert ids[-1] == tok.control[chat.STOP] and ids.count(ids[-1]) == 1
-        assert chat.text(tok, ids) == chat.text(tok, ids[:-1]) == text
-        assert chat.text(tok, [*ids, *ids]) == text
+        assert chat.text(tok, ids, "roles") == chat.text(tok, ids[:-1], "roles") == text
+        assert chat.text(tok, [*ids, *ids], "roles") == text
 
 
 def test_prompt_and_response_are_the_dialogue():
     whole = tokens_of(DIALOGUE, bos=True)
-    prompt = chat.prompt_ids(TOK, DIALOGUE[:-1], True)
+    prompt = chat.prompt_ids(TOK, DIALOGUE[:-1], "roles", True)
     assert prompt[-1] == TOK.control["<assistant>"]
-    assert [*prompt, *chat.response_ids(TOK, "so long")] == whole.ids
+    assert [*prompt, *chat.response_ids(TOK, "so long", "roles")] == whole.ids
     words = learned("bytes", None).encode(" hello")
     assert whole.ids[whole.ids.index(TOK.control["<assistant>"]) + 1 :][:6] == words
 
@@ -139,17 +139,19 @@ def test_weights_that_cannot_be(weight):
 )
 def test_prompts_that_cannot_be_answered(turns, reason):
     with pytest.raises(records.DataError, match=reason):
-        chat.prompt_ids(TOK, turns, False)
+        chat.prompt_ids(TOK, turns, "roles", False)
 
 
 def test_formats_and_tokenizers_that_cannot_be():
-    with pytest.raises(config.ConfigError, match="'chatml' is not one of roles"):
+    with pytest.raises(config.ConfigError, match="'chatmk' is not one of roles"):
+        chat.check(TOK, "chatmk")
+    with pytest.raises(config.ConfigError, match=r"'chatml' needs <\|im_start"):
         chat.check(TOK, "chatml")
     bare = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
     with pytest.raises(
         config.ConfigError, match=r"tokenizer\.control_tokens: .*<user>"
     ):
-        chat.response_ids(bare, "x")
+        chat.response_ids(bare, "x", "roles")
     with pytest.raises(config.ConfigError, match=r"data\.bos"):
         chat.check(TOK._replace(bos_id=None), "roles", bos=True)
 

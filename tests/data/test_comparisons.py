@@ -42,8 +42,8 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
     ]
     tokens = cached(rows, tmp_path)
     for i, row in enumerate(rows):
-        prompt = chat.prompt_ids(TOK, row.prompt, True)
-        said = [chat.response_ids(TOK, text) for text in row.responses]
+        prompt = chat.prompt_ids(TOK, row.prompt, "roles", True)
+        said = [chat.response_ids(TOK, text, "roles") for text in row.responses]
         document = tokens.tokens[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
         assert document == [*prompt, *said[0], *said[1]]
         lengths = [len(prompt), len(said[0]), len(said[1])]

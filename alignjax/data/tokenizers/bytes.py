@@ -44,4 +44,5 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         token_bytes=token_bytes,
         encode_batch=encode_batch,
         decode=decode,
+        names=tokenizer.NAMES,
     )

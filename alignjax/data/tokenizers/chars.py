@@ -63,6 +63,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         token_bytes=token_bytes,
         encode_batch=encode_batch,
         decode=decode,
+        names=tokenizer.NAMES,
     )
 
 

@@ -105,6 +105,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         token_bytes=np.array([_bytes(model, i) for i in range(size)], np.int32),
         encode_batch=_encoder(model, trained=TRAINING in files),
         decode=decode,
+        names=_names(model),
     )
 
 
@@ -130,6 +131,12 @@ def _encoder(model, trained: bool):
         return list(itertools.chain(first, *(underline + ids for ids in rest)))
 
     return lambda texts: [encode(text) for text in texts]
+
+
+def _names(model) -> dict[str, str]:
+    """What templates call its special tokens."""
+    known = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
+    return {f"{k}_token": model.id_to_piece(i) for k, i in known.items() if i >= 0}
 
 
 def _bytes(model, token: int) -> int:

@@ -69,7 +69,7 @@ def test_demonstrations_become_dialogues(place):
         replies[-1].append(token)
         if token == end:
             replies.append([])
-    found = sorted(chat.text(TOK, ids) for ids in replies[:-1])
+    found = sorted(chat.text(TOK, ids, "roles") for ids in replies[:-1])
     # Of a dialogue of several turns each of the assistant's is trained.
     said = [
         text

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jinja's immutable sandbox with everything counted, for templates from anywhere.
+
+The module imports jinja2, of the extra `hf`, so it is imported where it is needed.
+
+Turns of loops, calls and filters are steps; a rendering has so many of them, and stops
+at the same one on every machine, in any thread. What makes large things of small ones
+(products, powers, padding, replacements) is looked at before it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import datetime
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+from jinja2 import nodes, runtime
+
+STEPS = 1_000_000  # of one rendering
+SIZE = 1 << 24  # characters, items, or bits of a number
+_WIDTH = re.compile(r"[0-9]{5,}|\*")
+
+
+class Excess(Exception):
+    """A template that does too much."""
+
+
+@dataclasses.dataclass
+class State:
+    """What a rendering has done so far.
+
+    Attributes:
+      now: what `strftime_now` tells.
+      size: characters written.
+      generated: where blocks `{% generation %}` began, and what they wrote.
+    """
+
+    now: datetime.datetime
+    steps: int = 0
+    size: int = 0
+    generated: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+
+    def step(self) -> None:
+        """Counts one. Raises Excess."""
+        self.steps += 1
+        if self.steps > STEPS:
+            raise Excess(f"more than {STEPS:,} turns of loops and calls")
+
+    def write(self, block: str) -> str:
+        """Counts what is written. Raises Excess."""
+        self.size += len(block)
+        check_size(self.size)
+        return block
+
+
+_STATE: contextvars.ContextVar[State] = contextvars.ContextVar("rendering")
+
+
+@contextlib.contextmanager
+def counted(now: datetime.datetime) -> Iterator[State]:
+    """All that templates do inside is counted in the State, and bounded."""
+    state = State(now)
+    token = _STATE.set(state)
+    try:
+        yield state
+    finally:
+        _STATE.reset(token)
+
+
+def check_size(size: int) -> None:
+    """Raises Excess if something has so many parts that it is not to be made."""
+    if size > SIZE:
+        raise Excess(f"something of {size:,} parts, where {SIZE:,} are the most")
+
+
+def _checked(value: Any) -> Any:
+    """The value, if it is not too large."""
+    if isinstance(value, int):
+        check_size(value.bit_length())
+    elif isinstance(value, Sized) and not isinstance(value, runtime.Undefined):
+        check_size(len(value))
+    return value
+
+
+def _turns(items: Iterable) -> Iterator:
+    """The items, each a step."""
+    for item in items:
+        _STATE.get().step()
+        yield item
+
+
+def _joined(*values: Any) -> str:
+    """The operator `~`."""
+    texts = [str(value) for value in values]
+    check_size(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def _check_arguments(name: str, values: tuple, named: dict) -> None:
+    """Refuses what would make something large; `name` is of a filter or a method."""
+    _STATE.get().step()
+    for value in (*values[1:], *named.values()):
+        if isinstance(value, int):
+            check_size(abs(value))
+    text = values[0] if values else None
+    rest = [*values[1:], *named.values()]
+    if name == "replace" and len(rest) >= 2 and isinstance(text, str):
+        check_size(len(text) + text.count(str(rest[0])) * len(str(rest[1])))
+    elif name in ("join", "indent", "tojson", "wordwrap", "batch", "expandtabs"):
+        _check_join(text, rest)
+    elif name in ("format", "format_map"):
+        _check_format(text, rest)
+
+
+def _check_join(first: Any, rest: list) -> None:
+    """Texts that are repeated between what there is."""
+    texts = [value for value in (first, *rest) if isinstance(value, str)]
+    lists = [
+        v for v in (first, *rest) if isinstance(v, Sized) and not isinstance(v, str)
+    ]
+    longest = max(map(len, texts), default=0)
+    if not lists and len(texts) > 1:  # the other text has at most as many parts
+        check_size(len(texts[0]) * max(1, len(texts[1])))
+    for found in lists:
+        check_size(len(found) * max(1, longest))
+
+
+def _check_format(text: Any, rest: list) -> None:
+    """Widths in patterns such as `%5d`: nobody needs one of five digits."""
+    if isinstance(text, str) and (found := _WIDTH.search(text)):
+        raise Excess(f"a pattern with the width {found[0]!r:.20}")
+    for value in rest:
+        _checked(value)
+
+
+class _Generation(jinja2.ext.Extension):
+    """The tag `{% generation %}`: what a model says, and not what is said to it."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser):
+        """The block as a call, so that what it writes is known."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_written", [])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _written(self, caller) -> str:
+        state, said = _STATE.get(), caller()
+        state.generated.append((state.size, said))
+        return said
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Of names that do not begin with an underscore, as in transformers."""
+
+    def __init__(*values, **named):
+        self, values = values[0], values[1:]
+        found = dict(*values, **named)
+        for name in found:
+            _Namespace._check_name(name)
+        jinja2.utils.Namespace.__init__(self, found)
+
+    def __setitem__(self, name, value):
+        _Namespace._check_name(name)
+        super().__setitem__(name, _checked(value))
+
+    @staticmethod
+    def _check_name(name):
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace with {name!r}")
+
+
+class _Dict:
+    """`dict(...)`, without the methods that Python's has."""
+
+    def __call__(self, *values, **named):
+        return dict(*values, **named)
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """The sandbox; jinja2 offers its hooks as methods."""
+
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def _parse(self, source, name, filename):
+        return _instrumented(super()._parse(source, name, filename))
+
+    def call(self, context, called, /, *values, **named):
+        """A call in a template: a step, with arguments that are not too large."""
+        if isinstance(called, runtime.LoopContext) and values:
+            values = (_turns(values[0]), *values[1:])  # {% for ... recursive %}
+        bound = getattr(called, "__self__", None)
+        name = getattr(called, "__name__", "")
+        first = bound if isinstance(bound, (str, bytes, list)) else None
+        _check_arguments(name, (first, *values), named)
+        return _checked(super().call(context, called, *values, **named))
+
+    def call_binop(self, context, operator, left, right):
+        """What may be large is looked at before it is made."""
+        if operator == "*":
+            for many, number in ((left, right), (right, left)):
+                if isinstance(number, int) and isinstance(many, Sized):
+                    check_size(len(many) * max(0, number))
+            if isinstance(left, int) and isinstance(right, int):
+                check_size(left.bit_length() + right.bit_length())
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            check_size(left.bit_length() * abs(right))
+        elif operator == "%" and isinstance(left, str):
+            _check_format(left, [right])
+        elif operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
+            check_size(len(left) + len(right))
+        return super().call_binop(context, operator, left, right)
+
+
+def _instrumented(tree: nodes.Template) -> nodes.Template:
+    """The tree with its loops counted, and `~` done by `_joined`."""
+    for loop in tree.find_all(nodes.For):
+        loop.iter = _filtered("_turns", loop.iter)
+    for node in [tree, *tree.find_all(nodes.Node)]:
+        for name in node.fields:
+            value = getattr(node, name, None)
+            if isinstance(value, nodes.Concat):
+                setattr(node, name, _filtered("_joined", *value.nodes))
+            elif isinstance(value, list):
+                value[:] = [
+                    _filtered("_joined", *item.nodes)
+                    if isinstance(item, nodes.Concat)
+                    else item
+                    for item in value
+                ]
+    return tree
+
+
+def _filtered(name: str, first: nodes.Expr, *rest: nodes.Expr) -> nodes.Filter:
+    found = nodes.Filter(first, name, list(rest), [], None, None)
+    return found.set_lineno(first.lineno).set_environment(first.environment)
+
+
+def _watched(name: str, function):
+    """A filter whose arguments and result are looked at."""
+
+    @functools.wraps(function)
+    def watched(*values, **named):
+        own = 0
+        if getattr(function, "jinja_pass_arg", None) is not None:
+            own = 1  # the context or the environment comes first
+        _check_arguments(name, values[own:], named)
+        return _checked(function(*values, **named))
+
+    return watched
+
+
+def _raise_exception(message):
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _strftime_now(format):
+    return _STATE.get().now.strftime(format)
+
+
+def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """Jinja's own escapes HTML."""
+    return json.dumps(
+        x,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def environment() -> jinja2.Environment:
+    """What templates are compiled in; to be rendered inside of `counted`."""
+    made = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, jinja2.ext.loopcontrols],
+    )
+    made.filters["tojson"] = _tojson
+    made.filters = {name: _watched(name, f) for name, f in made.filters.items()}
+    made.filters |= {"_turns": _turns, "_joined": _joined}
+    # Not the same from one rendering to the next, and a text generator.
+    del made.filters["random"], made.globals["lipsum"]
+    made.globals["raise_exception"] = _raise_exception
+    made.globals["strftime_now"] = _strftime_now
+    made.globals["dict"] = _Dict()
+    made.globals["namespace"] = _Namespace
+    return made
