@@ -104,7 +104,7 @@ class Decoder(nn.Module):
     def _is_long(self, segment_ids_BT, positions_BT, branches_BT):
         """Of each token, whether its document is longer than the original length."""
         scaling, T = self.config.rope_scaling, segment_ids_BT.shape[1]
-        if scaling is None or not scaling.by_length or T <= scaling.original_length:
+        if scaling is None or not scaling.by_length or scaling.original_length >= T:
             return False
         if branches_BT is not None:
             raise config.ConfigError(
@@ -221,15 +221,14 @@ def build(c: settings.DecoderConfig) -> types.Model:
 
     def init_cache(batch, length):
         scaling = c.rope_scaling
-        if scaling is not None and scaling.by_length:
-            if length > scaling.original_length:
-                raise config.ConfigError(
-                    f"model.rope_scaling: longrope has other frequencies for documents "
-                    f"of more than {scaling.original_length} tokens, so that a text "
-                    f"that grows to {length} would have to be read again on the way; "
-                    "ask for fewer tokens, or give short_factor the numbers of "
-                    "long_factor, as servers of such models do"
-                )
+        by_length = scaling is not None and scaling.by_length
+        if by_length and length > scaling.original_length:
+            raise config.ConfigError(
+                "model.rope_scaling: longrope has other frequencies for documents of "
+                f"more than {scaling.original_length} tokens, so that a text growing to "
+                f"{length} would have to be read again on the way; ask for fewer tokens, "
+                "or give short_factor the numbers of long_factor, as servers do"
+            )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
         return kv_cache.init(*sizes, c.dtype)
 

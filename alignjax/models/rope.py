@@ -52,8 +52,8 @@ class Scaling:
       beta_fast, beta_slow: turns within original_length, from which on frequencies
         stay, and up to which they are divided; 32 and 1 unless given.
       truncate: whether the dimensions that follow from these are rounded; they are.
-      attention_factor: what cosines and sines are multiplied by; for yarn 1 + ln(factor)
-        / 10 unless given, for longrope 1.
+      attention_factor: what cosines and sines are multiplied by; unless given, 1 for
+        longrope and 1 + ln(factor) / 10 for yarn.
       short_factor, long_factor: for documents of up to original_length tokens, and for
         longer ones; one number a frequency.
     """
@@ -85,12 +85,11 @@ class Scaling:
                 problems.append(f"{name}: {value} must be positive")
             elif isinstance(value, tuple) and not all(x > 0 for x in value):
                 problems.append(f"{name}: all must be positive")
-        if self.kind == "llama3" and not problems:
-            if self.low_freq_factor >= self.high_freq_factor:
-                problems.append(
-                    f"low_freq_factor: {self.low_freq_factor} must be less than "
-                    f"high_freq_factor = {self.high_freq_factor}"
-                )
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if self.kind == "llama3" and not problems and low >= high:
+            problems.append(
+                f"low_freq_factor: {low} must be less than high_freq_factor = {high}"
+            )
         if problems:
             raise config.ConfigError(problems)
 

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json of Hugging Face checkpoints and the fields of a decoder, both ways.
+
+Each key is read, or does not change what a model computes, or may only have the value
+that we compute with; anything else is refused by name. What families have in common
+is here; files of transformers 4 and of 5 are both read, and written is what both read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from alignjax import config
+from alignjax.models import rope, settings
+
+# Fields that say how a model is computed or trained, not what it computes.
+_RUN = {
+    "attention",
+    "base",
+    "dropout",
+    "dtype",
+    "embedding_noise",
+    "init_std",
+    "remat",
+    "score_heads",
+    "unroll",
+}
+
+# Our field: their key.
+KEYS = {
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "d_ff": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "norm_epsilon": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+
+# Keys that change nothing that is computed: names, tokens, how to train or to generate.
+_IGNORED = frozenset(
+    """
+    _name_or_path _attn_implementation _attn_implementation_autoset _commit_hash
+    architectures model_type transformers_version torch_dtype dtype torchscript
+    use_cache bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
+    decoder_start_token_id initializer_range attention_dropout attn_dropout
+    embd_pdrop resid_pdrop attn_pdrop hidden_dropout pretraining_tp
+    output_attentions output_hidden_states return_dict return_dict_in_generate
+    output_scores use_return_dict id2label label2id num_labels problem_type
+    task_specific_params finetuning_task tokenizer_class prefix cache_implementation
+    chunk_size_feed_forward use_bfloat16 tf_legacy_loss remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    forced_bos_token_id forced_eos_token_id bad_words_ids do_sample early_stopping
+    length_penalty max_length min_length max_new_tokens no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    diversity_penalty repetition_penalty temperature top_k top_p typical_p
+    tie_encoder_decoder cross_attention_hidden_size unsloth_version unsloth_fixed
+    """.split()
+)
+
+# Keys that may only have these values.
+_FIXED = {
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "is_decoder": (False, True, None),
+    "pruned_heads": ({}, None),
+    "use_bidirectional_attention": (False, None),
+}
+
+# Their activation of a gated MLP: ours. GELU is exact where it is called just that.
+GATED = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu": "geglu_exact",
+    "gelu_new": "geglu",
+    "gelu_pytorch_tanh": "geglu",
+}
+_SCALING = {
+    "factor": "factor",
+    "original_length": "original_max_position_embeddings",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "truncate": "truncate",
+    "attention_factor": "attention_factor",
+    "short_factor": "short_factor",
+    "long_factor": "long_factor",
+}
+_ROPE_KEYS = (
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+)
+
+
+def architecture(c: settings.DecoderConfig) -> dict:
+    """The fields that say what a model computes, those left to others filled in."""
+    fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    fields |= {"kv_heads": c.num_kv_heads, "head_dim": c.size_of_head}
+    return {name: value for name, value in fields.items() if not _of_a_run(name)}
+
+
+def without_extras() -> dict:
+    """Values of the fields that add parameters to a model, with which they do not."""
+    names = {f.name: f.default for f in dataclasses.fields(settings.DecoderConfig)}
+    return {
+        name: default
+        for name, default in names.items()
+        if name.startswith("lora_") or name in ("score_heads", "base")
+    }
+
+
+def _of_a_run(name: str) -> bool:
+    return name in _RUN or name.startswith("lora_")
+
+
+def read(
+    hf: Mapping,
+    keys: Mapping[str, str],
+    *,
+    absent: Mapping,
+    fixed: Mapping[str, Collection] | None = None,
+    known: Iterable[str] = (),
+) -> dict:
+    """The fields that config.json says directly, once all of its keys are known.
+
+    Args:
+      hf: config.json.
+      keys: our field: their key.
+      absent: what transformers takes for a key that is not there.
+      fixed: values that a key may have, where we compute with no other.
+      known: keys that the caller reads.
+
+    Raises:
+      ConfigError: unknown or missing keys and other values, all of them at once.
+    """
+    fixed = _FIXED | dict(fixed or {})
+    accepted = {*keys.values(), *known, *fixed, *_IGNORED, *absent}
+    problems = []
+    for key in hf:
+        if key == "auto_map":
+            problems.append(
+                "config.json.auto_map: names code of the checkpoint's own, which is "
+                "not run; delete it if the model is just what model_type says"
+            )
+        elif key not in accepted:
+            problems.append(
+                f"config.json.{key}: unknown, so that what it changes would be "
+                f"ignored (its value is {hf[key]!r:.60}); delete it if that is nothing"
+            )
+    for key, values in fixed.items():
+        if key in hf and hf[key] not in values:
+            allowed = " or ".join(map(repr, values))
+            problems.append(
+                f"config.json.{key}: {hf[key]!r} is not computed here; only {allowed}"
+            )
+    found = {**absent, **hf}
+    for key in keys.values():
+        if key not in found:
+            problems.append(f"config.json.{key}: missing")
+    if problems:
+        raise config.ConfigError(problems)
+    return {ours: found[theirs] for ours, theirs in keys.items()}
+
+
+def complete(hf: Mapping, fields: Mapping) -> dict:
+    """All fields that say what a model computes, and the `dtype` to compute it in."""
+    defaults = {
+        f.name: f.default
+        for f in dataclasses.fields(settings.DecoderConfig)
+        if f.default is not dataclasses.MISSING and not _of_a_run(f.name)
+    }
+    kept = str(hf.get("dtype") or hf.get("torch_dtype")).removeprefix("torch.")
+    # The range of float16 is too small to train in.
+    dtype = "bfloat16" if kept in ("bfloat16", "float16") else "float32"
+    return {**defaults, **fields, "dtype": dtype}
+
+
+def write(c: settings.DecoderConfig, module_type: str, keys: Mapping[str, str]) -> dict:
+    """The part of config.json that fields say directly."""
+    fields = architecture(c)
+    said = {theirs: fields[ours] for ours, theirs in keys.items()}
+    return {"model_type": module_type, **said, "torch_dtype": c.dtype}
+
+
+def choice(hf: Mapping, key: str, known: Mapping[str, str], absent: str) -> str:
+    """Our word for theirs, of an activation.
+
+    Raises:
+      ConfigError: we have none.
+    """
+    value = hf.get(key) or absent
+    if value not in known:
+        raise config.ConfigError(
+            f"config.json.{key}: {value!r} is not computed here; only "
+            f"{', '.join(map(repr, known))}"
+        )
+    return known[value]
+
+
+def word(ours: str, known: Mapping[str, str]) -> str:
+    """Their word for ours.
+
+    Raises:
+      ConfigError: they have none.
+    """
+    back = {value: key for key, value in reversed(known.items())}
+    if ours not in back:
+        raise config.ConfigError(
+            f"model.activation: {ours!r} has no name in this family's config.json; "
+            f"only {', '.join(back)} have"
+        )
+    return back[ours]
+
+
+def biases(hf: Mapping) -> str:
+    """`attention_bias` of ours from theirs, which all four projections share."""
+    return "all" if hf.get("attention_bias") else "none"
+
+
+def write_biases(c: settings.DecoderConfig) -> bool:
+    return c.attention_bias == "all"
+
+
+def rope_keys() -> tuple[str, ...]:
+    """The keys from which `read_rope` reads."""
+    return _ROPE_KEYS
+
+
+def read_rope(hf: Mapping, max_length: int, theta: float = 10_000.0) -> dict:
+    """rope_theta, rope_scaling and rope_fraction.
+
+    `theta` is what transformers takes where there is none.
+
+    Raises:
+      ConfigError: a kind or a number that we do not compute with.
+    """
+    parameters = dict(hf.get("rope_scaling") or hf.get("rope_parameters") or {})
+    for key, default in (("rope_theta", theta), ("partial_rotary_factor", 1.0)):
+        if parameters.get(key) is None:
+            parameters[key] = default if hf.get(key) is None else hf[key]
+    original = hf.get("original_max_position_embeddings")
+    return {
+        "rope_theta": parameters.pop("rope_theta"),
+        "rope_fraction": parameters.pop("partial_rotary_factor"),
+        "rope_scaling": read_scaling(parameters, max_length, original),
+    }
+
+
+def read_scaling(theirs: Mapping, max_length: int, original=None) -> dict | None:
+    """`rope.Scaling` as a dict, from what is left of rope_scaling or rope_parameters.
+
+    Raises:
+      ConfigError: a kind or a number that we do not compute with.
+    """
+    given = {key: value for key, value in theirs.items() if value is not None}
+    legacy = given.pop("type", "default")
+    kind = given.pop("rope_type", legacy)
+    if kind == "default":
+        kinds, known = None, set()
+    elif kind in rope.KINDS:
+        kinds = rope.KINDS[kind]
+        known = {_SCALING[name] for name in set.union(*kinds)}
+        known |= {"yarn": {"mscale", "mscale_all_dim"}, "longrope": {"factor"}}.get(
+            kind, set()
+        )
+    else:
+        raise config.ConfigError(
+            f"config.json.rope_scaling.rope_type: {kind!r} is not computed here; only "
+            f"default, {', '.join(rope.KINDS)}"
+        )
+    if unknown := sorted(set(given) - known - {"original_max_position_embeddings"}):
+        raise config.ConfigError(
+            [
+                f"config.json.rope_scaling.{key}: {kind} has no such number"
+                for key in unknown
+            ]
+        )
+    if kinds is None:
+        return None
+    if "original_length" in kinds[0]:
+        original = original or given.get(_SCALING["original_length"], max_length)
+        given[_SCALING["original_length"]] = original
+        if kind != "llama3":
+            given.setdefault("factor", max_length / original)
+    if kind == "yarn" and "attention_factor" not in given:
+        one, all_ = given.get("mscale"), given.get("mscale_all_dim")
+        if one and all_:
+            given["attention_factor"] = _yarn(given["factor"], one) / _yarn(
+                given["factor"], all_
+            )
+    if kind == "longrope":
+        factor = given["factor"]
+        given.setdefault("attention_factor", _longrope(factor, original))
+    names = [name for name in _SCALING if name in set.union(*kinds)]
+    said = {name: given[_SCALING[name]] for name in names if _SCALING[name] in given}
+    said = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+    return {"kind": kind, **said}
+
+
+def _yarn(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _longrope(factor: float, original: int) -> float:
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+
+
+def write_rope(c: settings.DecoderConfig) -> dict:
+    """rope_theta and rope_scaling, and partial_rotary_factor where it is not 1."""
+    said = {"rope_theta": c.rope_theta, "rope_scaling": write_scaling(c)}
+    if c.rope_fraction != 1:
+        said["partial_rotary_factor"] = c.rope_fraction
+    return said
+
+
+def write_scaling(c: settings.DecoderConfig) -> dict | None:
+    s = c.rope_scaling
+    if s is None:
+        return None
+    said = {theirs: getattr(s, ours) for ours, theirs in _SCALING.items()}
+    if s.kind == "longrope":
+        usual = _longrope(c.max_length / s.original_length, s.original_length)
+        if s.attention_factor == usual:  # older readers take exactly three numbers
+            del said["attention_factor"]
+    said = {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
+    return {"rope_type": s.kind} | {k: v for k, v in said.items() if v is not None}
+
+
+def windows(window: int | None, flags: Sequence[bool]) -> dict:
+    """`window` and `window_pattern` of layers, of which some have a window."""
+    if not any(flags):
+        return {"window": None, "window_pattern": (True,)}
+    if window is None:
+        raise config.ConfigError(
+            "config.json.sliding_window: missing, and there are layers with a window"
+        )
+    return {"window": window, "window_pattern": settings.shortest(flags)}
+
+
+def read_layer_types(hf: Mapping, usual: Sequence[bool]) -> Sequence[bool]:
+    """Of each layer, whether it has a window; `usual` where config.json does not say.
+
+    Raises:
+      ConfigError: a kind of layer that we do not have, or not one for each.
+    """
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        return usual
+    known = {"full_attention": False, "sliding_attention": True}
+    if len(kinds) != len(usual) or any(kind not in known for kind in kinds):
+        raise config.ConfigError(
+            f"config.json.layer_types: {kinds!r:.80} are not {len(usual)} of "
+            f"{', '.join(known)}"
+        )
+    return [known[kind] for kind in kinds]
+
+
+def layer_types(c: settings.DecoderConfig) -> list[str]:
+    """Which layers have a window, in their words."""
+    flags = [c.window is not None and flag for flag in c.layers_with_window]
+    return ["sliding_attention" if flag else "full_attention" for flag in flags]
