@@ -29,6 +29,8 @@ RULES = {  # axis of an array -> axis of the mesh; a config may replace entries
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": "tensor",  # a token's row is on every device that its experts are on
+    "expert_mlp": None,
     "layers": None,
 }
 
@@ -117,6 +119,12 @@ def use(mesh: jax.sharding.Mesh, rules: Mapping):
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an activation: `constrain(x_BTD, "batch", "seq", None)`; no mesh, no-op."""
     return nn.with_logical_constraint(x, axes)
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+    """The axes of the ambient mesh that an array's axis lies along, under the rules."""
+    axes = dict(nn.get_logical_axis_rules()).get(name) or ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def shardings(abstract_tree, mesh, rules):

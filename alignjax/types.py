@@ -6,6 +6,7 @@ Names carry the axes of an array as a suffix, one letter an axis:
     B batch    T time (queries)    S time (keys)    D model    N heads
     K kv heads, or responses of a group    H head    F mlp    V vocabulary    L layers
     C chunks    R sequences of a row    P groups of a row    A attributes    2 pair
+    E experts    J the experts that one token goes through
 
 so `x_BTD` is an array of shape [batch, time, model]. This is the one legend.
 """
@@ -140,6 +141,28 @@ class LogProbs:
         return self.total / jnp.maximum(self.length, 1)
 
 
+@flax.struct.dataclass
+class Routing:
+    """Where a model with experts sent the tokens of each row, summed over its layers.
+
+    Only tokens of documents count, not padding. All float32; a gradient goes through
+    `probability` and `z`.
+
+    Attributes:
+      chosen: [B, E], how many tokens went through each expert.
+      probability: [B, E], the sum of the probabilities that the router gave it.
+      entropy: [B], the sum of the entropies of these distributions, in nats.
+      z: [B], the sum of the squared log-normalisers of the router's logits.
+      tokens: [B], how many tokens were counted, once for each layer.
+    """
+
+    chosen: Any
+    probability: Any
+    entropy: Any
+    z: Any
+    tokens: Any
+
+
 class Model(NamedTuple):
     """A language model as pure functions over plain `Params`.
 
@@ -156,6 +179,8 @@ class Model(NamedTuple):
         query ever sees.
       score: `(params, x_BTD) -> score_BTH`, float32, the scalar heads of a reward model
         at every position; H is 0 for a model that has none.
+      routing: as `hidden`, with a `Routing` beside x_BTD; None for a model that has no
+        experts.
     """
 
     config: Any
@@ -165,6 +190,7 @@ class Model(NamedTuple):
     init_cache: Callable[[int, int], Any]
     extend: Callable[..., tuple[jax.Array, Any]]
     score: Callable[[Params, jax.Array], jax.Array]
+    routing: Callable[..., tuple[jax.Array, Routing]] | None = None
 
 
 class Objective(NamedTuple):

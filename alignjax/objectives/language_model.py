@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from alignjax import config, trees
 from alignjax.losses import language_model as losses
-from alignjax.objectives import logprobs
+from alignjax.objectives import logprobs, router
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
 
 LOSSES = {"cross_entropy": losses.cross_entropy, "dft": losses.dft}
@@ -32,7 +32,7 @@ def make(
 
     Metrics: `nll`, -log p(target) in nats a token whatever the loss; `accuracy`, how
     often no token is likelier than the target; `entropy`, nats a token; `z_loss` where
-    it has a weight.
+    it has a weight; those of `router.add` where the model has experts.
     """
 
     if chunk < 1 or z_loss < 0:
@@ -41,7 +41,12 @@ def make(
         )
     token_loss = LOSSES[loss]
 
-    def objective(params, frozen: Frozen, batch: Sequences, key):
+    def observe(params, frozen: Frozen, batch: Sequences, key):
+        params = trees.merge(params, frozen.base)
+        _, routing = model.routing(params, batch, key)
+        return router.observe(routing, batch.weights.sum(-1, dtype=jnp.float32))
+
+    def objective(params, frozen: Frozen, batch: Sequences, key, statistic=None):
         params = trees.merge(params, frozen.base)
         found = logprobs.tokens(
             model, params, batch, key, chunk=chunk, needs=("hit", "entropy")
@@ -58,6 +63,8 @@ def make(
             z_BT = losses.z_loss(found.logz)
             metrics["z_loss"] = mean(z_BT)
             total_BT = total_BT + z_loss * z_BT
-        return mean(total_BT), metrics
+        return router.add(model, found.routing, mean(total_BT), metrics, statistic)
 
-    return Objective(objective)
+    if not router.learns(model):
+        return Objective(objective)
+    return Objective(objective, observe=observe, statistic=router.statistic)

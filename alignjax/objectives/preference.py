@@ -18,7 +18,7 @@ from jax import lax
 
 from alignjax import config, registry, trees
 from alignjax.losses import catalogue, mixtures
-from alignjax.objectives import comparisons, inputs, logprobs, responses
+from alignjax.objectives import comparisons, inputs, logprobs, responses, router
 from alignjax.types import Frozen, LogProbs, Mean, Model, Objective, Responses
 
 KINDS = (catalogue.PREFERENCE, catalogue.UNPAIRED, catalogue.RANKED)
@@ -77,7 +77,8 @@ def make(
     `kl/reference`, KL(reference || policy) in nats a token of the responses, where the
     reference itself is there, in evaluations and for the losses that need it;
     `term/<name>`, each term of a mixture before its weight; `kl/baseline`, the
-    statistic of KTO, and `statistic/<name>`, that of others that have one number.
+    statistic of KTO, and `statistic/<name>`, that of others that have one number; those
+    of `router.add` where the policy has experts.
 
     Raises:
       ConfigError: an unknown loss, or options that it does not take.
@@ -91,25 +92,42 @@ def make(
     )
 
     def observe(params, frozen: Frozen, batch: Responses, key):
-        seen, _ = _read(model, asked, chunk, params, frozen, batch, key)
-        return responses.ungrouped(seen, batch.weights.shape)
+        observed = {}
+        if traits.coupled:
+            seen, found = _read(model, asked, chunk, params, frozen, batch, key)
+            observed["seen"] = responses.ungrouped(seen, batch.weights.shape)
+            routing = found.routing
+        else:
+            params = trees.merge(params, frozen.base)
+            _, routing = model.routing(params, responses.rows(batch), key)
+        if router.learns(model):
+            observed["router"] = router.observe(routing, batch.weights.sum(-1))
+        return observed
 
-    def statistic(observed: Seen):
-        shape = observed.weight.shape
-        found = _statistics(asked, responses.groups(observed))
-        keep = lambda x: responses.ungrouped(x, shape) if x.ndim else x
-        # The reference need not be asked a second time.
-        return {"reference": observed.reference, "of": jax.tree.map(keep, found)}
+    def statistic(observed):
+        made = {}
+        if "router" in observed:
+            made["router"] = router.statistic(observed["router"])
+        if "seen" in observed:
+            seen = observed["seen"]
+            shape = seen.weight.shape
+            found = _statistics(asked, responses.groups(seen))
+            keep = lambda x: responses.ungrouped(x, shape) if x.ndim else x
+            # The reference need not be asked a second time.
+            made |= {"reference": seen.reference, "of": jax.tree.map(keep, found)}
+        return made
 
     def objective(params, frozen: Frozen, batch: Responses, key, statistic=None):
-        known, found = None, None
-        if statistic is not None:
+        known, found, statistic = None, None, statistic or {}
+        if "of" in statistic:
             known = responses.groups(statistic["reference"])
             merge = lambda x: responses.groups(x) if x.ndim else x
             found = jax.tree.map(merge, statistic["of"])
-        seen, entropy_G = _read(
+        seen, tokens = _read(
             model, asked, chunk, params, frozen, batch, key, known=known
         )
+        entropy_GK = responses.total_of(batch, tokens.entropy)
+        entropy_G = entropy_GK[:, 0] if traits.data == "labels" else entropy_GK.sum(-1)
         if traits.coupled and found is None:
             found = _statistics(asked, lax.stop_gradient(seen))
         of = lambda x_G: comparisons.mean(x_G, seen.weight)
@@ -127,12 +145,15 @@ def make(
                 kto = "mismatched" in traits.needs
                 name = "kl/baseline" if kto else f"statistic/{name}"
                 metrics[name] = of(jnp.broadcast_to(x, seen.weight.shape))
-        return of(loss_G), lax.stop_gradient(metrics)
+        metrics = lax.stop_gradient(metrics)
+        known = statistic.get("router")
+        return router.add(model, tokens.routing, of(loss_G), metrics, known)
 
+    observed = traits.coupled or router.learns(model)
     return Objective(
         objective,
-        observe=observe if traits.coupled else None,
-        statistic=statistic if traits.coupled else None,
+        observe=observe if observed else None,
+        statistic=statistic if observed else None,
         derive=comparisons.margins if traits.data == "labels" else None,
         data=traits.data,
         mismatched="mismatched" in traits.needs,
@@ -192,8 +213,8 @@ def _read(
     batch: Responses,
     key,
     known: LogProbs | None = None,
-) -> tuple[Seen, jax.Array]:
-    """What the models say of a batch, and the summed entropy of each group's tokens.
+) -> tuple[Seen, logprobs.Tokens]:
+    """What the models say of a batch, and what the policy says of its tokens.
 
     `known` is what the reference says, where that was read before.
     """
@@ -226,11 +247,9 @@ def _read(
         wanted = tuple(n for n in traits.needs if n in responses.CHOICES)
         reference = _view(traits, responses.summed(batch, tokens, wanted))
         reference = lax.stop_gradient(reference)
-    entropy_GK = responses.total_of(batch, found.entropy)
-    entropy_G = entropy_GK[:, 0] if traits.data == "labels" else entropy_GK.sum(-1)
     weight_G = responses.groups(batch.weights)
     arguments = inputs.of(batch, traits.inputs, asked.values)
-    return Seen(policy, reference, weight_G, arguments), entropy_G
+    return Seen(policy, reference, weight_G, arguments), found
 
 
 def _unstored(traits: catalogue.Traits) -> list[str]:

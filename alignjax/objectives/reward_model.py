@@ -15,7 +15,7 @@ from jax import lax
 
 from alignjax import config, trees
 from alignjax.losses import catalogue
-from alignjax.objectives import comparisons, inputs, responses, reward_measures
+from alignjax.objectives import comparisons, inputs, responses, reward_measures, router
 from alignjax.types import Frozen, Mean, Model, Objective, Params, Responses
 
 # P(X > n) of a Poisson variable of mean 1, for n from 0; there are no more than 7.
@@ -47,7 +47,8 @@ def make(
         the group's index. In training alone: where there is no key, all count once.
       **options: of the loss.
 
-    Metrics: `reward_measures`, and `score/disagreement`, the deviation between members.
+    Metrics: `reward_measures`; `score/disagreement`, the deviation between members;
+    those of `router.add` where the model has experts.
 
     Raises:
       ConfigError: an unknown loss, options that it does not take, or a model whose
@@ -72,9 +73,22 @@ def make(
     bound = catalogue.bind(function, options, "")
     values = inputs.required([bound])
 
-    def objective(params, frozen: Frozen, batch: Responses, key):
+    def weights(batch: Responses, key):  # float32 [G, M]
+        weight_G = responses.groups(batch.weights)
+        weight_GM = jnp.broadcast_to(weight_G[:, None], (len(weight_G), members))
+        if bootstrap and key is not None:
+            weight_GM *= _copies(batch.index.reshape(-1), members)
+        return weight_GM
+
+    def observe(params, frozen: Frozen, batch: Responses, key):
         params = trees.merge(params, frozen.base)
-        score_GKH = score(model, params, batch, key, pooling=pooling)
+        _, routing = model.routing(params, responses.rows(batch), key)
+        weight_G = weights(batch, key).sum(-1) / members
+        return router.observe(routing, weight_G.reshape(batch.weights.shape).sum(-1))
+
+    def objective(params, frozen: Frozen, batch: Responses, key, statistic=None):
+        params = trees.merge(params, frozen.base)
+        score_GKH, routing = _score(model, params, batch, key, pooling)
         G, K, _ = score_GKH.shape
         _check(traits, loss, K)
         score_GKMA = score_GKH.reshape(G, K, members, attributes)
@@ -85,10 +99,7 @@ def make(
         member_loss = lambda x_GKA: bound(of_group(x_GKA), **given)
         loss_GM = jax.vmap(member_loss, 2, 1)(score_GKMA)
         weight_G = responses.groups(batch.weights)
-        weight_GM = jnp.broadcast_to(weight_G[:, None], (G, members))
-        if bootstrap and key is not None:
-            weight_GM *= _copies(batch.index.reshape(-1), members)
-        total = comparisons.mean(loss_GM, weight_GM)
+        total = comparisons.mean(loss_GM, weights(batch, key))
         total = Mean(total.total / members, total.weight / members)
 
         score_GKMA = lax.stop_gradient(score_GKMA)
@@ -102,10 +113,13 @@ def make(
             weight_GK1 = jnp.where(length_GK > 0, weight_G[:, None], 0.0)[..., None]
             weight_GKA = jnp.broadcast_to(weight_GK1, spread_GKA.shape)
             metrics["score/disagreement"] = comparisons.mean(spread_GKA, weight_GKA)
-        return total, metrics
+        return router.add(model, routing, total, metrics, statistic)
 
+    observed = router.learns(model)
     return Objective(
         objective,
+        observe=observe if observed else None,
+        statistic=router.statistic if observed else None,
         derive=reward_measures.derive,
         data=traits.data,
         values=values,
@@ -131,7 +145,12 @@ def score(
         which has seen all of the response up to its terminator, and the terminator is
         always the same; "mean" the mean over all targets of the response.
     """
-    x_BTD = model.hidden(params, responses.rows(batch), key)
+    return _score(model, params, batch, key, pooling)[0]
+
+
+def _score(model: Model, params: Params, batch: Responses, key, pooling: str):
+    """`score`, and the routing of a model with experts."""
+    x_BTD, routing = router.hidden(model, params, responses.rows(batch), key)
     score_BTH = model.score(params, x_BTD)
     B, P, K = batch.lengths.shape
     whose = batch.responses
@@ -146,7 +165,7 @@ def score(
         precision=lax.Precision.HIGHEST,  # a choice among scores must not round them
     )
     count_BN1 = jnp.maximum(of_BXN.sum(1), 1)[..., None]
-    return (total_BNH / count_BN1).reshape(B * P, K, -1)
+    return (total_BNH / count_BN1).reshape(B * P, K, -1), routing
 
 
 def reduced(score_GKMA: jax.Array, how: str, penalty: float | None = None) -> jax.Array:

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtures of experts: each token goes through a few of E MLPs, which a router chooses.
+
+No expert has a limit of tokens and no token is ever dropped: the choices of all tokens
+are sorted by expert, and `jax.lax.ragged_dot` multiplies each run of rows with the
+kernel of its own expert. On a mesh every device sorts the tokens of its own rows, and
+computes them for the experts that it holds ("experts" in `sharding.RULES`) or for its
+slice of all of them ("expert_mlp"); one sum over these devices makes the output.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from alignjax import config, sharding
+from alignjax.models import layers
+from alignjax.types import Routing
+
+
+class Router(nn.Module):
+    """The probability of each expert for each token, float32 throughout.
+
+    Returns (probability_BTE, logz_BT), the latter the log-normaliser.
+    """
+
+    experts: int
+    std: float
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal(self.std), ("embed", None)
+        )
+        kernel = self.param("kernel", initializer, (x_BTD.shape[-1], self.experts))
+        logits_BTE = jnp.matmul(
+            x_BTD, kernel.astype(x_BTD.dtype), preferred_element_type=jnp.float32
+        )
+        logz_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
+        return jnp.exp(logits_BTE - logz_BT[..., None]), logz_BT
+
+
+class Kernels(nn.Module):
+    """One matrix for each expert, [E, inputs, outputs]."""
+
+    shape: tuple[int, int, int]
+    axes: tuple[str, str, str]
+    std: float
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal(self.std), self.axes
+        )
+        return self.param("kernel", initializer, self.shape)
+
+
+class Experts(nn.Module):
+    """The feed-forward layer of a mixture (arXiv:2401.04088 section 2.1).
+
+    Attributes:
+      experts, per_token: E, and how many of them each token goes through.
+      d_ff, activation, std, out_std: of each, as in `layers.MLP`; without biases.
+      normalised: whether the weights of the chosen experts are made to sum to 1, or
+        stay the probabilities that they are.
+    """
+
+    experts: int
+    per_token: int
+    d_ff: int
+    activation: str
+    normalised: bool
+    std: float
+    out_std: float
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, counts_BT: jax.Array | None = None
+    ) -> tuple[jax.Array, Routing | None]:
+        """The output, like x, and where the tokens went that `counts_BT` is true of."""
+        E, D, F = self.experts, x_BTD.shape[-1], self.d_ff
+        probability_BTE, logz_BT = Router(E, self.std, name="router")(x_BTD)
+        weight_BTJ, expert_BTJ = lax.top_k(probability_BTE, self.per_token)
+        if self.normalised:
+            weight_BTJ /= weight_BTJ.sum(-1, keepdims=True)
+        inner, outer = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp")
+        kernels = {}
+        if layers.ACTIVATIONS[self.activation][1]:
+            kernels["gate"] = Kernels((E, D, F), inner, self.std, name="gate")()
+        kernels["up"] = Kernels((E, D, F), inner, self.std, name="up")()
+        outer = (*outer, "embed")
+        kernels["down"] = Kernels((E, F, D), outer, self.out_std, name="down")()
+        kernels = {k: kernel.astype(x_BTD.dtype) for k, kernel in kernels.items()}
+        compute = functools.partial(grouped, activation=self.activation)
+        if not self.is_initializing():
+            compute = _on_mesh(compute, x_BTD.shape[0], E, F)
+        y_BTD = compute(x_BTD, expert_BTJ, weight_BTJ, kernels)
+        if counts_BT is None:
+            return y_BTD, None
+        return y_BTD, routing(probability_BTE, logz_BT, expert_BTJ, counts_BT)
+
+
+def routing(probability_BTE, logz_BT, expert_BTJ, counts_BT) -> Routing:
+    """The sums over the tokens of each row that `counts_BT` is true of."""
+    E = probability_BTE.shape[-1]
+    counts_BT1 = counts_BT.astype(jnp.float32)[..., None]
+    chosen_BTE = (expert_BTJ[..., None] == jnp.arange(E)).sum(-2)
+    # p log p is 0 at p = 0, and its gradient is not asked for.
+    fixed = lax.stop_gradient(probability_BTE)
+    plogp_BTE = fixed * jnp.log(jnp.where(fixed > 0, fixed, 1.0))
+    total = lambda x_BTX: (x_BTX * counts_BT1).sum(1)
+    return Routing(
+        chosen=total(chosen_BTE),
+        probability=total(probability_BTE),
+        entropy=-total(plogp_BTE).sum(-1),
+        z=total(jnp.square(logz_BT)[..., None])[:, 0],
+        tokens=counts_BT1.sum((1, 2)),
+    )
+
+
+def grouped(
+    x_BTD, expert_BTJ, weight_BTJ, kernels: dict, *, activation: str, first=0
+) -> jax.Array:
+    """The weighted sum of what the chosen experts make of each token, like x.
+
+    Args:
+      x_BTD: tokens.
+      expert_BTJ, weight_BTJ: the experts that each goes through, and their weights.
+      kernels: `up` and `down`, and `gate` of a gated activation, [E, ...]: all experts,
+        or some consecutive ones. The others add nothing.
+      activation: a name in `layers.ACTIVATIONS`.
+      first: the expert that the first of the kernels is of.
+    """
+    B, T, D = x_BTD.shape
+    J, E = expert_BTJ.shape[-1], kernels["up"].shape[0]
+    # A row for each choice of each token, M = B T J; those of no expert here go last.
+    expert_M = expert_BTJ.reshape(-1) - first
+    expert_M = jnp.where((expert_M >= 0) & (expert_M < E), expert_M, E)
+    order = jnp.argsort(expert_M)
+    sizes_E = (expert_M[:, None] == jnp.arange(E)).sum(0, dtype=jnp.int32)
+    # What a product leaves in rows of no group is not said: they are cleared here and
+    # below, which the gradient passes through in the other direction.
+    here_M1 = (jnp.arange(B * T * J) < sizes_E.sum())[:, None]
+    dot = lambda x_MX, name: lax.ragged_dot(x_MX, kernels[name], sizes_E)
+    x_MD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, J, D)).reshape(-1, D)
+    x_MD = jnp.where(here_M1, _permuted(x_MD, order, jnp.argsort(order)), 0)
+    function, gated = layers.ACTIVATIONS[activation]
+    h_MF = function(dot(x_MD, "gate" if gated else "up"))
+    if gated:
+        h_MF *= dot(x_MD, "up")
+    y_MD = jnp.where(here_M1, dot(h_MF, "down"), 0)
+    y_BTJD = _permuted(y_MD, jnp.argsort(order), order).reshape(B, T, J, D)
+    y_BTD = (y_BTJD * weight_BTJ[..., None].astype(jnp.float32)).sum(2)
+    return y_BTD.astype(x_BTD.dtype)
+
+
+@jax.custom_vjp
+def _permuted(x_MD, order, inverse):
+    """Rows in another order; the gradient gathers too, where it would scatter."""
+    del inverse
+    return x_MD[order]
+
+
+def _permuted_forward(x_MD, order, inverse):
+    return x_MD[order], inverse
+
+
+def _permuted_backward(inverse, g_MD):
+    return g_MD[inverse], None, None
+
+
+_permuted.defvjp(_permuted_forward, _permuted_backward)
+
+
+def _on_mesh(compute, B: int, E: int, F: int):
+    """`compute` of what each device holds, and the sum of it; itself without a mesh.
+
+    Left to the partitioner, sorting would bring the tokens of all devices together.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return compute
+    size = lambda axes: math.prod(mesh.shape[axis] for axis in axes)
+    batch, experts, mlp = map(sharding.axes_of, ("batch", "experts", "expert_mlp"))
+    # An axis that cuts the batch may store kernels in pieces, as FSDP does; to compute,
+    # each device needs what its own tokens may choose.
+    experts = tuple(axis for axis in experts if axis not in batch)
+    mlp = tuple(axis for axis in mlp if axis not in (*batch, *experts))
+    for name, axes, count in (("experts", experts, E), ("expert_mlp", mlp, F)):
+        if count % size(axes):
+            raise config.ConfigError(
+                f"sharding_rules.{name}: {count} cannot be cut into {size(axes)} equal "
+                f"parts, along {', '.join(axes)}; choose another mesh, or set this "
+                "to None"
+            )
+    if B % size(batch):
+        batch = ()
+    rows = PartitionSpec(batch or None)
+    inner = PartitionSpec(experts or None, None, mlp or None)
+    outer = PartitionSpec(experts or None, mlp or None, None)
+
+    def part(x_BTD, expert_BTJ, weight_BTJ, kernels):
+        held = kernels["up"].shape[0]
+        first = lax.axis_index(experts) * held if experts else 0
+        if cut := (*experts, *mlp):
+            # What each device makes of these differs, so their gradients are summed.
+            x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
+        y_BTD = compute(x_BTD, expert_BTJ, weight_BTJ, kernels, first=first)
+        return lax.psum(y_BTD, cut)
+
+    def spread(x_BTD, expert_BTJ, weight_BTJ, kernels):
+        specs = {name: outer if name == "down" else inner for name in kernels}
+        run = jax.shard_map(part, in_specs=(rows,) * 3 + (specs,), out_specs=rows)
+        return run(x_BTD, expert_BTJ, weight_BTJ, kernels)
+
+    return spread
