@@ -29,6 +29,7 @@ from alignjax import (
     trees,
 )
 from alignjax.data import chat, dataset, loader, tokenizer
+from alignjax.models import lora, quantized
 from alignjax.sampling import request
 from alignjax.types import Model, Objective
 
@@ -260,6 +261,8 @@ def check(section: dict) -> Checked:
     objective = None
     if (model := attempt(models.build, c.model, 1)) is not None:
         objective = attempt(objectives.build, model, c.objective)
+        problems += quantized.problems(model.config, c.trainable)
+        problems += lora.problems(model.config, c.trainable)
     reference = None
     if objective is not None and objective.reference:
         reference = attempt(start.find, c.reference, "reference") or begun

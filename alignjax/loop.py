@@ -129,7 +129,7 @@ class Loop:
         metrics["tokens"] = (i + 1) * self.tokens
         self.log.write(i, {**metrics, **rates, **found})
         if i == 0:
-            reference.check_first_step(self.run, metrics)
+            reference.check_first_step(self.run, metrics, self.log.say)
         self.skipped = self.skipped + 1 if metrics["skipped"] else 0
         if self.skipped:
             self._refuse(i, metrics)

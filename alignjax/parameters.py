@@ -2,21 +2,24 @@
 """The parameters that a run begins with: what it trains, and what it only reads.
 
 They come from the run in `init`, but for what a model has and that run had not, such as
-heads for scores, which begins as any model's parameters do.
+heads for scores, which begins as any model's parameters do. Kernels that it only reads
+are kept as `model.base` says.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from alignjax import start, state, trees
+from alignjax.models import quantized
 from alignjax.types import Frozen, Params, TrainState
 
 # What a model may have beyond the run that it starts from: heads and adapters.
-NEW = r"score/.*|.*/lora_[ab]"
+NEW = r"score/.*|.*/lora_[abm]"
 
 
 class First(NamedTuple):
@@ -24,7 +27,7 @@ class First(NamedTuple):
 
     Attributes:
       run: the `experiment.Experiment`.
-      whole: all parameters, abstract and placed.
+      whole: all parameters, abstract and placed; frozen kernels as they are kept.
       abstract: the abstract TrainState, of those that are trained.
     """
 
@@ -38,7 +41,7 @@ class First(NamedTuple):
         if run.start is None:
             key = jax.random.key(run.config.seed)
             return state.init_state(run.model, run.optimizer, self.abstract, key)
-        trained, _ = state.partition(self._of(run.start), run.config.trainable)
+        trained, _ = self._split(self._of(run.start))
         begin = lambda params: TrainState(
             jnp.int32(0), params, run.optimizer.init(params)
         )
@@ -58,17 +61,22 @@ class First(NamedTuple):
         if run.config.trainable == ".*":
             return Frozen({}, self._of(run.reference) if copied else None)
         whole = self._of(run.start)
-        _, base = state.partition(whole, run.config.trainable)
+        _, base = self._split(whole)
         if not copied:
             return Frozen(base)
         same = run.reference.digest == run.start.digest
         return Frozen(base, whole if same else self._of(run.reference))
 
+    def _split(self, params: Params) -> tuple[Params, Params]:
+        """What is trained and the rest. By name: parts of kernels match no pattern."""
+        trained = trees.named_leaves(self.abstract.params)
+        return trees.partition("|".join(map(re.escape, trained)), params)
+
     def _of(self, begun: start.Start) -> Params:
         """The parameters of a run, where those of this one lie."""
         run = self.run
         key = jax.random.key(run.config.seed)
-        source = begun.run.params()
+        source = begun.run.leaves()
         return state.load_params(source, self.whole, run.model, key, allow_new=NEW)[0]
 
 
@@ -78,18 +86,28 @@ def prepare(run) -> First:
     abstract = state.abstract_state(
         run.model, run.optimizer, run.mesh, run.rules, run.config.trainable
     )
-    return First(run, state.abstract_params(*asked), abstract)
+    whole, c = state.abstract_params(*asked), run.model.config
+    kernels = quantized.names(c.projections, run.config.trainable)
+    return First(run, state.keep(whole, kernels, c.base), abstract)
 
 
 def describe(first: First) -> str:
     """What is trained and what is new, for the log; nothing where it is all of it."""
     lines = []
-    trained, whole = trees.count(first.abstract.params), trees.count(first.whole)
+    run, asked = first.run, (first.run.model, first.run.mesh, first.run.rules)
+    plain = state.abstract_params(*asked)
+    trained, whole = trees.count(first.abstract.params), trees.count(plain)
     if trained != whole:
         lines.append(f"trained: {trained:,} of {whole:,} parameters")
-    if first.run.start is not None:
-        theirs = trees.named_leaves(first.run.start.run.params())
-        new = [name for name in trees.named_leaves(first.whole) if name not in theirs]
+    if (base := run.model.config.base) != "float32":
+        size = lambda params: f"{quantized.nbytes(params) / 2**20:,.1f} MiB"
+        lines.append(
+            f"frozen kernels are kept as {base}: all parameters take "
+            f"{size(first.whole)}, in float32 {size(plain)}"
+        )
+    if run.start is not None:
+        theirs = run.start.run.leaves()
+        new = [name for name in trees.named_leaves(plain) if name not in theirs]
         if new:
             lines.append(f"new: {', '.join(new)}, which the run it starts from lacks")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ import numpy as np
 from alignjax import config, experiment, sharding, types
 from alignjax.checkpoint import identity
 from alignjax.data import dataset, group_plan, group_rows, store
+from alignjax.models import quantized
 from alignjax.objectives import logprobs
 from alignjax.types import Model, Params
 
@@ -46,11 +47,14 @@ def attach(
     """
     if run.reference is None or not run.config.reference.store:
         return run
-    model = run.reference.run.model
+    model, base, kernels = run.reference.run.model, *_kept(run)
 
     @functools.cache  # read only if something is to be computed, and once
     def weights() -> Params:
-        return jax.device_put(run.reference.run.params())
+        params = run.reference.run.params()
+        if base != "float32":
+            params = quantized.keep(params, kernels, base)
+        return jax.device_put(params)
 
     def with_reference(data: dataset.Dataset, split: str) -> dataset.Dataset:
         parts = []
@@ -82,16 +86,34 @@ def attach(
     return run._replace(train=with_reference(run.train, "train"), validation=validation)
 
 
-def check_first_step(run: experiment.Experiment, metrics: dict[str, float]) -> None:
+def _kept(run: experiment.Experiment) -> tuple[str, list[str]]:
+    """How the policy keeps frozen kernels, and which: the reference has the same."""
+    c = run.model.config
+    return c.base, quantized.names(c.projections, run.config.trainable)
+
+
+def check_first_step(
+    run: experiment.Experiment, metrics: dict[str, float], say: Callable[[str], None]
+) -> None:
     """Raises ConfigError unless the first loss is that of a policy like its reference.
 
-    Only where the policy starts as its reference and nothing is random.
+    Only where the policy starts as its reference and nothing is random; `say` is told
+    what is, since a model's section may come from the run in `init`.
     """
     expected = metrics.get("loss/at_reference")
     same = run.reference is not None and run.start is not None
     same = same and run.reference.digest == run.start.digest
+    if expected is None or not same:
+        return
+    names = ("dropout", "embedding_noise", "lora_dropout")
     shape = run.model.config
-    if expected is None or not same or shape.dropout or shape.embedding_noise:
+    random = [f"model.{name} = {x}" for name in names if (x := getattr(shape, name))]
+    if random:
+        say(
+            f"the loss of step 0 is not checked, since {', '.join(random)} makes it "
+            "random; what the config leaves open is as in the run of init.run: set it "
+            "to 0 to have the check"
+        )
         return
     if not math.isclose(metrics["loss"], expected, rel_tol=1e-3, abs_tol=1e-4):
         raise config.ConfigError(
@@ -110,7 +132,10 @@ def _directory(run: experiment.Experiment, part: dataset.Part) -> pathlib.Path:
         if not any(fnmatch.fnmatch(f"model.{name}", p) for p in identity.MAY_DIFFER)
     }
     shown = _shown(part.plan)
-    key = store.digest([FORMAT, part.tokens.key, shown, run.reference.digest, fields])
+    asked = [FORMAT, part.tokens.key, shown, run.reference.digest, fields]
+    if (kept := _kept(run))[0] != "float32":
+        asked.append(kept)
+    key = store.digest(asked)
     folder = pathlib.Path(run.config.cache_dir).expanduser() / "reference"
     return folder / key[:32]
 

@@ -7,7 +7,10 @@ them, are the state; the rest is the base, which a step reads and nobody saves.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
+from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
@@ -15,8 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from alignjax import config, sharding, trees
+from alignjax import config, placing, sharding, trees
+from alignjax.models import quantized
 from alignjax.types import Model, Params, TrainState
+
+# What float32 holds exactly, beside itself.
+EXACT = (jnp.dtype("float32"), jnp.dtype("bfloat16"), jnp.dtype("float16"))
 
 
 def abstract_params(model: Model, mesh, rules) -> Params:
@@ -101,19 +108,46 @@ def init_state(model: Model, optimizer, abstract: TrainState, key) -> TrainState
     return jax.jit(init, out_shardings=shardings(abstract))(key)
 
 
+def keep(abstract: Params, kernels: Iterable[str], kind: str) -> Params:
+    """`abstract` with the `kernels`, by path, as `quantized` keeps them.
+
+    The parts lie as the kernel does, but for axes that the mesh then does not divide.
+    """
+    wanted = set(kernels)
+
+    def replace(tree, prefix=""):
+        out = {}
+        for key, leaf in tree.items():
+            if isinstance(leaf, dict):
+                out[key] = replace(leaf, f"{prefix}{key}/")
+            elif f"{prefix}{key}" in wanted:
+                for part, (shape, dtype) in quantized.shapes(leaf.shape, kind).items():
+                    where = placing.fit(shape, leaf.sharding)
+                    out[part] = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+            else:
+                out[key] = leaf
+        return out
+
+    return abstract if kind == "float32" else replace(abstract)
+
+
 def load_params(
     source: Params, abstract: Params, model: Model, key, *, allow_new: str | None = None
 ) -> tuple[Params, list[str]]:
     """Parameters of another run, put where those of this one lie.
 
-    One leaf after the other: of each, this process reads the parts that its devices
-    hold, so that arrays that are read when they are sliced (`np.load(mmap_mode="r")`)
-    are never in memory together.
+    One leaf after the other, and those that are large layer by layer: of each, this
+    process reads the parts that its devices hold. So of arrays that are read when they
+    are sliced (`np.load(mmap_mode="r")`, `Run.leaves`) no more is in memory at a time
+    than the larger of one layer of one leaf and the largest leaf that has no layers.
+    bfloat16 and float16 are widened to float32, exactly; kernels are quantised where
+    `abstract` has their parts.
 
     Args:
       source: dicts of arrays, nested or by path: anything with `shape`, `dtype` and
         slices.
-      abstract: ShapeDtypeStructs with shardings; `abstract_params` or a part of them.
+      abstract: ShapeDtypeStructs with shardings; `abstract_params` or a part of them,
+        perhaps after `keep`.
       model, key: what new parameters start from, as those of `init_params`.
       allow_new: pattern of the parameters that `source` may lack, such as those of
         adapters or of heads for scores; None allows nothing.
@@ -126,47 +160,79 @@ def load_params(
         dtype, each with what to do.
     """
     theirs, ours = trees.named_leaves(source), trees.named_leaves(abstract)
+    kept = quantized.gather(ours)
+    parts = {part for names in kept.values() for part in names}
+    shapes = {name: leaf.shape for name, leaf in ours.items() if name not in parts}
+    shapes |= {k: quantized.shape({p: ours[p].shape for p in kept[k]}) for k in kept}
+    new = _check_same(theirs, shapes, allow_new)
+    made = {}
+    if new:
+        wanted, _ = trees.partition("|".join(map(re.escape, new)), abstract)
+        made = trees.named_leaves(init_params(model, wanted, key))
+
+    whole = {name: leaf for name, leaf in ours.items() if name in theirs}
+    stacked = {name for name in whole if name.startswith("layers/")}
+    size = lambda name: math.prod(shapes[name][name in stacked :])
+    room = max((size(name) for name in whole), default=0)
+    for name, leaf in whole.items():
+        have = theirs[name]
+        if name in stacked and leaf.size > room:
+            read = functools.partial(_layer, have, name, leaf.dtype)
+            made |= placing.put_layers(read, {name: leaf})
+        else:
+            made[name] = placing.put(functools.partial(_slice, have, leaf.dtype), leaf)
+    for name, names in kept.items():
+        read = functools.partial(_quantised, theirs[name], names)
+        made |= placing.put_layers(read, {part: ours[part] for part in names})
+    return trees.map_with_name(lambda name, _: made[name], abstract), new
+
+
+def _check_same(theirs, shapes: dict[str, tuple], allow_new: str | None) -> list[str]:
+    """Names in `shapes` that a checkpoint lacks; raises ConfigError, see above."""
     problems = [
         f"init: {name} of shape {tuple(leaf.shape)} is in the checkpoint and not in "
         "this model; choose the section model as that run did, or merge its adapters "
         "first"
         for name, leaf in theirs.items()
-        if name not in ours
+        if name not in shapes
     ]
-    new = [name for name in ours if name not in theirs]
+    new = [name for name in shapes if name not in theirs]
     problems += [
-        f"init: {name} of shape {ours[name].shape} is not in the checkpoint; choose "
+        f"init: {name} of shape {shapes[name]} is not in the checkpoint; choose "
         "the section model as that run did"
         for name in new
         if allow_new is None or not re.fullmatch(allow_new, name)
     ]
-    for name in ours.keys() & theirs.keys():
-        have, want = theirs[name], ours[name]
-        if tuple(have.shape) != want.shape:
+    for name in shapes.keys() & theirs.keys():
+        have, want = theirs[name], shapes[name]
+        if tuple(have.shape) != want:
             problems.append(
-                f"init: {name} is {tuple(have.shape)} in the checkpoint, {want.shape} "
-                "here; choose the section model, and the tokenizer, as that run did"
+                f"init: {name} is {tuple(have.shape)} in the checkpoint, {want} here; "
+                "choose the section model, and the tokenizer, as that run did"
             )
-        elif have.dtype != want.dtype:
+        elif jnp.dtype(have.dtype) not in EXACT:
             problems.append(
-                f"init: {name} is {have.dtype} in the checkpoint, {want.dtype} here; "
-                "convert it"
+                f"init: {name} is {have.dtype} in the checkpoint, which float32 may "
+                "not hold exactly; convert it"
             )
     if problems:
         raise config.ConfigError(sorted(problems))
+    return new
 
-    def put(name, leaf):
-        if name in made:
-            return made[name]
-        # A copy: on CPUs an array may be the memory that it is made of.
-        piece = lambda index: np.array(theirs[name][index])
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, piece)
 
-    made = {}
-    if new:
-        wanted, _ = trees.partition("|".join(map(re.escape, new)), abstract)
-        made = trees.named_leaves(init_params(model, wanted, key))
-    return trees.map_with_name(put, abstract), new
+def _slice(have, dtype, index) -> np.ndarray:
+    return np.asarray(have[index]).astype(dtype, copy=False)
+
+
+def _layer(have, name: str, dtype, i: int) -> dict:
+    return {name: lambda index: _slice(have, dtype, (i, *index))}
+
+
+def _quantised(have, names: list[str], i: int) -> dict:
+    """The parts of one layer of a kernel. Blocks may lie across what devices hold."""
+    kind = quantized.kind_of(names)
+    found = quantized.quantise(_slice(have, np.float32, i), kind)
+    return {name: found[name.rpartition("/")[2]].__getitem__ for name in names}
 
 
 def shardings(abstract):

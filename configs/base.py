@@ -166,10 +166,10 @@ def model() -> ConfigDict:
         m[field] = placeholder(int)
     for field in (
         "norm norm_placement positions activation attention_bias qk_norm dtype "
-        "attention remat lora_targets"
+        "attention remat lora_targets base"
     ).split():
         m[field] = placeholder(str)
-    for field in "mlp_bias tied embedding_scale lora_rslora".split():
+    for field in "mlp_bias tied embedding_scale lora_rslora lora_dora".split():
         m[field] = placeholder(bool)
     for field in (
         "norm_epsilon norm_offset rope_theta local_rope_theta rope_fraction "

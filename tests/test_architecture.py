@@ -20,7 +20,7 @@ PACKAGE = ROOT / "alignjax"
 
 LEVELS = [
     {"exit_codes", "journal", "progress", "registry", "throughput", "trees", "types"},
-    {"config", "interruption", "losses", "sharding", "watchdog"},
+    {"config", "interruption", "losses", "placing", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
     {"checkpoint", "moving", "objectives", "sampling", "state"},
     {"commands", "evaluate", "sections", "start", "step"},

@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_refused_all_at_once(model, mesh, source):
     assert len(error.value.problems) == 5
     for line in (
         "init: embed is (50, 16) in the checkpoint, (48, 16) here; choose",
-        "init: layers/q/kernel is float64 in the checkpoint, float32 here",
+        "init: layers/q/kernel is float64 in the checkpoint, which float32 may",
         "init: head of shape (16, 48) is in the checkpoint and not in this model",
         "init: norm/scale of shape (16,) is not in the checkpoint",
         "init: score/kernel of shape (16, 1) is not in the checkpoint",

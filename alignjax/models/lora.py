@@ -8,20 +8,24 @@ also its reference.
 
 from __future__ import annotations
 
+import re
+
+import jax
 import jax.numpy as jnp
 
-from alignjax.models import settings
+from alignjax.models import dora, settings
 from alignjax.types import Params
 
-# The pattern of what is trained; with heads for scores, `r".*/lora_[ab]|score/.*"`.
-TRAINABLE = r".*/lora_[ab]"
+# The pattern of what is trained; with heads for scores, `r".*/lora_[abm]|score/.*"`.
+TRAINABLE = r".*/lora_[abm]"
+_NAMES = ("lora_a", "lora_b", "lora_m")
 
 
 def merge(params: Params, c: settings.DecoderConfig) -> Params:
     """Parameters without adapters that compute what `params` do: W + scale A B.
 
     Where there are none they are unchanged. They suit the model of `c`, and one whose
-    `lora_rank` is 0.
+    `lora_rank` is 0. Kernels are in float32; see `quantized.round_trip`.
     """
     if not isinstance(params, dict):
         return params
@@ -30,16 +34,32 @@ def merge(params: Params, c: settings.DecoderConfig) -> Params:
     kernel, a, b = (params[name] for name in ("kernel", "lora_a", "lora_b"))
     layers, rank = a.shape[0], a.shape[-1]
     a, b = a.reshape(layers, -1, rank), b.reshape(layers, rank, -1)
+    merged = kernel.reshape(layers, a.shape[1], -1)
     added = c.lora_scale * jnp.matmul(a, b, precision="highest")
-    return strip(params) | {"kernel": kernel + added.reshape(kernel.shape)}
+    if "lora_m" in params:
+        m = params["lora_m"].reshape(layers, -1)
+        stretch = lambda *x: dora.stretch(*x, c.lora_scale)
+        merged = (merged + added) * jax.vmap(stretch)(merged, a, b, m)[:, None]
+    else:
+        merged = merged + added
+    return strip(params) | {"kernel": merged.reshape(kernel.shape)}
 
 
 def strip(params: Params) -> Params:
     """Parameters without adapters, which compute what the base does."""
     if not isinstance(params, dict):
         return params
-    return {
-        name: strip(value)
-        for name, value in params.items()
-        if name not in ("lora_a", "lora_b")
-    }
+    return {name: strip(value) for name, value in params.items() if name not in _NAMES}
+
+
+def problems(c: settings.DecoderConfig, trainable: str) -> list[str]:
+    """What is wrong with the pattern of what is trained, for the adapters of `c`."""
+    targets = [x for x in c.projections if re.fullmatch(c.lora_targets, x)]
+    trains = lambda name: any(re.fullmatch(trainable, f"{x}/{name}") for x in targets)
+    if c.lora_dora and trains("lora_b") and not trains("lora_m"):
+        problem = (
+            f"trainable: {trainable!r} leaves out the magnitudes of lora_dora = True, "
+            f"lora_m; train {TRAINABLE!r}, or set lora_dora to False"
+        )
+        return [problem]
+    return []

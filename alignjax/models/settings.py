@@ -61,6 +61,9 @@ class DecoderConfig:
       lora_targets: pattern of the projections that get adapters, which are `layers/q`,
         `k`, `v` and `o`, and `layers/mlp/gate`, `up` and `down`.
       lora_dropout: on what goes into adapters.
+      lora_dora: whether adapters learn the magnitude of each output apart from its
+        direction (DoRA, arXiv:2402.09353); see `dora`.
+      base: how kernels of projections that are not trained are kept; see `quantized`.
     """
 
     vocab_size: int
@@ -106,6 +109,8 @@ class DecoderConfig:
     lora_targets: str = ".*"
     lora_rslora: bool = False
     lora_dropout: float = 0.0
+    lora_dora: bool = False
+    base: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
 
     def __post_init__(self):
         if problems := validation.problems(self):
@@ -130,7 +135,11 @@ class DecoderConfig:
             return None
         dropout = self.lora_dropout if train else 0.0
         return projection.Lora(
-            self.lora_rank, self.lora_scale, self.lora_targets, dropout
+            self.lora_rank,
+            self.lora_scale,
+            self.lora_targets,
+            dropout,
+            self.lora_dora,
         )
 
     @property

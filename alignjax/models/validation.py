@@ -31,7 +31,7 @@ def problems(c) -> list[str]:
     for name in ("dropout", "lora_dropout"):
         if not 0 <= getattr(c, name) < 1:
             found.append(f"{name}: {getattr(c, name)} is not in [0, 1)")
-    found += _adapters(c)
+    found += _adapters(c) + _base(c)
     if c.attention != "auto" and c.attention not in attention.BACKENDS:
         known = ", ".join(["auto", *attention.BACKENDS])
         found.append(f"attention: {c.attention!r} is not one of {known}")
@@ -81,10 +81,8 @@ def _positions(c) -> list[str]:
         return [f"rope_fraction: {c.rope_fraction} is not in (0, 1]"]
     R = c.rotated_dimensions
     if R < 2 or R % 2:
-        return [
-            f"rope_fraction: {c.rope_fraction} of head_dim = {c.size_of_head} are {R} "
-            "dimensions, not a positive even number; rotary positions pair"
-        ]
+        of = f"{c.rope_fraction} of head_dim = {c.size_of_head}"
+        return [f"rope_fraction: {of} are {R} dimensions, which is not even"]
     found = []
     for name in ("short_factor", "long_factor"):
         values = getattr(c.rope_scaling, name, None)
@@ -94,6 +92,16 @@ def _positions(c) -> list[str]:
                 "frequencies"
             )
     return found
+
+
+def _base(c) -> list[str]:
+    if c.base != "nf4":
+        return []
+    return [
+        f"base: 'nf4' keeps two codes a byte, and {name} is odd; choose another"
+        for name in ("d_model", "d_ff", "size_of_head")
+        if getattr(c, name) % 2
+    ]
 
 
 def _adapters(c) -> list[str]:

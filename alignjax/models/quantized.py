@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen kernels in fewer bits: bfloat16, int8 or NF4, widened where they are used.
+
+A projection that is not trained may have, in place of `kernel`, float32 [..., n],
+
+    kernel_bfloat16               bfloat16 [..., n], rounded to the nearest
+    kernel_int8, kernel_absmax    int8 [..., n] and float32 [..., ceil(n / 64)]
+    kernel_nf4, kernel_absmax     uint8 [..., n / 2], two codes a byte, and as above
+
+where `absmax` is the largest magnitude in each block of 64 along the last axis, which
+is one of outputs. Values are absmax * code / 127, or absmax times an entry of the code
+book of QLoRA (arXiv:2305.14314 appendix E). No rounding error exceeds absmax / 254, or
+absmax times half the largest gap in the book. To quantise widened values again gives
+the same codes. Each value is one product, so it is the same on any device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alignjax import trees
+from alignjax.types import Params
+
+KINDS = ("float32", "bfloat16", "int8", "nf4")
+BLOCK = 64
+NF4 = np.array(
+    [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ],
+    np.float32,
+)
+_BETWEEN = (NF4[1:] + NF4[:-1]) / 2
+_STEP = np.float32(1 / 127)  # 127 of them are 1 exactly, so that absmax is kept
+_AT_ONCE = 2**16  # numbers; more would go through memory once for each code
+_PART = re.compile(r"(.*/kernel)_(bfloat16|int8|nf4|absmax)")
+
+
+def shapes(shape: tuple[int, ...], kind: str) -> dict[str, tuple[tuple, Any]]:
+    """`{part: (shape, dtype)}` of a kernel that is kept as `kind`."""
+    *lead, n = shape
+    if kind == "bfloat16":
+        return {"kernel_bfloat16": (shape, jnp.bfloat16)}
+    absmax = {"kernel_absmax": ((*lead, -(-n // BLOCK)), jnp.float32)}
+    if kind == "int8":
+        return {"kernel_int8": (shape, jnp.int8), **absmax}
+    return {"kernel_nf4": ((*lead, n // 2), jnp.uint8), **absmax}
+
+
+def shape(parts: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of a kernel, from those of its parts by name or path."""
+    (name,) = [name for name in parts if not name.endswith("absmax")]
+    *lead, n = parts[name]
+    return (*lead, 2 * n if name.endswith("nf4") else n)
+
+
+def quantise(kernel: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+    """The parts of float32 [..., n], a whole kernel or some layers of it."""
+    *lead, n = kernel.shape
+    if kind == "bfloat16":
+        return {"kernel_bfloat16": kernel.astype(jnp.bfloat16)}
+    rows = kernel.reshape(-1, n)
+    starts = np.arange(0, n, BLOCK)
+    code = {"int8": _int8, "nf4": _nf4}[kind]
+    found = shapes((len(rows), n), kind)
+    codes, absmax = (np.empty(shape, dtype) for shape, dtype in found.values())
+    step = max(1, _AT_ONCE // n)
+    for i in range(0, len(rows), step):
+        here = rows[i : i + step]
+        absmax[i : i + step] = np.maximum.reduceat(np.abs(here), starts, axis=-1)
+        codes[i : i + step] = code(here, _each(absmax[i : i + step], n))
+    parts = zip(found, (codes, absmax), strict=True)
+    return {name: x.reshape(*lead, x.shape[-1]) for name, x in parts}
+
+
+def _int8(x: np.ndarray, absmax: np.ndarray) -> np.ndarray:
+    scale = 127 / np.where(absmax == 0, 1, absmax)
+    with np.errstate(invalid="ignore"):  # what is not finite, absmax tells of
+        return np.rint(x * scale).astype(np.int8)
+
+
+def _nf4(x: np.ndarray, absmax: np.ndarray) -> np.ndarray:
+    codes = np.zeros(x.shape, np.uint8)
+    for between in _BETWEEN:
+        codes += x > between * absmax
+    return codes[..., ::2] << 4 | codes[..., 1::2]
+
+
+def _each(absmax, n: int):
+    """The `absmax` [..., blocks] of each of the n numbers."""
+    xp = absmax.__array_namespace__()
+    return xp.repeat(absmax, BLOCK, -1)[..., :n]
+
+
+def widen(parts: Mapping[str, Any]):
+    """float32 [..., n] of the parts of a kernel, numpy or jax arrays.
+
+    Args:
+      parts: as in the head of this file, or `kernel` itself; other names are ignored.
+    """
+    for name in ("kernel", "kernel_bfloat16"):
+        if name in parts:
+            return parts[name].astype(np.float32)
+    if "kernel_int8" in parts:
+        values = parts["kernel_int8"].astype(np.float32) * _STEP
+    else:
+        pairs = parts["kernel_nf4"]
+        xp = pairs.__array_namespace__()
+        codes = xp.stack([pairs >> 4, pairs & 15], -1)
+        codes = codes.reshape(*pairs.shape[:-1], -1)
+        values = xp.asarray(NF4)[codes.astype(np.int32)]
+    return values * _each(parts["kernel_absmax"], values.shape[-1])
+
+
+def product(x: jax.Array, parts: Mapping[str, jax.Array]) -> jax.Array:
+    """x [M, I] times a kernel [inputs..., outputs...] as a matrix [I, O], like x.
+
+    Of a kernel in float32 there is a gradient. Any other is frozen: what the backward
+    pass keeps of it are its parts, from which it is widened again.
+    """
+    if "kernel" in parts:
+        kernel = parts["kernel"].astype(x.dtype)
+        return x @ kernel.reshape(x.shape[-1], -1)
+    return _product(x, dict(parts))
+
+
+@jax.custom_vjp
+def _product(x, parts):
+    return x @ widen(parts).astype(x.dtype).reshape(x.shape[-1], -1)
+
+
+def _forward(x, parts):
+    return _product(x, parts), parts  # x would be for a gradient of the kernel
+
+
+def _backward(parts, dy):
+    # Widened anew: merged with the forward pass, wide kernels would wait for this.
+    parts, dy = lax.optimization_barrier((parts, dy))
+    kernel = widen(parts).astype(dy.dtype).reshape(-1, dy.shape[-1])
+    return dy @ kernel.T, None
+
+
+_product.defvjp(_forward, _backward)
+
+
+def names(projections: Iterable[str], trainable: str) -> list[str]:
+    """The kernels that are kept in fewer bits: of projections that are not trained."""
+    kernels = [f"{path}/kernel" for path in projections]
+    return [name for name in kernels if not re.fullmatch(trainable, name)]
+
+
+def problems(c, trainable: str) -> list[str]:
+    """What is wrong with the base of a `settings.DecoderConfig` that is trained so."""
+    if c.base == "float32" or names(c.projections, trainable):
+        return []
+    problem = (
+        f"model.base: {c.base!r} is how kernels that are not trained are kept, and "
+        f"trainable = {trainable!r} trains them all; train adapters (model.lora_rank, "
+        "and trainable = r'.*/lora_[abm]'), or set model.base to 'float32'"
+    )
+    return [problem]
+
+
+def gather(parts: Iterable[str]) -> dict[str, list[str]]:
+    """`{path of a kernel: paths of its parts}`, of those that have any."""
+    found: dict[str, list[str]] = {}
+    for name in parts:
+        if match := _PART.fullmatch(name):
+            found.setdefault(match[1], []).append(name)
+    return found
+
+
+def kind_of(parts: Iterable[str]) -> str:
+    """What kind of kernel the parts are of."""
+    kinds = {name.rpartition("kernel_")[2] for name in parts}
+    return (kinds - {"absmax"}).pop()
+
+
+def rounded(leaf, kind: str) -> np.ndarray:
+    """The float32 values that a kernel of any float dtype has when kept as `kind`."""
+    return widen(quantise(np.asarray(leaf).astype(np.float32), kind))
+
+
+class Rounded:
+    """An array that is read when it is sliced, with the values that `kind` keeps."""
+
+    def __init__(self, leaf, kind: str):
+        self.leaf, self.kind = leaf, kind
+        self.shape, self.dtype = tuple(leaf.shape), np.dtype(np.float32)
+
+    def __getitem__(self, index) -> np.ndarray:
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in index:
+            at, missing = index.index(Ellipsis), len(self.shape) + 1 - len(index)
+            index = (*index[:at], *(slice(None),) * missing, *index[at + 1 :])
+        if len(index) < len(self.shape):
+            return rounded(self.leaf[index], self.kind)
+        # A block lies along the last axis, so that all of it is needed.
+        return rounded(self.leaf[index[:-1]], self.kind)[..., index[-1]]
+
+
+def keep(params: Params, kernels: Iterable[str], kind: str) -> Params:
+    """Parameters whose `kernels`, paths of numpy arrays, are kept as `kind`."""
+    return _each_kernel(
+        params, kernels, lambda leaf: quantise(np.asarray(leaf, np.float32), kind)
+    )
+
+
+def round_trip(params: Params, kernels: Iterable[str], kind: str) -> Params:
+    """Parameters in float32 that compute what `keep(params, kernels, kind)` do."""
+    return _each_kernel(params, kernels, lambda leaf: {"kernel": rounded(leaf, kind)})
+
+
+def _each_kernel(params: Params, kernels, function) -> Params:
+    wanted = set(kernels)
+
+    def replace(tree, prefix=""):
+        out = {}
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                out[name] = replace(value, f"{prefix}{name}/")
+            elif f"{prefix}{name}" in wanted:
+                out |= function(value)
+            else:
+                out[name] = value
+        return out
+
+    return replace(params)
+
+
+def nbytes(tree) -> int:
+    """Bytes of all arrays of a tree, which may be abstract."""
+    leaves = trees.named_leaves(tree).values()
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
