@@ -24,6 +24,7 @@ _RUN = {
     "embedding_noise",
     "init_std",
     "remat",
+    "router_z_loss",
     "score_heads",
     "unroll",
 }
@@ -105,6 +106,12 @@ def architecture(c: settings.DecoderConfig) -> dict:
     """The fields that say what a model computes, those left to others filled in."""
     fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
     fields |= {"kv_heads": c.num_kv_heads, "head_dim": c.size_of_head}
+    if c.attention_scale is None:
+        fields["attention_scale"] = c.size_of_head**-0.5
+    unscaled = c.window is not None and c.rope_scaling is None
+    if c.local_rope_theta is None and unscaled:
+        fields["local_rope_theta"] = c.rope_theta
+    fields |= {"expert_d_ff": c.size_of_expert}
     return {name: value for name, value in fields.items() if not _of_a_run(name)}
 
 
@@ -228,6 +235,24 @@ def biases(hf: Mapping) -> str:
 
 def write_biases(c: settings.DecoderConfig) -> bool:
     return c.attention_bias == "all"
+
+
+def read_scale(hf: Mapping, absent: float) -> float:
+    """`attention_scale` from query_pre_attn_scalar, of which it is the inverse root."""
+    value = hf.get("query_pre_attn_scalar", absent)
+    if not isinstance(value, (int, float)) or value <= 0:
+        raise config.ConfigError(
+            f"config.json.query_pre_attn_scalar: {value!r} is not a positive number"
+        )
+    return value**-0.5
+
+
+def write_scale(c: settings.DecoderConfig) -> float:
+    """query_pre_attn_scalar: the whole number whose scale it is, where there is one."""
+    if c.attention_scale is None:
+        return c.size_of_head
+    exact = c.attention_scale**-2
+    return round(exact) if round(exact) ** -0.5 == c.attention_scale else exact
 
 
 def rope_keys() -> tuple[str, ...]:
