@@ -19,15 +19,17 @@ loss = functools.partial(catalogue.register, catalogue.PREFERENCE, reference=Fal
 
 
 @loss(normalised=True)
-def orpo(policy: LogProbs, reference: LogProbs | None, *, weight: NonNegative = 0.1):
-    """ORPO, arXiv:2403.07691: -mw - weight log s(log odds(mw) - log odds(ml)).
+def orpo(
+    policy: LogProbs, reference: LogProbs | None, *, odds_weight: NonNegative = 0.1
+):
+    """ORPO, arXiv:2403.07691: -mw - odds_weight log s(log odds(mw) - log odds(ml)).
 
     odds(m) = e^m/(1 - e^m). TRL and the authors' code take the first term over prompt
     and response; the paper, and this, over the response.
     """
     del reference
     odds_B2 = scores.log_odds(policy.mean)
-    return -policy.mean[..., 0] + weight * links.logistic(odds_B2, 1.0)
+    return -policy.mean[..., 0] + odds_weight * links.logistic(odds_B2, 1.0)
 
 
 @loss()
@@ -108,11 +110,11 @@ def simper(policy, reference):
 
 
 @loss()
-def slic(policy, reference, *, delta: Positive = 1.0, weight: NonNegative = 0.1):
-    """SLiC-HF, arXiv:2305.10425: max(0, delta - lw + ll) - weight lw.
+def slic(policy, reference, *, delta: Positive = 1.0, nll_weight: NonNegative = 0.1):
+    """SLiC-HF, arXiv:2305.10425: max(0, delta - lw + ll) - nll_weight lw.
 
     The second term is the paper's cross-entropy with the chosen response as the target.
     """
     del reference
     rank_B = jnp.maximum(0.0, delta - scores.difference(policy.total))
-    return rank_B - weight * policy.total[..., 0]
+    return rank_B - nll_weight * policy.total[..., 0]

@@ -18,7 +18,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from alignjax import config, exit_codes
+from alignjax import commands, config
 from alignjax.assessment import results
 from alignjax.report import page, story
 
@@ -83,13 +83,12 @@ def write(options: argparse.Namespace) -> pathlib.Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
-    try:
+
+    def report() -> None:
         out = write(options)
-    except config.ConfigError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return exit_codes.CONFIG
-    print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
-    return exit_codes.DONE
+        print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
+
+    return commands.exit_code(report)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """Finding losses, binding them to a config, mixing them, and printing them."""
 
 import functools
+import inspect
 import re
 import subprocess
 import sys
@@ -106,6 +107,17 @@ def test_names_are_taken_once():
         catalogue.register(catalogue.PREFERENCE)(preference.dpo)
     with pytest.raises(ValueError, match="did you mean 'simpo'"):
         catalogue.PREFERENCE.find("simp0")
+
+
+def test_no_option_is_called_as_the_weight_of_a_term():
+    """In a mixture it could not be set."""
+    options = {
+        f"{name}.{option}"
+        for name, loss in catalogue.PREFERENCE.items()
+        for option in inspect.signature(loss).parameters
+    }
+    assert "orpo.odds_weight" in options
+    assert not [name for name in options if name.endswith(".weight")]
 
 
 def test_a_mixture_says_all_that_is_wrong():

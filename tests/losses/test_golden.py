@@ -63,7 +63,7 @@ PAIRS = {
     "ipo_sum(tau=.1)": ("ipo", dict(beta=0.1)),
     "ipo_avg(tau=.1)": ("ipo_mean", dict(beta=0.1)),
     "hinge/RSO-hinge-norm(beta=.1)": ("hinge", dict(beta=0.1)),
-    "slic_hf(delta=1,lam=.1,target=chosen)": ("slic", dict(delta=1.0, weight=0.1)),
+    "slic_hf(delta=1,lam=.1,target=chosen)": ("slic", dict(delta=1.0, nll_weight=0.1)),
     "apo_zero": ("apo_zero", dict(beta=0.1)),
     "apo_down": ("apo_down", dict(beta=0.1)),
     "nca_pair": ("nca_pair", dict(beta=0.1)),
@@ -88,7 +88,7 @@ PAIRS = {
     "tdpo1": ("tdpo1", dict(beta=0.1)),
     "tdpo2(alpha=.5)": ("tdpo2", dict(beta=0.1, alpha=0.5)),
     "ln_dpo/sigmoid_norm(beta=5)": ("ln_dpo", dict(beta=5.0)),
-    "orpo(lam=.1,per-example NLL)": ("orpo", dict(weight=0.1)),
+    "orpo(lam=.1,per-example NLL)": ("orpo", dict(odds_weight=0.1)),
     "simpo(beta=2,gamma=1)": ("simpo", dict(beta=2.0, gamma=1.0)),
     "simper": ("simper", {}),
     "alphapo(alpha=.25,beta=2.5,gamma=.1)": (

@@ -156,9 +156,9 @@ def bco_pair(x, beta):
     return -ls(beta * x.c - shift) - ls(-(beta * x.r - shift))
 
 
-def orpo(x, weight):
+def orpo(x, odds_weight):
     odds = lambda m: np.exp(m) / (1 - np.exp(m))
-    return -x.mw - weight * ls(np.log(odds(x.mw) / odds(x.ml)))
+    return -x.mw - odds_weight * ls(np.log(odds(x.mw) / odds(x.ml)))
 
 
 def alphapo(x, beta, gamma, alpha):
@@ -246,7 +246,7 @@ PREFERENCE = {
     ),
     "alphapo": alphapo,
     "simper": lambda x: -np.exp(x.mw) + np.exp(x.ml),
-    "slic": lambda x, delta, weight: relu(delta - x.lw + x.ll) - weight * x.lw,
+    "slic": lambda x, delta, nll_weight: relu(delta - x.lw + x.ll) - nll_weight * x.lw,
 }
 
 

@@ -248,7 +248,7 @@ REFERENCE_FREE = [
     Case(
         "orpo",
         {"beta": 0.2},
-        {"name": "preference", "loss": "orpo", "weight": 0.2},
+        {"name": "preference", "loss": "orpo", "odds_weight": 0.2},
         why="the likelihood of the response, as the paper has it; TRL's is of prompt "
         "and response",
         metrics={
@@ -261,10 +261,10 @@ REFERENCE_FREE = [
     Case(
         "orpo",
         {"beta": 1.0},
-        {"name": "preference", "loss": "orpo", "weight": 1.0},
+        {"name": "preference", "loss": "orpo", "odds_weight": 1.0},
         metrics=_A_TOKEN,
-        less=({"beta": 0.0}, {"weight": 0.0}),
-        note="the odds ratio alone: weight 1 less weight 0",
+        less=({"beta": 0.0}, {"odds_weight": 0.0}),
+        note="the odds ratio alone: odds_weight 1 less odds_weight 0",
     ),
     _cpo({"beta": 0.3}, {"loss": "cpo_trl", "beta": 0.3}),
     _cpo(
@@ -282,7 +282,7 @@ REFERENCE_FREE = [
     ),
     _cpo(
         {"beta": 1.0, "loss_type": "hinge", "cpo_alpha": 0.0},
-        {"loss": "slic", "delta": 1.0, "weight": 0.0},
+        {"loss": "slic", "delta": 1.0, "nll_weight": 0.0},
     ),
     _cpo(
         {"beta": 2.0, "loss_type": "simpo", "simpo_gamma": 0.8, "cpo_alpha": 0.0},
