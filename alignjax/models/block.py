@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax import sharding
-from alignjax.models import attention, layers, projection, rope, settings
+from alignjax.models import attention, layers, moe, projection, rope, settings
 from alignjax.models import cache as kv_cache
 
 
@@ -43,6 +43,7 @@ class Shared(NamedTuple):
     branches: attention.Branches | None = None
     mask: ByLayer | None = None  # bool [B, T, S], the slots a query may look at
     slot: Any = None  # int32, where in the cache the first of the T tokens goes
+    counts: Any = None  # bool [B, T], tokens whose routing to experts is summed up
 
 
 def windowed(c: settings.DecoderConfig, layer):
@@ -69,7 +70,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry, layer: jax.Array, shared: Shared):
-        """(x_BTD, keys and values of the cache or None), before and after."""
+        """(x_BTD, keys and values of the cache or None), before and after.
+
+        Beside it, the `types.Routing` of the tokens that count, if any, and experts.
+        """
         x_BTD, kv = carry
         c = self.config
         before, after = c.norm_placement != "post", c.norm_placement != "pre"
@@ -80,9 +84,9 @@ class Block(nn.Module):
         h_BTD = norm("attention_norm", x_BTD, before)
         y_BTD, kv = self._attention(h_BTD, kv, layer, shared)
         x_BTD = add(x_BTD, norm("attention_post_norm", y_BTD, after))
-        y_BTD = self._mlp(norm("mlp_norm", x_BTD, before))
+        y_BTD, routing = self._mlp(norm("mlp_norm", x_BTD, before), shared.counts)
         x_BTD = add(x_BTD, norm("mlp_post_norm", y_BTD, after))
-        return (x_BTD, kv), None
+        return (x_BTD, kv), routing
 
     def _norm(self, name: str):
         c = self.config
@@ -92,9 +96,21 @@ class Block(nn.Module):
     def _out_std(self) -> float:
         return self.config.init_std * (2 * self.config.layers) ** -0.5
 
-    def _mlp(self, x_BTD):
+    def _mlp(self, x_BTD, counts_BT):
+        """What the MLP, or the experts, make of it, and where the tokens went."""
         c, lora = self.config, self.config.lora(self.train)
-        return layers.MLP(
+        if c.experts:
+            return moe.Experts(
+                c.experts,
+                c.experts_per_token,
+                c.size_of_expert,
+                c.activation,
+                c.norm_topk,
+                c.init_std,
+                self._out_std,
+                name="moe",
+            )(x_BTD, counts_BT)
+        mlp = layers.MLP(
             c.d_ff,
             c.activation,
             c.mlp_bias,
@@ -102,7 +118,8 @@ class Block(nn.Module):
             self._out_std,
             lora,
             name="mlp",
-        )(x_BTD)
+        )
+        return mlp(x_BTD), None
 
     def _attention(self, h_BTD, kv, layer, shared: Shared):
         """What attention makes of its input, and the cache with its keys and values."""

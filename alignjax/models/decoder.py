@@ -125,7 +125,17 @@ class Decoder(nn.Module):
         if self.config.score_heads:
             self.scores(x_BTD)
 
-    def hidden(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
+    def hidden(self, *inputs):
+        return self._read(*inputs, counts_BT=None)[0]
+
+    def routed(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
+        """As `hidden`, and where the experts' tokens went."""
+        inputs = (inputs_BT, positions_BT, segment_ids_BT, branches_BT)
+        return self._read(*inputs, counts_BT=segment_ids_BT != 0)
+
+    def _read(
+        self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None, *, counts_BT
+    ):
         c, noise_BTD = self.config, None
         if self.train and c.embedding_noise:
             lengths_BT = noise.lengths(segment_ids_BT, positions_BT, branches_BT)
@@ -138,16 +148,17 @@ class Decoder(nn.Module):
             )
         long_BT1 = self._is_long(segment_ids_BT, positions_BT, branches_BT)
         rotations = self._rotations(positions_BT, long_BT1)
-        shared = block.Shared(rotations, segment_ids_BT)
+        shared = block.Shared(rotations, segment_ids_BT, counts=counts_BT)
         if branches_BT is not None:
             branches = attention.Branches(branches_BT, positions_BT)
             shared = shared._replace(branches=branches)
         x_BTD = self._embed(inputs_BT, positions_BT, noise_BTD)
         if self.config.unroll == self.config.layers and not self.is_initializing():
-            x_BTD = self._unrolled(x_BTD, shared)
+            x_BTD, routing = self._unrolled(x_BTD, shared)
         else:
-            (x_BTD, _), _ = self.layers((x_BTD, None), self._indices(), shared)
-        return self.norm(x_BTD)
+            (x_BTD, _), routing_L = self.layers((x_BTD, None), self._indices(), shared)
+            routing = jax.tree.map(lambda x_L: x_L.sum(0), routing_L)
+        return self.norm(x_BTD), routing
 
     def _unrolled(self, x_BTD, shared: block.Shared):
         """The layers one after the other, with no loop in the program.
@@ -161,14 +172,16 @@ class Decoder(nn.Module):
         apart = lambda x: [piece[0] for piece in jnp.split(x, c.layers)]
         split = jax.tree.map(apart, stacked)
         is_split = lambda x: isinstance(x, list)
+        routing = []
         for i in range(c.layers):
             layer = jax.tree.map(operator.itemgetter(i), split, is_leaf=is_split)
             rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
             carry = (x_BTD, None)
-            (x_BTD, _), _ = make(layer=i).apply(
+            (x_BTD, _), routed = make(layer=i).apply(
                 {"params": layer}, carry, i, shared, rngs=rngs
             )
-        return x_BTD
+            routing.append(routed)
+        return x_BTD, jax.tree.map(lambda *x: sum(x), *routing)
 
     def extend(self, tokens_BT, positions_BT, cache):
         """Sees the cache's tokens and its own, up to each position; `types.Model`."""
@@ -208,13 +221,16 @@ def build(c: settings.DecoderConfig) -> types.Model:
     def init(key):
         return evaluated.init(key, method="start")["params"]
 
-    def hidden(params, sequences, key=None):
+    def read(params, sequences, key=None, *, method):
         inputs = (sequences.inputs, sequences.positions, sequences.segment_ids)
         inputs += (sequences.branches,)
         if key is None or not random:
-            return evaluated.apply({"params": params}, *inputs, method="hidden")
+            return evaluated.apply({"params": params}, *inputs, method=method)
         rngs = {"dropout": key, "noise": jax.random.fold_in(key, 1)}
-        return trained.apply({"params": params}, *inputs, method="hidden", rngs=rngs)
+        return trained.apply({"params": params}, *inputs, method=method, rngs=rngs)
+
+    hidden = functools.partial(read, method="hidden")
+    routing = functools.partial(read, method="routed") if c.experts else None
 
     def unembed(params, x_BTD):
         return evaluated.apply({"params": params}, x_BTD, method="unembed")
@@ -225,9 +241,9 @@ def build(c: settings.DecoderConfig) -> types.Model:
         if by_length and length > scaling.original_length:
             raise config.ConfigError(
                 "model.rope_scaling: longrope has other frequencies for documents of "
-                f"more than {scaling.original_length} tokens, so that a text growing to "
-                f"{length} would have to be read again on the way; ask for fewer tokens, "
-                "or give short_factor the numbers of long_factor, as servers do"
+                f"more than {scaling.original_length} tokens, so that a text that has "
+                f"room for {length} may have to be read again on the way; ask for fewer "
+                "tokens, or give short_factor the numbers of long_factor"
             )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
         return kv_cache.init(*sizes, c.dtype)
@@ -244,7 +260,7 @@ def build(c: settings.DecoderConfig) -> types.Model:
             )
         return evaluated.apply({"params": params}, x_BTD, method="scores")
 
-    return types.Model(c, init, hidden, unembed, init_cache, extend, score)
+    return types.Model(c, init, hidden, unembed, init_cache, extend, score, routing)
 
 
 def flops_per_token(
@@ -266,7 +282,7 @@ def flops_per_token(
         if not unembeds:
             part = {name: leaf for name, leaf in part.items() if name != "head"}
         return throughput.matrix_parameters(
-            trees.count(part),
+            trees.count(part) - _idle(part, c),
             vocab_size=c.vocab_size,
             d_model=c.d_model,
             tied="embed" not in part or (c.tied and unembeds),
@@ -290,3 +306,10 @@ def flops_per_token(
             window=c.window if has_window else None,
         )
     return flops
+
+
+def _idle(part, c: settings.DecoderConfig) -> int:
+    """Parameters of the experts that a token does not go through."""
+    experts = part.get("layers", {}).get("moe", {})
+    size = sum(trees.count(experts.get(x, {})) for x in ("gate", "up", "down"))
+    return size // max(c.experts, 1) * (c.experts - c.experts_per_token)

@@ -36,6 +36,13 @@ class DecoderConfig:
         GELU by its tanh approximation, unless `exact` says by the error function.
       attention_bias: which projections of attention have biases: none, `qkv`, or all.
       mlp_bias: whether the projections of the MLP have biases.
+      experts: E, how many MLPs a layer has of which each token goes through few; 0 is
+        one MLP for all tokens. See `moe`.
+      experts_per_token: how many that is.
+      expert_d_ff: F of each; the default, None, is `d_ff`.
+      norm_topk: whether the weights of a token's experts are made to sum to 1.
+      router_loss, router_z_loss: coefficients of the balance loss and of the z-loss of
+        routers, which every objective then adds; see `objectives.router`.
       qk_norm: RMSNorm of queries and keys, per `head` (arXiv:2302.05442), or over the
         `full` width of all heads (arXiv:2501.00656).
       embedding_scale: embeddings are multiplied by sqrt(D), rounded to `dtype`.
@@ -59,7 +66,8 @@ class DecoderConfig:
       lora_alpha, lora_rslora: what adapters add is multiplied by alpha / rank, or by
         alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732), which suits high ranks.
       lora_targets: pattern of the projections that get adapters, which are `layers/q`,
-        `k`, `v` and `o`, and `layers/mlp/gate`, `up` and `down`.
+        `k`, `v` and `o`, and `layers/mlp/gate`, `up` and `down`. Routers and experts
+        get none.
       lora_dropout: on what goes into adapters.
       lora_dora: whether adapters learn the magnitude of each output apart from its
         direction (DoRA, arXiv:2402.09353); see `dora`.
@@ -88,6 +96,12 @@ class DecoderConfig:
     )
     attention_bias: Literal["none", "qkv", "all"] = "none"
     mlp_bias: bool = False
+    experts: int = 0
+    experts_per_token: int = 2
+    expert_d_ff: int | None = None
+    norm_topk: bool = True
+    router_loss: float = 0.0
+    router_z_loss: float = 0.0
     qk_norm: Literal["head", "full"] | None = None
     tied: bool = True
     embedding_scale: bool = False
@@ -119,9 +133,10 @@ class DecoderConfig:
 
     @property
     def projections(self) -> list[str]:
-        """Paths of all projections of a layer."""
+        """Paths of all projections of a layer, which adapters can be of."""
         gated = layers.ACTIVATIONS[self.activation][1]
         mlp = ["gate", "up", "down"] if gated else ["up", "down"]
+        mlp = [] if self.experts else mlp
         return [f"layers/{x}" for x in ("q", "k", "v", "o", *(f"mlp/{m}" for m in mlp))]
 
     @property
@@ -149,6 +164,10 @@ class DecoderConfig:
     @property
     def size_of_head(self) -> int:
         return self.head_dim or self.d_model // self.heads
+
+    @property
+    def size_of_expert(self) -> int:
+        return self.expert_d_ff or self.d_ff
 
     @property
     def rotated_dimensions(self) -> int:

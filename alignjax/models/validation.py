@@ -10,10 +10,13 @@ from alignjax.models import attention
 
 _POSITIVE = (
     "vocab_size d_model layers heads d_ff max_length unroll kv_heads head_dim window "
+    "experts_per_token expert_d_ff "
     "norm_epsilon rope_theta local_rope_theta attention_scale attention_softcap "
     "logit_softcap"
 ).split()
-_NOT_NEGATIVE = ("score_heads", "embedding_noise", "lora_rank")
+_NOT_NEGATIVE = (
+    "score_heads embedding_noise lora_rank experts router_loss router_z_loss"
+).split()
 
 
 def problems(c) -> list[str]:
@@ -27,7 +30,7 @@ def problems(c) -> list[str]:
         if getattr(c, name) < 0:
             found.append(f"{name}: {getattr(c, name)} must be at least 0")
     if not found:
-        found += _shapes(c) + _windows(c) + _positions(c)
+        found += _shapes(c) + _windows(c) + _positions(c) + _experts(c)
     for name in ("dropout", "lora_dropout"):
         if not 0 <= getattr(c, name) < 1:
             found.append(f"{name}: {getattr(c, name)} is not in [0, 1)")
@@ -94,6 +97,25 @@ def _positions(c) -> list[str]:
     return found
 
 
+def _experts(c) -> list[str]:
+    if not c.experts:
+        names = ("expert_d_ff", "router_loss", "router_z_loss")
+        return [
+            f"{name}: has no effect without experts; set those, or leave it"
+            for name in names
+            if getattr(c, name)
+        ]
+    found = []
+    if c.experts_per_token > c.experts:
+        found.append(
+            f"experts_per_token: {c.experts_per_token} are more than the "
+            f"experts = {c.experts} that there are"
+        )
+    if c.mlp_bias:
+        found.append("mlp_bias: experts have no biases; set it to False")
+    return found
+
+
 def _base(c) -> list[str]:
     if c.base != "nf4":
         return []
@@ -125,5 +147,6 @@ def _adapters(c) -> list[str]:
             found.append(
                 f"lora_targets: {c.lora_targets!r} matches no projection; there "
                 f"are: {', '.join(c.projections)}"
+                + "; experts get no adapters" * bool(c.experts)
             )
     return found
