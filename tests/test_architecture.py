@@ -22,7 +22,7 @@ LEVELS = [
     {"exit_codes", "journal", "progress", "registry", "throughput", "trees", "types"},
     {"config", "interruption", "losses", "placing", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
-    {"checkpoint", "moving", "objectives", "sampling", "state"},
+    {"checkpoint", "huggingface", "moving", "objectives", "sampling", "state"},
     {"commands", "evaluate", "sections", "start", "step"},
     {"experiment"},
     {"parameters", "reference"},
@@ -30,6 +30,7 @@ LEVELS = [
     {"assessment", "collect", "generate", "report", "train"},
 ]
 ARROWS = {
+    ("checkpoint", "huggingface"),
     ("checkpoint", "objectives"),
     ("checkpoint", "sampling"),
     ("collect", "assessment"),

@@ -9,6 +9,7 @@ and computed again from what was loaded.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 
 from alignjax import trees
 
+_BLOCK = 2**20  # elements of an array that is hashed piece by piece
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -42,6 +44,43 @@ def fingerprints(tree) -> dict[str, Fingerprint]:
         name: Fingerprint(f"{int(high):08x}{int(low):08x}", bool(nonfinite))
         for name, (high, low, nonfinite) in zip(named, rows, strict=True)
     }
+
+
+def of_pieces(dtype, pieces: Iterable[np.ndarray]) -> Fingerprint:
+    """The fingerprint of an array of which only pieces are in memory.
+
+    Args:
+      dtype: of the array.
+      pieces: all of it, in row-major order.
+    """
+    dtype, start, total, flag = jnp.dtype(dtype), 0, np.zeros(2, np.uint32), False
+    for piece in pieces:
+        flat = np.ascontiguousarray(piece).reshape(-1)
+        for first in range(0, flat.size, _BLOCK):
+            block = flat[first : first + _BLOCK]
+            padded = np.zeros(_BLOCK, dtype)
+            padded[: block.size] = block
+            # Two steps: an index of 64 bits is no index of jax's.
+            at = np.uint32(start % 2**32), np.uint32(block.size)
+            high, low, nonfinite = np.asarray(_of_block(padded, *at))
+            total = total + np.array([high, low], np.uint32)
+            start, flag = start + block.size, flag or bool(nonfinite)
+    return Fingerprint(f"{total[0]:08x}{total[1]:08x}", flag)
+
+
+@jax.jit
+def _of_block(x: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
+    """uint32 [3]: what the first `count` elements of `x` add to an array's `_row`."""
+    bits = _words(x).reshape(x.size, -1)
+    words = np.uint32(bits.shape[1])
+    place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, 0)
+    word = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, 1)
+    high, low = _hashes(bits, (start + place) * words + word)
+    there = place < count
+    zero = np.uint32(0)
+    rows = (jnp.where(there, high, zero), jnp.where(there, low, zero))
+    flag = jnp.broadcast_to(_nonfinite(x)[:, None], bits.shape) & there
+    return _sums(*rows, flag.astype(jnp.uint32))
 
 
 def _replicated(leaves):
@@ -72,12 +111,20 @@ def _row(x: jax.Array) -> jax.Array:
     for axis, size in enumerate(bits.shape):
         place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         index = index * np.uint32(size % 2**32) + place
-    high = _mix(bits ^ _mix(index + np.uint32(1)))
-    low = _mix(high + np.uint32(0x9E3779B9))
-    floating = jnp.issubdtype(x.dtype, jnp.inexact)
-    nonfinite = ~jnp.isfinite(x) if floating else jnp.zeros(x.shape, bool)
+    high, low = _hashes(bits, index)
+    nonfinite = _nonfinite(x)
     nonfinite = jnp.broadcast_to(nonfinite[..., None], (*x.shape, bits.size // x.size))
     return _sums(high, low, nonfinite.reshape(bits.shape).astype(jnp.uint32))
+
+
+def _hashes(bits: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    high = _mix(bits ^ _mix(index + np.uint32(1)))
+    return high, _mix(high + np.uint32(0x9E3779B9))
+
+
+def _nonfinite(x: jax.Array) -> jax.Array:
+    floating = jnp.issubdtype(x.dtype, jnp.inexact)
+    return ~jnp.isfinite(x) if floating else jnp.zeros(x.shape, bool)
 
 
 def _sums(high: jax.Array, low: jax.Array, flag: jax.Array) -> jax.Array:

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,10 +23,9 @@ import jax
 import numpy as np
 
 from alignjax import trees, types
-from alignjax.checkpoint import storage
+from alignjax.checkpoint import asking, storage, workdir
 from alignjax.checkpoint.storage import CheckpointError
-
-log = logging.getLogger(__name__)
+from alignjax.huggingface import recognition
 
 # Models, tokenizers and samplers are imported where they are asked for: to look at
 # files should need none of them.
@@ -36,10 +34,18 @@ log = logging.getLogger(__name__)
 def open_run(path, step: int | None = None) -> Run:
     """The run in the directory `path`, as of `step`; by default as of its newest.
 
+    A Hugging Face folder is one too, with the one step 0, and so is a repository of its
+    hub, whose name begins with `hf:`.
+
     Raises:
       CheckpointError: it is not a run's directory, or has no such step.
+      ConfigError: it is a folder of Hugging Face's, and what is wrong with it.
     """
-    run = Run(pathlib.Path(path).absolute(), step)
+    path, name = pathlib.Path(path).expanduser().absolute(), str(path)
+    if name.startswith("hf:") or recognition.is_folder(path):
+        run = _foreign(name, step)
+    else:
+        run = Run(path, workdir.Workdir(path), step)
     if not run.directory.is_dir() and not (run.path / "config.json").is_file():
         here, hint = run.path, ""
         if any((parent / "config.json").is_file() for parent in here.parents):
@@ -52,6 +58,14 @@ def open_run(path, step: int | None = None) -> Run:
     return run
 
 
+def _foreign(name: str, step: int | None) -> Run:
+    from alignjax.checkpoint import foreign
+    from alignjax.huggingface import folder
+
+    opened = folder.open_folder(folder.find(name))
+    return Run(opened.path, foreign.Foreign(opened), step)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a run left on disk. Everything is read when it is asked for, and no more.
@@ -61,6 +75,7 @@ class Run:
     """
 
     path: pathlib.Path
+    held: Any  # `workdir.Workdir` or `foreign.Foreign`, which are alike
     step: int | None = None
 
     @property
@@ -70,15 +85,12 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The complete steps, ascending; read anew each time."""
-        return storage.complete_steps(self.directory)
+        return self.held.steps
 
     @functools.cached_property
     def config(self) -> dict:
         """The resolved config: of the step that was asked for, or the run's own."""
-        file = self.path / "config.json"
-        if self.step is None and file.is_file():
-            return json.loads(file.read_text())
-        return self.meta()["config"]
+        return self.held.config(self.step)
 
     @functools.cached_property
     def tokenizer(self):
@@ -87,9 +99,7 @@ class Run:
         It has no start token where the run's documents had none: prompts then begin as
         the model has seen documents begin.
         """
-        from alignjax.data import tokenizer
-
-        loaded = tokenizer.load(self.path / "tokenizer")
+        loaded = self.held.tokenizer()
         starts = self.config.get("data", {}).get("bos", True)
         return loaded if starts else loaded._replace(bos_id=None)
 
@@ -99,20 +109,23 @@ class Run:
         from alignjax import models
 
         section = {**self.config["model"], "attention": "auto"}
-        return models.build(section, vocab_size=self.tokenizer.vocab_size)
+        # Where the section has the rows of the embedding, no tokenizer has to be there.
+        rows = section.get("vocab_size") or self.tokenizer.vocab_size
+        return models.build(section, vocab_size=rows)
 
     def meta(self, step: int | None = None) -> dict:
         """The JSON of a step: config, data, versions, metrics, leaves.
 
         `leaves` is `{"params/..." or "train/...": {shape, dtype, fingerprint}}`.
         """
-        return self._of(step, lambda _, meta: meta)
+        return self._of(step, lambda stored: stored.meta)
 
     def params(self, step: int | None = None, *, average: bool = False) -> dict:
         """All parameters, as nested dicts of numpy arrays, verified.
 
         Those that the run did not train (see `trainable` in its config) are read from
-        the run that it started from, which has to be where it was.
+        the run that it started from, which has to be where it was; kernels among them
+        have the float32 values that `model.base` kept of them.
 
         Args:
           average: those of the weights' moving average, if the run kept one.
@@ -125,15 +138,49 @@ class Run:
         trained = self._of(step, read)
         if self._base is None:
             return storage.nest(trained)
-        return storage.nest({**trees.named_leaves(self._base.params()), **trained})
+        base = self._kept(trees.named_leaves(self._base.params()))
+        return storage.nest({**base, **trained})
+
+    def leaves(self, step: int | None = None) -> dict[str, Any]:
+        """`{path: array that is read when it is sliced}` of all parameters.
+
+        Each has `shape`, `dtype` and slices, and is verified when it is first read, so
+        that memory for the largest will do; `params` has them all at once.
+
+        Raises:
+          CheckpointError: as `params`; of a leaf that is broken, once it is sliced.
+        """
+        own = self._of(step, lambda stored: stored.leaves())
+        return own if self._base is None else {**self._kept(self._base.leaves()), **own}
 
     def digest(self, step: int | None = None) -> str:
         """A sha256 of the parameters as of a step, from their fingerprints."""
-        leaves = self.meta(step)["leaves"]
-        prints = {k: v["fingerprint"] for k, v in leaves.items() if _is_params(k)}
+        prints = self._of(step, lambda stored: stored.fingerprints())
+        prints = {f"params/{name}": digits for name, digits in prints.items()}
         base = None if self._base is None else self._base.digest()
-        text = json.dumps([base, prints], sort_keys=True)
+        kind = self.config["model"].get("base") or "float32"
+        kept = [] if base is None or kind == "float32" else [kind]
+        text = json.dumps([base, prints, *kept], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _kept(self, base: dict[str, Any]) -> dict[str, Any]:
+        """The leaves of the run it started from, as this one computed with them."""
+        from alignjax.models import quantized
+
+        kind = self.config["model"].get("base") or "float32"
+        if kind == "float32":
+            return base
+        projections = self.model.config.projections
+        kernels = set(quantized.names(projections, self.config["trainable"]))
+
+        def read(name, leaf):
+            if name not in kernels:
+                return leaf
+            if isinstance(leaf, np.ndarray):
+                return quantized.rounded(leaf, kind)
+            return quantized.Rounded(leaf, kind)
+
+        return {name: read(name, leaf) for name, leaf in base.items()}
 
     @functools.cached_property
     def _base(self) -> Run | None:
@@ -168,13 +215,14 @@ class Run:
           CheckpointError: there is no such leaf; the message says what there is.
         """
 
-        def read(path, meta):
-            known = storage.names_of(meta, item)
+        def read(stored):
+            known = storage.names_of(stored.meta, item)
             if name not in known:
                 raise CheckpointError(
-                    f"{path}: no leaf {name!r} in {item}; there are: {', '.join(known)}"
+                    f"{stored.path}: no leaf {name!r} in {item}; there are: "
+                    f"{', '.join(known)}"
                 )
-            return storage.read_numpy(path, meta, item, [name])[name]
+            return stored.read(item, [name])[name]
 
         return self._of(step, read)
 
@@ -192,8 +240,8 @@ class Run:
           ValueError: ids outside the vocabulary, or more than the model's context.
         """
         tokens = np.asarray(tokens)
-        rows = _rows(self.model, np.atleast_2d(tokens))
-        logits_BTV = np.asarray(_logits(self.model)(self._weights, rows))
+        rows = asking.rows(self.model, np.atleast_2d(tokens))
+        logits_BTV = np.asarray(asking.logits(self.model)(self._weights, rows))
         return logits_BTV.reshape(*tokens.shape, -1)
 
     def logprobs(
@@ -219,9 +267,9 @@ class Run:
                 "logprobs needs a token before the response, and one in it"
             )
         tokens = np.array([[*before, *after]])
-        rows = _rows(self.model, tokens[:, :-1])
-        rows = rows.replace(targets=_checked(self.model, tokens[:, 1:]))
-        logps_BT = _logprobs(self.model)(self._weights, rows)
+        rows = asking.rows(self.model, tokens[:, :-1])
+        rows = rows.replace(targets=asking.checked(self.model, tokens[:, 1:]))
+        logps_BT = asking.logprobs(self.model)(self._weights, rows)
         return np.asarray(logps_BT)[0, len(before) - 1 :]
 
     def generate(self, prompts: Sequence, **options) -> list:
@@ -245,9 +293,9 @@ class Run:
         from alignjax.data import chat
 
         prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
-        stop = [self.tokenizer.control[chat.STOP]]
+        stop = chat.stop_ids(self.tokenizer, self.chats)
         return [
-            found._replace(text=chat.text(self.tokenizer, found.ids))
+            found._replace(text=chat.text(self.tokenizer, found.ids, self.chats))
             for found in self.generate(prompts, **{"stop_ids": stop, **options})
         ]
 
@@ -261,117 +309,38 @@ class Run:
                 f"data.chat: {self.path} did not learn dialogues; use generate"
             )
         turns = ((chat.USER, dialogue),) if isinstance(dialogue, str) else dialogue
-        return chat.prompt_ids(self.tokenizer, turns, self.tokenizer.bos_id is not None)
+        starts = self.tokenizer.bos_id is not None
+        return chat.prompt_ids(self.tokenizer, turns, self.chats, starts)
 
     @property
-    def chats(self) -> bool:
-        """Whether the run learned dialogues."""
-        return bool(self.config.get("data", {}).get("chat"))
+    def chats(self) -> str | None:
+        """The format of the dialogues that the run learned, if it learned any."""
+        return self.config.get("data", {}).get("chat")
 
     @functools.cached_property
     def _weights(self):
         """The parameters on the default device, read once."""
         return jax.device_put(self.params())
 
-    def _of(self, step: int | None, read: Callable[[pathlib.Path, dict], Any]):
-        """`read(path, meta)` of a step, or of the newest for which it succeeds."""
-        step = self.step if step is None else step
-        if step is not None:
-            self._check_exists(step)
-            return _read_step(self.directory, step, read)
-        broken = []
-        for candidate in reversed(self.steps):
-            try:
-                return _read_step(self.directory, candidate, read)
-            except storage.BrokenStep as error:
-                log.warning("trying the step before, since %s", error)
-                broken.append(str(error))
-        raise CheckpointError(
-            f"{self.path} has no sound checkpoint: {'; '.join(broken) or 'none yet'}"
-        )
-
-    def _check_exists(self, step: int) -> None:
-        found = storage.all_steps(self.directory)
-        complete = [s for s, whole in found.items() if whole]
-        if step not in found:
-            raise CheckpointError(f"{self.path} has no step {step}; it has {complete}")
-        if not found[step]:
-            raise CheckpointError(
-                f"step {step} of {self.path} is incomplete, as an interrupted copy "
-                f"leaves it; complete are {complete}"
-            )
+    def _of(self, step: int | None, read: Callable[[Any], Any]):
+        """`read` of a step, or of the newest for which it succeeds."""
+        return self.held.at(self.step if step is None else step, read)
 
 
-def _is_params(name: str) -> bool:
-    return name.startswith("params/")
+def _read_params(stored) -> dict[str, np.ndarray]:
+    return stored.read("params")
 
 
-def _read_step(directory: pathlib.Path, step: int, read):
-    path = storage.step_path(directory, step)
-    try:
-        return read(path, storage.read_meta(path))
-    except storage.BrokenStep as error:
-        if not path.is_dir():
-            raise storage.BrokenStep(
-                f"{path} was deleted while it was read; the run keeps only some steps"
-            ) from error
-        raise
-
-
-def _read_params(path: pathlib.Path, meta: dict) -> dict[str, np.ndarray]:
-    return storage.read_numpy(path, meta, "params")
-
-
-def _read_average(path: pathlib.Path, meta: dict) -> dict[str, np.ndarray]:
+def _read_average(stored) -> dict[str, np.ndarray]:
     """The average of the parameters that `optim.average` keeps."""
-    kept = storage.names_of(meta, "train")
+    kept = storage.names_of(stored.meta, "train")
     names = {}
-    for parameter in storage.names_of(meta, "params"):
+    for parameter in storage.names_of(stored.meta, "params"):
         found = [name for name in kept if name.endswith(f"/average/{parameter}")]
         if len(found) != 1:
             raise CheckpointError(
-                f"{path}: no average of {parameter} was kept; see optimizer.ema"
+                f"{stored.path}: no average of {parameter} was kept; see optimizer.ema"
             )
         names[found[0]] = parameter
-    leaves = storage.read_numpy(path, meta, "train", list(names))
+    leaves = stored.read("train", list(names))
     return {names[name]: leaf for name, leaf in leaves.items()}
-
-
-def _rows(model: types.Model, tokens_BT: np.ndarray) -> types.Sequences:
-    """Rows of one whole document each; the targets are of no account."""
-    tokens_BT = _checked(model, tokens_BT)
-    B, T = tokens_BT.shape
-    limit = model.config.max_length
-    if not 0 < T <= limit:
-        raise ValueError(f"{T} tokens, where the model takes 1 to {limit}")
-    return types.Sequences(
-        inputs=tokens_BT,
-        targets=np.zeros_like(tokens_BT),
-        weights=np.ones((B, T), np.float32),
-        segment_ids=np.ones((B, T), np.int32),
-        positions=np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)),
-    )
-
-
-def _checked(model: types.Model, tokens: np.ndarray) -> np.ndarray:
-    """As int32; an embedding would take an id outside of it for another, silently."""
-    size = model.config.vocab_size
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"tokens are {tokens.dtype}, not integers")
-    if tokens.size and (tokens.min() < 0 or tokens.max() >= size):
-        raise ValueError(
-            f"token ids from {tokens.min()} to {tokens.max()} in a vocabulary of {size}"
-        )
-    return tokens.astype(np.int32)
-
-
-@functools.lru_cache(maxsize=4)
-def _logits(model: types.Model):
-    return jax.jit(lambda p, rows: model.unembed(p, model.hidden(p, rows)))
-
-
-@functools.lru_cache(maxsize=4)
-def _logprobs(model: types.Model):
-    from alignjax.objectives import logprobs
-
-    return jax.jit(lambda p, rows: logprobs.token_logps(model, p, rows)[0])

@@ -7,6 +7,9 @@
       meta/       JSON: config, data, versions, and each leaf's shape and fingerprint
       commit_success.txt
 
+or, of a step that was imported and not trained, of format 2, `params.safetensors`
+instead of both trees: a tensor for each leaf, in the order of meta.
+
 Trees are stored under the names of `trees.named_leaves`, as nested dicts with string
 keys: what optax calls its containers, and how it nests empty ones, is not on disk.
 """
@@ -28,10 +31,13 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from alignjax import trees, types
+from alignjax import config, trees, types
 from alignjax.checkpoint import fingerprint
+from alignjax.huggingface import shards
 
 FORMAT = 1
+IMPORTED = 2  # of a step whose parameters are in one safetensors file
+TENSORS = "params.safetensors"
 MARKER = "commit_success.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
@@ -114,11 +120,13 @@ def describe(items: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
     }
 
 
-def make_meta(step: int, leaves: dict[str, dict], **fields) -> dict:
+def make_meta(
+    step: int, leaves: dict[str, dict], *, format: int = FORMAT, **fields
+) -> dict:
     """The JSON beside a step, with a hash of itself: fingerprints too may rot."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     meta = {
-        "format": FORMAT,
+        "format": format,
         "step": step,
         "leaves": leaves,
         "versions": {name: importlib.metadata.version(name) for name in packages}
@@ -172,10 +180,10 @@ def read_meta(path: pathlib.Path) -> dict:
         raise BrokenStep(f"{path}: meta does not match its own hash")
     if str(meta["step"]) != path.name:
         raise BrokenStep(f"{path} was renamed: it is of step {meta['step']}")
-    if meta["format"] > FORMAT:
+    if meta["format"] > IMPORTED:
         raise CheckpointError(
             f"{path}: format {meta['format']} is newer than this code, which reads "
-            f"up to {FORMAT}; update alignjax"
+            f"up to {IMPORTED}; update alignjax"
         )
     return meta
 
@@ -224,6 +232,11 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
 
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
+    if is_one_file(meta) and item == "params":
+        from alignjax.checkpoint import lazy
+
+        found = lazy.leaves(path, meta)
+        return {name: found[name][...] for name in (found if names is None else names)}
     leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
     # Only shapes and dtypes of these are looked at: an element each will do.
     blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
@@ -235,6 +248,25 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     for name, leaf in loaded.items():
         verify(path, meta, {item: {name: leaf}})
     return loaded
+
+
+def is_one_file(meta: dict) -> bool:
+    """Whether the parameters are in a safetensors file, and not Orbax's."""
+    return meta["format"] == IMPORTED
+
+
+def tensors(path: pathlib.Path, meta: dict) -> dict[str, shards.Tensor]:
+    """`{name: tensor}` of the parameters in a safetensors file. Raises BrokenStep."""
+    try:
+        found = shards.open_file(path / TENSORS)
+    except config.ConfigError as error:
+        raise BrokenStep(f"{path}: a file is missing or damaged ({error})") from error
+    have = describe({"params": found})
+    for name in names_of(meta, "params"):
+        want = meta["leaves"][f"params/{name}"]
+        if have.get(f"params/{name}") != {k: want[k] for k in ("shape", "dtype")}:
+            raise BrokenStep(f"{path}: params/{name} is missing, or of another shape")
+    return found
 
 
 def names_of(meta: dict, item: str) -> list[str]:

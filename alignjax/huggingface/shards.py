@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""safetensors files: their tensors read where they are sliced, and written anywhere.
+
+The format is 8 bytes with the length of a header, the header as JSON, and the bytes of
+the tensors in row-major order (https://github.com/huggingface/safetensors). The library
+of that name holds all tensors that it writes in memory, and its numpy part knows no
+slices of bfloat16; so the format is read and written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import mmap
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from alignjax import config
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_NAMES = {name: code for code, name in DTYPES.items()}
+_MAX_HEADER = 100 * 2**20  # as in the library: more is no header
+_TILE = 64  # columns of a transposed copy; twice as fast as all of them at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor of a file; nothing of it is in memory.
+
+    Attributes:
+      path: of the file.
+      dtype: of numpy, or its code in the file where numpy has none.
+      shape: of the tensor.
+      offset: of its first byte in the file.
+    """
+
+    path: pathlib.Path
+    dtype: np.dtype | str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def view(self) -> np.ndarray:
+        """The tensor as memory that is a part of the file.
+
+        It is mapped anew at each call: pages that were read count as memory of the
+        process until their mapping is gone.
+        """
+        if not self.nbytes:
+            return np.empty(self.shape, self.dtype)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with open(self.path, "rb") as file:
+            length = self.offset - start + self.nbytes
+            try:
+                mapped = mmap.mmap(
+                    file.fileno(), length, offset=start, access=mmap.ACCESS_READ
+                )
+            except ValueError as error:  # it was longer when its header was read
+                raise config.ConfigError(f"{self.path}: truncated") from error
+        flat = np.frombuffer(mapped, np.uint8, self.nbytes, self.offset - start)
+        return flat.view(self.dtype).reshape(self.shape)
+
+    def __getitem__(self, index) -> np.ndarray:
+        """A copy of a part of it."""
+        return copy(self.view()[index])
+
+
+def copy(x: np.ndarray) -> np.ndarray:
+    """`x` in row-major order, in memory of its own."""
+    out = np.empty(x.shape, x.dtype)
+    copy_to(out, x)
+    return out
+
+
+def copy_to(target: np.ndarray, x: np.ndarray) -> None:
+    """`target[...] = x`, of the same dtype.
+
+    By bits, since numpy goes through bfloat16 one element at a time; and by tiles where
+    it is transposed, since each element would else fetch a line of cache.
+    """
+    bits = np.dtype(f"u{x.dtype.itemsize}")
+    source, target = x.view(bits), target.view(bits)
+    if x.ndim < 2 or x.flags.c_contiguous:
+        target[...] = source
+        return
+    for i in range(0, x.shape[-1], _TILE):
+        target[..., i : i + _TILE] = source[..., i : i + _TILE]
+
+
+def open_file(path: str | pathlib.Path) -> dict[str, Tensor]:
+    """`{name: Tensor}` of a file, by its header.
+
+    Raises:
+      ConfigError: it is not a safetensors file, or does not hold what its header says.
+    """
+    path = pathlib.Path(path)
+    refuse = lambda what: config.ConfigError(f"{path}: {what}")
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > _MAX_HEADER or 8 + length > size:
+                raise refuse(
+                    f"no safetensors file, or a truncated one: it has {size:,} bytes, "
+                    f"and a header that would be {length:,} long; download it again"
+                )
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise refuse(error.strerror) from error
+    except ValueError as error:
+        raise refuse(f"its header is no JSON ({error}); download it again") from error
+    found, begin = {}, 8 + length
+    try:
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            first, last = map(int, entry["data_offsets"])
+            shape = tuple(map(int, entry["shape"]))
+            known = DTYPES.get(entry["dtype"])
+            dtype = entry["dtype"] if known is None else jax.numpy.dtype(known)
+            if min((*shape, first)) < 0 or last < first:
+                raise ValueError(f"{name}: {entry}")
+            if known and last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{name}: {last - first} bytes for {dtype}{shape}")
+            if begin + last > size:
+                raise refuse(
+                    f"truncated: {name} ends at byte {begin + last:,} and the file at "
+                    f"{size:,}; download it again"
+                )
+            found[name] = Tensor(path, dtype, shape, begin + first)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise refuse(f"its header is damaged ({error}); download it again") from error
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where in a file that is being written a tensor goes."""
+
+    path: pathlib.Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    def write(self, array: np.ndarray, at: int = 0) -> None:
+        """Writes a part of the tensor, from its element `at` on, in row-major order."""
+        assert array.dtype == self.dtype, (array.dtype, self.dtype)
+        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        where = self.offset + at * self.dtype.itemsize
+        with open(self.path, "r+b", buffering=0) as file:
+            file.seek(where)
+            while data:
+                data = data[file.write(data) :]
+
+
+def create(
+    path: pathlib.Path, tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+) -> dict[str, Slot]:
+    """Makes a file of `{name: (dtype, shape)}`, whose tensors are yet to be written.
+
+    They lie in the order given; the file has its full length at once, so that a disk
+    that is too full is noticed now.
+    """
+    header, slots, end = {"__metadata__": {"format": "pt"}}, {}, 0
+    for name, (dtype, shape) in tensors.items():
+        last = end + math.prod(shape) * dtype.itemsize
+        code = _NAMES[dtype.name]
+        header[name] = dict(dtype=code, shape=list(shape), data_offsets=[end, last])
+        end = last
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    begin = 8 + len(text)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.flush()
+        if end:
+            _allocate(file.fileno(), begin, end)
+    for name, (dtype, shape) in tensors.items():
+        offset = begin + header[name]["data_offsets"][0]
+        slots[name] = Slot(path, dtype, tuple(shape), offset)
+    return slots
+
+
+def _allocate(descriptor: int, begin: int, count: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, begin, count)
+    else:  # macOS
+        os.truncate(descriptor, begin + count)
