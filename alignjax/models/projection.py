@@ -114,5 +114,5 @@ class Projection(nn.Module):
         m = self.param("lora_m", named(zeros, self.axes[split:]), self.features)
         kernel = quantized.widen(parts).reshape(x.shape[-1], -1)
         stretch = dora.stretch(kernel, a, b, m.reshape(-1), scale)
-        # In bfloat16 a stretch of less than a 250th would be none.
+        # Rounded once: in bfloat16 the stretch itself would be off by up to a 256th.
         return (y.astype(jnp.float32) * stretch).astype(y.dtype)
