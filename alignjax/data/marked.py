@@ -8,7 +8,7 @@ that it spells are meant. What a turn says is looked at before: see `fault_of_te
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +92,7 @@ def _placed(tok: tokenizer.Tokenizer, text: str, ids: np.ndarray) -> Marked:
     return Marked(ids, of_byte[starts], of_byte[ends - 1] + 1)
 
 
-def fault_of_text(text: str, special: Mapping[str, int]) -> str | None:
+def fault_of_text(text: str, special: Iterable[str]) -> str | None:
     """Why a turn may not say this, or None if it may."""
     for name in special:
         if name in text:

@@ -249,6 +249,7 @@ def _spans(form: Template, chat: records.Chat, train_on: str):
     for i in mine if train_on == "all" else mine[-1:]:
         prompt = _render(form, chat.turns[:i], prompt=True, **known).text
         so_far = _render(form, chat.turns[: i + 1], **known).text
+        so_far = so_far[: _end(form, so_far, len(prompt))]
         for part, what in ((prompt, "before"), (so_far, "with")):
             if not whole.text.startswith(part):
                 raise records.DataError(
@@ -267,29 +268,44 @@ def _spans(form: Template, chat: records.Chat, train_on: str):
     return whole.text, spans
 
 
+def _end(form: Template, text: str, start: int) -> int:
+    """Where the first turn ends that is in the text from `start` on."""
+    names = [n for n, i in marked.marks(form.tok).items() if i in form.stop_ids]
+    places = [(text.find(name, start), len(name)) for name in names]
+    found = min(((at, -size) for at, size in places if at >= 0), default=None)
+    return len(text) if found is None else found[0] - found[1]
+
+
 def _apart(part: str, whole: str) -> str:
     """Where two texts part."""
     pairs = zip(part, whole, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(whole))
-    return f"{part[at : at + 30]!r} is then {whole[at : at + 30]!r}"
+    start = max(0, at - 20)
+    return f"{part[start : at + 30]!r} is then {whole[start : at + 30]!r}"
 
 
 def _reply(form: Template, tokens: marked.Marked, start: int, stop: int):
-    """The tokens of a reply, from its first to the one that ends it."""
+    """The tokens of a reply, from its first to the one that ends it.
+
+    That is the last in it which ends a turn, or the token after it, where a template
+    generates the text only; or else the last special token, as some templates end
+    earlier turns in another way.
+    """
     first, last = tokens.between(start, stop)
     ids = tokens.ids.tolist()
-    at = last if last < len(ids) and ids[last] in form.stop_ids else None
     ends = [i for i in range(first, last) if ids[i] in form.stop_ids]
-    if ends:
+    if not ends and first < last < len(ids) and ids[last] in form.stop_ids:
+        ends = [last]
+    known = form.stop_ids if ends else {*form.tok.control.values()}
+    if ends := ends or [i for i in range(first, last) if ids[i] in known]:
         at = ends[-1]
-        while at - 1 >= first and ids[at - 1] in form.stop_ids:
+        while at > first and ids[at - 1] in known:
             at -= 1
-    if at is None or first == last:
-        raise records.DataError(
-            "the template writes a reply without a token that ends the turn, so a "
-            "model would not learn to stop"
-        )
-    return first, at + 1
+        return first, at + 1
+    raise records.DataError(
+        "the template writes a reply without a token that ends the turn, so a model "
+        "would not learn to stop"
+    )
 
 
 def _rest(form, prompt: str, before, whole: str, tokens: marked.Marked) -> list[int]:
@@ -307,7 +323,8 @@ def _rest(form, prompt: str, before, whole: str, tokens: marked.Marked) -> list[
             )
         shift = len(prompt)
         tokens = marked.Marked(found.ids, found.starts + shift, found.stops + shift)
-    first, last = _reply(form, tokens, len(prompt), len(whole))
+    stop = _end(form, whole, len(prompt))
+    first, last = _reply(form, tokens, len(prompt), stop)
     return tokens.ids[first:last].tolist()
 
 
@@ -320,7 +337,7 @@ def _started(tok, ids: np.ndarray, bos: bool) -> np.ndarray:
 
 def _check_said(tok: tokenizer.Tokenizer, chat: records.Chat) -> None:
     """Refuses what spells a control token."""
-    special = marked.marks(tok)
+    special = {*marked.marks(tok), *tok.names.values()}
     for i, (role, said) in enumerate(chat.turns):
         for text in (said, *_texts(chat.fields and chat.fields[i])):
             if reason := marked.fault_of_text(text, special):

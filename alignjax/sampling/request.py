@@ -50,7 +50,8 @@ def make(
             problems.append(f"{name}: {value!r} is not a whole number from 1 up")
     problems += _stop_problems(stop)
     if stop_ids is None:
-        stop_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        known = (*getattr(tokenizer, "stop_ids", ()), tokenizer.eos_id)
+        stop_ids = list(dict.fromkeys(i for i in known if i is not None))
     problems += _token_problems("stop_ids", stop_ids, tokenizer.vocab_size)
     rows, faults = _rows(tokenizer, prompts)
     problems += faults

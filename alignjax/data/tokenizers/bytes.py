@@ -45,4 +45,5 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         encode_batch=encode_batch,
         decode=decode,
         names=tokenizer.NAMES,
+        stop_ids=(257,),
     )

@@ -64,6 +64,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         encode_batch=encode_batch,
         decode=decode,
         names=tokenizer.NAMES,
+        stop_ids=(len(chars) + 1,),
     )
 
 

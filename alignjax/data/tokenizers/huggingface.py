@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from alignjax import config
-from alignjax.data import records, tokenizer
+from alignjax.data import records, side_files, tokenizer
 
 TRAINED = False
 OPTIONS = ("path", "eos_token")  # of the config, besides its kind
 MODEL = "tokenizer.json"
-NAMES = "names.json"
+NAMES = "names.json"  # there where the config named the end
 
 
 def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of the tokenizer at `cfg.path`, a tokenizer.json or its directory.
 
-    The names of the tokens that start and end a text come from the config, or from the
-    tokenizer_config.json beside it.
+    They are it and all that is beside it and of it; see `side_files`. The token that
+    ends a text is the config's, or else what these say.
 
     Raises:
       ConfigError: no token that ends a text is named.
@@ -36,15 +37,9 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
         content = path.read_bytes()
     except OSError as error:
         raise records.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
-    beside = path.with_name("tokenizer_config.json")
-    known = json.loads(beside.read_bytes()) if beside.exists() else {}
-    eos = cfg.eos_token or _name(known.get("eos_token"))
-    if eos is None:
-        raise config.ConfigError(
-            f"eos_token: {path} does not say which token ends a text; name it here"
-        )
-    names = {"eos": eos, "bos": _name(known.get("bos_token"))}
-    files = {MODEL: content, NAMES: json.dumps(names).encode()}
+    files = {**side_files.read(path.parent), MODEL: content}
+    if cfg.eos_token:
+        files[NAMES] = json.dumps({"eos": cfg.eos_token}).encode()
     from_files(files)
     return files
 
@@ -53,25 +48,48 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     """The tokenizer of these files.
 
     Raises:
-      ConfigError: the token that ends a text is not in the vocabulary.
+      ConfigError: no token ends a text, or it is not in the vocabulary.
       DataError: the file is not a tokenizer, or the library is not installed.
     """
-    model = _model(files[MODEL])
-    names = json.loads(files[NAMES])
-    eos_id = model.token_to_id(names["eos"])
+    model = _model(files)
+    model.encode_special_tokens = True  # what text spells stays text
+    names = side_files.names(files)
+    kept = json.loads(files.get(NAMES, b"{}"))
+    names |= {f"{role}_token": name for role, name in kept.items() if name}
+    eos = side_files.end(files, names.get("eos_token"), model.id_to_token)
+    if eos is None:
+        raise config.ConfigError(
+            f"eos_token: {MODEL} and what is beside it do not say which token ends a "
+            "text; name it here"
+        )
+    eos_id = model.token_to_id(eos)
     if eos_id is None:
         raise config.ConfigError(
-            f"eos_token: {names['eos']!r} is not in the tokenizer's vocabulary"
+            f"eos_token: {eos!r} is not in the tokenizer's vocabulary"
         )
+    names["eos_token"] = eos
+    bos = names.get("bos_token")
     added = model.get_added_tokens_decoder()
     control = {token.content: i for i, token in added.items() if token.special}
-    control[names["eos"]] = eos_id
+    control[eos] = eos_id
     token_bytes = _token_bytes(model, json.loads(files[MODEL]))
     token_bytes[list(control.values())] = 0
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
         found = model.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
+
+    @functools.cache
+    def meaning():
+        """The model for which special tokens that are spelt are meant."""
+        return _model(files)
+
+    def encode_marked(texts: Sequence[str]) -> list[tuple]:
+        found = meaning().encode_batch(list(texts), add_special_tokens=False)
+        places = (np.array(e.offsets, np.int64).reshape(-1, 2) for e in found)
+        return [
+            (e.ids, at[:, 0], at[:, 1]) for e, at in zip(found, places, strict=True)
+        ]
 
     def decode(ids: Iterable[int]) -> str:
         hidden = set(control.values())
@@ -82,16 +100,20 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         kind="huggingface",
         files=dict(files),
         vocab_size=len(token_bytes),
-        bos_id=model.token_to_id(names["bos"]) if names["bos"] else None,
+        bos_id=model.token_to_id(bos) if bos else None,
         eos_id=eos_id,
         control=control,
         token_bytes=token_bytes,
         encode_batch=encode_batch,
         decode=decode,
+        names=names,
+        stop_ids=side_files.stop_ids(files, eos_id, len(token_bytes)),
+        encode_marked=encode_marked,
     )
 
 
-def _model(content: bytes):
+def _model(files: Mapping[str, bytes]):
+    """The library's tokenizer, with the tokens that other files add to it."""
     try:
         import tokenizers
     except ImportError as error:
@@ -99,10 +121,21 @@ def _model(content: bytes):
             'tokenizer.kind "huggingface" needs the extra hf: pip install alignjax[hf]'
         ) from error
     try:
-        model = tokenizers.Tokenizer.from_str(content.decode())
+        model = tokenizers.Tokenizer.from_str(files[MODEL].decode())
     except Exception as error:  # the library raises no type of its own
         raise records.DataError(f"{MODEL}: not a tokenizer ({error})") from error
-    model.encode_special_tokens = True  # what text spells stays text
+    known = {token.content for token in model.get_added_tokens_decoder().values()}
+    for token in side_files.added(files):
+        if token.content in known:
+            continue
+        described = {k: v for k, v in token._asdict().items() if k != "id"}
+        model.add_tokens([tokenizers.AddedToken(**described)])
+        if (found := model.token_to_id(token.content)) != token.id:
+            raise config.ConfigError(
+                f"tokenizer: {token.content!r} is token {token.id} for "
+                f"{side_files.CONFIG} or {side_files.ADDED}, and {found} for {MODEL}; "
+                "the files are not of one tokenizer"
+            )
     model.no_truncation()
     model.no_padding()
     return model
@@ -124,8 +157,3 @@ def _token_bytes(model, described: Mapping[str, Any]) -> np.ndarray:
         else:
             sizes[i] = len(piece.replace("\u2581", " ").encode())
     return sizes
-
-
-def _name(token: Any) -> str | None:
-    """A token's name in tokenizer_config.json: text, or an object that has it."""
-    return token.get("content") if isinstance(token, dict) else token

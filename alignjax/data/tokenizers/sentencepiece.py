@@ -2,7 +2,8 @@
 """SentencePiece models, trained on the corpus or read from a .model file.
 
 A trained model keeps text as it is: no normalisation, no space put before or taken
-away, newlines and tabs as tokens of their own, so decoding undoes encoding.
+away, newlines and tabs as tokens of their own, so decoding undoes encoding. How models
+from elsewhere are read is in `published`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from alignjax import config
-from alignjax.data import records, tokenizer, words
+from alignjax.data import published, records, side_files, tokenizer, words
 
 TRAINED = True
 OPTIONS = ("path", "vocab_size", "model_type", "byte_fallback", "control_tokens")
@@ -33,12 +34,17 @@ BREAKS = re.compile("[\n\t\u2581]+")
 def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of a tokenizer: `cfg.path` read, or a model trained on `texts`.
 
+    With a model that is read are all files beside it that belong to it; see
+    `side_files`.
+
     Raises:
       ConfigError: the corpus cannot fill the vocabulary, or overfills it.
       DataError: the file is not a model.
     """
     if cfg.path is not None:
-        files = {MODEL: _read(cfg.path)}
+        path = Path(cfg.path).expanduser()
+        path = path / published.MODEL if path.is_dir() else path
+        files = {**side_files.read(path.parent), published.MODEL: _read(path)}
         from_files(files)
         return files
     import sentencepiece
@@ -79,15 +85,10 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     Raises:
       DataError: the file is not a sentencepiece model.
     """
-    import sentencepiece
-
-    model = sentencepiece.SentencePieceProcessor()
-    try:
-        model.LoadFromSerializedProto(files[MODEL])
-    except RuntimeError as error:
-        raise records.DataError(
-            f"{MODEL}: not a sentencepiece model; give tokenizer.path a .model file"
-        ) from error
+    if TRAINING not in files:
+        content = files.get(published.MODEL, files.get(MODEL))
+        return published.from_files(_load, content, files)
+    model = _load(files[MODEL])
     size = model.vocab_size()
     control = {model.id_to_piece(i): i for i in range(size) if model.is_control(i)}
     known = set(control.values())
@@ -102,21 +103,34 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         bos_id=model.bos_id() if model.bos_id() >= 0 else None,
         eos_id=model.eos_id() if model.eos_id() >= 0 else None,
         control=control,
-        token_bytes=np.array([_bytes(model, i) for i in range(size)], np.int32),
-        encode_batch=_encoder(model, trained=TRAINING in files),
+        token_bytes=np.array(
+            [published.piece_bytes(model, i) for i in range(size)], np.int32
+        ),
+        encode_batch=_encoder(model),
         decode=decode,
-        names=_names(model),
+        names=tokenizer.NAMES,
+        stop_ids=(model.eos_id(),) if model.eos_id() >= 0 else (),
     )
 
 
-def _encoder(model, trained: bool):
-    """`encode_batch`, as fast as the model allows.
+def _load(content: bytes):
+    import sentencepiece
 
-    The library reads U+2581 as a space. A model trained here spells it in bytes, so
-    that it survives; a model from elsewhere is left to do what it does.
+    model = sentencepiece.SentencePieceProcessor()
+    try:
+        model.LoadFromSerializedProto(content)
+    except RuntimeError as error:
+        raise records.DataError(
+            "not a sentencepiece model; give tokenizer.path a .model file"
+        ) from error
+    return model
+
+
+def _encoder(model):
+    """`encode_batch` of a model that was trained here, as fast as it allows.
+
+    The library reads U+2581 as a space; here it is spelt in bytes, so that it survives.
     """
-    if not trained:
-        return lambda texts: model.encode(list(texts))
     underline = [model.piece_to_id(f"<0x{b:02X}>") for b in words.SPACE.encode()]
     special = {words.SPACE: underline} if all(map(model.is_byte, underline)) else {}
     unlike_text = (model.is_byte, model.is_control, model.is_unknown)
@@ -133,20 +147,6 @@ def _encoder(model, trained: bool):
     return lambda texts: [encode(text) for text in texts]
 
 
-def _names(model) -> dict[str, str]:
-    """What templates call its special tokens."""
-    known = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
-    return {f"{k}_token": model.id_to_piece(i) for k, i in known.items() if i >= 0}
-
-
-def _bytes(model, token: int) -> int:
-    if model.is_control(token):
-        return 0
-    if model.is_byte(token) or model.is_unknown(token):
-        return 1
-    return len(model.id_to_piece(token).replace(words.SPACE, " ").encode())
-
-
 def _lines(texts: Iterator[str]) -> Iterator[str]:
     for text in texts:
         for line in BREAKS.split(text):
@@ -154,8 +154,8 @@ def _lines(texts: Iterator[str]) -> Iterator[str]:
                 yield line[start : start + LINE_CHARACTERS]
 
 
-def _read(path: str) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise records.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
