@@ -117,6 +117,7 @@ def test_dpo_and_its_metrics_by_hand():
     expected = {
         "loss": mean(np.log1p(np.exp(-margin))),
         "loss/at_reference": np.log(2),
+        "loss_weight": sum(g.weight for g in groups),
         "rewards/margins": mean(margin),
         "rewards/accuracies": mean(margin > 0),
         "rewards/chosen": mean(0.3 * ratio[:, 0]),

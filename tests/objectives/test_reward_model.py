@@ -78,6 +78,7 @@ def test_bradley_terry_and_its_figures():
         for k in range(reward_measures.BINS)
     )
     expected = {
+        "loss_weight": weight.sum(),
         "rewards/accuracies": mean(right),
         "rewards/margins": mean(margin),
         "rewards/chosen": mean(score[:, 0]),
