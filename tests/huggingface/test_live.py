@@ -13,7 +13,7 @@ from tools.golden import cases, ours, theirs
 
 ALL = sorted(cases.CASES)
 WITH_GRADIENTS = ["gemma3", "gpt2", "mixtral", "phi3_longrope", "qwen2_window"]
-CLOSE, GRADIENT = 3e-5, 5e-5
+CLOSE, GRADIENT = 5e-5, 5e-5
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def test_logits_and_greedy_tokens_beside_transformers(name, folders, seed):
     np.testing.assert_allclose(
         run.logits(tokens), want, rtol=0, atol=CLOSE, err_msg=told
     )
-    got = ours.greedy(run, tokens[:, : cases.PROMPT], cases.GENERATED)
+    prompts, model = tokens[:, : cases.PROMPT], ours.for_long_documents(run)
+    got = ours.greedy(run, prompts, cases.GENERATED, model)
     np.testing.assert_array_equal(got, generated, err_msg=told)
 
 

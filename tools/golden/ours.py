@@ -45,9 +45,28 @@ def packed(tokens: list[np.ndarray]) -> Sequences:
     )
 
 
-def greedy(run, prompts: np.ndarray, count: int) -> np.ndarray:
-    """int32 [B, count]: what follows each prompt, with the cache; no token stops it."""
-    V = run.model.config.vocab_size
+def for_long_documents(run):
+    """The model, where rotations go by a document's length with those of long ones.
+
+    A cache cannot turn what is in it once a document has become long, and a model whose
+    rotations would have to is refused one.
+    """
+    c = run.model.config
+    if c.rope_scaling is None or not c.rope_scaling.by_length:
+        return run.model
+    longer = c.rope_scaling.long_factor
+    scaling = dataclasses.replace(c.rope_scaling, short_factor=longer)
+    return decoder.build(dataclasses.replace(c, rope_scaling=scaling))
+
+
+def greedy(run, prompts: np.ndarray, count: int, model=None) -> np.ndarray:
+    """int32 [B, count]: what follows each prompt, with the cache; no token stops it.
+
+    Args:
+      model: instead of the run's own.
+    """
+    model = run.model if model is None else model
+    V = model.config.vocab_size
     draw = sampling.Draw(
         keys_B=jax.vmap(jax.random.key)(np.arange(len(prompts))),
         allowed_V=jnp.ones(V, bool),
@@ -57,7 +76,7 @@ def greedy(run, prompts: np.ndarray, count: int) -> np.ndarray:
     prompts = jnp.asarray(prompts, jnp.int32)
     mask = jnp.ones(prompts.shape, bool)
     sample = jax.jit(sampling.sample, static_argnums=(0, 5))
-    found = sample(run.model, run._weights, prompts, mask, draw, count)
+    found = sample(model, run._weights, prompts, mask, draw, count)
     return np.asarray(found.tokens_BR)
 
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Prints how near alignjax is to transformers, family by family, in Markdown.
+
+    python tools/parity_table.py
+
+Needs alignjax with the extra `hf`, torch and transformers, and peft for the last
+column; nothing is downloaded. The models are those of `tools/golden/cases.py`: tiny,
+random, float32, eager attention, rows longer than their windows and their context
+before rotary scaling. The columns:
+
+    import    largest |difference| of logits from transformers', and greedy tokens
+              from the cache that are the same
+    export    tensors of folder -> run -> folder that are the same bit for bit, in
+              float32 and in bfloat16, and the largest |difference| of transformers'
+              logits of both folders
+    train     largest |difference| of the gradient of the loss by any tensor
+    LoRA      largest |difference| of logits, with random adapters on every projection,
+              between ours and PEFT's of the exported adapters; and merged
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+
+from tools.golden import cases, journeys, ours
+
+COLUMNS = (
+    "checkpoint",
+    "`model_type`",
+    "import: logits, greedy tokens",
+    "export: bits, logits",
+    "train: gradients",
+    "LoRA: in PEFT, merged",
+)
+
+
+def row(name: str, scratch: pathlib.Path) -> str:
+    """The figures of a case."""
+    from tools.golden import theirs
+
+    case = cases.CASES[name]
+    model = theirs.model(case)
+    folder = scratch / "folder"
+    model.save_pretrained(folder)
+    run = ours.open_folder(folder)
+    tokens, generated = theirs.tokens_and_greedy(model, case)
+    wanted = theirs.logits(model, tokens)
+    logits = difference(run.logits(tokens), wanted)
+    prompts, reads = tokens[:, : cases.PROMPT], ours.for_long_documents(run)
+    drawn = ours.greedy(run, prompts, cases.GENERATED, reads)
+    same = int((drawn == generated).sum())
+    bits = [journeys.there_and_back(folder, scratch / d, d) for d in journeys.DTYPES]
+    back = theirs.load(scratch / "float32" / "back")
+    again = difference(theirs.logits(back, tokens), wanted)
+    gradients = ours.loss_and_gradients(run, tokens).gradients
+    _, theirs_too = theirs.loss_and_gradients(model, tokens, scratch / "gradients")
+    gradient = max(difference(gradients[k], g) for k, g in theirs_too.items())
+    peft, merged = journeys.adapters(folder, scratch / "adapters", tokens)
+    figures = (
+        f"{logits:.1e}, {same} of {generated.size}",
+        ", ".join(f"{a} of {b}" for a, b in bits) + f"; {again:.1e}",
+        f"{gradient:.1e}",
+        f"{show(peft)}, {merged:.1e}",
+    )
+    return f"| {name} | `{case.model_type}` | {' | '.join(figures)} |"
+
+
+def difference(a, b) -> float:
+    return float(np.abs(np.asarray(a, np.float64) - b).max())
+
+
+def show(figure: float | None) -> str:
+    return "not measured" if figure is None else f"{figure:.1e}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--only", help="names of cases, between commas")
+    options = parser.parse_args()
+    chosen = options.only.split(",") if options.only else list(cases.CASES)
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(row(name, pathlib.Path(scratch)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
