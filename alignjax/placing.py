@@ -38,14 +38,19 @@ def put_layers(
     arrays = {name: _zeros(leaf) for name, leaf in leaves.items()}
     (layers,) = {leaf.shape[0] for leaf in leaves.values()}
     for i in range(layers):
-        found = read(i)
-        for name, leaf in leaves.items():
-            where = _of_one(leaf.sharding)
-            piece = found[name]
-            one = jax.make_array_from_callback(leaf.shape[1:], where, piece)
-            arrays[name] = _insert(leaf.sharding)(arrays[name], one, i)
-        jax.block_until_ready(arrays)
+        _put_layer(arrays, read, leaves, i)
     return arrays
+
+
+def _put_layer(arrays: dict, read: Callable, leaves: Mapping, i: int) -> None:
+    """Puts layer i into `arrays`; nothing of it is held when this returns."""
+    found = read(i)
+    for name, leaf in leaves.items():
+        one = jax.make_array_from_callback(
+            leaf.shape[1:], _of_one(leaf.sharding), found[name]
+        )
+        arrays[name] = _insert(leaf.sharding)(arrays[name], one, i)
+    jax.block_until_ready(arrays)
 
 
 def _zeros(leaf) -> jax.Array:

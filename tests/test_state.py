@@ -2,13 +2,18 @@
 """What is trained and what is not, and starting from another run's parameters."""
 
 import re
+import weakref
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alignjax import config, models, optim, sharding, state, trees
+from alignjax.checkpoint import storage
+from alignjax.models import quantized
 
 V = 48
 MODEL = dict(family="llama", name="nano", d_model=16, layers=2, d_ff=24, max_length=32)
@@ -118,6 +123,76 @@ def test_parts_are_read_leaf_by_leaf_and_only_what_a_device_holds(model, mesh, s
     assert len(order) == len(set(order)) == len(jax.tree.leaves(source))
     largest = max(x.nbytes for x in jax.tree.leaves(source))
     assert max(size for _, size in log) < largest  # that one lies in parts
+
+
+class Watched:
+    """An array that is read when it is sliced; counts what of it is still in memory."""
+
+    alive: ClassVar[list] = []
+    peak = 0
+
+    def __init__(self, name, array, dtype):
+        self.name, self.array = name, array.astype(dtype)
+        self.shape, self.dtype = array.shape, self.array.dtype
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        piece = self.array[index].copy()
+        Watched.alive = [ref for ref in Watched.alive if ref() is not None]
+        Watched.alive.append(weakref.ref(piece))
+        held = sum(ref().nbytes for ref in Watched.alive)
+        Watched.peak = max(Watched.peak, held)
+        return piece
+
+
+@pytest.mark.parametrize("base", ["float32", "nf4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_large_leaves_are_put_layer_by_layer(mesh, base, dtype):
+    """In memory at a time: one layer, or the embedding, and never all layers."""
+    fields = dict(layers=12, d_model=32, d_ff=64, kv_heads=2, base=base)
+    model = models.build(MODEL | fields | dict(score_heads=0), V)
+    shapes = state.abstract_params(model, mesh, RULES)
+    rng = np.random.default_rng(0)
+    draw = lambda name, x: Watched(name, rng.normal(size=x.shape), dtype)
+    source = trees.named_leaves(trees.map_with_name(draw, shapes))
+    kernels = quantized.names(model.config.projections, ".*lora.*")
+    abstract = state.keep(shapes, kernels, base)
+    Watched.alive, Watched.peak = [], 0
+    params, _ = state.load_params(source, abstract, model, KEY)
+
+    layer = max(x.array[0].nbytes for n, x in source.items() if "layers" in n)
+    assert layer == 32 * 64 * np.dtype(source["embed"].dtype).itemsize
+    # Half of the devices hold the same, and JAX lets go of an array a little later.
+    assert Watched.peak <= 4 * layer
+    for name in kernels:
+        asked = source[name].asked
+        seen = [index[0] if isinstance(index, tuple) else index for index in asked]
+        assert set(seen) == set(range(12)) and seen == sorted(seen), name
+    expected = {n: x.array.astype(np.float32) for n, x in source.items()}
+    expected = storage.nest(expected)
+    if base != "float32":
+        expected = quantized.keep(expected, kernels, base)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    for leaf, want in zip(*map(jax.tree.leaves, (params, abstract)), strict=True):
+        assert leaf.sharding == want.sharding and leaf.dtype == want.dtype
+
+
+def test_widening_is_exact(mesh, source):
+    """For every number that 16 bits can say, the smallest and infinities too."""
+    model = models.build(MODEL | dict(d_model=128, vocab_size=512, tied=False), V)
+    abstract = dict(embed=state.abstract_params(model, mesh, RULES)["embed"])
+    every = np.arange(2**16, dtype=np.uint16).reshape(512, 128)
+    for dtype in (jnp.bfloat16, np.float16):
+        theirs = every.view(dtype)
+        params, _ = state.load_params({"embed": theirs}, abstract, model, KEY)
+        found = np.asarray(params["embed"])
+        assert found.dtype == np.float32
+        number = ~np.isnan(found)
+        back = found[number].astype(dtype).view(np.uint16)
+        np.testing.assert_array_equal(back, every[number])
+        wide = np.array([float(x) for x in theirs[:, :4].flatten()], np.float32)
+        np.testing.assert_array_equal(found[:, :4].flatten(), wide)
 
 
 def test_what_was_read_may_change_afterwards(model, source):
