@@ -199,7 +199,8 @@ def _check_chat(chat: records.Chat, format: str) -> None:
         )
     if format == "roles":
         reason = roles.fault(chat.turns)
-        if not reason and (chat.tools or any(chat.fields or ())):
+        more = {name for fields in chat.fields or () for name in fields or ()}
+        if not reason and (chat.tools or more - {"name"}):
             reason = (
                 'tools, or turns with more than a text, which the format "roles" has '
                 "not; say another data.chat"

@@ -5,7 +5,8 @@ To add one, write `(row) -> record` that raises a DataError for a bad row, and r
 it here or name it in the config as `format = "module:function"`.
 
     text             {text}
-    messages         {messages: [{role, content}]}; Tulu 3's SFT mixture
+    messages         {messages: [{role, content}]}; Tulu 3's SFT mixture. With a chat
+                     template: role "tool", what `FIELDS` names, and the row's tools
     prompt_response  {prompt, response}
     preference       {prompt, chosen, rejected}; UltraFeedback binarized, Tulu 3's pairs
     hh               {chosen, rejected} as "Human: ... Assistant: ..."; Anthropic's HH
@@ -19,14 +20,18 @@ as `comparisons.VALUES` or `weight` are read too; None there is as if it were ab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import config, registry
 from alignjax.data import chat, comparisons, records
 
-FORMAT = 1  # of all of them; changes when the same row becomes another record
+FORMAT = 1  # of most; changes when the same row becomes another record
 EXTRA = (*comparisons.VALUES, "weight")
+# What else of a message templates read.
+CALLS = "tool_calls"
+FIELDS = (CALLS, "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
 # Names of roles elsewhere.
 ROLES = {"human": chat.USER, "gpt": chat.ASSISTANT}
 
@@ -37,6 +42,7 @@ class Format(NamedTuple):
     read: Callable[[Mapping[str, Any]], Any]
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] | None = None  # None for any
+    version: int = FORMAT
 
 
 class Reader(NamedTuple):
@@ -107,7 +113,7 @@ def reader(
     required = place(found.required)
     identity: dict[str, Any] = {"field": columns.get("text")}
     if format != "text":
-        identity = {"format": [format, FORMAT], "columns": columns}
+        identity = {"format": [format, found.version], "columns": columns}
 
     def read(row: Mapping[str, Any]) -> Any:
         for name in required:
@@ -138,25 +144,60 @@ def messages(value: Any, name: str) -> tuple[records.Turn, ...]:
     """The turns of a list of messages, or of a dict of lists, as some libraries give.
 
     Raises:
-      DataError: it is neither.
+      DataError: it is neither, or there are tool calls, which are not in turns.
     """
+    turns, fields = _parts(value, name)
+    for i, more in enumerate(fields, start=1):
+        if more and CALLS in more:
+            raise records.DataError(
+                f"field {name!r}: message {i} calls tools, which only dialogues of the "
+                'format "messages" do'
+            )
+    return turns
+
+
+def _parts(value: Any, name: str):
+    """The turns of messages, and what else each has; see `records.Chat.fields`."""
     if isinstance(value, Mapping) and {"role", "content"} <= set(value):
-        pairs = zip(value["role"], value["content"], strict=True)
-        value = [{"role": role, "content": text} for role, text in pairs]
+        columns = zip(*value.values(), strict=True)
+        value = [dict(zip(value, column, strict=True)) for column in columns]
     if not isinstance(value, (list, tuple)):
         found = type(value).__name__
         raise records.DataError(f"field {name!r}: expected messages, found {found}")
-    turns = []
+    turns, fields = [], []
     for i, message in enumerate(value, start=1):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        message = message if isinstance(message, Mapping) else {"": message}
+        more = {k: message[k] for k in FIELDS if message.get(k) not in (None, [], "")}
+        if "role" not in message or not {*message} & {"content", CALLS}:
+            shown = message.get("", message)
             raise records.DataError(
-                f"field {name!r}: message {i} has no role and content: {message!r:.60}"
+                f"field {name!r}: message {i} has no role and content: {shown!r:.60}"
             )
-        role, text = message["role"], message["content"]
-        if fault := records.fault_of_text(text):
+        role, text = message["role"], message.get("content")
+        silent = text in (None, "") and (CALLS in more or role == "tool")
+        if silent and text is None:  # templates tell the two apart
+            text, more = "", {**more, "content": None}
+        if not silent and (fault := records.fault_of_text(text)):
             raise records.DataError(f"field {name!r}: message {i}: {fault}")
         turns.append((ROLES.get(role, role), text))
-    return tuple(turns)
+        fields.append(more or None)
+    return tuple(turns), tuple(fields)
+
+
+def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
+    """The functions of a row, which may be text that is JSON."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise records.DataError(f"field 'tools': no JSON ({error})") from error
+    if not value:
+        return None
+    if not isinstance(value, list) or not all(isinstance(x, Mapping) for x in value):
+        raise records.DataError(
+            f"field 'tools': expected a list of functions' schemas, found {value!r:.60}"
+        )
+    return tuple(value)
 
 
 def prompt(value: Any, name: str = "prompt") -> tuple[records.Turn, ...]:
@@ -198,7 +239,9 @@ def _weight(row: Mapping[str, Any]) -> Any:
 
 
 def _messages(row: Mapping[str, Any]) -> records.Chat:
-    return records.Chat(messages(row["messages"], "messages"), _weight(row))
+    turns, fields = _parts(row["messages"], "messages")
+    fields = fields if any(fields) else None
+    return records.Chat(turns, _weight(row), _tools(row.get("tools")), fields)
 
 
 def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
@@ -312,12 +355,15 @@ def _rating(row: Mapping[str, Any]) -> records.Comparison:
     return records.Comparison(prompt(row["prompt"]), said, values, _weight(row))
 
 
-def _register(name: str, read: Callable, required: str, optional=EXTRA) -> None:
-    FORMATS.register(Format(read, tuple(required.split()), tuple(optional)), name)
+def _register(
+    name: str, read: Callable, required: str, optional=EXTRA, version=FORMAT
+) -> None:
+    known = Format(read, tuple(required.split()), tuple(optional), version)
+    FORMATS.register(known, name)
 
 
 _register("text", _read_text, "text", ())
-_register("messages", _messages, "messages", ("weight",))
+_register("messages", _messages, "messages", ("weight", "tools"), version=2)
 _register("prompt_response", _prompt_response, "prompt response", ("weight",))
 _register(
     "preference",

@@ -14,6 +14,7 @@ tokens or new lines stand between turns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,10 +88,7 @@ def find(tok: tokenizer.Tokenizer, format: str) -> Template:
             f"data.chat: {format!r} does not write what the assistant says"
         )
     after = whole[at + len(SAID) :]
-    ends = {*tok.control.values(), *tok.stop_ids, tok.eos_id}
-    end = next(
-        (i for i in marked.encode(tok, [after])[0].ids.tolist() if i in ends), None
-    )
+    end = _end_of_turn(tok, marked.encode(tok, [after])[0].ids.tolist())
     if end is None:
         raise config.ConfigError(
             f"data.chat: {format!r} ends a reply with {after!r}, where the tokenizer "
@@ -101,6 +99,18 @@ def find(tok: tokenizer.Tokenizer, format: str) -> Template:
     before = whole[len(prompt) : at] if whole.startswith(prompt) else ""
     stop = tuple(dict.fromkeys([end, *tok.stop_ids]))
     return made._replace(stop_ids=stop, before=before, probe=probe)
+
+
+def _end_of_turn(tok: tokenizer.Tokenizer, after: Sequence[int]) -> int | None:
+    """The token that ends a turn, of those after a reply.
+
+    It is the first special one, or of several together one that the tokenizer knows to
+    end a text.
+    """
+    special = {*tok.control.values(), *tok.stop_ids}
+    inside = itertools.dropwhile(lambda i: i not in special, after)
+    run = list(itertools.takewhile(lambda i: i in special, inside))
+    return next((i for i in run if i in tok.stop_ids), run[0] if run else None)
 
 
 def fault(
