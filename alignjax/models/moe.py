@@ -86,9 +86,6 @@ class Experts(nn.Module):
         """The output, like x, and where the tokens went that `counts_BT` is true of."""
         E, D, F = self.experts, x_BTD.shape[-1], self.d_ff
         probability_BTE, logz_BT = Router(E, self.std, name="router")(x_BTD)
-        weight_BTJ, expert_BTJ = lax.top_k(probability_BTE, self.per_token)
-        if self.normalised:
-            weight_BTJ /= weight_BTJ.sum(-1, keepdims=True)
         inner, outer = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp")
         kernels = {}
         if layers.ACTIVATIONS[self.activation][1]:
@@ -97,10 +94,15 @@ class Experts(nn.Module):
         outer = (*outer, "embed")
         kernels["down"] = Kernels((E, F, D), outer, self.out_std, name="down")()
         kernels = {k: kernel.astype(x_BTD.dtype) for k, kernel in kernels.items()}
-        compute = functools.partial(grouped, activation=self.activation)
+        compute = functools.partial(
+            mixture,
+            per_token=self.per_token,
+            normalised=self.normalised,
+            activation=self.activation,
+        )
         if not self.is_initializing():
             compute = _on_mesh(compute, x_BTD.shape[0], E, F)
-        y_BTD = compute(x_BTD, expert_BTJ, weight_BTJ, kernels)
+        y_BTD, expert_BTJ = compute(x_BTD, probability_BTE, kernels)
         if counts_BT is None:
             return y_BTD, None
         return y_BTD, routing(probability_BTE, logz_BT, expert_BTJ, counts_BT)
@@ -122,6 +124,36 @@ def routing(probability_BTE, logz_BT, expert_BTJ, counts_BT) -> Routing:
         z=total(jnp.square(logz_BT)[..., None])[:, 0],
         tokens=counts_BT1.sum((1, 2)),
     )
+
+
+def mixture(
+    x_BTD,
+    probability_BTE,
+    kernels: dict,
+    *,
+    per_token: int,
+    normalised: bool,
+    activation: str,
+    first=0,
+    cut: tuple[str, ...] = (),
+) -> tuple[jax.Array, jax.Array]:
+    """What the likeliest experts make of each token, and which these are, [B, T, J].
+
+    See `Experts` and `grouped`; `cut` are axes of the mesh along which devices have the
+    same tokens and other kernels, over which the output is summed.
+    """
+    weight_BTJ, expert_BTJ = lax.top_k(probability_BTE, per_token)
+    if normalised:
+        weight_BTJ /= weight_BTJ.sum(-1, keepdims=True)
+    if not cut:
+        y_BTD = grouped(x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation)
+        return y_BTD, expert_BTJ
+    # What each device makes of these differs, so their gradients are summed.
+    x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
+    y_BTD = grouped(
+        x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation, first=first
+    )
+    return lax.psum(y_BTD, cut), expert_BTJ
 
 
 def grouped(
@@ -181,7 +213,8 @@ _permuted.defvjp(_permuted_forward, _permuted_backward)
 def _on_mesh(compute, B: int, E: int, F: int):
     """`compute` of what each device holds, and the sum of it; itself without a mesh.
 
-    Left to the partitioner, sorting would bring the tokens of all devices together.
+    Left to the partitioner, sorting would bring the tokens of all devices together, and
+    so would choosing the likeliest experts of each.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -190,8 +223,9 @@ def _on_mesh(compute, B: int, E: int, F: int):
     batch, experts, mlp = map(sharding.axes_of, ("batch", "experts", "expert_mlp"))
     # An axis that cuts the batch may store kernels in pieces, as FSDP does; to compute,
     # each device needs what its own tokens may choose.
-    experts = tuple(axis for axis in experts if axis not in batch)
-    mlp = tuple(axis for axis in mlp if axis not in (*batch, *experts))
+    free = lambda axis: mesh.shape[axis] > 1 and axis not in batch
+    experts = tuple(filter(free, experts))
+    mlp = tuple(axis for axis in filter(free, mlp) if axis not in experts)
     for name, axes, count in (("experts", experts, E), ("expert_mlp", mlp, F)):
         if count % size(axes):
             raise config.ConfigError(
@@ -205,18 +239,15 @@ def _on_mesh(compute, B: int, E: int, F: int):
     inner = PartitionSpec(experts or None, None, mlp or None)
     outer = PartitionSpec(experts or None, mlp or None, None)
 
-    def part(x_BTD, expert_BTJ, weight_BTJ, kernels):
+    def part(x_BTD, probability_BTE, kernels):
         held = kernels["up"].shape[0]
         first = lax.axis_index(experts) * held if experts else 0
-        if cut := (*experts, *mlp):
-            # What each device makes of these differs, so their gradients are summed.
-            x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
-        y_BTD = compute(x_BTD, expert_BTJ, weight_BTJ, kernels, first=first)
-        return lax.psum(y_BTD, cut)
+        cut = (*experts, *mlp)
+        return compute(x_BTD, probability_BTE, kernels, first=first, cut=cut)
 
-    def spread(x_BTD, expert_BTJ, weight_BTJ, kernels):
+    def spread(x_BTD, probability_BTE, kernels):
         specs = {name: outer if name == "down" else inner for name in kernels}
-        run = jax.shard_map(part, in_specs=(rows,) * 3 + (specs,), out_specs=rows)
-        return run(x_BTD, expert_BTJ, weight_BTJ, kernels)
+        run = jax.shard_map(part, in_specs=(rows, rows, specs), out_specs=(rows, rows))
+        return run(x_BTD, probability_BTE, kernels)
 
     return spread
