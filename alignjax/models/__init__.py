@@ -33,7 +33,9 @@ _PARTS = {
     "published",
     "quantized",
     "rope",
+    "scaling",
     "settings",
+    "states",
     "validation",
 }
 

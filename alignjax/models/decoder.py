@@ -241,8 +241,8 @@ def build(c: settings.DecoderConfig) -> types.Model:
         if by_length and length > scaling.original_length:
             raise config.ConfigError(
                 "model.rope_scaling: longrope has other frequencies for documents of "
-                f"more than {scaling.original_length} tokens, so that a text that has "
-                f"room for {length} may have to be read again on the way; ask for fewer "
+                f"more than {scaling.original_length} tokens, so that a text with room "
+                f"for {length} may have to be read again on the way; ask for fewer "
                 "tokens, or give short_factor the numbers of long_factor"
             )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)

@@ -9,11 +9,10 @@ is here; files of transformers 4 and of 5 are both read, and written is what bot
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from alignjax import config
-from alignjax.models import rope, settings
+from alignjax.models import scaling, settings
 
 # Fields that say how a model is computed or trained, not what it computes.
 _RUN = {
@@ -73,25 +72,14 @@ _FIXED = {
     "use_bidirectional_attention": (False, None),
 }
 
-# Their activation of a gated MLP: ours. GELU is exact where it is called just that.
+# Their activation of a gated MLP: ours; the first name is the one that is written. GELU
+# is exact where it is called just that.
 GATED = {
     "silu": "swiglu",
     "swish": "swiglu",
     "gelu": "geglu_exact",
-    "gelu_new": "geglu",
     "gelu_pytorch_tanh": "geglu",
-}
-_SCALING = {
-    "factor": "factor",
-    "original_length": "original_max_position_embeddings",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "truncate": "truncate",
-    "attention_factor": "attention_factor",
-    "short_factor": "short_factor",
-    "long_factor": "long_factor",
+    "gelu_new": "geglu",
 }
 _ROPE_KEYS = (
     "rope_theta",
@@ -192,10 +180,15 @@ def complete(hf: Mapping, fields: Mapping) -> dict:
 
 
 def write(c: settings.DecoderConfig, module_type: str, keys: Mapping[str, str]) -> dict:
-    """The part of config.json that fields say directly."""
+    """The part of config.json that fields say directly.
+
+    Tokens are for those to say who know the tokenizer: a class of transformers would
+    otherwise put its own there, and train no embedding of the one that it pads with.
+    """
     fields = architecture(c)
     said = {theirs: fields[ours] for ours, theirs in keys.items()}
-    return {"model_type": module_type, **said, "torch_dtype": c.dtype}
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return {"model_type": module_type, **said, **tokens, "torch_dtype": c.dtype}
 
 
 def choice(hf: Mapping, key: str, known: Mapping[str, str], absent: str) -> str:
@@ -276,88 +269,16 @@ def read_rope(hf: Mapping, max_length: int, theta: float = 10_000.0) -> dict:
     return {
         "rope_theta": parameters.pop("rope_theta"),
         "rope_fraction": parameters.pop("partial_rotary_factor"),
-        "rope_scaling": read_scaling(parameters, max_length, original),
+        "rope_scaling": scaling.read(parameters, max_length, original),
     }
-
-
-def read_scaling(theirs: Mapping, max_length: int, original=None) -> dict | None:
-    """`rope.Scaling` as a dict, from what is left of rope_scaling or rope_parameters.
-
-    Raises:
-      ConfigError: a kind or a number that we do not compute with.
-    """
-    given = {key: value for key, value in theirs.items() if value is not None}
-    legacy = given.pop("type", "default")
-    kind = given.pop("rope_type", legacy)
-    if kind == "default":
-        kinds, known = None, set()
-    elif kind in rope.KINDS:
-        kinds = rope.KINDS[kind]
-        known = {_SCALING[name] for name in set.union(*kinds)}
-        known |= {"yarn": {"mscale", "mscale_all_dim"}, "longrope": {"factor"}}.get(
-            kind, set()
-        )
-    else:
-        raise config.ConfigError(
-            f"config.json.rope_scaling.rope_type: {kind!r} is not computed here; only "
-            f"default, {', '.join(rope.KINDS)}"
-        )
-    if unknown := sorted(set(given) - known - {"original_max_position_embeddings"}):
-        raise config.ConfigError(
-            [
-                f"config.json.rope_scaling.{key}: {kind} has no such number"
-                for key in unknown
-            ]
-        )
-    if kinds is None:
-        return None
-    if "original_length" in kinds[0]:
-        original = original or given.get(_SCALING["original_length"], max_length)
-        given[_SCALING["original_length"]] = original
-        if kind != "llama3":
-            given.setdefault("factor", max_length / original)
-    if kind == "yarn" and "attention_factor" not in given:
-        one, all_ = given.get("mscale"), given.get("mscale_all_dim")
-        if one and all_:
-            given["attention_factor"] = _yarn(given["factor"], one) / _yarn(
-                given["factor"], all_
-            )
-    if kind == "longrope":
-        factor = given["factor"]
-        given.setdefault("attention_factor", _longrope(factor, original))
-    names = [name for name in _SCALING if name in set.union(*kinds)]
-    said = {name: given[_SCALING[name]] for name in names if _SCALING[name] in given}
-    said = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
-    return {"kind": kind, **said}
-
-
-def _yarn(factor: float, scale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
-
-def _longrope(factor: float, original: int) -> float:
-    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
 def write_rope(c: settings.DecoderConfig) -> dict:
     """rope_theta and rope_scaling, and partial_rotary_factor where it is not 1."""
-    said = {"rope_theta": c.rope_theta, "rope_scaling": write_scaling(c)}
+    said = {"rope_theta": c.rope_theta, "rope_scaling": scaling.write(c)}
     if c.rope_fraction != 1:
         said["partial_rotary_factor"] = c.rope_fraction
     return said
-
-
-def write_scaling(c: settings.DecoderConfig) -> dict | None:
-    s = c.rope_scaling
-    if s is None:
-        return None
-    said = {theirs: getattr(s, ours) for ours, theirs in _SCALING.items()}
-    if s.kind == "longrope":
-        usual = _longrope(c.max_length / s.original_length, s.original_length)
-        if s.attention_factor == usual:  # older readers take exactly three numbers
-            del said["attention_factor"]
-    said = {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
-    return {"rope_type": s.kind} | {k: v for k, v in said.items() if v is not None}
 
 
 def windows(window: int | None, flags: Sequence[bool]) -> dict:
