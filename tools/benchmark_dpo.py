@@ -25,9 +25,7 @@ stored reference, with all loops unrolled, since XLA counts the body of a loop o
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
-import statistics
 import sys
 import time
 
@@ -41,7 +39,7 @@ from alignjax import models, objectives, optim, sections, step, trees, types
 from alignjax.data import chat, loader, tokenizer
 from alignjax.objectives import logprobs, responses
 from alignjax.types import Frozen, TrainState
-from tools import groups
+from tools import groups, turns
 
 BETA, RATE = 0.1, 1e-6
 OPTIMIZER = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.0}
@@ -257,8 +255,8 @@ def main() -> None:
             sides[f"trl {way}"] = benchmark_dpo_trl.Step(
                 side.model.config, documents, way == "stored", args
             )
-    for name, figures in timed(sides, args.steps, len(documents), tokens).items():
-        report[name] = figures
+    amounts = {"pairs": len(documents), "tokens": tokens}
+    report |= turns.timed(sides, args.steps, amounts)
     if args.trl:
         for way in args.references.split(","):
             theirs = report[f"trl {way}"]["step_s"]
@@ -268,43 +266,7 @@ def main() -> None:
                 if way == "stored" and "trl model" in report:
                     full = report["trl model"]["step_s"]
                     report[name]["times_trl_model"] = full / report[name]["step_s"]
-    show(report, args.json)
-
-
-def timed(sides, steps: int, pairs: int, tokens: int) -> dict[str, dict[str, float]]:
-    """Medians of steps that the sides take in turn, after two that are not counted."""
-    seconds = {name: [] for name in sides}
-    losses = {}
-    for run in sides.values():
-        run(), run()  # allocation
-    for _ in range(steps):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            losses[name] = run()
-            seconds[name].append(time.perf_counter() - start)
-    found = {}
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        found[name] = {
-            "step_s": median,
-            "min_s": min(values),
-            "pairs_per_second": pairs / median,
-            "tokens_per_second": tokens / median,
-            "loss": losses[name],
-        }
-    return found
-
-
-def show(report: dict, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(report))
-        return
-    for name, value in report.items():
-        if isinstance(value, dict):
-            value = "  ".join(f"{k} {v:,.4g}" for k, v in value.items())
-        elif isinstance(value, float):
-            value = f"{value:,.4g}"
-        print(f"{name:26} {value}")
+    turns.show(report, args.json)
 
 
 if __name__ == "__main__":

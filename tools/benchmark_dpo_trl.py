@@ -18,6 +18,7 @@ import transformers
 import trl
 
 from alignjax.models import settings
+from tools import turns
 from tools.crosscheck import texts
 
 datasets.disable_progress_bars()
@@ -45,6 +46,7 @@ class Step:
     ):
         self.folder = tempfile.TemporaryDirectory()
         end = documents[0][1][-1]
+        family = args.model.split("/")[0]
         names = ("prompt", "chosen", "rejected")
         rows = [
             {n: texts.text(ids, end) for n, ids in zip(names, parts, strict=True)}
@@ -65,8 +67,8 @@ class Step:
             beta=0.1,
         )
         self.trainer = trl.DPOTrainer(
-            model=_model(c, 0),
-            ref_model=_model(c, 1),
+            model=turns.in_transformers(family, c, 0),
+            ref_model=turns.in_transformers(family, c, 1),
             args=config,
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=texts.tokenizer(c.vocab_size, end),
@@ -87,20 +89,3 @@ class Step:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         return total
-
-
-def _model(c: settings.DecoderConfig, seed: int):
-    torch.manual_seed(seed)
-    shape = transformers.LlamaConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.d_model,
-        intermediate_size=c.d_ff,
-        num_hidden_layers=c.layers,
-        num_attention_heads=c.heads,
-        num_key_value_heads=c.num_kv_heads,
-        head_dim=c.size_of_head,
-        max_position_embeddings=c.max_length,
-        tie_word_embeddings=c.tied,
-        attn_implementation="sdpa",
-    )
-    return transformers.LlamaForCausalLM(shape)

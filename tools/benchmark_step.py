@@ -15,9 +15,7 @@ peak is not known gets none.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
-import statistics
 import sys
 import time
 
@@ -29,6 +27,7 @@ import numpy as np
 from alignjax import models, objectives, optim, sharding, state, step, throughput, trees
 from alignjax.models import decoder
 from alignjax.types import Frozen, Sequences
+from tools import turns
 
 
 def random_batch(args) -> np.ndarray:
@@ -93,36 +92,10 @@ def jax_step(args):
 def torch_step(args, c):
     """The same in transformers; returns a function that runs one step and waits."""
     import torch
-    import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.model.startswith("gpt2/"):
-        shape = transformers.GPT2Config(
-            vocab_size=c.vocab_size,
-            n_positions=args.length,
-            n_embd=c.d_model,
-            n_layer=c.layers,
-            n_head=c.heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-        )
-    else:
-        shape = transformers.LlamaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.d_model,
-            intermediate_size=c.d_ff,
-            num_hidden_layers=c.layers,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.num_kv_heads,
-            head_dim=c.size_of_head,
-            max_position_embeddings=args.length,
-            tie_word_embeddings=c.tied,
-        )
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(
-        shape, attn_implementation="sdpa"
-    ).to(device)
+    family = args.model.split("/")[0]
+    model = turns.in_transformers(family, c).to(device)
     model.train()
     if args.torch == "compile":
         model = torch.compile(model)
@@ -173,43 +146,19 @@ def main() -> None:
     sides = {"alignjax": run}
     if args.torch != "none":
         sides[f"torch-{args.torch}"] = torch_step(args, c)
-    seconds = {name: [] for name in sides}
-    losses = {}
-    for run in sides.values():
-        run(), run()  # allocation, compilation by torch.compile
-    for _ in range(args.steps):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            losses[name] = run()
-            seconds[name].append(time.perf_counter() - start)
-
     device = jax.devices()[0]
     peak = throughput.peak_flops(device.device_kind)
     report = {"device": f"{jax.device_count()} x {device.device_kind}", **facts}
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        rate = args.batch * args.length / median
-        report[name] = {
-            "step_ms": 1e3 * median,
-            "min_ms": 1e3 * min(values),
-            "tokens_per_second": rate,
-            "loss": losses[name],
-        }
+    amounts = {"tokens": args.batch * args.length}
+    for name, found in turns.timed(sides, args.steps, amounts).items():
+        report[name] = found
         if peak is not None:
-            mfu = rate * facts["flops_per_token"] / (peak * jax.device_count())
-            report[name]["mfu"] = mfu
+            flops = found["tokens_per_second"] * facts["flops_per_token"]
+            found["mfu"] = flops / (peak * jax.device_count())
     if len(sides) == 2:
-        ours, theirs = (statistics.median(values) for values in seconds.values())
+        ours, theirs = (report[name]["step_s"] for name in sides)
         report["ratio"] = ours / theirs
-    if args.json:
-        print(json.dumps(report))
-        return
-    for name, value in report.items():
-        if isinstance(value, dict):
-            value = "  ".join(f"{k} {v:,.4g}" for k, v in value.items())
-        elif isinstance(value, float):
-            value = f"{value:,.4g}"
-        print(f"{name:18} {value}")
+    turns.show(report, args.json)
 
 
 if __name__ == "__main__":
