@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a run starts from: another run's model, tokenizer and parameters.
 
+A Hugging Face folder is read as a run of one step.
+
 What a section of the config leaves open is as it was in that run. The digest of the
 parameters, not the path, is part of a run's identity, so a run may move.
 """
@@ -31,6 +33,8 @@ class Start(NamedTuple):
 def find(section: Any, path: str) -> Start | None:
     """The run that the section `init` or `reference` names; None if it names none.
 
+    It may be a Hugging Face folder, or `hf:` and a folder or a repository of the hub.
+
     Raises:
       ConfigError: there is no such run or step.
     """
@@ -39,10 +43,13 @@ def find(section: Any, path: str) -> Start | None:
     try:
         run = checkpoint.open_run(section.run, step=section.step)
         meta = run.meta()
+        # Named by number, so that all that is read is of one step as it trains on.
+        run = run.at(meta["step"])
     except checkpoint.CheckpointError as error:
         raise config.ConfigError(f"{path}.run: {error}") from error
-    # Named by number, so that all that is read is of one step, also as it trains on.
-    run = checkpoint.open_run(section.run, step=meta["step"])
+    except config.ConfigError as error:
+        problems = [f"{path}.run: {problem}" for problem in error.problems]
+        raise config.ConfigError(problems) from error
     return Start(run, meta["step"], run.digest())
 
 
@@ -57,7 +64,7 @@ def complete(section: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
 def load_tokenizer(start: Start) -> tokenizer.Tokenizer:
     """The tokenizer of a run, with its start token. Raises ConfigError."""
     try:
-        return tokenizer.load(start.run.path / "tokenizer")
+        return start.run.held.tokenizer()
     except records.DataError as error:
         raise config.ConfigError(f"init.run: {error}") from error
 

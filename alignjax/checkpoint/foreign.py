@@ -33,6 +33,10 @@ class Foreign:
         del step
         return as_config(self.folder)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        return self.folder.has_tokenizer
+
     def tokenizer(self):
         """Its `data.tokenizer.Tokenizer`."""
         return self.folder.tokenizer()
@@ -83,6 +87,9 @@ def as_config(folder: folders.Folder) -> dict:
         "model": folder.section,
         "data": {"chat": "tokenizer" if folder.chat else None, "bos": folder.bos},
     }
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    if known := {k: folder.json[k] for k in ids if folder.json.get(k) is not None}:
+        given["token_ids"] = known  # for an export, where no tokenizer tells
     if folder.has_tokenizer:
         given["tokenizer"] = {
             "kind": folders.tokenizer_kind(folder.path),

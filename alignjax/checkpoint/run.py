@@ -43,9 +43,9 @@ def open_run(path, step: int | None = None) -> Run:
     """
     path, name = pathlib.Path(path).expanduser().absolute(), str(path)
     if name.startswith("hf:") or recognition.is_folder(path):
-        run = _foreign(name, step)
+        run = _foreign(name)
     else:
-        run = Run(path, workdir.Workdir(path), step)
+        run = Run(path, workdir.Workdir(path))
     if not run.directory.is_dir() and not (run.path / "config.json").is_file():
         here, hint = run.path, ""
         if any((parent / "config.json").is_file() for parent in here.parents):
@@ -53,17 +53,15 @@ def open_run(path, step: int | None = None) -> Run:
         raise CheckpointError(
             f"{here} is no run: it has neither config.json nor checkpoints/{hint}"
         )
-    if step is not None:
-        run.meta(step)
-    return run
+    return run if step is None else run.at(step)
 
 
-def _foreign(name: str, step: int | None) -> Run:
+def _foreign(name: str) -> Run:
     from alignjax.checkpoint import foreign
     from alignjax.huggingface import folder
 
     opened = folder.open_folder(folder.find(name))
-    return Run(opened.path, foreign.Foreign(opened), step)
+    return Run(opened.path, foreign.Foreign(opened))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +75,12 @@ class Run:
     path: pathlib.Path
     held: Any  # `workdir.Workdir` or `foreign.Foreign`, which are alike
     step: int | None = None
+
+    def at(self, step: int) -> Run:
+        """The same run as of a step. Raises CheckpointError if it has no such step."""
+        found = dataclasses.replace(self, step=step)
+        found.meta()
+        return found
 
     @property
     def directory(self) -> pathlib.Path:
@@ -102,6 +106,11 @@ class Run:
         loaded = self.held.tokenizer()
         starts = self.config.get("data", {}).get("bos", True)
         return loaded if starts else loaded._replace(bos_id=None)
+
+    @functools.cached_property
+    def full_tokenizer(self):
+        """The same with its start token; None where no tokenizer was kept."""
+        return self.held.tokenizer() if self.held.has_tokenizer else None
 
     @functools.cached_property
     def model(self) -> types.Model:

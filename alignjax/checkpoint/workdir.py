@@ -63,6 +63,10 @@ class Workdir:
             return json.loads(file.read_text())
         return self.at(step, lambda stored: stored.meta)["config"]
 
+    @property
+    def has_tokenizer(self) -> bool:
+        return (self.path / "tokenizer").is_dir()
+
     def tokenizer(self):
         """The `data.tokenizer.Tokenizer` that the run was trained with."""
         from alignjax.data import tokenizer

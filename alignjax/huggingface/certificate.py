@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far apart two opened models are: layer by layer, in their logits, bit by bit."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import config, models, types
+from alignjax.models import states
+
+FORMAT = 1
+# A row is longer than the windows of models made small for tests.
+ROWS, LENGTH, SEED = 2, 64, 0
+PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "numpy")
+
+
+def make(first, second, *, dtype: str = "float32", outside: Callable | None = None):
+    """The certificate, as JSON: how far `second` is from `first`.
+
+    Both are run on the same tokens in the same way, so that for equal parameters every
+    difference is exactly 0.
+
+    Args:
+      first, second: as `checkpoint.open_run` gives them.
+      dtype: of activations; parameters are computed with as they are.
+      outside: (path of a folder, tokens [B, T]) -> (hidden states [L + 1, B, T, D]
+        before the last norm, but for the last, which is after it; logits [B, T, V]) by
+        another implementation, which `first` is compared with as well.
+
+    Returns:
+      `layers`: for the embedding and each layer max |difference| of hidden states, and
+      the largest of them, for scale. `logits`: max |difference| and the mean and
+      largest KL(first || second) in nats. `digests`: of the parameters of both, and
+      whether they are equal. `tokens`: what was read. `versions`.
+
+    Raises:
+      ConfigError: models of different shapes.
+    """
+    models_ = [_model(run, dtype) for run in (first, second)]
+    shapes = [(m.config.layers, m.config.d_model, m.config.vocab_size) for m in models_]
+    if shapes[0] != shapes[1]:
+        raise config.ConfigError(
+            f"certificate: {first.path} has (layers, width, vocabulary) {shapes[0]} "
+            f"and {second.path} {shapes[1]}; they are not one model"
+        )
+    rows = _rows(models_[0])
+    with jax.default_matmul_precision("highest"):
+        found = [
+            _computed(m, r, rows) for m, r in zip(models_, (first, second), strict=True)
+        ]
+        if outside is not None:
+            theirs = outside(first.path, rows.inputs)
+    (states_1, _, logits_1), (states_2, _, logits_2) = found
+    digests = [run.digest() for run in (first, second)]
+    made = {
+        "format": FORMAT,
+        "first": _described(first, digests[0]),
+        "second": _described(second, digests[1]),
+        "same_parameters": digests[0] == digests[1],
+        "dtype": dtype,
+        "tokens": {
+            "rows": rows.inputs.shape[0],
+            "length": rows.inputs.shape[1],
+            "seed": SEED,
+            "sha256": hashlib.sha256(rows.inputs.tobytes()).hexdigest(),
+        },
+        "layers": _apart_by_layer(states_1, states_2),
+        "logits": _apart(logits_1, logits_2),
+        "versions": versions(),
+    }
+    if outside is not None:
+        # The last of theirs is after the norm.
+        mine = np.concatenate([states_1[:-1], found[0][1][None]])
+        made["outside"] = {
+            "layers": _apart_by_layer(theirs[0], mine),
+            "logits": _apart(theirs[1], logits_1),
+        }
+    return made
+
+
+def summary(made: dict) -> str:
+    """What a certificate says, in a line or two."""
+    same = "the same" if made["same_parameters"] else "other"
+    lines = [f"{same} parameters, bit for bit; {_in_words(made)}"]
+    if "outside" in made:
+        lines.append(f"beside another implementation: {_in_words(made['outside'])}")
+    return "\n".join(lines)
+
+
+def _in_words(found: dict) -> str:
+    states = max(layer["max_abs_delta"] for layer in found["layers"])
+    logits = found["logits"]
+    return (
+        f"hidden states differ by {states:.2e} at most, logits by "
+        f"{logits['max_abs_delta']:.2e}, KL {logits['kl_max']:.2e}"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that computed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _model(run, dtype: str) -> types.Model:
+    section = {**run.config["model"], "attention": "xla", "dtype": dtype}
+    rows = section.get("vocab_size") or run.tokenizer.vocab_size
+    return models.build(section, rows)
+
+
+def _rows(model: types.Model) -> types.Sequences:
+    c = model.config
+    T = min(LENGTH, c.max_length)
+    tokens = np.random.default_rng(SEED).integers(c.vocab_size, size=(ROWS, T))
+    ones = np.ones((ROWS, T), np.int32)
+    return types.Sequences(
+        inputs=tokens.astype(np.int32),
+        targets=np.zeros_like(ones),
+        weights=ones.astype(np.float32),
+        segment_ids=ones,
+        positions=np.arange(T, dtype=np.int32) * ones,
+    )
+
+
+def _computed(model: types.Model, run, rows: types.Sequences):
+    """States [L + 1, B, T, D], the normalised last [B, T, D] and logits [B, T, V]."""
+
+    def last(params):
+        x_BTD = model.hidden(params, rows)
+        return x_BTD.astype(jnp.float32), model.unembed(params, x_BTD)
+
+    params = jax.device_put(run.params())
+    found = (states.reader(model.config)(params, rows), *jax.jit(last)(params))
+    return tuple(np.asarray(x) for x in found)
+
+
+def _apart_by_layer(a_LBTD: np.ndarray, b_LBTD: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": "embedding" if i == 0 else i - 1,
+            "max_abs_delta": float(np.abs(a - b).max()),
+            "max_abs": float(np.abs(a).max()),
+        }
+        for i, (a, b) in enumerate(zip(a_LBTD, b_LBTD, strict=True))
+    ]
+
+
+def _apart(a_BTV: np.ndarray, b_BTV: np.ndarray) -> dict[str, float]:
+    logs = [np.asarray(jax.nn.log_softmax(np.float64(x))) for x in (a_BTV, b_BTV)]
+    logs = [x.astype(np.float64) for x in logs]
+    kl_BT = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1)
+    return {
+        "max_abs_delta": float(np.abs(a_BTV - b_BTV).max()),
+        "kl_mean": float(kl_BT.mean()),
+        "kl_max": float(kl_BT.max()),
+    }
+
+
+def _described(run, digest: str) -> dict[str, Any]:
+    described = run.meta()["leaves"]
+    return {
+        "path": str(run.path),
+        "step": run.meta()["step"],
+        "family": run.config["model"]["family"],
+        "dtypes": sorted({leaf["dtype"] for leaf in described.values()}),
+        "digest": digest,
+    }

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Makes a run of a Hugging Face folder, and a folder of a run; needs no torch.
+
+    python tools/convert_huggingface.py import SRC RUN_DIR
+    python tools/convert_huggingface.py export RUN_DIR DST --dtype=bfloat16
+
+SRC is a folder or `hf:` and a repository of the hub. RUN_DIR may also be a folder of
+Hugging Face's, so that export copies one with another dtype or other files. Tensors are
+read and written one at a time, and what is made appears once it is whole. Adapters are
+merged into what is exported, or with `--adapters` exported alone, as PEFT has them.
+`--certificate=FILE` has both sides computed on the same tokens, and writes how far
+apart they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from alignjax import checkpoint, commands, config, progress
+from alignjax.checkpoint import conversion
+from alignjax.huggingface import certificate, save
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    out = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands_ = out.add_subparsers(dest="command", required=True)
+    into = commands_.add_parser("import", help="a run of a folder")
+    into.add_argument("source", metavar="SRC", help="a folder, or hf:REPOSITORY")
+    into.add_argument("target", metavar="RUN_DIR", help="made; must not have content")
+    back = commands_.add_parser("export", help="a folder of a run")
+    back.add_argument("source", metavar="RUN_DIR", help="the workdir of a run")
+    back.add_argument("target", metavar="DST", help="made; must not have content")
+    back.add_argument("--step", type=int, help="of which checkpoint; the newest")
+    back.add_argument("--dtype", choices=save.DTYPES, help="as in the run unless told")
+    back.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="of a file of weights"
+    )
+    back.add_argument(
+        "--adapters", action="store_true", help="the adapters alone, for PEFT"
+    )
+    for one in (into, back):
+        one.add_argument("--certificate", metavar="FILE", help="where to write it")
+    return out
+
+
+def run(options: argparse.Namespace) -> None:
+    """Does what the options say. Raises ConfigError, DataError, CheckpointError."""
+    if options.certificate and pathlib.Path(options.certificate).exists():
+        raise config.ConfigError(
+            f"certificate: {options.certificate} is there; name another file"
+        )
+    began = time.monotonic()
+    if options.command == "import":
+        plan = conversion.plan_import(options.source, options.target)
+        for line in describe_import(plan):
+            print(line, flush=True)
+        with Shown() as shown:
+            made = conversion.import_folder(plan, shown)
+        sides = plan.folder.path, made.path
+    elif options.adapters:
+        export_adapters(options)
+        return
+    else:
+        made = conversion.plan_export(
+            options.source,
+            options.target,
+            step=options.step,
+            dtype=options.dtype,
+            max_shard_bytes=save.parse_size(options.max_shard_size),
+        )
+        for line in describe_export(made):
+            print(line, flush=True)
+        with Shown() as shown:
+            conversion.export_run(made, shown)
+        sides = made.run.path, made.target
+    took = progress.duration(time.monotonic() - began)
+    print(f"{options.target} is complete, after {took}")
+    if options.certificate:
+        step = options.step if options.command == "export" else None
+        certify(*sides, pathlib.Path(options.certificate), step)
+
+
+def describe_import(plan: conversion.Import) -> list[str]:
+    """What will be done, before it is."""
+    folder, count = plan.folder, sum(x.size for x in plan.folder.leaves.values())
+    files = {t.path for x in folder.leaves.values() for t, _, _ in x.held.values()}
+    kinds = sorted({str(x.dtype) for x in folder.leaves.values()})
+    lines = [
+        f"import {folder.path}",
+        f"  as {plan.target}, step 0",
+        f"  {model(folder.section)}: {count:,} parameters of {', '.join(kinds)}",
+        f"  {size(plan.nbytes)}, of {len(files)} file(s)",
+    ]
+    if folder.has_tokenizer:
+        tok = folder.tokenizer()
+        template = "with a" if folder.chat else "without a"
+        lines.append(
+            f"  tokenizer: {tok.kind}, {tok.vocab_size:,} tokens, {template} chat "
+            "template"
+        )
+    else:
+        lines.append("  there is no tokenizer; name one in c.tokenizer to train")
+    if folder.ignored:
+        shown = ", ".join(folder.ignored[:3]) + ("..." if folder.ignored[3:] else "")
+        lines.append(f"  {len(folder.ignored)} tensor(s) that are not needed: {shown}")
+    return lines
+
+
+def describe_export(made: conversion.Export) -> list[str]:
+    """What will be done, before it is."""
+    plan, section = made.plan, made.run.config["model"]
+    count = sum(leaf.size for leaf in made.leaves.values())
+    kinds = sorted({str(dtype) for dtype in plan.dtypes.values()})
+    lines = [
+        f"export {made.run.path}, step {made.run.step}",
+        f"  as {made.target}, {plan.json['architectures'][0]}",
+        f"  {model(section)}: {count:,} parameters of {', '.join(kinds)}",
+        f"  {size(plan.nbytes)}: {len(plan.places)} tensors, {len(plan.files)} file(s)",
+        f"  beside them: {', '.join(['config.json', *plan.extra])}",
+    ]
+    if section.get("lora_rank"):
+        lines.append("  adapters are merged into their kernels")
+    return lines + [f"  {note}" for note in plan.notes]
+
+
+def model(section) -> str:
+    """`llama`, or `llama nano` where the size has a name."""
+    return " ".join(section[k] for k in ("family", "name") if section.get(k))
+
+
+def export_adapters(options: argparse.Namespace) -> None:
+    """Writes the adapters of a run for PEFT."""
+    from alignjax.huggingface import peft
+
+    opened = checkpoint.open_run(options.source, options.step)
+    print(f"export the adapters of {opened.path} as {options.target}")
+    peft.export(opened, options.target)
+    print(f"{options.target} is complete")
+
+
+def certify(first, second, file: pathlib.Path, step: int | None = None) -> None:
+    """Computes with both sides, and writes how far apart they are."""
+    print(f"computing with both, for {file}", flush=True)
+    sides = checkpoint.open_run(first, step), checkpoint.open_run(second)
+    found = certificate.make(*sides)
+    file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    print(certificate.summary(found))
+
+
+def size(count: float) -> str:
+    return f"{progress.short(count)}B"
+
+
+class Shown:
+    """Progress on the terminal: bytes, speed and time left."""
+
+    def __enter__(self) -> Shown:
+        self._terminal, self._began = progress.Terminal(), time.monotonic()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._terminal.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        def draw(width: int) -> str:
+            spent = max(1e-9, time.monotonic() - self._began)
+            left = progress.duration((total - done) * spent / max(1, done))
+            speed = f"{size(done / spent)}/s"
+            return f"{size(done)} of {size(total)}  {speed}  {left} left"[:width]
+
+        self._terminal.show(draw, force=done == total)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns one of `exit_codes`."""
+    options = parser().parse_args(arguments)
+    return commands.exit_code(lambda: run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
