@@ -63,7 +63,7 @@ def report(folder, rows, format, **options):
     kind = tokenizer.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL)
     tok = tokenizer.build(kind, [], folder)
     data = loader.build(cfg, tok, length=64, seed=0, cache_dir=folder, **own)
-    lines, faults = tool.report(data, tok, dialogues=True, rows=1, check=1)
+    lines, faults = tool.report(data, tok, format="roles", rows=1, check=1)
     return "\n".join(lines).splitlines(), faults
 
 

@@ -40,39 +40,30 @@ def spelled(tok: tokenizer.Tokenizer) -> list[str]:
     ]
 
 
-def roles(rows: Mapping[str, Any], tok: tokenizer.Tokenizer) -> np.ndarray:
-    """Whose turn each target is of, text; the shape of `rows["targets"]`."""
+def roles(rows: Mapping[str, Any], tok: tokenizer.Tokenizer, format: str) -> np.ndarray:
+    """Whose turn each target is of, text; the shape of `rows["targets"]`.
+
+    What all branches share is told of the first.
+    """
     found = np.full(rows["targets"].shape, "", object)
-    segments = rows["segment_ids"]
-    branches = rows.get("branches", np.zeros_like(segments))
-    named = {tok.control[mark]: role for role, mark in chat.ROLES.items()}
-    end = tok.control[chat.STOP]
-    for place in np.ndindex(segments.shape[:-1]):
-        for segment in np.unique(segments[place][segments[place] > 0]).tolist():
-            inside = segments[place] == segment
-            at_end = None  # the role at the end of the beginning that branches share
-            for branch in np.unique(branches[place][inside]).tolist():
-                at = np.flatnonzero(inside & (branches[place] == branch))
-                role = at_end or named.get(int(rows["inputs"][place][at[0]]))
-                if branch:
-                    role = chat.ASSISTANT
-                for t in at.tolist():
-                    token = int(rows["targets"][place][t])
-                    role = named.get(token, role)
-                    found[(*place, t)] = role or "-"
-                    if token == end:
-                        role = None
+    parse = audit.parser(tok, format)
+    for place, at, thread in audit.placed(rows):
+        said = np.array([role or "-" for role in audit.said(parse(thread))], object)
+        new = [t for t in at if not found[(*place, t)]]
+        found[place][new] = said[1:][np.isin(at, new)]
     return found
 
 
 def table(
-    rows: Mapping[str, Any], i: int, tok: tokenizer.Tokenizer, dialogues: bool
+    rows: Mapping[str, Any], i: int, tok: tokenizer.Tokenizer, format: str | None
 ) -> Iterator[str]:
     """The lines of one row, a target each; padding is counted."""
     grouped = "responses" in rows
     count = rows["lengths"].shape[2] if grouped else 0
     words = spelled(tok)
-    said = roles(rows, tok) if dialogues else np.full(rows["targets"].shape, "text")
+    said = np.full(rows["targets"].shape, "text")
+    if format is not None:
+        said = roles(rows, tok, format)
     yield (
         f"{'place':>7} {'seg':>4} {'br':>3} {'pos':>5}  {'role':<9} {'weight':>7} "
         f"{'response':<8}  input -> target"
@@ -104,7 +95,7 @@ def table(
 
 
 def summary(
-    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, dialogues: bool
+    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, format: str | None
 ) -> Iterator[str]:
     """How many tokens there are of what, and how many of them count."""
     real = rows["segment_ids"] > 0
@@ -116,21 +107,22 @@ def summary(
         f"full; {number:,} of {total:,} targets count ({100 * number / total:.1f} %), "
         f"their weights add up to {rows['weights'].sum(dtype=np.float64):,.6g}"
     )
-    if not dialogues:
+    if format is None:
         return
-    said = roles(rows, tok)
+    said = roles(rows, tok, format)
     of_role = Counter(said[real].tolist())
     trained = Counter(said[real & counted].tolist())
     for role, number in of_role.most_common():
         yield f"  {role:<9} {number:>9,} targets, {trained[role]:>9,} count"
-    ends = counted & (rows["targets"] == tok.control[chat.STOP])
-    yield f"  {int(ends.sum()):,} turns end in a trained {chat.STOP}"
+    stop = chat.stop_ids(tok, format)
+    ends = counted & np.isin(rows["targets"], stop)
+    yield f"  {int(ends.sum()):,} turns end in a trained {spelled(tok)[stop[0]]}"
 
 
 def report(
     data: dataset.Dataset,
     tok: tokenizer.Tokenizer,
-    dialogues: bool,
+    format: str | None,
     rows: int,
     check: int,
 ) -> tuple[list[str], list[str]]:
@@ -139,10 +131,10 @@ def report(
     lines = [data.report]
     for i in range(rows):
         lines += ["", f"row {i}: {data.describe(i)}"]
-        lines += table(found, i, tok, dialogues)
+        lines += table(found, i, tok, format)
     looked = {k: v[:check] for k, v in found.items() if k != "values"}
-    lines += ["", *summary(looked, tok, dialogues)]
-    faults = audit.faults(looked, tok, dialogues=dialogues)
+    lines += ["", *summary(looked, tok, format)]
+    faults = audit.faults(looked, tok, format=format)
     lines += [f"FAULT {line}" for line in faults[:MOST]]
     kinds = Counter(line.partition(":")[0] for line in faults)
     told = ", ".join(f"{name} {count:,}" for name, count in kinds.most_common())
@@ -161,9 +153,9 @@ def main(argv) -> None:
             raise config.ConfigError(
                 "evaluation.every: None, so that there is no validation data; set it"
             )
-        dialogues = run.config.data.chat is not None
+        format = run.config.data.chat
         check = FLAGS.check or min(256, data.num_rows)
-        lines, faults = report(data, run.tokenizer, dialogues, FLAGS.rows, check)
+        lines, faults = report(data, run.tokenizer, format, FLAGS.rows, check)
     except (config.ConfigError, records.DataError) as error:
         print(error, file=sys.stderr)
         wrong = isinstance(error, config.ConfigError)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data import chat, tokenizer
+from alignjax.data import chat, shapes, tokenizer
 
 # What a token is: the start, before any turn, between turns, a turn's role, text, end.
 START, BEFORE, BETWEEN = "start", "before", "between"
@@ -57,12 +57,17 @@ class Turn(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A thread with what its tokens are."""
+    """A thread with what its tokens are.
+
+    `ends` are the tokens that end turns or documents, `stop` the name of the first.
+    """
 
     thread: Thread
     turns: list[Turn]
     kinds: list[str]
     tok: tokenizer.Tokenizer
+    ends: frozenset[int | None]
+    stop: str
 
     @property
     def trained(self) -> list[Turn]:
@@ -79,15 +84,14 @@ class Text(NamedTuple):
 def _no_terminator(text: Text) -> str | None:
     for turn in text.trained:
         if turn.end is not None and not text.thread.weights[turn.end]:
-            return f"the {chat.STOP} at {turn.end} is not trained: a model never stops"
+            return f"the {text.stop} at {turn.end} is not trained: a model never stops"
     return None
 
 
 def _two_terminators(text: Text) -> str | None:
-    ends = {text.tok.control[chat.STOP], text.tok.eos_id}
     ids = text.thread.ids.tolist()
     for i in range(1, len(ids)):
-        if ids[i] in ends and ids[i - 1] in ends:
+        if ids[i] in text.ends and ids[i - 1] in text.ends:
             return f"the tokens at {i - 1} and {i} both end a turn"
     return None
 
@@ -137,10 +141,10 @@ def _leak(text: Text) -> str | None:
 
 def _truncated(text: Text) -> str | None:
     if text.turns and text.turns[-1].end is None:
-        return f"the last turn, of the {text.turns[-1].role}, has no {chat.STOP}"
+        return f"the last turn, of the {text.turns[-1].role}, has no {text.stop}"
     for turn in text.trained:
         if turn.end is None:
-            return f"the reply at {turn.start} has no {chat.STOP}"
+            return f"the reply at {turn.start} has no {text.stop}"
     if BEFORE in text.kinds and not text.thread.grouped:
         return "it begins inside of a turn"
     return None
@@ -187,20 +191,21 @@ LENGTHS = "lengths"
 
 
 def faults(
-    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, *, dialogues: bool = True
+    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, *, format: str | None = "roles"
 ) -> list[str]:
     """What is wrong with rows, a line each, which begins with the name of the fault.
 
     Args:
       rows: of a `dataset.Dataset`, text or groups.
-      dialogues: whether they are in the format of `chat`; of plain text only what
+      format: that of `chat` which they are in; None for plain text, of which only what
         needs no roles is looked at.
     """
     found = _padding(rows) + _lengths(rows)
+    parse = parser(tok, format)
     for thread in threads(rows):
-        text = parse(thread, tok) if dialogues else Text(thread, [], [], tok)
+        text = parse(thread)
         for name, check in FAULTS.items():
-            if (dialogues or name in PLAIN) and (reason := check(text)):
+            if (format or name in PLAIN) and (reason := check(text)):
                 found.append(f"{name}: {thread.where}: {reason}")
     return found
 
@@ -235,6 +240,13 @@ def _lengths(rows: Mapping[str, Any]) -> list[str]:
 
 def threads(rows: Mapping[str, Any]) -> Iterator[Thread]:
     """All texts of rows; of a segment with branches one for each branch."""
+    return (thread for _, _, thread in placed(rows))
+
+
+def placed(
+    rows: Mapping[str, Any],
+) -> Iterator[tuple[tuple[int, ...], np.ndarray, Thread]]:
+    """(the sequence, the places in it, the text) of all texts of rows."""
     grouped = "responses" in rows
     shape = rows["inputs"].shape
     flat = {
@@ -259,7 +271,7 @@ def threads(rows: Mapping[str, Any]) -> Iterator[Thread]:
                 where = f"{row}, segment {segment}"
                 where += f", branch {branch}" if several else ""
                 one = {name: values[s, at] for name, values in flat.items()}
-                yield Thread(
+                thread = Thread(
                     where=where,
                     ids=np.concatenate([one["inputs"][:1], one["targets"]]),
                     weights=np.concatenate([[0.0], one["weights"]]),
@@ -267,6 +279,7 @@ def threads(rows: Mapping[str, Any]) -> Iterator[Thread]:
                     whole=_whole(one, several or (np.diff(at) == 1).all()),
                     grouped=grouped,
                 )
+                yield np.unravel_index(s, shape[:-1]), at, thread
 
 
 def _whole(one: Mapping[str, np.ndarray], together: bool) -> bool:
@@ -275,8 +288,28 @@ def _whole(one: Mapping[str, np.ndarray], together: bool) -> bool:
     return bool(together and shifted and counted)
 
 
-def parse(thread: Thread, tok: tokenizer.Tokenizer) -> Text:
-    """The turns of a thread, and what each of its tokens is."""
+def parser(tok: tokenizer.Tokenizer, format: str | None) -> Callable[[Thread], Text]:
+    """What reads threads of a format: their turns, and what each token is."""
+    if format is None:
+        return lambda thread: Text(thread, [], [], tok, frozenset(), "")
+    if format == "roles":
+        return lambda thread: _parse_roles(thread, tok)
+    shape = shapes.of(tok, format)
+    return lambda thread: _parse(thread, tok, shape)
+
+
+def said(text: Text) -> list[str]:
+    """Whose turn each token of a thread is of; what is before a turn is of it."""
+    roles = [""] * len(text.kinds)
+    before = 0
+    for turn in text.turns:
+        stop = turn.stop if turn.end is None else turn.end + 1
+        roles[before:stop] = [turn.role] * (stop - before)
+        before = stop
+    return roles
+
+
+def _parse_roles(thread: Thread, tok: tokenizer.Tokenizer) -> Text:
     roles = {tok.control[name]: role for role, name in chat.ROLES.items()}
     kinds, turns, role, start = [], [], None, 0
     end = tok.control[chat.STOP]
@@ -297,4 +330,28 @@ def parse(thread: Thread, tok: tokenizer.Tokenizer) -> Text:
             kinds.append(outside if role is None else TEXT)
     if role is not None and (start < len(thread.ids) or role != chat.ASSISTANT):
         turns.append(Turn(role, start, len(thread.ids), None))
-    return Text(thread, turns, kinds, tok)
+    return Text(thread, turns, kinds, tok, frozenset([end, tok.eos_id]), chat.STOP)
+
+
+def _parse(thread: Thread, tok: tokenizer.Tokenizer, shape: shapes.Shape) -> Text:
+    kinds, turns, role, start = [], [], None, 0
+    ids = thread.ids.tolist()
+    while len(kinds) < len(ids):
+        i = len(kinds)
+        mark = shape.at(ids, i)
+        if mark is None:
+            started = MARKER in kinds
+            outside = BETWEEN if started else BEFORE
+            kinds.append(TEXT if role else START if ids[i] == tok.bos_id else outside)
+            continue
+        kinds += [MARKER] * len(mark.ids)
+        if mark.end is not None:
+            kinds[i + mark.end] = END
+        if role is not None:
+            end = None if mark.end is None else i + mark.end
+            turns.append(Turn(role, start, i, end))
+        role, start = mark.role, len(kinds)
+    if role is not None and (start < len(ids) or role != chat.ASSISTANT):
+        turns.append(Turn(role, start, len(ids), None))
+    ends = shape.stop_ids | {tok.eos_id}
+    return Text(thread, turns, kinds, tok, ends, shape.stop)

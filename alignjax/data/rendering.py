@@ -75,7 +75,8 @@ def render(
         "documents": None,
         "add_generation_prompt": prompt,
     }
-    with sandbox.counted(now or DAY) as state, _told(sandbox):
+    counted = sandbox.counted(now or DAY, len(messages))
+    with counted as state, _told(sandbox):
         text = "".join(map(state.write, template.generate(**variables)))
     for start, said in state.generated:
         if not text.startswith(said, start):

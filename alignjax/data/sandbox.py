@@ -25,9 +25,22 @@ import jinja2.ext
 import jinja2.sandbox
 from jinja2 import nodes, runtime
 
-STEPS = 1_000_000  # of one rendering
-SIZE = 1 << 24  # characters, items, or bits of a number
-_WIDTH = re.compile(r"[0-9]{5,}|\*")
+STEPS = 1_000_000  # of one rendering, and more for each message of a long dialogue
+PER_MESSAGE = 10_000
+CALL = 10  # steps of a call
+SIZE = 1 << 24  # characters or items
+BITS = 1 << 17  # of a number
+# Widths that nobody needs in patterns such as `%5d` and `{:5}`, or that are hidden.
+_WIDTH = re.compile(
+    r"%(?:\([^)]*\))?[^a-zA-Z%]*?(?:[0-9]{5}|\*)|{[^{}]*(?:[0-9]{5}[^{}]*}|{)"
+)
+
+
+# Filters that make no text of what they get; what they make is looked at afterwards.
+_PASSING = frozenset(
+    "abs attr batch count d default dictsort first groupby items last length list map "
+    "max min reject rejectattr reverse round select selectattr slice sort sum unique".split()
+)
 
 
 class Excess(Exception):
@@ -40,20 +53,22 @@ class State:
 
     Attributes:
       now: what `strftime_now` tells.
+      most: steps that it may take.
       size: characters written.
       generated: where blocks `{% generation %}` began, and what they wrote.
     """
 
     now: datetime.datetime
+    most: int = STEPS
     steps: int = 0
     size: int = 0
     generated: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
-    def step(self) -> None:
-        """Counts one. Raises Excess."""
-        self.steps += 1
-        if self.steps > STEPS:
-            raise Excess(f"more than {STEPS:,} turns of loops and calls")
+    def step(self, count: int = 1) -> None:
+        """Counts what is done. Raises Excess."""
+        self.steps += count
+        if self.steps > self.most:
+            raise Excess(f"more than {self.most:,} turns of loops and calls")
 
     def write(self, block: str) -> str:
         """Counts what is written. Raises Excess."""
@@ -66,9 +81,9 @@ _STATE: contextvars.ContextVar[State] = contextvars.ContextVar("rendering")
 
 
 @contextlib.contextmanager
-def counted(now: datetime.datetime) -> Iterator[State]:
+def counted(now: datetime.datetime, messages: int = 0) -> Iterator[State]:
     """All that templates do inside is counted in the State, and bounded."""
-    state = State(now)
+    state = State(now, STEPS + PER_MESSAGE * messages)
     token = _STATE.set(state)
     try:
         yield state
@@ -85,10 +100,41 @@ def check_size(size: int) -> None:
 def _checked(value: Any) -> Any:
     """The value, if it is not too large."""
     if isinstance(value, int):
-        check_size(value.bit_length())
+        if value.bit_length() > BITS:
+            raise Excess(f"a number of {value.bit_length():,} bits")
     elif isinstance(value, Sized) and not isinstance(value, runtime.Undefined):
         check_size(len(value))
     return value
+
+
+def _written(value: Any) -> Any:
+    """What is to become text: the value, if that is not too large."""
+    if isinstance(value, runtime.Undefined):
+        if value._undefined_exception is jinja2.exceptions.SecurityError:
+            value._fail_with_undefined_error()
+    elif not isinstance(value, str):
+        _parts(value)
+    return value
+
+
+def _parts(value: Any) -> int:
+    """How many things are in a value, itself one. Raises Excess if as text it is large.
+
+    What is in it twice is counted twice, as it is written twice.
+    """
+    waiting, parts, size = [value], 0, 0
+    while waiting:
+        found = waiting.pop()
+        parts += 1
+        if isinstance(found, (str, bytes)):
+            size += len(found)
+        elif isinstance(found, dict):
+            waiting += [*found.keys(), *found.values()]
+        elif isinstance(found, (list, tuple, set, frozenset)):
+            waiting += found
+        check_size(size + parts)
+    _STATE.get().step(parts // CALL)
+    return parts
 
 
 def _turns(items: Iterable) -> Iterator:
@@ -100,46 +146,49 @@ def _turns(items: Iterable) -> Iterator:
 
 def _joined(*values: Any) -> str:
     """The operator `~`."""
-    texts = [str(value) for value in values]
+    texts = [str(_written(value)) for value in values]
     check_size(sum(map(len, texts)))
     return "".join(texts)
 
 
 def _check_arguments(name: str, values: tuple, named: dict) -> None:
     """Refuses what would make something large; `name` is of a filter or a method."""
-    _STATE.get().step()
-    for value in (*values[1:], *named.values()):
-        if isinstance(value, int):
-            check_size(abs(value))
-    text = values[0] if values else None
-    rest = [*values[1:], *named.values()]
-    if name == "replace" and len(rest) >= 2 and isinstance(text, str):
-        check_size(len(text) + text.count(str(rest[0])) * len(str(rest[1])))
-    elif name in ("join", "indent", "tojson", "wordwrap", "batch", "expandtabs"):
-        _check_join(text, rest)
+    _STATE.get().step(CALL)
+    first, *rest = values or (None,)
+    rest += named.values()
+    numbers = [abs(value) for value in rest if isinstance(value, int)]
+    check_size(max(numbers, default=0))
+    parts = 1 if isinstance(first, str) or name in _PASSING else _parts(first)
+    if name == "replace" and len(rest) >= 2 and isinstance(first, str):
+        check_size(len(first) + first.count(str(rest[0])) * len(str(rest[1])))
     elif name in ("format", "format_map"):
-        _check_format(text, rest)
+        _check_format(first, rest)
+    elif name in ("join", "indent", "tojson", "wordwrap", "expandtabs"):
+        # Something is put between parts, or characters, as often as there are any.
+        if isinstance(first, str) and name != "tojson":
+            parts = len(first)
+        if name == "join" and rest:  # the method has the list as its argument
+            parts = max(parts, *(_parts(value) for value in rest))
+            parts = max(parts, *(len(v) for v in rest if isinstance(v, str)), 0)
+        longest = [len(v) for v in _texts([first, *rest], name != "join")]
+        check_size(parts * max([1, *longest, *numbers]))
 
 
-def _check_join(first: Any, rest: list) -> None:
-    """Texts that are repeated between what there is."""
-    texts = [value for value in (first, *rest) if isinstance(value, str)]
-    lists = [
-        v for v in (first, *rest) if isinstance(v, Sized) and not isinstance(v, str)
-    ]
-    longest = max(map(len, texts), default=0)
-    if not lists and len(texts) > 1:  # the other text has at most as many parts
-        check_size(len(texts[0]) * max(1, len(texts[1])))
-    for found in lists:
-        check_size(len(found) * max(1, longest))
+def _texts(values: list, nested: bool) -> Iterator[str]:
+    """The texts among the arguments after the first, or all that are no lists."""
+    for value in values[1:] if nested else values:
+        if isinstance(value, str):
+            yield value
+        elif nested and isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, str))
 
 
 def _check_format(text: Any, rest: list) -> None:
-    """Widths in patterns such as `%5d`: nobody needs one of five digits."""
+    """Refuses wide patterns, and arguments that are large as text."""
     if isinstance(text, str) and (found := _WIDTH.search(text)):
-        raise Excess(f"a pattern with the width {found[0]!r:.20}")
+        raise Excess(f"the pattern {found[0]!r:.40}")
     for value in rest:
-        _checked(value)
+        _parts(_checked(value))
 
 
 class _Generation(jinja2.ext.Extension):
@@ -181,10 +230,14 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class _Dict:
-    """`dict(...)`, without the methods that Python's has."""
+    """`dict(...)` and `dict.fromkeys(...)`, and nothing else that Python's has."""
 
     def __call__(self, *values, **named):
         return dict(*values, **named)
+
+    def fromkeys(self, *values):
+        """A dict of keys and one value."""
+        return dict.fromkeys(*values)
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -199,9 +252,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """A call in a template: a step, with arguments that are not too large."""
         if isinstance(called, runtime.LoopContext) and values:
             values = (_turns(values[0]), *values[1:])  # {% for ... recursive %}
-        bound = getattr(called, "__self__", None)
         name = getattr(called, "__name__", "")
-        first = bound if isinstance(bound, (str, bytes, list)) else None
+        bound = getattr(getattr(called, "__wrapped__", called), "__self__", None)
+        first = bound if isinstance(bound, (str, bytes, list, dict)) else None
         _check_arguments(name, (first, *values), named)
         return _checked(super().call(context, called, *values, **named))
 
@@ -212,9 +265,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 if isinstance(number, int) and isinstance(many, Sized):
                     check_size(len(many) * max(0, number))
             if isinstance(left, int) and isinstance(right, int):
-                check_size(left.bit_length() + right.bit_length())
+                _checked(1 << min(left.bit_length() + right.bit_length(), BITS))
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            check_size(left.bit_length() * abs(right))
+            _checked(1 << min(left.bit_length() * abs(right), BITS))
         elif operator == "%" and isinstance(left, str):
             _check_format(left, [right])
         elif operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
@@ -284,6 +337,7 @@ def environment() -> jinja2.Environment:
     made = _Environment(
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_written,
         extensions=[_Generation, jinja2.ext.loopcontrols],
     )
     made.filters["tojson"] = _tojson

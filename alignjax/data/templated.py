@@ -73,8 +73,8 @@ def find(tok: tokenizer.Tokenizer, format: str) -> Template:
     faults = []
     for probe in PROBES:
         try:
-            whole = _render(made, [*probe, (records.ASSISTANT, SAID)]).text
-            prompt = _render(made, probe, prompt=True).text
+            whole = render(made, [*probe, (records.ASSISTANT, SAID)]).text
+            prompt = render(made, probe, prompt=True).text
             break
         except records.DataError as error:
             faults.append(str(error))
@@ -150,7 +150,7 @@ def tokenize(
 def prompt_ids(form: Template, turns: Sequence[records.Turn], bos: bool) -> list[int]:
     """The tokens of a prompt, up to where the assistant is to speak."""
     _check_said(form.tok, records.Chat(tuple(turns)))
-    text = _render(form, turns, prompt=True).text
+    text = render(form, turns, prompt=True).text
     return _started(form.tok, marked.encode(form.tok, [text])[0].ids, bos).tolist()
 
 
@@ -166,10 +166,10 @@ def replies(
     for group in groups:
         said = [(records.ASSISTANT, text) for text in group.responses]
         _check_said(form.tok, records.Chat((*group.prompt, *said)))
-        prompt = _render(form, group.prompt, prompt=True).text
+        prompt = render(form, group.prompt, prompt=True).text
         texts.append([prompt])
         for turn in said:
-            whole = _render(form, [*group.prompt, turn]).text
+            whole = render(form, [*group.prompt, turn]).text
             if not whole.startswith(prompt):
                 raise records.DataError(
                     "the template writes the prompt in another way before a reply than "
@@ -197,7 +197,7 @@ def cuts(form: Template, bos: bool) -> tuple[int, tuple[int, ...]]:
     ids = prompt_ids(form, form.probe, bos)
     head = int(bool(ids) and ids[0] == form.tok.bos_id)
     try:
-        whole = _render(form, turns).text
+        whole = render(form, turns).text
     except records.DataError:
         return head, ()
     start, stop = whole.rfind(SAID) + len(SAID), whole.rfind(more)
@@ -227,7 +227,15 @@ def messages(
     return found
 
 
-def _render(form, turns, *, prompt=False, tools=None, fields=None):
+def render(
+    form: Template,
+    turns: Sequence[records.Turn],
+    *,
+    prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    fields: Sequence[Mapping | None] | None = None,
+) -> rendering.Rendered:
+    """Turns as the template writes them; see `rendering.render`."""
     return rendering.render(
         form.with_tools if tools else form.source,
         messages(turns, fields),
@@ -242,7 +250,7 @@ def _spans(form: Template, chat: records.Chat, train_on: str):
     roles = [role for role, _ in chat.turns]
     mine = [i for i, role in enumerate(roles) if role == records.ASSISTANT]
     known = dict(tools=chat.tools, fields=chat.fields)
-    whole = _render(form, chat.turns, **known)
+    whole = render(form, chat.turns, **known)
     if rendering.tracks(form.with_tools if chat.tools else form.source):
         spans = [span for span in whole.spans if span[0] < span[1]]
         if not spans:
@@ -257,8 +265,8 @@ def _spans(form: Template, chat: records.Chat, train_on: str):
         return whole.text, spans
     spans = []
     for i in mine if train_on == "all" else mine[-1:]:
-        prompt = _render(form, chat.turns[:i], prompt=True, **known).text
-        so_far = _render(form, chat.turns[: i + 1], **known).text
+        prompt = render(form, chat.turns[:i], prompt=True, **known).text
+        so_far = render(form, chat.turns[: i + 1], **known).text
         so_far = so_far[: _end(form, so_far, len(prompt))]
         for part, what in ((prompt, "before"), (so_far, "with")):
             if not whole.text.startswith(part):

@@ -217,11 +217,9 @@ def test_plain_text_is_looked_at_too(tmp_path):
     cfg = loader.DataConfig(sources=sources, validation_fraction=0, bos=True)
     data = loader.build(cfg, TOK, length=64, seed=0, cache_dir=tmp_path)
     rows = data.epoch_rows(np.arange(data.num_rows))
-    assert audit.faults(rows, TOK, dialogues=False) == []
+    assert audit.faults(rows, TOK, format=None) == []
     leak(rows)
     rows["targets"][0, 0] = rows["inputs"][0, 1] = TOK.bos_id
     rows["positions"][-1] = 0
-    names = {
-        line.partition(":")[0] for line in audit.faults(rows, TOK, dialogues=False)
-    }
+    names = {line.partition(":")[0] for line in audit.faults(rows, TOK, format=None)}
     assert names == {"two starts", "leak"}
