@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 VOCAB = 128
-TOKENS = 300  # of those with a tokenizer, which has the 256 bytes
+TOKENS = 300  # rows of the embedding of those with a byte-level tokenizer
+SPECIAL = 288  # the first special token of these
 LENGTH = 48
 PROMPT = 36  # tokens that greedy generation goes on from
 GENERATED = 16
@@ -81,8 +82,8 @@ CASES = {
         "llama",
         _SPOKEN
         | dict(
-            bos_token_id=256,
-            eos_token_id=[257, 260],
+            bos_token_id=SPECIAL,
+            eos_token_id=[SPECIAL + 1, SPECIAL + 4],
             pad_token_id=None,
             tie_word_embeddings=False,
             rms_norm_eps=1e-5,
@@ -104,9 +105,9 @@ CASES = {
         "qwen2",
         _SPOKEN
         | dict(
-            bos_token_id=256,
-            eos_token_id=[258, 256],
-            pad_token_id=256,
+            bos_token_id=SPECIAL,
+            eos_token_id=[SPECIAL + 2, SPECIAL],
+            pad_token_id=SPECIAL,
             tie_word_embeddings=True,
             rope_parameters=rope(1e6),
         ),
@@ -126,9 +127,9 @@ CASES = {
         "qwen3",
         _SPOKEN
         | dict(
-            bos_token_id=256,
-            eos_token_id=[258, 256],
-            pad_token_id=256,
+            bos_token_id=SPECIAL,
+            eos_token_id=[SPECIAL + 2, SPECIAL],
+            pad_token_id=SPECIAL,
             head_dim=16,
             tie_word_embeddings=True,
             rope_parameters=rope(1e6),

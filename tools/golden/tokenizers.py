@@ -66,13 +66,10 @@ def _special(text: str) -> library.AddedToken:
 
 
 def _byte_level(special: list[str]) -> library.Tokenizer:
-    """A byte-level BPE whose special tokens begin at 256, as GPT-2's descendants."""
-    vocab = {character: i for i, character in enumerate(BYTES)}
-    # Ids of merges stand after the special ones: gaps are allowed, and happen.
-    start = len(vocab) + len(special)
+    """A byte-level BPE: 256 bytes, what they merge to, then the special tokens."""
     merges = [tuple(merge.split(" ")) for merge in MERGES]
-    for i, (left, right) in enumerate(merges):
-        vocab[left + right] = start + i
+    pieces = [*BYTES, *(left + right for left, right in merges)]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
     tok = library.Tokenizer(models.BPE(vocab, merges))
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
