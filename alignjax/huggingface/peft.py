@@ -94,7 +94,13 @@ def export(run, target: str | pathlib.Path, base: str | None = None) -> pathlib.
     if base is None:
         base = _base_of(run)
     tensors, known = write(leaves, run.config["model"]["family"], c)
-    known = {**known, "base_model_name_or_path": base}
+    return save(target, tensors, {**known, "base_model_name_or_path": base})
+
+
+def save(
+    target: str | pathlib.Path, tensors: Mapping[str, np.ndarray], known: Mapping
+) -> pathlib.Path:
+    """Writes the two files of a folder of PEFT's. Raises ConfigError, see `export`."""
     target = pathlib.Path(target).absolute()
     with partial.folder(target, sum(x.nbytes for x in tensors.values())) as made:
         kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}
@@ -116,20 +122,23 @@ def _check_run(run, c: settings.DecoderConfig, leaves: Mapping[str, Any]) -> Non
     others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
     if others:
         raise config.ConfigError(
-            f"{run.path}: trained {matching.some(others)} beside adapters, which a "
-            "folder of adapters has no place for; export the whole model, merged"
+            f"{run.path}: {matching.some(others)} trained too, which a folder of "
+            "adapters has no place for; export the whole model, merged"
         )
 
 
 def _base_of(run) -> str | None:
     """What a run started from, where PEFT would find a model there."""
-    while name := (run.config.get("init") or {}).get("run"):
-        if name.startswith("hf:") or not (pathlib.Path(name) / "checkpoints").is_dir():
+    known = run.config
+    while name := (known.get("init") or {}).get("run"):
+        path = pathlib.Path(name)
+        if name.startswith("hf:") or not (path / "checkpoints").is_dir():
             return name.removeprefix("hf:")
-        base = run.base
-        if base is None or "/lora_" not in "".join(run.meta()["leaves"]):
+        known = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if imported := known.get("imported"):
+            return imported["from"].removeprefix("hf:")
+        if known.get("trainable", ".*") == ".*":
             return None
-        run = base
     return None
 
 
@@ -242,8 +251,17 @@ def read(
     known = peft_config.read(path / CONFIG)
     tensors = _open(path)
     found, problems = _sort(path, tensors, modules(family, c), c)
-    ranks = {module.short: known.rank(module.short) for module in found}
-    problems += _shapes(path, found, ranks, known, leaves)
+    asked = {}
+    for module in found:
+        layers = [module.theirs.format(layer=i) for i in range(c.layers)]
+        each = {(known.rank(x), known.scale(x), known.alpha(x)) for x in layers}
+        if len(each) > 1:
+            problems.append(
+                f"{path / CONFIG}: rank_pattern or alpha_pattern tell layers of "
+                f"{module.short} apart, which is not computed here"
+            )
+        asked[module] = min(each)
+    problems += _shapes(path, found, asked, known, leaves)
     problems += [
         f"{path / CONFIG}: target_modules: {name!r} has no tensors in {WEIGHTS}"
         for name in known.targets
@@ -252,17 +270,16 @@ def read(
     if problems:
         raise config.ConfigError(problems)
 
-    first = max(found, key=lambda module: ranks[module.short]).short
-    rank, scale = ranks[first], known.scale(first)
+    rank, scale, alpha = max(asked.values())
     out: dict[str, list] = {}
     for module, layers in found.items():
-        share = known.scale(module.short) / scale
+        share = asked[module][1] / scale
         for layer, parts in enumerate(layers):
             for name, x in _split(module, parts, leaves, layer, rank, share):
                 out.setdefault(name, []).append(x)
     fields = dict(
         lora_rank=rank,
-        lora_alpha=float(known.alpha(first)),
+        lora_alpha=float(alpha),
         lora_rslora=known.rslora,
         lora_dora=known.dora,
         lora_dropout=known.dropout,
@@ -304,19 +321,19 @@ def _sort(path, tensors, known: list[Module], c: settings.DecoderConfig):
     problems = []
     if strange:
         problems.append(
-            f"{path / WEIGHTS}: {matching.some(strange)} belong to no projection of "
-            "this model; such adapters are not computed here"
+            f"{path / WEIGHTS}: {matching.some(strange)} of no projection of this "
+            "model; such adapters are not computed here"
         )
     if not found and not strange:
         problems.append(f"{path / WEIGHTS}: has no tensors")
     return found, problems
 
 
-def _shapes(path, found, ranks, known, leaves) -> list[str]:
+def _shapes(path, found, asked, known, leaves) -> list[str]:
     """Tensors that lack, or have another shape than the config and the model say."""
     problems = []
     for module, layers in found.items():
-        rank, sizes = ranks[module.short], _sizes(module, leaves)
+        rank, sizes = asked[module][0], _sizes(module, leaves)
         want = {"lora_A": (rank, sizes[0]), "lora_B": (sum(sizes[1:]), rank)}
         if known.dora:
             want["m"] = (sum(sizes[1:]),)
@@ -352,7 +369,7 @@ def _split(module: Module, parts, leaves, layer: int, rank: int, share: float):
     b[:have] = theirs["lora_B"].T if share == 1 else theirs["lora_B"].T * share
     ends = np.cumsum(widths)
     for path, end, width in zip(module.ours, ends, widths, strict=True):
-        *_, shape = (leaves[f"{path}/kernel"].shape[1:],)
+        shape = tuple(leaves[f"{path}/kernel"].shape[1:])
         contract = 2 if path.endswith("/o") else 1
         here = slice(end - width, end)
         yield f"{path}/lora_a", a.reshape(*shape[:contract], rank)

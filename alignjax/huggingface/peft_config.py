@@ -14,10 +14,11 @@ from alignjax.models import settings
 
 # They are read, or change nothing about what adapters compute.
 _KNOWN = set(
-    "peft_type r lora_alpha lora_dropout use_rslora use_dora rank_pattern alpha_pattern "
-    "target_modules base_model_name_or_path bias init_lora_weights auto_mapping "
-    "inference_mode peft_version revision task_type fan_in_fan_out megatron_core "
+    "peft_type r lora_alpha lora_dropout use_rslora use_dora rank_pattern "
+    "alpha_pattern target_modules base_model_name_or_path bias init_lora_weights "
+    "auto_mapping inference_mode peft_version revision task_type fan_in_fan_out "
     "qalora_group_size ensure_weight_tying exclude_modules runtime_config eva_config "
+    "megatron_core "
     "use_qalora".split()
 )
 # These leave the weights of the model as they are; "pissa" and others do not.
@@ -56,7 +57,7 @@ class Known(NamedTuple):
     alphas: Mapping[str, float]
 
     def rank(self, module: str) -> int:
-        return _of(self.ranks, module)
+        return int(_of(self.ranks, module))
 
     def alpha(self, module: str) -> float:
         return _of(self.alphas, module)

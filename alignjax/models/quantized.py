@@ -16,6 +16,7 @@ the same codes. Each value is one product, so it is the same on any device.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -208,6 +209,7 @@ class Rounded:
     def __init__(self, leaf, kind: str):
         self.leaf, self.kind = leaf, kind
         self.shape, self.dtype = tuple(leaf.shape), np.dtype(np.float32)
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
 
     def __getitem__(self, index) -> np.ndarray:
         index = index if isinstance(index, tuple) else (index,)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters to PEFT's folders and back: the same logits, and refusals by name."""
+
+import json
+
+import adapted
+import numpy as np
+import pytest
+
+from alignjax import checkpoint, config, trees
+from alignjax.checkpoint import adapters
+from alignjax.huggingface import peft, shards
+
+TOKENS = np.arange(3, 19).reshape(2, 8)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return adapted.base("llama3")
+
+
+@pytest.mark.parametrize("kind", ["lora", "some"])
+@pytest.mark.parametrize("family", ["llama3", "gpt2", "phi3", "qwen3_moe"])
+def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
+    """Theirs that are several of ours too: there B is in blocks, here A is shared."""
+    opened, fields = adapted.base(family), adapted.KINDS[kind]
+    if kind == "some" and family == "qwen3_moe":
+        fields = fields | dict(lora_targets="layers/(k|o)")
+    c, whole, folder = adapted.written(opened, fields, tmp_path / "peft")
+    run = adapters.import_adapters(folder, opened.path, tmp_path / "run")
+    wanted = adapted.logits(c, whole, TOKENS)
+    again = run.model.config
+    found = adapted.logits(
+        again.__class__(**{**vars(again), "dtype": "float32"}),
+        adapted.params(run, {}),
+        TOKENS,
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    plain = adapted.logits(c, adapted.params(opened, {}), TOKENS)
+    assert np.abs(wanted - plain).max() > 1e-2
+    if family in ("llama3", "qwen3_moe"):  # nothing is fused: the same bits
+        assert again.lora_rank == 3
+        for name, leaf in run.leaves().items():
+            if name.endswith(("lora_a", "lora_b")):
+                mine = trees.named_leaves(whole)[name]
+                np.testing.assert_array_equal(leaf[...], mine, err_msg=name)
+    # And out again, from the run.
+    second = peft.export(run, tmp_path / "second")
+    known = json.loads((second / peft.CONFIG).read_text())
+    assert known["base_model_name_or_path"] == str(opened.path)
+    read = peft.read(second, opened.config["model"]["family"], c, opened.leaves())
+    assert read.fields["lora_dora"] == c.lora_dora
+
+
+def test_the_run_opens_and_holds_adapters_alone(llama, tmp_path):
+    _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
+    run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    opened = checkpoint.open_run(tmp_path / "run")
+    leaves = opened.meta()["leaves"]
+    assert leaves and all("/lora_" in name for name in leaves)
+    assert (
+        trees.named_leaves(opened.params()).keys() == trees.named_leaves(whole).keys()
+    )
+    assert opened.digest() == run.digest() != llama.digest()
+    assert opened.config["model"]["lora_dora"] and opened.steps == [0]
+    size = sum(p.stat().st_size for p in run.directory.rglob("*") if p.is_file())
+    assert size < 1.5 * sum(x.nbytes for x in opened.held.at(0, held).values()) + 2**15
+
+
+def held(stored):
+    return stored.read("params")
+
+
+def test_names_are_peft_s(llama, tmp_path):
+    _, _, folder = adapted.written(llama, adapted.KINDS["some"], tmp_path / "peft")
+    tensors = shards.open_file(folder / peft.WEIGHTS)
+    first = "base_model.model.model.layers.0."
+    layer = {name for name in tensors if name.startswith(first)}
+    assert layer == {
+        f"{first}{module}.{part}"
+        for module in ("self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj")
+        for part in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    }
+    c = llama.model.config
+    assert tensors[f"{first}mlp.up_proj.lora_A.weight"].shape == (3, c.d_model)
+    assert tensors[f"{first}mlp.up_proj.lora_B.weight"].shape == (c.d_ff, 3)
+    known = json.loads((folder / peft.CONFIG).read_text())
+    assert known["target_modules"] == ["k_proj", "o_proj", "up_proj"]
+    assert (known["r"], known["lora_alpha"], known["use_dora"]) == (3, 6, True)
+
+
+def test_a_name_that_two_modules_share_is_told_apart(tmp_path):
+    fields = adapted.RANK | dict(lora_targets="layers/(q|mlp/down)")
+    folder = adapted.written(adapted.base("gpt2"), fields, tmp_path / "peft")[2]
+    known = json.loads((folder / peft.CONFIG).read_text())
+    assert known["target_modules"] == ["c_attn", "mlp.c_proj"]
+    assert known["fan_in_fan_out"] and known["rank_pattern"] == {}
+    fields = adapted.RANK | dict(lora_targets="layers/[qkvo]", lora_rslora=True)
+    folder = adapted.written(adapted.base("gpt2"), fields, tmp_path / "more")[2]
+    known = json.loads((folder / peft.CONFIG).read_text())
+    assert known["target_modules"] == ["attn.c_proj", "c_attn"]
+    assert known["rank_pattern"] == {r"attn\.c_attn": 9}
+    (alpha,) = known["alpha_pattern"].values()
+    assert alpha / 9**0.5 == pytest.approx(6 / 3**0.5)
+
+
+def changed(folder, **fields):
+    known = json.loads((folder / peft.CONFIG).read_text()) | fields
+    (folder / peft.CONFIG).write_text(json.dumps(known))
+
+
+REFUSED = {
+    "layers": (dict(layers_to_transform=[0]), "layers_to_transform = [0]"),
+    "modules": (dict(modules_to_save=["lm_head"]), "modules_to_save = ['lm_head']"),
+    "bias": (dict(bias="all"), "bias = 'all'"),
+    "kind": (dict(peft_type="IA3"), "peft_type = 'IA3'"),
+    "start": (dict(init_lora_weights="pissa"), "init_lora_weights = 'pissa'"),
+    "unknown": (dict(use_magic=True), "use_magic = True: an unknown field"),
+    "by layer": (
+        dict(alpha_pattern={"layers.1.self_attn.q_proj": 3}),
+        "tell layers of self_attn.q_proj apart",
+    ),
+    "rank": (dict(r=4), "ask {'lora_A': (4, "),
+    "no rank": (dict(r=0), "r = 0: 0 is no positive number"),
+    "magnitudes": (dict(use_dora=True), "'m': ("),
+    "targets": (dict(target_modules=["q_proj", "lm_head"]), "'lm_head' has no tensors"),
+    "pattern": (dict(rank_pattern={"*": 3}), "the pattern '*'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_computed_is_refused_by_name(case, llama, tmp_path):
+    _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
+    fields, words = REFUSED[case]
+    changed(folder, **fields)
+    with pytest.raises(config.ConfigError) as error:
+        adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    assert words in str(error.value), str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"peft"}
+
+
+def test_tensors_that_lack_or_do_not_belong_are_named(llama, tmp_path):
+    c, leaves = adapted.draw(llama, adapted.KINDS["lora"])
+    tensors, known = peft.write(leaves, "llama", c)
+    import_ = lambda name: peft.read(
+        tmp_path / name, "llama", llama.model.config, llama.leaves()
+    )
+    lost = {n: x for n, x in tensors.items() if "layers.1.mlp.up_proj.lora_B" not in n}
+    peft.save(tmp_path / "lost", lost, known)
+    with pytest.raises(config.ConfigError, match=r"layers\.1\.mlp\.up_proj has"):
+        import_("lost")
+    more = {
+        **tensors,
+        f"{peft.PREFIX}lm_head.lora_A.weight": np.zeros((3, 4), np.float32),
+    }
+    peft.save(tmp_path / "more", more, known)
+    with pytest.raises(config.ConfigError, match=r"lm_head\.lora_A\.weight"):
+        import_("more")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / peft.CONFIG).write_text(json.dumps(known))
+    (tmp_path / "pickled/adapter_model.bin").write_bytes(b"")
+    with pytest.raises(config.ConfigError, match="is pickled, and never read"):
+        import_("pickled")
+
+
+def test_what_cannot_be_exported_is_refused(llama, tmp_path):
+    with pytest.raises(config.ConfigError, match="has no adapters"):
+        peft.export(llama, tmp_path / "none")
+    _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
+    run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    with pytest.raises(config.ConfigError, match="not empty"):
+        peft.export(run, folder)
+    run.config["trainable"] = r".*/lora_[abm]|norm/.*"
+    with pytest.raises(config.ConfigError, match="norm/scale is trained too"):
+        peft.export(run, tmp_path / "others")
+    with pytest.raises(config.ConfigError, match="has adapters already"):
+        adapters.import_adapters(folder, run.path, tmp_path / "twice")
