@@ -108,7 +108,7 @@ def frequencies(
     """
     f32 = np.float32
     exponents = np.arange(0, dimensions, 2, dtype=f32) / f32(dimensions)
-    powers = np.power(f32(theta), exponents)
+    powers = np.power(float(theta), exponents.astype(np.float64)).astype(f32)
     plain = f32(1) / powers
     if scaling is None:
         return plain
