@@ -38,8 +38,11 @@ _WIDTH = re.compile(
 
 # Filters that make no text of what they get; what they make is looked at afterwards.
 _PASSING = frozenset(
-    "abs attr batch count d default dictsort first groupby items last length list map "
-    "max min reject rejectattr reverse round select selectattr slice sort sum unique".split()
+    (
+        "abs attr batch count d default dictsort first groupby items last length list "
+        "map max min reject rejectattr reverse round select selectattr slice sort sum "
+        "unique"
+    ).split()
 )
 
 
