@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from alignjax import checkpoint, trees
-from alignjax.checkpoint import storage
+from alignjax.checkpoint import asking, storage
 from alignjax.huggingface import peft
 from alignjax.models import decoder, lora
 
@@ -28,9 +28,13 @@ def base(name: str):
     return checkpoint.open_run(GOLDEN / name)
 
 
+def in_float32(c):
+    return dataclasses.replace(c, dtype="float32")
+
+
 def draw(opened, fields: dict, seed: int = 0):
     """(settings with adapters, `{path: array}` of adapters that are not nothing)."""
-    c = dataclasses.replace(opened.model.config, dtype="float32", **fields)
+    c = dataclasses.replace(in_float32(opened.model.config), **fields)
     shapes = jax.eval_shape(decoder.build(c).init, jax.random.key(0))
     rng = np.random.default_rng(seed)
     scale = {"lora_a": 0.3, "lora_b": 0.1, "lora_m": 0.1}
@@ -60,8 +64,6 @@ def written(opened, fields: dict, target: pathlib.Path):
 
 def logits(c, whole: dict, tokens: np.ndarray) -> np.ndarray:
     """What the model says of tokens [B, T], of parameters with adapters or merged."""
-    from alignjax.checkpoint import asking
-
     model = decoder.build(dataclasses.replace(c, attention="auto"))
     return np.asarray(asking.logits(model)(whole, asking.rows(model, tokens)))
 
