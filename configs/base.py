@@ -162,19 +162,22 @@ def model() -> ConfigDict:
     m.family = "llama"  # a module of alignjax.models
     m.name = "nano"  # a size in its CONFIGS
     sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window"
-    for field in [*sizes.split(), "unroll", "score_heads", "lora_rank"]:
+    experts = "experts experts_per_token expert_d_ff"
+    for field in f"{sizes} {experts} unroll score_heads lora_rank".split():
         m[field] = placeholder(int)
     for field in (
         "norm norm_placement positions activation attention_bias qk_norm dtype "
         "attention remat lora_targets base"
     ).split():
         m[field] = placeholder(str)
-    for field in "mlp_bias tied embedding_scale lora_rslora lora_dora".split():
+    for (
+        field
+    ) in "mlp_bias norm_topk tied embedding_scale lora_rslora lora_dora".split():
         m[field] = placeholder(bool)
     for field in (
         "norm_epsilon norm_offset rope_theta local_rope_theta rope_fraction "
         "attention_scale attention_softcap logit_softcap dropout init_std "
-        "embedding_noise lora_alpha lora_dropout"
+        "embedding_noise lora_alpha lora_dropout router_loss router_z_loss"
     ).split():
         m[field] = placeholder(float)
     m.window_pattern = placeholder(tuple)

@@ -72,6 +72,7 @@ class DecoderConfig:
       lora_dora: whether adapters learn the magnitude of each output apart from its
         direction (DoRA, arXiv:2402.09353); see `dora`.
       base: how kernels of projections that are not trained are kept; see `quantized`.
+        Those of experts and routers stay float32.
     """
 
     vocab_size: int
