@@ -170,9 +170,8 @@ def model() -> ConfigDict:
         "attention remat lora_targets base"
     ).split():
         m[field] = placeholder(str)
-    for (
-        field
-    ) in "mlp_bias norm_topk tied embedding_scale lora_rslora lora_dora".split():
+    flags = "mlp_bias norm_topk tied embedding_scale lora_rslora lora_dora"
+    for field in flags.split():
         m[field] = placeholder(bool)
     for field in (
         "norm_epsilon norm_offset rope_theta local_rope_theta rope_fraction "
