@@ -20,7 +20,7 @@ from alignjax.checkpoint import adapters
 from alignjax.huggingface import peft
 
 TOKENS = np.arange(3, 27).reshape(2, 12)
-# Of the second, two of theirs are two or three of ours each; GPT-2's are not transposed.
+# Some of theirs are two or three of ours in the second; GPT-2's are not transposed.
 FAMILIES = ["llama3", "phi3", pytest.param("gpt2", marks=pytest.mark.slow)]
 TARGETS = {
     "llama3": ["q_proj", "o_proj", "up_proj"],

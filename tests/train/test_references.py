@@ -9,6 +9,7 @@ import pytest
 from stages import interrupted, refused, run, said, section
 
 from alignjax import experiment, models, parameters, sharding, trees, types
+from alignjax.checkpoint import asking
 from alignjax.models import lora
 from configs.smoke import dpo, pretrain, sft
 
@@ -110,6 +111,18 @@ def test_adapters_are_all_that_is_saved_and_the_run_opens_whole(tuned, adapted):
     assert 0 < len(reply.ids) <= 3 and 0 < len(text.ids) <= 3
 
 
+def test_a_checkpoint_takes_the_bytes_of_adapters(tuned, adapted):
+    size = lambda opened: sum(
+        path.stat().st_size
+        for path in (opened.directory / str(opened.steps[-1])).rglob("*")
+        if path.is_file()
+    )
+    numbers = trees.count(trees.partition(lora.TRAINABLE, adapted.params())[0])
+    # The adapters and two moments of each, and a little for what they are called.
+    assert 3 * 4 * numbers < size(adapted) < 3 * 4 * numbers + 2**18
+    assert size(adapted) < size(tuned) / 2
+
+
 def test_merged_it_is_a_plain_model_that_says_the_same(tuned, adapted):
     c = adapted.config["model"]
     plain = models.build({**c, "lora_rank": 0}, adapted.tokenizer.vocab_size)
@@ -153,6 +166,85 @@ def test_adapters_go_on_from_adapters(folder, tuned):
     assert "lora_a" in text and "choose the section model" in text
     text = refused(folder, dpo, **{"init.run": str(before.path), "model.lora_rank": 0})
     assert "lora_a" in text and "merge its adapters" in text
+
+
+BASES = {
+    "nf4": {"model.base": "nf4", "reference.store": True},
+    "int8": {"model.base": "int8", "model.lora_dora": True},
+}
+
+
+@pytest.fixture(scope="module", params=BASES)
+def narrow(request, folder, tuned):
+    """DPO of adapters on a base in fewer bits, which is the reference too."""
+    asked = start(tuned, **BASES[request.param])
+    return request.param, run(folder, f"narrow {request.param}", dpo, **asked)
+
+
+def test_the_base_in_fewer_bits_is_the_reference(folder, tuned, narrow):
+    kind, opened = narrow
+    rows = opened.metrics()
+    assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert learned(rows)
+    (line,) = [line for line in said(opened) if "kept as" in line]
+    assert f"kept as {kind}" in line
+    frozen = first_of(folder, tuned, **BASES[kind])
+    ours = trees.named_leaves(frozen.base)
+    assert sum(f"kernel_{kind}" in name for name in ours) == 7
+    assert not any(name.endswith("/kernel") for name in ours)
+    if kind == "int8":  # nothing is there twice
+        theirs = trees.named_leaves(frozen.reference)
+        assert all(theirs[name] is leaf for name, leaf in ours.items())
+    else:
+        assert any("computing" in line for line in said(opened))
+
+
+def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
+    """Logits and the checkpoint's are those of training, from either side."""
+    kind, opened = narrow
+    again = experiment.build(section(dpo, folder, **start(tuned, **BASES[kind])))
+    tokens = np.arange(24)[None]
+    rows = asking.rows(again.model, tokens)
+    with sharding.use(again.mesh, again.rules):
+        base = parameters.prepare(again).frozen().base
+        trained, _ = trees.partition(lora.TRAINABLE, opened.params())
+        logits = jax.jit(lambda p: again.model.unembed(p, again.model.hidden(p, rows)))
+        expected = logits(trees.merge(trained, base))
+    np.testing.assert_allclose(opened.logits(tokens), expected, atol=1e-5)
+    plain = lora.strip(opened.params())
+    rounded = trees.named_leaves(plain)["layers/mlp/up/kernel"]
+    before = trees.named_leaves(tuned.params())["layers/mlp/up/kernel"]
+    assert 0 < np.abs(rounded - before).max() < 0.2 * np.abs(before).max()
+    for name, leaf in opened.leaves().items():
+        whole = trees.named_leaves(opened.params())[name]
+        np.testing.assert_array_equal(np.asarray(leaf[...]), whole, err_msg=name)
+    # The next run that keeps its base so has the very same one.
+    after = {"init.run": str(opened.path), "trainable": lora.TRAINABLE, **FAST}
+    built = experiment.build(section(dpo, folder, **after))
+    assert built.model.config.base == kind
+    with sharding.use(built.mesh, built.rules):
+        kept = trees.named_leaves(parameters.prepare(built).frozen().base)
+    for name, leaf in trees.named_leaves(base).items():
+        np.testing.assert_array_equal(kept[name], leaf, err_msg=name)
+
+
+def test_a_base_in_fewer_bits_that_is_trained_is_refused(folder, tuned):
+    asked = {"init.run": str(tuned.path), "model.base": "nf4"}
+    text = refused(folder, dpo, **asked)
+    assert "model.base: 'nf4'" in text and "trainable = '.*'" in text
+    asked = {"model.lora_dora": True, "trainable": r".*/lora_[ab]"}
+    text = refused(folder, dpo, **start(tuned, **asked))
+    assert "lora_m" in text
+
+
+def test_dropout_of_the_run_before_is_said_to_leave_the_check_out(folder, tuned):
+    noisy = run(
+        folder, "noisy", sft, **start(tuned, **{"model.lora_dropout": 0.1, "steps": 2})
+    )
+    asked = {"init.run": str(noisy.path), "trainable": lora.TRAINABLE, **FAST}
+    after = run(folder, "after noisy", dpo, steps=3, **asked)
+    (line,) = [line for line in said(after) if "step 0 is not checked" in line]
+    assert "model.lora_dropout = 0.1" in line and "init.run" in line
 
 
 MOVES = {
