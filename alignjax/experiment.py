@@ -177,7 +177,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
     passes = c.steps * c.batch_size / run.train.num_rows
     lines = [
         (
-            f"model: {c.model['family']}/{c.model['name']}, {size:,} parameters, "
+            f"model: {'/'.join(_names(c.model))}, {size:,} parameters, "
             f"vocabulary {run.model.config.vocab_size:,}, context {c.length}"
         ),
         (
@@ -206,6 +206,11 @@ def describe(run: Experiment, resumed: int | None) -> str:
         else f"going on from the checkpoint of step {resumed}, of {c.steps}"
     )
     return "\n".join(lines)
+
+
+def _names(section: Mapping) -> list[str]:
+    """Family and size; one that was published elsewhere has no name for its size."""
+    return [section[k] for k in ("family", "name") if section.get(k)]
 
 
 class Checked(NamedTuple):

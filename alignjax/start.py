@@ -54,11 +54,26 @@ def find(section: Any, path: str) -> Start | None:
 
 
 def complete(section: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
-    """The config's JSON with what `model` leaves open as in the run it starts from."""
+    """The config's JSON with what `model` leaves open as in the run it starts from.
+
+    Raises:
+      ConfigError: another family than that run has, or a size where it has none.
+    """
     if start is None:
         return dict(section)
     given = {k: v for k, v in section["model"].items() if v is not None}
-    return {**section, "model": {**start.run.config["model"], **given}}
+    theirs = start.run.config["model"]
+    if given.get("family", theirs["family"]) != theirs["family"]:
+        raise config.ConfigError(
+            f"model.family: {given['family']!r}, where the parameters of init.run are "
+            f"of {theirs['family']!r}; leave model.family and model.name out"
+        )
+    if "name" in given and theirs.get("name") is None:
+        raise config.ConfigError(
+            f"model.name: {given['name']!r}, where the model of init.run is no size "
+            "with a name; leave model.family and model.name out"
+        )
+    return {**section, "model": {**theirs, **given}}
 
 
 def load_tokenizer(start: Start) -> tokenizer.Tokenizer:

@@ -7,7 +7,8 @@ r"""Makes a run of a Hugging Face folder, and a folder of a run; needs no torch.
 SRC is a folder or `hf:` and a repository of the hub. RUN_DIR may also be a folder of
 Hugging Face's, so that export copies one with another dtype or other files. Tensors are
 read and written one at a time, and what is made appears once it is whole. Adapters are
-merged into what is exported, or with `--adapters` exported alone, as PEFT has them.
+merged into what is exported, or with `--adapters` exported alone, as PEFT has them;
+`import SRC RUN_DIR --adapters=FOLDER` makes a run of a folder of PEFT's and its base.
 `--certificate=FILE` has both sides computed on the same tokens, and writes how far
 apart they are.
 """
@@ -24,8 +25,8 @@ from collections.abc import Sequence
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from alignjax import checkpoint, commands, config, progress
-from alignjax.checkpoint import conversion
-from alignjax.huggingface import certificate, save
+from alignjax.checkpoint import adapters, conversion
+from alignjax.huggingface import certificate, peft, save
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     into = commands_.add_parser("import", help="a run of a folder")
     into.add_argument("source", metavar="SRC", help="a folder, or hf:REPOSITORY")
     into.add_argument("target", metavar="RUN_DIR", help="made; must not have content")
+    into.add_argument(
+        "--adapters", metavar="FOLDER", help="of PEFT's, for SRC, which may be a run"
+    )
     back = commands_.add_parser("export", help="a folder of a run")
     back.add_argument("source", metavar="RUN_DIR", help="the workdir of a run")
     back.add_argument("target", metavar="DST", help="made; must not have content")
@@ -49,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     )
     back.add_argument(
         "--adapters", action="store_true", help="the adapters alone, for PEFT"
+    )
+    back.add_argument(
+        "--base", metavar="NAME", help="of --adapters: the model that they belong to"
     )
     for one in (into, back):
         one.add_argument("--certificate", metavar="FILE", help="where to write it")
@@ -62,6 +69,9 @@ def run(options: argparse.Namespace) -> None:
             f"certificate: {options.certificate} is there; name another file"
         )
     began = time.monotonic()
+    if options.command == "import" and options.adapters:
+        import_adapters(options)
+        return
     if options.command == "import":
         plan = conversion.plan_import(options.source, options.target)
         for line in describe_import(plan):
@@ -140,13 +150,20 @@ def model(section) -> str:
     return " ".join(section[k] for k in ("family", "name") if section.get(k))
 
 
+def import_adapters(options: argparse.Namespace) -> None:
+    """Makes a run of adapters of PEFT's and what they belong to."""
+    made = adapters.import_adapters(options.adapters, options.source, options.target)
+    c = made.model.config
+    print(f"import the adapters in {options.adapters} for {options.source}")
+    print(f"  rank {c.lora_rank}, of {c.lora_targets}")
+    print(f"{options.target} is complete; {options.source} has to stay where it is")
+
+
 def export_adapters(options: argparse.Namespace) -> None:
     """Writes the adapters of a run for PEFT."""
-    from alignjax.huggingface import peft
-
     opened = checkpoint.open_run(options.source, options.step)
     print(f"export the adapters of {opened.path} as {options.target}")
-    peft.export(opened, options.target)
+    peft.export(opened, options.target, options.base)
     print(f"{options.target} is complete")
 
 

@@ -217,7 +217,10 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
 
 def verify(path: pathlib.Path, meta: dict, items: Mapping[str, Mapping[str, Any]]):
     """Raises BrokenStep unless every leaf of `items` has the fingerprint in `meta`."""
-    found = fingerprint.fingerprints(items)
+    _check(path, meta, fingerprint.fingerprints(items))
+
+
+def _check(path: pathlib.Path, meta: dict, found: Mapping[str, Any]) -> None:
     bad = [n for n, f in found.items() if f.digits != meta["leaves"][n]["fingerprint"]]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -246,7 +249,8 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     }
     loaded = read(path, {item: abstract})[item]
     for name, leaf in loaded.items():
-        verify(path, meta, {item: {name: leaf}})
+        found = fingerprint.of_pieces(leaf.dtype, [leaf])
+        _check(path, meta, {f"{item}/{name}": found})
     return loaded
 
 

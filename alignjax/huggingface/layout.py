@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,24 +59,38 @@ class Place(NamedTuple):
         piece = theirs[(slice(None),) * self.axis + (slice(part.start, part.stop),)]
         return (piece.T if self.transposed else piece).reshape(part.shape)
 
-    def write(self, pieces: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-        """(first element, array) of what theirs consists of, from pieces of ours.
+    def blocks(self, most: int) -> Iterator[tuple[int, list[tuple[str, tuple]]]]:
+        """(first element, [(path of ours, index)]) of what theirs is written in.
 
-        One after the other where each is whole rows of theirs, so that but one is in
-        memory; else all of it.
+        A block is whole rows of theirs, and has at most `most` elements or one index of
+        ours; where parts lie beside each other in a row it is all of the tensor.
         """
-        flat = (
-            piece.reshape(_matrix(part.ours, part.shape))
-            for part, piece in zip(self.parts, pieces, strict=True)
-        )
-        if self.axis == 0:
-            row = math.prod(self.shape[1:])
-            for part, piece in zip(self.parts, flat, strict=True):
-                piece = shards.copy(piece.T) if self.transposed else piece
-                yield part.start * row, piece
-        else:
-            flat = list(flat)
-            yield 0, flat[0] if len(flat) == 1 else np.concatenate(flat, self.axis)
+        if self.axis:
+            yield 0, [(part.ours, part.index) for part in self.parts]
+            return
+        row = math.prod(self.shape[1:])
+        for part in self.parts:
+            matrix = _matrix(part.ours, part.shape)
+            # The axis of ours that rows of theirs go along, and how many at each index.
+            axis = 0
+            if self.transposed:
+                inputs = np.cumprod(part.shape).tolist()
+                axis = inputs.index(matrix[0]) + 1
+            rows = (part.stop - part.start) // part.shape[axis]
+            step = max(1, most // max(1, rows * row))
+            for start in range(0, part.shape[axis], step):
+                taken = (*[slice(None)] * axis, slice(start, start + step))
+                at = (part.start + start * rows) * row
+                yield at, [(part.ours, (*part.index, *taken))]
+
+    def join(self, pieces: Sequence[np.ndarray]) -> np.ndarray:
+        """What of theirs a block of ours is."""
+        # The parts of one tensor are alike, so the first may stand for any.
+        parts = zip(self.parts, pieces, strict=False)
+        flat = [piece.reshape(_matrix(part.ours, piece.shape)) for part, piece in parts]
+        if self.axis:
+            return np.concatenate(flat, self.axis)
+        return shards.copy(flat[0].T) if self.transposed else flat[0]
 
 
 def shapes(c: settings.DecoderConfig) -> dict[str, tuple[int, ...]]:

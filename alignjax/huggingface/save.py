@@ -23,6 +23,7 @@ from alignjax.huggingface import beside, folder, layout, partial, shards
 from alignjax.models import names, published, settings
 
 DTYPES = ("float32", "bfloat16", "float16")
+BLOCK_BYTES = 64 * 2**20  # of a tensor that are in memory, where it can be cut
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -139,11 +140,9 @@ def write(
         done = 0
         for place in _by_leaf(made.places):
             dtype = made.dtypes[place.name]
-            pieces = (
-                _read(leaves[part.ours], part.index, dtype) for part in place.parts
-            )
-            for at, piece in place.write(pieces):
-                slots[place.name].write(piece, at)
+            for at, block in place.blocks(BLOCK_BYTES // dtype.itemsize):
+                pieces = [_read(leaves[name], index, dtype) for name, index in block]
+                slots[place.name].write(place.join(pieces), at)
             done += made.size(place)
             progress(done, total)
         if len(made.files) > 1:
