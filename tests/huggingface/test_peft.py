@@ -10,6 +10,7 @@ import pytest
 from alignjax import checkpoint, config, trees
 from alignjax.checkpoint import adapters
 from alignjax.huggingface import peft, shards
+from tools import convert_huggingface
 
 TOKENS = np.arange(3, 19).reshape(2, 8)
 
@@ -175,3 +176,21 @@ def test_what_cannot_be_exported_is_refused(llama, tmp_path):
         peft.export(run, tmp_path / "others")
     with pytest.raises(config.ConfigError, match="has adapters already"):
         adapters.import_adapters(folder, run.path, tmp_path / "twice")
+
+
+def test_the_command_takes_adapters_there_and_back(llama, tmp_path, capsys):
+    _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
+    run, back = str(tmp_path / "run"), str(tmp_path / "back")
+    asked = ["import", str(llama.path), run, f"--adapters={folder}"]
+    assert convert_huggingface.main(asked) == 0
+    asked = ["export", run, back, "--adapters", "--base=me/mine"]
+    assert convert_huggingface.main(asked) == 0
+    assert "rank 3" in capsys.readouterr().out
+    known = json.loads((tmp_path / "back" / peft.CONFIG).read_text())
+    assert known["base_model_name_or_path"] == "me/mine"
+    first, second = (
+        shards.open_file(x / peft.WEIGHTS) for x in (folder, tmp_path / "back")
+    )
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        np.testing.assert_array_equal(tensor[...], second[name][...], err_msg=name)
