@@ -198,9 +198,9 @@ def _check_chat(chat: records.Chat, format: str) -> None:
             "rows are with its option format, or leave data.chat out for plain text"
         )
     if format == "roles":
-        reason = roles.fault(chat.turns)
         more = {name for fields in chat.fields or () for name in fields or ()}
-        if not reason and (chat.tools or more - {"name"}):
+        reason = roles.fault(chat.turns)
+        if chat.tools or more - {"name"}:
             reason = (
                 'tools, or turns with more than a text, which the format "roles" has '
                 "not; say another data.chat"

@@ -48,6 +48,7 @@ def load(**options) -> records.Source:
 def build(place, sources=None, *, data="pairs", length=96, seed=0, split="train", **o):
     """A dataset of `comparisons` in a layout; `sources` has their options."""
     own = {k: o.pop(k) for k in ("batch_size", "values") if k in o}
+    tok = o.pop("tok", TOK)
     sources = sources or {"a": {}}
     o = dict(chat="roles", validation_fraction=0.0, workers=1) | o
     o = dict(long_documents="error") | o
@@ -55,7 +56,7 @@ def build(place, sources=None, *, data="pairs", length=96, seed=0, split="train"
         sources={name: {"kind": "groups:load"} | s for name, s in sources.items()}, **o
     )
     own |= dict(length=length, seed=seed, cache_dir=place, split=split, data=data)
-    return loader.build(cfg, TOK, **own)
+    return loader.build(cfg, tok, **own)
 
 
 LAYOUTS = {

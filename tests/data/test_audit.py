@@ -194,20 +194,30 @@ def silent_group(rows):
         (cut_response, "truncated"),
         (cut_response, "lengths"),
         (first_of_response, "reply lost"),
-        (one_branch, "leak"),
         (silent_group, "lengths"),
         (nothing_trained, "nothing trained"),
     ],
 )
 def test_every_fault_of_groups_is_named(pairs, harm, name):
-    if harm is one_branch and "branches" not in pairs:
-        pytest.skip("no branches")
     rows = copy.deepcopy(pairs)
     harm(rows)
     found = audit.faults(rows, TOK)
     assert any(line.startswith(f"{name}: row 0") for line in found) or (
         harm is padding_trained and found[0].startswith("padding trained: row ")
     )
+
+
+BRANCHED = [
+    name for name, options in groups.LAYOUTS.items() if "share_prompt" in options
+]
+
+
+@pytest.mark.parametrize("pairs", BRANCHED, indirect=True)
+def test_branches_that_see_one_another_are_named(pairs):
+    rows = copy.deepcopy(pairs)
+    one_branch(rows)
+    found = audit.faults(rows, TOK)
+    assert any(line.startswith("leak: row 0") for line in found)
 
 
 def test_plain_text_is_looked_at_too(tmp_path):

@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dialogues by chat templates: which tokens they are, and which of them count."""
+
+import json
+
+import groups
+import numpy as np
+import pytest
+import test_chat
+
+from alignjax import config
+from alignjax.data import audit, chat, formats, loader, marked, records, tokenizer
+
+pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
+
+CONTROL = (
+    *chat.CONTROL,
+    *("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"),
+    *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]"),
+)
+TOK = tokenizer.build(
+    tokenizer.TokenizerConfig(kind="bytes", control_tokens=CONTROL), [], "unused"
+)
+BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "world")
+ENDS = dict(
+    chatml="<|im_end|>",
+    gemma="<end_of_turn>",
+    llama3="<|eot_id|>",
+    mistral="</s>",
+    world="<end>",
+)
+DIALOGUE = test_chat.DIALOGUE[1:]  # Gemma has no system turns
+
+# ChatML as most models have it, which do not say what is generated.
+PLAIN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + "
+    "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# It strips what was thought, but not of the last reply.
+STRIPS = PLAIN.replace(
+    "m.content +", "(m.content if loop.last else m.content.split('#')[-1]) +"
+)
+# It says what to think of where the assistant is asked.
+THINKS = PLAIN.replace("assistant\n'", "assistant\n<think>'")
+
+
+def named(tok, ids) -> str:
+    names = {i: name for name, i in marked.marks(tok).items()}
+    return "".join(names.get(i) or tok.decode([i]) for i in map(int, ids))
+
+
+def said(row, tok=TOK) -> str:
+    """What counts of a row."""
+    return named(tok, [i for i, w in zip(row.ids, row.weights, strict=True) if w])
+
+
+def tokens_of(turns, format, tok=TOK, train_on="all", bos=False, **more):
+    rows = [records.Chat(tuple(turns), **more)]
+    return chat.tokenize(tok, rows, format=format, train_on=train_on, bos=bos)[0]
+
+
+def template(folder, source, name="own"):
+    path = folder / f"{name}.jinja"
+    path.write_text(source)
+    return str(path)
+
+
+@pytest.mark.parametrize("format", BUILT_IN)
+def test_replies_and_what_ends_them_are_trained_and_nothing_else(format):
+    end = ENDS[format]
+    space = " " if format in ("mistral", "world") else ""
+    row = tokens_of(DIALOGUE, format, weight=0.5)
+    assert said(row) == f"{space}hello{end}{space}so long{end}"
+    assert set(row.weights) == {0, 0.5}
+    last = tokens_of(DIALOGUE, format, train_on="last")
+    assert said(last) == f"{space}so long{end}" and list(last.ids) == list(row.ids)
+    assert chat.stop_ids(TOK, format)[0] == marked.marks(TOK)[end]
+
+
+@pytest.mark.parametrize("format", BUILT_IN)
+def test_there_is_never_more_than_one_start(format):
+    starts = format in ("gemma", "llama3", "mistral")
+    for bos, count in ((True, 1), (False, int(starts))):
+        prompt = chat.prompt_ids(TOK, DIALOGUE[:-1], format, bos)
+        whole = tokens_of(DIALOGUE, format, bos=bos)
+        for ids in (list(prompt), list(whole.ids)):
+            assert ids.count(TOK.bos_id) == count
+            assert (ids[0] == TOK.bos_id) == bool(count)
+        assert len(whole.weights) == len(whole.ids) and whole.weights[0] == 0
+
+
+@pytest.mark.parametrize("format", BUILT_IN)
+def test_prompt_and_response_are_the_dialogue(format):
+    whole = tokens_of(DIALOGUE, format, bos=True)
+    group = records.Comparison(DIALOGUE[:-1], ("so long", "bye"), {})
+    ((prompt, (first, other)),) = chat.replies(TOK, [group], format=format, bos=True)
+    assert prompt == chat.prompt_ids(TOK, DIALOGUE[:-1], format, True)
+    assert [*prompt, *first] == list(whole.ids)[: len(prompt) + len(first)]
+    assert first == chat.response_ids(TOK, "so long", format)
+    assert first[-1] == other[-1] == chat.stop_ids(TOK, format)[0]
+    assert chat.text(TOK, first, format) == chat.text(TOK, first[:-1], format)
+    assert chat.text(TOK, [*other, *first], format) == "bye"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_the_world_as_a_template_has_the_tokens_of_roles(tmp_path, kind):
+    tok = test_chat.learned(kind, tmp_path)
+    turns = [*test_chat.DIALOGUE, ("user", "  a\n\tday é ☃ "), ("assistant", "sea\n")]
+    for train_on in ("all", "last"):
+        for bos in (True, False):
+            options = dict(train_on=train_on, bos=bos)
+            roles = tokens_of(turns, "roles", tok, **options)
+            found = tokens_of(turns, "world", tok, **options)
+            assert list(map(int, found.ids)) == list(map(int, roles.ids))
+            assert list(found.weights) == list(roles.weights)
+    prompts = [chat.prompt_ids(tok, turns[:-1], f, True) for f in ("roles", "world")]
+    assert list(prompts[0]) == list(prompts[1])
+    assert (
+        chat.text(tok, chat.response_ids(tok, " a sea", "world"), "world") == " a sea"
+    )
+
+
+@pytest.mark.parametrize("train_on", ["all", "last"])
+def test_without_marks_a_reply_is_what_is_beyond_the_prompt(tmp_path, train_on):
+    path = template(tmp_path, PLAIN)
+    turns = [("system", "be brief"), *DIALOGUE, ("user", "unanswered")]
+    found = tokens_of(turns, path, train_on=train_on)
+    marked_ones = tokens_of(turns, "chatml", train_on=train_on)
+    assert list(found.ids) == list(marked_ones.ids)
+    assert list(found.weights) == list(marked_ones.weights) and found.weights.any()
+
+
+def test_a_template_that_rewrites_what_was_said_is_refused_by_row(tmp_path):
+    path = template(tmp_path, STRIPS)
+    turns = (("user", "a"), ("assistant", "hm#b"), ("user", "c"), ("assistant", "d"))
+    for turn, thought in ((2, turns), (2, (*turns[:2], ("user", "c")))):
+        with pytest.raises(
+            records.DataError, match=f"turn {turn}: the template writes"
+        ):
+            tokens_of(thought, path)
+    assert said(tokens_of(turns, path, train_on="last")) == "d<|im_end|>"
+    assert said(tokens_of(turns[:2], path)) == "hm#b<|im_end|>"
+    with pytest.raises(records.DataError, match=r"train_on = .last.*generation"):
+        tokens_of(turns, path)
+    path = template(tmp_path, THINKS, "thinks")
+    with pytest.raises(records.DataError, match="what is before it in another way"):
+        tokens_of(turns, path, train_on="last")
+    group = records.Comparison(turns[:1], ("a", "b"), {})
+    with pytest.raises(records.DataError, match="the prompt in another way before a"):
+        chat.replies(TOK, [group], format=path, bos=False)
+
+
+def test_after_the_end_of_a_turn_nothing_counts(tmp_path):
+    late = PLAIN.replace(
+        "'<|im_start|>' +", "'<|im_start|>' + m.role + '\n' }}"
+    ).replace(
+        "m.role + '\n' + m.content + '<|im_end|>\n' }}",
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>\n' }}"
+        "{% endgeneration %}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}",
+    )
+    early = late.replace(
+        "{{ m.content + '<|im_end|>\n' }}{% endgeneration %}",
+        "{{ m.content }}{% endgeneration %}{{ '<|im_end|>\n' }}",
+    )
+    assert late != early and "generation" in late
+    twice = PLAIN.replace(
+        "{% if add", "{% if not add_generation_prompt %}</s>{% endif %}{% if add"
+    )
+    expected = tokens_of(DIALOGUE, "chatml")
+    for name, source in (("late", late), ("early", early), ("twice", twice)):
+        row = tokens_of(DIALOGUE, template(tmp_path, source, name))
+        assert said(row) == said(expected) == "hello<|im_end|>so long<|im_end|>", name
+
+
+@pytest.mark.parametrize("format", BUILT_IN)
+def test_a_turn_that_spells_a_control_token_is_refused(format):
+    end = ENDS[format]
+    bad = [("user", f"x {end} y"), ("assistant", "a")]
+    with pytest.raises(records.DataError, match="turn 1, user: it spells the control"):
+        tokens_of(bad, format)
+    with pytest.raises(records.DataError, match="turn 1, user: it spells the control"):
+        chat.prompt_ids(TOK, bad[:1], format, False)
+    group = records.Comparison((("user", "x"),), ("fine", f"no {end}"), {})
+    with pytest.raises(records.DataError, match=r"assistant: it spells the control"):
+        chat.replies(TOK, [group], format=format, bos=False)
+
+
+def load(bad: bool = False) -> records.Source:
+    rows = [("c:0", records.Chat(DIALOGUE)), ("c:1", records.Chat(DIALOGUE[:2], 2.0))]
+    if bad:
+        rows.insert(1, ("c:bad", records.Chat((("user", "<|im_end|>"), DIALOGUE[1]))))
+    return records.Source("templated", {"bad": bad}, None, lambda: rows)
+
+
+def build(place, format, tok=TOK, on_bad_row="error", bad=False, **options):
+    sources = {"a": {"kind": "test_templated:load", "bad": bad}}
+    options = dict(sources=sources, validation_fraction=0, chat=format) | options
+    cfg = loader.DataConfig(**options, on_bad_row=on_bad_row, workers=1)
+    return loader.build(cfg, tok, length=160, seed=0, cache_dir=place)
+
+
+def test_injections_are_counted_where_bad_rows_are_skipped(tmp_path):
+    with pytest.raises(records.DataError, match="c:bad: turn 1, user: it spells"):
+        build(tmp_path, "chatml", bad=True)
+    data = build(tmp_path, "chatml", on_bad_row="skip", bad=True)
+    assert "a: 1 bad rows skipped: c:bad: turn 1, user" in data.report
+
+
+def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
+    bare = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+    wrong = {
+        "chatml": "'chatml' needs <|im_start|>, <|im_end|>",
+        "tokenizer": "the tokenizer came with no template",
+        "lama3": "did you mean 'llama3'",
+        str(tmp_path / "none.jinja"): "No such file",
+        template(tmp_path, "{% for %}", "broken"): "no Jinja template: line 1",
+        template(
+            tmp_path, PLAIN.replace("<|im_end|>", "|")
+        ): "ends a reply with '|\\n'",
+        template(tmp_path, "{{ messages | length }}<s>", "mute"): "does not write what",
+        template(
+            tmp_path,
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}"
+            "{% endfor %}",
+            "endless",
+        ): "does not end, or does too much",
+        template(tmp_path, "{{ ''.__class__.mro() }}", "escape"): "none may do",
+    }
+    for format, reason in wrong.items():
+        with pytest.raises(config.ConfigError) as caught:
+            chat.check(bare, format)
+        assert reason in str(caught.value), format
+    with pytest.raises(config.ConfigError, match=r"data\.bos: True"):
+        chat.check(TOK._replace(bos_id=None), "chatml", bos=True)
+    with pytest.raises(config.ConfigError, match="needs <"):
+        build(tmp_path, "chatml", tok=bare)
+
+
+def test_a_run_keeps_the_template_that_it_learned(tmp_path):
+    path = template(tmp_path, PLAIN)
+    tok = chat.keep(TOK, path)
+    expected = chat.prompt_ids(tok, DIALOGUE[:1], path, False)
+    tok.save(tmp_path / "kept")
+    (tmp_path / "own.jinja").unlink()
+    again = tokenizer.load(tmp_path / "kept")
+    assert chat.prompt_ids(again, DIALOGUE[:1], path, False) == expected
+    assert chat.keep(TOK, "roles") is TOK and chat.keep(TOK, None) is TOK
+    assert chat.keep(TOK, "chatml").identity != tok.identity != TOK.identity
+
+
+def test_tokens_are_made_again_where_the_template_changes(tmp_path):
+    path = template(tmp_path, PLAIN)
+    first = build(tmp_path, path)
+    assert build(tmp_path, path).identity == first.identity
+    template(tmp_path, PLAIN.replace("+ '\n' +", "+ '\n\n' +"))
+    assert build(tmp_path, path).identity != first.identity
+
+
+@pytest.mark.parametrize("format", BUILT_IN)
+def test_masks_of_templates_pass_the_audit(tmp_path, format):
+    for train_on in ("all", "last"):
+        data = build(tmp_path, format, train_on=train_on, bos=True)
+        rows = data.epoch_rows(np.arange(data.num_rows))
+        assert rows["weights"].any()
+        assert audit.faults(rows, TOK, format=format) == []
+    for layout in groups.LAYOUTS.values():
+        options = dict(bos=True, length=200) | layout
+        data = groups.build(
+            tmp_path, {"a": dict(turns=2)}, tok=TOK, chat=format, **options
+        )
+        found = data.epoch_rows(np.arange(data.num_rows))
+        assert audit.faults(found, TOK, format=format) == []
+
+
+def harmed(rows, name):
+    """The rows with a fault in them."""
+    rows = {key: np.array(value) for key, value in rows.items()}
+    at = np.flatnonzero(rows["weights"][0])
+    ends = np.flatnonzero(
+        (rows["targets"][0] == TOK.control["<|im_end|>"]) & (rows["weights"][0] > 0)
+    )
+    if name == "no terminator":
+        rows["weights"][0, ends[0]] = 0
+    elif name == "reply lost":
+        rows["weights"][0, at[0]] = 0
+    elif name == "prompt trained":
+        rows["weights"][0, at[0] - 1] = 1
+    elif name == "user trained":
+        rows["weights"][0, np.flatnonzero(rows["targets"][0] == ord("h"))[0]] = 1
+    elif name == "nothing trained":
+        rows["weights"][:] = 0
+    return rows
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no terminator",
+        "reply lost",
+        "prompt trained",
+        "user trained",
+        "nothing trained",
+    ],
+)
+def test_the_audit_names_faults_of_templates(tmp_path, name):
+    data = build(tmp_path, "chatml")
+    rows = harmed(data.epoch_rows(np.arange(data.num_rows)), name)
+    found = audit.faults(rows, TOK, format="chatml")
+    assert any(line.startswith(f"{name}: row 0") for line in found), found
+
+
+CALLS = [{"type": "function", "function": {"name": "weigh", "arguments": {"a": "cat"}}}]
+TOOLS = [{"type": "function", "function": {"name": "weigh", "description": "weighs"}}]
+ROW = {
+    "messages": [
+        {"role": "user", "content": "weigh it", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": CALLS},
+        {"role": "tool", "content": "4 kg", "name": "weigh"},
+        {"role": "assistant", "content": "It has 4 kg.", "tool_calls": []},
+    ],
+    "tools": json.dumps(TOOLS),
+}
+WITH_TOOLS = (
+    "{% if tools %}{{ '<|im_start|>tools\n' + (tools | tojson) + '<|im_end|>\n' }}"
+    "{% endif %}"
+    + PLAIN.replace(
+        "m.content +",
+        "(m.content or '') + (m.tool_calls | tojson if m.tool_calls else '') +",
+    )
+)
+
+
+def test_tools_and_calls_are_read_of_rows(tmp_path):
+    reader = formats.reader("messages")
+    record = reader.read(ROW)
+    assert record.tools == tuple(TOOLS) and "tools" in reader.optional
+    assert record.turns[1] == ("assistant", "") and record.turns[2] == ("tool", "4 kg")
+    assert record.fields == (
+        None,
+        {"tool_calls": CALLS, "content": None},
+        {"name": "weigh"},
+        None,
+    )
+    path = template(tmp_path, WITH_TOOLS)
+    (row,) = chat.tokenize(TOK, [record], format=path, train_on="all", bos=False)
+    call = json.dumps(CALLS)
+    assert said(row) == f"{call}<|im_end|>It has 4 kg.<|im_end|>"
+    assert named(TOK, row.ids).startswith(f"<|im_start|>tools\n{json.dumps(TOOLS)}<|im")
+    with pytest.raises(records.DataError, match='the format "roles" has not'):
+        chat.tokenize(TOK, [record], format="roles", train_on="all", bos=False)
+    spelled = record._replace(tools=({"name": "<|im_end|>"},))
+    with pytest.raises(records.DataError, match="tools: it spells the control token"):
+        chat.tokenize(TOK, [spelled], format=path, train_on="all", bos=False)
+    plain = {"messages": ROW["messages"][:1] + [{"role": "assistant", "content": "a"}]}
+    assert reader.read(plain).fields is None and reader.read(plain).tools is None
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        (ROW | {"tools": "{"}, "field 'tools': no JSON"),
+        (ROW | {"tools": [1]}, "field 'tools': expected a list of functions"),
+        ({"messages": [{"role": "user"}]}, "message 1 has no role and content"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "expected text, found None",
+        ),
+    ],
+)
+def test_tools_that_are_none_are_refused(row, reason):
+    bad = formats.reader("messages").read(row)
+    assert isinstance(bad, records.BadRow) and reason in bad.reason
+
+
+def test_pairs_do_not_lose_tool_calls():
+    row = {"chosen": ROW["messages"], "rejected": ROW["messages"]}
+    bad = formats.reader("preference").read(row)
+    assert "message 2 calls tools" in bad.reason
+
+
+def huggingface(folder, text, names, **settings):
+    """A byte-level tokenizer.json of merges that `text` suggests."""
+    library = pytest.importorskip("tokenizers", reason="reads a tokenizer.json")
+    model = library.Tokenizer(library.models.BPE())
+    model.pre_tokenizer = library.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    model.decoder = library.decoders.ByteLevel()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=290,
+        special_tokens=list(names),
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator([text] * 9, trainer)
+    folder.mkdir(exist_ok=True)
+    model.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    cfg = tokenizer.TokenizerConfig(kind="huggingface", path=str(folder))
+    return tokenizer.build(cfg, [], "unused")
+
+
+def test_a_token_that_is_partly_of_a_reply_counts_and_prompts_stay(tmp_path):
+    source = (
+        "{% for m in messages %}{{ m.role + '::' + m.content + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant::' }}{% endif %}"
+    )
+    path = template(tmp_path, source)
+    tok = huggingface(tmp_path / "hf", "::::", ["</s>"], eos_token="</s>")
+    assert len(tok.encode("::")) == 1 and len(tok.encode("::::")) == 1
+    turns = [("user", "a"), ("assistant", "::b")]
+    row = tokens_of(turns, path, tok)
+    assert said(row, tok) == "::::b</s>"  # as one token, so all of it
+    group = records.Comparison((("user", "a"),), ("::b", "c"), {})
+    ((prompt, (first, other)),) = chat.replies(tok, [group], format=path, bos=False)
+    assert prompt == chat.prompt_ids(tok, turns[:1], path, False)
+    assert named(tok, first) == "::b</s>" and named(tok, other) == "c</s>"
+
+
+def test_an_end_that_is_the_padding_is_trained(tmp_path):
+    settings = dict(bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tok = huggingface(tmp_path / "hf", "hello", ["<s>", "</s>"], **settings)
+    row = tokens_of(DIALOGUE, "mistral", tok)
+    assert said(row, tok) == " hello</s> so long</s>"
+    data = build(tmp_path, "mistral", tok)
+    rows = data.epoch_rows(np.arange(data.num_rows))
+    ends = (rows["targets"] == tok.eos_id) & (rows["segment_ids"] > 0)
+    assert rows["weights"][ends].all() and ends.sum() == 3
+    assert not rows["weights"][rows["segment_ids"] == 0].any()
+    assert audit.faults(rows, tok, format="mistral") == []
+
+
+def test_masks_are_those_of_transformers(tmp_path):
+    """But for what is written after the end of a turn, for which nobody asks."""
+    transformers = pytest.importorskip(
+        "transformers", reason="compares with transformers itself"
+    )
+    from test_rendering import FEATURES, public
+
+    names = ["<s>", "</s>", *CONTROL]
+    settings = dict(
+        bos_token="<s>", eos_token="</s>", tokenizer_class="PreTrainedTokenizerFast"
+    )
+    tok = huggingface(tmp_path / "hf", "hello\n\n so long", names, **settings)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    wanted = ("llama3_training", "gemma_training", "qwen3_training", "qwen2_5_training")
+    sources = {"features": FEATURES["generation"]}
+    sources |= {k: v for k, v in public().items() if k in wanted}
+    turns = [("user", "hi é"), ("assistant", "hello ☃"), *DIALOGUE]
+    for which, source in sources.items():
+        expected = theirs.apply_chat_template(
+            [{"role": role, "content": text} for role, text in turns],
+            chat_template=source,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        row = tokens_of(turns, template(tmp_path, source, which), tok)
+        assert list(row.ids) == expected["input_ids"]
+        mask = np.array(expected["assistant_masks"])
+        ours = np.array(row.weights) > 0
+        apart = np.flatnonzero(ours != (mask > 0))
+        assert {named(tok, [row.ids[i]]) for i in apart} <= {"\n"}, which
+        stops = chat.stop_ids(tok, template(tmp_path, source, which))
+        assert all(row.ids[i - 1] in stops and not ours[i] for i in apart)
+        assert ours.sum() > 10
+
+
+TURNS = (("user", "a" * 99), ("assistant", "b" * 20), ("user", "c?"))
+
+
+def load_pair() -> records.Source:
+    pair = records.Comparison(TURNS, ("yes", "no"), {"gap": 1.0})
+    return records.Source("pair", {}, None, lambda: [("p:0", pair)])
+
+
+@pytest.mark.parametrize(
+    "format, start", [("chatml", "<|im_start|>"), ("mistral", "[INST]")]
+)
+def test_long_prompts_are_cut_where_a_turn_begins(tmp_path, format, start):
+    assert chat.cuts(TOK, format, True) == (1, (TOK.control[start],))
+    cfg = loader.DataConfig(
+        sources={"a": {"kind": "test_templated:load_pair"}},
+        validation_fraction=0,
+        chat=format,
+        bos=True,
+        long_documents="truncate_prompt",
+        workers=1,
+    )
+    options = dict(length=110, seed=0, cache_dir=tmp_path, data="pairs")
+    row = loader.build(cfg, TOK, **options).epoch_rows([0])
+    inputs = row["inputs"][0, 0][row["segment_ids"][0, 0] == 1].tolist()
+    assert inputs[:2] == [TOK.bos_id, TOK.control[start]]
+    assert "aaa" not in named(TOK, inputs) and "c?" in named(TOK, inputs)
