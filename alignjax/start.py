@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alignjax import checkpoint, config
-from alignjax.data import records, tokenizer
+from alignjax.data import records, side_files, templates, tokenizer
 
 
 class Start(NamedTuple):
@@ -85,11 +85,22 @@ def load_tokenizer(start: Start) -> tokenizer.Tokenizer:
 
 
 def check_tokenizer(reference: Start, tok: tokenizer.Tokenizer) -> None:
-    """Raises ConfigError where a reference reads other tokens than the policy."""
-    theirs = load_tokenizer(reference).identity
-    if theirs != tok.identity:
+    """Raises ConfigError where a reference reads other tokens than the policy.
+
+    Another template, or other stops, change neither tokens nor what they stand for.
+    """
+    theirs, own = _reading(load_tokenizer(reference)), _reading(tok)
+    if theirs != own:
         raise config.ConfigError(
             f"reference.run: {reference.run.path} has another tokenizer "
-            f"({theirs[:12]}, the policy's is {tok.identity[:12]}), so its "
+            f"({theirs[:12]}, the policy's is {own[:12]}), so its "
             "log-probabilities are of other tokens; name a run of the same tokenizer"
         )
+
+
+def _reading(tok: tokenizer.Tokenizer) -> str:
+    """A sha256 of what makes a tokenizer read the tokens that it does."""
+    aside = {side_files.GENERATION, templates.KEPT}
+    read = lambda name: name not in aside and not name.startswith("chat_template.")
+    files = {name: file for name, file in tok.files.items() if read(name)}
+    return tok._replace(files=files).identity

@@ -65,6 +65,7 @@ def section(recipe: str, folder: pathlib.Path, **changes) -> dict:
     c.checkpoint.every = 2
     c.log.tensorboard = False
     c.data.on_bad_row, c.data.long_documents = "error", "error"
+    c.data.validation_fraction = 0.25 if stage == "sft" else 0.0
     section = json.loads(json.dumps(config.to_json(c)))
     for name, value in changes.items():
         *parents, last = name.split(".")

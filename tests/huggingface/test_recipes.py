@@ -10,7 +10,7 @@ pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
 from alignjax import checkpoint, exit_codes, train
-from alignjax.huggingface import save
+from alignjax.checkpoint import conversion
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,15 @@ def trained(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("recipe", recipes.STAND_INS)
+QUICK = ["dpo/llama31_8b", "dpo/qwen25_05b_lora", "reward/gemma3_1b"]
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in recipes.STAND_INS
+    if name not in QUICK
+]
+
+
+@pytest.mark.parametrize("recipe", [*QUICK, *SLOW])
 def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     recipe, trained, tmp_path
 ):
@@ -39,10 +47,12 @@ def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     before = checkpoint.open_run(folder).logits(tokens)
     after = run.logits(tokens)
     assert np.abs(after - before).max() > 1e-3  # two steps moved it
-    save.export(run, tmp_path / "out")
+    conversion.export_run(conversion.plan_export(run.path, tmp_path / "out"))
     exported = checkpoint.open_run(tmp_path / "out")
     np.testing.assert_allclose(exported.logits(tokens), after, rtol=0, atol=2e-5)
-    assert exported.tokenizer.identity == run.tokenizer.identity
+    # In the same words: where the recipe has a format of its own, that goes along.
+    asked = run.prompt_ids("what is the sea")
+    assert exported.prompt_ids("what is the sea") == asked
     beside_transformers(recipe, tmp_path / "out", tokens, run, after)
 
 
@@ -68,7 +78,7 @@ def beside_transformers(recipe, folder, tokens, run, logits):
     np.testing.assert_allclose(theirs.logits(model, tokens), logits, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("recipe", ["sft/qwen25_05b_lora", "dpo/qwen3_4b_lora"])
+@pytest.mark.parametrize("recipe", ["dpo/qwen25_05b_lora"])
 def test_an_adapters_run_saves_adapters_alone(recipe, trained):
     run = trained(recipe)
     saved = {n for n in run.meta()["leaves"] if n.startswith("params/")}
