@@ -138,8 +138,8 @@ def preference() -> ConfigDict:
     # What losses take; one that the loss at hand does not take is refused.
     for option in (
         "beta alpha gamma eta delta label_smoothing temperature penalty clip drop "
-        "sensitivity weight preference_weight quality_weight generation_weight "
-        "desirable_weight undesirable_weight"
+        "sensitivity odds_weight nll_weight preference_weight quality_weight "
+        "generation_weight desirable_weight undesirable_weight"
     ).split():
         c.objective[option] = placeholder(float)
     for option in ("divergence", "link", "distance"):

@@ -30,13 +30,27 @@ from configs import base
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "configs"
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*.py"))
 # What a config starts from where it does not say: a run of this model.
-BEFORE = start.Start(
-    types.SimpleNamespace(
-        config={"model": {"family": "llama", "name": "nano", "max_length": 8192}}
-    ),
-    step=1,
-    digest="",
-)
+BEFORE = {"family": "llama", "name": "nano", "max_length": 8192}
+# The sizes of the hub's repositories that configs start from. Of a folder there is no
+# name, but that is refused elsewhere, and all that is done here is to trace shapes.
+PUBLISHED = {
+    "hf:Qwen/Qwen2.5-0.5B": ("qwen2", "2.5-0.5b"),
+    "hf:Qwen/Qwen2.5-0.5B-Instruct": ("qwen2", "2.5-0.5b"),
+    "hf:Qwen/Qwen3-4B-Base": ("qwen3", "4b"),
+    "hf:Qwen/Qwen3-4B-Instruct-2507": ("qwen3", "4b"),
+    "hf:google/gemma-3-1b-it": ("gemma3", "1b"),
+    "hf:meta-llama/Llama-3.1-8B": ("llama", "3.1-8b"),
+    "hf:meta-llama/Llama-3.1-8B-Instruct": ("llama", "3.1-8b"),
+}
+
+
+def begun(init):
+    """What a run starts from: a repository of the hub, or a run of no matter what."""
+    model = BEFORE
+    if init.run:
+        model = dict(zip(("family", "name"), PUBLISHED[init.run], strict=True))
+    opened = types.SimpleNamespace(config={"model": model})
+    return start.Start(opened, step=1, digest="")
 
 
 def load(path):
@@ -61,7 +75,7 @@ def batch_of(objective, c):
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_builds_and_traces(path, monkeypatch):
     section = load(path).get_config().to_dict()
-    before = lambda section, path: BEFORE if path == "init" else None
+    before = lambda section, path: begun(section) if path == "init" else None
     if section["model"]["family"] is None:
         monkeypatch.setattr(start, "find", before)
     checked = experiment.check(section)
