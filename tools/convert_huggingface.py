@@ -10,12 +10,13 @@ read and written one at a time, and what is made appears once it is whole. Adapt
 merged into what is exported, or with `--adapters` exported alone, as PEFT has them;
 `import SRC RUN_DIR --adapters=FOLDER` makes a run of a folder of PEFT's and its base.
 `--certificate=FILE` has both sides computed on the same tokens, and writes how far
-apart they are.
+apart they are; also from what transformers computes, where it and torch are installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
@@ -27,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from alignjax import checkpoint, commands, config, progress
 from alignjax.checkpoint import adapters, conversion
 from alignjax.huggingface import certificate, peft, save
+from tools import beside_transformers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,7 +101,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.target} is complete, after {took}")
     if options.certificate:
         step = options.step if options.command == "export" else None
-        certify(*sides, pathlib.Path(options.certificate), step)
+        of_theirs = sides[options.command == "export"]
+        certify(*sides, of_theirs, pathlib.Path(options.certificate), step)
 
 
 def describe_import(plan: conversion.Import) -> list[str]:
@@ -167,11 +170,19 @@ def export_adapters(options: argparse.Namespace) -> None:
     print(f"{options.target} is complete")
 
 
-def certify(first, second, file: pathlib.Path, step: int | None = None) -> None:
-    """Computes with both sides, and writes how far apart they are."""
+def certify(first, second, folder, file: pathlib.Path, step: int | None) -> None:
+    """Computes with both sides, and writes how far apart they are.
+
+    Where transformers and torch are installed the second is compared with what these
+    compute from `folder`, which is the one of the two that they read.
+    """
     print(f"computing with both, for {file}", flush=True)
     sides = checkpoint.open_run(first, step), checkpoint.open_run(second)
-    found = certificate.make(*sides)
+    outside = None
+    scores = sides[1].config["model"].get("score_heads")
+    if beside_transformers.there() and not scores:
+        outside = functools.partial(beside_transformers.states_and_logits, folder)
+    found = certificate.make(*sides, outside=outside)
     file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     print(certificate.summary(found))
 

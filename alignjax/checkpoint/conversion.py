@@ -10,7 +10,6 @@ is whole.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -69,7 +68,7 @@ def import_folder(
     Raises:
       ConfigError: the target is no longer empty, or the disk too full.
     """
-    config = json.loads(json.dumps(foreign.as_config(plan.folder)))
+    config = foreign.as_config(plan.folder)
     config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
     with partial.folder(plan.target, plan.nbytes) as made:
         path = storage.step_path(made / "checkpoints", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -95,4 +96,4 @@ def as_config(folder: folders.Folder) -> dict:
             "kind": folders.tokenizer_kind(folder.path),
             "path": str(folder.path),
         }
-    return given
+    return json.loads(json.dumps(given))  # as a config that was read is

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from alignjax import config
 from alignjax.data import chat as chats
 from alignjax.data import side_files, templates
 from alignjax.models import settings
@@ -72,7 +73,14 @@ def files(
 
 def stop_ids(tok, chat: str | None) -> list[int]:
     """All tokens that may end what the model says."""
-    found = [] if not chat else chats.stop_ids(tok, chat)
+    found = []
+    if chat:
+        try:
+            found = chats.stop_ids(tok, chat)
+        except config.ConfigError:
+            # A template that came along may be one that we do not write with.
+            if chat != templates.OWN:
+                raise
     return list(dict.fromkeys([*found, *tok.stop_ids, *_known(tok.eos_id)]))
 
 

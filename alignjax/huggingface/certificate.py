@@ -31,9 +31,9 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
     Args:
       first, second: as `checkpoint.open_run` gives them.
       dtype: of activations; parameters are computed with as they are.
-      outside: (path of a folder, tokens [B, T]) -> (hidden states [L + 1, B, T, D]
-        before the last norm, but for the last, which is after it; logits [B, T, V]) by
-        another implementation, which `first` is compared with as well.
+      outside: tokens [B, T] -> (hidden states [L + 1, B, T, D] before the last norm,
+        but for the last, which is after it; logits [B, T, V]) of the same model by
+        another implementation, which `second` is compared with.
 
     Returns:
       `layers`: for the embedding and each layer max |difference| of hidden states, and
@@ -57,7 +57,7 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
             _computed(m, r, rows) for m, r in zip(models_, (first, second), strict=True)
         ]
         if outside is not None:
-            theirs = outside(first.path, rows.inputs)
+            theirs = outside(rows.inputs)
     (states_1, _, logits_1), (states_2, _, logits_2) = found
     digests = [run.digest() for run in (first, second)]
     made = {
@@ -78,10 +78,10 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
     }
     if outside is not None:
         # The last of theirs is after the norm.
-        mine = np.concatenate([states_1[:-1], found[0][1][None]])
+        mine = np.concatenate([states_2[:-1], found[1][1][None]])
         made["outside"] = {
             "layers": _apart_by_layer(theirs[0], mine),
-            "logits": _apart(theirs[1], logits_1),
+            "logits": _apart(theirs[1], logits_2),
         }
     return made
 

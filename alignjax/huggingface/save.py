@@ -189,7 +189,8 @@ def _dtype(place: layout.Place, leaves, asked: str | None) -> np.dtype:
 def _read(leaf, index: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A piece of ours. Raises ConfigError where a narrower dtype cannot hold it."""
     piece = np.asarray(leaf[index])
-    found = piece.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):  # looked for below
+        found = piece.astype(dtype, copy=False)
     if dtype == np.float16 and found is not piece and np.isinf(found).any():
         raise config.ConfigError(
             "dtype: float16 ends at 65504, and some weight is larger; take bfloat16"

@@ -220,7 +220,7 @@ def test_step_under_another_name_is_refused(copy):
 def test_checkpoint_of_a_later_format_is_refused(copy):
     file = copy / "checkpoints" / "15" / "meta" / "data.json"
     meta = storage.read_meta(copy / "checkpoints" / "15")
-    meta = {**meta, "format": storage.FORMAT + 1}
+    meta = {**meta, "format": storage.IMPORTED + 1}
     meta["sha256"] = storage.json_hash({k: v for k, v in meta.items() if k != "sha256"})
     file.write_text(storage.json.dumps(meta))
     with (

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that are refused: one clear error each, before anything is written."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("safetensors")
+
+import handmade
+import safetensors.numpy
+
+from alignjax import checkpoint, config, start
+from alignjax.checkpoint import conversion
+from alignjax.huggingface import folder, recognition
+from alignjax.sections import InitConfig
+
+SHARD = "model-00002-of-00003.safetensors"
+
+
+def change(path, name, **fields):
+    file = path / name
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**known, **fields}))
+
+
+def without(*names):
+    return {k: v for k, v in handmade.tensors().items() if k not in names}
+
+
+def missing(path):
+    handmade.write(path, without("model.norm.weight", "lm_head.weight"))
+
+
+def many_missing(path):
+    names = [name for name in handmade.tensors() if "mlp" in name]
+    handmade.write(path, without(*names))
+
+
+def extra(path):
+    handmade.write(path, handmade.tensors() | {"model.layers.0.nose": np.ones(3, "f4")})
+
+
+def wrong_shape(path):
+    odd = {"model.layers.1.mlp.up_proj.weight": np.ones((8, 12), "f4")}
+    handmade.write(path, handmade.tensors() | odd)
+
+
+def truncated(path):
+    handmade.write(path)
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def no_header(path):
+    handmade.write(path)
+    (path / "model.safetensors").write_bytes(b"\xff" * 200)
+
+
+def lying_header(path):
+    handmade.write(path)
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"shape":[24,8]', b'"shape":[24,9]'))
+
+
+def pickled(path):
+    handmade.write(path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+
+def code(path):
+    handmade.write(path, auto_map={"AutoModelForCausalLM": "modeling_x.XForCausalLM"})
+
+
+def code_of_the_tokenizer(path):
+    handmade.write(path)
+    change(path, "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.X", None]})
+
+
+def unknown(path):
+    handmade.write(path, model_type="lama")
+
+
+def relu(path):
+    handmade.write(path, hidden_act="relu")
+
+
+def quantised(path):
+    handmade.write(path, quantization_config={"quant_method": "gptq"})
+
+
+def integers(path):
+    odd = {"model.norm.weight": np.ones(8, "i1")}
+    handmade.write(path, handmade.tensors() | odd)
+
+
+def two_dtypes(path):
+    odd = {"model.layers.1.mlp.up_proj.weight": np.ones((12, 8), "f2")}
+    handmade.write(path, handmade.tensors() | odd)
+
+
+def large_tokenizer(path):
+    handmade.words(handmade.write(path), 30)
+
+
+def lost_file(path):
+    (handmade.write(path, files=3) / SHARD).unlink()
+
+
+def lost_tensor(path):
+    handmade.write(path, files=3)
+    kept = safetensors.numpy.load_file(path / SHARD)
+    safetensors.numpy.save_file(dict(list(kept.items())[1:]), path / SHARD)
+
+
+def escaping(path):
+    handmade.write(path, files=2)
+    change(path, folder.INDEX, weight_map={"model.norm.weight": "../x.safetensors"})
+
+
+def other_head(path):
+    handmade.write(path, tie_word_embeddings=True)
+
+
+def broken_json(path):
+    (handmade.write(path) / "config.json").write_text("{")
+
+
+def no_config(path):
+    (handmade.write(path) / "config.json").unlink()
+
+
+def adapters(path):
+    no_config(path)
+    change(path, "adapter_config.json", base_model_name_or_path="base/model")
+
+
+def other_head_class(path):
+    handmade.write(path, architectures=["LlamaForTokenClassification"])
+
+
+BAD = {
+    missing: r"model\.norm\.weight, lm_head\.weight are missing",
+    many_missing: r"mlp\.gate_proj\.weight, .* and 3 more are missing",
+    extra: r"model\.layers\.0\.nose is no part of a llama model",
+    wrong_shape: r"layers\.1\.mlp\.up_proj\.weight is \(8, 12\), not \(12, 8\)",
+    truncated: r"model\.safetensors: truncated: .* ends at byte .* download it again",
+    no_header: r"no safetensors file, or a truncated one",
+    lying_header: r"header is damaged .*(model\.embed_tokens|lm_head)",
+    pickled: r"pickled \(pytorch_model\.bin\).*save_pretrained",
+    code: r"config\.json: auto_map .*modeling_x.* never runs",
+    code_of_the_tokenizer: r"tokenizer_config\.json: auto_map",
+    unknown: r"no family reads 'lama'.*llama",
+    relu: r"hidden_act.*relu",
+    quantised: r"quantization_config",
+    integers: r"model\.norm\.weight of int8",
+    two_dtypes: r"layers/mlp/up/kernel are float16 and float32 in different layers",
+    large_tokenizer: r"tokenizer has 30 tokens and its embedding 24 rows",
+    lost_file: rf"names {SHARD}, which is not there",
+    lost_tensor: r"not in the files that it names for them",
+    escaping: r"\.\./x\.safetensors is not in the same folder",
+    other_head: r"lm_head\.weight is not model\.embed_tokens\.weight",
+    broken_json: r"config\.json: cannot be read as JSON",
+    no_config: r"has no config\.json",
+    adapters: r"adapters of PEFT and no model.*base/model",
+    other_head_class: r"LlamaForTokenClassification",
+}
+
+
+@pytest.mark.parametrize("make", BAD, ids=lambda f: f.__name__)
+def test_it_is_refused_and_nothing_is_left(make, tmp_path):
+    if make is large_tokenizer:
+        pytest.importorskip("tokenizers")
+    path = tmp_path / "folder"
+    make(path)
+    with pytest.raises(config.ConfigError, match=BAD[make]):
+        checkpoint.open_run(f"hf:{path}")
+    # One that looks like a folder of theirs needs no prefix; the rest is no run.
+    if recognition.is_folder(path):
+        with pytest.raises(config.ConfigError, match=BAD[make]):
+            conversion.plan_import(path, tmp_path / "run")
+    assert [x.name for x in tmp_path.iterdir()] == ["folder"]
+
+
+def test_all_problems_of_the_tensors_are_told_together(tmp_path):
+    weights = without("model.norm.weight") | {"nose": np.ones(3, "f4")}
+    weights["lm_head.weight"] = weights["lm_head.weight"][:5]
+    with pytest.raises(config.ConfigError) as caught:
+        folder.open_folder(handmade.write(tmp_path / "x", weights))
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("name", ["hf:/no/such/folder", "hf:a/b/c", "hf:../x"])
+def test_a_path_that_is_neither_folder_nor_repository(name):
+    with pytest.raises(config.ConfigError, match="no such folder"):
+        checkpoint.open_run(name)
+
+
+def test_a_repository_that_cannot_be_reached(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fetch(name, *, allow_patterns, ignore_patterns):
+        assert not any("bin" in p or "py" in p for p in allow_patterns)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    with pytest.raises(config.ConfigError, match=r"hf:who/what.*no route.*network"):
+        checkpoint.open_run("hf:who/what")
+
+
+def test_a_repository_is_opened_where_the_hub_puts_it(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    path = handmade.write(tmp_path / "snapshot")
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: str(path))
+    assert checkpoint.open_run("hf:who/what").path == path
+
+
+def test_the_config_says_which_field_named_it(tmp_path):
+    truncated(tmp_path / "x")
+    section = InitConfig(run=f"hf:{tmp_path / 'x'}")
+    with pytest.raises(config.ConfigError, match=r"^init\.run: .*truncated"):
+        start.find(section, "init")
+
+
+def test_there_is_but_one_step(tmp_path):
+    handmade.write(tmp_path / "x")
+    assert checkpoint.open_run(tmp_path / "x", 0).steps == [0]
+    with pytest.raises(checkpoint.CheckpointError, match=r"no step 5; it has \[0\]"):
+        checkpoint.open_run(tmp_path / "x", 5)
+
+
+def test_a_family_is_not_read_as_another(tmp_path):
+    handmade.write(tmp_path / "x")
+    begun = start.find(InitConfig(run=str(tmp_path / "x")), "init")
+    complete = lambda **fields: start.complete({"model": fields}, begun)["model"]
+    assert complete(family=None, max_length=8)["max_length"] == 8
+    assert complete(family="llama")["d_model"] == handmade.D
+    with pytest.raises(config.ConfigError, match=r"model\.family: 'gpt2'"):
+        complete(family="gpt2")
+    with pytest.raises(config.ConfigError, match=r"model\.name: 'nano'"):
+        complete(family="llama", name="nano")
