@@ -23,6 +23,7 @@ _PARTS = {
     "cache",
     "decoder",
     "dora",
+    "grouped",
     "kernels",
     "layers",
     "lora",

@@ -2,8 +2,8 @@
 """Mixtures of experts: each token goes through a few of E MLPs, which a router chooses.
 
 No expert has a limit of tokens and no token is ever dropped: the choices of all tokens
-are sorted by expert, and `jax.lax.ragged_dot` multiplies each run of rows with the
-kernel of its own expert. On a mesh every device sorts the tokens of its own rows, and
+are sorted by expert, and each run of rows is multiplied with the kernel of its own
+expert. On a mesh every device sorts the tokens of its own rows, and
 computes them for the experts that it holds ("experts" in `sharding.RULES`) or for its
 slice of all of them ("expert_mlp"); one sum over these devices makes the output.
 """
@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from alignjax import config, sharding
-from alignjax.models import layers
+from alignjax.models import grouped, layers
 from alignjax.types import Routing
 
 
@@ -139,24 +139,24 @@ def mixture(
 ) -> tuple[jax.Array, jax.Array]:
     """What the likeliest experts make of each token, and which these are, [B, T, J].
 
-    See `Experts` and `grouped`; `cut` are axes of the mesh along which devices have the
+    See `Experts` and `summed`; `cut` are axes of the mesh along which devices have the
     same tokens and other kernels, over which the output is summed.
     """
     weight_BTJ, expert_BTJ = lax.top_k(probability_BTE, per_token)
     if normalised:
         weight_BTJ /= weight_BTJ.sum(-1, keepdims=True)
     if not cut:
-        y_BTD = grouped(x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation)
+        y_BTD = summed(x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation)
         return y_BTD, expert_BTJ
     # What each device makes of these differs, so their gradients are summed.
     x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
-    y_BTD = grouped(
+    y_BTD = summed(
         x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation, first=first
     )
     return lax.psum(y_BTD, cut), expert_BTJ
 
 
-def grouped(
+def summed(
     x_BTD, expert_BTJ, weight_BTJ, kernels: dict, *, activation: str, first=0
 ) -> jax.Array:
     """The weighted sum of what the chosen experts make of each token, like x.
@@ -179,7 +179,7 @@ def grouped(
     # What a product leaves in rows of no group is not said: they are cleared here and
     # below, which the gradient passes through in the other direction.
     here_M1 = (jnp.arange(B * T * J) < sizes_E.sum())[:, None]
-    dot = lambda x_MX, name: lax.ragged_dot(x_MX, kernels[name], sizes_E)
+    dot = lambda x_MX, name: grouped.multiply(x_MX, kernels[name], sizes_E)
     x_MD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, J, D)).reshape(-1, D)
     x_MD = jnp.where(here_M1, _permuted(x_MD, order, jnp.argsort(order)), 0)
     function, gated = layers.ACTIVATIONS[activation]

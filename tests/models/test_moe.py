@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alignjax import config, models, objectives, sharding, trees, types
-from alignjax.models import decoder, mixtral, moe, names, qwen3_moe, settings
+from alignjax.models import decoder, grouped, mixtral, moe, names, qwen3_moe, settings
 from tests import rows
 from tests.models import small
 
@@ -99,6 +99,39 @@ def test_equals_a_loop_over_all_experts(J, normalised, activation):
     assert all(jax.tree.leaves(same))
     want = by_loop(params, x, J, normalised)
     assert_close(jax.jit(functools.partial(ours, module))(params, x), want)
+
+
+PRODUCTS = {
+    "ragged_dot": jax.lax.ragged_dot,
+    "blocks": grouped.in_blocks,
+    "small blocks": functools.partial(grouped.in_blocks, size=3),
+    "one block": functools.partial(grouped.in_blocks, size=100),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize(
+    "sizes", [(5, 0, 12, 20), (0, 0, 37, 0), (9, 9, 9, 10), (0, 3, 1, 0), (0, 0, 0, 0)]
+)
+def test_each_run_is_multiplied_with_its_own_matrix(name, sizes):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=s)) for s in ((37, 6), (4, 6, 5)))
+    run = np.repeat(np.arange(4), sizes)
+    counted = lambda y: y[: len(run)] * jnp.arange(5)
+    by_row = lambda x, w: counted(jnp.einsum("md,mdf->mf", x[: len(run)], w[run]))
+    by_run = lambda x, w: counted(PRODUCTS[name](x, w, jnp.asarray(sizes)))
+    assert_close(by_run(x, w), by_row(x, w))
+    gradient = lambda f: jax.grad(lambda x, w: jnp.sin(f(x, w)).sum(), (0, 1))(x, w)
+    assert_close(gradient(by_run), gradient(by_row))
+
+
+def test_accelerators_use_the_ragged_product(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    params, x = inputs()
+    want = by_loop(params, x, 2)
+    run = functools.partial(ours, layer())
+    assert "ragged_dot" in str(jax.make_jaxpr(run)(params, x))
+    assert_close(jax.jit(run)(params, x), want)
 
 
 def test_no_token_is_dropped_where_all_want_the_same_expert():
