@@ -19,7 +19,7 @@ def test_plain_text_ends_at_the_line():
 
 
 def test_chats_have_roles_and_an_end():
-    form = formats.chat(subjects.TOKENIZER)
+    form = formats.chat(subjects.TOKENIZER, "roles")
     end = CONTROL["<end>"]
     assert form.prompt(TURNS) == [
         subjects.TOKENIZER.bos_id,
@@ -38,4 +38,4 @@ def test_the_config_of_a_run_decides():
     assert (talks.format.name, talks.stage) == ("roles", "sft")
     # Without a start of document where the run's documents had none.
     bare = talks.run.tokenizer._replace(bos_id=None)
-    assert formats.chat(bare).prompt(TURNS)[0] == CONTROL["<system>"]
+    assert formats.chat(bare, "roles").prompt(TURNS)[0] == CONTROL["<system>"]

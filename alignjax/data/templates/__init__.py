@@ -43,7 +43,13 @@ def keep(tok: tokenizer.Tokenizer, format: str | None) -> tokenizer.Tokenizer:
     """
     if format in (None, "roles", OWN):
         return tok
-    template = _named(format)
+    try:
+        template = _named(format)
+    except config.ConfigError:
+        before = json.loads(tok.files.get(KEPT, b"{}"))
+        if before.get("format") == format:  # as the run before read it
+            return tok
+        raise
     kept = json.dumps({"format": format, "template": template}).encode()
     return tok._replace(files={**tok.files, KEPT: kept})
 
