@@ -17,6 +17,7 @@ from typing import Any
 
 from alignjax import config, models
 from alignjax.data import tokenizer as tokenizers
+from alignjax.data.tokenizers import huggingface
 from alignjax.huggingface import layout, leaves, matching, shards
 from alignjax.models import names
 
@@ -56,8 +57,12 @@ class Folder:
         return tokenizer_kind(self.path) is not None
 
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """Its tokenizer. Raises DataError where there is none, or none we read."""
-        return _tokenizer(self.path)
+        """Its tokenizer. Raises ConfigError, DataError where there is none we read."""
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        return _tokenizer(self.path, self.section["vocab_size"])
 
     @functools.cached_property
     def chat(self) -> bool:
@@ -150,7 +155,7 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     found = matching.match(path, family, table, shapes, tensors)
     opened = Folder(path, known, section, found.leaves, found.ignored)
     if opened.has_tokenizer:
-        _check_tokenizer(opened, model.config.vocab_size)
+        opened.tokenizer()
     return opened
 
 
@@ -199,7 +204,8 @@ def tokenizer_kind(path: pathlib.Path) -> str | None:
     return "sentencepiece" if (path / "tokenizer.model").is_file() else None
 
 
-def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
+def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
+    """The tokenizer in a folder, for an embedding of so many rows."""
     kind = tokenizer_kind(path)
     if kind is None:
         raise config.ConfigError(
@@ -209,17 +215,20 @@ def _tokenizer(path: pathlib.Path) -> tokenizers.Tokenizer:
         )
     file = path / "tokenizer.model" if kind == "sentencepiece" else path
     section = tokenizers.TokenizerConfig(kind=kind, path=str(file))
-    return tokenizers.build(section, (), path)
-
-
-def _check_tokenizer(opened: Folder, rows: int) -> None:
-    size = opened.tokenizer().vocab_size
-    if size > rows:
-        raise config.ConfigError(
-            f"{opened.path}: its tokenizer has {size:,} tokens and its embedding "
-            f"{rows:,} rows, so that some would be read as others; take the tokenizer "
-            "that came with these weights"
-        )
+    tok = tokenizers.build(section, (), path)
+    if tok.vocab_size <= rows:
+        return tok
+    # Special tokens that no text spells, and that the model never had, do no harm.
+    if kind == "huggingface" and {*range(rows, tok.vocab_size)} <= {
+        *tok.control.values()
+    }:
+        kept = {**tok.files, huggingface.ROWS: json.dumps({"rows": rows}).encode()}
+        return tokenizers.from_files(kind, kept)
+    raise config.ConfigError(
+        f"{path}: its tokenizer has {tok.vocab_size:,} tokens and its embedding "
+        f"{rows:,} rows, so that some would be read as others; take the tokenizer that "
+        "came with these weights"
+    )
 
 
 def _config(path: pathlib.Path) -> dict:

@@ -353,3 +353,21 @@ def test_a_tokenizer_without_a_form_of_theirs_is_said_to_be(tmp_path):
     conversion.export_run(made)
     known = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert known["eos_token_id"] == [tok.eos_id]
+
+
+def test_special_tokens_beyond_the_embedding_are_left_out(source, tmp_path):
+    pytest.importorskip("tokenizers")
+    handmade.words(source)
+    file = source / "tokenizer.json"
+    known = json.loads(file.read_text())
+    image = {**known["added_tokens"][0], "id": handmade.V, "content": "<image>"}
+    file.write_text(
+        json.dumps({**known, "added_tokens": [*known["added_tokens"], image]})
+    )
+    run = imported(source, tmp_path / "run")
+    assert run.tokenizer.vocab_size == handmade.V == len(run.tokenizer.token_bytes)
+    assert "<image>" not in run.tokenizer.control
+    assert max(run.tokenizer.encode("w1 <image> w2")) < handmade.V
+    exported(run.path, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == file.read_bytes()
+    assert not (tmp_path / "out" / "rows.json").exists()

@@ -18,6 +18,9 @@ TRAINED = False
 OPTIONS = ("path", "eos_token")  # of the config, besides its kind
 MODEL = "tokenizer.json"
 NAMES = "names.json"  # there where the config named the end
+# There where a model has no rows for the last special tokens: the smallest Gemma 3 has
+# the tokenizer of those that see, and no row for the token of an image.
+ROWS = "rows.json"
 
 
 def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
@@ -73,6 +76,10 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     control = {token.content: i for i, token in added.items() if token.special}
     control[eos] = eos_id
     token_bytes = _token_bytes(model, json.loads(files[MODEL]))
+    token_bytes = token_bytes[
+        : json.loads(files[ROWS])["rows"] if ROWS in files else None
+    ]
+    control = {name: i for name, i in control.items() if i < len(token_bytes)}
     token_bytes[list(control.values())] = 0
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
