@@ -12,6 +12,8 @@ from configs.smoke import dpo, pretrain, sft
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
 
+pytestmark = pytest.mark.slow  # four runs
+
 ASKED = "what is two plus three?"
 # The format "roles" as somebody else may have written it.
 TEMPLATE = (
@@ -24,14 +26,14 @@ TEMPLATE = (
 def runs(tmp_path_factory):
     """By roles, by a template file that is gone, and preferences after that."""
     folder = tmp_path_factory.mktemp("templates")
-    base = {"init.run": str(run(folder, "base", pretrain, steps=2).path)}
-    roles = run(folder, "roles", sft, steps=3, **base)
+    base = {"init.run": str(run(folder, "base", pretrain, steps=6).path)}
+    roles = run(folder, "roles", sft, steps=6, **base)
     path = folder / "own.jinja"
     path.write_text(TEMPLATE)
     own = {"data.chat": str(path)}
-    tuned = run(folder, "tuned", sft, steps=3, **base, **own)
+    tuned = run(folder, "tuned", sft, steps=6, **base, **own)
     path.unlink()
-    preferred = run(folder, "dpo", dpo, steps=2, **{"init.run": str(tuned.path)}, **own)
+    preferred = run(folder, "dpo", dpo, steps=6, **{"init.run": str(tuned.path)}, **own)
     return folder, roles, tuned, preferred
 
 
