@@ -61,7 +61,9 @@ def language_model() -> ConfigDict:
     c.data.pack = "best_fit"  # several documents a row; or "none"
     c.data.long_documents = "split"  # those beyond the length; or "error", "skip"
     c.data.bos = True  # whether documents start with the start token
-    c.data.chat = placeholder(str)  # how dialogues become tokens; "roles"
+    # How dialogues become tokens: "roles", or a chat template: "tokenizer", its own; a
+    # built-in one, "chatml", "gemma", "llama3", "mistral" or "world"; a .jinja file.
+    c.data.chat = placeholder(str)
     c.data.train_on = placeholder(str)  # "all" replies, the "last" one, "everything"
     c.data.share_prompt = placeholder(bool)  # read a prompt once for all its responses
     c.data.groups_per_row = placeholder(int)  # of packed pairs and lists, at most
