@@ -258,8 +258,7 @@ def test_a_date_is_the_same_on_any_day():
 
 ENDLESS = {
     "loops": (
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
-        "{% endfor %}"
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     ),
     "recursion": (
         "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}"
