@@ -3,10 +3,9 @@ r"""Prints how near alignjax is to transformers, family by family, in Markdown.
 
     python tools/parity_table.py
 
-Needs alignjax with the extra `hf`, torch and transformers, and peft for the last
-column; nothing is downloaded. The models are those of `tools/golden/cases.py`: tiny,
-random, float32, eager attention, rows longer than their windows and their context
-before rotary scaling. The columns:
+Needs alignjax with the extra `hf`, torch, transformers and peft; nothing is downloaded.
+The models are those of `tools/golden/cases.py`: tiny, random, float32, eager attention,
+rows longer than their windows and their context before rotary scaling. The columns:
 
     import    largest |difference| of logits from transformers', and greedy tokens
               from the cache that are the same
@@ -14,8 +13,9 @@ before rotary scaling. The columns:
               float32 and in bfloat16, and the largest |difference| of transformers'
               logits of both folders
     train     largest |difference| of the gradient of the loss by any tensor
-    LoRA      largest |difference| of logits, with random adapters on every projection,
-              between ours and PEFT's of the exported adapters; and merged
+    LoRA      with random adapters on every projection that may have them, largest
+              |difference| of logits from PEFT's with the exported adapters, and from
+              transformers' of the exported folder with the adapters merged
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def row(name: str, scratch: pathlib.Path) -> str:
     gradients = ours.loss_and_gradients(run, tokens).gradients
     _, theirs_too = theirs.loss_and_gradients(model, tokens, scratch / "gradients")
     gradient = max(difference(gradients[k], g) for k, g in theirs_too.items())
-    peft, merged = journeys.adapters(folder, scratch / "adapters", tokens)
+    adapters = with_adapters(run, folder, scratch, tokens)
     figures = (
         f"{logits:.1e}, {same} of {generated.size}",
         ", ".join(f"{a} of {b}" for a, b in bits) + f"; {again:.1e}",
         f"{gradient:.1e}",
-        f"{show(peft)}, {merged:.1e}",
+        ", ".join(f"{figure:.1e}" for figure in adapters),
     )
     return f"| {name} | `{case.model_type}` | {' | '.join(figures)} |"
 
@@ -78,8 +78,18 @@ def difference(a, b) -> float:
     return float(np.abs(np.asarray(a, np.float64) - b).max())
 
 
-def show(figure: float | None) -> str:
-    return "not measured" if figure is None else f"{figure:.1e}"
+def with_adapters(run, folder, scratch, tokens) -> tuple[float, float]:
+    """How far PEFT is from ours, and transformers from ours once merged."""
+    from tools.golden import theirs
+
+    model, params = journeys.with_adapters(run)
+    ours_too = journeys.adapted(model, params, tokens)
+    if (moved := difference(ours_too, run.logits(tokens))) < 0.1:
+        raise ValueError(f"the adapters change logits by {moved:.1e} only")
+    peft = journeys.in_peft(run, model, params, folder, scratch / "peft", tokens)
+    merged = journeys.export_merged(run, model, params, scratch / "merged")
+    again = theirs.logits(theirs.load(merged), tokens)
+    return difference(peft, ours_too), difference(again, ours_too)
 
 
 def main() -> int:

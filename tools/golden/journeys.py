@@ -15,12 +15,11 @@ import safetensors.numpy
 
 from alignjax import models, trees
 from alignjax.checkpoint import conversion
-from alignjax.huggingface import merged, save
-from alignjax.models import lora
+from alignjax.huggingface import merged, peft, save
 from tools.golden import ours
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-ADAPTERS = dict(lora_rank=4, lora_alpha=8.0, lora_targets=".*")
+ADAPTERS = dict(lora_rank=4, lora_alpha=8.0)
 
 
 def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -74,7 +73,7 @@ def with_adapters(run, seed: int = 0):
     def leaf(name, x):
         if name in known:
             return known[name]
-        return np.float32(0.2 * rng.standard_normal(x.shape))
+        return np.float32(0.1 * rng.standard_normal(x.shape))
 
     return model, trees.map_with_name(leaf, abstract)
 
@@ -93,6 +92,18 @@ def export_merged(run, model, params, target: pathlib.Path) -> pathlib.Path:
     return target
 
 
-def merge(model, params):
-    """Parameters without adapters that compute the same."""
-    return lora.merge(params, model.config)
+def in_peft(run, model, params, folder: pathlib.Path, target: pathlib.Path, tokens):
+    """float32 [B, T, V]: what PEFT computes with the exported adapters.
+
+    Args:
+      folder: of the model without adapters.
+    """
+    import peft as theirs_too
+
+    from tools.golden import theirs
+
+    family = run.config["model"]["family"]
+    found, known = peft.write(trees.named_leaves(params), family, model.config)
+    peft.save(target, found, {**known, "base_model_name_or_path": str(folder)})
+    wrapped = theirs_too.PeftModel.from_pretrained(theirs.load(folder), target)
+    return theirs.logits(wrapped.eval(), tokens)

@@ -113,8 +113,8 @@ def named(run, params) -> dict[str, np.ndarray]:
     table, found = names.tensors(family, run.model.config), {}
     for place in layout.places(table, shapes):
         whole = np.empty(place.shape, np.float32).reshape(-1)
-        pieces = (leaves[part.ours][part.index] for part in place.parts)
-        for first, array in place.write(pieces):
+        for first, block in place.blocks(whole.size):
+            array = place.join([leaves[path][index] for path, index in block])
             whole[first : first + array.size] = array.reshape(-1)
         found[place.name] = whole.reshape(place.shape)
     return found
