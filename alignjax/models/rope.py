@@ -124,8 +124,10 @@ def frequencies(
 
 def _llama3(plain, s: Scaling) -> np.ndarray:
     f32 = np.float32
-    wavelengths = f32(2 * math.pi) / plain
-    turns = f32(s.original_length) / wavelengths
+    # A number divided by a tensor is that times the reciprocal in torch; the last bit
+    # of a frequency shows in the logits of long texts.
+    wavelengths = f32(2 * math.pi) * (f32(1) / plain)
+    turns = f32(s.original_length) * (f32(1) / wavelengths)
     low, high = s.low_freq_factor, s.high_freq_factor
     kept = (turns - f32(low)) / f32(high - low)
     mixed = (f32(1) - kept) * plain / f32(s.factor) + kept * plain
