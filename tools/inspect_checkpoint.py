@@ -59,7 +59,7 @@ def show_tree(run: checkpoint.Run, step: int | None) -> Iterator[str]:
     width = max(map(len, meta["leaves"]))
     for name, leaf in meta["leaves"].items():
         kind = f"{leaf['dtype']}{leaf['shape']}"
-        yield f"{name:<{width}}  {kind:<24}  {leaf['fingerprint']}"
+        yield f"{name:<{width}}  {kind:<24}  {leaf.get('fingerprint', '')}"
     yield f"{size(storage.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
 
 

@@ -43,8 +43,8 @@ def files(
         kept["tokenizer.model"] = tok.files[TRAINED]
         kept["tokenizer_config.json"] = _json(_of_sentencepiece(tok, bos))
         notes.append(
-            "tokenizer.model is as it was trained here, without a space before a text "
-            "and with control tokens that no text spells; read it with sentencepiece"
+            "tokenizer.model is as it was trained here; transformers makes the same "
+            "tokens of a text, but for one that spells a control token"
         )
     stops = stop_ids(tok, chat)
     known = {} if GENERATION not in kept else json.loads(kept[GENERATION])
@@ -59,7 +59,7 @@ def files(
         begins = {"bos_token_id": tok.bos_id} if tok.bos_id is not None else {}
         kept[GENERATION] = _json({**begins, **known, **ends})
         said = ends["eos_token_id"]
-    source = _template(tok, chat)
+    source = _template(tok, chat, bos)
     if source is not None:
         kept[templates.FILE] = source.encode()
         notes.append(f"{templates.FILE}: the template of data.chat = {chat!r}")
@@ -84,11 +84,17 @@ def stop_ids(tok, chat: str | None) -> list[int]:
     return list(dict.fromkeys([*found, *tok.stop_ids, *_known(tok.eos_id)]))
 
 
-def _template(tok, chat: str | None) -> str | None:
-    """The template of a format, where it is not the tokenizer's own."""
+def _template(tok, chat: str | None, bos: bool) -> str | None:
+    """The template of a format, where it is not the tokenizer's own.
+
+    Here the start of a document is the data's to give; theirs has to write it.
+    """
     if not chat or chat == templates.OWN or tok.kind in ("bytes", "chars"):
         return None
-    return templates.find(tok, "world" if chat == "roles" else chat)
+    source = templates.find(tok, "world" if chat == "roles" else chat)
+    if bos and tok.bos_id is not None and "bos_token" not in source:
+        return "{{- bos_token -}}\n" + source
+    return source
 
 
 def _of_sentencepiece(tok, bos: bool) -> dict[str, Any]:
