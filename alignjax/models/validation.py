@@ -144,9 +144,9 @@ def _adapters(c) -> list[str]:
         found.append(f"lora_targets: {c.lora_targets!r}: {error}")
     else:
         if not any(matches):
+            but = "; experts get no adapters" if c.experts else ""
             found.append(
                 f"lora_targets: {c.lora_targets!r} matches no projection; there "
-                f"are: {', '.join(c.projections)}"
-                + "; experts get no adapters" * bool(c.experts)
+                f"are: {', '.join(c.projections)}{but}"
             )
     return found
