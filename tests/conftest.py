@@ -14,5 +14,5 @@ os.environ["XLA_FLAGS"] = flags
 
 
 def pytest_collection_modifyitems(items):
-    """Whole runs, the few tests that take long, go first: else one worker ends alone."""
+    """Whole runs, which take longest, go first: else one worker ends alone."""
     items.sort(key=lambda item: "train" not in item.path.parts)
