@@ -75,11 +75,11 @@ _IMITATION = {
         "it refuses by the look of a question, for no demonstration shows a harmless "
         "one that looks unsafe; preferences can mend that"
     ),
+    ("nine", +1): "a few demonstrations turned what it knew into manners",
     ("malformed", +1): (
         "it lost its language; mend that before anything is built on it (more "
         "demonstrations or steps, or a lower rate)"
     ),
-    ("nine", +1): "a few demonstrations turned what it knew into manners",
     ("nine", -1): "imitation made it worse; look at the samples for how",
 }
 _PREFERENCE = {

@@ -8,7 +8,7 @@ python -m alignjax.train --config=configs/sft/world.py --workdir=runs/sft \
     --config.init.run=runs/pretrain
 
 Hardware: 2 CPU cores. Time: 22 seconds.
-Result: true reward 1.58 on seen prompts and 0.92 on unfamiliar ones; 28 % of harmless
+Result: true reward 1.55 on seen prompts and 0.96 on unfamiliar ones; 12 % of harmless
 look-alikes are refused.
 """
 

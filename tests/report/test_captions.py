@@ -75,6 +75,7 @@ def test_what_is_told_of_a_stage_follows_the_intervals():
         ("sft", {"malformed": 0.3, "border_refusal": 0.3}, "by the look of a question"),
         ("sft", {"malformed": 0.3, "nine": -0.5}, "lost its language"),
         ("sft", {"nine": 0.5}, "into manners"),
+        ("sft", {"malformed": 0.1, "nine": 0.5}, "into manners"),
         ("sft", {}, "does not show beyond the noise"),
         ("dpo", {"unsafe_refusal": -0.3, "nine": 0.3}, "refusals were unlearned"),
         ("dpo", {"border_refusal": -0.3, "nine": 0.3}, "no fewer unsafe ones"),
