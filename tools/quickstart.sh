@@ -4,8 +4,8 @@
 # reward model, DPO, and a report of what each stage changed. No network beyond the
 # package index, no accelerator.
 #
-#   tools/quickstart.sh                          about 8 minutes on 2 cores
-#   tools/quickstart.sh --fast                   about 3: smaller stages, the same report
+#   tools/quickstart.sh                          8 to 9 minutes on 2 cores
+#   tools/quickstart.sh --fast                   under 4: smaller stages, the same report
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #
 # Run again, it skips what is done; stopped in the middle, it goes on from there.
@@ -39,12 +39,13 @@ stage() {
 assess() {
   local runs=() name
   for name in "$@"; do runs+=("--run=$name=$workdir/$name"); done
-  "$python" -m alignjax.assessment --out="$workdir/assessment.json" "${runs[@]}" "${few[@]}"
+  "$python" -m alignjax.assessment --out="$workdir/assessment.json" \
+    "${runs[@]}" "${asked[@]}"
 }
 
-few=(--each=128) pretrain=() reward=() dpo=() pairs=8000
+asked=(--each=128) pretrain=() reward=() dpo=() pairs=8000
 if [[ -n $fast ]]; then
-  few=(--each=24) pairs=1200
+  asked=(--each=24) pairs=1200
   pretrain=(--config.steps=400)
   reward=(--config.steps=60 --config.evaluation.every=60)
   dpo=(--config.steps=60 --config.checkpoint.every=60 --config.evaluation.every=60)
@@ -69,12 +70,10 @@ if [[ ! -e $workdir/pairs.jsonl ]]; then
 fi
 stage dpo --config.init.run="$workdir/sft" \
   --config.data.sources.pairs.path="$workdir/pairs.jsonl" "${dpo[@]}" "$@"
+asked+=(--checkpoints=dpo)
 assess pretrain sft reward dpo
 
 say "6 of 6: the report"
-"$python" -m alignjax.assessment --out="$workdir/assessment.json" \
-  --run=pretrain="$workdir/pretrain" --run=sft="$workdir/sft" \
-  --run=reward="$workdir/reward" --run=dpo="$workdir/dpo" --checkpoints=dpo "${few[@]}"
 "$python" -m alignjax.report --out="$workdir/report.html" \
   --assessment="$workdir/assessment.json" \
   --stage=pretrain="$workdir/pretrain" --stage=sft="$workdir/sft" \
