@@ -5,7 +5,7 @@
 # package index, no accelerator.
 #
 #   tools/quickstart.sh                          8 to 9 minutes on 2 cores
-#   tools/quickstart.sh --fast                   under 4: smaller stages, the same report
+#   tools/quickstart.sh --fast                   3 to 4: smaller stages, the same report
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #
 # Run again, it skips what is done; stopped in the middle, it goes on from there.
