@@ -43,10 +43,11 @@ assess() {
     "${runs[@]}" "${asked[@]}"
 }
 
-asked=(--each=128) pretrain=() reward=() dpo=() pairs=8000
+asked=(--each=128) pretrain=() sft=() reward=() dpo=() pairs=8000
 if [[ -n $fast ]]; then
-  asked=(--each=24) pairs=1200
+  asked=(--each=32) pairs=1200
   pretrain=(--config.steps=400)
+  sft=(--config.optimizer.learning_rate=2e-4)
   reward=(--config.steps=60 --config.evaluation.every=60)
   dpo=(--config.steps=60 --config.checkpoint.every=60 --config.evaluation.every=60)
 fi
@@ -56,7 +57,7 @@ stage pretrain "${pretrain[@]}" "$@"
 assess pretrain
 
 say "3 of 6: fine-tuning on demonstrations: it learns to follow"
-stage sft --config.init.run="$workdir/pretrain" "$@"
+stage sft --config.init.run="$workdir/pretrain" "${sft[@]}" "$@"
 assess pretrain sft
 
 say "4 of 6: a reward model, from pairs that a labeler has judged: it learns what is liked"
