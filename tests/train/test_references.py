@@ -174,7 +174,10 @@ BASES = {
 }
 
 
-@pytest.fixture(scope="module", params=BASES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("nf4", marks=pytest.mark.slow), "int8"],
+)
 def narrow(request, folder, tuned):
     """DPO of adapters on a base in fewer bits, which is the reference too."""
     asked = start(tuned, **BASES[request.param])
@@ -261,7 +264,7 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("move", [pytest.param("soft", marks=pytest.mark.slow), "hard"])
 def test_a_reference_that_moves_is_saved(folder, tuned, move):
     asked = {"init.run": str(tuned.path), **FAST, **MOVES[move]}
     whole = run(folder, f"whole {move}", dpo, **asked)
