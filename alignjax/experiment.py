@@ -81,6 +81,8 @@ def build(section: Mapping) -> Experiment:
     objective = objectives.build(model, c.objective)
     if checked.reference is not None:
         start.check_tokenizer(checked.reference, tok)
+        if checked.start is None or checked.start.digest != checked.reference.digest:
+            start.check_model(checked.reference, model.config)
     mesh, rules = sharding.make_mesh(c.mesh), checked.rules
     parts = sharding.batch_divisor(mesh, rules) * c.microbatches
     if c.batch_size % parts:
@@ -197,7 +199,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
             path, digest = found.run.path, found.digest[:12]
             lines.append(f"{name}: step {found.step} of {path}, parameters {digest}")
     if (every := c.reference.update_every) is not None:
-        share = c.reference.update
+        share = c.reference.update_share
         moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"
         lines.append(f"the reference {moves} the policy every {every} updates")
     lines.append(
@@ -289,7 +291,7 @@ def check(section: dict) -> Checked:
                 "reference.run: with reference.update_every the reference begins as "
                 "the policy does, and this run is not that of init.run; leave it out"
             )
-        share = 1.0 if c.reference.update is None else c.reference.update
+        share = 1.0 if c.reference.update_share is None else c.reference.update_share
         follow = moving.reference(c.reference.update_every, share)
         optimizer = optimizer and optax.chain(optimizer, follow)
     rules = attempt(sharding.rules, c.sharding_rules)

@@ -71,7 +71,7 @@ def _check_linear(share: float, params) -> None:
     adapters = [n for n in trees.named_leaves(params) if re.search("lora_[ab]$", n)]
     if share != 1 and adapters:
         raise config.ConfigError(
-            f"reference.update: {share} would average the factors of adapters such as "
-            f"{adapters[0]}, which is no average of their products, and so not the "
-            "update of the paper; set it to 1.0, or train the parameters themselves"
+            f"reference.update_share: {share} would average the factors of adapters, "
+            f"such as {adapters[0]}, which is no average of their products, and so not "
+            "the update of the paper; set it to 1.0, or train the parameters themselves"
         )

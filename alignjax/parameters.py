@@ -59,13 +59,17 @@ class First(NamedTuple):
         elsewhere = asked.store or asked.update_every is not None
         copied = run.reference is not None and not elsewhere
         if run.config.trainable == ".*":
-            return Frozen({}, self._of(run.reference) if copied else None)
+            return Frozen({}, self.reference() if copied else None)
         whole = self._of(run.start)
         _, base = self._split(whole)
         if not copied:
             return Frozen(base)
         same = run.reference.digest == run.start.digest
-        return Frozen(base, whole if same else self._of(run.reference))
+        return Frozen(base, whole if same else self.reference())
+
+    def reference(self) -> Params:
+        """All of the reference's parameters, for the model of the policy."""
+        return self._of(self.run.reference)
 
     def _split(self, params: Params) -> tuple[Params, Params]:
         """What is trained and the rest. By name: parts of kernels match no pattern."""

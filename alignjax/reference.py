@@ -3,14 +3,15 @@
 
 A store has one float32 for each token of a token cache. Its name is a digest of the
 tokens, of what of each prompt a model is shown, and of the reference: its parameters
-and the fields of its model that change what it computes. One changed weight is a miss;
+and the fields of the model that change what it computes. One changed weight is a miss;
 another loss, option, seed or layout of rows over the same data is a hit.
+
+With a store or without, the reference is computed by the policy's model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 import hashlib
 import math
@@ -20,14 +21,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from alignjax import config, experiment, sharding, types
-from alignjax.checkpoint import identity
+from alignjax import config, experiment, parameters, sharding, start, types
 from alignjax.data import dataset, group_plan, group_rows, store
 from alignjax.models import quantized
 from alignjax.objectives import logprobs
-from alignjax.types import Model, Params
+from alignjax.types import Params
 
-FORMAT = 1
+FORMAT = 2
 FILE = "logps.bin"
 
 
@@ -47,14 +47,10 @@ def attach(
     """
     if run.reference is None or not run.config.reference.store:
         return run
-    model, base, kernels = run.reference.run.model, *_kept(run)
 
     @functools.cache  # read only if something is to be computed, and once
     def weights() -> Params:
-        params = run.reference.run.params()
-        if base != "float32":
-            params = quantized.keep(params, kernels, base)
-        return jax.device_put(params)
+        return parameters.prepare(run).reference()
 
     def with_reference(data: dataset.Dataset, split: str) -> dataset.Dataset:
         parts = []
@@ -62,9 +58,7 @@ def attach(
             alone = dataclasses.replace(data, parts=(part,), empty=())
             name = f"reference of {split}/{part.name}"
             path = _directory(run, part)
-            fill = functools.partial(
-                _compute, run, alone, model, weights, name, say, beat
-            )
+            fill = functools.partial(_compute, run, alone, weights, name, say, beat)
             there = store.read(path) is not None
             manifest = store.obtain(path, fill)
             if there:
@@ -84,12 +78,6 @@ def attach(
     if validation is not None:
         validation = with_reference(validation, "validation")
     return run._replace(train=with_reference(run.train, "train"), validation=validation)
-
-
-def _kept(run: experiment.Experiment) -> tuple[str, list[str]]:
-    """How the policy keeps frozen kernels, and which: the reference has the same."""
-    c = run.model.config
-    return c.base, quantized.names(c.projections, run.config.trainable)
 
 
 def check_first_step(
@@ -126,15 +114,11 @@ def check_first_step(
 
 def _directory(run: experiment.Experiment, part: dataset.Part) -> pathlib.Path:
     """Where the store of a part is, or will be."""
-    fields = {
-        name: value
-        for name, value in run.reference.run.config["model"].items()
-        if not any(fnmatch.fnmatch(f"model.{name}", p) for p in identity.MAY_DIFFER)
-    }
-    shown = _shown(part.plan)
+    c, shown = run.model.config, _shown(part.plan)
+    fields = start.computing(run.reference, c) | {"dtype": c.dtype}
     asked = [FORMAT, part.tokens.key, shown, run.reference.digest, fields]
-    if (kept := _kept(run))[0] != "float32":
-        asked.append(kept)
+    if c.base != "float32":  # then the reference has the same kernels in fewer bits
+        asked.append([c.base, quantized.names(c.projections, run.config.trainable)])
     key = store.digest(asked)
     folder = pathlib.Path(run.config.cache_dir).expanduser() / "reference"
     return folder / key[:32]
@@ -152,7 +136,6 @@ def _shown(plan: group_plan.Plan) -> str:
 def _compute(
     run: experiment.Experiment,
     data: dataset.Dataset,
-    model: Model,
     weights: Callable[[], Params],
     name: str,
     say: Callable[[str], None],
@@ -166,7 +149,8 @@ def _compute(
         directory / FILE, np.float32, "w+", shape=part.tokens.tokens.shape
     )
     logps[:] = np.nan
-    ask = jax.jit(lambda params, rows: logprobs.token_logps(model, params, rows)[0])
+    read = functools.partial(logprobs.token_logps, run.model)
+    ask = jax.jit(lambda params, rows: read(params, rows)[0])
     count = -(-rows // size)
     say(f"{name}: computing {rows:,} rows in {count:,} batches")
     responses, every = 0, max(1, count // 10)

@@ -106,29 +106,31 @@ class ReferenceConfig:
     """The section `reference`: the model that objectives compare the policy with.
 
     Attributes:
-      run, step: as in `init`; None is where the policy starts from.
+      run, step: as in `init`; None is where the policy starts from. It is computed as
+        the policy is, in its dtype.
       store: whether to keep its log-probabilities of the data on disk, where every
         loss, option and seed over the same data finds them, instead of keeping a copy
         of its parameters on the devices.
       update_every: updates of the policy after which the reference moves to or towards
         it, see `moving.reference`; None keeps it as it is.
-      update: by how much, 1 is all the way, which None stands for.
+      update_share: by how much, 1 is all the way, which None stands for.
     """
 
     run: str | None = None
     step: int | None = None
     store: bool = False
     update_every: int | None = None
-    update: float | None = None
+    update_share: float | None = None
 
     def __post_init__(self):
         problems = _too_small(self, update_every=1)
         if self.step is not None and self.run is None:
             problems.append(f"step: {self.step} of no run; name the run too")
-        if self.update is not None and not 0 < self.update <= 1:
-            problems.append(f"update: {self.update} is not in (0, 1]; 1 is a copy")
-        if self.update is not None and self.update_every is None:
-            problems.append(f"update: {self.update} at no time; set update_every too")
+        share = self.update_share
+        if share is not None and not 0 < share <= 1:
+            problems.append(f"update_share: {share} is not in (0, 1]; 1 is a copy")
+        if share is not None and self.update_every is None:
+            problems.append(f"update_share: {share} at no time; set update_every too")
         if self.store and self.update_every is not None:
             problems.append(
                 "store: keeps what a reference that stays says, and with update_every "

@@ -9,11 +9,21 @@ parameters, not the path, is part of a run's identity, so a run may move.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alignjax import checkpoint, config
 from alignjax.data import records, side_files, templates, tokenizer
+
+# Fields of a model that change how it computes or learns, and not what its parameters
+# mean; and those of shapes, which are compared where parameters are read.
+_ASIDE = (
+    "vocab_size|d_model|layers|heads|kv_heads|head_dim|d_ff|expert_d_ff|max_length|"
+    "score_heads|init_std|dtype|base|attention|remat|unroll|dropout|embedding_noise|"
+    "lora_dropout|router_loss|router_z_loss"
+)
 
 
 class Start(NamedTuple):
@@ -96,6 +106,34 @@ def check_tokenizer(reference: Start, tok: tokenizer.Tokenizer) -> None:
             f"({theirs[:12]}, the policy's is {own[:12]}), so its "
             "log-probabilities are of other tokens; name a run of the same tokenizer"
         )
+
+
+def computing(found: Start, model_config: Any) -> dict[str, Any]:
+    """The fields that change what the parameters of a run compute, JSON-able.
+
+    Those of adapters do where the run has some.
+    """
+    aside = _ASIDE + ("" if found.run.model.config.lora_rank else "|lora_.*")
+    fields = dataclasses.asdict(model_config).items()
+    return {name: x for name, x in fields if not re.fullmatch(aside, name)}
+
+
+def check_model(reference: Start, model_config: Any) -> None:
+    """Raises ConfigError where a reference's parameters are of another model.
+
+    They would be read as if they were of the policy's, and say what no model says.
+    """
+    ours = computing(reference, model_config)
+    theirs = computing(reference, reference.run.model.config)
+    problems = [
+        f"reference.run: {reference.run.path} has model.{name} = {theirs[name]!r}, and "
+        f"the policy {value!r}; a reference is computed by the policy's model, so name "
+        "a run of the same"
+        for name, value in ours.items()
+        if theirs[name] != value
+    ]
+    if problems:
+        raise config.ConfigError(problems)
 
 
 def _reading(tok: tokenizer.Tokenizer) -> str:

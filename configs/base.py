@@ -22,7 +22,7 @@ def language_model() -> ConfigDict:
     c.reference.step = placeholder(int)
     c.reference.store = False  # keep its log-probs on disk, and not it in memory
     c.reference.update_every = placeholder(int)  # TR-DPO: updates between its moves
-    c.reference.update = placeholder(float)  # towards the policy: 0.6 is soft, 1 a copy
+    c.reference.update_share = placeholder(float)  # 0.6 is soft, 1 a copy of the policy
     c.trainable = ".*"  # the parameters that are trained, by path
     c.seed = 0  # of the parameters, of dropout and of the order of the data
     c.steps = placeholder(int)  # updates; schedules are stretched over them

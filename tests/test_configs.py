@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from alignjax import (
     experiment,
@@ -143,6 +144,21 @@ def test_base_names_every_field_that_a_flag_could_set():
         for loss in (loss for kind in kinds for loss in kind.values()):
             known |= set(catalogue.options(loss))
         assert set(stage().objective) == known - {"link_options"}, name
+
+
+def test_a_flag_reaches_every_field():
+    """None is hidden by what a ConfigDict can do by itself, such as `update`."""
+    for stage in (base.sft, base.reward_model, base.preference):
+        for path, c in _sections(stage(), "config"):
+            hidden = set(c) & set(dir(ConfigDict))
+            assert not hidden, f"{path}: {hidden}"
+
+
+def _sections(c, path):
+    yield path, c
+    for name in c:
+        if isinstance(c[name], ConfigDict):
+            yield from _sections(c[name], f"{path}.{name}")
 
 
 def test_configs_are_data():

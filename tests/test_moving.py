@@ -113,5 +113,7 @@ def test_a_reference_that_stays_is_left_as_it_is():
 def test_factors_of_adapters_are_copied_and_never_averaged():
     adapters = {"layers": {"q": {"lora_a": jnp.ones(3), "lora_b": jnp.zeros(3)}}}
     moving.reference(4, 1.0).init(adapters)
-    with pytest.raises(config.ConfigError, match=r"reference.update: 0.6 .*lora_a"):
+    with pytest.raises(
+        config.ConfigError, match=r"reference.update_share: 0.6 .*lora_a"
+    ):
         moving.reference(1, 0.6).init(adapters)

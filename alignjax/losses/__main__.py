@@ -11,7 +11,7 @@ from alignjax.losses import catalogue, links, scores
 MOVING = """\
 no loss, but with any that has a reference
   TR-DPO, arXiv:2404.09656, whose reference follows the policy:
-      soft: --config.reference.update_every=1 --config.reference.update=0.6
+      soft: --config.reference.update_every=1 --config.reference.update_share=0.6
       hard: --config.reference.update_every=512"""
 
 

@@ -332,5 +332,7 @@ def _metrics(asked: Asked, seen: Seen, entropy_G) -> dict[str, Mean]:
     )
     metrics["entropy"] = tokens(entropy_G)
     if policy.reference_kl is not None:
-        metrics["kl/reference"] = tokens(policy.reference_kl.sum(-1))
+        metrics["kl/reference"] = tokens(
+            policy.reference_kl.reshape(len(seen.weight), -1).sum(-1)
+        )
     return metrics

@@ -96,6 +96,21 @@ def test_padding_alone_teaches_nothing(name):
     assert all((x == 0).all() for x in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_twice_over_has_the_same_figures(name):
+    # Which of several equal pairs are dropped is no matter of figures.
+    objective = build(name, **({"drop": 0.0} if name == "beta_dpo" else {}))
+    batch = subject.batch(K=groups_of(objective))
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+    once, again = (
+        run(objective, subject.params(), REFERENCE, b)[2] for b in (batch, twice)
+    )
+    assert again.pop("loss_weight") == 2 * once.pop("loss_weight")
+    assert again.keys() == once.keys()
+    for figure, value in once.items():
+        assert again[figure] == pytest.approx(value, rel=1e-4, abs=1e-5), figure
+
+
 def by_hand(params, count=5, K=2):
     """The `LogProbs` of the batch of `subject`, one token after the other."""
     groups = batches.groups(count, subject.V, K=K)

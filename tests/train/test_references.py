@@ -253,7 +253,7 @@ def test_dropout_of_the_run_before_is_said_to_leave_the_check_out(folder, tuned)
 MOVES = {
     "soft": {
         "reference.update_every": 2,
-        "reference.update": 0.6,
+        "reference.update_share": 0.6,
         "trainable": "layers/mlp/.*",
     },
     "hard": {
@@ -285,7 +285,7 @@ def test_a_reference_that_moves_is_saved(folder, tuned, move):
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
     every = MOVES[move]["reference.update_every"]
     at_start = [row["drift/chosen"] == pytest.approx(0, abs=1e-4) for row in rows]
-    copies = MOVES[move].get("reference.update") is None
+    copies = MOVES[move].get("reference.update_share") is None
     assert at_start == [i == 0 or (copies and i % every == 0) for i in range(8)]
     assert any(f"every {every} updates" in line for line in said(whole))
 
@@ -294,14 +294,17 @@ def test_a_reference_that_moves_is_saved(folder, tuned, move):
     "changes,words",
     [
         ({"reference.update_every": 0}, ["reference.update_every", "at least 1"]),
-        ({"reference.update": 0.5}, ["reference.update", "set update_every"]),
         (
-            {"reference.update_every": 1, "reference.update": 1.5},
-            ["reference.update", "1.5", "(0, 1]"],
+            {"reference.update_share": 0.5},
+            ["reference.update_share", "set update_every"],
         ),
         (
-            {"reference.update_every": 1, "reference.update": 0.0},
-            ["reference.update", "0.0", "(0, 1]"],
+            {"reference.update_every": 1, "reference.update_share": 1.5},
+            ["reference.update_share", "1.5", "(0, 1]"],
+        ),
+        (
+            {"reference.update_every": 1, "reference.update_share": 0.0},
+            ["reference.update_share", "0.0", "(0, 1]"],
         ),
         (
             {"reference.update_every": 4, "reference.store": True},
@@ -312,8 +315,8 @@ def test_a_reference_that_moves_is_saved(folder, tuned, move):
             ["reference", "asks none"],
         ),
         (
-            {"reference.update_every": 1, "reference.update": 0.6, **ADAPTERS},
-            ["reference.update", "0.6", "lora_a"],
+            {"reference.update_every": 1, "reference.update_share": 0.6, **ADAPTERS},
+            ["reference.update_share", "0.6", "lora_a"],
         ),
         (
             {"reference.update_every": 4, "reference.run": "base"},

@@ -92,6 +92,26 @@ def test_another_reference_misses_the_store(folder, base, tuned):
     assert other.metrics()[0]["loss"] != pytest.approx(np.log(2), abs=1e-3)
 
 
+def test_a_store_is_of_the_model_that_the_policy_is(folder, tuned):
+    """Where the config changes the model, both are computed by the changed one."""
+    changes = {"init.run": str(tuned.path), "model.rope_theta": 500.0, "steps": 2}
+    for store in (False, True):
+        asked = {**changes, "reference.store": store}
+        first = run(folder, f"turned {store}", dpo, **asked).metrics()[0]
+        assert first["loss"] == pytest.approx(np.log(2), abs=1e-6)
+
+
+def test_a_reference_of_another_model_is_refused(folder, base, tuned):
+    """Its parameters would be read as those of the policy's model."""
+    turned = {"init.run": str(base.path), "model.rope_theta": 500.0, "steps": 2}
+    other = run(folder, "other model", sft, **turned, **{"sample.every": None})
+    for store in (False, True):
+        names = {"init.run": str(tuned.path), "reference.run": str(other.path)}
+        text = refused(folder, dpo, **names, **{"reference.store": store})
+        assert "reference.run" in text and "model.rope_theta = 500.0" in text
+        assert "10000.0" in text
+
+
 def test_a_spoiled_store_is_noticed_at_the_first_step(folder, tuned):
     names = {"init.run": str(tuned.path), "reference.store": True, "steps": 2}
     cache = {"cache_dir": str(folder / "spoiled")}
