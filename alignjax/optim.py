@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from alignjax import config, registry, trees
+from alignjax.bounds import Count, NonNegative, Positive, Share, checked
 
 OPTIMIZERS = registry.Registry("optimizer")
 
@@ -60,14 +61,15 @@ def build(section: Mapping, schedule, path: str = "optimizer"):
 
 
 @OPTIMIZERS.register
+@checked
 def adamw(
     schedule,
     mask,
     *,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    eps: float = 1e-8,
-    weight_decay: float = 0.1,
+    b1: Share = 0.9,
+    b2: Share = 0.95,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.1,
     moment_dtype: Literal["float32", "bfloat16"] = "float32",
 ):
     """AdamW, arXiv:1711.05101 Algorithm 2; `moment_dtype` is of the first moment."""
@@ -83,47 +85,56 @@ def adamw(
 
 
 @OPTIMIZERS.register
+@checked
 def adafactor(
     schedule,
     mask,
     *,
-    weight_decay: float = 0.0,
-    factor_from: int = 128,
-    momentum: float | None = None,
+    weight_decay: NonNegative = 0.0,
+    factor_from: Count = 128,
+    momentum: Share | None = None,
 ):
     """Adafactor, arXiv:1804.04235; matrices with sides of `factor_from` are factored.
 
     The rate is relative to the size of each parameter, as in section 8 of the paper.
+    Decay is multiplied by the rate, as everywhere here.
     """
-    return optax.adafactor(
-        schedule,
-        min_dim_size_to_factor=factor_from,
-        momentum=momentum,
-        weight_decay_rate=weight_decay or None,
-        weight_decay_mask=mask,
+    return optax.chain(
+        optax.adafactor(min_dim_size_to_factor=factor_from, momentum=momentum),
+        optax.scale(-1.0),
+        # Its own decay would not be multiplied by the rate.
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
 @OPTIMIZERS.register
+@checked
 def lion(
-    schedule, mask, *, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 0.1
+    schedule,
+    mask,
+    *,
+    b1: Share = 0.9,
+    b2: Share = 0.99,
+    weight_decay: NonNegative = 0.1,
 ):
     """Lion, arXiv:2302.06675 Algorithm 2: the sign of an interpolated momentum."""
     return optax.lion(schedule, b1, b2, weight_decay=weight_decay, mask=mask)
 
 
 @OPTIMIZERS.register
+@checked
 def muon(
     schedule,
     mask,
     *,
-    momentum: float = 0.95,
-    weight_decay: float = 0.1,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    rms: float = 0.2,
+    momentum: Share = 0.95,
+    weight_decay: NonNegative = 0.1,
+    b1: Share = 0.9,
+    b2: Share = 0.95,
+    rms: Positive = 0.2,
 ):
-    """Muon for the matrices inside the layers, AdamW for all else.
+    """Muon for the matrices inside the layers, each expert's too, AdamW for all else.
 
     Orthogonalised momentum (arXiv:2502.16982), scaled so that the root mean square of
     an update is `rms` times the rate, which makes AdamW's rates serve for both.
@@ -148,13 +159,14 @@ def muon(
 
 
 @OPTIMIZERS.register
+@checked
 def sgd(
     schedule,
     mask,
     *,
-    momentum: float | None = None,
+    momentum: Share | None = None,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: NonNegative = 0.0,
 ):
     """Stochastic gradient descent with optional momentum and (coupled) decay."""
     return optax.chain(
@@ -165,6 +177,8 @@ def sgd(
 
 def _matrix_axes(name: str, leaf):
     """Which axes of a stacked kernel are inputs and outputs; None is not a matrix."""
+    if re.fullmatch(r"layers/moe/(gate|up|down)/kernel", name):
+        return optax.contrib.MuonDimensionNumbers(2, 3)
     if re.fullmatch(r"layers/(.*/)?o/kernel", name):
         return optax.contrib.MuonDimensionNumbers((1, 2), 3)
     if re.fullmatch(r"layers/.*kernel", name):

@@ -2,7 +2,7 @@
 """Learning rates over time, as optax schedules: step -> rate.
 
 A warm-up of w steps rises in a straight line and reaches the peak at step w - 1; the
-first step already learns, at peak / w.
+first step already learns, at peak / w. What comes down is down after the last step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import optax
 
 from alignjax import config, registry
+from alignjax.bounds import Count, NonNegative, checked
 
 SCHEDULES = registry.Registry("schedule")
 
@@ -28,6 +29,8 @@ def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
     fields = {k: v for k, v in section.items() if v is not None}
     warmup = fields.pop("warmup_steps", 0)
     if tokens := fields.pop("warmup_tokens", 0):
+        if tokens < 0:
+            raise config.ConfigError(f"schedule.warmup_tokens: {tokens} is below 0")
         if warmup:
             raise config.ConfigError(
                 "schedule.warmup_tokens: give warmup_steps or warmup_tokens, not both"
@@ -49,6 +52,7 @@ def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
 
 
 @SCHEDULES.register
+@checked
 def constant(peak, steps, warmup):
     """The peak, for ever."""
     del steps, warmup
@@ -56,21 +60,24 @@ def constant(peak, steps, warmup):
 
 
 @SCHEDULES.register
-def linear(peak, steps, warmup, *, final: float = 0.0):
-    """A straight line from the peak to `final` times the peak at the last step."""
+@checked
+def linear(peak, steps, warmup, *, final: NonNegative = 0.0):
+    """A straight line from the peak to `final` times the peak."""
     del warmup
     return optax.linear_schedule(peak, final * peak, steps)
 
 
 @SCHEDULES.register
-def cosine(peak, steps, warmup, *, final: float = 0.1):
+@checked
+def cosine(peak, steps, warmup, *, final: NonNegative = 0.1):
     """Half a cosine to `final` times the peak; arXiv:1608.03983 Eq. 5, no restarts."""
     del warmup
     return optax.cosine_decay_schedule(peak, steps, alpha=final)
 
 
 @SCHEDULES.register
-def wsd(peak, steps, warmup, *, decay: float = 0.2, final: float = 0.0):
+@checked
+def wsd(peak, steps, warmup, *, decay: float = 0.2, final: NonNegative = 0.0):
     """Warm-up, stable, decay (arXiv:2404.06395): the last `decay` share goes down."""
     del warmup
     if not 0 < decay <= 1:
@@ -86,7 +93,8 @@ def wsd(peak, steps, warmup, *, decay: float = 0.2, final: float = 0.0):
 
 
 @SCHEDULES.register
-def rsqrt(peak, steps, warmup, *, timescale: int = 1000):
+@checked
+def rsqrt(peak, steps, warmup, *, timescale: Count = 1000):
     """peak * sqrt(t / (t + step)), the inverse square root of arXiv:1706.03762 section
     5.3, where t is the longer of the warm-up and `timescale`."""
     del steps

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "alignjax"
 
 LEVELS = [
     {"exit_codes", "journal", "progress", "registry", "throughput", "trees", "types"},
-    {"config", "interruption", "losses", "placing", "sharding", "watchdog"},
+    {"bounds", "config", "interruption", "losses", "placing", "sharding", "watchdog"},
     {"data", "models", "optim", "schedules", "writer"},
     {"checkpoint", "huggingface", "moving", "objectives", "sampling", "state"},
     {"commands", "evaluate", "sections", "start", "step"},
@@ -30,12 +30,15 @@ LEVELS = [
     {"assessment", "collect", "generate", "report", "train"},
 ]
 ARROWS = {
+    ("bounds", "config"),
     ("checkpoint", "huggingface"),
     ("checkpoint", "objectives"),
     ("checkpoint", "sampling"),
     ("collect", "assessment"),
+    ("losses", "bounds"),
     ("losses", "config"),
     ("optim", "schedules"),
+    ("reference", "parameters"),
     ("report", "assessment"),
     ("sharding", "config"),
 }
@@ -43,7 +46,7 @@ ARROWS = {
 ONLY = {
     "data": {"config", "exit_codes", "registry"},
     "evaluate": {"types"},
-    "losses": {"config", "registry", "types"},
+    "losses": {"bounds", "config", "registry", "types"},
     "step": {"moving", "trees", "types"},
 }
 # Flax's modules stay in models/; elsewhere it gives one helper each.

@@ -55,6 +55,13 @@ def test_every_optimizer_descends_a_bowl(name):
     assert loss(params) < 0.2 * loss(PARAMS)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "sgd", "adafactor"])
+def test_decay_is_in_proportion_to_the_rate(name):
+    decayed, _ = after(build(0.01, name=name, weight_decay=0.5), ZERO, steps=2)
+    kernel = decayed["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_allclose(kernel, (1 - 0.01 * 0.5) ** 2, rtol=1e-6)
+
+
 def test_clips_the_norm_of_the_whole_gradient():
     grads = jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), PARAMS)
     clipped, _ = after(build(1.0, name="sgd", clip_norm=2.0), grads)
@@ -76,6 +83,22 @@ def test_muon_moves_matrices_orthogonally_and_scales_to_rms():
             rms = np.sqrt(np.square(update).mean())
             side = np.sqrt(min(update.shape) / max(update.shape))
             assert rms == pytest.approx(0.2, rel=0.35), side
+
+
+def test_muon_moves_each_expert_as_a_matrix_of_its_own():
+    """As a dense kernel with the same gradient would move; [L, E, D, F]."""
+    grads = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    move = lambda name, g: _moved({"layers": {name: {"up": {"kernel": g}}}})
+    experts = move("moe", grads)["layers"]["moe"]["up"]["kernel"]
+    for e in range(3):
+        dense = move("mlp", grads[:, e])["layers"]["mlp"]["up"]["kernel"]
+        np.testing.assert_allclose(experts[:, e], dense, rtol=1e-5, atol=1e-7)
+
+
+def _moved(grads):
+    muon = build(name="muon", weight_decay=0.0)
+    params = jax.tree.map(jnp.ones_like, grads)
+    return muon.update(grads, muon.init(params), params)[0]
 
 
 def test_average_is_the_formula_and_changes_no_update():
@@ -102,6 +125,12 @@ def test_average_is_the_formula_and_changes_no_update():
             dict(name="adamw", clip_norm=0.0),
             "optimizer.clip_norm: 0.0 must be positive",
         ),
+        (dict(name="adamw", b2=1.0), "optimizer.b2: 1.0 is not in [0, 1)"),
+        (dict(name="adamw", eps=0.0), "optimizer.eps: 0.0 is not above 0"),
+        (dict(name="sgd", weight_decay=-5.0), "optimizer.weight_decay: -5.0 is not at"),
+        (dict(name="sgd", momentum=5.0), "optimizer.momentum: 5.0 is not in [0, 1)"),
+        (dict(name="muon", rms=-1.0), "optimizer.rms: -1.0 is not above 0"),
+        (dict(name="adafactor", factor_from=0), "optimizer.factor_from: 0 is not at"),
         (dict(name="adamw", ema=1.0), "optimizer.ema: 1.0 is not in (0, 1)"),
     ],
     ids=str,

@@ -14,9 +14,9 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from alignjax import config, registry
+from alignjax import bounds, config, registry
 
 PREFERENCE = registry.Registry("preference loss")  # LogProbs of [B, 2]
 UNPAIRED = registry.Registry("unpaired loss")  # LogProbs of [B]
@@ -28,22 +28,6 @@ CATALOGUE = {
     "ranked": RANKED,
     "reward": REWARD,
 }
-
-
-class Bound(NamedTuple):
-    """What the value of an option must satisfy, and how to say so."""
-
-    holds: Callable[[float], bool]
-    text: str
-
-
-Positive = Annotated[float, Bound(lambda x: x > 0, "above 0")]
-NonNegative = Annotated[float, Bound(lambda x: x >= 0, "at least 0")]
-Share = Annotated[float, Bound(lambda x: 0 <= x < 1, "in [0, 1)")]
-Fraction = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]
-# A label that is wrong as often as right carries nothing, and more often, the opposite.
-Noise = Annotated[float, Bound(lambda x: 0 <= x < 0.5, "in [0, 0.5)")]
-PositiveNoise = Annotated[float, Bound(lambda x: 0 < x < 0.5, "in (0, 0.5)")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +75,7 @@ def declare(**fields) -> Callable[[Callable], Callable]:
     """
 
     def decorate(function):
-        function = checked(function)
+        function = bounds.checked(function)
         function.traits = Traits(**fields)
         return function
 
@@ -101,39 +85,6 @@ def declare(**fields) -> Callable[[Callable], Callable]:
 def register(where: registry.Registry, **fields) -> Callable[[Callable], Callable]:
     """`declare`, and an entry in the catalogue under the function's own name."""
     return lambda function: where.register(declare(**fields)(function))
-
-
-def checked(function: Callable) -> Callable:
-    """`function`, which now refuses options outside the bounds of its annotations.
-
-    Numbers are checked and traced values pass, so that an option may be swept by vmap.
-    """
-    hints = typing.get_type_hints(function, include_extras=True)
-    bounds = {name: _bound(hint) for name, hint in hints.items() if _bound(hint)}
-
-    @functools.wraps(function)
-    def call(*arguments, **options):
-        problems = [
-            f"{name}: {value!r} is not {bounds[name].text}"
-            for name, value in options.items()
-            if name in bounds
-            and isinstance(value, (int, float))
-            and not bounds[name].holds(value)
-        ]
-        if problems:
-            raise config.ConfigError(problems)
-        return function(*arguments, **options)
-
-    return call
-
-
-def _bound(hint) -> Bound | None:
-    """The bound of `Positive`, of `Positive | None`, or none."""
-    for part in (hint, *typing.get_args(hint)):
-        for extra in getattr(part, "__metadata__", ()):
-            if isinstance(extra, Bound):
-                return extra
-    return None
 
 
 def options(function: Callable) -> dict[str, inspect.Parameter]:
@@ -161,7 +112,8 @@ def bind(function: Callable, section: Mapping[str, Any], path: str) -> Callable:
     # All that config.call and checked read of a function: the options alone.
     take.__signature__ = inspect.Signature(list(known.values()))
     take.__annotations__ = {name: hints.get(name, Any) for name in known}
-    return functools.partial(function, **config.call(checked(take), section, path))
+    values = config.call(bounds.checked(take), section, path)
+    return functools.partial(function, **values)
 
 
 def measure(loss: Callable, policy, reference, **available):

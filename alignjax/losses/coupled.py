@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alignjax.bounds import Noise, NonNegative, Positive, Share
 from alignjax.losses import catalogue, links, mixtures, preference, scores
-from alignjax.losses.catalogue import Noise, NonNegative, Positive, Share
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)

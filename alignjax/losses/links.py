@@ -11,9 +11,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from alignjax import registry
-from alignjax.losses import catalogue, scores
-from alignjax.losses.catalogue import Noise, Positive, PositiveNoise
+from alignjax import bounds, registry
+from alignjax.bounds import Noise, Positive, PositiveNoise
+from alignjax.losses import scores
 
 LINKS = registry.Registry("link")
 
@@ -22,7 +22,7 @@ sigmoid = jax.nn.sigmoid
 
 
 def link(function):
-    return LINKS.register(catalogue.checked(function))
+    return LINKS.register(bounds.checked(function))
 
 
 def cross_entropy(z_B, label_smoothing=0.0):

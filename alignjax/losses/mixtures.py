@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import config
+from alignjax.bounds import NonNegative, Positive
 from alignjax.losses import catalogue, links, preference, scores
-from alignjax.losses.catalogue import NonNegative, Positive
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)

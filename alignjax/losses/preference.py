@@ -18,13 +18,13 @@ from typing import Literal
 import jax.numpy as jnp
 
 from alignjax import config
-from alignjax.losses import catalogue, links, scores
-from alignjax.losses.catalogue import (
+from alignjax.bounds import (
     Noise,
     NonNegative,
     Positive,
     PositiveNoise,
 )
+from alignjax.losses import catalogue, links, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)

@@ -12,8 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from alignjax.bounds import Positive
 from alignjax.losses import catalogue, reward, scores
-from alignjax.losses.catalogue import Positive
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.RANKED, data="rankings")

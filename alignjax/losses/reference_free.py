@@ -11,8 +11,8 @@ import functools
 
 import jax.numpy as jnp
 
+from alignjax.bounds import Noise, NonNegative, Positive
 from alignjax.losses import catalogue, links, mixtures, scores
-from alignjax.losses.catalogue import Noise, NonNegative, Positive
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE, reference=False)

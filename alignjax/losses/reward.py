@@ -12,8 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from alignjax.bounds import Noise, NonNegative
 from alignjax.losses import catalogue, links, scores
-from alignjax.losses.catalogue import Noise, NonNegative
 
 loss = functools.partial(catalogue.register, catalogue.REWARD, reference=False)
 

@@ -12,8 +12,8 @@ import functools
 import jax.numpy as jnp
 from jax import lax
 
+from alignjax.bounds import Fraction, Noise, NonNegative, Positive
 from alignjax.losses import catalogue, links, scores
-from alignjax.losses.catalogue import Fraction, Noise, NonNegative, Positive
 from alignjax.losses.preference import linked
 from alignjax.types import LogProbs
 

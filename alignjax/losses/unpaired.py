@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alignjax.bounds import NonNegative, Positive
 from alignjax.losses import catalogue, mixtures, scores
-from alignjax.losses.catalogue import NonNegative, Positive
 from alignjax.types import LogProbs
 
 loss = functools.partial(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config
+from alignjax import bounds, config
 from alignjax.losses import catalogue, coupled, mixtures, preference
 from alignjax.types import LogProbs
 from tests.losses import batches
@@ -91,7 +91,7 @@ def test_a_loss_from_outside():
     assert catalogue.traits(plain) == catalogue.Traits()
 
     @catalogue.declare(reference=False, needs=("head",))
-    def mine(policy, reference, *, beta: catalogue.Positive):
+    def mine(policy, reference, *, beta: bounds.Positive):
         return beta * policy.head[..., 0]
 
     bound = functools.partial(mine, beta=2.0)
