@@ -73,6 +73,7 @@ class Loop:
         """Steps until the last one, or until asked to stop."""
         c, start = self.run.config, int(train_state.step)
         unread = None  # metrics of the step before: reading them any sooner would stall
+        self._check_best(train_state)
         with contextlib.closing(self._batches(start)) as batches:
             for i, batch in enumerate(batches, start):
                 self.dog.beat(f"step {i}")
@@ -160,32 +161,54 @@ class Loop:
         average = optim.averaged_params(train_state.opt_state)
         if average is not None:
             found |= self._evaluate_params(average, frozen, "eval_average")
-        best = self.run.config.checkpoint.keep_best
-        if best and best[0] not in found:
-            remedy = registry.closest(best[0], found)
-            raise config.ConfigError(f"checkpoint.keep_best: no {best[0]!r}; {remedy}")
         return found
 
     def _evaluate_params(self, params, frozen, prefix: str) -> dict[str, float]:
+        batches = self._held_out(prefix)
+        means = evaluate.evaluate(self.eval_step, params, frozen, batches)
+        return self._figures(means, prefix)
+
+    def _held_out(self, prefix: str):
+        """Batches of one pass over the validation data, or of rows from all of it."""
         c, data = self.run.config, self.run.validation
         mesh, rules = self.run.mesh, self.run.rules
         mine = sharding.local_rows(c.batch_size, mesh, rules)
         count = -(-data.num_rows // c.batch_size)
-        count = min(count, c.evaluation.batches or count)
+        if some := c.evaluation.batches and c.evaluation.batches < count:
+            count = c.evaluation.batches
+        for i in range(count):
+            self.dog.beat(f"{prefix} batch {i} of {count}")
+            n = i * c.batch_size + mine
+            if some:  # equally far apart, so that each source has its share
+                n = n * data.num_rows // (count * c.batch_size)
+            rows = types.batch(data.epoch_rows(n))
+            yield sharding.put_batch(rows, c.batch_size, mesh, rules)
 
-        def batches():
-            for i in range(count):
-                self.dog.beat(f"{prefix} batch {i} of {count}")
-                rows = types.batch(data.epoch_rows(i * c.batch_size + mine))
-                yield sharding.put_batch(rows, c.batch_size, mesh, rules)
-
-        means = evaluate.evaluate(self.eval_step, params, frozen, batches())
+    def _figures(self, means: Mapping[str, types.Mean], prefix: str):
+        """What is reported of the sums of an evaluation."""
         found = evaluate.figures(means, self.run.objective.derive)
         found = {f"{prefix}/{k}": x for k, x in found.items()}
         if nats := found.get(f"{prefix}/nll"):
             bits = nats / math.log(2)
-            found[f"{prefix}/bits_per_byte"] = bits / data.bytes_per_token
+            bytes_per_token = self.run.validation.bytes_per_token
+            found[f"{prefix}/bits_per_byte"] = bits / bytes_per_token
         return found
+
+    def _check_best(self, train_state) -> None:
+        """Raises ConfigError where no evaluation has what the best is told by."""
+        if not (best := self.run.config.checkpoint.keep_best):
+            return
+        params, opt_state = train_state.params, train_state.opt_state
+        frozen = moving.seen(self.frozen, opt_state)
+        batch = next(self._held_out("eval"))
+        names = jax.eval_shape(self.eval_step, params, frozen, batch)
+        means = {name: types.Mean(1.0, 1.0) for name in names}
+        found = self._figures(means, "eval")
+        if optim.averaged_params(opt_state) is not None:
+            found |= self._figures(means, "eval_average")
+        if best[0] not in found:
+            remedy = registry.closest(best[0], found)
+            raise config.ConfigError(f"checkpoint.keep_best: no {best[0]!r}; {remedy}")
 
     def _sample(self, i: int, train_state) -> None:
         """Lets the model go on with the config's prompts."""

@@ -185,6 +185,10 @@ class Checkpoints:
             except storage.BrokenStep as error:
                 self._set_aside(step, str(error))
             else:
+                # Not before it is known that this config goes on with what is there.
+                with agreement.all_or_none(f"cannot use {self.workdir}"):
+                    if jax.process_index() == 0:
+                        self._write_config(self._config)
                 return storage.as_state(loaded, abstract_state), step
         if self.quarantine.is_dir() and any(self.quarantine.iterdir()):
             raise CheckpointError(
@@ -222,7 +226,10 @@ class Checkpoints:
             identity.check(old, self._config, where=where, accept=accept)
         for name in storage.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
-        storage.write_json(self.workdir / "config.json", self._config)
+        self._write_config(self._config if old is None else old)
+
+    def _write_config(self, known: Mapping) -> None:
+        storage.write_json(self.workdir / "config.json", known)
 
     def _check_shared(self) -> None:
         """Raises ConfigError where this process does not see what process 0 wrote."""
@@ -330,6 +337,11 @@ class Checkpoints:
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
         identity.check(*data, where=where, accept=accept)
         _check_fits(path, meta["leaves"], storage.describe(items))
+        if step > (wanted := self._config.get("steps", step)):
+            raise config_lib.ConfigError(
+                f"steps: {wanted}, and {path} is beyond; ask for {step} at least, or "
+                "use another workdir"
+            )
         with agreement.unanimous(path):
             loaded = storage.read(path, items)
         storage.verify(path, meta, loaded)  # replicated: the same on every process

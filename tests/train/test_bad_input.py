@@ -239,11 +239,30 @@ def test_other_data(refuse, tmp_path, cache):
     expected, size = before.logits([1, 2, 3]), before.tokenizer.vocab_size
     mine.write_text(mine.read_text() + "\n\nwith an X, which none had before")
     (tmp_path / "output").unlink()
+    known = (workdir / "config.json").read_bytes()
     output = refuse(exit_codes.CONFIG, *chars, workdir=workdir)
     assert "data_identity" in output and "another workdir" in output
+    assert (workdir / "config.json").read_bytes() == known
     after = checkpoint.open_run(workdir)
     assert after.tokenizer.vocab_size == size
     assert (after.logits([1, 2, 3]) == expected).all()
+
+
+@pytest.mark.parametrize(
+    "flag,words",
+    [
+        ("model.d_model=64", ["does not fit this model"]),
+        ("steps=16", ["steps: 16", "checkpoints/24", "another workdir"]),
+    ],
+)
+def test_accepted_and_yet_impossible(refuse, correct, flag, words):
+    """What the workdir holds stays what its config.json says."""
+    before = (correct / "config.json").read_bytes()
+    accept = FIELD.format("checkpoint.accept=('model.*','steps')")
+    output = refuse(exit_codes.CONFIG, FIELD.format(flag), accept, workdir=correct)
+    for word in words:
+        assert word in output, output
+    assert (correct / "config.json").read_bytes() == before
 
 
 def test_same_run_again_has_nothing_to_do(correct, corpus, cache, tmp_path):

@@ -76,6 +76,7 @@ def test_best_by_a_metric_that_is_not_there(tmp_path, corpus, cache):
     code, output = launch.run(flags, tmp_path / "output")
     assert code == exit_codes.CONFIG, output
     assert "checkpoint.keep_best" in output and "'eval/loss'" in output
+    assert not (tmp_path / "run/metrics.jsonl").read_bytes()  # before the first step
 
 
 @pytest.fixture(scope="module")
