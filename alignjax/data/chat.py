@@ -8,7 +8,6 @@ of a built-in one; or the path of a .jinja file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from alignjax import config
@@ -186,9 +185,12 @@ def fault_of_prompt(turns: Sequence[records.Turn], format: str = "roles") -> str
 def fault_of_weight(weight: float) -> str | None:
     """Why this cannot be the weight of a record, or None if it can."""
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if number and 0 < weight < math.inf:
+    if number and records.LEAST <= weight <= records.MOST:
         return None
-    return f"weight {weight!r} is not a positive number"
+    return (
+        f"weight {weight!r:.40} is not a positive number of float32, which are from "
+        f"{records.LEAST:.2g} to {records.MOST:.2g}"
+    )
 
 
 def _check_chat(chat: records.Chat, format: str) -> None:

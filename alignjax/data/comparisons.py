@@ -8,7 +8,6 @@ of it are the fields of the document.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,7 +89,7 @@ def _fault_of_kind(group: records.Comparison, data: str) -> str | None:
         return "neither a target nor a reward: ratings say how good a response is"
     if data in ("pairs", "rankings"):
         for name in ORDERS:
-            if name in values and not values[name] > 0:
+            if name in values and not values[name] >= records.LEAST:
                 return (
                     f"{name} is {values[name]}: a tie, or the wrong way round; "
                     f"{data} put the better response first"
@@ -110,8 +109,8 @@ def _fault_of_values(group: records.Comparison) -> str | None:
             count = len(group.responses)
             return f"{name}: {len(value)} numbers for {count} responses"
         for number in value if several else (value,):
-            if not isinstance(number, (int, float)) or not math.isfinite(number):
-                return f"{name}: {number!r} is not a finite number"
+            if reason := records.fault_of_number(number):
+                return f"{name}: {reason}"
     if not 0 <= group.values.get("probability", 0.5) <= 1:
         return f"probability: {group.values['probability']} is not in [0, 1]"
     return None
@@ -160,7 +159,7 @@ def _dialogue(group: Any) -> Any:
 
 
 def _pair(group: Any) -> Any:
-    if not _several(group) or len(group.responses) == 2:
+    if not _several(group) or len(group.responses) == 2 or _fault_of_values(group):
         return group
     ends = (group.responses[0], group.responses[-1])
     values = {}

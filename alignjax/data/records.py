@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 # How many faults are listed before reading stops.
 MOST_FAULTS = 20
+# The normal numbers of float32, in which weights and values end up.
+LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 MEND = 'mend them, or set data.on_bad_row = "skip" to leave them out, counted'
 
 
@@ -229,3 +231,10 @@ def fault_of_text(text: Any) -> str | None:
         found = text[error.start]
         return f"a lone surrogate {found!r} at offset {error.start}: not Unicode text"
     return None
+
+
+def fault_of_number(value: Any) -> str | None:
+    """Why this is no number that is finite in float32, or None if it is."""
+    if isinstance(value, (int, float)) and abs(value) <= MOST:  # an int has no bounds
+        return None
+    return f"{value!r:.40} is not a finite number of float32, at most {MOST:.2g}"

@@ -122,7 +122,10 @@ def test_what_is_no_dialogue_is_refused(turns, reason):
         tokens_of(turns)
 
 
-@pytest.mark.parametrize("weight", [math.nan, -1.0, 0.0, math.inf, "1", None, True])
+UNLIKE = [math.nan, -1.0, 0.0, 1e-300, 1e300, 10**400, math.inf, "1", None, True]
+
+
+@pytest.mark.parametrize("weight", UNLIKE)
 def test_weights_that_cannot_be(weight):
     with pytest.raises(records.DataError, match="is not a positive number"):
         tokens_of([USER, REPLY], weight=weight)

@@ -85,6 +85,10 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
         (pair(weight=math.nan), "weight nan is not a positive number"),
         (pair(weight=-1), "weight -1 is not a positive number"),
         (pair(weight=0), "weight 0 is not a positive number"),
+        (pair(weight=1e300), r"weight 1e\+300 is not a positive number of float32"),
+        (pair(gap=10**400), "gap: 1000.* is not a finite number of float32"),
+        (pair(gap=1e-300), "gap is 1e-300: a tie"),  # as which float32 has it
+        (pair(reward=(-1e39, 0)), r"reward: -1e\+39 is not a finite number of float32"),
         (pair(responses=("a",)), "1 responses, where pairs have 2"),
         (records.Text("a"), "expected responses to a prompt, found Text; pairs need"),
     ],
@@ -145,6 +149,10 @@ def test_pairs_come_of_rankings():
     assert made(ranked, "rankings") == [ranked]
     known = pair(gap=1.0, probability=0.7)
     assert made(known, "pairs") == [known]
+    for reward in (1.0, ()):
+        (bad,) = made(ranked._replace(values={"reward": reward}), "pairs")
+        with pytest.raises(records.DataError, match="reward: "):
+            tokens_of(bad)
 
 
 def test_labels_come_of_pairs():
