@@ -326,7 +326,8 @@ def _hh(row: Mapping[str, Any]) -> records.Comparison:
     if any(side[-1][0] != chat.ASSISTANT for side in turns):
         raise records.DataError("a transcript does not end in a turn of the assistant")
     asked = _shared(turns)
-    return records.Comparison(asked, tuple(side[-1][1] for side in turns), known(row))
+    said = tuple(side[-1][1] for side in turns)
+    return records.Comparison(asked, said, known(row), _weight(row))
 
 
 def _ranking(row: Mapping[str, Any]) -> records.Comparison:
@@ -371,7 +372,7 @@ _register(
     "chosen rejected",
     ("prompt", "score_chosen", "score_rejected", *EXTRA),
 )
-_register("hh", _hh, "chosen rejected")
+_register("hh", _hh, "chosen rejected", version=2)
 _register("ranking", _ranking, "prompt responses")
 _register("label", _label, "prompt completion label")
 _register("rating", _rating, "prompt response target")

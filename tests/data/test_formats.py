@@ -99,8 +99,9 @@ def pair(prompt=(USER,), **values):
             {
                 "chosen": "\n\nHuman: hi\n\nAssistant: hello",
                 "rejected": "\n\nHuman: hi\n\nAssistant: go away ",
+                "weight": 5,
             },
-            pair(),
+            pair()._replace(weight=5),
         ),
         (
             "ranking",
