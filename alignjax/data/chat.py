@@ -47,8 +47,8 @@ def tokenize(
     """Dialogues of Chat; the weights of what is not trained on are 0.
 
     Args:
-      train_on: the assistant's turns that are, "all" of them or the "last". Their
-        tokens and what ends each count `Chat.weight`.
+      train_on: the assistant's turns that are, "all" of them or the "last", but for
+        `Chat.skipped`. Their tokens and what ends each count `Chat.weight`.
       bos: whether there is a start token; a template that writes one has but that one.
 
     Raises:
@@ -58,7 +58,7 @@ def tokenize(
     """
     check(tok, format, bos)
     for chat in chats:
-        _check_chat(chat, format)
+        _check_chat(chat, format, train_on)
     if format == "roles":
         return roles.tokenize(tok, chats, train_on=train_on, bos=bos)
     form = templated.find(tok, format)
@@ -193,24 +193,25 @@ def fault_of_weight(weight: float) -> str | None:
     )
 
 
-def _check_chat(chat: records.Chat, format: str) -> None:
+def _check_chat(chat: records.Chat, format: str, train_on: str) -> None:
     if not isinstance(chat, records.Chat):
         raise records.DataError(
             f"expected a dialogue, found {type(chat).__name__}; say what the source's "
             "rows are with its option format, or leave data.chat out for plain text"
         )
     if format == "roles":
-        more = {name for fields in chat.fields or () for name in fields or ()}
         reason = roles.fault(chat.turns)
-        if chat.tools or more - {"name"}:
+        if chat.tools or any(chat.fields or ()):
+            more = {name for fields in chat.fields or () for name in fields or ()}
             reason = (
-                'tools, or turns with more than a text, which the format "roles" has '
-                "not; say another data.chat"
+                f"{', '.join(sorted(more)) or 'tools'}: more than the texts of turns, "
+                'which the format "roles" has not; say another data.chat'
             )
     else:
         reason = templated.fault(chat.turns, chat.fields)
     reason = reason or fault_of_weight(chat.weight)
-    if not reason and ASSISTANT not in {role for role, _ in chat.turns}:
-        reason = "no turn of the assistant, so nothing to train on"
+    if not reason and not chat.learned(train_on):
+        which = " of a weight above 0" if chat.skipped else ""
+        reason = f"no turn of the assistant{which}, so nothing to train on"
     if reason:
         raise records.DataError(reason)

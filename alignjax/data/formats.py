@@ -5,8 +5,9 @@ To add one, write `(row) -> record` that raises a DataError for a bad row, and r
 it here or name it in the config as `format = "module:function"`.
 
     text             {text}
-    messages         {messages: [{role, content}]}; Tulu 3's SFT mixture. With a chat
-                     template: role "tool", what `FIELDS` names, and the row's tools
+    messages         {messages: [{role, content}]}; Tulu 3's SFT mixture. A message may
+                     have a weight of 0 or 1; with a chat template also the role "tool",
+                     what `messages.FIELDS` names, and the row have tools
     prompt_response  {prompt, response}
     preference       {prompt, chosen, rejected}; UltraFeedback binarized, Tulu 3's pairs
     hh               {chosen, rejected} as "Human: ... Assistant: ..."; Anthropic's HH
@@ -14,8 +15,9 @@ it here or name it in the config as `format = "module:function"`.
     label            {prompt, completion, label}; TRL's KTO format
     rating           {prompt, response, target}
 
-Where these say prompt, it is the text of the user or a list of messages. Columns called
-as `comparisons.VALUES` or `weight` are read too; None there is as if it were absent.
+Where these say prompt, it is the text of the user or a list of messages; see `messages`
+for what those are. Columns called as `comparisons.VALUES` or `weight` are read too, and
+score_chosen with score_rejected of preferences; None is as if one were absent.
 """
 
 from __future__ import annotations
@@ -25,15 +27,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import config, registry
-from alignjax.data import chat, comparisons, records
+from alignjax.data import chat, comparisons, messages, records
 
-FORMAT = 1  # of most; changes when the same row becomes another record
+FORMAT = 2  # of most; changes when the same row becomes another record
 EXTRA = (*comparisons.VALUES, "weight")
-# What else of a message templates read.
-CALLS = "tool_calls"
-FIELDS = (CALLS, "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
-# Names of roles elsewhere.
-ROLES = {"human": chat.USER, "gpt": chat.ASSISTANT}
+SCORES = ("score_chosen", "score_rejected")
 
 
 class Format(NamedTuple):
@@ -140,50 +138,6 @@ def _read_text(row: Mapping[str, Any], field: str = "text") -> Any:
     return records.Text(row[field])
 
 
-def messages(value: Any, name: str) -> tuple[records.Turn, ...]:
-    """The turns of a list of messages, or of a dict of lists, as some libraries give.
-
-    Raises:
-      DataError: it is neither, or there are tool calls, which are not in turns.
-    """
-    turns, fields = _parts(value, name)
-    for i, more in enumerate(fields, start=1):
-        if more and CALLS in more:
-            raise records.DataError(
-                f"field {name!r}: message {i} calls tools, which only dialogues of the "
-                'format "messages" do'
-            )
-    return turns
-
-
-def _parts(value: Any, name: str):
-    """The turns of messages, and what else each has; see `records.Chat.fields`."""
-    if isinstance(value, Mapping) and {"role", "content"} <= set(value):
-        columns = zip(*value.values(), strict=True)
-        value = [dict(zip(value, column, strict=True)) for column in columns]
-    if not isinstance(value, (list, tuple)):
-        found = type(value).__name__
-        raise records.DataError(f"field {name!r}: expected messages, found {found}")
-    turns, fields = [], []
-    for i, message in enumerate(value, start=1):
-        message = message if isinstance(message, Mapping) else {"": message}
-        more = {k: message[k] for k in FIELDS if message.get(k) not in (None, [], "")}
-        if "role" not in message or not {*message} & {"content", CALLS}:
-            shown = message.get("", message)
-            raise records.DataError(
-                f"field {name!r}: message {i} has no role and content: {shown!r:.60}"
-            )
-        role, text = message["role"], message.get("content")
-        silent = text in (None, "") and (CALLS in more or role == "tool")
-        if silent and text is None:  # templates tell the two apart
-            text, more = "", {**more, "content": None}
-        if not silent and (fault := records.fault_of_text(text)):
-            raise records.DataError(f"field {name!r}: message {i}: {fault}")
-        turns.append((ROLES.get(role, role), text))
-        fields.append(more or None)
-    return tuple(turns), tuple(fields)
-
-
 def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
     """The functions of a row, which may be text that is JSON."""
     if isinstance(value, str) and value.strip():
@@ -203,7 +157,7 @@ def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
 def prompt(value: Any, name: str = "prompt") -> tuple[records.Turn, ...]:
     """The turns of a prompt: the user's text, or messages."""
     if not isinstance(value, str):
-        return messages(value, name)
+        return messages.turns(value, name)
     if fault := records.fault_of_text(value):
         raise records.DataError(f"field {name!r}: {fault}")
     return ((chat.USER, value),)
@@ -212,7 +166,7 @@ def prompt(value: Any, name: str = "prompt") -> tuple[records.Turn, ...]:
 def response(value: Any, name: str) -> str:
     """A response: a text, or one message of the assistant."""
     if not isinstance(value, str):
-        turns = messages(value, name)
+        turns = messages.turns(value, name)
         if len(turns) != 1 or turns[0][0] != chat.ASSISTANT:
             roles = ", ".join(role for role, _ in turns)
             raise records.DataError(
@@ -239,9 +193,9 @@ def _weight(row: Mapping[str, Any]) -> Any:
 
 
 def _messages(row: Mapping[str, Any]) -> records.Chat:
-    turns, fields = _parts(row["messages"], "messages")
-    fields = fields if any(fields) else None
-    return records.Chat(turns, _weight(row), _tools(row.get("tools")), fields)
+    said = messages.dialogue(row["messages"], "messages")
+    known = dict(weight=_weight(row), tools=_tools(row.get("tools")))
+    return records.Chat(**said._asdict(), **known)
 
 
 def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
@@ -250,12 +204,7 @@ def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
 
 
 def _preference(row: Mapping[str, Any]) -> records.Comparison:
-    values, sides = known(row), [row["chosen"], row["rejected"]]
-    scores = [row.get("score_chosen"), row.get("score_rejected")]
-    if None not in scores:
-        if not all(isinstance(score, (int, float)) for score in scores):
-            raise records.DataError(f"scores {scores!r} are not numbers")
-        values = {"reward": tuple(scores), "gap": scores[0] - scores[1], **values}
+    values, sides = {**_scores(row), **known(row)}, [row["chosen"], row["rejected"]]
     if all(isinstance(side, str) for side in sides):
         if row.get("prompt") is None:
             raise records.DataError(
@@ -264,7 +213,7 @@ def _preference(row: Mapping[str, Any]) -> records.Comparison:
             )
         asked, said = prompt(row["prompt"]), sides
     else:
-        turns = [messages(row[name], name) for name in ("chosen", "rejected")]
+        turns = [messages.turns(row[name], name) for name in ("chosen", "rejected")]
         if all(len(side) == 1 for side in turns):
             asked = prompt(row.get("prompt"))
         else:
@@ -277,6 +226,20 @@ def _preference(row: Mapping[str, Any]) -> records.Comparison:
         response(x, n) for x, n in zip(said, ("chosen", "rejected"), strict=True)
     )
     return records.Comparison(asked, said, values, _weight(row))
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores of two sides, if they are there, say by `comparisons.VALUES`."""
+    found = {name: row[name] for name in SCORES if row.get(name) is not None}
+    for name, score in found.items():
+        if reason := records.fault_of_number(score):
+            raise records.DataError(f"field {name!r}: {reason}")
+    if len(found) == 1:
+        raise records.DataError(
+            f"{', '.join(found)} alone, of {' and '.join(SCORES)}; give both or neither"
+        )
+    scores = tuple(found.values())
+    return {"reward": scores, "gap": scores[0] - scores[1]} if scores else {}
 
 
 def _shared(turns: Sequence[tuple[records.Turn, ...]]) -> tuple[records.Turn, ...]:
@@ -300,7 +263,7 @@ def _check_said(given: Any, asked: tuple[records.Turn, ...]) -> None:
     if isinstance(given, str):
         same = given in [text for _, text in asked]
     else:
-        same = messages(given, "prompt") == asked
+        same = messages.turns(given, "prompt") == asked
     if not same:
         raise records.DataError("the prompt is not what chosen and rejected begin with")
 
@@ -335,6 +298,8 @@ def _ranking(row: Mapping[str, Any]) -> records.Comparison:
     if not isinstance(said, (list, tuple)):
         found = type(said).__name__
         raise records.DataError(f"field 'responses': expected a list, found {found}")
+    if not said:
+        raise records.DataError("field 'responses': it has none")
     said = tuple(response(text, "responses") for text in said)
     return records.Comparison(prompt(row["prompt"]), said, known(row), _weight(row))
 
@@ -364,15 +329,15 @@ def _register(
 
 
 _register("text", _read_text, "text", ())
-_register("messages", _messages, "messages", ("weight", "tools"), version=2)
+_register("messages", _messages, "messages", ("weight", "tools"), version=3)
 _register("prompt_response", _prompt_response, "prompt response", ("weight",))
 _register(
     "preference",
     _preference,
     "chosen rejected",
-    ("prompt", "score_chosen", "score_rejected", *EXTRA),
+    ("prompt", *SCORES, *EXTRA),
 )
-_register("hh", _hh, "chosen rejected", version=2)
+_register("hh", _hh, "chosen rejected")
 _register("ranking", _ranking, "prompt responses")
 _register("label", _label, "prompt completion label")
 _register("rating", _rating, "prompt response target")

@@ -64,12 +64,20 @@ class Chat(NamedTuple):
       tools: JSON schemas of functions that the assistant may call; for templates.
       fields: of each turn, what its message has besides role and content, such as
         `tool_calls`; None for nothing. For templates.
+      skipped: which of the assistant's turns are not imitated, from 0.
     """
 
     turns: tuple[Turn, ...]
     weight: float = 1.0
     tools: tuple[Mapping[str, Any], ...] | None = None
     fields: tuple[Mapping[str, Any] | None, ...] | None = None
+    skipped: tuple[int, ...] = ()
+
+    def learned(self, train_on: str) -> list[int]:
+        """Which turns are imitated: those of the assistant, "all" or the "last"."""
+        mine = [i for i, (role, _) in enumerate(self.turns) if role == ASSISTANT]
+        mine = mine if train_on == "all" else mine[-1:]
+        return [i for i in mine if i not in self.skipped]
 
     @property
     def size(self) -> int:

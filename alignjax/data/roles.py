@@ -63,13 +63,11 @@ def tokenize(
     rows = []
     for chat in chats:
         ids, weights = ([tok.bos_id], [0.0]) if bos else ([], [])
-        roles = [role for role, _ in chat.turns]
-        last = len(roles) - 1 - roles[::-1].index(ASSISTANT)
-        for i, role in enumerate(roles):
+        learned = set(chat.learned(train_on))
+        for i, (role, _) in enumerate(chat.turns):
             text = next(said)
-            trained = role == ASSISTANT and (train_on == "all" or i == last)
             ids += [tok.control[ROLES[role]], *text, end]
-            counts = chat.weight if trained else 0.0
+            counts = chat.weight if i in learned else 0.0
             weights += [0.0, *[counts] * (len(text) + 1)]
         rows.append(tokenizing.Tokens(ids, weights))
     return rows

@@ -249,22 +249,24 @@ def _spans(form: Template, chat: records.Chat, train_on: str):
     """The text of a dialogue, and where the replies are that count."""
     roles = [role for role, _ in chat.turns]
     mine = [i for i, role in enumerate(roles) if role == records.ASSISTANT]
+    learned = chat.learned(train_on)
     known = dict(tools=chat.tools, fields=chat.fields)
     whole = render(form, chat.turns, **known)
     if rendering.tracks(form.with_tools if chat.tools else form.source):
         spans = [span for span in whole.spans if span[0] < span[1]]
         if not spans:
             raise records.DataError("the template generates nothing of it")
-        if train_on == "last":
+        if train_on == "last" or chat.skipped:
             if len(spans) != len(mine):
                 raise records.DataError(
                     f"the template generates {len(spans)} pieces of {len(mine)} turns "
-                    'of the assistant, so which is the last? say data.train_on = "all"'
+                    "of the assistant, so which are to be trained on? say "
+                    'data.train_on = "all", with no weights of 0'
                 )
-            spans = spans[-1:]
+            spans = [span for i, span in zip(mine, spans, strict=True) if i in learned]
         return whole.text, spans
     spans = []
-    for i in mine if train_on == "all" else mine[-1:]:
+    for i in learned:
         prompt = render(form, chat.turns[:i], prompt=True, **known).text
         so_far = render(form, chat.turns[: i + 1], **known).text
         so_far = so_far[: _end(form, so_far, len(prompt))]

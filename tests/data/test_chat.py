@@ -40,8 +40,8 @@ DIALOGUE = (
 )
 
 
-def tokens_of(turns, tok=TOK, weight=1.0, train_on="all", bos=False):
-    rows = [records.Chat(tuple(turns), weight)]
+def tokens_of(turns, tok=TOK, weight=1.0, train_on="all", bos=False, **more):
+    rows = [records.Chat(tuple(turns), weight, **more)]
     return chat.tokenize(tok, rows, format="roles", train_on=train_on, bos=bos)[0]
 
 

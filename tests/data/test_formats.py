@@ -2,6 +2,7 @@
 """Rows of well-known shapes become records, and bad ones say what is wrong."""
 
 import json
+import math
 from pathlib import Path
 
 import groups
@@ -180,7 +181,31 @@ def test_rows_become_records(format, row, record):
             {"chosen": said(REPLY, USER), "rejected": said(REPLY, ("user", "x"))},
             "must end in the assistant's",
         ),
-        ("preference", {**ULTRAFEEDBACK, "score_chosen": "8"}, "are not numbers"),
+        (
+            "preference",
+            {**ULTRAFEEDBACK, "score_chosen": "8"},
+            "field 'score_chosen': '8' is not a finite number of float32",
+        ),
+        (
+            "preference",
+            {**ULTRAFEEDBACK, "score_chosen": 10**400},
+            "field 'score_chosen': 1000000000",
+        ),
+        (
+            "preference",
+            {**ULTRAFEEDBACK, "score_rejected": -math.inf},
+            "field 'score_rejected': -inf is not a finite",
+        ),
+        (
+            "preference",
+            {**ULTRAFEEDBACK, "score_rejected": None},
+            "score_chosen alone, of score_chosen and score_rejected; give both or",
+        ),
+        (
+            "preference",
+            {"chosen": [], "rejected": []},
+            "field 'chosen': it has no messages",
+        ),
         (
             "hh",
             {"chosen": "hi", "rejected": "\n\nHuman: hi"},
@@ -193,6 +218,7 @@ def test_rows_become_records(format, row, record):
         ),
         ("ranking", {"prompt": "a", "responses": "b"}, "expected a list, found str"),
         ("ranking", {"prompt": "a", "responses": ["b", ""]}, "the text is empty"),
+        ("ranking", {"prompt": "a", "responses": []}, "field 'responses': it has none"),
         (
             "label",
             {"prompt": "a", "completion": "b", "label": 2},

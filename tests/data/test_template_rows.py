@@ -87,7 +87,7 @@ def test_tools_that_are_none_are_refused(row, reason):
 def test_pairs_do_not_lose_tool_calls():
     row = {"chosen": ROW["messages"], "rejected": ROW["messages"]}
     bad = formats.reader("preference").read(row)
-    assert "message 2 calls tools" in bad.reason
+    assert "message 2 has tool_calls, which only dialogues" in bad.reason
 
 
 def huggingface(folder, text, names, **settings):

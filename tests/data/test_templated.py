@@ -129,6 +129,17 @@ def test_without_marks_a_reply_is_what_is_beyond_the_prompt(tmp_path, train_on):
     assert list(found.weights) == list(marked_ones.weights) and found.weights.any()
 
 
+@pytest.mark.parametrize("format", ["chatml", "plain"])
+def test_a_turn_that_is_skipped_is_not_trained(tmp_path, format):
+    path = {"plain": template(tmp_path, PLAIN)}.get(format, format)
+    for train_on in ("all", "last"):
+        row = tokens_of(DIALOGUE, path, train_on=train_on, skipped=(1,))
+        assert said(row) == "so long<|im_end|>"
+        assert list(row.ids) == list(tokens_of(DIALOGUE, path).ids)
+    with pytest.raises(records.DataError, match="assistant of a weight above 0"):
+        tokens_of(DIALOGUE, path, train_on="last", skipped=(3,))
+
+
 def test_a_template_that_rewrites_what_was_said_is_refused_by_row(tmp_path):
     path = template(tmp_path, STRIPS)
     turns = (("user", "a"), ("assistant", "hm#b"), ("user", "c"), ("assistant", "d"))
