@@ -39,6 +39,7 @@ class Dataset:
       mixture: which source comes when.
       layout: of groups; None for text.
       batch_size: rows of a batch, where some of a row is of others of its batch.
+      split: "train" is read as shuffled, "validation" in order.
     """
 
     parts: tuple[Part, ...]
@@ -48,6 +49,7 @@ class Dataset:
     mixture: order.Mixture
     layout: group_plan.Layout | None = None
     batch_size: int | None = None
+    split: str = "train"
 
     def __post_init__(self):
         stored = any(part.tokens.reference is not None for part in self.parts)
@@ -89,6 +91,8 @@ class Dataset:
         own = {"format": FORMAT, "length": self.length, "seed": self.seed}
         if self.layout is not None:
             own |= {"groups": self.groups, "batch_size": self.batch_size}
+            if self.layout.mismatched:
+                own["mismatched"] = mismatched.FORMAT
         return {**own, "sources": sources}
 
     @property
@@ -109,6 +113,10 @@ class Dataset:
                 if more := ", ".join(name for name in own if name not in known):
                     why = "is not known of all sources, and left out"
                     lines.append(f"{part.name}: {more} {why}")
+            if self.layout.mismatched:
+                read = self.rows if self.split == "train" else self.epoch_rows
+                alone = mismatched.report(read, self.num_rows, self.batch_size)
+                lines += [] if alone is None else [alone]
         return "\n".join(lines)
 
     def rows(self, indices) -> dict[str, np.ndarray]:

@@ -242,8 +242,8 @@ def build(
     except ValueError as error:
         raise config.ConfigError(f"data.{field}: {error}") from error
     batch_size = batch_size if layout is not None and layout.mismatched else None
-    parts, empty = tuple(parts), tuple(empty)
-    return dataset.Dataset(parts, empty, length, seed, mixture, layout, batch_size)
+    own = (length, seed, mixture, layout, batch_size, split)
+    return dataset.Dataset(tuple(parts), tuple(empty), *own)
 
 
 def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):

@@ -7,11 +7,16 @@ the batch size alone: no order of reading, and no host, has any part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from alignjax.data import cache, group_plan, group_rows
+from alignjax.data import cache, comparisons, group_plan, group_rows
+
+FORMAT = 2  # changes when a group has another partner
+SAMPLE = 1024  # rows that a report looks at
 
 
 def add(
@@ -65,11 +70,17 @@ def add(
 
 
 def _prompts(groups: group_rows.Groups, tokens) -> np.ndarray:
-    """uint64 [G], equal for equal prompts."""
+    """uint64 [G], equal for equal prompts: of all their tokens, before any cut.
+
+    The hashes of a cache are of how dialogues open, which other prompts may share.
+    """
     out = np.zeros(len(groups.part), np.uint64)
-    for i, cached in enumerate(tokens):
-        mine = groups.part == i
-        out[mine] = cached.hashes[groups.document[mine]]
+    for g, (i, document) in enumerate(zip(groups.part, groups.document, strict=True)):
+        start = int(tokens[i].offsets[document])
+        stop = start + int(tokens[i].fields[comparisons.LENGTHS][document, 0])
+        said = tokens[i].tokens[start:stop].tobytes()
+        digest = hashlib.blake2b(said, digest_size=8).digest()
+        out[g] = int.from_bytes(digest)
     return out
 
 
@@ -82,3 +93,28 @@ def _room(groups: group_rows.Groups, plans) -> np.ndarray:
             groups.prompts[mine], groups.lengths[mine], plan.manifest["reserve"]
         )
     return out
+
+
+def report(
+    read: Callable[[np.ndarray], Mapping[str, Any]], num_rows: int, batch_size: int
+) -> str | None:
+    """How many groups of the first batches have no partner; None if all have one.
+
+    Args:
+      read: the rows of some numbers; see `dataset.Dataset.rows`.
+    """
+    batches = min(-(-num_rows // batch_size), max(1, SAMPLE // batch_size))
+    count = alone = 0
+    for i in range(batches):
+        rows = read(np.arange(i * batch_size, (i + 1) * batch_size))
+        there = rows["group_weights"] > 0
+        count += there.sum()
+        alone += (there & (rows["lengths"][..., -1] == 0)).sum()
+    if not alone:
+        return None
+    return (
+        f"{alone:,} of {count:,} groups in the first {batches:,} batches have no "
+        "response to another prompt of their batch that fits, so the baseline is "
+        "measured without them, and 0 where a batch has none; raise batch_size, or "
+        "give more prompts"
+    )
