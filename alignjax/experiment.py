@@ -270,6 +270,12 @@ def check(section: dict) -> Checked:
         objective = attempt(objectives.build, model, c.objective)
         problems += quantized.problems(model.config, c.trainable)
         problems += lora.problems(model.config, c.trainable)
+    if objective is not None and objective.mismatched and c.batch_size < 2:
+        loss = c.objective.get("loss") or c.objective["name"]
+        problems.append(
+            f"batch_size: {c.batch_size}, where the loss {loss!r} measures a baseline "
+            "by the responses of other rows of the batch; make it at least 2"
+        )
     reference = None
     if objective is not None and objective.reference:
         reference = attempt(start.find, c.reference, "reference") or begun

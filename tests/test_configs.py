@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alignjax import (
+    config,
     experiment,
     models,
     objectives,
@@ -100,6 +101,17 @@ def test_builds_and_traces(path, monkeypatch):
     state, metrics = jax.eval_shape(run, *shapes)
     assert metrics["loss"].shape == () and metrics["loss"].dtype == np.float32
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
+
+
+def test_a_baseline_of_other_rows_needs_another_row(monkeypatch):
+    before = lambda section, path: begun(section) if path == "init" else None
+    monkeypatch.setattr(start, "find", before)
+    section = load(pathlib.Path("dpo/hh.py")).get_config().to_dict()
+    section["objective"] = {"name": "preference", "loss": "kto"}
+    section |= {"microbatches": 1, "batch_size": 2}
+    experiment.check(section)
+    with pytest.raises(config.ConfigError, match=r"batch_size: 1, where .* 'kto'"):
+        experiment.check(section | {"batch_size": 1})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
