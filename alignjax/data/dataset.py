@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignjax import config
-from alignjax.data import cache, group_plan, group_rows, mismatched, order, packing
+from alignjax.data import (
+    cache,
+    group_plan,
+    group_rows,
+    mismatched,
+    order,
+    packing,
+    unknown,
+)
 
 FORMAT = 1
 
@@ -25,6 +33,7 @@ class Part(NamedTuple):
     weight: float
     tokens: cache.TokenCache
     plan: packing.Plan | group_plan.Plan
+    lost: unknown.Unknown = unknown.Unknown()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +114,12 @@ class Dataset:
             if skipped := part.tokens.manifest["skipped_rows"]:
                 first = "; ".join(part.tokens.manifest["first_skipped"][:3])
                 lines.append(f"{part.name}: {skipped:,} bad rows skipped: {first}")
+            if part.lost.tokens:
+                lines.append(
+                    f"{part.name}: unknown to the tokenizer: {part.lost.tokens:,} of "
+                    f"{part.lost.of:,} tokens that are trained on; one that spells in "
+                    "bytes what it has no pieces for would have none"
+                )
         lines += [f"{name}: no documents in this split" for name in self.empty]
         if self.layout is not None:
             known = group_rows.known([part.tokens for part in self.parts])

@@ -26,6 +26,7 @@ from alignjax.data import (
     sources,
     tokenizer,
     tokenizing,
+    unknown,
 )
 
 T = TypeVar("T")
@@ -232,7 +233,9 @@ def build(
     for name, tokens in cached.items():
         plan = _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction)
         if plan.num_rows:
-            parts.append(dataset.Part(name, _weight(sections[name]), tokens, plan))
+            lost = unknown.count(tokens, plan, tok.unknown_id, Path(cache_dir))
+            weight = _weight(sections[name])
+            parts.append(dataset.Part(name, weight, tokens, plan, lost))
         else:
             empty.append(name)
     if empty and (split == "train" or not parts):

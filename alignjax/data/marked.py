@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignjax.data import tokenizer
+from alignjax.data import records, tokenizer
 
 
 class Marked(NamedTuple):
@@ -86,6 +86,11 @@ def _placed(tok: tokenizer.Tokenizer, text: str, ids: np.ndarray) -> Marked:
     """Where tokens are, by the bytes that each stands for."""
     ends = np.cumsum(tok.token_bytes[ids])
     if len(ids) and ends[-1] != len(text.encode()):
+        if tok.unknown_id in ids:
+            raise records.DataError(
+                f"the tokenizer cannot spell all of {text!r:.40}; take one that spells "
+                "in bytes what it has no pieces for"
+            )
         raise ValueError(f"the tokens of {text!r:.40} do not have its bytes")
     of_byte = np.repeat(np.arange(len(text)), [len(c.encode()) for c in text])
     starts = ends - tok.token_bytes[ids]

@@ -107,6 +107,7 @@ def from_files(
         names=names,
         stop_ids=side_files.stop_ids(files, eos, size),
         encode_marked=lambda texts: [encode(text, special) for text in texts],
+        unknown_id=unknown_id(model),
     )
 
 
@@ -227,3 +228,9 @@ def piece_bytes(model, token: int) -> int:
     if model.is_byte(token) or model.is_unknown(token):
         return 1
     return len(model.id_to_piece(token).replace(words.SPACE, " ").encode())
+
+
+def unknown_id(model) -> int | None:
+    """What becomes of text that has no pieces; None if it is spelt in bytes."""
+    spelt = (model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256))
+    return None if all(map(model.is_byte, spelt)) else model.unk_id()

@@ -98,6 +98,8 @@ class Tokenizer(NamedTuple):
       stop_ids: all that may end what a model says, so far as the files tell.
       encode_marked: texts in which special tokens are spelt out to `(ids, starts,
         stops)` of each, its characters; None where `marked` can do it by the bytes.
+      unknown_id: what text becomes that it cannot spell; None if it spells any text, or
+        refuses some.
     """
 
     kind: str
@@ -112,6 +114,7 @@ class Tokenizer(NamedTuple):
     names: Mapping[str, str] = {}
     stop_ids: tuple[int, ...] = ()
     encode_marked: Callable[[Sequence[str]], list[tuple]] | None = None
+    unknown_id: int | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without start or end."""

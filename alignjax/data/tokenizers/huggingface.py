@@ -116,7 +116,21 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         names=names,
         stop_ids=side_files.stop_ids(files, eos_id, len(token_bytes)),
         encode_marked=encode_marked,
+        unknown_id=_unknown_id(model, json.loads(files[MODEL])["model"], bos, eos),
     )
+
+
+def _unknown_id(model, described: Mapping[str, Any], *others: str | None) -> int | None:
+    """What becomes of text that has no tokens.
+
+    Where that is the start or the end as well, as byte-level vocabularies have it which
+    never need it, the two could not be told apart.
+    """
+    found = described.get("unk_id")  # of unigrams
+    if (name := described.get("unk_token")) is not None:
+        found = model.token_to_id(name)
+    known = [model.token_to_id(name) for name in others if name]
+    return None if found in known else found
 
 
 def _model(files: Mapping[str, bytes]):

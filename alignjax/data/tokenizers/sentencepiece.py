@@ -110,6 +110,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         decode=decode,
         names=tokenizer.NAMES,
         stop_ids=(model.eos_id(),) if model.eos_id() >= 0 else (),
+        unknown_id=published.unknown_id(model),
     )
 
 
