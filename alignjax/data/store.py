@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alignjax import config
+from alignjax.data import records
+
 MANIFEST = "manifest.json"
 
 
@@ -23,17 +27,28 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def obtain(directory: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def obtain(
+    directory: Path,
+    fill: Callable[[Path], dict[str, Any]],
+    field: str = "cache_dir",
+) -> dict[str, Any]:
     """The manifest of `directory`, which `fill` writes if it is not there yet.
 
     `fill` gets an empty directory beside it, writes its files and returns the manifest.
     All is flushed to disk before the directory takes its name, so a process killed on
     the way leaves nothing that passes for whole. Two processes of one machine do not
     build the same thing twice: the second waits for the first.
+
+    Args:
+      field: of the config, that says where the directory is.
+
+    Raises:
+      ConfigError: the folder that it is in cannot be written.
+      DataError: the manifest is damaged.
     """
     if (manifest := read(directory)) is not None:
         return manifest
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    _check_writable(directory.parent, field)
     with _lock(directory):
         if (manifest := read(directory)) is not None:
             return manifest
@@ -52,11 +67,34 @@ def obtain(directory: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str,
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """The manifest of a whole directory, or None if there is none."""
+    """The manifest of a whole directory, or None if there is none.
+
+    Raises:
+      DataError: it is damaged, as a copy that was cut off leaves it.
+    """
+    path = directory / MANIFEST
     try:
-        return json.loads((directory / MANIFEST).read_text())
-    except FileNotFoundError:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not found:
+        raise records.DataError(
+            f"{path}: damaged; remove {directory} and it will be built again"
+        )
+    return found
+
+
+def _check_writable(folder: Path, field: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise config.ConfigError(
+            f"{field}: {folder}: {error.strerror}; name a folder that can be written"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import fresh
 import numpy as np
 import pytest
 
+from alignjax import config
 from alignjax.data import (
     cache,
     files,
@@ -198,6 +199,17 @@ def test_a_damaged_cache_is_not_read(tmp_path):
     file.unlink()
     with pytest.raises(records.DataError, match="missing"):
         cache.build(source_of(path), TOK, tmp_path)
+    for cut in ("", "{}", '{"format'):
+        (tokens.path / store.MANIFEST).write_text(cut)
+        remedy = f"damaged; remove {tokens.path} and it will be built again"
+        with pytest.raises(records.DataError, match=remedy):
+            cache.build(source_of(path), TOK, tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", ["one", "two"])
+    with pytest.raises(config.ConfigError, match=f"cache_dir: {path}/tokens: .*name a"):
+        cache.build(source_of(path), TOK, path)
 
 
 SLOW = """

@@ -96,7 +96,7 @@ def load(
     view = views.VIEWS[name]
     judge = _check_labeler(labeler, split, view.labeled)
     read = _check_dialogues(dialogues, split)
-    folder = Path(data_dir) if data_dir else prepared.default_data_dir()
+    folder = Path(data_dir).expanduser() if data_dir else prepared.default_data_dir()
     directory = prepared.prepare(folder, preset, seed, name, {split: count})
 
     def stream() -> Iterator[tuple[str, Any]]:

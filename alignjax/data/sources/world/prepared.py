@@ -65,7 +65,7 @@ def prepare(
         shutil.rmtree(scratch)
         return key
 
-    store.obtain(directory, fill)
+    store.obtain(directory, fill, "data_dir")
     return directory
 
 
