@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -10,6 +11,8 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from alignjax.data import files
 
 LARGE = 1 << 28  # bytes; smaller files are read at every start
 SETTLED = 10.0  # seconds since the last change, before a digest is remembered
@@ -20,9 +23,19 @@ def of_files(paths: Sequence[Path]) -> list[str]:
 
     That of a large file is kept in the user's cache, with its size and the time of its
     last change, and is taken from there as long as these are the same.
+
+    Raises:
+      DataError: a file that cannot be read.
     """
-    states = [(path.resolve(), path.stat()) for path in paths]
-    return [_of_file(path, stat.st_size, stat.st_mtime_ns) for path, stat in states]
+    return [_of_state(path) for path in paths]
+
+
+def _of_state(path: Path) -> str:
+    try:
+        stat = path.stat()
+        return _of_file(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise files.unreadable(path, error) from error
 
 
 @functools.lru_cache(maxsize=65536)
@@ -40,7 +53,8 @@ def _of_file(path: Path, size: int, mtime_ns: int) -> str:
         return known["sha256"]
     digest = _read(path)
     if time.time() - mtime_ns / 1e9 > SETTLED:
-        _write(note, {**state, "sha256": digest})
+        with contextlib.suppress(OSError):  # then it is read again the next time
+            _write(note, {**state, "sha256": digest})
     return digest
 
 

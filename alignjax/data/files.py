@@ -9,6 +9,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from alignjax.data import records
 
@@ -17,31 +18,41 @@ MOST_LINE_BYTES = 1 << 26
 BLOCK_BYTES = 1 << 20
 
 
-def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
+class Found(NamedTuple):
+    """The files that were found, and what is to be told of those that are left out."""
+
+    paths: list[Path]
+    note: str
+
+
+def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Found:
     """The files that `path` means, sorted by name within each pattern, none twice.
 
     Args:
-      path: a file, a directory (all below it that end in one of `suffixes`), a glob
-        (`**` goes down), or a list of these.
+      path: a file, a directory (all below it that end in one of `suffixes`, in capitals
+        or not; links are followed), a glob (`**` goes down), or a list of these.
       suffixes: such as `(".txt", ".md")`; only directories need them.
 
     Raises:
-      DataError: a pattern matches no file, or a file is empty.
+      DataError: a pattern matches no file, or a file or folder is empty or cannot be
+        read.
     """
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     found: dict[Path, None] = {}
+    left = 0
     for pattern in patterns:
         if not os.fspath(pattern):
             raise records.DataError("the source's path is empty: name a file")
         pattern = os.path.expanduser(os.fspath(pattern))
         if os.path.isdir(pattern):
             wanted = f"{', '.join(suffixes)} below this directory"
-            inside = (Path(pattern) / p for p in _walk(pattern))
-            matched = [p for p in inside if p.name.endswith(suffixes)]
+            inside = list(_walk(pattern))
+            matched = [p for p in inside if p.name.lower().endswith(suffixes)]
+            left += len(inside) - len(matched)
         else:
             wanted = "of this name"
             names = [pattern] if os.path.exists(pattern) else _glob(pattern)
-            matched = [Path(name) for name in names if os.path.isfile(name)]
+            matched = [Path(name) for name in names if not os.path.isdir(name)]
         if not matched:
             where = "" if os.path.isabs(pattern) else f" (in {os.getcwd()})"
             raise records.DataError(
@@ -51,14 +62,27 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> list[Path]:
     if not found:
         raise records.DataError("the source's path is an empty list: name a file")
     for file in found:
-        if file.stat().st_size == 0:
+        try:
+            empty = file.stat().st_size == 0
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if empty:
             raise records.DataError(f"{file}: the file is empty; fill or remove it")
-    return list(found)
+    ends = f"do not end in {', '.join(suffixes)}"
+    return Found(list(found), f"{left:,} files left out, which {ends}" if left else "")
 
 
 def size(paths: Sequence[Path]) -> int:
     """Bytes on disk, all together."""
     return sum(path.stat().st_size for path in paths)
+
+
+def unreadable(path: str | os.PathLike, error: OSError) -> records.DataError:
+    """What to raise where a file or folder of a source cannot be read."""
+    return records.DataError(
+        f"{os.fspath(path)}: cannot be read ({error.strerror or error}); make it "
+        "readable, or remove it"
+    )
 
 
 def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -69,12 +93,16 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
       unpacked on the way, and places are of what is in it.
 
     Raises:
-      DataError: a gzip file that is cut off or damaged, or a line beyond
-        MOST_LINE_BYTES.
+      DataError: a file that cannot be read, a gzip file that is cut off or damaged, or
+        a line beyond MOST_LINE_BYTES.
     """
     number, place = 1, 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with (
+            gzip.open(path)
+            if path.suffix.lower() == ".gz"
+            else open(path, "rb") as file
+        ):
             while block := file.read(BLOCK_BYTES):
                 if not block.endswith(b"\n"):
                     rest = file.readline(MOST_LINE_BYTES)
@@ -93,6 +121,8 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
             f"{path}: damaged or cut off after {place} unpacked bytes ({error}); "
             "copy the file again"
         ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -133,9 +163,20 @@ def fault_of_bytes(line: bytes) -> str | None:
     return None
 
 
-def _walk(directory: str) -> Iterator[str]:
-    for folder, _, names in os.walk(directory):
-        yield from (os.path.relpath(os.path.join(folder, n), directory) for n in names)
+def _walk(directory: str) -> Iterator[Path]:
+    """All files below; links are followed, and no folder is gone through twice."""
+    seen = set()
+
+    def refuse(error: OSError):
+        raise unreadable(error.filename, error) from error
+
+    for folder, inner, names in os.walk(directory, onerror=refuse, followlinks=True):
+        inner.sort()  # so that it does not depend on the disk by which link one is met
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, name) for name in names)
 
 
 def _glob(pattern: str) -> list[str]:

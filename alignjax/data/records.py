@@ -159,12 +159,14 @@ class Source(NamedTuple):
       size: bytes on disk, where that is known.
       documents: `() -> iterator of (where, record or BadRow)`, from the start at every
         call; `where` is `file:line`. It holds a bounded piece of the data at a time.
+      note: what the log is to say of it, such as how many files are left out.
     """
 
     kind: str
     identity: dict[str, Any]
     size: int | None
     documents: Callable[[], Iterator[tuple[str, Any]]]
+    note: str = ""
 
 
 class Faults:

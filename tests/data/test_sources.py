@@ -102,6 +102,51 @@ def test_files_are_found_by_name_directory_glob_and_list(tmp_path):
     assert texts("text", path=str(tmp_path / "z.txt.gz")) == ["packed"]
 
 
+def test_all_of_a_directory_is_found_or_told_of(tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for name in ("a.txt", "B.TXT", "noext", "table.csv"):
+        (folder / name).write_text(name)
+    (elsewhere / "c.txt").write_text("c.txt")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)  # a cycle
+    source = sources.load("text", {"path": str(folder)})
+    said = [record.text for _, record in source.documents()]
+    assert said == ["B.TXT", "a.txt", "c.txt"]
+    assert source.note == (
+        "2 files left out, which do not end in .txt, .md, .text, .txt.gz"
+    )
+    assert not sources.load("text", {"path": str(folder / "a.txt")}).note
+
+
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    gone = tmp_path / "gone.txt"
+    gone.symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, tmp_path / "*.txt"):
+        message = refused(path=str(path))
+        assert f"{gone}: cannot be read (No such file" in message
+    gone.unlink()
+    (tmp_path / "a.txt").write_text("text")
+    denied = PermissionError(13, "Permission denied")
+
+    def deny(path, *_, **__):
+        denied.filename = str(path)
+        raise denied
+
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "_read", deny)
+        digests._of_file.cache_clear()
+        message = refused(path=str(tmp_path / "a.txt"))
+        assert f"{tmp_path}/a.txt: cannot be read (Permission denied)" in message
+    source = sources.load("text", {"path": str(tmp_path / "a.txt")})
+    monkeypatch.setattr(files, "open", deny, raising=False)
+    with pytest.raises(records.DataError, match=r"a.txt: cannot be read"):
+        list(source.documents())
+    monkeypatch.setattr(os, "scandir", deny)
+    assert f"{tmp_path}: cannot be read" in refused(path=str(tmp_path))
+
+
 def test_identity_is_of_bytes_and_options_not_of_paths(tmp_path):
     (tmp_path / "a.txt").write_text("the same")
     (tmp_path / "b.txt").write_text("the same")
@@ -171,6 +216,8 @@ def test_text_files_that_are_refused(tmp_path):
     message = refused(path=latin)
     assert f"{latin}:3 (line at byte 8): byte 0xe9 at byte 3" in message
     assert "iconv" in message
+    nothing = write("nothing.txt.gz", gzip.compress(b""))
+    assert f"{nothing}: nothing but blank lines" in refused(path=nothing)
     cut = write("cut.txt.gz", gzip.compress(b"text\n" * 10000)[:-20])
     assert f"{cut}: damaged or cut off" in refused(path=cut)
     not_packed = write("plain.txt.gz", b"this is no gzip file")
@@ -280,6 +327,11 @@ def test_parquet(tmp_path):
     assert rows[1][0] == f"{path}:2" and "found NoneType" in rows[1][1].reason
     message = refused(kind="parquet", path=str(path), field="txt")
     assert f"{path}: no column 'txt'; did you mean 'text'?" in message
+    none = tmp_path / "none.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a"]}).slice(0, 0), none)
+    message = refused(kind="parquet", path=str(none))
+    assert f"path: '{none}' has no rows; name a file that has some" in message
+    assert documents("parquet", path=[str(none), str(path)]) == rows
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert f"{path}: not a whole Parquet file" in refused(

@@ -29,7 +29,7 @@ def load(
       DataError: no file matches, or a file is empty.
     """
     reader = formats.reader(format, field, columns)
-    paths = files.find(path, SUFFIXES)
+    paths, note = files.find(path, SUFFIXES)
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
@@ -40,7 +40,7 @@ def load(
                     yield f"{file}:{number}", row if bad else reader.read(row)
 
     identity = {"files": digests.of_files(paths), **reader.identity}
-    return records.Source("jsonl", identity, files.size(paths), documents)
+    return records.Source("jsonl", identity, files.size(paths), documents, note)
 
 
 def parse_object(line: bytes) -> dict[str, Any] | records.BadRow:

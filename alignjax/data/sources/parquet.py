@@ -26,12 +26,15 @@ def load(
 
     Raises:
       ConfigError: no such format.
-      DataError: no file matches; a file is empty, cut off or without a column.
+      DataError: no file matches; a file is empty, cut off or without a column; none
+        has a row.
     """
     reader = formats.reader(format, field, columns)
-    paths = files.find(path, (".parquet",))
-    for file in paths:
-        _check(file, reader)
+    paths, note = files.find(path, (".parquet",))
+    if not sum([_count(file, reader) for file in paths]):
+        raise records.DataError(
+            f"path: {path!r} has no rows; name a file that has some"
+        )
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
@@ -39,13 +42,15 @@ def load(
                 yield f"{file}:{number}", reader.read(row)
 
     identity = {"files": digests.of_files(paths), **reader.identity}
-    return records.Source("parquet", identity, files.size(paths), documents)
+    return records.Source("parquet", identity, files.size(paths), documents, note)
 
 
-def _check(path: Path, reader: formats.Reader) -> None:
+def _count(path: Path, reader: formats.Reader) -> int:
+    """The rows of a file, which has to have the columns that are read."""
     with _open(path) as file:
         if missing := reader.missing(file.schema_arrow.names):
             raise records.DataError(f"{path}: no column {missing}")
+        return file.metadata.num_rows
 
 
 def _rows(path: Path, reader: formats.Reader) -> Iterator[dict[str, Any]]:

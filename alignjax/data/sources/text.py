@@ -31,7 +31,7 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
     if document not in splitters:
         known = ", ".join(splitters)
         raise config.ConfigError(f"document: {document!r} is not one of {known}")
-    paths = files.find(path, SUFFIXES)
+    paths, note = files.find(path, SUFFIXES)
 
     def documents() -> Iterator[tuple[str, records.Text]]:
         for file in paths:
@@ -43,13 +43,13 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
                 raise records.DataError(f"{file}: nothing but blank lines; remove it")
 
     identity = {"files": digests.of_files(paths), "document": document}
-    return records.Source("text", identity, files.size(paths), documents)
+    return records.Source("text", identity, files.size(paths), documents, note)
 
 
 def _whole(path: Path) -> Iterator[tuple[int, records.Text]]:
     blocks = files.texts(path)
     first = True
-    number, text = next(blocks)
+    number, text = next(blocks, (1, ""))  # a .gz may have nothing in it
     for following in blocks:
         yield number, records.Text(text, first, final=False)
         first = False
