@@ -108,7 +108,9 @@ def build(
                 progress(writer.text_bytes, source.size)
         faults.check()
         if not writer.documents:
-            raise records.DataError(f"source {source.kind!r} has no documents")
+            raise records.DataError(
+                f"source {source.kind!r} has no documents; name data that has some"
+            )
         return writer.manifest()
 
     manifest = store.obtain(directory, fill)

@@ -27,13 +27,17 @@ FORMAT = 1
 
 
 class Part(NamedTuple):
-    """One source of a dataset: its tokens and how they are put into rows."""
+    """One source of a dataset: its tokens and how they are put into rows.
+
+    `note` is what the report has to say of the source itself.
+    """
 
     name: str
     weight: float
     tokens: cache.TokenCache
     plan: packing.Plan | group_plan.Plan
     lost: unknown.Unknown = unknown.Unknown()
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,7 @@ class Dataset:
         for part in self.parts:
             report = packing.report if self.layout is None else group_plan.report
             lines.append(f"{part.name}: {report(part.plan)}")
+            lines += [f"{part.name}: {part.note}"] if part.note else []
             if skipped := part.tokens.manifest["skipped_rows"]:
                 first = "; ".join(part.tokens.manifest["first_skipped"][:3])
                 lines.append(f"{part.name}: {skipped:,} bad rows skipped: {first}")

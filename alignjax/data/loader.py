@@ -20,6 +20,7 @@ from alignjax.data import (
     dataset,
     group_plan,
     holdout,
+    left_out,
     order,
     packing,
     records,
@@ -221,25 +222,33 @@ def build(
     field = "validation_sources" if own else "sources"
     sections = getattr(cfg, field)
     fraction = 0.0 if own else cfg.validation_fraction
-    cached = {
-        name: _tokens(cfg, tok, source, data, cache_dir)
-        for name, source in load_sources(sections, f"data.{field}").items()
-    }
+    loaded = load_sources(sections, f"data.{field}")
+    cached = {}
+    for name, source in loaded.items():
+        try:
+            cached[name] = _tokens(cfg, tok, source, data, cache_dir)
+        except records.DataError as error:
+            raise records.DataError(f"data.{field}.{name}: {error}") from error
     layout = None
     if data != "text":
         responses = _check_alike(f"data.{field}", cached, values)
         layout = _layout(cfg, length, responses, data == "labels" and batch_size)
-    parts, empty = [], []
+    parts, empty = [], {}
     for name, tokens in cached.items():
         plan = _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction)
         if plan.num_rows:
             lost = unknown.count(tokens, plan, tok.unknown_id, Path(cache_dir))
-            weight = _weight(sections[name])
-            parts.append(dataset.Part(name, weight, tokens, plan, lost))
+            weight, note = _weight(sections[name]), loaded[name].note
+            parts.append(dataset.Part(name, weight, tokens, plan, lost, note))
         else:
-            empty.append(name)
+            empty[name] = plan.manifest
     if empty and (split == "train" or not parts):
-        raise records.DataError(_no_rows(cfg, field, split, empty))
+        found = [
+            f"data.{field}.{name}: "
+            + left_out.no_rows(cfg, counts, split, length, data)
+            for name, counts in empty.items()
+        ]
+        raise records.DataError("\n".join(found))
     try:
         mixture = order.mixture([part.weight for part in parts])
     except ValueError as error:
@@ -337,18 +346,6 @@ def _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction):
     head, turns = chat.cuts(tok, cfg.chat, cfg.bos)
     own = dict(layout=layout, head=head, turns=turns)
     return group_plan.plan(tokens, spans, Path(cache_dir), **own, **shared)
-
-
-def _no_rows(cfg: DataConfig, field: str, split: str, empty: list[str]) -> str:
-    names = ", ".join(f"data.{field}.{name}" for name in empty)
-    remedy = "give more data"
-    if cfg.validation_fraction and not cfg.validation_sources:
-        remedy = (
-            f"validation_by {cfg.validation_by!r} with validation_fraction "
-            f"{cfg.validation_fraction} leaves nothing for it; change the fraction, or "
-            'say data.validation_by = "tail" for a corpus of a few long documents'
-        )
-    return f"{names}: no documents of at least 2 tokens in {split}; {remedy}"
 
 
 def prefetch(

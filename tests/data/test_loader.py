@@ -168,7 +168,7 @@ def test_the_tail_of_one_document_validates(tmp_path):
     with pytest.raises(records.DataError) as caught:
         build(tmp_path, sources, split="validation")
     message = str(caught.value)
-    assert "data.sources.one: no documents of at least 2 tokens in val" in message
+    assert "data.sources.one: no rows in validation: it has no documents" in message
     assert 'data.validation_by = "tail"' in message
 
 
