@@ -31,8 +31,19 @@ def exit_code(body: Callable[[], None]) -> int:
     return exit_codes.DONE
 
 
+def path(text: str | pathlib.Path, field: str) -> pathlib.Path:
+    """The file or folder that a field or option names: `~` is the user's home.
+
+    Raises:
+      ConfigError: it is empty, which would be the folder one happens to be in.
+    """
+    if not str(text).strip():
+        raise config.ConfigError(f"{field}: empty; name a file or folder")
+    return pathlib.Path(text).expanduser()
+
+
 def keep_programs(cache_dir: str | pathlib.Path) -> None:
     """Keeps what is compiled in `cache_dir`, for whoever compiles the same next."""
-    folder = pathlib.Path(cache_dir).expanduser() / "xla"
+    folder = path(cache_dir, "cache_dir") / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

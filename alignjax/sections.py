@@ -16,6 +16,8 @@ from alignjax.checkpoint import CheckpointConfig
 from alignjax.data import loader, tokenizer
 
 CACHE_DIR = "~/.cache/alignjax"
+# Keys follow from the last 32 bits of a number; a run has those of seed and seed + 1.
+SEEDS = 2**32 - 1
 
 
 def _too_small(section, **least: int) -> list[str]:
@@ -173,6 +175,10 @@ class Config:
     def __post_init__(self):
         problems = _too_small(self, steps=1, batch_size=1, length=1, microbatches=1)
         problems += _too_small(self, max_skipped=1, prefetch=0, seed=0)
+        if self.seed >= SEEDS:
+            problems.append(f"seed: {self.seed} must be less than {SEEDS}")
+        if not self.cache_dir.strip():
+            problems.append("cache_dir: empty; name a folder, or leave it out")
         if self.watchdog is not None and not self.watchdog > 0:
             problems.append(f"watchdog: {self.watchdog} must be positive; None is off")
         rate = self.optimizer.get("learning_rate")

@@ -53,8 +53,9 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
       CheckpointError: a save or a restore failed.
       NonFinite: see the field `nonfinite` of the config.
     """
+    workdir = commands.path(workdir, "workdir")
     run = experiment.build(section)
-    workdir, c = pathlib.Path(workdir), run.config
+    c = run.config
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context

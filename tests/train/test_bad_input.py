@@ -16,7 +16,7 @@ import launch
 import pytest
 import small
 
-from alignjax import checkpoint, exit_codes
+from alignjax import checkpoint, exit_codes, train
 
 FIELD = "--config.{}"
 SOURCE = "--config.data.sources.text.{}"
@@ -53,6 +53,10 @@ def refuse(tmp_path, workdir, corpus, cache):
         ("microbatches=1.5", ["--config.microbatches=1.5", "int"]),
         ("optimizer=5", ["--config.optimizer=5", "dict"]),
         ("steps=0", ["steps: 0 must be at least 1"]),
+        ("seed=4294967295", ["seed: 4294967295 must be less than 4294967295"]),
+        ("seed=99999999999999999999", ["seed: 99999999999999999999 must be less"]),
+        ("cache_dir=", ["cache_dir: empty; name a folder"]),
+        ("cache_dir=README.md", ["cache_dir: README.md/tokens: ", "can be written"]),
         ("optimizer.learning_rate=nan", ["optimizer.learning_rate: nan"]),
         ("optimizer.learning_rate=-1.0", ["optimizer.learning_rate: -1.0"]),
         ("optimizer.name=adamx", ["optimizer.name", "'adamx'", "'adamw'"]),
@@ -190,6 +194,8 @@ def test_workdir_that_cannot_be(refuse, tmp_path):
     assert str(tmp_path / "file") in output
     output = refuse(exit_codes.CONFIG, workdir="gs://bucket/run")
     assert "gs:/bucket/run" in output and "mount" in output
+    output = refuse(exit_codes.CONFIG, workdir="")
+    assert "workdir: empty; name a file or folder" in output
 
 
 def test_wandb_that_is_not_installed(refuse):
@@ -225,6 +231,13 @@ def test_other_run(correct, refuse):
     assert "optimizer.learning_rate: 0.003 -> 0.001" in output
     assert "microbatches" not in output.split("another run")[1]  # that may differ
     assert (correct / "config.json").read_text() == before
+
+
+def test_workdir_in_the_home(corpus, cache, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(checkpoint.CheckpointError, match=f"{tmp_path}/file"):
+        train.train(small.section(corpus, cache), "~/file")
 
 
 def test_other_data(refuse, tmp_path, cache):
