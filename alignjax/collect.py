@@ -178,10 +178,11 @@ def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
-    commands.keep_programs(options.cache_dir)
     terminal = progress.Terminal()
 
     def collect_and_write() -> None:
+        commands.keep_programs(options.cache_dir)
+        out = commands.path(options.out, "out")
         with contextlib.closing(terminal):
             rows, told = collect(
                 options.source,
@@ -190,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seed=options.seed,
                 terminal=terminal,
             )
-        write(rows, pathlib.Path(options.out))
-        terminal.say(f"{options.out}: {told}")
+        write(rows, out)
+        terminal.say(f"{out}: {told}")
 
     return commands.exit_code(collect_and_write)
 

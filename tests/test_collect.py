@@ -73,6 +73,8 @@ def test_a_row_is_read_as_a_preference(prompts, tmp_path):
         (["--source=a", "--source=a:1"], "two or more"),
         (["--source=a", "--source=b", "--labeler=nobody"], "nobody"),
         (["--source=a", "--source=b", "--pairs=0"], "pairs: 0"),
+        (["--out="], "out: empty; name a file"),
+        (["--cache_dir="], "cache_dir: empty; name a file or folder"),
     ],
 )
 def test_is_refused(arguments, word, capsys, tmp_path):

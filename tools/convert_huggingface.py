@@ -66,7 +66,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Does what the options say. Raises ConfigError, DataError, CheckpointError."""
-    if options.certificate and pathlib.Path(options.certificate).exists():
+    for name in ("target", "certificate", "adapters"):
+        if isinstance(value := getattr(options, name), str):
+            setattr(options, name, commands.path(value, name))
+    if options.certificate and options.certificate.exists():
         raise config.ConfigError(
             f"certificate: {options.certificate} is there; name another file"
         )
@@ -102,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
     if options.certificate:
         step = options.step if options.command == "export" else None
         of_theirs = sides[options.command == "export"]
-        certify(*sides, of_theirs, pathlib.Path(options.certificate), step)
+        certify(*sides, of_theirs, options.certificate, step)
 
 
 def describe_import(plan: conversion.Import) -> list[str]:

@@ -85,7 +85,7 @@ def named(text: str) -> Named:
     folder, at, step = path.rpartition("@")
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR@STEP")
-    if at and step.isdecimal() and not pathlib.Path(path).exists():
+    if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
         return Named(name, folder, int(step))
     return Named(name, path, None)
 
@@ -93,17 +93,17 @@ def named(text: str) -> Named:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
-    commands.keep_programs(options.cache_dir)
     terminal = progress.Terminal()
 
     def measure() -> None:
+        commands.keep_programs(options.cache_dir)
         settings = amounts.Settings(
             each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
         )
         with contextlib.closing(terminal):
             command.run(
                 options.run,
-                pathlib.Path(options.out),
+                commands.path(options.out, "out"),
                 settings,
                 checkpoints=options.checkpoints,
                 anew=options.anew,

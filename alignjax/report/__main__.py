@@ -70,9 +70,11 @@ def write(options: argparse.Namespace) -> pathlib.Path:
             "figures need the package matplotlib, which is not installed: "
             "pip install 'alignjax[report]'"
         )
-    found = results.read(options.assessment) if options.assessment else None
+    found = None
+    if options.assessment:
+        found = results.read(commands.path(options.assessment, "assessment"))
     text = page.render(story.load(options.stage, found), options.title)
-    out = pathlib.Path(options.out)
+    out = commands.path(options.out, "out")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.tmp")
     partial.write_text(text, encoding="utf-8")

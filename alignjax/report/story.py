@@ -143,7 +143,7 @@ def load_stage(name: str, folder: str) -> Stage:
     Raises:
       ConfigError: it is no run's folder, or its metrics cannot be read.
     """
-    path = pathlib.Path(folder)
+    path = pathlib.Path(folder).expanduser()
     try:
         settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
         metrics = path / "metrics.jsonl"

@@ -183,5 +183,7 @@ def test_the_command_line(tmp_path, capsys):
     gone = ["--run=a=/no/such/run", f"--out={out}", f"--cache_dir={tmp_path}"]
     assert main.main(gone) == exit_codes.CHECKPOINT
     assert "is no run" in capsys.readouterr().err
+    assert main.main([*gone, "--out="]) == exit_codes.CONFIG
+    assert "out: empty; name a file" in capsys.readouterr().err
     with pytest.raises(checkpoint.CheckpointError):
         checkpoint.open_run("/no/such/run")

@@ -181,15 +181,19 @@ def test_stages_are_told_in_the_order_in_which_they_ran(folders):
 
 
 def test_the_command(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "deep" / "report.html"
     stages = [f"--stage={name}={folder}" for name, folder in folders]
-    assert main.main([f"--out={out}", *stages]) == 0
+    assert main.main(["--out=~/deep/report.html", *stages]) == 0
     assert out.read_text().startswith("<!DOCTYPE html>")
     assert "the report" in capsys.readouterr().out
     for bad, message in (
         ([], "give a --stage"),
         (["--stage=a=/no/such"], "stage a"),
         (["--assessment=/no/such"], "no results"),
+        (["--assessment=~/no_such"], f"{tmp_path}/no_such"),
+        (["--stage=a=~/no_such"], f"{tmp_path}/no_such"),
+        (["--out=", *stages], "out: empty; name a file"),
     ):
         assert main.main([f"--out={out}", *bad]) == 78
         assert message in capsys.readouterr().err
