@@ -8,20 +8,35 @@ import functools
 import jax
 import numpy as np
 
-from alignjax import types
+from alignjax import config, types
+
+
+def array(tokens) -> np.ndarray:
+    """Tokens, [T] or [B, T]. Raises ConfigError where they are neither."""
+    try:
+        found = np.asarray(tokens)
+    except ValueError as error:
+        raise config.ConfigError(
+            "tokens: rows of different lengths; ask for one row at a time"
+        ) from error
+    if found.ndim not in (1, 2):
+        raise config.ConfigError(f"tokens: shape {found.shape} is not [T] or [B, T]")
+    return found
 
 
 def rows(model: types.Model, tokens_BT: np.ndarray) -> types.Sequences:
     """Rows of one whole document each; the targets are of no account.
 
     Raises:
-      ValueError: ids outside the vocabulary, or more than the model's context.
+      ConfigError: ids outside the vocabulary, or more than the model's context.
     """
     tokens_BT = checked(model, tokens_BT)
     B, T = tokens_BT.shape
     limit = model.config.max_length
     if not 0 < T <= limit:
-        raise ValueError(f"{T} tokens, where the model takes 1 to {limit}")
+        raise config.ConfigError(
+            f"tokens: {T} tokens, where the model takes 1 to {limit}"
+        )
     return types.Sequences(
         inputs=tokens_BT,
         targets=np.zeros_like(tokens_BT),
@@ -35,10 +50,11 @@ def checked(model: types.Model, tokens: np.ndarray) -> np.ndarray:
     """As int32; an embedding would take an id outside of it for another, silently."""
     size = model.config.vocab_size
     if not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"tokens are {tokens.dtype}, not integers")
+        raise config.ConfigError(f"tokens: {tokens.dtype}, not integers")
     if tokens.size and (tokens.min() < 0 or tokens.max() >= size):
-        raise ValueError(
-            f"token ids from {tokens.min()} to {tokens.max()} in a vocabulary of {size}"
+        raise config.ConfigError(
+            f"tokens: ids from {tokens.min()} to {tokens.max()} in a vocabulary of "
+            f"{size}"
         )
     return tokens.astype(np.int32)
 

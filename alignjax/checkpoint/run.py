@@ -246,9 +246,10 @@ class Run:
         """float32 [..., T, V]: after each of `tokens`, [T] or [B, T], what comes next.
 
         Raises:
-          ValueError: ids outside the vocabulary, or more than the model's context.
+          ConfigError: ids outside the vocabulary, more than the model's context, or
+            rows of different lengths.
         """
-        tokens = np.asarray(tokens)
+        tokens = asking.array(tokens)
         rows = asking.rows(self.model, np.atleast_2d(tokens))
         logits_BTV = np.asarray(asking.logits(self.model)(self._weights, rows))
         return logits_BTV.reshape(*tokens.shape, -1)
@@ -262,8 +263,9 @@ class Run:
         `generate` do, with the start of document; ids are taken as they are.
 
         Raises:
-          ValueError: ids outside the vocabulary, no response, or nothing before it.
+          ConfigError: ids outside the vocabulary, no response, or nothing before it.
         """
+        from alignjax import config
         from alignjax.sampling import request
 
         before, after = prompt, response
@@ -272,10 +274,10 @@ class Run:
         if isinstance(after, str):
             after = self.tokenizer.encode(after)
         if not len(before) or not len(after):
-            raise ValueError(
+            raise config.ConfigError(
                 "logprobs needs a token before the response, and one in it"
             )
-        tokens = np.array([[*before, *after]])
+        tokens = asking.array([[*before, *after]])
         rows = asking.rows(self.model, tokens[:, :-1])
         rows = rows.replace(targets=asking.checked(self.model, tokens[:, 1:]))
         logps_BT = asking.logprobs(self.model)(self._weights, rows)

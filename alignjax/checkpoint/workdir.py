@@ -57,10 +57,17 @@ class Workdir:
         return storage.complete_steps(self.directory)
 
     def config(self, step: int | None) -> dict:
-        """The resolved config: of a step, or the run's own."""
+        """The resolved config: of a step, or the run's own; if damaged, the newest's.
+
+        Raises:
+          CheckpointError: there is no such step, or nothing sound to read it from.
+        """
         file = self.path / "config.json"
         if step is None and file.is_file():
-            return json.loads(file.read_text())
+            try:
+                return json.loads(file.read_text())
+            except (OSError, ValueError) as error:
+                log.warning("%s: %s; taking the config of a step", file, error)
         return self.at(step, lambda stored: stored.meta)["config"]
 
     @property

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,15 +49,18 @@ def make(
     for name, value in dict(max_tokens=max_tokens, batch_size=batch_size).items():
         if not _is_int(value) or value < 1:
             problems.append(f"{name}: {value!r} is not a whole number from 1 up")
-    problems += _stop_problems(stop)
+    stop, faults = _listed("stop", stop)
+    problems += faults + _stop_problems(stop)
     if stop_ids is None:
         known = (*getattr(tokenizer, "stop_ids", ()), tokenizer.eos_id)
         stop_ids = list(dict.fromkeys(i for i in known if i is not None))
-    problems += _token_problems("stop_ids", stop_ids, tokenizer.vocab_size)
+    stop_ids, faults = _tokens("stop_ids", stop_ids, tokenizer.vocab_size)
+    problems += faults
     rows, faults = _rows(tokenizer, prompts)
     problems += faults
-    seeds = range(len(rows)) if seeds is None else seeds
-    if len(seeds) != len(rows):
+    seeds, faults = _listed("seeds", range(len(rows)) if seeds is None else seeds)
+    problems += faults
+    if not faults and len(seeds) != len(rows):
         problems.append(f"seeds: {len(seeds)} for {len(rows)} prompts; give one each")
     for seed in seeds:
         if not _is_int(seed) or not 0 <= seed < 2**32:
@@ -65,15 +69,14 @@ def make(
         problems += _length_problems(rows, max_tokens, model.config.max_length)
     if problems:
         raise config.ConfigError(problems)
-    seeds, stop_ids = [int(seed) for seed in seeds], [int(i) for i in stop_ids]
-    return Request(rows, seeds, max_tokens, settings, list(stop), stop_ids, batch_size)
+    seeds = [int(seed) for seed in seeds]
+    return Request(rows, seeds, max_tokens, settings, stop, stop_ids, batch_size)
 
 
 def _rows(tokenizer, prompts) -> tuple[list[list[int]], list[str]]:
     """The prompts as tokens, and what is wrong with them."""
-    if isinstance(prompts, str):
-        return [], [f"prompts: {prompts!r} is one text; give a list of them"]
-    rows, problems = [], []
+    prompts, problems = _listed("prompts", prompts)
+    rows = []
     for i, prompt in enumerate(prompts):
         name = f"prompts[{i}]"
         rows.append([])
@@ -83,11 +86,11 @@ def _rows(tokenizer, prompts) -> tuple[list[list[int]], list[str]]:
             except ValueError as error:
                 problems.append(f"{name}: {error}")
                 continue
-        elif faults := _token_problems(name, prompt, tokenizer.vocab_size):
-            problems += faults
-            continue
         else:
-            rows[-1] = [int(token) for token in prompt]
+            rows[-1], faults = _tokens(name, prompt, tokenizer.vocab_size)
+            if faults:
+                problems += faults
+                continue
         if not rows[-1]:
             problems.append(
                 f"{name}: empty, and the tokenizer has no start of document to begin "
@@ -104,19 +107,33 @@ def encode(tokenizer, prompt: str) -> list[int]:
 
 def _is_int(value) -> bool:
     """Also for numpy's integers, which tokens and seeds often are."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
-def _token_problems(name: str, tokens, vocab_size: int) -> list[str]:
-    bad = [t for t in tokens if not _is_int(t) or not 0 <= t < vocab_size]
-    if not bad:
-        return []
-    return [f"{name}: {bad[0]!r} is not a token; there are 0 to {vocab_size - 1}"]
+def _listed(name: str, value) -> tuple[list, list[str]]:
+    """A list of what should be several, and what is wrong if it is not."""
+    if isinstance(value, str):
+        return [], [f"{name}: {value!r} is one text; give a list of them"]
+    try:
+        return list(value), []
+    except TypeError:
+        return [], [f"{name}: {value!r} is no list; give one"]
 
 
-def _stop_problems(stop) -> list[str]:
-    if isinstance(stop, str):
-        return [f"stop: {stop!r} is one string; give a list of them"]
+def _tokens(name: str, tokens, vocab_size: int) -> tuple[list[int], list[str]]:
+    found, problems = _listed(name, tokens)
+    bad = [t for t in found if not _is_int(t) or not 0 <= t < vocab_size]
+    if bad:
+        known = f"there are 0 to {vocab_size - 1}"
+        return [], [f"{name}: {bad[0]!r} is not a token; {known}"]
+    return [int(token) for token in found], problems
+
+
+def _stop_problems(stop: list) -> list[str]:
     problems = []
     for string in stop:
         if not isinstance(string, str) or not string:

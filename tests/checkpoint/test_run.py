@@ -15,7 +15,7 @@ import pytest
 import test_damage
 import tiny
 
-from alignjax import checkpoint, models, optim, types
+from alignjax import checkpoint, config, models, optim, types
 from alignjax.checkpoint import storage
 from alignjax.data import tokenizer
 from alignjax.objectives import logprobs
@@ -162,10 +162,13 @@ def test_generated_tokens_have_the_logprobs_of_teacher_forcing(run):
         ([1.5], "not integers"),
         ([1] * 33, "33 tokens, where the model takes 1 to 32"),
         (np.zeros((0,), np.int32), "0 tokens"),
+        ([[1, 2], [3]], "rows of different lengths"),
+        (np.ones((1, 1, 2), np.int32), r"shape \(1, 1, 2\) is not \[T\] or \[B, T\]"),
+        ([None], "object, not integers"),
     ],
 )
 def test_tokens_that_the_model_would_misread_are_refused(run, tokens, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(config.ConfigError, match=message):
         run.logits(tokens)
 
 
@@ -213,6 +216,16 @@ def test_broken_step_is_refused_if_asked_for_and_passed_over_if_not(tmp_path, ca
     with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"):
         run.params()
     assert run.steps == [5, 10]  # nothing is moved by looking
+
+
+def test_damaged_config_is_taken_from_the_newest_step(workdir, tmp_path, caplog):
+    expected = checkpoint.open_run(workdir).config
+    (workdir / "config.json").write_text("{")
+    assert checkpoint.open_run(workdir).config == expected
+    assert "config.json" in caplog.text
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"):
+        checkpoint.open_run(tmp_path).config  # noqa: B018
 
 
 def test_opened_while_the_run_goes_on(workdir):

@@ -48,6 +48,9 @@ def test_bad_settings_are_refused_together_and_by_name():
         *(dict(stop=x) for x in ("word", [text.UNDECODED], [b"x"])),
         dict(seeds=[2**32]),
         dict(max_tokens=1.5),
+        *(dict(seeds=x) for x in (3, "3", [1, 2])),
+        *(dict(stop_ids=x) for x in (257, "a", [None])),
+        dict(stop=3),
     ):
         with pytest.raises(config.ConfigError, match=f"^{next(iter(bad))}: "):
             subject.generate(["a"], **bad)
@@ -68,6 +71,10 @@ def test_bad_settings_are_refused_together_and_by_name():
         ),
         ([[1, 259]], 12, r"prompts\[0\]: 259 is not a token; there are 0 to 258"),
         ([[1.5]], 12, r"prompts\[0\]: 1.5 is not a token"),
+        ([None], 12, r"prompts\[0\]: None is no list"),
+        ([[[1, 2]]], 12, r"prompts\[0\]: \[1, 2\] is not a token"),
+        (np.ones((1, 1, 2), int), 12, r"prompts\[0\]: array.* is not a token"),
+        (3, 12, "prompts: 3 is no list"),
         ("abc", 12, r"prompts: 'abc' is one text"),
         (["a", []], 12, r"prompts\[1\]: empty, and the tokenizer has no start"),
         (["a", "\udcff"], 12, r"prompts\[1\]: 'utf-8' codec can't encode"),
