@@ -15,7 +15,7 @@ _POSITIVE = (
     "logit_softcap"
 ).split()
 _NOT_NEGATIVE = (
-    "score_heads embedding_noise lora_rank experts router_loss router_z_loss"
+    "score_heads embedding_noise lora_rank experts router_loss router_z_loss init_std"
 ).split()
 
 
