@@ -35,10 +35,10 @@ def make(
     it has a weight; those of `router.add` where the model has experts.
     """
 
-    if chunk < 1 or z_loss < 0:
-        raise config.ConfigError(
-            f"chunk: {chunk} must be at least 1, and z_loss: {z_loss} at least 0"
-        )
+    problems = [f"chunk: {chunk} must be at least 1"] if chunk < 1 else []
+    problems += [f"z_loss: {z_loss} must be at least 0"] if z_loss < 0 else []
+    if problems:
+        raise config.ConfigError(problems)
     token_loss = LOSSES[loss]
 
     def observe(params, frozen: Frozen, batch: Sequences, key):

@@ -70,6 +70,7 @@ def refuse(tmp_path, workdir, corpus, cache):
         ("objective.name=lm", ["objective.name", "'lm'", "language_model"]),
         ("objective.name=no_such:thing", ["objective.name", "no_such"]),
         ("objective.chunk=0", ["objective.chunk: 0"]),
+        ("objective.z_loss=-1.0", ["objective.z_loss: -1.0 must be at least 0"]),
         ("model.family=lama", ["model.family", "'lama'", "'llama'"]),
         ("model.heads=5", ["model.heads: 5 do not divide d_model = 32"]),
         ("model.activation=relu", ["model.activation: 'relu'", "'swiglu'"]),
