@@ -165,6 +165,15 @@ def test_words_give_what_the_library_gives(tmp_path, model_type):
             assert tok.encode(text) == model.encode(text)
 
 
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_what_has_no_bytes_is_unknown(tmp_path, model_type):
+    options = dict(model_type=model_type, byte_fallback=False, vocab_size=150)
+    tok = build(tmp_path, **options)
+    (unknown,) = tok.encode("\u2581")
+    assert tok.encode("a\u2581b") == [*tok.encode("a"), unknown, *tok.encode("b")]
+    assert unknown in tok.encode("\u07ff") and unknown not in tok.encode("a b")
+
+
 def test_words_of_a_text_are_all_of_it():
     rng = np.random.default_rng(0)
     alphabet = list("ab1 \n\t.,é\u2581\u2028\u00a0")
@@ -217,14 +226,14 @@ def test_a_model_file_is_loaded(tmp_path):
     loaded = build(tmp_path, path=str(path), control_tokens=())
     assert loaded.encode(CORPUS[0]) == trained.encode(CORPUS[0])
     path.write_bytes(b"no model")
-    with pytest.raises(records.DataError, match="not a sentencepiece model"):
+    with pytest.raises(records.DataError, match=f"{path}: not a sentencepiece model"):
         build(tmp_path, path=str(path), control_tokens=())
     with pytest.raises(records.DataError, match="No such file"):
         build(tmp_path, path=str(tmp_path / "none"), control_tokens=())
 
 
 def test_a_corpus_too_small_for_the_vocabulary_is_refused(tmp_path):
-    with pytest.raises(config.ConfigError, match="vocab_size: 32000 tokens cannot"):
+    with pytest.raises(config.ConfigError, match=r"tokenizer.vocab_size: 32000 tok"):
         build(tmp_path, vocab_size=32000)
 
 

@@ -43,7 +43,10 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
     files = {**side_files.read(path.parent), MODEL: content}
     if cfg.eos_token:
         files[NAMES] = json.dumps({"eos": cfg.eos_token}).encode()
-    from_files(files)
+    try:
+        from_files(files)
+    except records.DataError as error:
+        raise records.DataError(f"tokenizer.path: {path}: {error}") from error
     return files
 
 
@@ -62,13 +65,13 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     eos = side_files.end(files, names.get("eos_token"), model.id_to_token)
     if eos is None:
         raise config.ConfigError(
-            f"eos_token: {MODEL} and what is beside it do not say which token ends a "
-            "text; name it here"
+            f"tokenizer.eos_token: {MODEL} and what is beside it do not say which "
+            "token ends a text; name it here"
         )
     eos_id = model.token_to_id(eos)
     if eos_id is None:
         raise config.ConfigError(
-            f"eos_token: {eos!r} is not in the tokenizer's vocabulary"
+            f"tokenizer.eos_token: {eos!r} is not in the tokenizer's vocabulary"
         )
     names["eos_token"] = eos
     bos = names.get("bos_token")

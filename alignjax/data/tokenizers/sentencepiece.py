@@ -2,8 +2,9 @@
 """SentencePiece models, trained on the corpus or read from a .model file.
 
 A trained model keeps text as it is: no normalisation, no space put before or taken
-away, newlines and tabs as tokens of their own, so decoding undoes encoding. How models
-from elsewhere are read is in `published`.
+away, newlines and tabs as tokens of their own, so decoding undoes encoding; without
+`byte_fallback` of all but what becomes the unknown token. How models from elsewhere are
+read is in `published`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
         path = Path(cfg.path).expanduser()
         path = path / published.MODEL if path.is_dir() else path
         files = {**side_files.read(path.parent), published.MODEL: _read(path)}
-        from_files(files)
+        try:
+            from_files(files)
+        except records.DataError as error:
+            raise records.DataError(f"tokenizer.path: {path}: {error}") from error
         return files
     import sentencepiece
 
@@ -72,8 +76,8 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2].strip() or error
         raise config.ConfigError(
-            f"vocab_size: {cfg.vocab_size} tokens cannot be learned from this corpus; "
-            f"change it as sentencepiece says: {reason}"
+            f"tokenizer.vocab_size: {cfg.vocab_size} tokens cannot be learned from "
+            f"this corpus; change it as sentencepiece says: {reason}"
         ) from error
     training = {"model_type": cfg.model_type, "trained_by": sentencepiece.__version__}
     return {MODEL: model.getvalue(), TRAINING: json.dumps(training).encode()}
@@ -122,7 +126,7 @@ def _load(content: bytes):
         model.LoadFromSerializedProto(content)
     except RuntimeError as error:
         raise records.DataError(
-            "not a sentencepiece model; give tokenizer.path a .model file"
+            "not a sentencepiece model; name a .model file"
         ) from error
     return model
 
@@ -130,18 +134,18 @@ def _load(content: bytes):
 def _encoder(model):
     """`encode_batch` of a model that was trained here, as fast as it allows.
 
-    The library reads U+2581 as a space; here it is spelt in bytes, so that it survives.
+    The library reads U+2581 as a space; here it is spelt in bytes, so that it survives,
+    or is unknown where there are no bytes to spell it in.
     """
     underline = [model.piece_to_id(f"<0x{b:02X}>") for b in words.SPACE.encode()]
-    special = {words.SPACE: underline} if all(map(model.is_byte, underline)) else {}
+    if not all(map(model.is_byte, underline)):
+        underline = [model.unk_id()]
     unlike_text = (model.is_byte, model.is_control, model.is_unknown)
     ids = (i for i in range(model.vocab_size()) if not any(f(i) for f in unlike_text))
     if words.independent(map(model.id_to_piece, ids)):
-        return words.encoder(model.encode, special)
+        return words.encoder(model.encode, {words.SPACE: underline})
 
     def encode(text: str) -> list[int]:
-        if not special:
-            return model.encode(text)
         first, *rest = model.encode(text.split(words.SPACE))
         return list(itertools.chain(first, *(underline + ids for ids in rest)))
 
