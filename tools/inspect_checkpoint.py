@@ -7,7 +7,7 @@ r"""Looks into the checkpoints of a run; needs no accelerator and changes nothin
     python tools/inspect_checkpoint.py RUN diff STEP STEP    # what changed between two
 
 Leaves are read one at a time, so that memory for the largest will do. `verify` ends
-with 1 if a step is broken.
+with 1 if a step is not what was written, or there is none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from alignjax import checkpoint, config
+from alignjax import checkpoint, commands, config
 from alignjax.checkpoint import storage
 
 
@@ -63,14 +63,22 @@ def show_tree(run: checkpoint.Run, step: int | None) -> Iterator[str]:
     yield f"{size(storage.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
 
 
-def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[str]:
-    """A line for each step, "broken" in those that are."""
+def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
+    """A line for each step, and whether it is sound."""
+    found = storage.all_steps(run.directory)
+    incomplete = ", ".join(str(step) for step, whole in found.items() if not whole)
+    if not steps and not run.steps:
+        told = f"; incomplete: {incomplete}" if incomplete else ""
+        yield f"{run.path}: no complete step{told}", False
+    elif not steps and incomplete:
+        yield f"incomplete, and passed over: {incomplete}", True
     for step in steps or run.steps:
         bad = []
         try:
             names = run.meta(step)["leaves"]
         except checkpoint.CheckpointError as error:
-            yield f"step {step}: broken: {error}"
+            kinds = {None: "absent", False: "incomplete", True: "broken"}
+            yield f"step {step}: {kinds[found.get(step)]}: {error}", False
             continue
         for name in names:
             item, _, leaf = name.partition("/")
@@ -79,9 +87,9 @@ def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[str]:
             except storage.BrokenStep:
                 bad.append(name)
         if bad:
-            yield f"step {step}: broken in {len(bad)} leaves: {', '.join(bad)}"
+            yield f"step {step}: broken in {len(bad)} leaves: {', '.join(bad)}", False
         else:
-            yield f"step {step}: all {len(names)} leaves are what was written"
+            yield f"step {step}: all {len(names)} leaves are what was written", True
 
 
 def diff(run: checkpoint.Run, old: int, new: int) -> Iterator[str]:
@@ -134,29 +142,34 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="a workdir")
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("tree").add_argument("step", type=int, nargs="?")
-    commands.add_parser("verify").add_argument("steps", type=int, nargs="*")
-    commands.add_parser("diff").add_argument("steps", type=int, nargs=2)
+    add = parser.add_subparsers(dest="command").add_parser
+    add("tree").add_argument("step", type=int, nargs="?")
+    add("verify").add_argument("steps", type=int, nargs="*")
+    add("diff").add_argument("steps", type=int, nargs=2)
     args = parser.parse_args()
-    broken = False
-    try:
+    sound = True
+
+    def show() -> None:
+        nonlocal sound
         run = checkpoint.open_run(args.run)
+        if args.command == "verify":
+            for line, good in verify(run, args.steps):
+                print(line, flush=True)
+                sound &= good
+            return
         lines = {
             None: lambda: show_steps(run),
             "tree": lambda: show_tree(run, args.step),
-            "verify": lambda: verify(run, args.steps),
             "diff": lambda: diff(run, *args.steps),
         }[args.command]()
         for line in lines:
             print(line, flush=True)
-            broken |= args.command == "verify" and ": broken" in line
-    except checkpoint.CheckpointError as error:
-        print(error, file=sys.stderr)
-        return 1
+
+    try:
+        return commands.exit_code(show) or int(not sound)
     except BrokenPipeError:  # `| head`; also for what is flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(broken)
+        return int(not sound)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 import test_damage
 import tiny
 
-from alignjax import checkpoint, config, models, optim, types
+from alignjax import checkpoint, config, exit_codes, models, optim, types
 from alignjax.checkpoint import storage
 from alignjax.data import tokenizer
 from alignjax.objectives import logprobs
@@ -294,4 +294,21 @@ def test_inspection(tmp_path):
     first, second = verified.stdout.splitlines()
     assert first.startswith("step 5: all")
     assert second == "step 10: broken in 1 leaves: params/embed/kernel"
-    assert "is no run" in inspect(tmp_path / "absent").stderr
+    assert "step 7: absent: " in inspect(tmp_path, "verify", 7).stdout
+    (tmp_path / "checkpoints/5" / storage.MARKER).unlink()
+    passed = inspect(tmp_path, "verify").stdout
+    assert passed.startswith("incomplete, and passed over: 5")
+    (tmp_path / "checkpoints/10" / storage.MARKER).unlink()
+    nothing = inspect(tmp_path, "verify")
+    assert nothing.returncode == 1
+    assert nothing.stdout == f"{tmp_path}: no complete step; incomplete: 5, 10\n"
+
+
+def test_inspection_of_what_is_no_run(tmp_path):
+    absent = inspect(tmp_path / "absent")
+    assert "is no run" in absent.stderr and absent.returncode == exit_codes.CHECKPOINT
+    (tmp_path / "config.json").write_text('{"model_type": "no_such"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    faulty = inspect(tmp_path)
+    assert faulty.returncode == exit_codes.CONFIG
+    assert "no_such" in faulty.stderr and "Traceback" not in faulty.stderr
