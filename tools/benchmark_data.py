@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alignjax.data import best_fit, cache, loader, pool, tokenizer
+from alignjax.config import ConfigError
+from alignjax.data import best_fit, cache, loader, pool, records, tokenizer
 
 LENGTH = 1024
 DOCUMENT = 4000
@@ -56,11 +57,23 @@ def sources(path: Path) -> list:
     return list(loader.load_sources(config(path).sources, "sources").values())
 
 
+def write_quarter(corpus: Path, path: Path) -> int:
+    """The first quarter of its lines; returns the bytes of the whole."""
+    content = corpus.read_bytes()
+    path.write_bytes(content[: content.rfind(b"\n", 0, len(content) // 4) + 1])
+    return len(content)
+
+
 def train(corpus: Path, folder: Path, model_type: str) -> tokenizer.Tokenizer:
     settings = dict(vocab_size=8192, model_type=model_type, train_bytes=8_000_000)
-    return tokenizer.build(
-        tokenizer.TokenizerConfig(**settings), sources(corpus), folder
-    )
+    cfg = tokenizer.TokenizerConfig(**settings)
+    try:
+        return tokenizer.build(cfg, sources(corpus), folder)
+    except ConfigError as error:
+        raise records.DataError(
+            f"path: {corpus} is too small to learn {cfg.vocab_size} tokens from; name "
+            "a larger file"
+        ) from error
 
 
 def peak_memory(process: int | str = "self") -> float:
@@ -143,7 +156,7 @@ def report_seeking(corpus: Path, tok: tokenizer.Tokenizer, folder: Path) -> None
     )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--path", type=Path, help="rows with a field text")
     parser.add_argument("--megabytes", type=int, default=64, help="of the corpus made")
@@ -152,16 +165,25 @@ def main() -> None:
     if options.tokenise:
         corpus, saved, workers = options.tokenise
         print(json.dumps(tokenise(Path(corpus), Path(saved), int(workers))))
-        return
+        return 0
+    if options.megabytes < 1:
+        parser.error(f"--megabytes: {options.megabytes} must be at least 1")
+    if options.path is not None and not options.path.is_file():
+        parser.error(f"--path: {options.path} is no file")
+    from alignjax import commands  # imports jax, which is not to count as memory above
+
+    return commands.exit_code(lambda: report(options))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Measures it all. Raises DataError where there is too little of a corpus."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus, quarter = options.path or folder / "a.jsonl", folder / "b.jsonl"
         if options.path is None:
             write_corpus(corpus, options.megabytes)
-        content = corpus.read_bytes()
-        quarter.write_bytes(content[: content.rindex(b"\n", 0, len(content) // 4)])
-        print(f"corpus: {len(content) / 1e6:.1f} MB; {pool.cpus()} processors")
-        del content
+        size = write_quarter(corpus, quarter)
+        print(f"corpus: {size / 1e6:.1f} MB; {pool.cpus()} processors")
         for model_type in ("bpe", "unigram"):
             tok = train(corpus, folder, model_type)
             tok.save(folder / model_type)
@@ -171,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,7 +24,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from alignjax import models, objectives, optim, sharding, state, step, throughput, trees
+from alignjax import (
+    config,
+    exit_codes,
+    models,
+    objectives,
+    optim,
+    sharding,
+    state,
+    step,
+    throughput,
+    trees,
+)
 from alignjax.models import decoder
 from alignjax.types import Frozen, Sequences
 from tools import turns
@@ -38,8 +49,12 @@ def random_batch(args) -> np.ndarray:
 
 
 def jax_step(args):
-    """Returns (run one step and wait, facts about the compiled step)."""
-    family, name = args.model.split("/")
+    """Returns (run one step and wait, facts about the compiled step, its config).
+
+    Raises:
+      ConfigError: there is no such model, or the batch cannot be divided.
+    """
+    family, _, name = args.model.partition("/")
     section = {"family": family, "name": name, "dtype": args.dtype}
     section |= {"vocab_size": args.vocab, "max_length": args.length}
     section |= {"attention": args.attention, "remat": args.remat}
@@ -50,6 +65,12 @@ def jax_step(args):
     optimizer = optim.build(adamw, 1e-4)
     rules = sharding.rules()
     mesh = sharding.make_mesh({"fsdp": -1})
+    parts = sharding.batch_divisor(mesh, rules) * args.microbatches
+    if args.batch % parts:
+        raise config.ConfigError(
+            f"batch: {args.batch} is not a multiple of {parts}, the microbatches times "
+            "the devices; change either"
+        )
     tokens = random_batch(args)
     ones = np.ones_like(tokens[:, 1:])
     batch = Sequences(
@@ -122,7 +143,7 @@ def torch_step(args, c):
     return run
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="llama/17m", help="family/size")
     parser.add_argument("--vocab", type=int, default=8192)
@@ -141,8 +162,15 @@ def main() -> None:
     parser.add_argument("--torch", default="none", choices=["none", "eager", "compile"])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    for name in ("vocab", "batch", "length", "microbatches", "steps"):
+        if (value := getattr(args, name)) < 1:
+            parser.error(f"--{name}: {value} must be at least 1")
 
-    run, facts, c = jax_step(args)
+    try:
+        run, facts, c = jax_step(args)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)
+        return exit_codes.CONFIG
     sides = {"alignjax": run}
     if args.torch != "none":
         sides[f"torch-{args.torch}"] = torch_step(args, c)
@@ -159,7 +187,8 @@ def main() -> None:
         ours, theirs = (report[name]["step_s"] for name in sides)
         report["ratio"] = ours / theirs
     turns.show(report, args.json)
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
