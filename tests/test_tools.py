@@ -42,10 +42,10 @@ class Bench:
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    def run(self, *command, **environment):
+    def run(self, *command, cwd="/", **environment):
         return subprocess.run(
             list(map(str, command)),
-            cwd="/",
+            cwd=cwd,
             env=self.environment | environment,
             capture_output=True,
             text=True,
@@ -199,6 +199,31 @@ def test_quickstart_fast_is_smaller_and_elsewhere(bench):
     first = commands(bench)[0]
     assert "--workdir=runs/quickstart_fast/pretrain" in first
     assert "--config.steps=400" in first
+    bench.tool("quickstart.sh", "--config.seed=1", "--fast")
+    assert commands(bench)[0] == [*first, "--config.seed=1"]
+
+
+def test_quickstart_writes_where_it_was_called(bench, tmp_path):
+    bench.program("python3.12", fake_python())
+    given = dict(cwd=tmp_path, WORKDIR="my runs", VENV="venv")
+    result = bench.tool("quickstart.sh", **given)
+    assert result.returncode == 0, result.stderr
+    assert f"--workdir={tmp_path}/my runs/pretrain" in commands(bench)[0]
+    assert (tmp_path / "venv").is_dir()
+
+
+def test_quickstart_says_what_it_takes_and_refuses_the_rest(bench):
+    bench.program("python3.12", fake_python())
+    for arguments in (["--help"], ["--fast", "-h"]):
+        shown = bench.tool("quickstart.sh", *arguments)
+        assert shown.returncode == 0 and "[--config.FIELD=VALUE ...]" in shown.stdout
+        assert shown.stdout.endswith("PYTHON and VENV as in setup_env.sh.\n")
+    for word in ("fast", "--workdir=x"):
+        refused = bench.tool("quickstart.sh", "--fast", word)
+        assert (
+            refused.returncode == 64 and f"no such argument: {word}" in refused.stderr
+        )
+    assert not bench.called()
 
 
 def test_quickstart_stops_where_training_fails(bench):
@@ -215,6 +240,9 @@ def test_test_passes_arguments_on_and_its_exit_code(bench):
     pytest_call = bench.called()[-1]
     assert pytest_call[1:5] == ["-m", "pytest", "-n", "3"]
     assert pytest_call[-3:] == ["tests/test_step.py", "-m", "slow"]
+    shown = bench.tool("test.sh", "--help")
+    assert shown.returncode == 0 and "further arguments go to pytest" in shown.stdout
+    assert not bench.called()
     assert bench.tool("test.sh", FAIL="pytest").returncode == 3
     assert bench.tool("test.sh", FAIL="ruff").returncode == 3
 

@@ -12,15 +12,28 @@
 # WORKDIR names another folder than runs/quickstart; PYTHON and VENV as in setup_env.sh.
 set -euo pipefail
 
-root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-workdir=${WORKDIR:-runs/quickstart}
-fast=
-if [[ ${1:-} == --fast ]]; then
-  fast=yes
-  workdir=${WORKDIR:-runs/quickstart_fast}
-  shift
-fi
+usage() { sed -n '3,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 say() { printf '\nquickstart: %s\n' "$*"; }
+
+fast='' flags=()
+for word in "$@"; do
+  case $word in
+    -h | --help) usage; exit ;;
+    --fast) fast=_fast ;;
+    --config.*) flags+=("$word") ;;
+    *)
+      echo "quickstart: no such argument: $word; see --help" >&2
+      exit 64
+      ;;
+  esac
+done
+set -- ${flags[@]+"${flags[@]}"}
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# Relative ones are of the folder that this is called from, not of the checkout.
+[[ -z ${WORKDIR:-} || $WORKDIR == /* ]] || WORKDIR=$PWD/$WORKDIR
+[[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
+workdir=${WORKDIR:-runs/quickstart$fast}
 
 say "1 of 6: setting up"
 "$root/tools/setup_env.sh" report

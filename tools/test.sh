@@ -10,7 +10,11 @@
 # PYTHON and VENV as in setup_env.sh.
 set -euo pipefail
 
+case ${1:-} in
+  -h | --help) sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+esac
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+[[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
 cores=$(getconf _NPROCESSORS_ONLN)
 workers=${TEST_WORKERS:-$((cores < 4 ? cores : 4))}
 
