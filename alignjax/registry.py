@@ -39,14 +39,20 @@ class Registry(dict):
         """The function called `name`, or the one at `module:function`.
 
         Raises:
-          ValueError: there is none; the message lists what there is.
+          ValueError: there is none, and the message lists what there is; or what is
+            there is no function.
         """
         if name in self:
             return self[name]
         if ":" in name:
             module, _, attribute = name.partition(":")
             try:
-                return getattr(importlib.import_module(module), attribute)
-            except (ImportError, AttributeError) as error:
-                raise ValueError(f"{self.kind} {name!r}: {error}") from error
+                found = getattr(importlib.import_module(module), attribute)
+            except Exception as error:  # a module of others may fail in any way
+                kind = type(error).__name__
+                raise ValueError(f"{self.kind} {name!r}: {kind}: {error}") from error
+            if not callable(found):
+                kind = type(found).__name__
+                raise ValueError(f"{self.kind} {name!r}: a {kind}, not a function")
+            return found
         raise ValueError(f"unknown {self.kind} {name!r}; {closest(name, self)}")

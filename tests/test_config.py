@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import sys
 from typing import Literal
 
 import pytest
@@ -106,3 +107,22 @@ def test_registry_finds_in_itself_and_in_modules():
     for missing in ("math:nope", "no_such_module:f"):
         with pytest.raises(ValueError, match=f"loss '{missing}'"):
             functions.find(missing)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("def bad(:", "SyntaxError: invalid syntax"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import math as thing", "a module, not a function"),
+        ("", "AttributeError: module 'outside' has no attribute 'thing'"),
+    ],
+)
+def test_registry_says_why_a_module_gives_no_function(
+    text, cause, tmp_path, monkeypatch
+):
+    (tmp_path / "outside.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "outside", raising=False)
+    with pytest.raises(ValueError, match=f"loss 'outside:thing': {cause}"):
+        registry.Registry("loss").find("outside:thing")

@@ -171,7 +171,7 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
         if problems:
             raise config.ConfigError(problems)
         return mixtures.build(mixture, "mixture")
-    name = loss or "dpo"
+    name = "dpo" if loss is None else loss
     function = find(name)
     try:
         bound = catalogue.bind(function, options, "")

@@ -289,6 +289,7 @@ def test_what_the_batch_lacks_is_named():
             ["objective.betta", "did you mean 'beta'", "dpo"],
         ),
         (dict(loss="dpp"), ["objective.loss", "'dpp'", "dpop"]),
+        (dict(loss=""), ["objective.loss: unknown loss ''"]),
         (dict(beta=-1.0), ["objective.beta", "-1.0 is not above 0"]),
         (dict(beta="x"), ["objective.beta", "'x' is str"]),
         (dict(loss="rso", beta=0.1), ["objective.beta", "gamma, link", "rso"]),
