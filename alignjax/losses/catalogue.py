@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from alignjax import bounds, config, registry
+from alignjax import bounds, config, registry, types
 
 PREFERENCE = registry.Registry("preference loss")  # LogProbs of [B, 2]
 UNPAIRED = registry.Registry("unpaired loss")  # LogProbs of [B]
@@ -28,6 +28,9 @@ CATALOGUE = {
     "ranked": RANKED,
     "reward": REWARD,
 }
+
+Data = Literal["pairs", "rankings", "labels", "ratings"]
+OPTIONAL = [f.name for f in dataclasses.fields(types.LogProbs) if f.default is None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,17 @@ class Traits:
     inputs: tuple[str, ...] = ()
     statistic: Callable | None = None
     margin: bool = False
-    data: Literal["pairs", "rankings", "labels", "ratings"] = "pairs"
+    data: Data = "pairs"
     normalised: bool = False
+
+    def __post_init__(self):
+        for name in self.needs:
+            if name not in OPTIONAL:
+                remedy = registry.closest(name, OPTIONAL)
+                raise ValueError(f"needs: no field {name!r} of LogProbs; {remedy}")
+        if self.data not in (known := typing.get_args(Data)):
+            remedy = registry.closest(self.data, known)
+            raise ValueError(f"data: unknown {self.data!r}; {remedy}")
 
     @property
     def coupled(self) -> bool:
@@ -72,11 +84,21 @@ def declare(**fields) -> Callable[[Callable], Callable]:
     """A decorator that gives a loss its `Traits` and has its options checked.
 
     For losses outside the package, which are reached as `module:function`.
+
+    Raises:
+      ValueError: traits that there are not, or inputs that the function does not take.
     """
+    asked = Traits(**fields)
 
     def decorate(function):
+        taken = inspect.signature(function).parameters
+        if unknown := set(asked.inputs) - set(taken):
+            raise ValueError(
+                f"inputs: {function.__name__} takes no {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(taken)}"
+            )
         function = bounds.checked(function)
-        function.traits = Traits(**fields)
+        function.traits = asked
         return function
 
     return decorate

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import config
-from alignjax.bounds import NonNegative, Positive
+from alignjax.bounds import NonNegative, Positive, checked
 from alignjax.losses import catalogue, links, preference, scores
 from alignjax.types import LogProbs
 
@@ -209,5 +209,6 @@ def evaluate(
     return sum(term.weight * values[term.name] for term in terms), values
 
 
-def _weight(*, weight: float) -> float:
+@checked
+def _weight(*, weight: Positive) -> float:
     return weight

@@ -66,6 +66,8 @@ def make(
     if (penalty is None) == (reduce == "penalised"):
         verb = "needs a" if penalty is None else "has no"
         problems.append(f"penalty: reduce={reduce!r} {verb} penalty")
+    if penalty is not None and penalty < 0:
+        problems.append(f"penalty: {penalty} is not at least 0")
     if bootstrap and members == 1:
         problems.append("bootstrap: of one member; it needs members of 2 or more")
     if problems:

@@ -102,6 +102,23 @@ def test_a_loss_from_outside():
     assert found is preference.dpo
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(needs=("heads",)), "needs: no field 'heads' of .* did you mean 'head'"),
+        (dict(needs=("total",)), "needs: no field 'total' of LogProbs"),
+        (dict(data="label"), "data: unknown 'label'; did you mean 'labels'"),
+        (dict(inputs=("gapp_B",)), "takes no gapp_B; it takes policy, reference, gap_"),
+    ],
+)
+def test_what_cannot_be_declared(fields, message):
+    with pytest.raises(ValueError, match=message):
+
+        @catalogue.declare(**fields)
+        def mine(policy, reference, *, gap_B):
+            return policy.total[..., 0]
+
+
 def test_names_are_taken_once():
     with pytest.raises(ValueError, match="'dpo' is already registered"):
         catalogue.register(catalogue.PREFERENCE)(preference.dpo)
@@ -126,12 +143,16 @@ def test_a_mixture_says_all_that_is_wrong():
         "robusst": 1.0,
         "simpo": {"weight": 1.0, "gama": 2.0},
         "hinge": "much",
+        "cpo": -1.0,
+        "nll_mean": 0.0,
     }
     said = messages(mixtures.build, section, "terms")
     assert "terms.dpo.weight: required" in said
     assert "terms: unknown preference loss 'robusst'; did you mean 'robust'?" in said
     assert "terms.simpo.gama: unknown field; did you mean 'gamma'?" in said
     assert "terms.hinge.weight: 'much' is str" in said
+    assert "terms.cpo.weight: -1.0 is not above 0" in said
+    assert "terms.nll_mean.weight: 0.0 is not above 0" in said
     assert "a mixture of nothing" in messages(mixtures.build, {}, "terms")
 
 
@@ -150,7 +171,7 @@ def test_a_mixture_asks_for_what_its_terms_ask_for():
 
 def test_a_mixture_is_the_sum_of_its_terms():
     policy, reference, inputs = batches.batch("preference")
-    given = {"odpo": 0.5, "aot": {"weight": 2.0, "beta": 0.3}, "nll_mean": -1.0}
+    given = {"odpo": 0.5, "aot": {"weight": 2.0, "beta": 0.3}, "nll_mean": 1.5}
     terms = mixtures.build(given, "terms")
     statistic = mixtures.traits(terms).statistic(policy, reference, **inputs)
     assert set(statistic) == {"aot"}
@@ -163,7 +184,7 @@ def test_a_mixture_is_the_sum_of_its_terms():
         "nll_mean": batches.call("preference", "nll_mean", {}),
     }
     total = 0.0
-    for (name, loss), weight in zip(expected.items(), (0.5, 2.0, -1.0), strict=True):
+    for (name, loss), weight in zip(expected.items(), (0.5, 2.0, 1.5), strict=True):
         term_B = loss(policy, reference, inputs)
         np.testing.assert_allclose(each[name], term_B, rtol=1e-6)
         total += weight * term_B

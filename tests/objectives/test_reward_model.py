@@ -217,6 +217,11 @@ def test_reductions():
         (4, dict(members=2), ["model.score_heads = 2"]),
         (1, dict(penalty=0.1), ["objective.penalty", "'mean' has no penalty"]),
         (2, dict(members=2, reduce="penalised"), ["needs a penalty"]),
+        (
+            2,
+            dict(members=2, reduce="penalised", penalty=-1.0),
+            ["objective.penalty: -1.0 is not at least 0"],
+        ),
         (1, dict(bootstrap=True), ["objective.bootstrap"]),
     ],
     ids=str,
