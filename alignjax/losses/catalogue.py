@@ -14,7 +14,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from alignjax import bounds, config, registry, types
 
@@ -29,7 +29,8 @@ CATALOGUE = {
     "reward": REWARD,
 }
 
-Data = Literal["pairs", "rankings", "labels", "ratings"]
+# What the traits of a loss may name.
+DATA = ("pairs", "rankings", "labels", "ratings")
 OPTIONAL = [f.name for f in dataclasses.fields(types.LogProbs) if f.default is None]
 
 
@@ -46,7 +47,7 @@ class Traits:
         microbatches must share one statistic, taken before any of them.
       margin: whether it depends on the log-ratios by their difference alone, so that
         the gradients of chosen and rejected are opposite.
-      data: what one value of the loss is about; of `types.Objective.data`.
+      data: what one value of the loss is about, one of `DATA`.
       normalised: of losses without a reference, whether a response counts by its
         nats a token rather than by all of them.
     """
@@ -56,17 +57,8 @@ class Traits:
     inputs: tuple[str, ...] = ()
     statistic: Callable | None = None
     margin: bool = False
-    data: Data = "pairs"
+    data: str = "pairs"
     normalised: bool = False
-
-    def __post_init__(self):
-        for name in self.needs:
-            if name not in OPTIONAL:
-                remedy = registry.closest(name, OPTIONAL)
-                raise ValueError(f"needs: no field {name!r} of LogProbs; {remedy}")
-        if self.data not in (known := typing.get_args(Data)):
-            remedy = registry.closest(self.data, known)
-            raise ValueError(f"data: unknown {self.data!r}; {remedy}")
 
     @property
     def coupled(self) -> bool:
@@ -89,14 +81,18 @@ def declare(**fields) -> Callable[[Callable], Callable]:
       ValueError: traits that there are not, or inputs that the function does not take.
     """
     asked = Traits(**fields)
+    each = {"needs": asked.needs, "data": (asked.data,), "inputs": asked.inputs}
 
     def decorate(function):
-        taken = inspect.signature(function).parameters
-        if unknown := set(asked.inputs) - set(taken):
-            raise ValueError(
-                f"inputs: {function.__name__} takes no {', '.join(sorted(unknown))}; "
-                f"it takes {', '.join(taken)}"
-            )
+        parameters = inspect.signature(function).parameters
+        known = {"needs": OPTIONAL, "data": DATA, "inputs": parameters}
+        for field, names in each.items():
+            for name in names:
+                if name not in known[field]:
+                    remedy = registry.closest(name, known[field])
+                    raise ValueError(
+                        f"{function.__name__}: {field}: unknown {name!r}; {remedy}"
+                    )
         function = bounds.checked(function)
         function.traits = asked
         return function
@@ -119,23 +115,40 @@ def options(function: Callable) -> dict[str, inspect.Parameter]:
     }
 
 
-def bind(function: Callable, section: Mapping[str, Any], path: str) -> Callable:
+def bind(
+    function: Callable,
+    section: Mapping[str, Any],
+    path: str,
+    probe: Callable[[Callable], None] | None = None,
+) -> Callable:
     """`function` with the options of a config's `section` filled in.
+
+    Args:
+      function: a loss.
+      section: its options.
+      path: where they stand.
+      probe: of `losses.probe`, for what shows only when the loss is asked.
 
     Raises:
       ConfigError: an unknown, missing, mistyped or impossible option.
+      ValueError: a function that is no loss; of the probe.
     """
     known = options(function)
-    hints = typing.get_type_hints(function, include_extras=True)
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ValueError(f"{function.__name__}: in its annotations, {error}") from error
 
     def take(**values):
-        return values
+        bound = functools.partial(function, **values)
+        if probe is not None:
+            probe(bound)
+        return bound
 
     # All that config.call and checked read of a function: the options alone.
     take.__signature__ = inspect.Signature(list(known.values()))
     take.__annotations__ = {name: hints.get(name, Any) for name in known}
-    values = config.call(bounds.checked(take), section, path)
-    return functools.partial(function, **values)
+    return config.call(bounds.checked(take), section, path)
 
 
 def measure(loss: Callable, policy, reference, **available):

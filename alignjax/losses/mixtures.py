@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from alignjax import config
 from alignjax.bounds import NonNegative, Positive, checked
-from alignjax.losses import catalogue, links, preference, scores
+from alignjax.losses import catalogue, links, preference, probe, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
@@ -151,7 +151,11 @@ def build(section: Mapping[str, Any], path: str) -> tuple[Term, ...]:
                 _weight, {"weight": given.pop("weight", None)}, f"{path}.{name}"
             )
             function = catalogue.PREFERENCE.find(name)
-            bound = catalogue.bind(function, given, f"{path}.{name}")
+            if (data := catalogue.traits(function).data) != "pairs":
+                raise ValueError(f"{name} is of {data}; a mixture is of pairs")
+            bound = catalogue.bind(
+                function, given, f"{path}.{name}", probe.of_responses
+            )
             terms.append(Term(name, weight, bound))
         except config.ConfigError as error:
             problems += error.problems

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import config, registry, trees
-from alignjax.losses import catalogue, mixtures
+from alignjax.losses import catalogue, mixtures, probe
 from alignjax.objectives import comparisons, inputs, logprobs, responses, router
 from alignjax.types import Frozen, LogProbs, Mean, Model, Objective, Responses
 
@@ -173,11 +173,18 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
         return mixtures.build(mixture, "mixture")
     name = "dpo" if loss is None else loss
     function = find(name)
+    if (data := catalogue.traits(function).data) not in comparisons.MEASURES:
+        raise config.ConfigError(
+            f"loss: {name} is of {data}; preferences have "
+            f"{', '.join(comparisons.MEASURES)}"
+        )
     try:
-        bound = catalogue.bind(function, options, "")
+        bound = catalogue.bind(function, options, "", probe.of_responses)
     except config.ConfigError as error:
         problems = [f"{problem} (loss {name!r})" for problem in error.problems]
         raise config.ConfigError(problems) from error
+    except ValueError as error:
+        raise config.ConfigError(f"loss: {error}") from error
     return (mixtures.Term(name, 1.0, bound),)
 
 

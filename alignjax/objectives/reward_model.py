@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import config, trees
-from alignjax.losses import catalogue
+from alignjax.losses import catalogue, probe
 from alignjax.objectives import comparisons, inputs, responses, reward_measures, router
 from alignjax.types import Frozen, Mean, Model, Objective, Params, Responses
 
@@ -72,7 +72,12 @@ def make(
         problems.append("bootstrap: of one member; it needs members of 2 or more")
     if problems:
         raise config.ConfigError(problems)
-    bound = catalogue.bind(function, options, "")
+    try:
+        bound = catalogue.bind(function, options, "", probe.of_scores)
+    except config.ConfigError:
+        raise
+    except ValueError as error:
+        raise config.ConfigError(f"loss: {error}") from error
     values = inputs.required([bound])
 
     def weights(batch: Responses, key):  # float32 [G, M]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alignjax import bounds, config
-from alignjax.losses import catalogue, coupled, mixtures, preference
+from alignjax.losses import catalogue, coupled, mixtures, preference, probe
 from alignjax.types import LogProbs
 from tests.losses import batches
 
@@ -75,6 +75,65 @@ def test_factors_are_checked_when_a_loss_is_traced(section, message):
     assert message in messages(jax.eval_shape, bound, pair, pair)
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "message"),
+    [
+        ("f_dpo", dict(divergence="hellinger"), "loss.divergence: unknown divergence"),
+        ("f_dpo", dict(divergence="alpha"), "loss.alpha: divergence 'alpha' needs"),
+        ("wpo", dict(link="tanh"), "loss.link: unknown link 'tanh'"),
+        ("f_dpo", dict(link_options=dict(slope=1)), "loss.link_options.slope: unknown"),
+    ],
+)
+def test_with_a_probe_factors_are_checked_when_a_loss_is_bound(name, section, message):
+    bind = functools.partial(catalogue.bind, probe=probe.of_responses)
+    assert message in messages(bind, catalogue.PREFERENCE[name], section, "loss")
+
+
+@pytest.mark.parametrize(("kind", "name", "options"), list(batches.cases()))
+def test_every_loss_passes_its_probe(kind, name, options):
+    ask = probe.of_scores if kind == "reward" else probe.of_responses
+    ask(batches.bound(kind, name, options))
+
+
+def reduces(policy, reference):
+    return policy.total.mean()
+
+
+def keeps_sides(policy, reference):
+    return policy.total - reference.total
+
+
+@catalogue.declare(reference=False)
+def reads_the_reference(policy, reference):
+    return policy.total[:, 0] - reference.total[:, 0]
+
+
+def reads_the_head(policy, reference):
+    return (policy.head - reference.head)[:, 0]
+
+
+def mistypes(policy, reference, *, beta: "flaot" = 1.0):  # noqa: F821
+    return policy.total[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (reduces, r"reduces gives shape \(\) of 5 pairs; it is to give one value each"),
+        (keeps_sides, r"keeps_sides gives shape \(5, 2\)"),
+        (reads_the_reference, "AttributeError: .* length .*, and no reference"),
+        (reads_the_head, "TypeError: .* given total, length of each response, and a "),
+        (mistypes, "mistypes: in its annotations, name 'flaot' is not defined"),
+    ],
+)
+def test_a_function_that_is_no_loss(function, message):
+    with pytest.raises(ValueError, match=message):
+        catalogue.bind(function, {}, "loss", probe.of_responses)
+    if function is not mistypes:
+        with pytest.raises(ValueError, match=r"missing 1 .* it is given scores"):
+            catalogue.bind(function, {}, "loss", probe.of_scores)
+
+
 def test_an_option_may_be_swept():
     policy, reference, _ = batches.cast(batches.batch("preference"), np.float32)
     betas = jnp.array([0.1, 0.5])
@@ -105,10 +164,10 @@ def test_a_loss_from_outside():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(needs=("heads",)), "needs: no field 'heads' of .* did you mean 'head'"),
-        (dict(needs=("total",)), "needs: no field 'total' of LogProbs"),
-        (dict(data="label"), "data: unknown 'label'; did you mean 'labels'"),
-        (dict(inputs=("gapp_B",)), "takes no gapp_B; it takes policy, reference, gap_"),
+        (dict(needs=("heads",)), "mine: needs: unknown 'heads'; did you mean 'head'"),
+        (dict(needs=("total",)), "mine: needs: unknown 'total'; known: collision, "),
+        (dict(data="label"), "mine: data: unknown 'label'; did you mean 'labels'"),
+        (dict(inputs=("gapp_B",)), "inputs: unknown 'gapp_B'; did you mean 'gap_B'"),
     ],
 )
 def test_what_cannot_be_declared(fields, message):

@@ -290,6 +290,17 @@ def test_what_the_batch_lacks_is_named():
         ),
         (dict(loss="dpp"), ["objective.loss", "'dpp'", "dpop"]),
         (dict(loss=""), ["objective.loss: unknown loss ''"]),
+        (dict(loss="f_dpo", divergence="x"), ["objective.divergence: unknown", "x"]),
+        (dict(loss=f"{__name__}:reduced"), ["objective.loss: reduced gives shape ()"]),
+        (dict(loss=f"{__name__}:rated"), ["objective.loss", "is of ratings", "labels"]),
+        (
+            dict(mixture={"f_dpo": {"weight": 1.0, "link": "x"}}),
+            ["objective.mixture.f_dpo.link: unknown link 'x'"],
+        ),
+        (
+            dict(mixture={f"{__name__}:reduced": 1.0, f"{__name__}:outside": 1.0}),
+            ["objective.mixture: reduced gives shape ()", "outside is of labels"],
+        ),
         (dict(beta=-1.0), ["objective.beta", "-1.0 is not above 0"]),
         (dict(beta="x"), ["objective.beta", "'x' is str"]),
         (dict(loss="rso", beta=0.1), ["objective.beta", "gamma, link", "rso"]),
@@ -315,6 +326,15 @@ def test_a_config_that_cannot_be_is_refused(section, words):
 def outside(policy, reference, *, desirable_B, beta: float):
     """For `module:function`: a loss of labels from outside the package."""
     return jnp.where(desirable_B, 1.0, -1.0) * beta * (reference.total - policy.total)
+
+
+def reduced(policy, reference):
+    return policy.total.mean()
+
+
+@catalogue.declare(data="ratings", inputs=("target_BA",))
+def rated(policy, reference, *, target_BA):
+    return policy.total
 
 
 def test_a_loss_from_outside_the_package():
