@@ -281,6 +281,11 @@ def check(section: dict) -> Checked:
         reference = attempt(start.find, c.reference, "reference") or begun
         if reference is None:
             problems.append("reference.run: the objective asks one; or name init.run")
+        if c.reference.store and objective.unstored:
+            problems.append(
+                f"reference.store: the loss asks {', '.join(objective.unstored)} of "
+                "the reference, which a store cannot tell; set it to False"
+            )
     elif objective is not None and c.reference != sections.ReferenceConfig():
         problems.append("reference: the objective asks none; leave it out")
     schedule = attempt(

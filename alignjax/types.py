@@ -209,6 +209,7 @@ class Objective(NamedTuple):
       mismatched: whether its labelled responses come with another prompt's each.
       values: names in `Responses.values` that it cannot do without.
       reference: whether it asks a reference model.
+      unstored: what it asks of that beyond log-probabilities that were stored.
       scores: whether it needs a model with heads for scores.
     """
 
@@ -220,6 +221,7 @@ class Objective(NamedTuple):
     mismatched: bool = False
     values: tuple[str, ...] = ()
     reference: bool = False
+    unstored: tuple[str, ...] = ()
     scores: bool = False
 
 

@@ -68,8 +68,8 @@ class Dataset:
         stored = any(part.tokens.reference is not None for part in self.parts)
         if stored and self.layout is not None and self.layout.mismatched:
             raise config.ConfigError(
-                "a store of reference log-probabilities has none of mismatched "
-                "responses, which change from batch to batch; ask the reference itself"
+                "reference.store: has nothing of mismatched responses, which change "
+                "from batch to batch; set it to False"
             )
 
     @property

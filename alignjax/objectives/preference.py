@@ -159,6 +159,7 @@ def make(
         mismatched="mismatched" in traits.needs,
         values=asked.values,
         reference=traits.reference,
+        unstored=_unstored(traits),
     )
 
 
@@ -259,8 +260,8 @@ def _read(
     return Seen(policy, reference, weight_G, arguments), found
 
 
-def _unstored(traits: catalogue.Traits) -> list[str]:
-    return [name for name in NOT_STORED if name in traits.needs]
+def _unstored(traits: catalogue.Traits) -> tuple[str, ...]:
+    return tuple(name for name in NOT_STORED if name in traits.needs)
 
 
 def _check(asked: Asked, frozen: Frozen, batch: Responses) -> None:

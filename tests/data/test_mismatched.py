@@ -109,5 +109,5 @@ def test_a_store_has_no_mismatched_responses(tmp_path):
     data = labels(tmp_path, "padded")
     part = data.parts[0]
     stored = part.tokens._replace(reference=np.zeros(len(part.tokens.tokens)))
-    with pytest.raises(config.ConfigError, match="mismatched"):
+    with pytest.raises(config.ConfigError, match=r"reference.store: .* mismatched"):
         dataclasses.replace(data, parts=(part._replace(tokens=stored),))

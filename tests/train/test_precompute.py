@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from stages import run
+from stages import refused, run
 
 from alignjax import exit_codes
-from configs.smoke import pretrain
+from configs.smoke import dpo, pretrain
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "configs/smoke/dpo.py"
@@ -48,8 +48,21 @@ def test_the_store_is_filled_once(folder, base):
     assert "computing" not in again.stdout
 
 
-def test_a_loss_without_a_reference_is_refused(folder, base):
-    done = precompute(folder, base, "--config.objective.loss=simpo")
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ("simpo", "reference: the objective asks none"),
+        ("kto", "reference.store: the loss asks mismatched of the reference"),
+    ],
+)
+def test_a_loss_without_a_store_is_refused(folder, base, loss, words):
+    done = precompute(folder, base, f"--config.objective.loss={loss}")
     assert done.returncode == exit_codes.CONFIG
-    assert "reference: the objective asks none" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "computing" not in done.stdout
+
+
+def test_training_refuses_it_as_early(folder, base):
+    changes = {"init.run": str(base.path), "reference.store": True}
+    text = refused(folder, dpo, **changes, **{"objective.loss": "tdpo1"})
+    assert text.startswith("reference.store: the loss asks reference_kl")
