@@ -105,6 +105,8 @@ def _fault_of_values(group: records.Comparison) -> str | None:
         if several == (name in OF_GROUP):
             kind = "one number" if name in OF_GROUP else "a list of numbers"
             return f"{name}: {value!r} should be {kind}"
+        if several and not value:
+            return f"{name}: an empty list; give a number, or leave it out"
         if name in OF_RESPONSES and len(value) != len(group.responses):
             count = len(group.responses)
             return f"{name}: {len(value)} numbers for {count} responses"

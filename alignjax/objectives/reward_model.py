@@ -100,6 +100,7 @@ def make(
         _check(traits, loss, K)
         score_GKMA = score_GKH.reshape(G, K, members, attributes)
         given = inputs.of(batch, traits.inputs, values)
+        _check_targets(given.get("target_BA"), members, attributes)
         of_group = lambda x_GKA: (
             x_GKA[:, 0] if traits.data == "ratings" else x_GKA[..., 0]
         )
@@ -213,7 +214,18 @@ def _check(traits: catalogue.Traits, loss: str, K: int) -> None:
     wanted = {"pairs": 2, "ratings": 1}.get(traits.data, K)
     if wanted != K:
         raise config.ConfigError(
-            f"loss: {loss} is of groups of {wanted}, and the batch has groups of {K}"
+            f"objective.loss: {loss} is of groups of {wanted}, and the batch has "
+            f"groups of {K}"
+        )
+
+
+def _check_targets(target_GA, members: int, attributes: int) -> None:
+    """Raises ConfigError unless each member has a score for each; when traced."""
+    if target_GA is not None and (A := target_GA.shape[-1]) != attributes:
+        raise config.ConfigError(
+            f"model.score_heads: {members * attributes} give {attributes} scores for "
+            f"each of objective.members = {members}, and the data rate {A}; set "
+            f"model.score_heads = {members * A}"
         )
 
 

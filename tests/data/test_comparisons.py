@@ -80,6 +80,7 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
         (pair(reward=(1.0,)), "reward: 1 numbers for 2 responses"),
         (pair(reward=1.0), "reward: 1.0 should be a list of numbers"),
         (pair(gap=(1.0, 2.0)), r"gap: \(1.0, 2.0\) should be one number"),
+        (pair(target=()), "target: an empty list; give a number"),
         (pair(probability=1.5), r"probability: 1.5 is not in \[0, 1\]"),
         (pair(rank=1), "unknown value 'rank'; known: margin, gap, prob"),
         (pair(weight=math.nan), "weight nan is not a positive number"),

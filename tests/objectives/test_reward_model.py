@@ -241,3 +241,13 @@ def test_what_cannot_be_is_refused(heads, section, words):
 def test_groups_of_another_size_are_refused():
     with pytest.raises(config.ConfigError, match=r"groups of 2, .* groups of 3"):
         run(build(), subject.batch(K=3))
+
+
+@pytest.mark.parametrize(
+    ("heads", "members", "wanted"), [(1, 1, 2), (3, 1, 2), (2, 2, 4)]
+)
+def test_heads_are_as_many_as_targets(heads, members, wanted):
+    objective = build(heads, loss="regression", members=members)
+    message = f"model.score_heads: {heads} .* the data rate 2; set .* = {wanted}\\b"
+    with pytest.raises(config.ConfigError, match=message):
+        run(objective, subject.batch(K=1), heads)
