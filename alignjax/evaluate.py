@@ -37,10 +37,11 @@ def figures(sums: dict[str, Mean], derive: Callable | None = None) -> dict[str, 
 
     Returns:
       Numbers by name, without those whose names begin with `_`: they are moments that
-      only `derive` wants. A mean of nothing is 0. `loss_weight` is how much the
-      mean loss is of: tokens of text, groups of responses.
+      only `derive` wants. A mean of nothing, such as of a kind of response that the
+      data lack, is no number and left out. `loss_weight` is how much the mean loss is
+      of: tokens of text, groups of responses.
     """
-    means = {k: m.total / m.weight if m.weight else 0.0 for k, m in sums.items()}
+    means = {k: m.total / m.weight for k, m in sums.items() if m.weight}
     found = {k: x for k, x in means.items() if not k.startswith("_")}
     if "loss" in sums:
         found["loss_weight"] = sums["loss"].weight

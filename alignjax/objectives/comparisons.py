@@ -86,7 +86,8 @@ def _two_sides(
 def labels(policy, reference, reward_G, weight_G, inputs) -> dict[str, Mean]:
     """Of `LogProbs` [G]: the same of desirable and of undesirable responses.
 
-    `rewards/margins` is no mean but follows from two; see `margins`.
+    `rewards/margins` is no mean but follows from two, in evaluations: a batch may have
+    responses of one kind alone. See `margins`.
     """
     desirable_G = inputs["desirable_B"]
     found = {}
@@ -98,7 +99,7 @@ def labels(policy, reference, reward_G, weight_G, inputs) -> dict[str, Mean]:
 
 
 def margins(means: dict[str, float]) -> dict[str, float]:
-    """The margin of the mean rewards of both kinds, from evaluated means."""
+    """The margin of the mean rewards of both kinds, if there are both."""
     sides = [means.get(f"rewards/{name}") for name in ("desirable", "undesirable")]
     return {} if None in sides else {"rewards/margins": sides[0] - sides[1]}
 

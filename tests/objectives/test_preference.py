@@ -38,7 +38,7 @@ def run(objective, params, frozen, batch):
 
     gradient, (loss, metrics) = jax.grad(value, has_aux=True)(params)
     figures = evaluate.figures(jax.device_get({"loss": loss, **metrics}))
-    return figures["loss"], gradient, figures
+    return loss.value(), gradient, figures
 
 
 def close(found, expected):
@@ -186,6 +186,18 @@ def test_kto_and_its_metrics():
     assert derived == metrics["rewards/desirable"] - metrics["rewards/undesirable"]
 
 
+@pytest.mark.parametrize("desirable", [True, False])
+def test_a_kind_of_response_that_is_not_there_has_no_figures(desirable):
+    objective, batch = build("bco"), subject.batch(K=1)
+    kind = jnp.full_like(batch.values["desirable"], desirable)
+    batch = batch.replace(values=dict(batch.values, desirable=kind))
+    _, _, metrics = run(objective, subject.params(), REFERENCE, batch)
+    there, missing = ("desirable", "undesirable")[:: 1 if desirable else -1]
+    for name in ("rewards", "logps", "length", "drift"):
+        assert f"{name}/{there}" in metrics and f"{name}/{missing}" not in metrics
+    assert objective.derive(metrics) == {}
+
+
 def test_rankings_are_accurate_where_the_best_is_ahead_of_all():
     policy, groups = by_hand(subject.params(), K=3)
     reference, _ = by_hand(subject.params(1), K=3)
@@ -261,6 +273,7 @@ def test_a_store_says_what_a_frozen_copy_says(name):
 )
 def test_what_a_store_cannot_tell_is_refused_by_name(name, field):
     objective, batch = build(name), stored(subject.batch())
+    assert objective.unstored == (field,)
     with pytest.raises(config.ConfigError, match=f"{name} needs {field}"):
         objective.loss(subject.params(), Frozen(), batch, None)
     # With a model beside the store, the model is asked.
