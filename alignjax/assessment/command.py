@@ -56,6 +56,12 @@ def run(
     if unknown := set(checkpoints) - set(names):
         raise config.ConfigError(f"checkpoints: {unknown} is not among the runs")
     opened = [subject.open_subject(e.name, e.path, e.step) for e in runs]
+    for one in opened:
+        if one.name in checkpoints and one.stage == "reward":
+            raise config.ConfigError(
+                f"checkpoints: {one.name} is a reward model, and all checkpoints are "
+                "measured of models that talk alone; leave it out"
+            )
     preset, seed = _world(opened)
     town = world.build(preset, seed)
     found = results.empty(preset, seed, settings)

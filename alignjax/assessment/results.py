@@ -54,6 +54,13 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
             f"{path}: not results of format {FORMAT}; write them anew with "
             "python -m alignjax.assessment"
         )
+    whole = empty("", 0, amounts.Settings())
+    lacks = [k for k, x in whole.items() if not isinstance(found.get(k), type(x))]
+    if lacks:
+        raise config.ConfigError(
+            f"{path}: results without {', '.join(lacks)}; write them anew with "
+            "python -m alignjax.assessment --anew"
+        )
     return found
 
 

@@ -157,6 +157,9 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
         assess(out, "base", "base")
     with pytest.raises(config.ConfigError, match="not among the runs"):
         assess(out, "base", checkpoints=["dpo"])
+    with pytest.raises(config.ConfigError, match="checkpoints: rm is a reward model"):
+        assess(out, "base", "rm", checkpoints=["base", "rm"])
+    assert not out.exists()
     elsewhere = {"sources": {"w": {"kind": "world", "preset": "small"}}}
     strange = lambda: subjects.make("strange", data=elsewhere)
     monkeypatch.setitem(RUNS, "/runs/strange", strange)
@@ -164,6 +167,11 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
         assess(out, "base", "strange")
     out.write_text('{"format": 0}')
     with pytest.raises(config.ConfigError, match="not results of format"):
+        assess(out, "base")
+    out.write_text('{"format": 1, "models": []}')
+    with pytest.raises(
+        config.ConfigError, match=r"without world, .*, models, .* --anew"
+    ):
         assess(out, "base")
     with pytest.raises(config.ConfigError, match="each"):
         amounts.Settings(each=0)
