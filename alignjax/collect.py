@@ -89,8 +89,8 @@ def collect(
     """The rows, and a line on what became of the prompts.
 
     Raises:
-      ConfigError: fewer than two sources, an unknown labeler, or runs that no world
-        has trained.
+      ConfigError: fewer than two sources, an unknown labeler, reward models, or runs
+        that no world has trained.
       CheckpointError: a run that cannot be read.
     """
     if len(set(sources)) < 2:
@@ -101,6 +101,11 @@ def collect(
     if pairs < 1:
         raise config.ConfigError(f"pairs: {pairs} must be at least 1")
     opened = {s.path: subject.open_subject(s.path, s.path) for s in sources}
+    if silent := [path for path, one in opened.items() if one.stage == "reward"]:
+        raise config.ConfigError(
+            f"source: {', '.join(silent)} is a reward model, which does not reply; "
+            "name runs of pretraining, fine-tuning or preferences"
+        )
     section = opened[sources[0].path].world
     if not section:
         raise config.ConfigError(f"source: {sources[0].path} knows no world")
@@ -182,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def collect_and_write() -> None:
         commands.keep_programs(options.cache_dir)
-        out = commands.path(options.out, "out")
+        out = commands.output(options.out)
         with contextlib.closing(terminal):
             rows, told = collect(
                 options.source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable
 
 import jax
@@ -40,6 +41,24 @@ def path(text: str | pathlib.Path, field: str) -> pathlib.Path:
     if not str(text).strip():
         raise config.ConfigError(f"{field}: empty; name a file or folder")
     return pathlib.Path(text).expanduser()
+
+
+def output(text: str | pathlib.Path) -> pathlib.Path:
+    """The file that a command will write in the end, whose folder is made now.
+
+    Raises:
+      ConfigError: it cannot be written, which is better said before the work.
+    """
+    out = path(text, "out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise config.ConfigError(f"out: {out} cannot be written: {error}") from error
+    if out.is_dir():
+        raise config.ConfigError(f"out: {out} is a folder; name a file")
+    return out
 
 
 def keep_programs(cache_dir: str | pathlib.Path) -> None:

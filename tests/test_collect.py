@@ -11,6 +11,7 @@ from alignjax.assessment import answers
 from alignjax.data import formats
 from alignjax.data.sources import world
 from alignjax.data.sources.world import replies, views
+from tests.assessment import subjects
 
 SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
 
@@ -64,6 +65,23 @@ def test_a_row_is_read_as_a_preference(prompts, tmp_path):
     assert record.prompt == prompts[0].turns
     assert set(record.responses) == {"reply 0.", "reply 1."}
     assert record.values["reward"] == tuple(rows[0]["reward"])
+
+
+def test_a_reward_model_does_not_reply(tmp_path, capsys, monkeypatch):
+    reward = dict(heads=1, objective={"name": "reward_model"})
+    made = {"a": subjects.make("a"), "b": subjects.make("b", **reward)}
+    opened = lambda name, path: made[path]
+    monkeypatch.setattr(collect.subject, "open_subject", opened)
+    sources = ["--source=a", "--source=b"]
+    assert collect.main([f"--out={tmp_path / 'pairs.jsonl'}", *sources]) == 78
+    assert "source: b is a reward model" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_for_pairs(tmp_path, capsys):
+    """Said before models are opened: those of the command are none."""
+    sources = ["--source=a", "--source=b"]
+    assert collect.main([f"--out={tmp_path}", *sources]) == 78
+    assert f"out: {tmp_path} is a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measure() -> None:
         commands.keep_programs(options.cache_dir)
+        out = commands.output(options.out)
         settings = amounts.Settings(
             each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
         )
         with contextlib.closing(terminal):
             command.run(
                 options.run,
-                commands.path(options.out, "out"),
+                out,
                 settings,
                 checkpoints=options.checkpoints,
                 anew=options.anew,

@@ -61,7 +61,8 @@ def write(options: argparse.Namespace) -> pathlib.Path:
     """Writes the report whole or not at all, and returns where.
 
     Raises:
-      ConfigError: nothing to tell of, folders that are no runs', or no matplotlib.
+      ConfigError: nothing to tell of, folders that are no runs', no matplotlib, or a
+        file that cannot be written.
     """
     if not options.stage and not options.assessment:
         raise config.ConfigError("stage: give a --stage, or an --assessment, or both")
@@ -70,12 +71,11 @@ def write(options: argparse.Namespace) -> pathlib.Path:
             "figures need the package matplotlib, which is not installed: "
             "pip install 'alignjax[report]'"
         )
+    out = commands.output(options.out)
     found = None
     if options.assessment:
         found = results.read(commands.path(options.assessment, "assessment"))
     text = page.render(story.load(options.stage, found), options.title)
-    out = commands.path(options.out, "out")
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, out)

@@ -187,8 +187,11 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
     assert main.main(["--out=~/deep/report.html", *stages]) == 0
     assert out.read_text().startswith("<!DOCTYPE html>")
     assert "the report" in capsys.readouterr().out
+    (tmp_path / "cut.json").write_text('{"format": 1}')
     for bad, message in (
         ([], "give a --stage"),
+        ([f"--out={tmp_path}", *stages], f"out: {tmp_path} is a folder"),
+        ([f"--assessment={tmp_path / 'cut.json'}"], "results without world"),
         (["--stage=a=/no/such"], "stage a"),
         (["--assessment=/no/such"], "no results"),
         (["--assessment=~/no_such"], f"{tmp_path}/no_such"),
