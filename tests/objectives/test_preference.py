@@ -38,7 +38,7 @@ def run(objective, params, frozen, batch):
 
     gradient, (loss, metrics) = jax.grad(value, has_aux=True)(params)
     figures = evaluate.figures(jax.device_get({"loss": loss, **metrics}))
-    return loss.value(), gradient, figures
+    return float(loss.value()), gradient, figures
 
 
 def close(found, expected):
