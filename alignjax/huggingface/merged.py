@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ class Merged:
         kernel = parts["kernel"]
         self._parts, self._config = parts, c
         self.shape, self.ndim = tuple(kernel.shape), len(kernel.shape)
+        self.size = math.prod(self.shape)
         self.stored, self.dtype = np.dtype(kernel.dtype), np.dtype(np.float32)
 
     def __getitem__(self, index) -> np.ndarray:

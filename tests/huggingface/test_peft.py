@@ -178,6 +178,23 @@ def test_what_cannot_be_exported_is_refused(llama, tmp_path):
         adapters.import_adapters(folder, run.path, tmp_path / "twice")
 
 
+def test_the_command_merges_adapters_into_what_it_exports(llama, tmp_path, capsys):
+    _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
+    run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    out = tmp_path / "out"
+    assert convert_huggingface.main(["export", str(run.path), str(out)]) == 0
+    said = capsys.readouterr().out
+    count = sum(leaf.size for leaf in llama.leaves().values())
+    assert f"{count:,} parameters" in said and "merged into their kernels" in said
+    c = adapted.in_float32(run.model.config)
+    found = adapted.logits(
+        llama.model.config, checkpoint.open_run(out).params(), TOKENS
+    )
+    np.testing.assert_allclose(
+        found, adapted.merged_logits(c, whole, TOKENS), atol=1e-5
+    )
+
+
 def test_the_command_takes_adapters_there_and_back(llama, tmp_path, capsys):
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
     run, back = str(tmp_path / "run"), str(tmp_path / "back")

@@ -10,7 +10,7 @@ pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
 from alignjax import checkpoint, exit_codes, train
-from alignjax.checkpoint import conversion
+from tools import convert_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,8 @@ def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     before = checkpoint.open_run(folder).logits(tokens)
     after = run.logits(tokens)
     assert np.abs(after - before).max() > 1e-3  # two steps moved it
-    conversion.export_run(conversion.plan_export(run.path, tmp_path / "out"))
+    out = str(tmp_path / "out")
+    assert convert_huggingface.main(["export", str(run.path), out]) == exit_codes.DONE
     exported = checkpoint.open_run(tmp_path / "out")
     np.testing.assert_allclose(exported.logits(tokens), after, rtol=0, atol=2e-5)
     # In the same words: where the recipe has a format of its own, that goes along.
