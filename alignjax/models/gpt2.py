@@ -77,12 +77,14 @@ _KNOWN = (
     "summary_activation",
     "summary_proj_to_labels",
     "summary_first_dropout",
+    "predict_special_tokens",
+    "output_past",
 )
 
 
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
-    fixed = {"scale_attn_by_inverse_layer_idx": (False,)}
+    fixed = {"scale_attn_by_inverse_layer_idx": (False,), "n_special": (0,)}
     said = published.read(hf, _KEYS, absent=_ABSENT, fixed=fixed, known=_KNOWN)
     said["d_ff"] = hf.get("n_inner") or 4 * said["d_model"]
     if hf.get("scale_attn_weights") is False:

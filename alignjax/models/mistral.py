@@ -48,7 +48,8 @@ _ABSENT = {
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     known = ("hidden_act", *published.rope_keys())
-    said = published.read(hf, _KEYS, absent=_ABSENT, known=known)
+    fixed = published.NO_BIASES
+    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=fixed, known=known)
     said |= published.read_rope(hf, said["max_length"])
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     return published.complete(hf, said)

@@ -53,7 +53,7 @@ _ABSENT = {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
-_FIXED = {"router_jitter_noise": (0, None)}
+_FIXED = published.NO_BIASES | {"router_jitter_noise": (0, None)}
 ROUTER_KEYS = ("output_router_logits", "router_aux_loss_coef")
 _COEFFICIENT = 0.001  # transformers' own, where a file has none
 

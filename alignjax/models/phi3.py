@@ -50,8 +50,7 @@ _ABSENT = {
     "tie_word_embeddings": False,
     "sliding_window": None,
 }
-_FIXED = {
-    "attention_bias": (False,),
+_FIXED = published.NO_BIASES | {
     "mlp_bias": (False,),
     "lm_head_bias": (False,),
     "full_attn_mod": (1,),

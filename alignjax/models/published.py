@@ -60,6 +60,7 @@ _IGNORED = frozenset(
     encoder_no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
     diversity_penalty repetition_penalty temperature top_k top_p typical_p
     tie_encoder_decoder cross_attention_hidden_size unsloth_version unsloth_fixed
+    is_llama_config transformers.js_config gradient_checkpointing _num_labels
     """.split()
 )
 
@@ -70,7 +71,11 @@ _FIXED = {
     "is_decoder": (False, True, None),
     "pruned_heads": ({}, None),
     "use_bidirectional_attention": (False, None),
+    "use_mrope": (False, None),
+    "rope_interleaved": (False, None),
 }
+# Of families whose class has, or lacks, biases whatever this says.
+NO_BIASES = {"attention_bias": (False, None)}
 
 # Their activation of a gated MLP: ours; the first name is the one that is written. GELU
 # is exact where it is called just that.

@@ -71,7 +71,8 @@ def write_windows(c: settings.DecoderConfig) -> dict:
 
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
-    said = published.read(hf, published.KEYS, absent=ABSENT, known=KNOWN)
+    fixed = published.NO_BIASES
+    said = published.read(hf, published.KEYS, absent=ABSENT, fixed=fixed, known=KNOWN)
     said |= published.read_rope(hf, said["max_length"])
     said |= windows(hf, said["layers"])
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
