@@ -113,7 +113,7 @@ def _read_rope(hf: Mapping, said: Mapping) -> dict:
     )
     theta = hf.get("rope_local_base_freq", 10_000.0)
     local = published.read_rope({"rope_scaling": near}, said["max_length"], theta)
-    if local["rope_scaling"] is not None or local["rope_fraction"] != 1:
+    if local["rope_scaling"] is not None:
         raise config.ConfigError(
             "config.json.rope_parameters.sliding_attention: rotations of layers with a "
             "window are not scaled here"

@@ -62,7 +62,7 @@ def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     known = ("hidden_act", *published.rope_keys())
     said = published.read(hf, _KEYS, absent=_ABSENT, fixed=_FIXED, known=known)
-    said |= published.read_rope(_renamed(hf), said["max_length"])
+    said |= published.read_rope(_renamed(hf), said["max_length"], partial=True)
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     return published.complete(hf, said)
 
@@ -81,6 +81,8 @@ def _renamed(hf: Mapping) -> dict:
 def config_json(c: settings.DecoderConfig) -> dict:
     """The config.json of a decoder; see `names.config_json`, which checks it."""
     said = published.write_rope(c)
+    if c.rope_fraction != 1:
+        said["partial_rotary_factor"] = c.rope_fraction
     if scaling := said["rope_scaling"]:  # as transformers 4 insists on it
         said["original_max_position_embeddings"] = scaling.pop(
             "original_max_position_embeddings", c.max_length

@@ -258,10 +258,15 @@ def rope_keys() -> tuple[str, ...]:
     return _ROPE_KEYS
 
 
-def read_rope(hf: Mapping, max_length: int, theta: float = 10_000.0) -> dict:
+def read_rope(
+    hf: Mapping, max_length: int, theta: float = 10_000.0, *, partial: bool = False
+) -> dict:
     """rope_theta, rope_scaling and rope_fraction.
 
-    `theta` is what transformers takes where there is none.
+    Args:
+      theta: what transformers takes where there is none.
+      partial: whether the family's class reads partial_rotary_factor; others rotate
+        all of a head whatever it says.
 
     Raises:
       ConfigError: a kind or a number that we do not compute with.
@@ -270,20 +275,24 @@ def read_rope(hf: Mapping, max_length: int, theta: float = 10_000.0) -> dict:
     for key, default in (("rope_theta", theta), ("partial_rotary_factor", 1.0)):
         if parameters.get(key) is None:
             parameters[key] = default if hf.get(key) is None else hf[key]
+    fraction = parameters.pop("partial_rotary_factor")
+    if not partial and fraction != 1:
+        raise config.ConfigError(
+            f"config.json.partial_rotary_factor: {fraction!r} is not read by this "
+            "family's class in transformers, which rotates all of a head; delete it if "
+            "the model was trained so"
+        )
     original = hf.get("original_max_position_embeddings")
     return {
         "rope_theta": parameters.pop("rope_theta"),
-        "rope_fraction": parameters.pop("partial_rotary_factor"),
+        "rope_fraction": fraction,
         "rope_scaling": scaling.read(parameters, max_length, original),
     }
 
 
 def write_rope(c: settings.DecoderConfig) -> dict:
-    """rope_theta and rope_scaling, and partial_rotary_factor where it is not 1."""
-    said = {"rope_theta": c.rope_theta, "rope_scaling": scaling.write(c)}
-    if c.rope_fraction != 1:
-        said["partial_rotary_factor"] = c.rope_fraction
-    return said
+    """rope_theta and rope_scaling."""
+    return {"rope_theta": c.rope_theta, "rope_scaling": scaling.write(c)}
 
 
 def windows(window: int | None, flags: Sequence[bool]) -> dict:

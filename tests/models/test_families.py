@@ -269,6 +269,27 @@ def test_a_rotation_that_is_not_computed_is_refused(keys, message):
         read("llama", hf | keys)
 
 
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
+def test_a_part_of_a_head_is_rotated_only_where_transformers_does(family):
+    hf, half = stored(family, tiny(family)), dict(partial_rotary_factor=0.5)
+    inside = dict(rope_type="default", rope_theta=1e4, **half)
+    # Gemma 3 has one for each kind of layer.
+    other = dict(full_attention=inside) if family == "gemma3" else inside
+    without = {k: v for k, v in hf.items() if not k.startswith("rope_")}
+    says = dict(top=hf | half, inside=without | dict(rope_parameters=other))
+    c = dataclasses.replace(tiny(family), rope_fraction=0.5)
+    if family == "phi3":
+        assert all(read(family, file).rope_fraction == 0.5 for file in says.values())
+        assert read(family, stored(family, c)).rope_fraction == 0.5
+        return
+    for file in says.values():
+        with pytest.raises(config.ConfigError, match=r"partial_rotary_factor: 0\.5 is"):
+            read(family, file)
+    assert read(family, hf | dict(partial_rotary_factor=1.0)) == read(family, hf)
+    with pytest.raises(config.ConfigError, match=r"rope_fraction: 0\.5 cannot be said"):
+        stored(family, c)
+
+
 def test_a_tensor_is_cut_and_put_together_again():
     theirs = np.arange(8 * 6.0).reshape(8, 6)  # [out, in]: 4 for q, 2 for k and for v
     fused = names.Tensor("qkv", ("q", "k", "v"))
