@@ -107,6 +107,36 @@ def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
         ) from error
 
 
+def expect(value: Any, kind: type, where: str) -> Any:
+    """`value`, which was read from JSON, if it is of the type `kind`.
+
+    Raises:
+      ConfigError: it is of another; `where` names the file and the field.
+    """
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise ConfigError(
+        f"{where}: {value!r:.60} is {type(value).__name__}, not {_type_name(kind)}"
+    )
+
+
+def fault(cls: type, name: str, value: Any) -> str | None:
+    """Why `value` cannot be the field `name` of the dataclass `cls`, or None."""
+    hint = typing.get_type_hints(cls)[name]
+    if value is None:
+        fits = type(None) in typing.get_args(hint)
+        return (
+            None
+            if fits
+            else f"null is not {_type_name(hint)}; give it, or leave it out"
+        )
+    try:
+        _cast(value, hint)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def to_json(section) -> Any:
     """Plain dicts, lists and scalars, as JSON has them, from a ConfigDict or a dict."""
     if hasattr(section, "to_dict"):

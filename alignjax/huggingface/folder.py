@@ -149,7 +149,11 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     section |= {"dtype": _dtype(known, tensors)}
     if _has_scores(path, known):
         section |= matching.scores(path, tensors)
-    model = models.build(section, 1)
+    try:
+        model = models.build(section, 1)
+    except config.ConfigError as error:
+        problems = [names.in_their_words(family, p) for p in error.problems]
+        raise config.ConfigError([f"{path}: {p}" for p in problems]) from error
     table = layout.table(family, model.config)
     shapes = layout.shapes(model.config)
     found = matching.match(path, family, table, shapes, tensors)
@@ -275,7 +279,8 @@ def _family(path: pathlib.Path, known: Mapping[str, Any]):
 
 def _has_scores(path: pathlib.Path, known: Mapping[str, Any]) -> bool:
     """Whether it has heads for scores instead of one for tokens."""
-    for name in known.get("architectures") or ():
+    where = f"{path / 'config.json'}: architectures"
+    for name in config.expect(known.get("architectures") or [], list, where):
         if not str(name).endswith(HEADS):
             raise config.ConfigError(
                 f"{path / 'config.json'}: architectures: {name} is none of *"

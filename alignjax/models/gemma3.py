@@ -49,7 +49,7 @@ TENSORS = (
     *names.QK_NORMS,
     *names.MLP,
 )
-_KEYS = published.KEYS | {"logit_softcap": "final_logit_softcapping"}
+KEYS = published.KEYS | {"logit_softcap": "final_logit_softcapping"}
 _ABSENT = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -87,10 +87,12 @@ def fields(hf: Mapping) -> dict:
     if "text_config" in hf:
         published.read(hf, {}, absent={}, known=_OUTSIDE)
         shared = ("dtype", "torch_dtype", "tie_word_embeddings")
-        hf = {key: hf[key] for key in shared if key in hf} | dict(hf["text_config"])
+        hf = {key: hf[key] for key in shared if key in hf} | published.within(
+            hf, "text_config"
+        )
     fixed = {"attn_logit_softcapping": (None,)}  # its class has the key and ignores it
-    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=fixed, known=_KNOWN)
-    period = hf.get("sliding_window_pattern", 6)
+    said = published.read(hf, KEYS, absent=_ABSENT, fixed=fixed, known=_KNOWN)
+    period = published.whole(hf, "sliding_window_pattern", 6)
     usual = [(layer + 1) % period != 0 for layer in range(said["layers"])]
     window = {**_ABSENT, **hf}["sliding_window"]
     said |= published.windows(window, published.read_layer_types(hf, usual))
@@ -100,14 +102,17 @@ def fields(hf: Mapping) -> dict:
 
 def _read_rope(hf: Mapping, said: Mapping) -> dict:
     """Rotations of the layers without a window, and the base of the others."""
-    new = hf.get("rope_parameters") or {}
-    far, near = new.get("full_attention") or {}, new.get("sliding_attention") or {}
+    new = published.within(hf, "rope_parameters")
+    far, near = (
+        config.expect(new.get(kind) or {}, dict, f"config.json.rope_parameters.{kind}")
+        for kind in ("full_attention", "sliding_attention")
+    )
     if unknown := set(new) - {"full_attention", "sliding_attention"}:
         raise config.ConfigError(
             f"config.json.rope_parameters.{unknown.pop()}: no kind of layer"
         )
     without = {k: v for k, v in hf.items() if k != "rope_parameters"}
-    scaling = {**far, **(hf.get("rope_scaling") or {})}
+    scaling = {**far, **published.within(hf, "rope_scaling")}
     found = published.read_rope(
         {**without, "rope_scaling": scaling}, said["max_length"], 1_000_000.0
     )
@@ -127,7 +132,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
     local = c.rope_theta if c.local_rope_theta is None else c.local_rope_theta
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "gemma3_text", _KEYS),
+        **published.write(c, "gemma3_text", KEYS),
         **published.write_rope(c),
         "rope_local_base_freq": local,
         **gemma2.write_attention(c),

@@ -50,7 +50,7 @@ TENSORS = (
     names.plain(_LAYER + "mlp.c_proj.weight", "layers/mlp/down/kernel"),
     names.plain(_LAYER + "mlp.c_proj.bias", "layers/mlp/down/bias"),
 )
-_KEYS = {
+KEYS = {
     "vocab_size": "vocab_size",
     "d_model": "n_embd",
     "layers": "n_layer",
@@ -85,9 +85,11 @@ _KNOWN = (
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     fixed = {"scale_attn_by_inverse_layer_idx": (False,), "n_special": (0,)}
-    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=fixed, known=_KNOWN)
-    said["d_ff"] = hf.get("n_inner") or 4 * said["d_model"]
-    if hf.get("scale_attn_weights") is False:
+    said = published.read(hf, KEYS, absent=_ABSENT, fixed=fixed, known=_KNOWN)
+    said["d_ff"] = 4 * said["d_model"]
+    if hf.get("n_inner") is not None:
+        said["d_ff"] = published.whole(hf, "n_inner", said["d_ff"])
+    if not published.flag(hf, "scale_attn_weights", absent=True):
         said["attention_scale"] = 1.0
     activation = published.choice(
         hf, "activation_function", _ACTIVATIONS, absent="gelu_new"
@@ -99,7 +101,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
     """The config.json of a decoder; see `names.config_json`, which checks it."""
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "gpt2", _KEYS),
+        **published.write(c, "gpt2", KEYS),
         "n_inner": c.d_ff,
         "activation_function": published.word(c.activation, _ACTIVATIONS),
         "scale_attn_weights": c.attention_scale is None,

@@ -77,7 +77,7 @@ TENSORS = (
     *names.MLP,
     *names.MLP_BIASES,
 )
-_KEYS = published.KEYS | {"mlp_bias": "mlp_bias"}
+KEYS = published.KEYS | {"mlp_bias": "mlp_bias"}
 _ABSENT = {
     "num_key_value_heads": None,
     "head_dim": None,
@@ -91,7 +91,7 @@ _ABSENT = {
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     known = ("hidden_act", "attention_bias", *published.rope_keys())
-    said = published.read(hf, _KEYS, absent=_ABSENT, known=known)
+    said = published.read(hf, KEYS, absent=_ABSENT, known=known)
     said |= published.read_rope(hf, said["max_length"])
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     said["attention_bias"] = published.biases(hf)
@@ -102,7 +102,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
     """The config.json of a decoder; see `names.config_json`, which checks it."""
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "llama", _KEYS),
+        **published.write(c, "llama", KEYS),
         **published.write_rope(c),
         "hidden_act": published.word(c.activation, published.GATED),
         "attention_bias": published.write_biases(c),

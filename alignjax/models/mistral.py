@@ -34,7 +34,7 @@ CONFIGS = {
 MODEL_TYPES = ("mistral",)
 ARCHITECTURE = "MistralForCausalLM"
 TENSORS = (*names.OUTER, *names.NORMS_BEFORE, *names.ATTENTION, *names.MLP)
-_KEYS = published.KEYS | {"window": "sliding_window"}
+KEYS = published.KEYS | {"window": "sliding_window"}
 _ABSENT = {
     "num_key_value_heads": 8,
     "head_dim": None,
@@ -49,7 +49,7 @@ def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     known = ("hidden_act", *published.rope_keys())
     fixed = published.NO_BIASES
-    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=fixed, known=known)
+    said = published.read(hf, KEYS, absent=_ABSENT, fixed=fixed, known=known)
     said |= published.read_rope(hf, said["max_length"])
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     return published.complete(hf, said)
@@ -59,7 +59,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
     """The config.json of a decoder; see `names.config_json`, which checks it."""
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "mistral", _KEYS),
+        **published.write(c, "mistral", KEYS),
         **published.write_rope(c),
         "hidden_act": published.word(c.activation, published.GATED),
     }

@@ -38,7 +38,7 @@ TENSORS = (
     names.Tensor(_MOE + "experts.{expert}.w3.weight", "layers/moe/up/kernel"),
     names.Tensor(_MOE + "experts.{expert}.w2.weight", "layers/moe/down/kernel"),
 )
-_KEYS = published.KEYS | {
+KEYS = published.KEYS | {
     "window": "sliding_window",
     "experts": "num_local_experts",
     "experts_per_token": "num_experts_per_tok",
@@ -61,7 +61,7 @@ _COEFFICIENT = 0.001  # transformers' own, where a file has none
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     known = ("hidden_act", *published.rope_keys(), *ROUTER_KEYS)
-    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=_FIXED, known=known)
+    said = published.read(hf, KEYS, absent=_ABSENT, fixed=_FIXED, known=known)
     said |= published.read_rope(hf, said["max_length"], theta=1e6)
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     return published.complete(hf, said | read_router(hf) | {"norm_topk": True})
@@ -71,7 +71,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
     """The config.json of a decoder; see `names.config_json`, which checks it."""
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "mixtral", _KEYS),
+        **published.write(c, "mixtral", KEYS),
         **published.write_rope(c),
         **write_router(c),
         "hidden_act": published.word(c.activation, published.GATED),
@@ -82,7 +82,8 @@ def read_router(hf: Mapping) -> dict:
     """`router_loss`, which is 0 where the loss would not be computed."""
     coefficient = hf.get("router_aux_loss_coef")
     coefficient = _COEFFICIENT if coefficient is None else coefficient
-    return {"router_loss": coefficient if hf.get("output_router_logits") else 0.0}
+    added = published.flag(hf, "output_router_logits")
+    return {"router_loss": coefficient if added else 0.0}
 
 
 def write_router(c: settings.DecoderConfig) -> dict:

@@ -8,6 +8,7 @@ A module of a family has
     TENSORS         the table; lines of tensors that a model lacks do not count
     fields          config.json -> fields of `settings.DecoderConfig`
     config_json     and back
+    KEYS            optional: our field: their key, where it is not `published.KEYS`
     IGNORED         optional: patterns of tensors in checkpoints that are no parameters
 """
 
@@ -17,6 +18,7 @@ import dataclasses
 import functools
 import importlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -122,12 +124,20 @@ def reader(hf: Mapping) -> ModuleType:
       ConfigError: none has its `model_type`.
     """
     kind, known = hf.get("model_type"), by_model_type()
-    if kind not in known:
+    if kind not in list(known):
         raise config.ConfigError(
             f"config.json.model_type: no family reads {kind!r}; "
             f"{registry.closest(str(kind), known)}"
         )
     return known[kind]
+
+
+def in_their_words(module: ModuleType, problem: str) -> str:
+    """A line about a field of ours as one about the key of config.json that it is."""
+    keys = published.ELSEWHERE | getattr(module, "KEYS", published.KEYS)
+    name = lambda found: keys.get(found[0], found[0])
+    line = re.sub(r"\b\w+(?=: | = )", name, problem.removeprefix("model."))
+    return f"config.json.{line}"
 
 
 def shapes(c: settings.DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -41,7 +41,7 @@ TENSORS = (
     ),
     names.Tensor(_LAYER + "mlp.down_proj.weight", "layers/mlp/down/kernel"),
 )
-_KEYS = published.KEYS | {"window": "sliding_window"}
+KEYS = published.KEYS | {"window": "sliding_window"}
 _ABSENT = {
     "num_key_value_heads": None,
     "head_dim": None,
@@ -61,7 +61,7 @@ _FIXED = published.NO_BIASES | {
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     known = ("hidden_act", *published.rope_keys())
-    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=_FIXED, known=known)
+    said = published.read(hf, KEYS, absent=_ABSENT, fixed=_FIXED, known=known)
     said |= published.read_rope(_renamed(hf), said["max_length"], partial=True)
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     return published.complete(hf, said)
@@ -70,7 +70,7 @@ def fields(hf: Mapping) -> dict:
 def _renamed(hf: Mapping) -> dict:
     """With the names that longrope had before: `su`, and `yarn`, which it is not."""
     where = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
-    scaling = dict(hf.get(where) or {})
+    scaling = dict(published.within(hf, where))
     kind = scaling.pop("type", "default")
     kind = scaling.pop("rope_type", kind)
     scaling["rope_type"] = "longrope" if kind in ("su", "yarn") else kind
@@ -90,7 +90,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
         scaling["type"] = scaling.pop("rope_type")
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "phi3", _KEYS),
+        **published.write(c, "phi3", KEYS),
         **said,
         "hidden_act": published.word(c.activation, published.GATED),
     }

@@ -42,6 +42,16 @@ KEYS = {
     "tied": "tie_word_embeddings",
 }
 
+# Fields that families read from keys of which they make something.
+ELSEWHERE = {
+    "activation": "hidden_act",
+    "attention_scale": "query_pre_attn_scalar",
+    "local_rope_theta": "rope_local_base_freq",
+    "rope_fraction": "partial_rotary_factor",
+    "router_loss": "router_aux_loss_coef",
+    "window": "sliding_window",
+}
+
 # Keys that change nothing that is computed: names, tokens, how to train or to generate.
 _IGNORED = frozenset(
     """
@@ -163,9 +173,11 @@ def read(
                 f"config.json.{key}: {hf[key]!r} is not computed here; only {allowed}"
             )
     found = {**absent, **hf}
-    for key in keys.values():
+    for field, key in keys.items():
         if key not in found:
             problems.append(f"config.json.{key}: missing")
+        elif fault := config.fault(settings.DecoderConfig, field, found[key]):
+            problems.append(f"config.json.{key}: {fault}")
     if problems:
         raise config.ConfigError(problems)
     return {ours: found[theirs] for ours, theirs in keys.items()}
@@ -196,6 +208,25 @@ def write(c: settings.DecoderConfig, module_type: str, keys: Mapping[str, str]) 
     return {"model_type": module_type, **said, **tokens, "torch_dtype": c.dtype}
 
 
+def within(hf: Mapping, key: str) -> dict:
+    """The object under a key, empty where there is none. Raises ConfigError."""
+    return config.expect(hf.get(key) or {}, dict, f"config.json.{key}")
+
+
+def flag(hf: Mapping, key: str, absent: bool = False) -> bool:
+    """Whether a key is true; null is not. Raises ConfigError."""
+    value = hf.get(key, absent)
+    return value is not None and config.expect(value, bool, f"config.json.{key}")
+
+
+def whole(hf: Mapping, key: str, absent: int, least: int = 1) -> int:
+    """The number under a key, from `least` up. Raises ConfigError."""
+    value = config.expect(hf.get(key, absent), int, f"config.json.{key}")
+    if value < least:
+        raise config.ConfigError(f"config.json.{key}: {value} must be at least {least}")
+    return value
+
+
 def choice(hf: Mapping, key: str, known: Mapping[str, str], absent: str) -> str:
     """Our word for theirs, of an activation.
 
@@ -203,7 +234,7 @@ def choice(hf: Mapping, key: str, known: Mapping[str, str], absent: str) -> str:
       ConfigError: we have none.
     """
     value = hf.get(key) or absent
-    if value not in known:
+    if value not in list(known):  # which compares, where a dict would hash
         raise config.ConfigError(
             f"config.json.{key}: {value!r} is not computed here; only "
             f"{', '.join(map(repr, known))}"
@@ -228,7 +259,7 @@ def word(ours: str, known: Mapping[str, str]) -> str:
 
 def biases(hf: Mapping) -> str:
     """`attention_bias` of ours from theirs, which all four projections share."""
-    return "all" if hf.get("attention_bias") else "none"
+    return "all" if flag(hf, "attention_bias") else "none"
 
 
 def write_biases(c: settings.DecoderConfig) -> bool:
@@ -271,7 +302,8 @@ def read_rope(
     Raises:
       ConfigError: a kind or a number that we do not compute with.
     """
-    parameters = dict(hf.get("rope_scaling") or hf.get("rope_parameters") or {})
+    given = within(hf, "rope_scaling") or within(hf, "rope_parameters")
+    parameters = dict(given)
     for key, default in (("rope_theta", theta), ("partial_rotary_factor", 1.0)):
         if parameters.get(key) is None:
             parameters[key] = default if hf.get(key) is None else hf[key]
@@ -283,6 +315,8 @@ def read_rope(
             "the model was trained so"
         )
     original = hf.get("original_max_position_embeddings")
+    if original is not None:
+        whole(hf, "original_max_position_embeddings", original, least=2)
     return {
         "rope_theta": parameters.pop("rope_theta"),
         "rope_fraction": fraction,
@@ -316,7 +350,8 @@ def read_layer_types(hf: Mapping, usual: Sequence[bool]) -> Sequence[bool]:
     if kinds is None:
         return usual
     known = {"full_attention": False, "sliding_attention": True}
-    if len(kinds) != len(usual) or any(kind not in known for kind in kinds):
+    kinds = config.expect(kinds, list, "config.json.layer_types")
+    if len(kinds) != len(usual) or any(kind not in list(known) for kind in kinds):
         raise config.ConfigError(
             f"config.json.layer_types: {kinds!r:.80} are not {len(usual)} of "
             f"{', '.join(known)}"

@@ -53,8 +53,9 @@ KNOWN = (
 
 def windows(hf: Mapping, layers: int) -> dict:
     """`window` and `window_pattern`: the layers from `max_window_layers` on have it."""
-    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
-    first = hf.get("max_window_layers", 28)
+    used = published.flag(hf, "use_sliding_window")
+    window = hf.get("sliding_window", 4096) if used else None
+    first = published.whole(hf, "max_window_layers", 28, least=0)
     usual = [window is not None and layer >= first for layer in range(layers)]
     return published.windows(window, published.read_layer_types(hf, usual))
 

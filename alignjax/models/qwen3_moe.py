@@ -50,7 +50,7 @@ TENSORS = (
     names.Tensor(_MLP + "experts.{expert}.down_proj.weight", "layers/moe/down/kernel"),
 )
 _EXPERTS = ("num_experts", "num_local_experts")  # transformers 4, and what 5 writes
-_KEYS = published.KEYS | {
+KEYS = published.KEYS | {
     "experts": _EXPERTS[0],
     "experts_per_token": "num_experts_per_tok",
     "expert_d_ff": "moe_intermediate_size",
@@ -83,17 +83,18 @@ _KNOWN = (
 def fields(hf: Mapping) -> dict:
     """config.json -> fields of a decoder; ConfigError for what we do not compute."""
     hf = dict(hf)
-    numbers = {hf.pop(key) for key in _EXPERTS if key in hf}
-    if len(numbers) > 1:
+    numbers = [hf.pop(key) for key in _EXPERTS if key in hf]
+    if numbers and numbers[0] != numbers[-1]:
         raise config.ConfigError(
-            f"config.json.{_EXPERTS[1]}: {' and '.join(_EXPERTS)} differ: "
-            f"{sorted(numbers)}; delete the wrong one"
+            f"config.json.{_EXPERTS[1]}: {' and '.join(_EXPERTS)} differ: {numbers}; "
+            "delete the wrong one"
         )
     if numbers:
-        hf[_EXPERTS[0]] = numbers.pop()
-    said = published.read(hf, _KEYS, absent=_ABSENT, fixed=_FIXED, known=_KNOWN)
+        hf[_EXPERTS[0]] = numbers[0]
+    said = published.read(hf, KEYS, absent=_ABSENT, fixed=_FIXED, known=_KNOWN)
     said |= published.read_rope(hf, said["max_length"])
-    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    used = published.flag(hf, "use_sliding_window")
+    window = hf.get("sliding_window", 4096) if used else None
     said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
     said["attention_bias"] = published.biases(hf)
     said |= mixtral.read_router(hf)
@@ -104,7 +105,7 @@ def config_json(c: settings.DecoderConfig) -> dict:
     """The config.json of a decoder; see `names.config_json`, which checks it."""
     return {
         "architectures": [ARCHITECTURE],
-        **published.write(c, "qwen3_moe", _KEYS),
+        **published.write(c, "qwen3_moe", KEYS),
         **published.write_rope(c),
         **mixtral.write_router(c),
         "decoder_sparse_step": 1,

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from alignjax import config
 from alignjax.models import rope, settings
 
+_ORIGINAL = "original_max_position_embeddings"
+_LISTS = ("short_factor", "long_factor")
 # Our field: their key.
 _SCALING = {
     "factor": "factor",
-    "original_length": "original_max_position_embeddings",
+    "original_length": _ORIGINAL,
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
     "beta_fast": "beta_fast",
@@ -38,14 +40,14 @@ def read(theirs: Mapping, max_length: int, original: int | None = None) -> dict 
     given = {key: value for key, value in theirs.items() if value is not None}
     kind = given.pop("type", "default")
     kind = given.pop("rope_type", kind)
-    if kind != "default" and kind not in rope.KINDS:
+    if kind not in ["default", *rope.KINDS]:
         raise config.ConfigError(
             f"config.json.rope_scaling.rope_type: {kind!r} is not computed here; only "
             f"default, {', '.join(rope.KINDS)}"
         )
     required, optional = rope.KINDS.get(kind, (set(), set()))
     known = {_SCALING[name]: name for name in _SCALING if name in required | optional}
-    ignored = {"original_max_position_embeddings"}
+    ignored = {_ORIGINAL}
     problems = [
         f"config.json.rope_scaling.{key}: {kind} has no such number"
         for key in sorted(set(given) - {*known, *_FACTORS.get(kind, ()), *ignored})
@@ -53,13 +55,17 @@ def read(theirs: Mapping, max_length: int, original: int | None = None) -> dict 
     problems += [
         f"config.json.rope_scaling.{key}: {value!r} is not a number"
         for key, value in given.items()
-        if not isinstance(value, (int, float, list, tuple))
+        if not isinstance(value, (int, float)) and key not in _LISTS
     ]
     if problems:
         raise config.ConfigError(problems)
+    if given.get(_ORIGINAL, 2) < 2:
+        raise config.ConfigError(
+            f"config.json.rope_scaling.{_ORIGINAL}: {given[_ORIGINAL]} must be at "
+            "least 2"
+        )
     if "original_length" in required:
-        original = original or given.get("original_max_position_embeddings")
-        given["original_max_position_embeddings"] = original or max_length
+        given[_ORIGINAL] = original or given.get(_ORIGINAL) or max_length
     if kind in _FACTORS and "attention_factor" not in given:
         _attention_factor(kind, given, max_length)
     said = {name: given[key] for key, name in known.items() if key in given}
@@ -73,7 +79,7 @@ _FACTORS = {"yarn": ("mscale", "mscale_all_dim"), "longrope": ("factor",)}
 
 def _attention_factor(kind: str, given: dict, max_length: int) -> None:
     """Says in `given` what it leaves to be inferred."""
-    original = given["original_max_position_embeddings"]
+    original = given[_ORIGINAL]
     factor = given.setdefault("factor", max_length / original)
     if kind == "longrope":
         given["attention_factor"] = _longrope(factor, original)

@@ -2,6 +2,7 @@
 """Folders that are refused: one clear error each, before anything is written."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -181,6 +182,31 @@ def test_it_is_refused_and_nothing_is_left(make, tmp_path):
         with pytest.raises(config.ConfigError, match=BAD[make]):
             conversion.plan_import(path, tmp_path / "run")
     assert [x.name for x in tmp_path.iterdir()] == ["folder"]
+
+
+VALUES = {
+    "hidden_size": ("32", "'32' is str, not int"),
+    "num_attention_heads": (3, "num_key_value_heads: 2 do not divide num_attention_"),
+    "num_hidden_layers": (0, "0 must be positive"),
+    "vocab_size": (None, "null is not int; give it, or leave it out"),
+    "rms_norm_eps": (None, "null is not float"),
+    "rope_theta": ("x", "'x' is str, not float"),
+    "rope_scaling": ("linear", "'linear' is str, not dict"),
+    "rope_parameters": ([1], r"\[1\] is list, not dict"),
+    "hidden_act": (["silu"], r"\['silu'\] is not computed here"),
+    "attention_bias": ("no", "'no' is str, not bool"),
+    "model_type": (["llama"], r"no family reads \['llama'\]"),
+    "architectures": (3, "3 is int, not list"),
+}
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_a_value_of_config_json_is_refused_by_the_key_that_it_has_there(key, tmp_path):
+    value, reason = VALUES[key]
+    change(handmade.write(tmp_path / "x"), "config.json", **{key: value})
+    with pytest.raises(config.ConfigError) as caught:
+        checkpoint.open_run(f"hf:{tmp_path / 'x'}")
+    assert re.search(rf"/x.*config\.json\W+({key}: )?{reason}", str(caught.value))
 
 
 def test_all_problems_of_the_tensors_are_told_together(tmp_path):

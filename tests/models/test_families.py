@@ -269,6 +269,34 @@ def test_a_rotation_that_is_not_computed_is_refused(keys, message):
         read("llama", hf | keys)
 
 
+@pytest.mark.parametrize(
+    "family,keys,message",
+    [
+        ("llama", dict(rope_scaling=dict(type=["linear"])), "type: .* is not computed"),
+        ("phi3", dict(rope_scaling=[1]), r"rope_scaling: \[1\] is list"),
+        ("phi3", dict(original_max_position_embeddings="x"), "'x' is str, not int"),
+        (
+            "gemma3",
+            dict(rope_parameters=dict(full_attention=3)),
+            "full_attention: 3 is",
+        ),
+        ("gemma3", dict(text_config=[1]), "text_config: .* not dict"),
+        ("gemma3", dict(sliding_window_pattern=0), "pattern: 0 must be at least 1"),
+        ("gemma2", dict(layer_types=3), "layer_types: 3 is int, not list"),
+        ("qwen2", dict(max_window_layers="x"), "max_window_layers: 'x' is str"),
+        ("qwen2", dict(use_sliding_window="no"), "use_sliding_window: 'no' is str"),
+        ("qwen3_moe", dict(num_experts=[1]), "num_experts: .* is list, not int"),
+        ("gpt2", dict(n_inner="x"), "n_inner: 'x' is str, not int"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(family, keys, message):
+    hf = {**stored(family, tiny(family)), **keys}
+    if "text_config" in hf:
+        hf = dict(model_type="gemma3", **keys)
+    with pytest.raises(config.ConfigError, match=rf"config\.json\..*{message}"):
+        names.family(family).fields(hf)
+
+
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
 def test_a_part_of_a_head_is_rotated_only_where_transformers_does(family):
     hf, half = stored(family, tiny(family)), dict(partial_rotary_factor=0.5)
