@@ -113,22 +113,8 @@ def open_file(path: str | pathlib.Path) -> dict[str, Tensor]:
       ConfigError: it is not a safetensors file, or does not hold what its header says.
     """
     path = pathlib.Path(path)
-    refuse = lambda what: config.ConfigError(f"{path}: {what}")
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > _MAX_HEADER or 8 + length > size:
-                raise refuse(
-                    f"no safetensors file, or a truncated one: it has {size:,} bytes, "
-                    f"and a header that would be {length:,} long; download it again"
-                )
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise refuse(error.strerror) from error
-    except ValueError as error:
-        raise refuse(f"its header is no JSON ({error}); download it again") from error
-    found, begin = {}, 8 + length
+    header, begin, size = _header(path)
+    found, spans = {}, []
     try:
         for name, entry in header.items():
             if name == "__metadata__":
@@ -141,15 +127,59 @@ def open_file(path: str | pathlib.Path) -> dict[str, Tensor]:
                 raise ValueError(f"{name}: {entry}")
             if known and last - first != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{name}: {last - first} bytes for {dtype}{shape}")
-            if begin + last > size:
-                raise refuse(
-                    f"truncated: {name} ends at byte {begin + last:,} and the file at "
-                    f"{size:,}; download it again"
-                )
             found[name] = Tensor(path, dtype, shape, begin + first)
+            spans.append((begin + first, begin + last, name))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise refuse(f"its header is damaged ({error}); download it again") from error
+        raise _refused(path, f"its header is damaged ({error})") from error
+    _check_spans(path, spans, begin, size)
     return found
+
+
+def _header(path: pathlib.Path) -> tuple[dict, int, int]:
+    """(the header, the first byte after it, the size of the file)."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            text = file.read(min(length, _MAX_HEADER))
+    except OSError as error:
+        raise config.ConfigError(f"{path}: {error.strerror}") from error
+    if size < 8 or length > _MAX_HEADER or 8 + length > size:
+        raise _refused(
+            path,
+            f"no safetensors file, or a truncated one: it has {size:,} bytes, and a "
+            f"header that would be {length:,} long",
+        )
+    try:
+        return json.loads(text), 8 + length, size
+    except ValueError as error:
+        raise _refused(path, f"its header is no JSON ({error})") from error
+
+
+def _check_spans(path, spans: list[tuple[int, int, str]], begin: int, size: int):
+    """Refuses bytes of two tensors, or of none: the header is then of another file."""
+    end, before = begin, "the header"
+    for first, last, name in sorted(spans):
+        if last > size:
+            raise _refused(
+                path,
+                f"truncated: {name} ends at byte {last:,} and the file at {size:,}",
+            )
+        if first != end:
+            raise _refused(
+                path,
+                f"its header is damaged ({name} begins at byte {first:,}, where "
+                f"{before} ends at {end:,})",
+            )
+        end, before = last, name
+    if end != size:
+        raise _refused(
+            path, f"its last tensor ends at byte {end:,} and the file at {size:,}"
+        )
+
+
+def _refused(path: pathlib.Path, what: str) -> config.ConfigError:
+    return config.ConfigError(f"{path}: {what}; download it again")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,6 +65,37 @@ def lying_header(path):
     file.write_bytes(file.read_bytes().replace(b'"shape":[24,8]', b'"shape":[24,9]'))
 
 
+def with_header(path, change):
+    """A folder whose header says something else of the same bytes."""
+    file = handmade.write(path) / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    size = len(text).to_bytes(8, "little")
+    file.write_bytes(size + text + content[8 + length :])
+
+
+def overlapping(path):
+    first, second = (f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1))
+    with_header(path, lambda h: h[first].update(data_offsets=h[second]["data_offsets"]))
+
+
+def gapped(path):
+    with_header(path, lambda h: h.pop("model.layers.0.self_attn.v_proj.weight"))
+
+
+def unclaimed(path):
+    file = handmade.write(path) / "model.safetensors"
+    file.write_bytes(file.read_bytes() + b"more")
+
+
+def short_header(path):
+    file = handmade.write(path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+
+
 def pickled(path):
     handmade.write(path)
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
@@ -146,9 +177,13 @@ BAD = {
     many_missing: r"mlp\.gate_proj\.weight, .* and 3 more are missing",
     extra: r"model\.layers\.0\.nose is no part of a llama model",
     wrong_shape: r"layers\.1\.mlp\.up_proj\.weight is \(8, 12\), not \(12, 8\)",
-    truncated: r"model\.safetensors: truncated: .* ends at byte .* download it again",
+    truncated: r"model\.safetensors: truncated: [\w.]+ ends at byte .* download it",
     no_header: r"no safetensors file, or a truncated one",
     lying_header: r"header is damaged .*(model\.embed_tokens|lm_head)",
+    overlapping: r"damaged \(.* begins at byte [\d,]+, where .* ends at [\d,]+\)",
+    gapped: r"damaged \(.* begins at byte [\d,]+, where .* ends at [\d,]+\)",
+    unclaimed: r"last tensor ends at byte [\d,]+ and the file at",
+    short_header: r"model\.safetensors: no safetensors file, or a truncated one[^(]*$",
     pickled: r"pickled \(pytorch_model\.bin\).*save_pretrained",
     code: r"config\.json: auto_map .*modeling_x.* never runs",
     code_of_the_tokenizer: r"tokenizer_config\.json: auto_map",
