@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     back.add_argument("--step", type=int, help="of which checkpoint; the newest")
     back.add_argument("--dtype", choices=save.DTYPES, help="as in the run unless told")
     back.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="of a file of weights"
+        "--max-shard-size", metavar="SIZE", help="of a file of weights; 5GB"
     )
     back.add_argument(
         "--adapters", action="store_true", help="the adapters alone, for PEFT"
@@ -69,10 +70,7 @@ def run(options: argparse.Namespace) -> None:
     for name in ("target", "certificate", "adapters"):
         if isinstance(value := getattr(options, name), str):
             setattr(options, name, commands.path(value, name))
-    if options.certificate and options.certificate.exists():
-        raise config.ConfigError(
-            f"certificate: {options.certificate} is there; name another file"
-        )
+    check_options(options)
     began = time.monotonic()
     if options.command == "import" and options.adapters:
         import_adapters(options)
@@ -93,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
             options.target,
             step=options.step,
             dtype=options.dtype,
-            max_shard_bytes=save.parse_size(options.max_shard_size),
+            max_shard_bytes=save.parse_size(options.max_shard_size or "5GB"),
         )
         for line in describe_export(made):
             print(line, flush=True)
@@ -106,6 +104,32 @@ def run(options: argparse.Namespace) -> None:
         step = options.step if options.command == "export" else None
         of_theirs = sides[options.command == "export"]
         certify(*sides, of_theirs, options.certificate, step)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises ConfigError for those that would be ignored, or fail once all is done."""
+    unused = {
+        ("import", True): ("certificate",),
+        ("export", True): ("dtype", "max_shard_size", "certificate"),
+        ("export", False): ("base",),
+    }.get((options.command, bool(options.adapters)), ())
+    when = "with" if options.adapters else "without"
+    problems = [
+        f"{name}: {value} has no effect {when} --adapters; leave it out"
+        for name in unused
+        if (value := getattr(options, name)) is not None
+    ]
+    if options.certificate:
+        file = options.certificate.absolute()
+        if file.exists():
+            problems.append(f"certificate: {file} is there; name another file")
+        elif not os.access(file.parent, os.W_OK | os.X_OK):
+            problems.append(
+                f"certificate: {file.parent} is no folder that can be written to; make "
+                "it, or name another file"
+            )
+    if problems:
+        raise config.ConfigError(problems)
 
 
 def describe_import(plan: conversion.Import) -> list[str]:

@@ -18,18 +18,33 @@ SPARE_BYTES = 64 * 2**20
 
 def check(target: pathlib.Path, need: int) -> None:
     """Raises ConfigError unless a folder of `need` bytes can be made at `target`."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise config.ConfigError(
-            f"{target}: is there and not empty, and nothing is written over; name "
-            "another folder, or remove it"
-        )
-    beside = next(path for path in target.absolute().parents if path.is_dir())
-    free = shutil.disk_usage(beside).free
+    with _can_be_made(target):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise config.ConfigError(
+                f"{target}: is there and not empty, and nothing is written over; name "
+                "another folder, or remove it"
+            )
+        beside = next(path for path in target.absolute().parents if path.exists())
+        if not beside.is_dir() or not os.access(beside, os.W_OK | os.X_OK):
+            what = "is not writable" if beside.is_dir() else "is no folder"
+            raise config.ConfigError(f"{target}: {beside} {what}; name another place")
+        free = shutil.disk_usage(beside).free
     if free < need + SPARE_BYTES:
         raise config.ConfigError(
             f"{target}: needs {need / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are "
             "free; make room, or name a folder on another disk"
         )
+
+
+@contextlib.contextmanager
+def _can_be_made(target: pathlib.Path) -> Iterator[None]:
+    """What the system says against it, as ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise config.ConfigError(
+            f"{target}: cannot be made ({error.strerror}); name another place"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -42,15 +57,15 @@ def folder(target: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
       need: bytes that will be written to it.
 
     Raises:
-      ConfigError: `target` is not empty, the disk too full, or another process makes
-        the same folder.
+      ConfigError: `target` is not empty, it cannot be made, the disk is too full, or
+        another process makes the same folder.
     """
     target = pathlib.Path(target).absolute()
     check(target, need)
-    target.parent.mkdir(parents=True, exist_ok=True)
     made = target.with_name(target.name + SUFFIX)
-    made.mkdir(exist_ok=True)
-    descriptor = os.open(made, os.O_RDONLY)
+    with _can_be_made(target):
+        made.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(made, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,7 +20,6 @@ from alignjax import checkpoint, config, types
 from alignjax.checkpoint import conversion, storage
 from alignjax.data import tokenizer
 from alignjax.huggingface import certificate, folder, leaves, partial, save, shards
-from tools import convert_huggingface
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SFT = {"data": {"chat": None, "bos": False}}
@@ -305,30 +304,6 @@ def test_a_certificate_tells_equal_from_changed(source, tmp_path):
     x_BTD = x_LBTD[-1] / np.sqrt((x_LBTD[-1] ** 2).mean(-1, keepdims=True) + 1e-6)
     scale = np.float32(run.leaf("norm/scale"))
     np.testing.assert_allclose(x_BTD * scale, last_BTD, atol=1e-5)
-
-
-def test_the_command_says_what_it_does_and_ends_with_a_code(
-    source, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    main, run = convert_huggingface.main, str(tmp_path / "run")
-    file = tmp_path / "certificate.json"
-    assert main(["import", str(source), run, f"--certificate={file}"]) == 0
-    said = capsys.readouterr().out
-    count = sum(x.size for x in handmade.tensors().values())
-    assert f"llama: {count:,} parameters of bfloat16" in said and "3 file(s)" in said
-    assert "there is no tokenizer" in said
-    assert json.loads(file.read_text())["same_parameters"]
-    out = "~/out"
-    assert main(["export", run, out, "--max-shard-size=1KB"]) == 0
-    assert (tmp_path / "out" / "config.json").is_file()
-    assert "LlamaForCausalLM" in capsys.readouterr().out
-    assert main(["export", run, out]) == 78
-    assert main(["import", "hf:/nowhere", str(tmp_path / "x")]) == 78
-    assert main(["export", str(tmp_path), str(tmp_path / "x")]) == 74
-    assert "not empty" in capsys.readouterr().err
-    assert main(["export", run, ""]) == 78
-    assert "target: empty; name a file or folder" in capsys.readouterr().err
 
 
 def test_files_of_a_tokenizer_come_back_byte_for_byte(source, tmp_path):
