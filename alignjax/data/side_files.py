@@ -58,27 +58,42 @@ def read(folder: Path) -> dict[str, bytes]:
 def names(files: Mapping[str, bytes]) -> dict[str, str]:
     """What templates call special tokens: `{"bos_token": "<s>", ...}`."""
     known = {**_json(files, SPECIAL), **_json(files, CONFIG)}
-    found = {f"{role}_token": _content(known.get(f"{role}_token")) for role in ROLES}
-    extra = known.get("model_specific_special_tokens")
-    for source in (known.get("extra_special_tokens"), extra):
-        if isinstance(source, Mapping):
-            found |= {name: _content(token) for name, token in source.items()}
-    return {name: token for name, token in found.items() if token is not None}
+    tokens = {f"{role}_token": known.get(f"{role}_token") for role in ROLES}
+    for name in ("extra_special_tokens", "model_specific_special_tokens"):
+        if isinstance(known.get(name), Mapping):
+            tokens |= known[name]
+    return {
+        name: _content(token, f"{CONFIG}.{name}")
+        for name, token in tokens.items()
+        if token is not None
+    }
 
 
 def added(files: Mapping[str, bytes]) -> list[Added]:
     """The tokens that tokenizer_config.json or added_tokens.json adds, by id."""
     described = _json(files, CONFIG).get("added_tokens_decoder")
     if described is not None:
+        where = f"{CONFIG}.added_tokens_decoder"
         found = []
-        for i, token in described.items():
-            known = {k: v for k, v in token.items() if k in Added._fields}
-            found.append(Added(int(i), **known))
+        for i, token in config.expect(described, dict, where).items():
+            config.expect(token, dict, f"{where}.{i}")
+            flags = {k: v for k, v in token.items() if k in Added._fields[2:]}
+            for name, value in flags.items():
+                config.expect(value, bool, f"{where}.{i}.{name}")
+            if not i.isdecimal():
+                raise config.ConfigError(f"{where}: {i!r:.60} is no token's number")
+            found.append(Added(int(i), _content(token, f"{where}.{i}"), **flags))
         return sorted(found)
     special = {*names(files).values(), *_extra(files)}
+    ids = _json(files, ADDED)
     return sorted(
-        Added(i, content, content in special, normalized=content not in special)
-        for content, i in _json(files, ADDED).items()
+        Added(
+            config.expect(ids[content], int, f"{ADDED}.{content}"),
+            content,
+            content in special,
+            normalized=content not in special,
+        )
+        for content in ids
     )
 
 
@@ -93,9 +108,7 @@ def stop_ids(files: Mapping[str, bytes], eos: int | None, size: int) -> tuple[in
     Raises:
       ConfigError: one of them is outside the vocabulary of `size`.
     """
-    named = _json(files, GENERATION).get("eos_token_id")
-    named = named if isinstance(named, list) else [named]
-    found = dict.fromkeys(i for i in (eos, *named) if i is not None)
+    found = dict.fromkeys(_known([eos, *_ends(files)]))
     if wrong := [i for i in found if not 0 <= i < size]:
         raise config.ConfigError(
             f"tokenizer: {GENERATION} says that {wrong} end a text, where the "
@@ -110,9 +123,19 @@ def end(
     """The name of the token that ends a document, if anything tells."""
     if given or (given := names(files).get("eos_token")):
         return given
-    ids = _json(files, GENERATION).get("eos_token_id")
-    first = ids[0] if isinstance(ids, list) and ids else ids
-    return piece(first) if isinstance(first, int) else None
+    ids = _ends(files)
+    return piece(ids[0]) if ids else None
+
+
+def _ends(files: Mapping[str, bytes]) -> list[int]:
+    """The tokens of which generation_config.json says that they end a text."""
+    named = _json(files, GENERATION).get("eos_token_id")
+    named = _known(named if isinstance(named, list) else [named])
+    return [config.expect(i, int, f"{GENERATION}.eos_token_id") for i in named]
+
+
+def _known(values: list) -> list:
+    return [value for value in values if value is not None]
 
 
 def _extra(files: Mapping[str, bytes]) -> list[str]:
@@ -120,19 +143,22 @@ def _extra(files: Mapping[str, bytes]) -> list[str]:
     found = []
     for name in ("additional_special_tokens", "extra_special_tokens"):
         listed = known.get(name) or []
-        found += map(
-            _content, listed.values() if isinstance(listed, Mapping) else listed
-        )
+        if isinstance(listed, Mapping):
+            listed = list(listed.values())
+        config.expect(listed, list, f"{CONFIG}.{name}")
+        found += [_content(token, f"{CONFIG}.{name}") for token in listed]
     return found
 
 
-def _json(files: Mapping[str, bytes], name: str, path: str | None = None) -> Any:
+def _json(files: Mapping[str, bytes], name: str, path: str | None = None) -> dict:
     try:
-        return json.loads(files.get(name, b"{}"))
+        found = json.loads(files.get(name, b"{}"))
     except ValueError as error:
         raise records.DataError(f"{path or name}: no JSON ({error})") from error
+    return config.expect(found, dict, path or name)
 
 
-def _content(token: Any) -> str | None:
+def _content(token: Any, where: str) -> str:
     """A token's text, which may be that of an object that describes it."""
-    return token.get("content") if isinstance(token, Mapping) else token
+    token = token.get("content") if isinstance(token, Mapping) else token
+    return config.expect(token, str, where)

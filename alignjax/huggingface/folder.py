@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import config, models
+from alignjax.data import records, templates
 from alignjax.data import tokenizer as tokenizers
 from alignjax.data.tokenizers import huggingface
 from alignjax.huggingface import layout, leaves, matching, shards
@@ -67,9 +68,7 @@ class Folder:
     @functools.cached_property
     def chat(self) -> bool:
         """Whether its tokenizer has a chat template."""
-        if any(self.path.glob("chat_template.*")):
-            return True
-        return bool(_json(self.path / "tokenizer_config.json").get("chat_template"))
+        return self.has_tokenizer and templates.there(self.tokenizer())
 
     @functools.cached_property
     def bos(self) -> bool:
@@ -219,7 +218,13 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
         )
     file = path / "tokenizer.model" if kind == "sentencepiece" else path
     section = tokenizers.TokenizerConfig(kind=kind, path=str(file))
-    tok = tokenizers.build(section, (), path)
+    named = lambda line: line if line.startswith(str(path)) else f"{path}: {line}"
+    try:
+        tok = tokenizers.build(section, (), path)
+    except config.ConfigError as error:
+        raise config.ConfigError(list(map(named, error.problems))) from error
+    except records.DataError as error:
+        raise records.DataError(named(str(error))) from error
     if tok.vocab_size <= rows:
         return tok
     # Special tokens that no text spells, and that the model never had, do no harm.

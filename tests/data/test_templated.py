@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues by chat templates: which tokens they are, and which of them count."""
 
+import json
+
 import groups
 import numpy as np
 import pytest
@@ -244,6 +246,25 @@ def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
         chat.check(TOK._replace(bos_id=None), "chatml", bos=True)
     with pytest.raises(config.ConfigError, match="needs <"):
         build(tmp_path, "chatml", tok=bare)
+
+
+@pytest.mark.parametrize(
+    "name,content,reason",
+    [
+        ("chat_template.jinja", b"\xff\xfe", "chat_template.jinja: .* as UTF-8"),
+        ("chat_template", 3, "chat_template: 3 is int, not str"),
+        ("chat_template", [1], "chat_template: 1 is int, not dict"),
+        ("chat_template", [{"template": "x"}], "chat_template: None is NoneType, not"),
+        ("chat_template", [{"name": "default", "template": 3}], "template: 3 is int"),
+    ],
+)
+def test_a_tokenizers_template_that_is_none_is_refused_by_name(name, content, reason):
+    if name == "chat_template":
+        content = json.dumps({name: content}).encode()
+        name = "tokenizer_config.json"
+    tok = TOK._replace(files={**TOK.files, name: content})
+    with pytest.raises(config.ConfigError, match=reason):
+        chat.check(tok, "tokenizer")
 
 
 def test_a_run_keeps_the_template_that_it_learned(tmp_path):

@@ -2,6 +2,7 @@
 """Tokenizers undo themselves, never emit control tokens, and reopen as they were."""
 
 import json
+import shutil
 
 import fresh
 import numpy as np
@@ -272,7 +273,9 @@ def test_huggingface_needs_to_know_the_end(hub, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     options = dict(kind="huggingface", path=str(path), control_tokens=())
-    with pytest.raises(config.ConfigError, match="ends a text; name it here"):
+    with pytest.raises(
+        config.ConfigError, match="ends a text; name it as eos_token in"
+    ):
         build(tmp_path, **options)
     with pytest.raises(config.ConfigError, match="'<end>' is not in"):
         build(tmp_path, eos_token="<end>", **options)
@@ -281,6 +284,46 @@ def test_huggingface_needs_to_know_the_end(hub, tmp_path):
     path.write_bytes(b"{}")
     with pytest.raises(records.DataError, match="not a tokenizer"):
         build(tmp_path, eos_token="<|endoftext|>", **options)
+
+
+MALFORMED = {
+    "tokenizer_config.json": [
+        ([], "tokenizer_config.json: .* is list, not dict"),
+        (dict(added_tokens_decoder=[1]), "added_tokens_decoder: .* is list, not dict"),
+        (dict(added_tokens_decoder={"x": {"content": "a"}}), "'x' is no token's numbe"),
+        (dict(added_tokens_decoder={"5": {}}), r"added_tokens_decoder\.5: None is"),
+        (dict(added_tokens_decoder={"5": 3}), r"added_tokens_decoder\.5: 3 is int"),
+        (
+            dict(added_tokens_decoder={"5": {"content": "a", "special": "x"}}),
+            r"added_tokens_decoder\.5\.special: 'x' is str, not bool",
+        ),
+        (dict(extra_special_tokens=3), "extra_special_tokens: 3 is int, not list"),
+        (dict(additional_special_tokens=[3]), "special_tokens: 3 is int, not str"),
+        (dict(eos_token=3), r"tokenizer_config\.json\.eos_token: 3 is int, not str"),
+    ],
+    "generation_config.json": [
+        ([], "generation_config.json: .* is list, not dict"),
+        (dict(eos_token_id="x"), "eos_token_id: 'x' is str, not int"),
+        (dict(eos_token_id=[1.5]), "eos_token_id: 1.5 is float, not int"),
+    ],
+    "added_tokens.json": [({"<x>": "a"}, r"added_tokens\.json\.<x>: 'a' is str")],
+}
+
+
+@pytest.mark.parametrize(
+    "name,content,reason",
+    [(n, *case) for n, cases in MALFORMED.items() for case in cases],
+)
+def test_files_beside_a_tokenizer_are_refused_by_name_and_field(
+    name, content, reason, hub, tmp_path
+):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(hub, folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": null}')
+    (folder / name).write_text(json.dumps(content))
+    options = dict(kind="huggingface", path=str(folder), control_tokens=())
+    with pytest.raises(config.ConfigError, match=reason):
+        build(tmp_path, **options)
 
 
 def test_the_data_layer_imports_no_jax():

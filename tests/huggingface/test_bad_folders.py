@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from alignjax import checkpoint, config, start
 from alignjax.checkpoint import conversion
+from alignjax.data import records
 from alignjax.huggingface import folder, recognition
 from alignjax.sections import InitConfig
 
@@ -242,6 +243,36 @@ def test_a_value_of_config_json_is_refused_by_the_key_that_it_has_there(key, tmp
     with pytest.raises(config.ConfigError) as caught:
         checkpoint.open_run(f"hf:{tmp_path / 'x'}")
     assert re.search(rf"/x.*config\.json\W+({key}: )?{reason}", str(caught.value))
+
+
+@pytest.mark.parametrize("text", ["null", "{}", "{"])
+def test_a_tokenizer_that_is_none_is_named_with_its_folder(text, tmp_path):
+    pytest.importorskip("tokenizers")
+    handmade.words(handmade.write(tmp_path / "x"))
+    (tmp_path / "x" / "tokenizer.json").write_text(text)
+    with pytest.raises((config.ConfigError, records.DataError)) as caught:
+        checkpoint.open_run(tmp_path / "x")
+    assert re.match(rf"{tmp_path / 'x'}\W+tokenizer\.json: ", str(caught.value))
+
+
+def test_a_tokenizer_without_an_end_says_where_to_name_it(tmp_path):
+    pytest.importorskip("tokenizers")
+    handmade.words(handmade.write(tmp_path / "x"))
+    change(tmp_path / "x", "tokenizer_config.json", eos_token=None)
+    message = rf"^{tmp_path / 'x'}: .*as eos_token in tokenizer_config\.json"
+    with pytest.raises(config.ConfigError, match=message):
+        checkpoint.open_run(tmp_path / "x")
+
+
+def test_a_template_that_is_not_read_is_not_there(tmp_path):
+    pytest.importorskip("tokenizers")
+    handmade.words(handmade.write(tmp_path / "x"))
+    change(tmp_path / "x", "chat_template.json", chat_template="{{ messages }}")
+    run = checkpoint.open_run(tmp_path / "x")
+    with pytest.raises(config.ConfigError, match="did not learn dialogues"):
+        run.reply(["w1"])
+    change(tmp_path / "x", "tokenizer_config.json", chat_template="{{ messages }}")
+    assert checkpoint.open_run(tmp_path / "x").chats == "tokenizer"
 
 
 def test_all_problems_of_the_tensors_are_told_together(tmp_path):

@@ -7,14 +7,14 @@ The built-in ones are the `.jinja` files beside this one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from alignjax import config, registry
-from alignjax.data import tokenizer
+from alignjax.data import side_files, tokenizer
 
 OWN = "tokenizer"  # the format of the template that came with the tokenizer
-FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
+FILE, CONFIG = "chat_template.jinja", side_files.CONFIG
+_TEMPLATE = f"{CONFIG}.chat_template"
 # The file of a tokenizer that keeps the template that a run learned, and its format.
 KEPT = "alignjax_chat.json"
 # The control tokens that built-in ones need, besides start and end.
@@ -78,6 +78,11 @@ def find(tok: tokenizer.Tokenizer, format: str, *, tools: bool = False) -> str:
     return _named(format)
 
 
+def there(tok: tokenizer.Tokenizer) -> bool:
+    """Whether a template came with the tokenizer, sound or not."""
+    return FILE in tok.files or bool(side_files.setting(tok.files, "chat_template"))
+
+
 def _named(format: str) -> str:
     if format in names():
         return Path(__file__).with_name(f"{format}.jinja").read_text("utf-8")
@@ -97,13 +102,20 @@ def _named(format: str) -> str:
 
 def _own(tok: tokenizer.Tokenizer, tools: bool) -> str:
     if FILE in tok.files:
-        return tok.files[FILE].decode()
-    found = json.loads(tok.files.get(CONFIG, b"{}")).get("chat_template")
+        try:
+            return tok.files[FILE].decode()
+        except UnicodeDecodeError as error:
+            raise config.ConfigError(f"{FILE}: {error}; save it as UTF-8") from error
+    found, where = side_files.setting(tok.files, "chat_template"), _TEMPLATE
     if isinstance(found, list):  # several, by name
-        several = {entry["name"]: entry["template"] for entry in found}
+        entries = [config.expect(entry, dict, where) for entry in found]
+        name = lambda entry: config.expect(entry.get("name"), str, where)
+        several = {name(entry): entry.get("template") for entry in entries}
         found = several.get("tool_use") if tools else None
         found = found or several.get("default")
-    if isinstance(found, Mapping) or not found:
+    if found:
+        config.expect(found, str, where)
+    else:
         raise config.ConfigError(
             'data.chat: "tokenizer", but the tokenizer came with no template: there is '
             f"neither {FILE} nor chat_template in {CONFIG}; say one of "

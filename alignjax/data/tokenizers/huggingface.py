@@ -66,7 +66,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     if eos is None:
         raise config.ConfigError(
             f"tokenizer.eos_token: {MODEL} and what is beside it do not say which "
-            "token ends a text; name it here"
+            f"token ends a text; name it as eos_token in {side_files.CONFIG}, or here"
         )
     eos_id = model.token_to_id(eos)
     if eos_id is None:
