@@ -10,6 +10,7 @@ import json
 import pathlib
 
 from alignjax import config as configs
+from alignjax import models
 from alignjax.checkpoint import fingerprint, run, storage
 from alignjax.huggingface import partial, peft, shards
 from alignjax.models import lora
@@ -50,6 +51,7 @@ def import_adapters(
         "init": {"run": name, "step": opened.step},
         "imported": {"from": str(source), "path": str(pathlib.Path(source).absolute())},
     }
+    models.build(known["model"], c.vocab_size)  # refuses what could not be opened
     target = pathlib.Path(target).absolute()
     with partial.folder(target, sum(x.nbytes for x in found.leaves.values())) as made:
         path = storage.step_path(made / "checkpoints", 0)

@@ -330,7 +330,7 @@ def _sort(path, tensors, known: list[Module], c: settings.DecoderConfig):
 
 
 def _shapes(path, found, asked, known, leaves) -> list[str]:
-    """Tensors that lack, or have another shape than the config and the model say."""
+    """Tensors that lack, are no floats, or have another shape than is said."""
     problems = []
     for module, layers in found.items():
         rank, sizes = asked[module][0], _sizes(module, leaves)
@@ -344,6 +344,12 @@ def _shapes(path, found, asked, known, leaves) -> list[str]:
                 problems.append(
                     f"{path / WEIGHTS}: {name} has {shapes or 'nothing'}, and the "
                     f"model and {CONFIG} ask {want} of every layer"
+                )
+            kinds = {str(tensor.dtype) for tensor in parts.values()}
+            if odd := kinds.difference(matching.FLOATS):
+                problems.append(
+                    f"{path / WEIGHTS}: {name} has numbers of {', '.join(odd)}; save "
+                    f"them as one of {', '.join(matching.FLOATS)}"
                 )
     return problems[:8]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ class Known(NamedTuple):
     alphas: Mapping[str, float]
 
     def rank(self, module: str) -> int:
-        return int(_of(self.ranks, module))
+        return _of(self.ranks, module)
 
     def alpha(self, module: str) -> float:
         return _of(self.alphas, module)
@@ -82,6 +83,7 @@ def read(path: pathlib.Path) -> Known:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise config.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+    config.expect(found, dict, str(path))
     refuse = lambda name, why: f"{path}: {name} = {found.get(name)!r}: {why}"
     problems = [
         refuse(name, f"{why}, which is not computed here")
@@ -107,17 +109,21 @@ def read(path: pathlib.Path) -> Known:
         for name, value in found.items()
         if name not in _KNOWN and name not in _REFUSED and value
     ]
-    numbers = {"": found.get("r")} | (found.get("rank_pattern") or {})
-    alphas = {"": found.get("lora_alpha")} | (found.get("alpha_pattern") or {})
-    for name, values in (("r", numbers), ("lora_alpha", alphas)):
-        bad = [x for x in values.values() if type(x) not in (int, float) or x <= 0]
-        if bad:
-            problems.append(refuse(name, f"{bad[0]!r} is no positive number"))
-    for pattern in (*numbers, *alphas):
+    pattern = lambda name: config.expect(found.get(name) or {}, dict, f"{path}: {name}")
+    ranks = {"": found.get("r")} | pattern("rank_pattern")
+    alphas = {"": found.get("lora_alpha")} | pattern("alpha_pattern")
+    if bad := [x for x in ranks.values() if type(x) is not int or x < 1]:
+        problems.append(refuse("r", f"{bad[0]!r} is no positive whole number"))
+    if bad := [x for x in alphas.values() if not _is_number(x) or x <= 0]:
+        problems.append(refuse("lora_alpha", f"{bad[0]!r} is no positive number"))
+    dropout = found.get("lora_dropout") or 0.0
+    if not _is_number(dropout) or not 0 <= dropout < 1:
+        problems.append(refuse("lora_dropout", "it is not in [0, 1)"))
+    for name in (*ranks, *alphas):
         try:
-            re.compile(pattern)
+            re.compile(name)
         except re.error as error:
-            problems.append(f"{path}: the pattern {pattern!r}: {error}")
+            problems.append(f"{path}: the pattern {name!r}: {error}")
     if problems:
         raise config.ConfigError(problems)
     targets = found.get("target_modules")
@@ -126,10 +132,14 @@ def read(path: pathlib.Path) -> Known:
         targets=tuple(targets) if isinstance(targets, list) else (),
         rslora=bool(found.get("use_rslora")),
         dora=bool(found.get("use_dora")),
-        dropout=float(found.get("lora_dropout") or 0.0),
-        ranks=numbers,
+        dropout=float(dropout),
+        ranks=ranks,
         alphas=alphas,
     )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def write(

@@ -122,7 +122,12 @@ REFUSED = {
         "tell layers of self_attn.q_proj apart",
     ),
     "rank": (dict(r=4), "ask {'lora_A': (4, "),
-    "no rank": (dict(r=0), "r = 0: 0 is no positive number"),
+    "no rank": (dict(r=0), "r = 0: 0 is no positive whole number"),
+    "half a rank": (dict(r=3.5), "r = 3.5: 3.5 is no positive whole number"),
+    "no alpha": (dict(lora_alpha=float("nan")), "lora_alpha = nan: nan is no positive"),
+    "dropout": (dict(lora_dropout=1.5), "lora_dropout = 1.5: it is not in [0, 1)"),
+    "word": (dict(lora_dropout="a"), "lora_dropout = 'a': it is not in [0, 1)"),
+    "list": (dict(rank_pattern=[1]), "adapter_config.json: rank_pattern: [1] is list"),
     "magnitudes": (dict(use_dora=True), "'m': ("),
     "targets": (dict(target_modules=["q_proj", "lm_head"]), "'lm_head' has no tensors"),
     "pattern": (dict(rank_pattern={"*": 3}), "the pattern '*'"),
@@ -162,6 +167,30 @@ def test_tensors_that_lack_or_do_not_belong_are_named(llama, tmp_path):
     (tmp_path / "pickled/adapter_model.bin").write_bytes(b"")
     with pytest.raises(config.ConfigError, match="is pickled, and never read"):
         import_("pickled")
+
+
+def test_what_is_no_object_and_what_are_no_floats_are_refused(llama, tmp_path):
+    c, leaves = adapted.draw(llama, adapted.KINDS["lora"])
+    tensors, known = peft.write(leaves, "llama", c)
+    whole = {name: x.astype(np.int32) for name, x in tensors.items()}
+    folder = peft.save(tmp_path / "peft", whole, known)
+    import_ = lambda: adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    with pytest.raises(config.ConfigError, match="has numbers of int32; save them as"):
+        import_()
+    (folder / peft.CONFIG).write_text("[]")
+    with pytest.raises(config.ConfigError, match=r"adapter_config\.json: \[\] is list"):
+        import_()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_could_not_be_opened_is_not_made(llama, tmp_path, monkeypatch):
+    _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
+    found = peft.read(folder, "llama", llama.model.config, llama.leaves())
+    odd = found._replace(fields={**found.fields, "lora_targets": "nothing"})
+    monkeypatch.setattr(peft, "read", lambda *arguments: odd)
+    with pytest.raises(config.ConfigError, match="lora_targets: 'nothing' matches no"):
+        adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_exported_is_refused(llama, tmp_path):
