@@ -75,7 +75,8 @@ def render(
         "documents": None,
         "add_generation_prompt": prompt,
     }
-    counted = sandbox.counted(now or DAY, len(messages))
+    said = _characters([messages, tools])
+    counted = sandbox.counted(now or DAY, len(messages), said)
     with counted as state, _told(sandbox):
         text = "".join(map(state.write, template.generate(**variables)))
     for start, said in state.generated:
@@ -85,6 +86,15 @@ def render(
                 "so where it is in the text cannot be told; take it out of there"
             )
     return Rendered(text, tuple((s, s + len(said)) for s, said in state.generated))
+
+
+def _characters(value: Any) -> int:
+    """How many are in all texts of a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return _characters([*value, *value.values()])
+    return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 0
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 
 The module imports jinja2, of the extra `hf`, so it is imported where it is needed.
 
-Turns of loops, calls and filters are steps; a rendering has so many of them, and stops
-at the same one on every machine, in any thread. What makes large things of small ones
-(products, powers, padding, replacements) is looked at before it is done.
+Turns of loops, calls and filters are steps, and so is some of what they work on; a
+rendering has so many of them, and stops at the same one on every machine, in any
+thread. What makes large things of small ones (products, powers, padding, replacements)
+is looked at before it is done, and nothing may be much larger than what was said.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from jinja2 import nodes, runtime
 
 STEPS = 1_000_000  # of one rendering, and more for each message of a long dialogue
 PER_MESSAGE = 10_000
-CALL = 10  # steps of a call
-SIZE = 1 << 24  # characters or items
+CALL = 10  # steps of a call, and parts of what it works on that are a step
+SIZE = 1 << 20  # characters or items of one thing, and of all that is written
+PER_CHARACTER = 8  # more of these, and of steps, for each character that was said
 BITS = 1 << 17  # of a number
 # Widths that nobody needs in patterns such as `%5d` and `{:5}`, or that are hidden.
 _WIDTH = re.compile(
@@ -46,6 +48,10 @@ _PASSING = frozenset(
 )
 
 
+# Filters that take a microsecond for each part of what they get.
+_SLOW = frozenset("groupby pprint sort title unique urlize wordcount wordwrap".split())
+
+
 class Excess(Exception):
     """A template that does too much."""
 
@@ -57,12 +63,14 @@ class State:
     Attributes:
       now: what `strftime_now` tells.
       most: steps that it may take.
+      room: characters that it may write, and parts that anything may have.
       size: characters written.
       generated: where blocks `{% generation %}` began, and what they wrote.
     """
 
     now: datetime.datetime
     most: int = STEPS
+    room: int = SIZE
     steps: int = 0
     size: int = 0
     generated: list[tuple[int, str]] = dataclasses.field(default_factory=list)
@@ -84,9 +92,17 @@ _STATE: contextvars.ContextVar[State] = contextvars.ContextVar("rendering")
 
 
 @contextlib.contextmanager
-def counted(now: datetime.datetime, messages: int = 0) -> Iterator[State]:
-    """All that templates do inside is counted in the State, and bounded."""
-    state = State(now, STEPS + PER_MESSAGE * messages)
+def counted(
+    now: datetime.datetime, messages: int = 0, characters: int = 0
+) -> Iterator[State]:
+    """All that templates do inside is counted in the State, and bounded.
+
+    Args:
+      now: what `strftime_now` tells.
+      messages, characters: how many are said to the template.
+    """
+    more = PER_CHARACTER * characters
+    state = State(now, STEPS + PER_MESSAGE * messages + more, SIZE + more)
     token = _STATE.set(state)
     try:
         yield state
@@ -96,8 +112,8 @@ def counted(now: datetime.datetime, messages: int = 0) -> Iterator[State]:
 
 def check_size(size: int) -> None:
     """Raises Excess if something has so many parts that it is not to be made."""
-    if size > SIZE:
-        raise Excess(f"something of {size:,} parts, where {SIZE:,} are the most")
+    if size > (room := _STATE.get().room):
+        raise Excess(f"something of {size:,} parts, where {room:,} are the most")
 
 
 def _checked(value: Any) -> Any:
@@ -158,6 +174,8 @@ def _check_arguments(name: str, values: tuple, named: dict) -> None:
     """Refuses what would make something large; `name` is of a filter or a method."""
     _STATE.get().step(CALL)
     first, *rest = values or (None,)
+    if isinstance(first, Sized) and not isinstance(first, runtime.Undefined):
+        _STATE.get().step(len(first) // (1 if name in _SLOW else CALL))
     rest += named.values()
     numbers = [abs(value) for value in rest if isinstance(value, int)]
     check_size(max(numbers, default=0))
@@ -311,7 +329,8 @@ def _watched(name: str, function):
         if getattr(function, "jinja_pass_arg", None) is not None:
             own = 1  # the context or the environment comes first
         _check_arguments(name, values[own:], named)
-        return _checked(function(*values, **named))
+        found = function(*values, **named)
+        return _turns(found) if isinstance(found, Iterator) else _checked(found)
 
     return watched
 
