@@ -198,6 +198,8 @@ def describe(run: Experiment, resumed: int | None) -> str:
         if (found := getattr(run, name)) is not None:
             path, digest = found.run.path, found.digest[:12]
             lines.append(f"{name}: step {found.step} of {path}, parameters {digest}")
+    if run.start and (text := start.note(run.start, run.model.config)):
+        lines.append(text)
     if (every := c.reference.update_every) is not None:
         share = c.reference.update_share
         moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"

@@ -14,8 +14,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from alignjax import checkpoint, config
+from alignjax import checkpoint, config, models
 from alignjax.data import records, side_files, templates, tokenizer
+from alignjax.models import settings
 
 # Fields of a model that change how it computes or learns, and not what its parameters
 # mean; and those of shapes, which are compared where parameters are read.
@@ -83,7 +84,38 @@ def complete(section: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
             f"model.name: {given['name']!r}, where the model of init.run is no size "
             "with a name; leave model.family and model.name out"
         )
-    return {**section, "model": {**theirs, **given}}
+    return {**section, "model": {**theirs, **given, **_context(theirs, given)}}
+
+
+def _context(theirs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`context`, so that training on shorter texts takes nothing from the model."""
+    before = _model(theirs)
+    longest, length = _longest(before), given.get("max_length", before.max_length)
+    stretch = ("rope_scaling", "rope_theta")
+    stretched = any(given.get(k, theirs.get(k)) != theirs.get(k) for k in stretch)
+    shorter = isinstance(length, int) and length < longest
+    kept = before.positions == "rope" and not stretched and shorter
+    return {"context": given.get("context") or (longest if kept else None)}
+
+
+def note(start: Start, c: settings.DecoderConfig) -> str | None:
+    """What somebody should know who trains on longer texts than the model has read."""
+    before = _model(start.run.config["model"])
+    same = before.rope_scaling == c.rope_scaling and before.rope_theta == c.rope_theta
+    if not same or c.max_length <= (longest := _longest(before)):
+        return None
+    return (
+        f"model.max_length: {c.max_length:,}, where the model was made for "
+        f"{longest:,} tokens; it has to learn to read longer texts"
+    )
+
+
+def _model(section: Mapping[str, Any]) -> settings.DecoderConfig:
+    return models.build({**section, "attention": "auto"}, 1).config
+
+
+def _longest(c: settings.DecoderConfig) -> int:
+    return c.context or c.max_length
 
 
 def load_tokenizer(start: Start) -> tokenizer.Tokenizer:

@@ -163,8 +163,8 @@ def model() -> ConfigDict:
     m = ConfigDict()
     m.family = "llama"  # a module of alignjax.models
     m.name = "nano"  # a size in its CONFIGS
-    sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length window"
-    experts = "experts experts_per_token expert_d_ff"
+    sizes = "vocab_size d_model layers heads kv_heads head_dim d_ff max_length context"
+    experts = "window experts experts_per_token expert_d_ff"
     for field in f"{sizes} {experts} unroll score_heads lora_rank".split():
         m[field] = placeholder(int)
     for field in (

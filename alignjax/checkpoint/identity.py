@@ -34,6 +34,7 @@ MAY_DIFFER = (
     "init.run",
     "reference.run",
     "reference.store",
+    "model.context",
     "data.workers",
     "data.*.data_dir",
     "data.sources.*.path",

@@ -171,6 +171,7 @@ def config_json(module: ModuleType, c: settings.DecoderConfig) -> dict:
     Raises:
       ConfigError: a field that the family's config.json cannot say.
     """
+    c = dataclasses.replace(c, max_length=c.context or c.max_length)
     hf = module.config_json(c)
     said = config.build(settings.DecoderConfig, module.fields(hf), "config.json")
     ours, theirs = published.architecture(c), published.architecture(said)

@@ -18,6 +18,7 @@ from alignjax.models import scaling, settings
 _RUN = {
     "attention",
     "base",
+    "context",
     "dropout",
     "dtype",
     "embedding_noise",

@@ -19,6 +19,8 @@ class DecoderConfig:
       vocab_size: V, rows of the embedding.
       d_model, layers, heads, d_ff: D, L, N and F of the legend in `types`.
       max_length: T at most; learned positions have this many rows.
+      context: how long texts may be that the model reads, where training is on shorter
+        ones; what exports say. The default, None, is `max_length`.
       kv_heads: K; the default, None, is as many as `heads`.
       head_dim: H; the default is d_model / heads.
       norm, norm_epsilon: the kind of norm and what is added to its variance.
@@ -81,6 +83,7 @@ class DecoderConfig:
     heads: int
     d_ff: int
     max_length: int
+    context: int | None = None
     kv_heads: int | None = None
     head_dim: int | None = None
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"

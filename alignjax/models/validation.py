@@ -68,10 +68,12 @@ def _windows(c) -> list[str]:
 
 
 def _positions(c) -> list[str]:
+    if c.context is not None and c.context < c.max_length:
+        return [f"context: {c.context} is less than max_length = {c.max_length}"]
     if c.positions != "rope":
         found = []
-        for name, unset in (("rope_scaling", None), ("local_rope_theta", None)):
-            if getattr(c, name) != unset:
+        for name in ("rope_scaling", "local_rope_theta", "context"):
+            if getattr(c, name) is not None:
                 found.append(f"{name}: has no effect with positions = {c.positions!r}")
         if c.rope_fraction != 1:
             found.append(
