@@ -22,8 +22,8 @@ from alignjax.models import settings
 # mean; and those of shapes, which are compared where parameters are read.
 _ASIDE = (
     "vocab_size|d_model|layers|heads|kv_heads|head_dim|d_ff|expert_d_ff|max_length|"
-    "score_heads|init_std|dtype|base|attention|remat|unroll|dropout|embedding_noise|"
-    "lora_dropout|router_loss|router_z_loss"
+    "context|score_heads|init_std|dtype|base|attention|remat|unroll|dropout|"
+    "embedding_noise|lora_dropout|router_loss|router_z_loss"
 )
 
 
