@@ -218,7 +218,7 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
         )
     file = path / "tokenizer.model" if kind == "sentencepiece" else path
     section = tokenizers.TokenizerConfig(kind=kind, path=str(file))
-    named = lambda line: line if line.startswith(str(path)) else f"{path}: {line}"
+    named = lambda line: line if str(path) in line else f"{path}: {line}"
     try:
         tok = tokenizers.build(section, (), path)
     except config.ConfigError as error:

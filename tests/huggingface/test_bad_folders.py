@@ -252,7 +252,8 @@ def test_a_tokenizer_that_is_none_is_named_with_its_folder(text, tmp_path):
     (tmp_path / "x" / "tokenizer.json").write_text(text)
     with pytest.raises((config.ConfigError, records.DataError)) as caught:
         checkpoint.open_run(tmp_path / "x")
-    assert re.match(rf"{tmp_path / 'x'}\W+tokenizer\.json: ", str(caught.value))
+    said = str(caught.value)
+    assert said.count(str(tmp_path)) == 1 and f"{tmp_path}/x/tokenizer.json: " in said
 
 
 def test_a_tokenizer_without_an_end_says_where_to_name_it(tmp_path):
