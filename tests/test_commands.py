@@ -20,7 +20,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         (tmp_path, "is a folder; name a file"),
         (tmp_path / "file" / "out.json", "cannot be written: .* exists"),
         ("/proc/out.json", "cannot be written"),
-        ("", "out: . is a folder"),
+        ("", "out: empty"),
     ):
         with pytest.raises(config.ConfigError, match=reason):
             commands.output(path)

@@ -108,7 +108,7 @@ def test_a_baseline_of_other_rows_needs_another_row(monkeypatch):
     monkeypatch.setattr(start, "find", before)
     section = load(pathlib.Path("dpo/hh.py")).get_config().to_dict()
     section["objective"] = {"name": "preference", "loss": "kto"}
-    section |= {"microbatches": 1, "batch_size": 2}
+    section |= {"microbatches": 1, "batch_size": 2, "reference": {}}
     experiment.check(section)
     with pytest.raises(config.ConfigError, match=r"batch_size: 1, where .* 'kto'"):
         experiment.check(section | {"batch_size": 1})

@@ -8,8 +8,8 @@ is the difference of the responses' log-ratios. See `alignjax.losses.preference`
 import jax
 import jax.numpy as jnp
 
+from alignjax.bounds import NonNegative, Positive
 from alignjax.losses import catalogue, scores
-from alignjax.losses.catalogue import NonNegative, Positive
 
 
 @catalogue.declare(margin=True)
