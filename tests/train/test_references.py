@@ -240,6 +240,7 @@ def test_a_base_in_fewer_bits_that_is_trained_is_refused(folder, tuned):
     assert "lora_m" in text
 
 
+@pytest.mark.slow
 def test_dropout_of_the_run_before_is_said_to_leave_the_check_out(folder, tuned):
     noisy = run(
         folder, "noisy", sft, **start(tuned, **{"model.lora_dropout": 0.1, "steps": 2})
