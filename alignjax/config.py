@@ -124,12 +124,9 @@ def fault(cls: type, name: str, value: Any) -> str | None:
     """Why `value` cannot be the field `name` of the dataclass `cls`, or None."""
     hint = typing.get_type_hints(cls)[name]
     if value is None:
-        fits = type(None) in typing.get_args(hint)
-        return (
-            None
-            if fits
-            else f"null is not {_type_name(hint)}; give it, or leave it out"
-        )
+        if type(None) in typing.get_args(hint):
+            return None
+        return f"null is not {_type_name(hint)}; give it, or leave it out"
     try:
         _cast(value, hint)
     except ValueError as error:

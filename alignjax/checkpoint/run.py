@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alignjax import trees, types
+from alignjax import config, trees, types
 from alignjax.checkpoint import asking, storage, workdir
 from alignjax.checkpoint.storage import CheckpointError
 from alignjax.huggingface import recognition
@@ -265,7 +265,6 @@ class Run:
         Raises:
           ConfigError: ids outside the vocabulary, no response, or nothing before it.
         """
-        from alignjax import config
         from alignjax.sampling import request
 
         before, after = prompt, response
@@ -312,7 +311,6 @@ class Run:
 
     def prompt_ids(self, dialogue) -> list[int]:
         """The tokens that a dialogue of `reply` begins with."""
-        from alignjax import config
         from alignjax.data import chat
 
         if not self.chats:
