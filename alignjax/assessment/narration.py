@@ -171,10 +171,10 @@ def _reward(name: str, model: Figures) -> list[str]:
         f"rewards {judged['correlation']:.2f}"
     )
     matters = (
-        f"why it matters: {padded['sentences']} empty sentences {verb} a score (by "
-        f"{padded['shift']['mean']:+.2f}) and win in {percent(padded['preferred'])} of "
-        "pairs, where the truth never prefers them; a policy learns to give what is "
-        "wrongly liked"
+        f"why it matters: {padded['sentences']} empty sentences {verb} a score "
+        f"({padded['shift']['mean']:+.2f}) and win in {percent(padded['preferred'])} "
+        "of pairs, where the truth never prefers them; a policy learns to give what "
+        "is wrongly liked"
     )
     return [agreed, calibrated, matters]
 

@@ -14,6 +14,7 @@ _UNITS = {
     "reward": "nats a pair",
     "preference": "loss a pair",
 }
+_HELD_OUT = dict(color=drawing.INK, marker="o", markersize=4, linestyle="--")
 
 
 def smooth(values: Sequence[float], width: int) -> list[float]:
@@ -41,17 +42,15 @@ def losses(told: story.Story) -> drawing.Figure | str:
             even = smooth(values, width)
             color = drawing.COLORS[stage.kind]
             axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axis.plot(steps, even, color=color, label="training")
+            axis.plot(steps, even, color=color)
             at, held = stage.series("eval/loss")
             if at:
-                style = dict(color=drawing.INK, marker="o", markersize=4)
-                axis.plot(at, held, **style, linestyle="--", label="held out")
+                axis.plot(at, held, **_HELD_OUT)
             axis.set_title(drawing.shorten(stage.name, 20), fontsize=10, loc="left")
             axis.set_xlabel("steps")
             axis.set_ylabel(_UNITS[stage.kind])
             axis.set_ylim(*_frame(even[width:] or even, held))
             axis.locator_params(axis="x", nbins=4)
-            axis.legend(loc="upper right")
             first, last = values[0], even[-1]
             shown = f"{held[-1]:.3f}" if held else "-"
             parts.append(f"{stage.name} {first:.2f} to {last:.2f}")
@@ -60,6 +59,10 @@ def losses(told: story.Story) -> drawing.Figure | str:
             )
         for axis in drawn.axes[len(stages) :]:
             axis.set_visible(False)
+        # One for all, outside: curves of small views run under what is inside.
+        drawn.axes[0].plot([], [], color=drawing.INK, label="training")
+        drawn.axes[0].plot([], [], **_HELD_OUT, label="held out")
+        drawn.figure.legend(loc="outside upper center", ncols=2)
         return drawing.Figure(
             "losses",
             "Does every stage learn, and does what it learns hold on new data?",

@@ -167,8 +167,8 @@ def _winners(told: story.Story, path) -> str:
     gains = f"gained on {name(up)}" if up else "gained on no kind beyond its interval"
     losses = f"lost on {name(down)}" if down else "lost on none"
     return (
-        f"From {change['from']} to {path[-1]} the answers {gains}, and {losses}; the "
-        f"other {len(kinds) - len(clear)} did not change beyond their intervals."
+        f"From {change['from']} to {path[-1]} the answers {gains}, and {losses}; "
+        f"{len(kinds) - len(clear)} of {len(kinds)} kinds did not clearly change."
     )
 
 

@@ -64,7 +64,7 @@ def test_what_is_told_of_a_stage_follows_the_intervals():
             found["changes"][0]["gold"][view] = made_up.interval(0.1, half)
         assert f"base -> sft: true reward {words}" in narration.tell(found, "sft")[0]
     reward = narration.tell(found, "reward")
-    assert "raise a score (by +0.27)" in reward[2]
+    assert "raise a score (+0.27)" in reward[2]
     found["rewards"]["reward"]["padding"]["shift"] = made_up.interval(0.0)
     assert "do not clearly move" in narration.tell(found, "reward")[2]
 
