@@ -9,6 +9,9 @@ of a built-in one; or the path of a .jinja file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from alignjax import config
 from alignjax.data import records, roles, templated, templates, tokenizer, tokenizing
@@ -74,19 +77,39 @@ def tokenize_everything(
 ) -> list[tokenizing.Tokens]:
     """Dialogues among other documents, every token of which is learned.
 
-    So a model is pretrained that knows the format before it is fine-tuned.
+    So a model is pretrained that knows the format before it is fine-tuned. Tokens of a
+    dialogue count its weight, but for those of `Chat.skipped`.
 
     Raises:
       ConfigError, DataError: as `tokenize`.
     """
     chats = [d for d in documents if not isinstance(d, records.Text)]
     texts = [d for d in documents if isinstance(d, records.Text)]
-    said = iter(tokenize(tok, chats, format=format, train_on="all", bos=bos))
+    ask = lambda of: iter(tokenize(tok, of, format=format, train_on="all", bos=bos))
+    said = ask([_but_for(c, ()) for c in chats])
+    # What is left out is what would be learned if nothing else were.
+    left_out = ask([_but_for(c, c.learned("all")) for c in chats if _skips(c)])
     read = iter(tokenizing.tokenize_text(tok, texts, bos=bos))
-    return [
-        next(read) if isinstance(d, records.Text) else tokenizing.Tokens(next(said).ids)
-        for d in documents
-    ]
+    rows = []
+    for document in documents:
+        if isinstance(document, records.Text):
+            rows.append(next(read))
+            continue
+        ids = next(said).ids
+        counts = np.full(len(ids), document.weight)
+        if _skips(document):
+            counts[np.asarray(next(left_out).weights) > 0] = 0.0
+        rows.append(tokenizing.Tokens(ids, counts if (counts != 1).any() else None))
+    return rows
+
+
+def _skips(chat: Any) -> bool:
+    return isinstance(chat, records.Chat) and bool(chat.skipped)
+
+
+def _but_for(chat: Any, turns: Iterable[int]) -> Any:
+    """With other turns skipped, where some are; what is no dialogue stays as it is."""
+    return chat._replace(skipped=tuple(turns)) if _skips(chat) else chat
 
 
 def replies(

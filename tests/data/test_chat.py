@@ -220,3 +220,32 @@ def test_the_same_prompt_is_held_out_on_one_side(tmp_path):
         key(USER, REPLY),
         key(system, other, REPLY),
     )
+
+
+def everything(*documents):
+    return chat.tokenize_everything(TOK, documents, format="roles", bos=False)
+
+
+def test_every_token_of_dialogues_and_documents_is_learned():
+    text = records.Text("the sea")
+    said, read = everything(records.Chat(DIALOGUE), text)
+    assert list(said.ids) == list(tokens_of(DIALOGUE).ids)
+    assert written(TOK, read.ids).startswith("the sea")
+    assert said.weights is None and read.weights is None
+
+
+def test_every_token_counts_the_weight_of_its_dialogue_but_for_skipped_turns():
+    first = records.Chat(DIALOGUE, weight=2.0, skipped=(2,))
+    neither = records.Chat(DIALOGUE, skipped=(2, 4))
+    whole = records.Chat(DIALOGUE, weight=0.5)
+    found = everything(first, records.Text("the sea"), neither, whole)
+    lost = [np.asarray(found[i].ids)[found[i].weights == 0] for i in (0, 2)]
+    assert written(TOK, lost[0]) == " hello<end>"
+    assert written(TOK, lost[1]) == " hello<end> so long<end>"
+    assert set(found[0].weights) == {0.0, 2.0} and set(found[2].weights) == {0.0, 1.0}
+    assert found[1].weights is None and set(found[3].weights) == {0.5}
+
+
+def test_what_is_no_dialogue_is_refused_of_everything_too():
+    with pytest.raises(records.DataError, match="Comparison"):
+        everything(records.Comparison((("user", "hi"),), ("a", "b"), {}))

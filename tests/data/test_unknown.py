@@ -60,7 +60,7 @@ def build(tok, tmp_path, rows, **options):
         ("text", dict(bos=True), 2),
         ("chat", {}, 3),
         ("chat", dict(train_on="last"), 2),
-        ("chat", dict(train_on="everything"), 9),
+        ("chat", dict(train_on="everything"), 8),
         ("pairs", {}, 1),
         ("pairs", dict(share_prompt=True), 1),
     ],
