@@ -86,11 +86,12 @@ def _two_sides(
 def labels(policy, reference, reward_G, weight_G, inputs) -> dict[str, Mean]:
     """Of `LogProbs` [G]: the same of desirable and of undesirable responses.
 
-    `rewards/margins` is no mean but follows from two, in evaluations: a batch may have
-    responses of one kind alone. See `margins`.
+    A batch may have responses of one kind alone, as `share/desirable` tells; a train
+    step then has 0 for the other. `rewards/margins` is no mean but follows from two, in
+    evaluations; see `margins`.
     """
     desirable_G = inputs["desirable_B"]
-    found = {}
+    found = {"share/desirable": mean(desirable_G.astype(jnp.float32), weight_G)}
     for name, kind_G in (("desirable", desirable_G), ("undesirable", ~desirable_G)):
         of = lambda x_G, kind_G=kind_G: mean(x_G, weight_G * kind_G)
         found[f"rewards/{name}"] = of(reward_G)

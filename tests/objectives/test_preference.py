@@ -179,6 +179,8 @@ def test_kto_and_its_metrics():
     loss, _, metrics = run(objective, subject.params(), REFERENCE, subject.batch())
     np.testing.assert_allclose(loss, (each * weight).sum() / weight.sum(), rtol=1e-5)
     np.testing.assert_allclose(metrics["kl/baseline"], z, rtol=1e-5)
+    share = (weight * desirable).sum() / weight.sum()
+    np.testing.assert_allclose(metrics["share/desirable"], share, rtol=1e-5)
     kind = weight * ~desirable
     reward = (0.3 * ratio[:, 0] * kind).sum() / kind.sum()
     np.testing.assert_allclose(metrics["rewards/undesirable"], reward, rtol=1e-5)
@@ -192,6 +194,7 @@ def test_a_kind_of_response_that_is_not_there_has_no_figures(desirable):
     kind = jnp.full_like(batch.values["desirable"], desirable)
     batch = batch.replace(values=dict(batch.values, desirable=kind))
     _, _, metrics = run(objective, subject.params(), REFERENCE, batch)
+    assert metrics["share/desirable"] == desirable
     there, missing = ("desirable", "undesirable")[:: 1 if desirable else -1]
     for name in ("rewards", "logps", "length", "drift"):
         assert f"{name}/{there}" in metrics and f"{name}/{missing}" not in metrics
