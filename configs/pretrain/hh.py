@@ -10,7 +10,7 @@ are read, as text whose every token is learned. A quarter is held out by what th
 says first, here and in the configs of the other stages, so that none of them learns
 from a dialogue that another evaluates. Only the tokenizer is trained on all of it.
 
-Hardware: 2 CPU cores. Time: about 25 minutes beside several other jobs. Result, on
+Hardware: 2 CPU cores. Time: about 10 minutes beside another job. Result, on
 1,500 pairs of the harmless part, 1,141 of them to train on: eval/loss 3.94 nats a token
 of the dialogues held out; 4.57 after 100 steps.
 """

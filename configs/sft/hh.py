@@ -4,7 +4,7 @@ r"""Fine-tuning on the preferred dialogues of Anthropic's HH.
 python -m alignjax.train --config=configs/sft/hh.py --workdir=runs/hh/sft \
     --config.init.run=runs/hh/pretrain --config.data.sources.hh.path=hh.jsonl
 
-Hardware: 2 CPU cores. Time: about 3 minutes beside other jobs. Result, after
+Hardware: 2 CPU cores. Time: about 2 minutes beside another job. Result, after
 configs/pretrain/hh.py: eval/loss 3.98 nats a token of the replies held out; 4.00 after
 20 steps. It looks like English and answers nothing.
 """
