@@ -4,7 +4,7 @@
 # reward model, DPO, and a report of what each stage changed. No network beyond the
 # package index, no accelerator.
 #
-#   tools/quickstart.sh                          9 to 10 minutes on 2 cores
+#   tools/quickstart.sh                          9 to 11 minutes on 2 cores
 #   tools/quickstart.sh --fast                   3 to 4: smaller stages, the same report
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #
