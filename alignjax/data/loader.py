@@ -55,8 +55,8 @@ class DataConfig:
         it; a built-in template, "chatml", "gemma", "llama3", "mistral" or "world"; or
         the path of a .jinja file. None for plain text.
       train_on: which of the assistant's turns of a dialogue are learned; "everything"
-        is every token, of other documents too, as in pretraining. None is what a
-        message of weight 0 says.
+        is every token, of other documents too, as in pretraining. What messages of
+        weight 0 say never is.
       share_prompt: whether the responses of a group are branches of one prompt, rather
         than each having its own copy.
       groups_per_row: the most groups of a row; None for as many as there is room for.

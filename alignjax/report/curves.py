@@ -61,7 +61,8 @@ def losses(told: story.Story) -> drawing.Figure | str:
             axis.set_visible(False)
         # One for all, outside: curves of small views run under what is inside.
         drawn.axes[0].plot([], [], color=drawing.INK, label="training")
-        drawn.axes[0].plot([], [], **_HELD_OUT, label="held out")
+        if any(stage.series("eval/loss")[0] for stage in stages):
+            drawn.axes[0].plot([], [], **_HELD_OUT, label="held out")
         drawn.figure.legend(loc="outside upper center", ncols=2)
         return drawing.Figure(
             "losses",

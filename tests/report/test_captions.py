@@ -41,6 +41,15 @@ def test_smoothing_is_a_mean_of_the_last():
     assert curves.smooth([1, float("nan"), 3], 2) == [1, 1, 3]
 
 
+def test_the_legend_of_the_losses_names_what_is_drawn():
+    training = [{"step": i, "loss": 1.0} for i in range(3)]
+    rows = [{**row, "eval/loss": 2.0} for row in training]
+    for found, drawn in ((training, 0), (rows, 1)):
+        stages = [story.Stage(name, "sft", found, {}) for name in ("one", "two")]
+        svg = curves.losses(story.Story(stages, None)).svg
+        assert svg.count(">training<") == 1 and svg.count(">held out<") == drawn
+
+
 def test_overfitting_is_seen():
     rows = [{"step": i, "loss": 1.0, "eval/loss": x} for i, x in enumerate((2, 1, 1.5))]
     stage = story.Stage("sft", "sft", rows, {})
