@@ -39,7 +39,7 @@ from alignjax import models, objectives, optim, sections, step, trees, types
 from alignjax.data import chat, loader, tokenizer
 from alignjax.objectives import logprobs, responses
 from alignjax.types import Frozen, TrainState
-from tools import groups, turns
+from tools import groups, needs, turns
 
 BETA, RATE = 0.1, 1e-6
 OPTIMIZER = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.0}
@@ -226,6 +226,8 @@ def main() -> None:
     parser.add_argument("--cache-dir", default=sections.CACHE_DIR)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    if args.trl:
+        needs.packages("torch", "transformers", "datasets", "trl")
     args.row_length = args.row_length or 2 * args.length
     args.cache_dir = pathlib.Path(args.cache_dir).expanduser()
 

@@ -38,7 +38,7 @@ from alignjax import (
 )
 from alignjax.models import decoder
 from alignjax.types import Frozen, Sequences
-from tools import turns
+from tools import needs, turns
 
 
 def random_batch(args) -> np.ndarray:
@@ -165,6 +165,8 @@ def main() -> int:
     for name in ("vocab", "batch", "length", "microbatches", "steps"):
         if (value := getattr(args, name)) < 1:
             parser.error(f"--{name}: {value} must be at least 1")
+    if args.torch != "none":
+        needs.packages("torch", "transformers")
 
     try:
         run, facts, c = jax_step(args)

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from alignjax.losses import catalogue
-from tools import groups
+from tools import groups, needs
 from tools.crosscheck import alignjax_side, cases, comparison, table, weights
 
 
@@ -87,6 +87,7 @@ def main() -> int:
         chosen = [case for case in chosen if args.only in said(case)]
     if not chosen:
         parser.error(f"--only={args.only}: in no case")
+    needs.packages("torch", "transformers", "datasets", "trl")
     # Each case is compiled and runs once, so it is compiling that takes the time.
     jax.config.update("jax_disable_most_optimizations", True)
     warnings.simplefilter("ignore", FutureWarning)  # transformers', of its own names

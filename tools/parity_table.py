@@ -31,7 +31,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 
-from tools.golden import cases, journeys, ours
+from tools import needs
+from tools.golden import cases
 
 COLUMNS = (
     "checkpoint",
@@ -45,7 +46,7 @@ COLUMNS = (
 
 def row(name: str, scratch: pathlib.Path) -> str:
     """The figures of a case."""
-    from tools.golden import theirs
+    from tools.golden import journeys, ours, theirs
 
     case = cases.CASES[name]
     model = theirs.model(case)
@@ -80,7 +81,7 @@ def difference(a, b) -> float:
 
 def with_adapters(run, folder, scratch, tokens) -> tuple[float, float]:
     """How far PEFT is from ours, and transformers from ours once merged."""
-    from tools.golden import theirs
+    from tools.golden import journeys, theirs
 
     model, params = journeys.with_adapters(run)
     ours_too = journeys.adapted(model, params, tokens)
@@ -97,6 +98,7 @@ def main() -> int:
     parser.add_argument("--only", help="names of cases, between commas")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(cases.CASES)
+    needs.packages("safetensors", "torch", "transformers", "peft")
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")
     for name in chosen:
