@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts that reach the model otherwise than their author and their folder mean."""
+
+import pytest
+
+from alignjax import checkpoint, train
+from tests.field import byte_llama
+from tools import convert_huggingface
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="truncate_prompt cuts at a token that begins turns, so that of a single "
+    "question that is too long nothing stays, though most of it would fit",
+)
+def test_the_end_of_a_long_question_stays(tmp_path):
+    folder = byte_llama.write(tmp_path / "model")
+    question = f"Listen: {'and so on, ' * 10}which of them is blue?"
+    pair = {"prompt": question, "chosen": "The third.", "rejected": "None."}
+    path = byte_llama.write_rows(tmp_path / "pairs.jsonl", [pair])
+    c = byte_llama.config("preference", folder, path, format="preference", length=160)
+    c.data.pack = "none"
+    c.data.long_documents = "truncate_prompt"
+    read, learned, _ = byte_llama.texts(c)
+    assert learned == "The third.<|im_end|>None.<|im_end|>"
+    assert read.count("which of them is blue?") == 2
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="data.bos puts a start token before dialogues though neither the template "
+    "nor the tokenizer writes one, and neither training nor the export reports it",
+)
+def test_a_start_token_that_the_folder_does_not_write_is_reported(
+    tmp_path, capfd, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = byte_llama.write(tmp_path / "model", bos_token="<s>", add_bos_token=False)
+    row = byte_llama.dialogue("Is it blue?", "It is.")
+    path = byte_llama.write_rows(tmp_path / "rows.jsonl", [row] * 8)
+    c = byte_llama.config("sft", folder, path)
+    c.data.bos, c.data.pack = True, "none"
+    assert train.train(c, tmp_path / "run") == 0
+    assert convert_huggingface.main(["export", "run", "out"]) == 0
+    output = "".join(capfd.readouterr())
+    trained, exported = (
+        checkpoint.open_run(tmp_path / name).prompt_ids("Is it blue?")
+        for name in ("run", "out")
+    )
+    assert trained == exported or "start token" in output or "data.bos" in output

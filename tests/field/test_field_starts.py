@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts of training that cannot go well, and have to end before they do harm."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from alignjax import checkpoint, config, exit_codes, train
+from tests.field import byte_llama
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.xfail(
+    strict=False,
+    reason="a workdir with files of somebody else counts as free, and its config.json "
+    "is overwritten",
+)
+def test_a_workdir_that_is_the_model_is_refused(tmp_path):
+    folder = byte_llama.write(tmp_path / "model")
+    rows = [byte_llama.dialogue("Is it blue?", "It is.")] * 8
+    path = byte_llama.write_rows(tmp_path / "rows.jsonl", rows)
+    c = byte_llama.config("sft", folder, path)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises((config.ConfigError, checkpoint.CheckpointError)):
+        train.train(c, folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a backend of JAX that cannot start ends the command in a traceback",
+)
+def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path):
+    arguments = [
+        "--config=configs/smoke/pretrain.py",
+        f"--config.cache_dir={tmp_path / 'cache'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "alignjax.train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "nonesuch"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "nonesuch" in done.stderr
+    assert "Traceback" not in done.stderr
+    codes = {v for k, v in vars(exit_codes).items() if k.isupper()}
+    assert done.returncode in codes - {exit_codes.DONE}

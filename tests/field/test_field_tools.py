@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tools, and calls of them, that templates write and that formats of files change."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from alignjax import config
+from alignjax.data import records
+from tests.field import byte_llama
+
+HEAT = {"room": "attic"}
+HEAT_TEXT = 'heat{"room": "attic"}<|im_end|>'
+TALK = [("user", "Warm the attic."), ("assistant", "It is on.")]
+
+
+def call(name: str, arguments) -> dict:
+    """A row whose assistant does nothing but to call a function."""
+    function = {"name": name, "arguments": arguments}
+    calls = [{"type": "function", "function": function}]
+    turns = [
+        {"role": "user", "content": "Please."},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    ]
+    return {"messages": turns}
+
+
+def learned(folder, rows: list[dict]) -> str:
+    path = byte_llama.write_rows(folder.parent / "rows.jsonl", rows)
+    return byte_llama.texts(byte_llama.config("sft", folder, path))[1]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="Parquet fills arguments that a call does not have with null, and the model "
+    "learns to write them",
+)
+def test_calls_from_parquet_are_those_from_json_lines(tmp_path):
+    folder = byte_llama.write(tmp_path / "model", byte_llama.WITH_CALLS)
+    rows = [call("heat", HEAT), call("wake", {"hour": 6, "song": "none"})]
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    expected = learned(folder, rows)
+    assert HEAT_TEXT in expected
+    c = byte_llama.config("sft", folder, path, kind="parquet")
+    assert byte_llama.texts(c)[1] == expected
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="arguments that are JSON text are encoded as JSON once more",
+)
+def test_arguments_as_json_text_are_the_object(tmp_path):
+    folder = byte_llama.write(tmp_path / "model", byte_llama.WITH_CALLS)
+    assert learned(folder, [call("heat", HEAT)]) == HEAT_TEXT
+    try:
+        text = learned(folder, [call("heat", json.dumps(HEAT))])
+    except records.DataError as error:
+        assert "arguments" in str(error)
+    else:
+        assert text == HEAT_TEXT
+
+
+@pytest.mark.parametrize("place", ["additional_chat_templates", "tokenizer_config"])
+def test_a_template_for_tools_writes_dialogues_with_tools(tmp_path, place, request):
+    if place == "additional_chat_templates":
+        reason = "templates in additional_chat_templates are not read: tools are lost"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    folder = byte_llama.several_templates(tmp_path / "model", place)
+    row = byte_llama.dialogue("Warm it.", "It is on.", tools=[byte_llama.TOOL])
+    path = byte_llama.write_rows(tmp_path / "rows.jsonl", [row])
+    try:
+        read, _, _ = byte_llama.texts(byte_llama.config("sft", folder, path))
+    except (config.ConfigError, records.DataError) as error:
+        assert "template" in str(error)
+    else:
+        assert read.startswith("<|im_start|>thermostats\n")
+
+
+OF_THE_PROMPT = {
+    "tools": ([byte_llama.TOOL], "thermostat"),
+    "chat_template_kwargs": ({"greeting": "Good day."}, "Good day."),
+}
+
+
+@pytest.mark.parametrize("format", ["messages", "preference", "label"])
+@pytest.mark.parametrize("column", OF_THE_PROMPT)
+def test_columns_that_change_the_prompt_are_not_dropped(
+    tmp_path, column, format, request
+):
+    if (column, format) != ("tools", "messages"):
+        reason = "the column is left out of the prompt, and nothing reports it"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    template = "{{ greeting or '' }}" + byte_llama.WITH_TOOLS
+    folder = byte_llama.write(tmp_path / "model", template)
+    value, text = OF_THE_PROMPT[column]
+    prompt, reply, other = (
+        [{"role": role, "content": content}]
+        for role, content in (*TALK, ("assistant", "No."))
+    )
+    row = {
+        "messages": {"messages": prompt + reply},
+        "preference": {"prompt": prompt, "chosen": reply, "rejected": other},
+        "label": {"prompt": prompt, "completion": reply, "label": True},
+    }[format]
+    recipe, loss = {
+        "messages": ("sft", None),
+        "preference": ("preference", "dpo"),
+        "label": ("preference", "bco"),
+    }[format]
+    path = byte_llama.write_rows(tmp_path / "rows.jsonl", [row | {column: value}] * 8)
+    c = byte_llama.config(recipe, folder, path, format=format)
+    if loss:
+        c.objective.loss = loss
+    try:
+        read, _, report = byte_llama.texts(c)
+    except (config.ConfigError, records.DataError) as error:
+        assert column in str(error)
+    else:
+        assert text in read or column in report
+
+
+HALF = "\ud83d"  # of a pair of surrogates: JSON can spell it, UTF-8 cannot
+NOT_UNICODE = {
+    "tools": {"tools": [{"name": "heat", "description": f"heats {HALF}"}]},
+    "arguments": call("heat", {"room": HALF}),
+    "name": {
+        "messages": [
+            {"role": "user", "name": HALF, "content": "Please."},
+            {"role": "assistant", "content": "It is on."},
+        ]
+    },
+    "role": {
+        "messages": [
+            {"role": HALF, "content": "Be kind."},
+            *byte_llama.dialogue("Please.", "It is on.")["messages"],
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+@pytest.mark.parametrize("place", NOT_UNICODE)
+def test_text_that_is_no_unicode_is_refused_by_line(
+    tmp_path, place, on_bad_row, request
+):
+    if place != "role":
+        reason = "the text is first encoded by the tokenizer, which raises a TypeError"
+        mark = pytest.mark.xfail(strict=True, raises=TypeError, reason=reason)
+        request.applymarker(mark)
+    template = "{% for m in messages %}{{ m.name or '' }}{% endfor %}"
+    folder = byte_llama.write(tmp_path / "model", template + byte_llama.WITH_CALLS)
+    good = byte_llama.dialogue("Please.", "It is on.")
+    path = byte_llama.write_rows(
+        tmp_path / "rows.jsonl", [good, good | NOT_UNICODE[place]]
+    )
+    c = byte_llama.config("sft", folder, path)
+    c.data.on_bad_row = on_bad_row
+    if on_bad_row == "error":
+        with pytest.raises(records.DataError, match=r"rows\.jsonl:2"):
+            byte_llama.texts(c)
+    else:
+        _, text, report = byte_llama.texts(c)
+        assert text == "It is on.<|im_end|>"
+        assert "1 bad row" in report
