@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignjax import config, registry
-from alignjax.data import records, store, tokenizers
+from alignjax.data import filenames, records, store, tokenizers
 
 FORMAT = 1
 MANIFEST = "alignjax_tokenizer.json"
@@ -126,8 +126,13 @@ class Tokenizer(NamedTuple):
         return store.digest([FORMAT, self.kind, _digests(self.files)])
 
     def save(self, directory: str | Path) -> None:
-        """Writes its files and a manifest, from which `load` makes it again."""
+        """Writes its files and a manifest, from which `load` makes it again.
+
+        Raises:
+          DataError: the name of a file is not plain; nothing is written.
+        """
         directory = Path(directory)
+        _check_names(self.files, directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             (directory / name).write_bytes(content)
@@ -166,21 +171,26 @@ def load(directory: str | Path) -> Tokenizer:
     """The tokenizer that was saved there.
 
     Raises:
-      DataError: there is none, or its files are not the ones that were saved.
+      DataError: there is none, its files are not the ones that were saved, the name of
+        one is not plain, or its kind is not one of `kinds`.
     """
     path = Path(directory) / MANIFEST
     try:
         manifest = json.loads(path.read_text())
-        names = manifest["files"]
-        files = {name: path.with_name(Path(name).name).read_bytes() for name in names}
-    except (OSError, ValueError, KeyError) as error:
+        names, kind = manifest["files"], manifest["kind"]
+        _check_names(names, path)
+        files = {name: path.with_name(name).read_bytes() for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise records.DataError(f"{path}: no saved tokenizer ({error})") from error
     if _digests(files) != names or manifest["format"] != FORMAT:
         raise records.DataError(
             f"{directory}: the tokenizer's files are not those that {MANIFEST} names; "
             "copy them again"
         )
-    return from_files(manifest["kind"], files)
+    if kind not in kinds():
+        remedy = registry.closest(str(kind), kinds())
+        raise records.DataError(f"{path}: kind: unknown tokenizer {kind!r}; {remedy}")
+    return from_files(kind, files)
 
 
 def build(
@@ -234,6 +244,14 @@ def _texts(cfg, sources, on_bad_row) -> Iterator[str]:
 
 def _module(kind: str):
     return importlib.import_module(f"{tokenizers.__name__}.{kind}")
+
+
+def _check_names(names: Iterable[Any], where: Path) -> None:
+    if problems := filenames.not_plain(names):
+        raise records.DataError(
+            f"{where}: {', '.join(problems)} is no plain name of a file; the tokenizer "
+            "is damaged or hostile: take another copy"
+        )
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import config, models
-from alignjax.data import records, templates
+from alignjax.data import filenames, records, templates
 from alignjax.data import tokenizer as tokenizers
 from alignjax.data.tokenizers import huggingface
 from alignjax.huggingface import layout, leaves, matching, shards
@@ -178,8 +178,11 @@ def weights(path: pathlib.Path) -> dict[str, shards.Tensor]:
         raise config.ConfigError(f"{path / INDEX}: has no weight_map; fetch it again")
     problems, found = [], {}
     for name in sorted(set(map(str, index.values()))):
-        if pathlib.PurePath(name).name != name:
-            problems.append(f"{path / INDEX}: {name} is not in the same folder")
+        if not filenames.is_plain(name):
+            problems.append(
+                f"{path / INDEX}: {name!r:.80} is no plain name of a file in the same "
+                "folder; take another copy"
+            )
         elif not (path / name).is_file():
             problems.append(
                 f"{path / INDEX}: names {name}, which is not there; fetch it again"

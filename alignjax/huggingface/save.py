@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from alignjax import config
+from alignjax.data import filenames
 from alignjax.huggingface import beside, folder, layout, partial, shards
 from alignjax.models import names, published, settings
 
@@ -128,8 +129,14 @@ def write(
       progress: told of (bytes written, bytes in all) after each tensor.
 
     Raises:
-      ConfigError: the folder is not empty, or the disk too full.
+      ConfigError: the folder is not empty, the disk too full, or the name of a file is
+        not plain.
     """
+    if problems := filenames.not_plain([*made.files, *made.extra]):
+        raise config.ConfigError(
+            f"{target}: {', '.join(problems)} is no plain name of a file, so that it "
+            "might be written elsewhere; nothing is written"
+        )
     target, total = pathlib.Path(target), made.nbytes
     with partial.folder(target, total) as path:
         slots = {}

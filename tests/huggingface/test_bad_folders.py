@@ -196,7 +196,7 @@ BAD = {
     large_tokenizer: r"tokenizer has 30 tokens and its embedding 24 rows",
     lost_file: rf"names {SHARD}, which is not there",
     lost_tensor: r"not in the files that it names for them",
-    escaping: r"\.\./x\.safetensors is not in the same folder",
+    escaping: r"'\.\./x\.safetensors' is no plain name",
     other_head: r"lm_head\.weight is not model\.embed_tokens\.weight",
     broken_json: r"config\.json: cannot be read as JSON",
     no_config: r"has no config\.json",
