@@ -45,7 +45,8 @@ class Checkpoints:
     manager; `close` says whether the last save succeeded.
 
     Attributes:
-      quarantined: (step, reason) of what `restore_or_init` set aside.
+      quarantined: (step, reason) of what was set aside: steps without their commit
+        marker when the workdir was opened, broken ones by `restore_or_init`.
     """
 
     def __init__(self, workdir, *, config: Mapping, data_identity: Mapping, **options):
@@ -178,12 +179,14 @@ class Checkpoints:
           CheckpointError: nothing sound is left, or too much was broken.
         """
         items = storage.as_items(abstract_state)
+        broken = 0
         while self._saved:
             step = self._saved[-1]
             try:
                 loaded = self._load(step, items)
             except storage.BrokenStep as error:
-                self._set_aside(step, str(error))
+                broken += 1
+                self._set_broken_aside(step, str(error), broken)
             else:
                 # Not before it is known that this config goes on with what is there.
                 with agreement.all_or_none(f"cannot use {self.workdir}"):
@@ -226,6 +229,7 @@ class Checkpoints:
             identity.check(old, self._config, where=where, accept=accept)
         for name in storage.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
+        self._set_incomplete_aside()
         self._write_config(self._config if old is None else old)
 
     def _write_config(self, known: Mapping) -> None:
@@ -259,12 +263,7 @@ class Checkpoints:
 
     def _reload(self) -> None:
         """Reads which steps there are, with their metrics; process 0 decides."""
-        found = storage.all_steps(self.directory) if jax.process_index() == 0 else {}
-        for step, complete in found.items():
-            if not complete:
-                path = storage.step_path(self.directory, step)
-                log.warning("%s is incomplete and left alone", path)
-        mine = [step for step, complete in found.items() if complete]
+        mine = self.steps if jax.process_index() == 0 else []
         self._saved = agreement.from_primary(mine)
         for step in mine:
             # Without its metrics a step is not known to be dispensable: it is kept.
@@ -347,21 +346,35 @@ class Checkpoints:
         storage.verify(path, meta, loaded)  # replicated: the same on every process
         return loaded
 
-    def _set_aside(self, step: int, reason: str) -> None:
+    def _set_incomplete_aside(self) -> None:
+        """On one process: makes way for saves, which cannot write over a folder."""
+        steps = storage.all_steps(self.directory)
+        # With none complete they may be all that is left of a run: they stay.
+        for step in steps if any(steps.values()) else ():
+            if not steps[step]:
+                reason = f"no {storage.MARKER}, as an interrupted copy leaves it"
+                self.quarantined.append((step, reason))
+                self._move_aside(step, reason)
+
+    def _set_broken_aside(self, step: int, reason: str, count: int) -> None:
+        """On every process: the `count`th in a row; CheckpointError at the third."""
         self.quarantined.append((step, reason))
-        if len(self.quarantined) > MAX_QUARANTINED:
+        if count > MAX_QUARANTINED:
             raise CheckpointError(
-                f"{len(self.quarantined)} checkpoints in a row are broken, which is no "
-                f"accident; the last was left in place: {self._report()}"
+                f"{count} checkpoints in a row are broken, which is no accident; the "
+                f"last was left in place: {self._report()}"
             )
-        target = self.quarantine / f"{step}-{time.time_ns()}"
-        log.warning("moving a broken checkpoint to %s: %s", target, reason)
         with agreement.all_or_none(f"cannot move step {step} to {self.quarantine}"):
             if jax.process_index() == 0:
-                self.quarantine.mkdir(exist_ok=True)
-                os.rename(storage.step_path(self.directory, step), target)
+                self._move_aside(step, reason)
         self._saved.remove(step)
         self._metrics.pop(step, None)
+
+    def _move_aside(self, step: int, reason: str) -> None:
+        target = self.quarantine / f"{step}-{time.time_ns()}"
+        log.warning("moving a broken checkpoint to %s: %s", target, reason)
+        self.quarantine.mkdir(exist_ok=True)
+        os.rename(storage.step_path(self.directory, step), target)
 
     def _report(self) -> str:
         now = [f"step {step}: {reason}" for step, reason in self.quarantined]

@@ -205,8 +205,37 @@ def test_incomplete_copies_and_junk_are_never_chosen(copy, caplog):
     with tiny.open_checkpoints(copy) as checkpoints:
         assert checkpoints.steps == [5, 10, 15]
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 15
-    assert caplog.text.count("left alone") == 2
-    assert (directory / "notes.txt").exists() and (directory / "98").exists()
+        assert [step for step, _ in checkpoints.quarantined] == [98, 99]
+    assert caplog.text.count("moving a broken checkpoint") == 2
+    assert (directory / "notes.txt").exists() and (directory / "1e3").exists()
+
+
+def test_a_step_without_its_marker_makes_way_for_later_saves(copy):
+    """Saving does not write over a folder, whatever lacks in it."""
+    (copy / "checkpoints" / "10" / storage.MARKER).unlink()
+    shutil.copytree(copy / "checkpoints" / "10", copy / "checkpoints" / "20")
+    content = [file.read_bytes() for file in files_of(copy / "checkpoints" / "20")]
+    with tiny.open_checkpoints(copy) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 15
+        for step in (20, 25):
+            assert checkpoints.maybe_save(step, tiny.state_at(step, ONE))
+            checkpoints.wait()
+        assert checkpoints.steps == [15, 20, 25]
+    aside = sorted((copy / "quarantine").iterdir())
+    assert [path.name.partition("-")[0] for path in aside] == ["10", "20"]
+    assert [file.read_bytes() for file in files_of(aside[1])] == content
+    state, step = tiny.restore(copy, ONE)
+    assert step == 25 and tiny.bits(state) == BITS[25]
+
+
+def test_steps_without_markers_do_not_count_as_broken_in_a_row(copy):
+    for step in (20, 25, 30):
+        (copy / "checkpoints" / str(step)).mkdir()
+    damage(copy, 10, 15)
+    with tiny.open_checkpoints(copy) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 5
+        steps = [step for step, _ in checkpoints.quarantined]
+    assert steps == [20, 25, 30, 15, 10]
 
 
 def test_step_under_another_name_is_refused(copy):
