@@ -94,6 +94,15 @@ def open_at(path: str | os.PathLike, step: int) -> tuple[Journal, Cut]:
     return Journal(path, last), Cut(kept, later, unreadable)
 
 
+def last_step(path: str | os.PathLike) -> int | None:
+    """The last step of a journal, which may have broken lines; None if it has none."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return max((s for s in map(_step_of, file) if s is not None), default=None)
+
+
 def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """The records of a journal in order, floats as they were, also the non-finite ones.
 

@@ -20,6 +20,7 @@ from alignjax import config as config_lib
 from alignjax import types
 from alignjax.checkpoint import (
     agreement,
+    claim,
     fingerprint,
     identity,
     lock,
@@ -59,8 +60,8 @@ class Checkpoints:
           **options: the fields of `settings.CheckpointConfig`.
 
         Raises:
-          ConfigError: the workdir holds another config's run, or another writer.
-          CheckpointError: the workdir cannot be written.
+          ConfigError: the workdir is of another config, writer or program.
+          CheckpointError: it cannot be written, or its checkpoints are lost.
         """
         if ":/" in str(workdir):  # a Path has but one slash
             raise config_lib.ConfigError(
@@ -196,7 +197,7 @@ class Checkpoints:
         if self.quarantine.is_dir() and any(self.quarantine.iterdir()):
             raise CheckpointError(
                 f"no sound checkpoint is left in {self.directory}: {self._report()}. "
-                f"To start again from step 0, remove {self.quarantine}"
+                "To start again from step 0, use another workdir"
             )
         return init(), None
 
@@ -220,7 +221,8 @@ class Checkpoints:
             log.error("%s", late)  # what ended the run goes first
 
     def _open(self) -> None:
-        """On one process: takes the lock, checks whose run this is, cleans up."""
+        """On one process: checks whose workdir this is, takes the lock, cleans up."""
+        claim.check(self.workdir, self._config, self._options.every)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = lock.Lock(self.workdir)
         old = self._config_of_run()

@@ -292,13 +292,14 @@ def remove(path: pathlib.Path) -> None:
     shutil.rmtree(grave)
 
 
+def is_leftover(path: pathlib.Path) -> bool:
+    """Whether an interrupted save or deletion left it."""
+    return path.name.endswith(DELETED) or TEMPORARY in path.name
+
+
 def remove_leftovers(directory: pathlib.Path) -> list[str]:
     """Deletes what an interrupted save or deletion left; returns the names."""
-    left = [
-        p
-        for p in directory.iterdir()
-        if p.name.endswith(DELETED) or TEMPORARY in p.name
-    ]
+    left = [path for path in directory.iterdir() if is_leftover(path)]
     for path in left:
         shutil.rmtree(path)
     return [path.name for path in left]

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run begins where nothing can be lost, and never forgets that it has saved."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import tiny
+
+from alignjax import checkpoint, config, journal
+from alignjax.checkpoint import storage
+
+ONE = tiny.abstract(tiny.mesh_of(1))
+
+
+def content(path: pathlib.Path) -> dict[str, bytes | None]:
+    """Every file and folder below `path`."""
+    paths = {str(p.relative_to(path)): p for p in path.rglob("*")}
+    return {n: p.read_bytes() if p.is_file() else None for n, p in paths.items()}
+
+
+def refused(workdir, error):
+    """The message with which a workdir is refused, in which nothing changes."""
+    before = content(workdir)
+    with pytest.raises(error) as caught, tiny.open_checkpoints(workdir) as checkpoints:
+        checkpoints.restore_or_init(ONE, lambda: "fresh")
+    assert content(workdir) == before
+    return str(caught.value)
+
+
+def begins(workdir) -> None:
+    with tiny.open_checkpoints(workdir) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run of 12 steps, saved at 5 and 10."""
+    workdir = tmp_path_factory.mktemp("saved")
+    tiny.save(workdir, 5, 10, like=ONE)
+    record(workdir, 12)
+    return workdir
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def record(workdir, steps: int) -> None:
+    book, _ = journal.open_at(workdir / "metrics.jsonl", 0)
+    for step in range(steps):
+        book.write(step, {"loss": 1.0})
+    book.close()
+
+
+MODEL = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 9}
+OCCUPIED = {
+    "a model's folder": {"config.json": MODEL, "model.safetensors": "", "vocab": ""},
+    "a model's config alone": {"config.json": MODEL},
+    "a config that is no JSON": {"config.json": "{"},
+    "a config that is a list": {"config.json": []},
+    "a trainer's checkpoints": {"checkpoints/epoch=1.ckpt": "weights"},
+    "another program's steps": {f"checkpoints/100/{storage.MARKER}": "", "a.py": ""},
+    "another program's steps alone": {f"checkpoints/100/{storage.MARKER}": ""},
+    "steps without markers": {"checkpoints/100/params/x": ""},
+    "its metrics": {"metrics.jsonl": '{"step": 0}'},
+    "its logs": {"log.txt": "mine"},
+    "its samples": {"samples/mine.txt": "mine"},
+    "a quarantine": {"quarantine/patients.csv": "mine"},
+    "some folder": {"thesis/chapter1.tex": "mine"},
+}
+
+
+def fill(workdir: pathlib.Path, files) -> None:
+    for name, value in files.items():
+        file = workdir / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+@pytest.mark.parametrize("files", OCCUPIED.values(), ids=OCCUPIED)
+def test_what_is_of_something_else_is_not_written_over(tmp_path, files):
+    fill(tmp_path, files)
+    message = refused(tmp_path, config.ConfigError)
+    assert message.startswith(f"workdir: {tmp_path}")
+    first = sorted(files)[0]
+    assert first in message or first.rpartition("/")[0].split("/")[0] in message
+
+
+FREE = {
+    "empty": {},
+    "what was set up beside it": {".gitignore": "*", "slurm-1.out": "", "run.log": ""},
+    "an interrupted start": {"config.json.tmp": "{"},
+    "an interrupted save": {"checkpoints/5.orbax-checkpoint-tmp/x": ""},
+    "a start without a step": {"config.json": tiny.CONFIG, "notes.md": "mine"},
+}
+
+
+@pytest.mark.parametrize("files", FREE.values(), ids=FREE)
+def test_a_run_begins_where_nothing_is_lost(tmp_path, files):
+    fill(tmp_path, files)
+    begins(tmp_path)
+
+
+def test_the_cache_may_lie_in_the_workdir(tmp_path):
+    fill(tmp_path, {"cache/tokens/x": ""})
+    known = {**tiny.CONFIG, "cache_dir": str(tmp_path / "cache")}
+    with tiny.open_checkpoints(tmp_path, config=known) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
+    refused(tmp_path / "cache", config.ConfigError)
+
+
+def test_files_of_ones_own_may_be_added_to_a_run(run):
+    fill(run, {"notes.md": "mine", "checkpoints/notes.md": "mine"})
+    assert tiny.restore(run, ONE)[1] == 10
+
+
+def test_a_run_without_its_config_goes_on_by_its_steps(run):
+    (run / "config.json").unlink()
+    assert tiny.restore(run, ONE)[1] == 10
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/5 checkpoints/10"])
+def test_a_run_that_lost_its_checkpoints_does_not_begin_again(run, lost):
+    for name in lost.split():
+        shutil.rmtree(run / name)
+    message = refused(run, checkpoint.CheckpointError)
+    assert str(run / "checkpoints") in message and "metrics.jsonl" in message
+    (run / "metrics.jsonl").unlink()  # the remedy
+    begins(run)
+
+
+def test_a_run_whose_checkpoints_lost_their_markers_does_not_begin_again(run):
+    for step in (5, 10):
+        (run / "checkpoints" / str(step) / storage.MARKER).unlink()
+    message = refused(run, checkpoint.CheckpointError)
+    assert "[5, 10]" in message and storage.MARKER in message
+    (run / "metrics.jsonl").unlink()
+    refused(run, checkpoint.CheckpointError)
+    (run / "checkpoints" / "10" / storage.MARKER).touch()  # the remedy
+    state, step = tiny.restore(run, ONE)
+    assert step == 10 and tiny.bits(state) == tiny.bits(tiny.state_at(10, ONE))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 10])
+def test_a_run_killed_before_its_first_save_begins_again(tmp_path, steps):
+    """The first save is known to be complete once the second begins, at step 10."""
+    begins(tmp_path)
+    record(tmp_path, steps)
+    begins(tmp_path)
+    record(tmp_path, 11)
+    refused(tmp_path, checkpoint.CheckpointError)
