@@ -56,7 +56,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["alignjax", "alignjax.*"]),
-    package_data={"alignjax.data.templates": ["*.jinja"]},
+    package_data={"alignjax.data.chat.templates": ["*.jinja"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

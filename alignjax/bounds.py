@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
-from alignjax import config
+from alignjax import errors
 
 
 class Bound(NamedTuple):
@@ -46,7 +46,7 @@ def checked(function: Callable) -> Callable:
             and not bounds[name].holds(value)
         ]
         if problems:
-            raise config.ConfigError(problems)
+            raise errors.ConfigError(problems)
         return function(*arguments, **options)
 
     return call

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax import checkpoint, commands, config, sampling
-from alignjax.data import chat, records
+from alignjax import analysis, cli, errors, sampling
+from alignjax.data.chat import format
 
 # Tokens of a response where `--max_tokens` is not given and as many fit.
 MAX_TOKENS = 128
@@ -71,16 +71,16 @@ def run(options: argparse.Namespace) -> None:
       CheckpointError: no such run or step, or a broken one.
     """
     if options.interactive == bool(options.prompt):
-        raise config.ConfigError("prompt: give --prompt or --interactive, one of them")
+        raise errors.ConfigError("prompt: give --prompt or --interactive, one of them")
     if options.interactive and (options.json or options.samples != 1):
-        raise config.ConfigError("interactive: goes with neither --json nor --samples")
+        raise errors.ConfigError("interactive: goes with neither --json nor --samples")
     if options.samples < 1:
-        raise config.ConfigError(f"samples: {options.samples} is not 1 or more")
-    opened = checkpoint.open_run(options.run, step=options.step)
+        raise errors.ConfigError(f"samples: {options.samples} is not 1 or more")
+    opened = analysis.open_run(options.run, step=options.step)
     params = jax.device_put(opened.params(average=options.average))
     subject = (opened.model, params, opened.tokenizer)
     dialogue = opened.chats and not options.plain
-    stop = chat.stop_ids(opened.tokenizer, opened.chats) if dialogue else None
+    stop = format.stop_ids(opened.tokenizer, opened.chats) if dialogue else None
     speaker = Speaker(subject, opened.prompt_ids if dialogue else None, stop)
     if options.interactive:
         _converse(speaker, options)
@@ -155,7 +155,7 @@ def _converse(speaker: Speaker, options) -> None:
         try:
             asked = line
             if speaker.dialogue is not None:
-                turns.append((chat.USER, line))
+                turns.append((format.USER, line))
                 asked = tuple(turns)
             prompt = speaker.prompt(asked)
             settings = _settings(speaker, options, [prompt])
@@ -165,13 +165,13 @@ def _converse(speaker: Speaker, options) -> None:
             ):
                 print(piece, end="", flush=True)
                 said += piece
-        except (config.ConfigError, records.DataError) as error:
+        except (errors.ConfigError, errors.DataError) as error:
             print(error, end="")
         except KeyboardInterrupt:
             print(" [stopped]", end="")
         print()
         if said.strip():
-            turns.append((chat.ASSISTANT, said.strip()))
+            turns.append((format.ASSISTANT, said.strip()))
         elif turns:  # nothing was said to it, so it was not asked
             turns.pop()
 
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
     sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
-    return commands.exit_code(lambda: run(options))
+    return cli.exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":

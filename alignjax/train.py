@@ -22,20 +22,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from alignjax import (
-    checkpoint,
-    commands,
-    exit_codes,
-    experiment,
-    interruption,
-    loop,
-    parameters,
-    reference,
-    sections,
-    sharding,
-    watchdog,
-    writer,
-)
+from alignjax import checkpoint, cli, errors
+from alignjax.distributed import interruption, sharding, watchdog
+from alignjax.experiment import build, parameters, reference, sections
+from alignjax.tracking import writer
+from alignjax.training import loop
 
 PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
 
@@ -53,8 +44,8 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
       CheckpointError: a save or a restore failed.
       NonFinite: see the field `nonfinite` of the config.
     """
-    workdir = commands.path(workdir, "workdir")
-    run = experiment.build(section)
+    workdir = cli.path(workdir, "workdir")
+    run = build.build(section)
     c = run.config
     primary = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -91,7 +82,7 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
                 **vars(c.log),
             )
         )
-        log.say(experiment.describe(run, resumed))
+        log.say(build.describe(run, resumed))
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
         trace = enter(_trace(workdir / "profile", resumed or 0, profile))
@@ -127,9 +118,9 @@ def _trace(directory: pathlib.Path, start: int, wanted: bool):
 
 
 _CODES = {
-    **commands.CODES,
-    checkpoint.NonFiniteError: exit_codes.NON_FINITE,
-    loop.NonFinite: exit_codes.NON_FINITE,
+    **cli.CODES,
+    errors.NonFinite: errors.NON_FINITE,
+    errors.NonFinite: errors.NON_FINITE,
 }
 
 FLAGS = flags.FLAGS
@@ -162,7 +153,7 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, OSError) as error:
         early = "before a value for --config was specified" in str(error)
         remedy = "; give --config before the fields that change it" if early else ""
-        _end(exit_codes.CONFIG, f"{error}{remedy}")
+        _end(errors.CONFIG, f"{error}{remedy}")
     except (AttributeError, KeyError, TypeError) as error:
         # How an override of a field that the file has not comes out of the parser.
         text = str(error).replace("\\n", "; ").replace("\\", "").replace("'", "")
@@ -170,7 +161,7 @@ def parse(argv: list[str]) -> list[str]:
         for flag in argv:
             root, *path = flag.lstrip("-").partition("=")[0].split(".")
             if root == "config" and words.intersection(path):
-                _end(exit_codes.CONFIG, f"{flag}: the config has no such field: {text}")
+                _end(errors.CONFIG, f"{flag}: the config has no such field: {text}")
         raise
     return rest
 
@@ -178,7 +169,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv) -> None:
     """Reads the flags, trains, and exits with one of `exit_codes`."""
     if len(argv) > 1:
-        _end(exit_codes.CONFIG, f"no such argument: {argv[1:]}; flags are --name=value")
+        _end(errors.CONFIG, f"no such argument: {argv[1:]}; flags are --name=value")
     # Of others only warnings; and none by Orbax, whose errors come out as exceptions.
     absl.logging.set_verbosity(absl.logging.WARNING)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -186,7 +177,7 @@ def main(argv) -> None:
     section = FLAGS.config
     cache = section.get("cache_dir") or sections.CACHE_DIR
     cache = pathlib.Path(cache).expanduser()
-    commands.keep_programs(cache)
+    cli.keep_programs(cache)
     if FLAGS.multihost:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
     try:
@@ -196,9 +187,9 @@ def main(argv) -> None:
         _end(code, f"{type(error).__name__}: {error}")
     except OSError as error:  # a disk that is full, a directory that is not ours
         where = f"{FLAGS.workdir} or {cache}"
-        _end(exit_codes.CHECKPOINT, f"{error}; mend this and start again ({where})")
+        _end(errors.CHECKPOINT, f"{error}; mend this and start again ({where})")
     except KeyboardInterrupt:
-        _end(exit_codes.INTERRUPTED, "interrupted before the first step")
+        _end(errors.INTERRUPTED, "interrupted before the first step")
     sys.exit(code)
 
 

@@ -59,7 +59,7 @@ FLAX = {
 # The package that a module comes from, where it is not called the same.
 DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint"}
 # They need an extra as a whole, and are imported inside functions.
-OF_EXTRAS = {"alignjax.data.sandbox"}
+OF_EXTRAS = {"alignjax.data.chat.sandbox"}
 # They run what a file says, which may be anybody's.
 FORBIDDEN_MODULES = {"cloudpickle", "dill", "marshal", "pickle", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec"}

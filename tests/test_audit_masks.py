@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from alignjax.data import chat, loader, tokenizer
+from alignjax.data import loader
+from alignjax.data.chat import format as chat
+from alignjax.data.tokenizers import base
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "audit_masks.py"
@@ -60,8 +62,8 @@ def report(folder, rows, format, **options):
     cfg = loader.DataConfig(
         sources={"rows": section}, validation_fraction=0, chat="roles", **options
     )
-    kind = tokenizer.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL)
-    tok = tokenizer.build(kind, [], folder)
+    kind = base.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL)
+    tok = base.build(kind, [], folder)
     data = loader.build(cfg, tok, length=64, seed=0, cache_dir=folder, **own)
     lines, faults = tool.report(data, tok, format="roles", rows=1, check=1)
     return "\n".join(lines).splitlines(), faults

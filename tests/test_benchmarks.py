@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alignjax import exit_codes
+from alignjax import errors
 from tools import benchmark_data, benchmark_step
 
 
@@ -23,13 +23,13 @@ def code_of(main, monkeypatch, *arguments: str) -> int:
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
-        (["--model=llama"], exit_codes.CONFIG, "model.name"),
-        (["--model=foo/bar"], exit_codes.CONFIG, "'foo'"),
-        (["--model=llama/bar"], exit_codes.CONFIG, "'bar'"),
+        (["--model=llama"], errors.CONFIG, "model.name"),
+        (["--model=foo/bar"], errors.CONFIG, "'foo'"),
+        (["--model=llama/bar"], errors.CONFIG, "'bar'"),
         (["--batch=0"], 2, "--batch: 0 must be at least 1"),
         (["--steps=0"], 2, "--steps: 0 must be at least 1"),
         (["--vocab=0"], 2, "--vocab: 0 must be at least 1"),
-        (["--batch=3", "--microbatches=2"], exit_codes.CONFIG, "batch: 3 is not a mul"),
+        (["--batch=3", "--microbatches=2"], errors.CONFIG, "batch: 3 is not a mul"),
     ],
 )
 def test_steps(arguments, code, words, monkeypatch, capsys):
@@ -45,7 +45,7 @@ def test_data(tmp_path, monkeypatch, capsys):
     assert f"--path: {tmp_path}/none is no file" in capsys.readouterr().err
     small = tmp_path / "small.jsonl"
     small.write_text(json.dumps({"text": "too little"}) + "\n")
-    assert code_of(main, monkeypatch, f"--path={small}") == exit_codes.DATA
+    assert code_of(main, monkeypatch, f"--path={small}") == errors.DATA
     assert f"path: {small} is too small to learn 8192" in capsys.readouterr().err
 
 

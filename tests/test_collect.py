@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m alignjax.collect`: choices between replies, without a model."""
+"""`python -m alignjax.feedback.collect`: choices between replies, without a model."""
 
 import json
 import random
 
 import pytest
 
-from alignjax import collect
-from alignjax.assessment import answers
+from alignjax import world
 from alignjax.data import formats
-from alignjax.data.sources import world
-from alignjax.data.sources.world import replies, views
+from alignjax.feedback import collect
+from alignjax.world import replies, views
+from alignjax.world.assessment import answers
 from tests.assessment import subjects
 
 SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]

@@ -3,15 +3,15 @@
 
 import pytest
 
-from alignjax import commands, config
+from alignjax import cli, errors
 
 
 def test_the_folder_of_a_file_is_made(tmp_path):
     out = tmp_path / "deep" / "er" / "out.json"
-    assert commands.output(str(out)) == out
+    assert cli.output(str(out)) == out
     assert list(out.parent.iterdir()) == []
     out.write_text("old")
-    assert commands.output(out).read_text() == "old"
+    assert cli.output(out).read_text() == "old"
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):
@@ -22,5 +22,5 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         ("/proc/out.json", "cannot be written"),
         ("", "out: empty"),
     ):
-        with pytest.raises(config.ConfigError, match=reason):
-            commands.output(path)
+        with pytest.raises(errors.ConfigError, match=reason):
+            cli.output(path)

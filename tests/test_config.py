@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from ml_collections import ConfigDict
 
-from alignjax import config, registry
+from alignjax import config, errors, registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Section:
 
     def __post_init__(self):
         if self.steps < 0:
-            raise config.ConfigError(f"steps: {self.steps} must not be negative")
+            raise errors.ConfigError(f"steps: {self.steps} must not be negative")
 
 
 def test_fills_and_casts():
@@ -54,13 +54,13 @@ def test_fills_and_casts():
     ],
 )
 def test_refuses(given, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         config.build(Section, given, "c")
     assert message in str(error.value)
 
 
 def test_says_all_problems_at_once():
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         config.build(Section, {"rate": "x", "steps": 1.5, "nope": 1}, "c")
     assert [line.split(":")[0] for line in error.value.problems] == [
         "c.rate",
@@ -72,7 +72,7 @@ def test_says_all_problems_at_once():
 def test_call_refuses_what_a_function_does_not_take():
     def function(model, *, beta: float, smooth: float = 0.0):
         if smooth > 1:
-            raise config.ConfigError(f"smooth: {smooth} is above 1")
+            raise errors.ConfigError(f"smooth: {smooth} is above 1")
         return model, beta, smooth
 
     assert config.call(function, {"beta": 1}, "c", "m") == ("m", 1.0, 0.0)
@@ -82,7 +82,7 @@ def test_call_refuses_what_a_function_does_not_take():
         ({"beta": "x"}, "c.beta: 'x' is str"),
         ({"beta": 1.0, "smooth": 2.0}, "c.smooth: 2.0 is above 1"),
     ]:
-        with pytest.raises(config.ConfigError) as error:
+        with pytest.raises(errors.ConfigError) as error:
             config.call(function, given, "c", "m")
         assert message in str(error.value)
 

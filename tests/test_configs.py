@@ -13,19 +13,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alignjax import (
-    config,
-    experiment,
-    models,
-    objectives,
-    optim,
-    schedules,
-    sections,
-    start,
-    step,
-)
+from alignjax import errors, models, objectives
+from alignjax.experiment import build, initial, sections
 from alignjax.losses import catalogue
-from alignjax.models import attention, settings
+from alignjax.models import attention, decoder_config
+from alignjax.training import optim, schedules, step
 from alignjax.types import Frozen, Responses, Sequences, TrainState
 from configs import base
 
@@ -52,7 +44,7 @@ def begun(init):
     if init.run:
         model = dict(zip(("family", "name"), PUBLISHED[init.run], strict=True))
     opened = types.SimpleNamespace(config={"model": model})
-    return start.Start(opened, step=1, digest="")
+    return initial.Start(opened, step=1, digest="")
 
 
 def load(path):
@@ -79,8 +71,8 @@ def test_builds_and_traces(path, monkeypatch):
     section = load(path).get_config().to_dict()
     before = lambda section, path: begun(section) if path == "init" else None
     if section["model"]["family"] is None:
-        monkeypatch.setattr(start, "find", before)
-    checked = experiment.check(section)
+        monkeypatch.setattr(initial, "find", before)
+    checked = build.check(section)
     c, optimizer = checked.config, checked.optimizer
     model = models.build(c.model, c.model.get("vocab_size") or 1000)
     assert c.length <= model.config.max_length
@@ -105,13 +97,13 @@ def test_builds_and_traces(path, monkeypatch):
 
 def test_a_baseline_of_other_rows_needs_another_row(monkeypatch):
     before = lambda section, path: begun(section) if path == "init" else None
-    monkeypatch.setattr(start, "find", before)
+    monkeypatch.setattr(initial, "find", before)
     section = load(pathlib.Path("dpo/hh.py")).get_config().to_dict()
     section["objective"] = {"name": "preference", "loss": "kto"}
     section |= {"microbatches": 1, "batch_size": 2, "reference": {}}
-    experiment.check(section)
-    with pytest.raises(config.ConfigError, match=r"batch_size: 1, where .* 'kto'"):
-        experiment.check(section | {"batch_size": 1})
+    build.check(section)
+    with pytest.raises(errors.ConfigError, match=r"batch_size: 1, where .* 'kto'"):
+        build.check(section | {"batch_size": 1})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
@@ -127,7 +119,7 @@ def test_base_names_every_field_that_a_flag_could_set():
     c = base.language_model()
     fields = lambda cls: {f.name for f in dataclasses.fields(cls)}
     assert set(c) == fields(sections.Config)
-    assert set(c.model) == fields(settings.DecoderConfig) | {"family", "name"}
+    assert set(c.model) == fields(decoder_config.DecoderConfig) | {"family", "name"}
     for name, cls in sections.SECTIONS.items():
         assert set(c[name]) == fields(cls), name
 

@@ -11,8 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import checkpoint, exit_codes, generate, models, sampling, types
-from alignjax.data import tokenizer
+from alignjax import (
+    analysis,
+    checkpoint,
+    errors,
+    generate,
+    models,
+    sampling,
+    types,
+)
+from alignjax.data.tokenizers import base
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = dict(d_model=32, layers=1, heads=2, d_ff=48, max_length=40)
@@ -23,12 +31,12 @@ MODEL = dict(family="llama", name="nano", **SIZE)
 def workdir(tmp_path_factory):
     """Two checkpoints, of different parameters."""
     workdir = tmp_path_factory.mktemp("runs") / "bytes"
-    save(workdir, {"model": MODEL}, tokenizer.TokenizerConfig(kind="bytes"))
+    save(workdir, {"model": MODEL}, base.TokenizerConfig(kind="bytes"))
     return workdir
 
 
 def save(workdir, config, tokenizer_config):
-    tokens = tokenizer.build(tokenizer_config, (), workdir)
+    tokens = base.build(tokenizer_config, (), workdir)
     model = models.build(config["model"], tokens.vocab_size)
     init = jax.jit(lambda key: nn.unbox(model.init(key)))
     options = dict(config=config, data_identity={}, every=1)
@@ -47,7 +55,7 @@ def command(capsys, *arguments):
 
 
 def sampled(workdir, prompts, step=None, **options):
-    opened = checkpoint.open_run(workdir, step=step)
+    opened = analysis.open_run(workdir, step=step)
     return opened.generate(prompts, **options)
 
 
@@ -57,7 +65,7 @@ def test_one_prompt_prints_its_text_and_nothing_else(workdir, capsys):
     )
     # As much as fits: 40 less the start and two bytes.
     (row,) = sampled(workdir, ["ab"], max_tokens=37, temperature=0.7, seeds=[3])
-    assert (code, out, err) == (exit_codes.DONE, f"ab{row.text}\n", "")
+    assert (code, out, err) == (errors.DONE, f"ab{row.text}\n", "")
     assert len(row.text) > 3
 
 
@@ -113,28 +121,28 @@ def test_stop_ends_before_the_string(workdir, capsys):
 
 def test_a_run_without_starts_of_documents_gets_none(tmp_path, capsys):
     config = {"model": MODEL, "data": {"bos": False}}
-    save(tmp_path / "run", config, tokenizer.TokenizerConfig(kind="bytes"))
+    save(tmp_path / "run", config, base.TokenizerConfig(kind="bytes"))
     arguments = (f"--run={tmp_path / 'run'}", "--json", "--max_tokens=2")
     _, out, _ = command(capsys, *arguments, "--prompt=ab")
     assert json.loads(out)["prompt_ids"] == [97, 98]
     code, out, err = command(capsys, *arguments, "--prompt=")
-    assert (code, out) == (exit_codes.CONFIG, "") and "prompts[0]: empty" in err
+    assert (code, out) == (errors.CONFIG, "") and "prompts[0]: empty" in err
 
 
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        ([], exit_codes.CONFIG, "prompt: give --prompt or --interactive"),
-        (["--prompt=a", "--interactive"], exit_codes.CONFIG, "one of them"),
-        (["--interactive", "--json"], exit_codes.CONFIG, "interactive: goes with"),
-        (["--prompt=a", "--samples=0"], exit_codes.CONFIG, "samples: 0"),
-        (["--prompt=a", "--step=9"], exit_codes.CHECKPOINT, "no step 9"),
-        (["--prompt=a", "--average"], exit_codes.CHECKPOINT, "optimizer.ema"),
-        (["--prompt=a", "--top_p=2"], exit_codes.CONFIG, "top_p: 2.0 is not in (0, 1]"),
-        (["--prompt=a", "--max_tokens=0"], exit_codes.CONFIG, "max_tokens: 0"),
-        (["--prompt=" + 40 * "a"], exit_codes.CONFIG, "shorten the prompt by 2 tokens"),
-        (["--prompt=a", "--stop="], exit_codes.CONFIG, "stop: ''"),
-        (["--prompt=\udcff"], exit_codes.CONFIG, "prompts[0]: 'utf-8' codec"),
+        ([], errors.CONFIG, "prompt: give --prompt or --interactive"),
+        (["--prompt=a", "--interactive"], errors.CONFIG, "one of them"),
+        (["--interactive", "--json"], errors.CONFIG, "interactive: goes with"),
+        (["--prompt=a", "--samples=0"], errors.CONFIG, "samples: 0"),
+        (["--prompt=a", "--step=9"], errors.CHECKPOINT, "no step 9"),
+        (["--prompt=a", "--average"], errors.CHECKPOINT, "optimizer.ema"),
+        (["--prompt=a", "--top_p=2"], errors.CONFIG, "top_p: 2.0 is not in (0, 1]"),
+        (["--prompt=a", "--max_tokens=0"], errors.CONFIG, "max_tokens: 0"),
+        (["--prompt=" + 40 * "a"], errors.CONFIG, "shorten the prompt by 2 tokens"),
+        (["--prompt=a", "--stop="], errors.CONFIG, "stop: ''"),
+        (["--prompt=\udcff"], errors.CONFIG, "prompts[0]: 'utf-8' codec"),
     ],
 )
 def test_what_cannot_be_done_is_refused(workdir, capsys, arguments, code, message):
@@ -145,7 +153,7 @@ def test_what_cannot_be_done_is_refused(workdir, capsys, arguments, code, messag
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path, capsys):
     code, _, err = command(capsys, f"--run={tmp_path}", "--prompt=a")
-    assert code == exit_codes.CHECKPOINT and "is no run" in err
+    assert code == errors.CHECKPOINT and "is no run" in err
 
 
 def test_conversation(workdir):
@@ -159,7 +167,7 @@ def test_conversation(workdir):
         cwd=ROOT,
         timeout=300,
     )
-    assert done.returncode == exit_codes.DONE, done.stderr.decode()
+    assert done.returncode == errors.DONE, done.stderr.decode()
     (first,) = sampled(workdir, ["ab"], max_tokens=12, seeds=[5])
     (third,) = sampled(workdir, ["a\nb"], max_tokens=12, seeds=[7])
     help_line, _, rest = done.stdout.decode().partition("\n")
@@ -184,5 +192,5 @@ def test_an_interrupted_text_ends_and_the_conversation_goes_on(
 
     monkeypatch.setattr(sampling, "stream", stream)
     code, out, _ = command(capsys, f"--run={workdir}", "--interactive")
-    assert code == exit_codes.DONE
+    assert code == errors.DONE
     assert out.splitlines()[1:] == ["begun [stopped]", "begun", ""]

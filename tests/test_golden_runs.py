@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from alignjax import exit_codes, experiment, train
-from alignjax.checkpoint import open_run
+from alignjax import errors, train
+from alignjax.analysis import open_run
+from alignjax.experiment import build
 from tools import make_golden_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -107,7 +108,7 @@ def started(kind: str, start: str, scratch: pathlib.Path) -> dict:
     ],
 )
 def test_another_run_can_start_from_it(kind, start, scratch):
-    built = experiment.build(started(kind, start, scratch))
+    built = build.build(started(kind, start, scratch))
     assert built.start.digest == open_run(RUNS / start).digest()
     assert built.json["objective"] == open_run(RUNS / kind).config["objective"]
 
@@ -117,7 +118,7 @@ def test_another_run_can_start_from_it(kind, start, scratch):
 )
 def test_another_run_trains_from_it(name, scratch):
     workdir = scratch / f"from {name}"
-    assert train.train(started(name, name, scratch), workdir) == exit_codes.DONE
+    assert train.train(started(name, name, scratch), workdir) == errors.DONE
     run = open_run(workdir)
     assert run.meta()["data"]["init"] == open_run(RUNS / name).digest()
     if name == "lora":  # the reference has the adapters that the policy starts with
@@ -131,7 +132,7 @@ def test_goes_on_from_its_checkpoint(scratch):
     (last,) = open_run(workdir).steps
     changes = {"steps": last + 1, "checkpoint.accept": ["steps"]}
     c = section("moving", scratch, **changes)
-    assert train.train(c, workdir) == exit_codes.DONE
+    assert train.train(c, workdir) == errors.DONE
     run = open_run(workdir)
     assert run.steps[-1] == last + 1
     assert [row["step"] for row in run.metrics()] == [last]  # from 0

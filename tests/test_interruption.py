@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from alignjax import exit_codes, interruption
+from alignjax import errors, exit_codes
+from alignjax.distributed import interruption
 
 # A loop that says when it runs, and what it does when it is asked to stop.
 LOOP = """
@@ -52,8 +53,8 @@ def wait_until_running(child):
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (signal.SIGTERM, exit_codes.PREEMPTED),
-        (signal.SIGINT, exit_codes.INTERRUPTED),
+        (signal.SIGTERM, errors.PREEMPTED),
+        (signal.SIGINT, errors.INTERRUPTED),
     ],
 )
 def test_a_signal_saves_and_exits(number, code):
@@ -73,7 +74,7 @@ def test_a_second_sigterm_changes_nothing():
         child.send_signal(signal.SIGTERM)
     output, _ = child.communicate(timeout=20)
     assert output.startswith("saved")
-    assert child.returncode == exit_codes.PREEMPTED
+    assert child.returncode == errors.PREEMPTED
 
 
 def test_a_second_sigint_ends_it_at_once():
@@ -104,10 +105,10 @@ def test_all_processes_stop_at_the_same_step(count, number):
     assert len(saved) == 1 and saved.pop().startswith("saved"), results
     codes = [child.returncode for child in children]
     signalled = {
-        signal.SIGTERM: exit_codes.PREEMPTED,
-        signal.SIGINT: exit_codes.INTERRUPTED,
+        signal.SIGTERM: errors.PREEMPTED,
+        signal.SIGINT: errors.INTERRUPTED,
     }
-    assert codes == [exit_codes.PREEMPTED] * (count - 1) + [signalled[number]]
+    assert codes == [errors.PREEMPTED] * (count - 1) + [signalled[number]]
 
 
 def test_handlers_are_put_back():
@@ -116,7 +117,7 @@ def test_handlers_are_put_back():
         assert not stop.requested(0) and not stop.pending
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.pending and stop.requested(1)
-        assert stop.exit_code == exit_codes.PREEMPTED
+        assert stop.exit_code == errors.PREEMPTED
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 
 

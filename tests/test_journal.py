@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from alignjax import journal
+from alignjax.tracking import journal
 
 
 def write_steps(path, start, stop):

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import config, moving, objectives, step, trees, types
+from alignjax import errors, objectives, trees, types
+from alignjax.training import moving_reference, step
 from tests.objectives import subject
 
 RATE = 0.5
@@ -20,12 +21,12 @@ def objective():
 
 
 def start(every, share, params):
-    optimizer = optax.chain(optax.sgd(RATE), moving.reference(every, share))
+    optimizer = optax.chain(optax.sgd(RATE), moving_reference.reference(every, share))
     return optimizer, types.TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
 def reference(state, base=None):
-    return moving.seen(types.Frozen(base or {}), state.opt_state).reference
+    return moving_reference.seen(types.Frozen(base or {}), state.opt_state).reference
 
 
 def by_hand(objective, every, share, steps):
@@ -74,7 +75,7 @@ def test_the_evaluation_compares_with_where_it_is(objective):
     evaluate = jax.jit(step.make_eval_step(objective))
     for expected in (False, True):
         state, _ = run(state, types.Frozen(), subject.batch(), jax.random.key(0))
-        frozen = moving.seen(types.Frozen(), state.opt_state)
+        frozen = moving_reference.seen(types.Frozen(), state.opt_state)
         means = evaluate(state.params, frozen, subject.batch())
         same = float(means["loss"].value()) == pytest.approx(np.log(2), abs=1e-6)
         assert same == expected
@@ -107,13 +108,15 @@ def test_an_update_that_was_left_out_does_not_count(objective):
 
 def test_a_reference_that_stays_is_left_as_it_is():
     frozen = types.Frozen({}, subject.params(1))
-    assert moving.seen(frozen, optax.adam(0.1).init(subject.params())) is frozen
+    assert (
+        moving_reference.seen(frozen, optax.adam(0.1).init(subject.params())) is frozen
+    )
 
 
 def test_factors_of_adapters_are_copied_and_never_averaged():
     adapters = {"layers": {"q": {"lora_a": jnp.ones(3), "lora_b": jnp.zeros(3)}}}
-    moving.reference(4, 1.0).init(adapters)
+    moving_reference.reference(4, 1.0).init(adapters)
     with pytest.raises(
-        config.ConfigError, match=r"reference.update_share: 0.6 .*lora_a"
+        errors.ConfigError, match=r"reference.update_share: 0.6 .*lora_a"
     ):
-        moving.reference(1, 0.6).init(adapters)
+        moving_reference.reference(1, 0.6).init(adapters)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alignjax import exit_codes
+from alignjax import errors
 from tools import needs
 
 TOOLS = pathlib.Path(__file__).parents[1] / "tools"
@@ -18,7 +18,7 @@ def test_what_is_not_installed_is_named(capsys):
     needs.packages("json", "numpy")
     with pytest.raises(SystemExit) as raised:
         needs.packages("json", "no_such_package", "nor_this")
-    assert raised.value.code == exit_codes.CONFIG
+    assert raised.value.code == errors.CONFIG
     lacking = "no_such_package nor_this"
     said = capsys.readouterr().err
     assert said == f"not installed: {lacking}; pip install {lacking}\n"
@@ -36,5 +36,5 @@ def test_a_tool_says_what_it_needs_before_it_works(words):
     name, *flags = words.split()
     command = [sys.executable, str(TOOLS / name), *flags]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert found.returncode == exit_codes.CONFIG and not found.stdout
+    assert found.returncode == errors.CONFIG and not found.stdout
     assert "not installed: " in found.stderr and "torch" in found.stderr

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import config, optim, types
+from alignjax import errors, types
+from alignjax.training import optim
 
 PARAMS = {
     "embed": jnp.full((4, 3), 2.0),
@@ -136,7 +137,7 @@ def test_average_is_the_formula_and_changes_no_update():
     ids=str,
 )
 def test_refuses(section, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         build(**section)
     assert message in str(error.value)
 

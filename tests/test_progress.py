@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from alignjax import progress
+from alignjax.tracking import progress
 
 METRICS = {
     "loss": 3.4117,

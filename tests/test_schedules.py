@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from alignjax import config, schedules
+from alignjax import errors
+from alignjax.training import schedules
 
 
 def build(steps=100, tokens_per_step=50, **section):
@@ -62,6 +63,6 @@ def test_values(section, step, expected):
     ids=str,
 )
 def test_refuses(section, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         build(**section)
     assert message in str(error.value)

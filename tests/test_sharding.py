@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import config, sharding
+from alignjax import errors
+from alignjax.distributed import sharding
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from alignjax import config, sharding
 )
 def test_mesh_sizes(shape, sizes):
     if sizes is None:
-        with pytest.raises(config.ConfigError, match="needs 1 devices, there are 8"):
+        with pytest.raises(errors.ConfigError, match="needs 1 devices, there are 8"):
             sharding.make_mesh(shape)
     else:
         mesh = sharding.make_mesh(shape)
@@ -40,7 +41,7 @@ def test_mesh_sizes(shape, sizes):
     ids=str,
 )
 def test_refuses_meshes(shape, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         sharding.make_mesh(shape)
     assert message in str(error.value)
 
@@ -48,7 +49,7 @@ def test_refuses_meshes(shape, message):
 def test_rules_are_checked():
     assert sharding.rules({"seq": "tensor"})["seq"] == "tensor"
     assert sharding.rules({"batch": ["data"]})["batch"] == ("data",)
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         sharding.rules({"heds": "tensor", "seq": "sequence"})
     assert "sharding_rules.heds: no array has this axis" in str(error.value)
     assert "the mesh has no axis 'sequence'" in str(error.value)

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, optim, sharding, state, trees
-from alignjax.checkpoint import storage
+from alignjax import errors, models, trees
+from alignjax.checkpoint import step_folders
+from alignjax.distributed import sharding
 from alignjax.models import quantized
+from alignjax.training import optim, state
 
 V = 48
 MODEL = dict(family="llama", name="nano", d_model=16, layers=2, d_ff=24, max_length=32)
@@ -72,11 +74,11 @@ def test_only_what_is_trained_has_a_state(model, mesh, trainable):
 
 
 def test_a_pattern_that_trains_nothing_is_refused(model, mesh):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         state.abstract_state(model, OPTIMIZER, mesh, RULES, "layer/.*")
     text = str(error.value)
     assert "trainable: 'layer/.*'" in text and "layers/q/kernel" in text
-    with pytest.raises(config.ConfigError, match=r"trainable: '\*'"):
+    with pytest.raises(errors.ConfigError, match=r"trainable: '\*'"):
         state.abstract_base(model, mesh, RULES, "*")
 
 
@@ -170,7 +172,7 @@ def test_large_leaves_are_put_layer_by_layer(mesh, base, dtype):
         seen = [index[0] if isinstance(index, tuple) else index for index in asked]
         assert set(seen) == set(range(12)) and seen == sorted(seen), name
     expected = {n: x.array.astype(np.float32) for n, x in source.items()}
-    expected = storage.nest(expected)
+    expected = step_folders.nest(expected)
     if base != "float32":
         expected = quantized.keep(expected, kernels, base)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
@@ -214,7 +216,7 @@ def test_what_does_not_fit_is_refused_all_at_once(model, mesh, source):
         "layers": source["layers"] | {"q": {"kernel": np.zeros((2, 16, 4, 4))}},
         "head": np.zeros((16, V), np.float32),
     }
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         state.load_params(theirs, abstract, model, KEY, allow_new=".*/lora_[ab]")
     problems = "\n".join(error.value.problems)
     assert len(error.value.problems) == 5

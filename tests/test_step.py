@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import models, objectives, optim, sharding, state, step
+from alignjax import models, objectives
+from alignjax.distributed import sharding
+from alignjax.training import optim, state, step
 from alignjax.types import Frozen, Mean, Objective, TrainState
 from tests import rows
 

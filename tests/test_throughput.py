@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from alignjax import throughput
+from alignjax.tracking import throughput
 
 
 @pytest.mark.parametrize("context", [1, 2, 7, 64])

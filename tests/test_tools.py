@@ -186,10 +186,10 @@ def test_quickstart_runs_all_stages_and_measures_each(bench):
         f"--config.init.run=runs/quickstart/{stage}" for stage in before
     ]
     assert all(call[-1] == "--config.log.every=5" for call in trained)
-    assessed = [call for call in called if call[0] == "alignjax.assessment"]
+    assessed = [call for call in called if call[0] == "alignjax.world.assessment"]
     assert [sum("--run=" in word for word in call) for call in assessed] == [1, 2, 3, 4]
     assert "--checkpoints=dpo" in assessed[-1]
-    assert sum(call[0] == "alignjax.collect" for call in called) == 1
+    assert sum(call[0] == "alignjax.feedback.collect" for call in called) == 1
     assert called[-1][:2] == ["alignjax.report", "--out=runs/quickstart/report.html"]
 
 

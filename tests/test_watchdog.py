@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from alignjax import exit_codes, watchdog
+from alignjax import errors
+from alignjax.distributed import watchdog
 
 PRELUDE = """
 import sys, time
@@ -46,7 +47,7 @@ def test_a_stuck_process_ends_and_says_where(tmp_path):
         "print('went on')\n",
         path,
     )
-    assert code == exit_codes.HANG
+    assert code == errors.HANG
     assert output == ""
     assert time.monotonic() - began < 10
     for text in (errors, path.read_text()):
@@ -80,7 +81,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count(capfd):
             time.sleep(0.1)
             if codes:
                 break
-    assert codes == [exit_codes.HANG]
+    assert codes == [errors.HANG]
     assert "no progress for 1 s" in capfd.readouterr().err
 
 
@@ -127,9 +128,9 @@ def test_every_process_says_where_it_waits_and_which_is_the_late_one(tmp_path):
     paths = [tmp_path / "0.txt", tmp_path / "1.txt"]
     children = [start(TWO, address, i, path) for i, path in enumerate(paths)]
     outputs = [child.communicate(timeout=60) for child in children]
-    assert children[0].returncode == exit_codes.HANG, outputs
+    assert children[0].returncode == errors.HANG, outputs
     # The other one's own end, or the runtime's once its coordinator is gone.
-    assert children[1].returncode in (exit_codes.HANG, -signal.SIGABRT), outputs
+    assert children[1].returncode in (errors.HANG, -signal.SIGABRT), outputs
     late, waiting = (path.read_text() for path in paths)
     assert "process 0 of 2" in late and "phase 'data of step 4'" in late
     assert "in stuck_here" in late

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from alignjax import config, journal, writer
+from alignjax import errors
+from alignjax.tracking import journal, writer
 
 
 class FakeTerminal(io.StringIO):
@@ -178,7 +179,7 @@ def test_a_step_is_written_once(tmp_path):
 
 def test_wandb_is_refused_by_name_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(config.ConfigError, match=r"wandb: .*alignjax\[wandb\]"):
+    with pytest.raises(errors.ConfigError, match=r"wandb: .*alignjax\[wandb\]"):
         writer.Writer(tmp_path, total_steps=2, wandb="project")
     assert list(tmp_path.iterdir()) == []
 

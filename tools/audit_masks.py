@@ -18,20 +18,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alignjax import errors
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from absl import app, flags, logging
 
-from alignjax import config, exit_codes, experiment, train
-from alignjax.data import audit, chat, dataset, records, tokenizer
+from alignjax import train
+from alignjax.data import audit, dataset
+from alignjax.data.chat import format as chat
+from alignjax.data.tokenizers import base
+from alignjax.experiment import build
 
 FLAGS = flags.FLAGS
 FOUND = 1  # the exit status where there are faults
 MOST = 20  # faults that are listed
 
 
-def spelled(tok: tokenizer.Tokenizer) -> list[str]:
+def spelled(tok: base.Tokenizer) -> list[str]:
     """What each token is on paper: control tokens by name, others quoted."""
     names = {i: name for name, i in tok.control.items()}
     names |= {tok.bos_id: "<start>", tok.eos_id: "<eos>"}
@@ -40,7 +45,7 @@ def spelled(tok: tokenizer.Tokenizer) -> list[str]:
     ]
 
 
-def roles(rows: Mapping[str, Any], tok: tokenizer.Tokenizer, format: str) -> np.ndarray:
+def roles(rows: Mapping[str, Any], tok: base.Tokenizer, format: str) -> np.ndarray:
     """Whose turn each target is of, text; the shape of `rows["targets"]`.
 
     What all branches share is told of the first.
@@ -55,7 +60,7 @@ def roles(rows: Mapping[str, Any], tok: tokenizer.Tokenizer, format: str) -> np.
 
 
 def table(
-    rows: Mapping[str, Any], i: int, tok: tokenizer.Tokenizer, format: str | None
+    rows: Mapping[str, Any], i: int, tok: base.Tokenizer, format: str | None
 ) -> Iterator[str]:
     """The lines of one row, a target each; padding is counted."""
     grouped = "responses" in rows
@@ -95,7 +100,7 @@ def table(
 
 
 def summary(
-    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, format: str | None
+    rows: Mapping[str, Any], tok: base.Tokenizer, format: str | None
 ) -> Iterator[str]:
     """How many tokens there are of what, and how many of them count."""
     real = rows["segment_ids"] > 0
@@ -121,7 +126,7 @@ def summary(
 
 def report(
     data: dataset.Dataset,
-    tok: tokenizer.Tokenizer,
+    tok: base.Tokenizer,
     format: str | None,
     rows: int,
     check: int,
@@ -147,21 +152,21 @@ def main(argv) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     try:
-        run = experiment.build(FLAGS.config)
+        run = build.build(FLAGS.config)
         data = run.train if FLAGS.split == "train" else run.validation
         if data is None:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 "evaluation.every: None, so that there is no validation data; set it"
             )
         format = run.config.data.chat
         check = FLAGS.check or min(256, data.num_rows)
         lines, faults = report(data, run.tokenizer, format, FLAGS.rows, check)
-    except (config.ConfigError, records.DataError) as error:
+    except (errors.ConfigError, errors.DataError) as error:
         print(error, file=sys.stderr)
-        wrong = isinstance(error, config.ConfigError)
-        sys.exit(exit_codes.CONFIG if wrong else exit_codes.DATA)
+        wrong = isinstance(error, errors.ConfigError)
+        sys.exit(errors.CONFIG if wrong else errors.DATA)
     print("\n".join(lines))
-    sys.exit(FOUND if faults else exit_codes.DONE)
+    sys.exit(FOUND if faults else errors.DONE)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from alignjax import analysis
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
@@ -32,7 +34,7 @@ import numpy as np
 
 from alignjax import checkpoint, types
 from alignjax.huggingface import folder, layout, save
-from alignjax.models import settings
+from alignjax.models import decoder_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONVERT = [sys.executable, str(ROOT / "tools" / "convert_huggingface.py")]
@@ -86,7 +88,7 @@ class Measured(NamedTuple):
 
 def make(path: pathlib.Path, fields: dict, dtype: str, files: int) -> int:
     """Writes a random checkpoint of Llama; the bytes of its largest tensor."""
-    c = settings.DecoderConfig(max_length=8192, tied=False, **fields)
+    c = decoder_config.DecoderConfig(max_length=8192, tied=False, **fields)
     leaves = {name: Random(s, dtype) for name, s in layout.shapes(c).items()}
     size = sum(x.size * x.dtype.itemsize for x in leaves.values())
     plan = save.plan(leaves, "llama", c, max_shard_bytes=size // files + 2**20)
@@ -96,7 +98,7 @@ def make(path: pathlib.Path, fields: dict, dtype: str, files: int) -> int:
 
 def save_a_run(source: pathlib.Path, path: pathlib.Path) -> None:
     """A run as training leaves it, which Orbax wrote."""
-    opened = checkpoint.open_run(source)
+    opened = analysis.open_run(source)
     config = json.loads(json.dumps(opened.config))
     state = types.TrainState(jax.numpy.int32(1), jax.device_put(opened.params()), ())
     with checkpoint.Checkpoints(path, config=config, data_identity={}, every=1) as made:
@@ -163,7 +165,7 @@ def main() -> int:
             save_a_run(root / "hf", root / "trained")
     tensors = folder.weights(args.folder / "large" / "hf")
     total, unit = sum(t.nbytes for t in tensors.values()), largest["large"]
-    stacked = checkpoint.open_run(args.folder / "large" / "hf").leaves()
+    stacked = analysis.open_run(args.folder / "large" / "hf").leaves()
     stack = max(x.size * np.dtype(x.dtype).itemsize for x in stacked.values())
     print(
         f"{total / 1e9:.2f} GB in {len(tensors)} tensors and {args.files} files; the "

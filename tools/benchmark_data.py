@@ -25,9 +25,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from alignjax.errors import ConfigError
 
-from alignjax.config import ConfigError
-from alignjax.data import best_fit, cache, loader, pool, records, tokenizer
+from alignjax import errors
+from alignjax.data import loader
+from alignjax.data.packing import best_fit
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import cache, pool
 
 LENGTH = 1024
 DOCUMENT = 4000
@@ -64,13 +68,13 @@ def write_quarter(corpus: Path, path: Path) -> int:
     return len(content)
 
 
-def train(corpus: Path, folder: Path, model_type: str) -> tokenizer.Tokenizer:
+def train(corpus: Path, folder: Path, model_type: str) -> base.Tokenizer:
     settings = dict(vocab_size=8192, model_type=model_type, train_bytes=8_000_000)
-    cfg = tokenizer.TokenizerConfig(**settings)
+    cfg = base.TokenizerConfig(**settings)
     try:
-        return tokenizer.build(cfg, sources(corpus), folder)
+        return base.build(cfg, sources(corpus), folder)
     except ConfigError as error:
-        raise records.DataError(
+        raise errors.DataError(
             f"path: {corpus} is too small to learn {cfg.vocab_size} tokens from; name "
             "a larger file"
         ) from error
@@ -84,7 +88,7 @@ def peak_memory(process: int | str = "self") -> float:
 
 def tokenise(corpus: Path, saved: Path, workers: int) -> dict[str, float]:
     """Builds a cache from nothing: seconds, and peak memory in MB."""
-    tok = tokenizer.load(saved)
+    tok = base.load(saved)
     worker_peak = 0.0
 
     def watch(done: int, total: int | None) -> None:
@@ -139,7 +143,7 @@ def report_packing() -> None:
     print(f"packing 10^6 documents: {seconds:.2f} s, rows {100 * full:.2f} % full")
 
 
-def report_seeking(corpus: Path, tok: tokenizer.Tokenizer, folder: Path) -> None:
+def report_seeking(corpus: Path, tok: base.Tokenizer, folder: Path) -> None:
     options = dict(length=LENGTH, seed=0, cache_dir=folder)
     loader.build(config(corpus), tok, **options)
     start = time.perf_counter()
@@ -170,9 +174,9 @@ def main() -> int:
         parser.error(f"--megabytes: {options.megabytes} must be at least 1")
     if options.path is not None and not options.path.is_file():
         parser.error(f"--path: {options.path} is no file")
-    from alignjax import commands  # imports jax, which is not to count as memory above
+    from alignjax import cli
 
-    return commands.exit_code(lambda: report(options))
+    return cli.exit_code(lambda: report(options))
 
 
 def report(options: argparse.Namespace) -> None:

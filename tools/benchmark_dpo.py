@@ -35,9 +35,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from alignjax import models, objectives, optim, sections, step, trees, types
-from alignjax.data import chat, loader, tokenizer
+from alignjax import models, objectives, trees, types
+from alignjax.data import loader
+from alignjax.data.chat import format
+from alignjax.data.tokenizers import base
+from alignjax.experiment import sections
 from alignjax.objectives import logprobs, responses
+from alignjax.training import optim, step
 from alignjax.types import Frozen, TrainState
 from tools import groups, needs, turns
 
@@ -58,10 +62,10 @@ def load_pairs(args) -> tuple[list[tuple], int]:
         on_bad_row="skip",
     )
     sources = loader.load_sources(cfg.sources, "sources").values()
-    trained = tokenizer.TokenizerConfig(
-        kind="sentencepiece", vocab_size=args.vocab, control_tokens=chat.CONTROL
+    trained = base.TokenizerConfig(
+        kind="sentencepiece", vocab_size=args.vocab, control_tokens=format.CONTROL
     )
-    tok = tokenizer.build(trained, sources, args.cache_dir, "skip")
+    tok = base.build(trained, sources, args.cache_dir, "skip")
     made = loader.build(
         cfg,
         tok,

@@ -17,7 +17,7 @@ import torch
 import transformers
 import trl
 
-from alignjax.models import settings
+from alignjax.models import decoder_config
 from tools import turns
 from tools.crosscheck import texts
 
@@ -39,7 +39,7 @@ class Step:
 
     def __init__(
         self,
-        c: settings.DecoderConfig,
+        c: decoder_config.DecoderConfig,
         documents: list[tuple],
         stored: bool,
         args: argparse.Namespace,

@@ -8,7 +8,7 @@ r"""Times a train step on random tokens, alone or beside the same step in PyTorc
 Needs jax, flax, optax and ml_collections only; `--torch` also torch and transformers.
 The two sides take turns, a few steps each, so that a machine whose speed drifts slows
 both alike. Figures are medians over the steps; the first step, which compiles, is
-reported apart. MFU counts causal attention (see `alignjax.throughput`); a chip whose
+reported apart. MFU counts causal attention (see `alignjax.tracking.throughput`); a chip whose
 peak is not known gets none.
 """
 
@@ -19,24 +19,18 @@ import pathlib
 import sys
 import time
 
+from alignjax import errors
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
 
-from alignjax import (
-    config,
-    exit_codes,
-    models,
-    objectives,
-    optim,
-    sharding,
-    state,
-    step,
-    throughput,
-    trees,
-)
+from alignjax import models, objectives, trees
+from alignjax.distributed import sharding
 from alignjax.models import decoder
+from alignjax.tracking import throughput
+from alignjax.training import optim, state, step
 from alignjax.types import Frozen, Sequences
 from tools import needs, turns
 
@@ -67,7 +61,7 @@ def jax_step(args):
     mesh = sharding.make_mesh({"fsdp": -1})
     parts = sharding.batch_divisor(mesh, rules) * args.microbatches
     if args.batch % parts:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"batch: {args.batch} is not a multiple of {parts}, the microbatches times "
             "the devices; change either"
         )
@@ -170,9 +164,9 @@ def main() -> int:
 
     try:
         run, facts, c = jax_step(args)
-    except config.ConfigError as error:
+    except errors.ConfigError as error:
         print(error, file=sys.stderr)
-        return exit_codes.CONFIG
+        return errors.CONFIG
     sides = {"alignjax": run}
     if args.torch != "none":
         sides[f"torch-{args.torch}"] = torch_step(args, c)
@@ -189,7 +183,7 @@ def main() -> int:
         ours, theirs = (report[name]["step_s"] for name in sides)
         report["ratio"] = ours / theirs
     turns.show(report, args.json)
-    return exit_codes.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

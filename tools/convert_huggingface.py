@@ -24,11 +24,14 @@ import sys
 import time
 from collections.abc import Sequence
 
+from alignjax import analysis, errors
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from alignjax import checkpoint, commands, config, progress
-from alignjax.checkpoint import adapters, conversion
+from alignjax import cli, convert
+from alignjax.analysis import adapters
 from alignjax.huggingface import certificate, peft, save
+from alignjax.tracking import progress
 from tools import beside_transformers
 
 
@@ -69,24 +72,24 @@ def run(options: argparse.Namespace) -> None:
     """Does what the options say. Raises ConfigError, DataError, CheckpointError."""
     for name in ("target", "certificate", "adapters"):
         if isinstance(value := getattr(options, name), str):
-            setattr(options, name, commands.path(value, name))
+            setattr(options, name, cli.path(value, name))
     check_options(options)
     began = time.monotonic()
     if options.command == "import" and options.adapters:
         import_adapters(options)
         return
     if options.command == "import":
-        plan = conversion.plan_import(options.source, options.target)
+        plan = convert.plan_import(options.source, options.target)
         for line in describe_import(plan):
             print(line, flush=True)
         with Shown() as shown:
-            made = conversion.import_folder(plan, shown)
+            made = convert.import_folder(plan, shown)
         sides = plan.folder.path, made.path
     elif options.adapters:
         export_adapters(options)
         return
     else:
-        made = conversion.plan_export(
+        made = convert.plan_export(
             options.source,
             options.target,
             step=options.step,
@@ -96,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
         for line in describe_export(made):
             print(line, flush=True)
         with Shown() as shown:
-            conversion.export_run(made, shown)
+            convert.export_run(made, shown)
         sides = made.run.path, made.target
     took = progress.duration(time.monotonic() - began)
     print(f"{options.target} is complete, after {took}")
@@ -129,10 +132,10 @@ def check_options(options: argparse.Namespace) -> None:
                 "it, or name another file"
             )
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
 
 
-def describe_import(plan: conversion.Import) -> list[str]:
+def describe_import(plan: convert.Import) -> list[str]:
     """What will be done, before it is."""
     folder, count = plan.folder, sum(x.size for x in plan.folder.leaves.values())
     files = {t.path for x in folder.leaves.values() for t, _, _ in x.held.values()}
@@ -158,7 +161,7 @@ def describe_import(plan: conversion.Import) -> list[str]:
     return lines
 
 
-def describe_export(made: conversion.Export) -> list[str]:
+def describe_export(made: convert.Export) -> list[str]:
     """What will be done, before it is."""
     plan, section = made.plan, made.run.config["model"]
     count = sum(leaf.size for leaf in made.leaves.values())
@@ -191,7 +194,7 @@ def import_adapters(options: argparse.Namespace) -> None:
 
 def export_adapters(options: argparse.Namespace) -> None:
     """Writes the adapters of a run for PEFT."""
-    opened = checkpoint.open_run(options.source, options.step)
+    opened = analysis.open_run(options.source, options.step)
     print(f"export the adapters of {opened.path} as {options.target}")
     peft.export(opened, options.target, options.base)
     print(f"{options.target} is complete")
@@ -204,7 +207,7 @@ def certify(first, second, folder, file: pathlib.Path, step: int | None) -> None
     compute from `folder`, which is the one of the two that they read.
     """
     print(f"computing with both, for {file}", flush=True)
-    sides = checkpoint.open_run(first, step), checkpoint.open_run(second)
+    sides = analysis.open_run(first, step), analysis.open_run(second)
     outside = None
     scores = sides[1].config["model"].get("score_heads")
     if beside_transformers.there() and not scores:
@@ -241,7 +244,7 @@ class Shown:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns one of `exit_codes`."""
     options = parser().parse_args(arguments)
-    return commands.exit_code(lambda: run(options))
+    return cli.exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from alignjax import types
-from alignjax.data import best_fit, cache, comparisons, group_plan, group_rows
+from alignjax.data.chat import comparisons
+from alignjax.data.packing import best_fit, group_plan, group_rows
+from alignjax.data.tokens import cache
 
 LAYOUTS = ("padded", "packed", "shared")
 

@@ -19,39 +19,43 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+from alignjax import analysis, errors
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from alignjax import checkpoint, commands, config
-from alignjax.checkpoint import storage
+from alignjax import cli, config
+from alignjax.checkpoint import step_folders
 
 
-def show_steps(run: checkpoint.Run) -> Iterator[str]:
+def show_steps(run: analysis.Run) -> Iterator[str]:
     """A line for each step: when, how large, what the parameters are of it, metrics."""
     yield f"{run.path}: {len(run.steps)} complete steps"
-    for step, complete in storage.all_steps(run.directory).items():
-        path = storage.step_path(run.directory, step)
+    for step, complete in step_folders.all_steps(run.directory).items():
+        path = step_folders.step_path(run.directory, step)
         if not complete:
             yield f"{step:>10}  incomplete"
             continue
         try:
             meta = run.meta(step)
-        except storage.BrokenStep as error:
+        except errors.BrokenStep as error:
             yield f"{step:>10}  broken: {error}"
             continue
-        saved = datetime.datetime.fromtimestamp((path / storage.MARKER).stat().st_mtime)
+        saved = datetime.datetime.fromtimestamp(
+            (path / step_folders.MARKER).stat().st_mtime
+        )
         params = {n: x for n, x in meta["leaves"].items() if n.startswith("params/")}
         yield (
             f"{step:>10}  {saved:%Y-%m-%d %H:%M:%S}  {size(on_disk(path))} on disk, "
-            f"parameters {size(storage.nbytes(params))}"
+            f"parameters {size(step_folders.nbytes(params))}"
             + "".join(f"  {k} {v}" for k, v in sorted(meta["metrics"].items()))
         )
     for path in sorted((run.path / "quarantine").glob("*")):
         yield f"set aside as broken: {path}"
 
 
-def show_tree(run: checkpoint.Run, step: int | None) -> Iterator[str]:
+def show_tree(run: analysis.Run, step: int | None) -> Iterator[str]:
     """A line for each leaf: its name, dtype, shape and fingerprint."""
     meta = run.meta(step)
     versions = ", ".join(f"{name} {v}" for name, v in meta["versions"].items())
@@ -60,12 +64,12 @@ def show_tree(run: checkpoint.Run, step: int | None) -> Iterator[str]:
     for name, leaf in meta["leaves"].items():
         kind = f"{leaf['dtype']}{leaf['shape']}"
         yield f"{name:<{width}}  {kind:<24}  {leaf.get('fingerprint', '')}"
-    yield f"{size(storage.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
+    yield f"{size(step_folders.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
 
 
-def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
+def verify(run: analysis.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
     """A line for each step, and whether it is sound."""
-    found = storage.all_steps(run.directory)
+    found = step_folders.all_steps(run.directory)
     incomplete = ", ".join(str(step) for step, whole in found.items() if not whole)
     if not steps and not run.steps:
         told = f"; incomplete: {incomplete}" if incomplete else ""
@@ -76,7 +80,7 @@ def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
         bad = []
         try:
             names = run.meta(step)["leaves"]
-        except checkpoint.CheckpointError as error:
+        except errors.CheckpointError as error:
             kinds = {None: "absent", False: "incomplete", True: "broken"}
             yield f"step {step}: {kinds[found.get(step)]}: {error}", False
             continue
@@ -84,7 +88,7 @@ def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
             item, _, leaf = name.partition("/")
             try:
                 run.leaf(leaf, step, item=item)
-            except storage.BrokenStep:
+            except errors.BrokenStep:
                 bad.append(name)
         if bad:
             yield f"step {step}: broken in {len(bad)} leaves: {', '.join(bad)}", False
@@ -92,7 +96,7 @@ def verify(run: checkpoint.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
             yield f"step {step}: all {len(names)} leaves are what was written", True
 
 
-def diff(run: checkpoint.Run, old: int, new: int) -> Iterator[str]:
+def diff(run: analysis.Run, old: int, new: int) -> Iterator[str]:
     """A line for each leaf that differs, and for each field of the config."""
     before, after = run.meta(old), run.meta(new)
     for line in config.differences(before["config"], after["config"]):
@@ -111,7 +115,7 @@ def diff(run: checkpoint.Run, old: int, new: int) -> Iterator[str]:
     yield f"{same} leaves are the same in both"
 
 
-def change(run: checkpoint.Run, name: str, old: int, new: int) -> str:
+def change(run: analysis.Run, name: str, old: int, new: int) -> str:
     """How far a leaf moved, beside its norm and at any one place."""
     item, _, leaf = name.partition("/")
     before, after = (np.float64(run.leaf(leaf, step, item=item)) for step in (old, new))
@@ -151,7 +155,7 @@ def main() -> int:
 
     def show() -> None:
         nonlocal sound
-        run = checkpoint.open_run(args.run)
+        run = analysis.open_run(args.run)
         if args.command == "verify":
             for line, good in verify(run, args.steps):
                 print(line, flush=True)
@@ -166,7 +170,7 @@ def main() -> int:
             print(line, flush=True)
 
     try:
-        return commands.exit_code(show) or int(not sound)
+        return cli.exit_code(show) or int(not sound)
     except BrokenPipeError:  # `| head`; also for what is flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(not sound)

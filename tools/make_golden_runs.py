@@ -25,13 +25,15 @@ import shutil
 import sys
 import tempfile
 
+from alignjax import errors
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
 
-from alignjax import config, exit_codes, train, types
-from alignjax.checkpoint import open_run
+from alignjax import config, train, types
+from alignjax.analysis import open_run
 from configs.smoke import dpo, pretrain, reward, sft
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -195,7 +197,7 @@ def make(name: str, root: pathlib.Path) -> int:
     Raises:
       RuntimeError: the run did not end well, or a greedy token is nearly a tie.
     """
-    if train.train(section(name), FOLDER / name) != exit_codes.DONE:
+    if train.train(section(name), FOLDER / name) != errors.DONE:
         raise RuntimeError(f"{name}: the run was not completed")
     run = open_run(FOLDER / name)
     arrays = answers(run)

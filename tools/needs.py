@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from alignjax import exit_codes
+from alignjax import errors
 
 
 def packages(*names: str) -> None:
@@ -15,4 +15,4 @@ def packages(*names: str) -> None:
     if lacking:
         known = " ".join(lacking)
         print(f"not installed: {known}; pip install {known}", file=sys.stderr)
-        raise SystemExit(exit_codes.CONFIG)
+        raise SystemExit(errors.CONFIG)

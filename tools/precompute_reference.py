@@ -14,10 +14,14 @@ import sys
 
 from absl import app, flags
 
+from alignjax import errors
+
 # Configs import `configs.base` from the root of the checkout.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from alignjax import commands, config, experiment, reference, sharding, train
+from alignjax import cli, config, train
+from alignjax.distributed import sharding
+from alignjax.experiment import build, reference
 
 
 def main(_) -> int:
@@ -25,13 +29,13 @@ def main(_) -> int:
     section.setdefault("reference", {})["store"] = True
 
     def fill() -> None:
-        run = experiment.build(section)
+        run = build.build(section)
         if run.reference is None:
-            raise config.ConfigError("objective: it asks no reference; nothing to do")
+            raise errors.ConfigError("objective: it asks no reference; nothing to do")
         with sharding.use(run.mesh, run.rules):
             reference.attach(run, print, lambda _: None)
 
-    return commands.exit_code(fill)
+    return cli.exit_code(fill)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ stage() {
 assess() {
   local runs=() name
   for name in "$@"; do runs+=("--run=$name=$workdir/$name"); done
-  "$python" -m alignjax.assessment --out="$workdir/assessment.json" \
+  "$python" -m alignjax.world.assessment --out="$workdir/assessment.json" \
     "${runs[@]}" "${asked[@]}"
 }
 
@@ -79,7 +79,7 @@ assess pretrain sft reward
 
 say "5 of 6: DPO: of two replies of its own a labeler chooses one, and it moves to that one"
 if [[ ! -e $workdir/pairs.jsonl ]]; then
-  "$python" -m alignjax.collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
+  "$python" -m alignjax.feedback.collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
     --source="$workdir/sft" --source="$workdir/sft:1.3" --source="$workdir/pretrain"
 fi
 stage dpo --config.init.run="$workdir/sft" \

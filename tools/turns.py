@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from alignjax.models import names, settings
+from alignjax.models import decoder_config, names
 
 
 def timed(
@@ -56,7 +56,7 @@ def show(report: Mapping, as_json: bool) -> None:
         print(f"{name:{width}} {value}")
 
 
-def in_transformers(family: str, c: settings.DecoderConfig, seed: int = 0):
+def in_transformers(family: str, c: decoder_config.DecoderConfig, seed: int = 0):
     """The same model in transformers, with random values and its fast attention."""
     import torch
     import transformers

@@ -12,10 +12,10 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from alignjax import config as config_lib
-from alignjax import journal
-from alignjax.checkpoint import lock, storage
-from alignjax.checkpoint.storage import CheckpointError
+from alignjax import errors
+from alignjax.checkpoint import lock, step_folders
+from alignjax.errors import CheckpointError
+from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
 LEFTOVERS = ("checkpoints", "config.json.tmp")
@@ -35,13 +35,13 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
       CheckpointError: it holds a run that has saved, and no complete step of it.
     """
     directory = workdir / "checkpoints"
-    steps = storage.all_steps(directory)
+    steps = step_folders.all_steps(directory)
     complete = [step for step, whole in steps.items() if whole]
     if not _of_a_run(workdir, config, complete):
         others = sorted(_others(workdir, config))
         if others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"workdir: {workdir} holds {', '.join(others[:3])}{more}, which no run "
                 "made, and might be written over; name a new or empty folder, or the "
                 "workdir of a run with its config.json"
@@ -51,7 +51,7 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     anew = "to begin again at step 0, use another workdir"
     if steps:
         raise CheckpointError(
-            f"{directory}: none of its steps, {list(steps)}, has {storage.MARKER}, as "
+            f"{directory}: none of its steps, {list(steps)}, has {step_folders.MARKER}, as "
             "an interrupted copy leaves them; copy them again, or make an empty file "
             "of this name in the newest one that is whole, whose fingerprints are "
             f"then checked; {anew}"
@@ -77,8 +77,10 @@ def _of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) -> bo
             if 2 * len(common) >= len(config):
                 return True
     for step in reversed(complete):
-        with contextlib.suppress(storage.BrokenStep):
-            storage.read_meta(storage.step_path(workdir / "checkpoints", step))
+        with contextlib.suppress(errors.BrokenStep):
+            step_folders.read_meta(
+                step_folders.step_path(workdir / "checkpoints", step)
+            )
             return True
     return False
 
@@ -94,7 +96,7 @@ def _others(workdir: pathlib.Path, config: Mapping) -> Iterator[str]:
         if not (hidden_or_log or left or holds_cache or _is_output(path)):
             yield path.name
     for path in _entries(workdir / "checkpoints"):
-        if not storage.is_leftover(path):
+        if not step_folders.is_leftover(path):
             yield f"checkpoints/{path.name}"
 
 

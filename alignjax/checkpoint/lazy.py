@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alignjax.checkpoint import fingerprint, storage
+from alignjax import errors
+from alignjax.checkpoint import step_folders
 from alignjax.huggingface import leaves as lazy_leaves
+from alignjax.storage import fingerprint
 
 
 def leaves(path: pathlib.Path, meta: dict) -> dict[str, Any]:
@@ -20,12 +22,12 @@ def leaves(path: pathlib.Path, meta: dict) -> dict[str, Any]:
     Those that Orbax wrote are read as a whole, and the last that was read is kept;
     those in a safetensors file are read by the slice. Raises BrokenStep.
     """
-    names = storage.names_of(meta, "params")
+    names = step_folders.names_of(meta, "params")
     known = {name: meta["leaves"][f"params/{name}"] for name in names}
-    if not storage.is_one_file(meta):
+    if not step_folders.is_one_file(meta):
         reader = _Reader(path, meta)
         return {name: Whole(reader, name, leaf) for name, leaf in known.items()}
-    held = storage.tensors(path, meta)
+    held = step_folders.tensors(path, meta)
     digits = lambda name: known[name]["fingerprint"]
     return {name: Verified(held[name], digits(name), path, name) for name in names}
 
@@ -45,7 +47,7 @@ class Verified:
             pieces = lazy_leaves.pieces(self._tensor)
             found = fingerprint.of_pieces(self.dtype, pieces)
             if found.digits != self._digits:
-                raise storage.BrokenStep(
+                raise errors.BrokenStep(
                     f"{path}: not what was written, by its fingerprint: params/{name}"
                 )
             self._sound = True
@@ -82,6 +84,6 @@ class _Reader:
     def read(self, name: str) -> np.ndarray:
         if self._last is None or self._last[0] != name:
             self._last = None  # before the next one is read
-            found = storage.read_numpy(self._path, self._meta, "params", [name])
+            found = step_folders.read_numpy(self._path, self._meta, "params", [name])
             self._last = name, found[name]
         return self._last[1]

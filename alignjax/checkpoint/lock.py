@@ -18,8 +18,7 @@ import socket
 import threading
 import uuid
 
-from alignjax import config
-from alignjax.checkpoint import storage
+from alignjax import errors
 
 NAME = "LOCK"
 BEAT_SECONDS = 10.0
@@ -47,7 +46,7 @@ class Lock:
         """Raises CheckpointError if the file is no longer ours."""
         owner = _read(self.path)
         if owner is None or owner.get("token") != self._token:
-            raise storage.CheckpointError(
+            raise errors.CheckpointError(
                 f"{self.path} was {'removed' if owner is None else _describe(owner)} "
                 "while this run was writing; stopping before both write"
             )
@@ -68,7 +67,7 @@ class Lock:
                     return
                 except FileExistsError:
                     self._remove_stale(now=mine.stat().st_mtime)
-            raise config.ConfigError(f"workdir: {self.path} changes hands too quickly")
+            raise errors.ConfigError(f"workdir: {self.path} changes hands too quickly")
         finally:
             mine.unlink(missing_ok=True)
 
@@ -82,7 +81,7 @@ class Lock:
             age = now - os.fstat(file.fileno()).st_mtime
             owner = _parse(file.read())
             if _alive(owner, age):
-                raise config.ConfigError(
+                raise errors.ConfigError(
                     f"workdir: {self.path.parent} is being written by "
                     f"{_describe(owner)}, last seen {max(age, 0):.0f} s ago. Wait for "
                     "it, stop it, or use another workdir"

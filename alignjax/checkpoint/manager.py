@@ -16,18 +16,11 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from alignjax import config as config_lib
-from alignjax import types
-from alignjax.checkpoint import (
-    agreement,
-    claim,
-    fingerprint,
-    identity,
-    lock,
-    settings,
-    storage,
-)
-from alignjax.checkpoint.storage import CheckpointError
+from alignjax import errors, types
+from alignjax.checkpoint import claim, lock, resume_policy, settings, step_folders
+from alignjax.distributed import multihost
+from alignjax.errors import CheckpointError
+from alignjax.storage import fingerprint
 
 MAX_QUARANTINED = 2
 SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else grows in the workdir
@@ -64,7 +57,7 @@ class Checkpoints:
           CheckpointError: it cannot be written, or its checkpoints are lost.
         """
         if ":/" in str(workdir):  # a Path has but one slash
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"workdir: {workdir} is not a path of a file system; mount the bucket"
             )
         self.workdir = pathlib.Path(os.path.abspath(workdir))
@@ -81,14 +74,14 @@ class Checkpoints:
         self._pending: tuple[int, concurrent.futures.Future] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._lock: lock.Lock | None = None
-        agreement.same_everywhere(
+        multihost.same_everywhere(
             "config", {"config": self._config, "data": self._data}
         )
         try:
-            with agreement.all_or_none(f"cannot use {self.workdir}"):
+            with multihost.all_or_none(f"cannot use {self.workdir}"):
                 if jax.process_index() == 0:
                     self._open()
-            with agreement.all_or_none("workdir"):
+            with multihost.all_or_none("workdir"):
                 self._check_shared()
             self._reload()
         except BaseException:
@@ -98,7 +91,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps that are complete on disk, ascending."""
-        return storage.complete_steps(self.directory)
+        return step_folders.complete_steps(self.directory)
 
     def maybe_save(
         self,
@@ -127,23 +120,25 @@ class Checkpoints:
             self.wait()
         if step in self._saved or not (force or step % self._options.every == 0):
             return False
-        items = storage.as_items(state)
+        items = step_folders.as_items(state)
         leaves = self._sound_leaves(step, items)
         if int(state.step) != step:
             raise ValueError(f"the state is of step {int(state.step)}, not {step}")
-        with agreement.all_or_none(f"cannot save step {step}"):
+        with multihost.all_or_none(f"cannot save step {step}"):
             self.wait()
             self._check_space(leaves)
             if self._lock is not None:
                 self._lock.check()
         values = {k: float(v) for k, v in (metrics or {}).items()}
         values = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        meta = storage.make_meta(
+        meta = step_folders.make_meta(
             step, leaves, config=self._config, data=self._data, metrics=values
         )
-        path = storage.step_path(self.directory, step)
+        path = step_folders.step_path(self.directory, step)
         try:
-            response = storage.write(path, items, meta, timeout=self._options.timeout)
+            response = step_folders.write(
+                path, items, meta, timeout=self._options.timeout
+            )
         except Exception as error:
             raise self._failed(step, error) from error
         self._metrics[step] = values
@@ -179,21 +174,21 @@ class Checkpoints:
           ConfigError: the step is of another config, data or model; nothing is moved.
           CheckpointError: nothing sound is left, or too much was broken.
         """
-        items = storage.as_items(abstract_state)
+        items = step_folders.as_items(abstract_state)
         broken = 0
         while self._saved:
             step = self._saved[-1]
             try:
                 loaded = self._load(step, items)
-            except storage.BrokenStep as error:
+            except errors.BrokenStep as error:
                 broken += 1
                 self._set_broken_aside(step, str(error), broken)
             else:
                 # Not before it is known that this config goes on with what is there.
-                with agreement.all_or_none(f"cannot use {self.workdir}"):
+                with multihost.all_or_none(f"cannot use {self.workdir}"):
                     if jax.process_index() == 0:
                         self._write_config(self._config)
-                return storage.as_state(loaded, abstract_state), step
+                return step_folders.as_state(loaded, abstract_state), step
         if self.quarantine.is_dir() and any(self.quarantine.iterdir()):
             raise CheckpointError(
                 f"no sound checkpoint is left in {self.directory}: {self._report()}. "
@@ -228,19 +223,19 @@ class Checkpoints:
         old = self._config_of_run()
         if old is not None:
             where, accept = str(self.workdir), self._options.accept
-            identity.check(old, self._config, where=where, accept=accept)
-        for name in storage.remove_leftovers(self.directory):
+            resume_policy.check(old, self._config, where=where, accept=accept)
+        for name in step_folders.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
         self._set_incomplete_aside()
         self._write_config(self._config if old is None else old)
 
     def _write_config(self, known: Mapping) -> None:
-        storage.write_json(self.workdir / "config.json", known)
+        step_folders.write_json(self.workdir / "config.json", known)
 
     def _check_shared(self) -> None:
         """Raises ConfigError where this process does not see what process 0 wrote."""
         if not (self.workdir / "config.json").is_file():
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"workdir: {self.workdir} is another directory for process "
                 f"{jax.process_index()} than for process 0; use one that all share"
             )
@@ -258,24 +253,26 @@ class Checkpoints:
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.workdir / "config.json").read_text())
         for step in reversed(steps):
-            with contextlib.suppress(storage.BrokenStep):
-                path = storage.step_path(self.directory, step)
-                return storage.read_meta(path)["config"]
+            with contextlib.suppress(errors.BrokenStep):
+                path = step_folders.step_path(self.directory, step)
+                return step_folders.read_meta(path)["config"]
         return None
 
     def _reload(self) -> None:
         """Reads which steps there are, with their metrics; process 0 decides."""
         mine = self.steps if jax.process_index() == 0 else []
-        self._saved = agreement.from_primary(mine)
+        self._saved = multihost.from_primary(mine)
         for step in mine:
             # Without its metrics a step is not known to be dispensable: it is kept.
-            with contextlib.suppress(storage.BrokenStep):
-                meta = storage.read_meta(storage.step_path(self.directory, step))
+            with contextlib.suppress(errors.BrokenStep):
+                meta = step_folders.read_meta(
+                    step_folders.step_path(self.directory, step)
+                )
                 self._metrics[step] = meta["metrics"]
 
     def _sound_leaves(self, step: int, items) -> dict[str, dict]:
         """Shape, dtype and fingerprint of each leaf. Raises NonFiniteError."""
-        leaves = storage.describe(items)
+        leaves = step_folders.describe(items)
         found = fingerprint.fingerprints(items)
         for name, leaf in leaves.items():
             leaf["fingerprint"] = found[name].digits
@@ -294,7 +291,7 @@ class Checkpoints:
 
     def _check_space(self, leaves: dict[str, dict]) -> None:
         """Raises CheckpointError where the disk would fill up half-way."""
-        need = storage.nbytes(leaves) + SPARE_BYTES
+        need = step_folders.nbytes(leaves) + SPARE_BYTES
         free = shutil.disk_usage(self.directory).free
         if free < need:
             raise CheckpointError(
@@ -306,13 +303,13 @@ class Checkpoints:
         """In the background: waits for the write, makes it durable, deletes the old."""
         response.result()
         if jax.process_index() == 0:
-            storage.sync(storage.step_path(self.directory, step))
+            step_folders.sync(step_folders.step_path(self.directory, step))
             self._prune()
 
     def _prune(self) -> None:
         keep = settings.retained(self._metrics, self._options)
         for step in sorted(set(self._metrics) - keep):
-            storage.remove(storage.step_path(self.directory, step))
+            step_folders.remove(step_folders.step_path(self.directory, step))
             del self._metrics[step]
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
@@ -321,7 +318,7 @@ class Checkpoints:
             return error
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):
-                storage.remove_leftovers(self.directory)
+                step_folders.remove_leftovers(self.directory)
         text = " ".join(str(error).split())[:500]
         return CheckpointError(
             f"saving step {step} to {self.directory} failed: "
@@ -330,31 +327,31 @@ class Checkpoints:
 
     def _load(self, step: int, items) -> dict[str, dict]:
         """The verified leaves of a step. Raises BrokenStep on all processes or none."""
-        path = storage.step_path(self.directory, step)
-        with agreement.unanimous(path):
-            meta = storage.read_meta(path)
+        path = step_folders.step_path(self.directory, step)
+        with multihost.unanimous(path):
+            meta = step_folders.read_meta(path)
         where, accept = str(path), self._options.accept
-        identity.check(meta["config"], self._config, where=where, accept=accept)
+        resume_policy.check(meta["config"], self._config, where=where, accept=accept)
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
-        identity.check(*data, where=where, accept=accept)
-        _check_fits(path, meta["leaves"], storage.describe(items))
+        resume_policy.check(*data, where=where, accept=accept)
+        _check_fits(path, meta["leaves"], step_folders.describe(items))
         if step > (wanted := self._config.get("steps", step)):
-            raise config_lib.ConfigError(
+            raise errors.ConfigError(
                 f"steps: {wanted}, and {path} is beyond; ask for {step} at least, or "
                 "use another workdir"
             )
-        with agreement.unanimous(path):
-            loaded = storage.read(path, items)
-        storage.verify(path, meta, loaded)  # replicated: the same on every process
+        with multihost.unanimous(path):
+            loaded = step_folders.read(path, items)
+        step_folders.verify(path, meta, loaded)  # replicated: the same on every process
         return loaded
 
     def _set_incomplete_aside(self) -> None:
         """On one process: makes way for saves, which cannot write over a folder."""
-        steps = storage.all_steps(self.directory)
+        steps = step_folders.all_steps(self.directory)
         # With none complete they may be all that is left of a run: they stay.
         for step in steps if any(steps.values()) else ():
             if not steps[step]:
-                reason = f"no {storage.MARKER}, as an interrupted copy leaves it"
+                reason = f"no {step_folders.MARKER}, as an interrupted copy leaves it"
                 self.quarantined.append((step, reason))
                 self._move_aside(step, reason)
 
@@ -366,7 +363,7 @@ class Checkpoints:
                 f"{count} checkpoints in a row are broken, which is no accident; the "
                 f"last was left in place: {self._report()}"
             )
-        with agreement.all_or_none(f"cannot move step {step} to {self.quarantine}"):
+        with multihost.all_or_none(f"cannot move step {step} to {self.quarantine}"):
             if jax.process_index() == 0:
                 self._move_aside(step, reason)
         self._saved.remove(step)
@@ -376,7 +373,7 @@ class Checkpoints:
         target = self.quarantine / f"{step}-{time.time_ns()}"
         log.warning("moving a broken checkpoint to %s: %s", target, reason)
         self.quarantine.mkdir(exist_ok=True)
-        os.rename(storage.step_path(self.directory, step), target)
+        os.rename(step_folders.step_path(self.directory, step), target)
 
     def _report(self) -> str:
         now = [f"step {step}: {reason}" for step, reason in self.quarantined]
@@ -395,6 +392,6 @@ def _check_fits(path, saved: Mapping[str, dict], wanted: Mapping[str, dict]) -> 
     ]
     if lines:
         more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
-        raise config_lib.ConfigError(
+        raise errors.ConfigError(
             [f"{path} does not fit this model and optimizer:", *lines[:8], *more]
         )

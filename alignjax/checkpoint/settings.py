@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from alignjax import config
+from alignjax import errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CheckpointConfig:
         if best is not None and (len(best) != 2 or best[1] not in ("min", "max")):
             problems.append(f"keep_best: {best!r} is not (metric, 'min' or 'max')")
         if problems:
-            raise config.ConfigError(problems)
+            raise errors.ConfigError(problems)
 
 
 def retained(

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data import chat, shapes, tokenizer
+from alignjax.data import template_marks
+from alignjax.data.chat import format as chat
+from alignjax.data.tokenizers import base
 
 # What a token is: the start, before any turn, between turns, a turn's role, text, end.
 START, BEFORE, BETWEEN = "start", "before", "between"
@@ -65,7 +67,7 @@ class Text(NamedTuple):
     thread: Thread
     turns: list[Turn]
     kinds: list[str]
-    tok: tokenizer.Tokenizer
+    tok: base.Tokenizer
     ends: frozenset[int | None]
     stop: str
 
@@ -191,7 +193,7 @@ LENGTHS = "lengths"
 
 
 def faults(
-    rows: Mapping[str, Any], tok: tokenizer.Tokenizer, *, format: str | None = "roles"
+    rows: Mapping[str, Any], tok: base.Tokenizer, *, format: str | None = "roles"
 ) -> list[str]:
     """What is wrong with rows, a line each, which begins with the name of the fault.
 
@@ -288,13 +290,13 @@ def _whole(one: Mapping[str, np.ndarray], together: bool) -> bool:
     return bool(together and shifted and counted)
 
 
-def parser(tok: tokenizer.Tokenizer, format: str | None) -> Callable[[Thread], Text]:
+def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Text]:
     """What reads threads of a format: their turns, and what each token is."""
     if format is None:
         return lambda thread: Text(thread, [], [], tok, frozenset(), "")
     if format == "roles":
         return lambda thread: _parse_roles(thread, tok)
-    shape = shapes.of(tok, format)
+    shape = template_marks.of(tok, format)
     return lambda thread: _parse(thread, tok, shape)
 
 
@@ -309,7 +311,7 @@ def said(text: Text) -> list[str]:
     return roles
 
 
-def _parse_roles(thread: Thread, tok: tokenizer.Tokenizer) -> Text:
+def _parse_roles(thread: Thread, tok: base.Tokenizer) -> Text:
     roles = {tok.control[name]: role for role, name in chat.ROLES.items()}
     kinds, turns, role, start = [], [], None, 0
     end = tok.control[chat.STOP]
@@ -333,7 +335,7 @@ def _parse_roles(thread: Thread, tok: tokenizer.Tokenizer) -> Text:
     return Text(thread, turns, kinds, tok, frozenset([end, tok.eos_id]), chat.STOP)
 
 
-def _parse(thread: Thread, tok: tokenizer.Tokenizer, shape: shapes.Shape) -> Text:
+def _parse(thread: Thread, tok: base.Tokenizer, shape: template_marks.Shape) -> Text:
     kinds, turns, role, start = [], [], None, 0
     ids = thread.ids.tolist()
     while len(kinds) < len(ids):

@@ -12,16 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import config
-from alignjax.data import (
-    cache,
-    group_plan,
-    group_rows,
-    mismatched,
-    order,
-    packing,
-    unknown,
-)
+from alignjax import errors
+from alignjax.data import shuffle, unk_rate
+from alignjax.data.packing import documents, group_plan, group_rows, mismatched
+from alignjax.data.tokens import cache
 
 FORMAT = 1
 
@@ -35,8 +29,8 @@ class Part(NamedTuple):
     name: str
     weight: float
     tokens: cache.TokenCache
-    plan: packing.Plan | group_plan.Plan
-    lost: unknown.Unknown = unknown.Unknown()
+    plan: documents.Plan | group_plan.Plan
+    lost: unk_rate.Unknown = unk_rate.Unknown()
     note: str = ""
 
 
@@ -59,7 +53,7 @@ class Dataset:
     empty: tuple[str, ...]
     length: int
     seed: int
-    mixture: order.Mixture
+    mixture: shuffle.Mixture
     layout: group_plan.Layout | None = None
     batch_size: int | None = None
     split: str = "train"
@@ -67,7 +61,7 @@ class Dataset:
     def __post_init__(self):
         stored = any(part.tokens.reference is not None for part in self.parts)
         if stored and self.layout is not None and self.layout.mismatched:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 "reference.store: has nothing of mismatched responses, which change "
                 "from batch to batch; set it to False"
             )
@@ -113,7 +107,7 @@ class Dataset:
         """What became of the documents of each source; a line or more for each."""
         lines = []
         for part in self.parts:
-            report = packing.report if self.layout is None else group_plan.report
+            report = documents.report if self.layout is None else group_plan.report
             lines.append(f"{part.name}: {report(part.plan)}")
             lines += [f"{part.name}: {part.note}"] if part.note else []
             if skipped := part.tokens.manifest["skipped_rows"]:
@@ -181,9 +175,9 @@ class Dataset:
         for i, part in enumerate(self.parts):
             mine = source == i
             epoch, inside = np.divmod(place[mine], part.plan.num_rows)
-            salt = order.key(self.seed, part.name)
-            keys = order.mix(salt ^ order.mix(epoch.astype(np.uint64)))
-            row[mine] = order.permute(inside, part.plan.num_rows, keys)
+            salt = shuffle.key(self.seed, part.name)
+            keys = shuffle.mix(salt ^ shuffle.mix(epoch.astype(np.uint64)))
+            row[mine] = shuffle.permute(inside, part.plan.num_rows, keys)
         return source, row
 
     def _locate_in_pass(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,11 +194,13 @@ class Dataset:
         if self.layout is not None:
             return self._gather_groups(locate, n, source, row)
         if len(self.parts) == 1:
-            return packing.rows(self.parts[0].tokens, self.parts[0].plan, row)
+            return documents.rows(self.parts[0].tokens, self.parts[0].plan, row)
         out: dict[str, np.ndarray] = {}
         for i, part in enumerate(self.parts):
             mine = np.flatnonzero(source == i)
-            for name, found in packing.rows(part.tokens, part.plan, row[mine]).items():
+            for name, found in documents.rows(
+                part.tokens, part.plan, row[mine]
+            ).items():
                 whole = out.setdefault(
                     name, np.zeros((len(row), self.length), found.dtype)
                 )

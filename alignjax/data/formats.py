@@ -26,8 +26,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import config, registry
-from alignjax.data import chat, comparisons, messages, records
+from alignjax import errors, registry
+from alignjax.data import messages, records
+from alignjax.data.chat import comparisons
+from alignjax.data.chat import format as chat
 
 FORMAT = 2  # of most; changes when the same row becomes another record
 EXTRA = (*comparisons.VALUES, "weight")
@@ -92,21 +94,21 @@ def reader(
     if format == "text":
         columns = {"text": field, **columns}
     elif field != "text":
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f'field: {field!r} is of the format "text"; columns = {{...}} renames what '
             f"{format!r} reads"
         )
     try:
         found = FORMATS.find(format)
     except ValueError as error:
-        raise config.ConfigError(f"format: {error}") from error
+        raise errors.ConfigError(f"format: {error}") from error
     if not isinstance(found, Format):
         found = Format(found)
     known = None if found.optional is None else (*found.required, *found.optional)
     for name in columns:
         if known is not None and name not in known:
             remedy = registry.closest(name, known)
-            raise config.ConfigError(f"columns: {format!r} reads no {name!r}; {remedy}")
+            raise errors.ConfigError(f"columns: {format!r} reads no {name!r}; {remedy}")
     place = lambda names: tuple(columns.get(name, name) for name in names)
     required = place(found.required)
     identity: dict[str, Any] = {"field": columns.get("text")}
@@ -121,7 +123,7 @@ def reader(
         row = {**row, **{k: row[v] for k, v in columns.items() if v in row}}
         try:
             return found.read(row)
-        except records.DataError as error:
+        except errors.DataError as error:
             return records.BadRow(str(error))
 
     if format == "text":
@@ -144,11 +146,11 @@ def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise records.DataError(f"field 'tools': no JSON ({error})") from error
+            raise errors.DataError(f"field 'tools': no JSON ({error})") from error
     if not value:
         return None
     if not isinstance(value, list) or not all(isinstance(x, Mapping) for x in value):
-        raise records.DataError(
+        raise errors.DataError(
             f"field 'tools': expected a list of functions' schemas, found {value!r:.60}"
         )
     return tuple(value)
@@ -159,7 +161,7 @@ def prompt(value: Any, name: str = "prompt") -> tuple[records.Turn, ...]:
     if not isinstance(value, str):
         return messages.turns(value, name)
     if fault := records.fault_of_text(value):
-        raise records.DataError(f"field {name!r}: {fault}")
+        raise errors.DataError(f"field {name!r}: {fault}")
     return ((chat.USER, value),)
 
 
@@ -169,12 +171,12 @@ def response(value: Any, name: str) -> str:
         turns = messages.turns(value, name)
         if len(turns) != 1 or turns[0][0] != chat.ASSISTANT:
             roles = ", ".join(role for role, _ in turns)
-            raise records.DataError(
+            raise errors.DataError(
                 f"field {name!r}: expected one turn of the assistant, found {roles}"
             )
         value = turns[0][1]
     if fault := records.fault_of_text(value):
-        raise records.DataError(f"field {name!r}: {fault}")
+        raise errors.DataError(f"field {name!r}: {fault}")
     return value
 
 
@@ -207,7 +209,7 @@ def _preference(row: Mapping[str, Any]) -> records.Comparison:
     values, sides = {**_scores(row), **known(row)}, [row["chosen"], row["rejected"]]
     if all(isinstance(side, str) for side in sides):
         if row.get("prompt") is None:
-            raise records.DataError(
+            raise errors.DataError(
                 "no prompt, and chosen and rejected are plain texts: where a prompt "
                 "ends inside of them cannot be told; give it, or messages"
             )
@@ -221,7 +223,7 @@ def _preference(row: Mapping[str, Any]) -> records.Comparison:
             _check_said(row.get("prompt"), asked)
         said = [side[-1][1] for side in turns]
         if any(side[-1][0] != chat.ASSISTANT for side in turns):
-            raise records.DataError("chosen and rejected must end in the assistant's")
+            raise errors.DataError("chosen and rejected must end in the assistant's")
     said = tuple(
         response(x, n) for x, n in zip(said, ("chosen", "rejected"), strict=True)
     )
@@ -233,9 +235,9 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: row[name] for name in SCORES if row.get(name) is not None}
     for name, score in found.items():
         if reason := records.fault_of_number(score):
-            raise records.DataError(f"field {name!r}: {reason}")
+            raise errors.DataError(f"field {name!r}: {reason}")
     if len(found) == 1:
-        raise records.DataError(
+        raise errors.DataError(
             f"{', '.join(found)} alone, of {' and '.join(SCORES)}; give both or neither"
         )
     scores = tuple(found.values())
@@ -250,7 +252,7 @@ def _shared(turns: Sequence[tuple[records.Turn, ...]]) -> tuple[records.Turn, ..
     pairs = zip(first, second, strict=False)
     apart = next((i for i, (a, b) in enumerate(pairs, 1) if a != b), None)
     apart = apart or min(len(first), len(second)) + 1
-    raise records.DataError(
+    raise errors.DataError(
         f"chosen and rejected, of {len(first)} and {len(second)} turns, part at turn "
         f"{apart}, before the last: they are no replies to one prompt"
     )
@@ -265,7 +267,7 @@ def _check_said(given: Any, asked: tuple[records.Turn, ...]) -> None:
     else:
         same = messages.turns(given, "prompt") == asked
     if not same:
-        raise records.DataError("the prompt is not what chosen and rejected begin with")
+        raise errors.DataError("the prompt is not what chosen and rejected begin with")
 
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -274,9 +276,9 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 def transcript(text: Any, name: str) -> tuple[records.Turn, ...]:
     r"""The turns of "\n\nHuman: ... \n\nAssistant: ...", without the space around."""
     if fault := records.fault_of_text(text):
-        raise records.DataError(f"field {name!r}: {fault}")
+        raise errors.DataError(f"field {name!r}: {fault}")
     if not text.startswith((HUMAN, ASSISTANT)):
-        raise records.DataError(f"field {name!r}: no transcript: {text!r:.40}")
+        raise errors.DataError(f"field {name!r}: no transcript: {text!r:.40}")
     turns = []
     for piece in text.replace(ASSISTANT, f"{HUMAN}{ASSISTANT}").split(HUMAN)[1:]:
         role = chat.ASSISTANT if piece.startswith(ASSISTANT) else chat.USER
@@ -287,7 +289,7 @@ def transcript(text: Any, name: str) -> tuple[records.Turn, ...]:
 def _hh(row: Mapping[str, Any]) -> records.Comparison:
     turns = [transcript(row[name], name) for name in ("chosen", "rejected")]
     if any(side[-1][0] != chat.ASSISTANT for side in turns):
-        raise records.DataError("a transcript does not end in a turn of the assistant")
+        raise errors.DataError("a transcript does not end in a turn of the assistant")
     asked = _shared(turns)
     said = tuple(side[-1][1] for side in turns)
     return records.Comparison(asked, said, known(row), _weight(row))
@@ -297,9 +299,9 @@ def _ranking(row: Mapping[str, Any]) -> records.Comparison:
     said = row["responses"]
     if not isinstance(said, (list, tuple)):
         found = type(said).__name__
-        raise records.DataError(f"field 'responses': expected a list, found {found}")
+        raise errors.DataError(f"field 'responses': expected a list, found {found}")
     if not said:
-        raise records.DataError("field 'responses': it has none")
+        raise errors.DataError("field 'responses': it has none")
     said = tuple(response(text, "responses") for text in said)
     return records.Comparison(prompt(row["prompt"]), said, known(row), _weight(row))
 
@@ -307,7 +309,7 @@ def _ranking(row: Mapping[str, Any]) -> records.Comparison:
 def _label(row: Mapping[str, Any]) -> records.Comparison:
     label = row["label"]
     if label not in (0, 1):
-        raise records.DataError(f"field 'label': {label!r} is not true or false")
+        raise errors.DataError(f"field 'label': {label!r} is not true or false")
     values = {**known(row), "desirable": float(label)}
     said = (response(row["completion"], "completion"),)
     return records.Comparison(prompt(row["prompt"]), said, values, _weight(row))

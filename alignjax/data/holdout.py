@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alignjax.data import cache
+from alignjax.data.tokens import cache
 
 BLOCK = 1 << 20  # documents that are looked at at a time
 

@@ -12,23 +12,21 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from alignjax import config
+from alignjax import config, errors
 from alignjax.data import (
-    cache,
-    chat,
-    comparisons,
     dataset,
-    group_plan,
+    empty_split,
     holdout,
-    left_out,
-    order,
-    packing,
     records,
+    shuffle,
     sources,
-    tokenizer,
-    tokenizing,
-    unknown,
+    unk_rate,
 )
+from alignjax.data.chat import comparisons
+from alignjax.data.chat import format as chat
+from alignjax.data.packing import documents, group_plan
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import cache, tokenizing
 
 T = TypeVar("T")
 
@@ -100,7 +98,7 @@ class DataConfig:
         if self.groups_per_row is not None and self.groups_per_row < 1:
             problems.append(f"groups_per_row: {self.groups_per_row} is not positive")
         if problems:
-            raise config.ConfigError(problems)
+            raise errors.ConfigError(problems)
 
 
 def _source_problems(section: Any) -> list[str]:
@@ -134,12 +132,12 @@ def load_sources(sections: dict, path: str) -> dict[str, records.Source]:
         options = {k: v for k, v in section.items() if k not in own and v is not None}
         try:
             found[name] = sources.load(section["kind"], options)
-        except config.ConfigError as error:
-            raise config.ConfigError(
+        except errors.ConfigError as error:
+            raise errors.ConfigError(
                 [f"{path}.{name}.{problem}" for problem in error.problems]
             ) from error
-        except records.DataError as error:
-            raise records.DataError(f"{path}.{name}: {error}") from error
+        except errors.DataError as error:
+            raise errors.DataError(f"{path}.{name}: {error}") from error
     return found
 
 
@@ -176,7 +174,7 @@ def problems(cfg: DataConfig, data: Data) -> list[str]:
 
 def build(
     cfg: DataConfig,
-    tok: tokenizer.Tokenizer,
+    tok: base.Tokenizer,
     *,
     length: int,
     seed: int,
@@ -215,7 +213,7 @@ def build(
             "data.bos: True, but the tokenizer has no start token; set it to False"
         )
     if found:
-        raise config.ConfigError(found)
+        raise errors.ConfigError(found)
     if cfg.chat is not None:
         tok = chat.keep(tok, cfg.chat)
         chat.check(tok, cfg.chat)
@@ -228,8 +226,8 @@ def build(
     for name, source in loaded.items():
         try:
             cached[name] = _tokens(cfg, tok, source, data, cache_dir)
-        except records.DataError as error:
-            raise records.DataError(f"data.{field}.{name}: {error}") from error
+        except errors.DataError as error:
+            raise errors.DataError(f"data.{field}.{name}: {error}") from error
     layout = None
     if data != "text":
         responses = _check_alike(f"data.{field}", cached, values)
@@ -238,7 +236,7 @@ def build(
     for name, tokens in cached.items():
         plan = _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction)
         if plan.num_rows:
-            lost = unknown.count(tokens, plan, tok.unknown_id, Path(cache_dir))
+            lost = unk_rate.count(tokens, plan, tok.unknown_id, Path(cache_dir))
             weight, note = _weight(sections[name]), loaded[name].note
             parts.append(dataset.Part(name, weight, tokens, plan, lost, note))
         else:
@@ -246,14 +244,14 @@ def build(
     if empty and (split == "train" or not parts):
         found = [
             f"data.{field}.{name}: "
-            + left_out.no_rows(cfg, counts, split, length, data)
+            + empty_split.no_rows(cfg, counts, split, length, data)
             for name, counts in empty.items()
         ]
-        raise records.DataError("\n".join(found))
+        raise errors.DataError("\n".join(found))
     try:
-        mixture = order.mixture([part.weight for part in parts])
+        mixture = shuffle.mixture([part.weight for part in parts])
     except ValueError as error:
-        raise config.ConfigError(f"data.{field}: {error}") from error
+        raise errors.ConfigError(f"data.{field}: {error}") from error
     batch_size = batch_size if layout is not None and layout.mismatched else None
     own = (length, seed, mixture, layout, batch_size, split)
     return dataset.Dataset(tuple(parts), tuple(empty), *own)
@@ -314,7 +312,7 @@ def _check_alike(field: str, cached: Mapping[str, cache.TokenCache], values) -> 
                 f"{field}.{first} has {counts[0]}; mix sources of one number"
             )
     if found:
-        raise config.ConfigError(found)
+        raise errors.ConfigError(found)
     return shapes[first][comparisons.LENGTHS][0] - 1
 
 
@@ -343,7 +341,7 @@ def _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction):
         identity=identity,
     )
     if layout is None:
-        return packing.plan(tokens, spans, Path(cache_dir), length=length, **shared)
+        return documents.plan(tokens, spans, Path(cache_dir), length=length, **shared)
     head, turns = chat.cuts(tok, cfg.chat, cfg.bos)
     own = dict(layout=layout, head=head, turns=turns)
     return group_plan.plan(tokens, spans, Path(cache_dir), **own, **shared)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from alignjax import errors
 from alignjax.data import records
 
 CALLS, WEIGHT = "tool_calls", "weight"
@@ -46,7 +47,7 @@ def turns(value: Any, name: str) -> tuple[records.Turn, ...]:
 
 
 def _refuse_more(name: str, i: int, what: str) -> None:
-    raise records.DataError(
+    raise errors.DataError(
         f"field {name!r}: message {i + 1} has {what}, which only dialogues of the "
         'format "messages" may have'
     )
@@ -73,7 +74,7 @@ def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:
         columns = list(known.values())
         lists = all(isinstance(column, (list, tuple)) for column in columns)
         if not lists or len(set(map(len, columns))) != 1:
-            raise records.DataError(
+            raise errors.DataError(
                 f"field {name!r}: {', '.join(known)} are no lists of one length; give "
                 "a list of messages"
             )
@@ -81,9 +82,9 @@ def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:
         value = [dict(zip(known, row, strict=True)) for row in rows]
     if not isinstance(value, (list, tuple)):
         found = type(value).__name__
-        raise records.DataError(f"field {name!r}: expected messages, found {found}")
+        raise errors.DataError(f"field {name!r}: expected messages, found {found}")
     if not value:
-        raise records.DataError(f"field {name!r}: it has no messages")
+        raise errors.DataError(f"field {name!r}: it has no messages")
     return value
 
 
@@ -93,19 +94,19 @@ def _message(message: Any, where: str) -> tuple[records.Turn, dict | None, bool]
     more = {k: message[k] for k in FIELDS if message.get(k) not in (None, [], "")}
     if "role" not in message or not {*message} & {"content", CALLS}:
         shown = message.get("", message)
-        raise records.DataError(f"{where} has no role and content: {shown!r:.60}")
+        raise errors.DataError(f"{where} has no role and content: {shown!r:.60}")
     role, text, weight = (message.get(k) for k in ("role", "content", WEIGHT))
     if not isinstance(role, str):
-        raise records.DataError(f"{where} has a role that is no text: {role!r:.60}")
+        raise errors.DataError(f"{where} has a role that is no text: {role!r:.60}")
     role = ROLES.get(role, role)
     for key in REFUSED:
         if message.get(key) is not None:
-            raise records.DataError(
+            raise errors.DataError(
                 f"{where} has {key!r}, which is not read; leave it out, and say "
                 f"{WEIGHT} 0 of what the assistant says and is not to be trained on"
             )
     if weight not in (None, 0, 1) or (weight == 1 and role != records.ASSISTANT):
-        raise records.DataError(
+        raise errors.DataError(
             f"{where}, of the {role}, has {WEIGHT} {weight!r:.40}; that is 0 or 1 for "
             "a turn of the assistant, and 0 for others"
         )
@@ -113,6 +114,6 @@ def _message(message: Any, where: str) -> tuple[records.Turn, dict | None, bool]
     if silent and text is None:  # templates tell the two apart
         text, more = "", {**more, "content": None}
     if not silent and (fault := records.fault_of_text(text)):
-        raise records.DataError(f"{where}: {fault}")
+        raise errors.DataError(f"{where}: {fault}")
     trained = weight != 0 or role != records.ASSISTANT
     return (role, text), more or None, trained

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import config, models, types
-from alignjax.models import states
+from alignjax import errors, models, types
+from alignjax.models import hidden_states as states
 
 FORMAT = 1
 # A row is longer than the windows of models made small for tests.
@@ -47,7 +47,7 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
     models_ = [_model(run, dtype) for run in (first, second)]
     shapes = [(m.config.layers, m.config.d_model, m.config.vocab_size) for m in models_]
     if shapes[0] != shapes[1]:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"certificate: {first.path} has (layers, width, vocabulary) {shapes[0]} "
             f"and {second.path} {shapes[1]}; they are not one model"
         )

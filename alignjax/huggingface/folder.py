@@ -15,12 +15,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from alignjax import config, models
-from alignjax.data import filenames, records, templates
-from alignjax.data import tokenizer as tokenizers
+from alignjax import config, errors, models
+from alignjax.data.chat import templates
+from alignjax.data.tokenizers import base as tokenizers
 from alignjax.data.tokenizers import huggingface
-from alignjax.huggingface import layout, leaves, matching, shards
+from alignjax.huggingface import layout, leaves, matching
 from alignjax.models import names
+from alignjax.storage import filenames, tensor_files
 
 HUB = "hf:"
 # What is fetched of a repository: nothing that could be run, nothing pickled, and no
@@ -99,14 +100,14 @@ def find(name: str) -> pathlib.Path:
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", asked) or not name.startswith(HUB):
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{name}: there is no such folder, and it is no repository's name such as "
             "hf:Qwen/Qwen3-4B; check the path"
         )
     try:
         import huggingface_hub
     except ImportError as error:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{name}: there is no such folder, and fetching a repository needs the "
             "extra hf: pip install alignjax[hf]"
         ) from error
@@ -118,7 +119,7 @@ def find(name: str) -> pathlib.Path:
         )
     except Exception as error:  # of the library, of its transport, of the network
         text = " ".join(str(error).split())[:300]
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{name}: there is no such folder, and no such repository can be fetched "
             f"({type(error).__name__}: {text}); check the name, the network and "
             "`hf auth login`, or give the path of a copy"
@@ -140,9 +141,9 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     family = _family(path, known)
     try:
         section = dict(family.fields(known))
-    except config.ConfigError as error:
+    except errors.ConfigError as error:
         problems = [f"{path}: {p}" for p in error.problems]
-        raise config.ConfigError(problems) from error
+        raise errors.ConfigError(problems) from error
     tensors = weights(path)
     section |= {"family": family.__name__.rpartition(".")[2]}
     section |= {"dtype": _dtype(known, tensors)}
@@ -150,9 +151,9 @@ def open_folder(path: str | pathlib.Path) -> Folder:
         section |= matching.scores(path, tensors)
     try:
         model = models.build(section, 1)
-    except config.ConfigError as error:
+    except errors.ConfigError as error:
         problems = [names.in_their_words(family, p) for p in error.problems]
-        raise config.ConfigError([f"{path}: {p}" for p in problems]) from error
+        raise errors.ConfigError([f"{path}: {p}" for p in problems]) from error
     table = layout.table(family, model.config)
     shapes = layout.shapes(model.config)
     found = matching.match(path, family, table, shapes, tensors)
@@ -162,7 +163,7 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     return opened
 
 
-def weights(path: pathlib.Path) -> dict[str, shards.Tensor]:
+def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
     """`{name: Tensor}` of all files of weights of a folder.
 
     Raises:
@@ -170,12 +171,12 @@ def weights(path: pathlib.Path) -> dict[str, shards.Tensor]:
         not there, is damaged, or has other tensors than the index says.
     """
     if (path / SINGLE).is_file():
-        return shards.open_file(path / SINGLE)
+        return tensor_files.open_file(path / SINGLE)
     if not (path / INDEX).is_file():
-        raise config.ConfigError(_no_weights(path))
+        raise errors.ConfigError(_no_weights(path))
     index = _json(path / INDEX).get("weight_map")
     if not isinstance(index, dict) or not index:
-        raise config.ConfigError(f"{path / INDEX}: has no weight_map; fetch it again")
+        raise errors.ConfigError(f"{path / INDEX}: has no weight_map; fetch it again")
     problems, found = [], {}
     for name in sorted(set(map(str, index.values()))):
         if not filenames.is_plain(name):
@@ -189,14 +190,14 @@ def weights(path: pathlib.Path) -> dict[str, shards.Tensor]:
             )
         else:
             try:
-                found[name] = shards.open_file(path / name)
-            except config.ConfigError as error:
+                found[name] = tensor_files.open_file(path / name)
+            except errors.ConfigError as error:
                 problems += error.problems
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     lost = [tensor for tensor, name in index.items() if tensor not in found[str(name)]]
     if lost:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path / INDEX}: {matching.some(lost)} not in the files that it names for "
             "them; fetch all files of one version"
         )
@@ -214,7 +215,7 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
     """The tokenizer in a folder, for an embedding of so many rows."""
     kind = tokenizer_kind(path)
     if kind is None:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path}: has neither tokenizer.json nor tokenizer.model; save the "
             "tokenizer there with transformers' save_pretrained, or name one in the "
             "config's section tokenizer"
@@ -224,10 +225,10 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
     named = lambda line: line if str(path) in line else f"{path}: {line}"
     try:
         tok = tokenizers.build(section, (), path)
-    except config.ConfigError as error:
-        raise config.ConfigError(list(map(named, error.problems))) from error
-    except records.DataError as error:
-        raise records.DataError(named(str(error))) from error
+    except errors.ConfigError as error:
+        raise errors.ConfigError(list(map(named, error.problems))) from error
+    except errors.DataError as error:
+        raise errors.DataError(named(str(error))) from error
     if tok.vocab_size <= rows:
         return tok
     # Special tokens that no text spells, and that the model never had, do no harm.
@@ -236,7 +237,7 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
     }:
         kept = {**tok.files, huggingface.ROWS: json.dumps({"rows": rows}).encode()}
         return tokenizers.from_files(kind, kept)
-    raise config.ConfigError(
+    raise errors.ConfigError(
         f"{path}: its tokenizer has {tok.vocab_size:,} tokens and its embedding "
         f"{rows:,} rows, so that some would be read as others; take the tokenizer that "
         "came with these weights"
@@ -245,16 +246,16 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
 
 def _config(path: pathlib.Path) -> dict:
     if not path.is_dir():
-        raise config.ConfigError(f"{path}: is no folder")
+        raise errors.ConfigError(f"{path}: is no folder")
     if (path / "config.json").is_file():
         return _json(path / "config.json")
     if (path / "adapter_config.json").is_file():
         base = _json(path / "adapter_config.json").get("base_model_name_or_path")
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path}: has adapters of PEFT and no model; open the model ({base}), and "
             "import the adapters onto it"
         )
-    raise config.ConfigError(f"{path}: has no config.json, so it is no model's folder")
+    raise errors.ConfigError(f"{path}: has no config.json, so it is no model's folder")
 
 
 def _refuse_code(path: pathlib.Path, known: Mapping[str, Any]) -> None:
@@ -269,16 +270,16 @@ def _refuse_code(path: pathlib.Path, known: Mapping[str, Any]) -> None:
         if found.get("auto_map")
     ]
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
 
 
 def _family(path: pathlib.Path, known: Mapping[str, Any]):
     try:
         family = names.reader(known)
-    except config.ConfigError as error:
-        raise config.ConfigError([f"{path}: {p}" for p in error.problems]) from error
+    except errors.ConfigError as error:
+        raise errors.ConfigError([f"{path}: {p}" for p in error.problems]) from error
     if known.get("quantization_config"):
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path / 'config.json'}: quantization_config: the weights are quantised; "
             "take the folder in bfloat16 that they were made of"
         )
@@ -290,7 +291,7 @@ def _has_scores(path: pathlib.Path, known: Mapping[str, Any]) -> bool:
     where = f"{path / 'config.json'}: architectures"
     for name in config.expect(known.get("architectures") or [], list, where):
         if not str(name).endswith(HEADS):
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 f"{path / 'config.json'}: architectures: {name} is none of *"
                 f"{', *'.join(HEADS)}; its head is not what alignjax computes"
             )
@@ -298,7 +299,7 @@ def _has_scores(path: pathlib.Path, known: Mapping[str, Any]) -> bool:
     return False
 
 
-def _dtype(known: Mapping[str, Any], tensors: Mapping[str, shards.Tensor]) -> str:
+def _dtype(known: Mapping[str, Any], tensors: Mapping[str, tensor_files.Tensor]) -> str:
     text = known.get("text_config") or {}
     for where in (known, text):
         for name in ("dtype", "torch_dtype"):
@@ -330,7 +331,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise config.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+        raise errors.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise config.ConfigError(f"{path}: is a {type(found).__name__}, not an object")
+        raise errors.ConfigError(f"{path}: is a {type(found).__name__}, not an object")
     return found

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignjax.huggingface import shards
-from alignjax.models import names, settings
+from alignjax.models import decoder_config, names
+from alignjax.storage import tensor_files
 
 SCORES = "score.weight"
 
@@ -90,10 +90,10 @@ class Place(NamedTuple):
         flat = [piece.reshape(_matrix(part.ours, piece.shape)) for part, piece in parts]
         if self.axis:
             return np.concatenate(flat, self.axis)
-        return shards.copy(flat[0].T) if self.transposed else flat[0]
+        return tensor_files.copy(flat[0].T) if self.transposed else flat[0]
 
 
-def shapes(c: settings.DecoderConfig) -> dict[str, tuple[int, ...]]:
+def shapes(c: decoder_config.DecoderConfig) -> dict[str, tuple[int, ...]]:
     """`{path: shape}` of the parameters that a folder has of a model: no adapters."""
     found = names.shapes(c)
     if c.score_heads:
@@ -101,7 +101,7 @@ def shapes(c: settings.DecoderConfig) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def table(family, c: settings.DecoderConfig) -> list[names.Tensor]:
+def table(family, c: decoder_config.DecoderConfig) -> list[names.Tensor]:
     """The lines of a family, a module of `models`, for a model with the settings `c`.
 
     Raises:

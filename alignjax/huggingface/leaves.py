@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.huggingface import layout, shards
+from alignjax.huggingface import layout
+from alignjax.storage import tensor_files
 
 # Of what is read piece by piece, the most that is in memory; see `pieces`.
 PIECE_BYTES = 64 * 2**20
@@ -29,7 +30,9 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: np.dtype
     stacked: int
-    held: Mapping[tuple[int, ...], tuple[shards.Tensor, layout.Place, layout.Part]]
+    held: Mapping[
+        tuple[int, ...], tuple[tensor_files.Tensor, layout.Place, layout.Part]
+    ]
 
     @property
     def ndim(self) -> int:
@@ -56,7 +59,7 @@ class Leaf:
             tensor, place, part = self.held[source]
             # An index of its own keeps a scalar an array that can be written to.
             into = out[(*target, ...)]
-            shards.copy_to(into, place.read(part, tensor.view())[(*rest, ...)])
+            tensor_files.copy_to(into, place.read(part, tensor.view())[(*rest, ...)])
         return out[tuple(0 if isinstance(i, int) else slice(None) for i in lead)]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:

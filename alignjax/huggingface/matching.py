@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alignjax import config
-from alignjax.huggingface import layout, leaves, shards
+from alignjax import errors
+from alignjax.huggingface import layout, leaves
+from alignjax.storage import tensor_files
 
 # Buffers that older versions of transformers saved and every version computes anew. A
 # family may have more of its own in `IGNORED`.
@@ -40,7 +41,7 @@ def match(
     family,
     table: Sequence,
     shapes: Mapping[str, tuple[int, ...]],
-    tensors: Mapping[str, shards.Tensor],
+    tensors: Mapping[str, tensor_files.Tensor],
 ) -> Found:
     """Our parameters, made of the tensors of the folder `path`.
 
@@ -93,17 +94,17 @@ def match(
     if not problems:
         made, problems = _leaves(path, places, shapes, tensors)
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     return Found(made, ignored)
 
 
-def scores(path: pathlib.Path, tensors: Mapping[str, shards.Tensor]) -> dict:
+def scores(path: pathlib.Path, tensors: Mapping[str, tensor_files.Tensor]) -> dict:
     """Fields of the section `model` for a model whose head gives scores.
 
     It is said to be tied, since it has no head for tokens. Raises ConfigError.
     """
     if layout.SCORES not in tensors or len(tensors[layout.SCORES].shape) != 2:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path}: architectures says that it gives scores, and it has no matrix "
             f"{layout.SCORES}"
         )
@@ -120,8 +121,8 @@ def _more(items: Sequence) -> str:
 
 
 def _named_as(
-    places: Iterable[layout.Place], tensors: Mapping[str, shards.Tensor]
-) -> dict[str, shards.Tensor]:
+    places: Iterable[layout.Place], tensors: Mapping[str, tensor_files.Tensor]
+) -> dict[str, tensor_files.Tensor]:
     """The tensors under the names of the table.
 
     The same model is saved with and without its prefix, and as a part of one that sees.
@@ -151,7 +152,7 @@ def _of_a_tied_head(path, places, tensors) -> list[str]:
     return [problem]
 
 
-def _same(a: shards.Tensor, b: shards.Tensor) -> bool:
+def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
     """Whether two tensors are equal bit for bit. Parts of both are read at a time."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False

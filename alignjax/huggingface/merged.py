@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from alignjax.huggingface import leaves as lazy_leaves
-from alignjax.models import lora, settings
+from alignjax.models import decoder_config, lora
 
 
-def merge(leaves: Mapping[str, Any], c: settings.DecoderConfig) -> dict[str, Any]:
+def merge(leaves: Mapping[str, Any], c: decoder_config.DecoderConfig) -> dict[str, Any]:
     """`lora.merge` of parameters that are read when they are sliced.
 
     Args:
@@ -42,7 +42,7 @@ class Merged:
       stored: the dtype that the kernel itself is kept in.
     """
 
-    def __init__(self, parts: Mapping[str, Any], c: settings.DecoderConfig):
+    def __init__(self, parts: Mapping[str, Any], c: decoder_config.DecoderConfig):
         kernel = parts["kernel"]
         self._parts, self._config = parts, c
         self.shape, self.ndim = tuple(kernel.shape), len(kernel.shape)

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import config
-from alignjax.huggingface import matching, partial, peft_config, shards
-from alignjax.models import names, settings
+from alignjax import errors
+from alignjax.huggingface import matching, peft_config
+from alignjax.models import decoder_config, names
+from alignjax.storage import partial, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -64,7 +65,7 @@ class Adapters(NamedTuple):
     base: str | None
 
 
-def modules(family: str, c: settings.DecoderConfig) -> list[Module]:
+def modules(family: str, c: decoder_config.DecoderConfig) -> list[Module]:
     """The modules of a model that may have adapters."""
     kernels = {f"{path}/kernel" for path in c.projections}
     found = []
@@ -104,7 +105,7 @@ def save(
     target = pathlib.Path(target).absolute()
     with partial.folder(target, sum(x.nbytes for x in tensors.values())) as made:
         kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}
-        slots = shards.create(made / WEIGHTS, kinds)
+        slots = tensor_files.create(made / WEIGHTS, kinds)
         for name, x in tensors.items():
             slots[name].write(x)
         text = json.dumps(known, indent=2, sort_keys=True)
@@ -112,16 +113,16 @@ def save(
     return target
 
 
-def _check_run(run, c: settings.DecoderConfig, leaves: Mapping[str, Any]) -> None:
+def _check_run(run, c: decoder_config.DecoderConfig, leaves: Mapping[str, Any]) -> None:
     if not any(name.endswith("/lora_a") for name in leaves):
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{run.path}: has no adapters (model.lora_rank is {c.lora_rank}); export "
             "the whole model"
         )
     trained = run.config.get("trainable", ".*")
     others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
     if others:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{run.path}: {matching.some(others)} trained too, which a folder of "
             "adapters has no place for; export the whole model, merged"
         )
@@ -143,7 +144,7 @@ def _base_of(run) -> str | None:
 
 
 def write(
-    leaves: Mapping[str, Any], family: str, c: settings.DecoderConfig
+    leaves: Mapping[str, Any], family: str, c: decoder_config.DecoderConfig
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(the tensors by name, adapter_config.json) of adapters.
 
@@ -227,7 +228,7 @@ def _short(targets: list[Module], known: list[Module]) -> list[str]:
 def read(
     path: str | pathlib.Path,
     family: str,
-    c: settings.DecoderConfig,
+    c: decoder_config.DecoderConfig,
     leaves: Mapping[str, Any],
 ) -> Adapters:
     """The adapters in a folder of PEFT's, for a model.
@@ -268,7 +269,7 @@ def read(
         if not any(f".{m.short}".endswith(f".{name}") for m in found)
     ]
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
 
     rank, scale, alpha = max(asked.values())
     out: dict[str, list] = {}
@@ -289,18 +290,18 @@ def read(
     return Adapters(fields, stacked, known.base)
 
 
-def _open(path: pathlib.Path) -> dict[str, shards.Tensor]:
+def _open(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
     if (path / WEIGHTS).is_file():
-        return shards.open_file(path / WEIGHTS)
+        return tensor_files.open_file(path / WEIGHTS)
     pickled = [p.name for p in path.glob("adapter_model.bin")]
     reason = f"; {pickled[0]} is pickled, and never read" if pickled else ""
-    raise config.ConfigError(
+    raise errors.ConfigError(
         f"{path}: has no {WEIGHTS}{reason}; save the adapters with PEFT's "
         "save_pretrained"
     )
 
 
-def _sort(path, tensors, known: list[Module], c: settings.DecoderConfig):
+def _sort(path, tensors, known: list[Module], c: decoder_config.DecoderConfig):
     """({module: its tensors by layer}, problems)."""
     where = {
         module.theirs.format(layer=i): (module, i)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import config
-from alignjax.models import settings
+from alignjax import config, errors
+from alignjax.models import decoder_config
 
 # They are read, or change nothing about what adapters compute.
 _KNOWN = set(
@@ -82,7 +82,7 @@ def read(path: pathlib.Path) -> Known:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise config.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+        raise errors.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
     config.expect(found, dict, str(path))
     refuse = lambda name, why: f"{path}: {name} = {found.get(name)!r}: {why}"
     problems = [
@@ -125,7 +125,7 @@ def read(path: pathlib.Path) -> Known:
         except re.error as error:
             problems.append(f"{path}: the pattern {name!r}: {error}")
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     targets = found.get("target_modules")
     return Known(
         base=found.get("base_model_name_or_path"),
@@ -143,7 +143,7 @@ def _is_number(value: Any) -> bool:
 
 
 def write(
-    c: settings.DecoderConfig,
+    c: decoder_config.DecoderConfig,
     *,
     targets: Sequence[str],
     ranks: Mapping[str, int],

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alignjax import config
-from alignjax.data import filenames
-from alignjax.huggingface import beside, folder, layout, partial, shards
-from alignjax.models import names, published, settings
+from alignjax import errors
+from alignjax.huggingface import folder, layout, tokenizer_files
+from alignjax.models import decoder_config, names, published
+from alignjax.storage import filenames, partial, tensor_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 BLOCK_BYTES = 64 * 2**20  # of a tensor that are in memory, where it can be cut
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 def plan(
     leaves: Mapping[str, Any],
     family: str,
-    c: settings.DecoderConfig,
+    c: decoder_config.DecoderConfig,
     tok=None,
     *,
     chat: str | None = None,
@@ -84,9 +84,9 @@ def plan(
       ConfigError: what the family's folders cannot say, or options that make no sense.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise config.ConfigError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+        raise errors.ConfigError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if max_shard_bytes < 1:
-        raise config.ConfigError(f"max_shard_size: {max_shard_bytes} is not positive")
+        raise errors.ConfigError(f"max_shard_size: {max_shard_bytes} is not positive")
     notes = []
     if c.score_heads and "head" in leaves:
         notes.append("the head for tokens is left out: a model for scores has none")
@@ -106,7 +106,7 @@ def plan(
     found |= {"torch_dtype": kept, "dtype": kept}
     if c.score_heads:
         found |= _of_scores(found, c)
-    extra, more, said = beside.files(tok, c, chat=chat, bos=bos)
+    extra, more, said = tokenizer_files.files(tok, c, chat=chat, bos=bos)
     notes += said
     more = {k: v for k, v in more.items() if v is not None}
     found |= {**(token_ids or {}), **more}
@@ -133,7 +133,7 @@ def write(
         not plain.
     """
     if problems := filenames.not_plain([*made.files, *made.extra]):
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{target}: {', '.join(problems)} is no plain name of a file, so that it "
             "might be written elsewhere; nothing is written"
         )
@@ -143,7 +143,7 @@ def write(
         by_name = {place.name: place for place in made.places}
         for name, inside in made.files.items():
             described = {n: (made.dtypes[n], by_name[n].shape) for n in inside}
-            slots |= shards.create(path / name, described)
+            slots |= tensor_files.create(path / name, described)
         done = 0
         for place in _by_leaf(made.places):
             dtype = made.dtypes[place.name]
@@ -168,7 +168,7 @@ def parse_size(text: str) -> int:
     try:
         return int(float(number) * units[unit])
     except (ValueError, KeyError) as error:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"max_shard_size: {text!r} is no size such as 5GB or 500MB"
         ) from error
 
@@ -182,7 +182,7 @@ def _check_leaves(leaves, shapes) -> None:
             for name in sorted({*have, *shapes})
             if have.get(name) != shapes.get(name)
         ]
-        raise config.ConfigError(lines)
+        raise errors.ConfigError(lines)
 
 
 def _dtype(place: layout.Place, leaves, asked: str | None) -> np.dtype:
@@ -199,7 +199,7 @@ def _read(leaf, index: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):  # looked for below
         found = piece.astype(dtype, copy=False)
     if dtype == np.float16 and found is not piece and np.isinf(found).any():
-        raise config.ConfigError(
+        raise errors.ConfigError(
             "dtype: float16 ends at 65504, and some weight is larger; take bfloat16"
         )
     return found
@@ -235,7 +235,7 @@ def _index(made: Plan) -> dict:
     return {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def _of_scores(found: dict, c: settings.DecoderConfig) -> dict:
+def _of_scores(found: dict, c: decoder_config.DecoderConfig) -> dict:
     """What config.json says of a model whose head gives scores."""
     name = found["architectures"][0]
     # The one family whose class for scores is called after its text model.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alignjax import config
+from alignjax import config, errors
 from alignjax.bounds import NonNegative, Positive, checked
 from alignjax.losses import catalogue, links, preference, probe, scores
 from alignjax.types import LogProbs
@@ -157,14 +157,14 @@ def build(section: Mapping[str, Any], path: str) -> tuple[Term, ...]:
                 function, given, f"{path}.{name}", probe.of_responses
             )
             terms.append(Term(name, weight, bound))
-        except config.ConfigError as error:
+        except errors.ConfigError as error:
             problems += error.problems
         except ValueError as error:
             problems.append(f"{path}: {error}")
     if not section:
         problems.append(f"{path}: a mixture of nothing; name its losses and weights")
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     return tuple(terms)
 
 

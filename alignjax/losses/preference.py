@@ -17,7 +17,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from alignjax import config
+from alignjax import config, errors
 from alignjax.bounds import (
     Noise,
     NonNegative,
@@ -298,5 +298,5 @@ def linked(score_B2, beta, link: str, link_options: dict | None):
     try:
         function = links.LINKS.find(link)
     except ValueError as error:
-        raise config.ConfigError(f"link: {error}") from error
+        raise errors.ConfigError(f"link: {error}") from error
     return config.call(function, link_options or {}, "link_options", score_B2, beta)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from alignjax import config
+from alignjax import errors
 from alignjax.losses import catalogue
 from alignjax.types import LogProbs
 
@@ -58,7 +58,7 @@ def _check(loss: Callable, told: str, evaluate: Callable, *arguments) -> None:
     name = getattr(loss.func, "__name__", repr(loss.func))
     try:
         found = jax.eval_shape(evaluate, *arguments)
-    except config.ConfigError:
+    except errors.ConfigError:
         raise
     except Exception as error:  # a loss of others may fail in any way
         why = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from alignjax import config, registry
+from alignjax import errors, registry
 from alignjax.types import LogProbs
 
 # Of likelihood ratios: beyond e^40 there is nothing to learn, and float32 still holds
@@ -100,8 +100,8 @@ def divergence_score(log_ratio, divergence: str, order: float | None) -> jax.Arr
     try:
         score = DIVERGENCES.find(divergence)
     except ValueError as error:
-        raise config.ConfigError(f"divergence: {error}") from error
+        raise errors.ConfigError(f"divergence: {error}") from error
     if (score is alpha) != (order is not None):
         verb = "needs" if score is alpha else "has no"
-        raise config.ConfigError(f"alpha: divergence {divergence!r} {verb} alpha")
+        raise errors.ConfigError(f"alpha: divergence {divergence!r} {verb} alpha")
     return score(log_ratio) if order is None else score(log_ratio, order)

@@ -13,8 +13,8 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 
-from alignjax import config, registry, types
-from alignjax.models import decoder, settings
+from alignjax import config, errors, registry, types
+from alignjax.models import decoder, decoder_config
 from alignjax.models import kernels as kernels  # registers its backends
 
 _PARTS = {
@@ -64,18 +64,18 @@ def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model
     family, name = fields.pop("family", None), fields.pop("name", None)
     if family not in families():
         remedy = registry.closest(str(family), families())
-        raise config.ConfigError(f"{path}.family: unknown family {family!r}; {remedy}")
+        raise errors.ConfigError(f"{path}.family: unknown family {family!r}; {remedy}")
     module = importlib.import_module(f"alignjax.models.{family}")
     if name is not None and name not in module.CONFIGS:
         remedy = registry.closest(str(name), module.CONFIGS)
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path}.name: {family} has no size {name!r}; {remedy}"
         )
     size = {} if name is None else module.CONFIGS[name]
     fields = {"vocab_size": vocab_size, **module.DEFAULTS, **size, **fields}
-    built = config.build(settings.DecoderConfig, fields, path)
+    built = config.build(decoder_config.DecoderConfig, fields, path)
     if built.vocab_size < vocab_size:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"{path}.vocab_size: {built.vocab_size} rows of embedding are too few for "
             f"the tokenizer's {vocab_size} tokens"
         )

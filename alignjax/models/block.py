@@ -14,9 +14,16 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from alignjax import sharding
-from alignjax.models import attention, layers, moe, projection, rope, settings
-from alignjax.models import cache as kv_cache
+from alignjax.distributed import sharding
+from alignjax.models import (
+    attention,
+    decoder_config,
+    kv_cache,
+    layers,
+    moe,
+    projection,
+    rope,
+)
 
 
 class ByLayer(NamedTuple):
@@ -46,7 +53,7 @@ class Shared(NamedTuple):
     counts: Any = None  # bool [B, T], tokens whose routing to experts is summed up
 
 
-def windowed(c: settings.DecoderConfig, layer):
+def windowed(c: decoder_config.DecoderConfig, layer):
     """Whether a layer has the window: a bool where that is known, or an array."""
     flags = c.layers_with_window if c.window else (False,)
     if len(set(flags)) == 1:
@@ -64,7 +71,7 @@ class Block(nn.Module):
       layer: which one it is, where that is known when the program is made.
     """
 
-    config: settings.DecoderConfig
+    config: decoder_config.DecoderConfig
     train: bool
     layer: int | None = None
 

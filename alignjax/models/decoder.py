@@ -10,9 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from alignjax import config, sharding, throughput, trees, types
-from alignjax.models import attention, block, layers, noise, rope, settings
-from alignjax.models import cache as kv_cache
+from alignjax import errors, trees, types
+from alignjax.distributed import sharding
+from alignjax.models import (
+    attention,
+    block,
+    decoder_config,
+    kv_cache,
+    layers,
+    neftune,
+    rope,
+)
+from alignjax.tracking import throughput
 
 REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
     "none": None,  # everything
@@ -22,7 +31,7 @@ REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
 }
 
 
-def _block(c: settings.DecoderConfig):
+def _block(c: decoder_config.DecoderConfig):
     """The layer, recomputing in the backward pass what the policy does not keep."""
     if REMAT_POLICIES[c.remat] is None:
         return block.Block
@@ -34,7 +43,7 @@ def _block(c: settings.DecoderConfig):
 class Decoder(nn.Module):
     """Embedding, scanned blocks, final norm; the head is a method of its own."""
 
-    config: settings.DecoderConfig
+    config: decoder_config.DecoderConfig
     train: bool = False
 
     def setup(self):
@@ -107,12 +116,12 @@ class Decoder(nn.Module):
         if scaling is None or not scaling.by_length or scaling.original_length >= T:
             return False
         if branches_BT is not None:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 "model.rope_scaling: longrope goes by the length of a document, which "
                 "responses that share their prompt may not have in common; say "
                 "data.share_prompt=False"
             )
-        lengths_BT = noise.lengths(segment_ids_BT, positions_BT)
+        lengths_BT = neftune.lengths(segment_ids_BT, positions_BT)
         return (lengths_BT > scaling.original_length)[..., None]
 
     def _indices(self):
@@ -138,8 +147,8 @@ class Decoder(nn.Module):
     ):
         c, noise_BTD = self.config, None
         if self.train and c.embedding_noise:
-            lengths_BT = noise.lengths(segment_ids_BT, positions_BT, branches_BT)
-            noise_BTD = noise.uniform(
+            lengths_BT = neftune.lengths(segment_ids_BT, positions_BT, branches_BT)
+            noise_BTD = neftune.uniform(
                 self.make_rng("noise"),
                 c.embedding_noise,
                 lengths_BT,
@@ -213,7 +222,7 @@ class Decoder(nn.Module):
         return sharding.constrain(self.score(x_BTD), "batch", "seq", None)
 
 
-def build(c: settings.DecoderConfig) -> types.Model:
+def build(c: decoder_config.DecoderConfig) -> types.Model:
     """The decoder as pure functions over its parameters."""
     evaluated, trained = Decoder(c), Decoder(c, train=True)
     random = any(x > 0 for x in (c.dropout, c.embedding_noise, c.lora_dropout))
@@ -239,7 +248,7 @@ def build(c: settings.DecoderConfig) -> types.Model:
         scaling = c.rope_scaling
         by_length = scaling is not None and scaling.by_length
         if by_length and length > scaling.original_length:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 "model.rope_scaling: longrope has other frequencies for documents of "
                 f"more than {scaling.original_length} tokens, so that a text with room "
                 f"for {length} may have to be read again on the way; ask for fewer "
@@ -254,7 +263,7 @@ def build(c: settings.DecoderConfig) -> types.Model:
 
     def score(params, x_BTD):
         if not c.score_heads:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 "model.score_heads: 0, so that the model has no scores; ask for 1, or "
                 "for as many as there are attributes or members of an ensemble"
             )
@@ -308,7 +317,7 @@ def flops_per_token(
     return flops
 
 
-def _idle(part, c: settings.DecoderConfig) -> int:
+def _idle(part, c: decoder_config.DecoderConfig) -> int:
     """Parameters of the experts that a token does not go through."""
     experts = part.get("layers", {}).get("moe", {})
     size = sum(trees.count(experts.get(x, {})) for x in ("gate", "up", "down"))

@@ -13,7 +13,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from alignjax.models import dora, settings
+from alignjax.models import decoder_config, dora
 from alignjax.types import Params
 
 # The pattern of what is trained; with heads for scores, `r".*/lora_[abm]|score/.*"`.
@@ -21,7 +21,7 @@ TRAINABLE = r".*/lora_[abm]"
 _NAMES = ("lora_a", "lora_b", "lora_m")
 
 
-def merge(params: Params, c: settings.DecoderConfig) -> Params:
+def merge(params: Params, c: decoder_config.DecoderConfig) -> Params:
     """Parameters without adapters that compute what `params` do: W + scale A B.
 
     Where there are none they are unchanged. They suit the model of `c`, and one whose
@@ -52,7 +52,7 @@ def strip(params: Params) -> Params:
     return {name: strip(value) for name, value in params.items() if name not in _NAMES}
 
 
-def problems(c: settings.DecoderConfig, trainable: str) -> list[str]:
+def problems(c: decoder_config.DecoderConfig, trainable: str) -> list[str]:
     """What is wrong with the pattern of what is trained, for the adapters of `c`."""
     targets = [x for x in c.projections if re.fullmatch(c.lora_targets, x)]
     trains = lambda name: any(re.fullmatch(trainable, f"{x}/{name}") for x in targets)

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from alignjax import config, sharding
-from alignjax.models import grouped, layers
+from alignjax import errors
+from alignjax.distributed import sharding
+from alignjax.models import layers, ragged_dot
 from alignjax.types import Routing
 
 
@@ -179,7 +180,7 @@ def summed(
     # What a product leaves in rows of no group is not said: they are cleared here and
     # below, which the gradient passes through in the other direction.
     here_M1 = (jnp.arange(B * T * J) < sizes_E.sum())[:, None]
-    dot = lambda x_MX, name: grouped.multiply(x_MX, kernels[name], sizes_E)
+    dot = lambda x_MX, name: ragged_dot.multiply(x_MX, kernels[name], sizes_E)
     x_MD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, J, D)).reshape(-1, D)
     x_MD = jnp.where(here_M1, _permuted(x_MD, order, jnp.argsort(order)), 0)
     function, gated = layers.ACTIVATIONS[activation]
@@ -228,7 +229,7 @@ def _on_mesh(compute, B: int, E: int, F: int):
     mlp = tuple(axis for axis in filter(free, mlp) if axis not in experts)
     for name, axes, count in (("experts", experts, E), ("expert_mlp", mlp, F)):
         if count % size(axes):
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 f"sharding_rules.{name}: {count} cannot be cut into {size(axes)} equal "
                 f"parts, along {', '.join(axes)}; choose another mesh, or set this "
                 "to None"

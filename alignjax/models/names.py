@@ -27,8 +27,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from alignjax import config, models, registry, trees
-from alignjax.models import decoder, published, settings
+from alignjax import config, errors, models, registry, trees
+from alignjax.models import decoder, decoder_config, published
 
 
 class Tensor(NamedTuple):
@@ -125,7 +125,7 @@ def reader(hf: Mapping) -> ModuleType:
     """
     kind, known = hf.get("model_type"), by_model_type()
     if kind not in list(known):
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.model_type: no family reads {kind!r}; "
             f"{registry.closest(str(kind), known)}"
         )
@@ -140,7 +140,7 @@ def in_their_words(module: ModuleType, problem: str) -> str:
     return f"config.json.{line}"
 
 
-def shapes(c: settings.DecoderConfig) -> dict[str, tuple[int, ...]]:
+def shapes(c: decoder_config.DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Path and shape of each parameter of a model, adapters and scores left out."""
     c = dataclasses.replace(c, **published.without_extras())
     model = decoder.build(c)
@@ -148,7 +148,7 @@ def shapes(c: settings.DecoderConfig) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in trees.named_leaves(abstract).items()}
 
 
-def tensors(module: ModuleType, c: settings.DecoderConfig) -> tuple[Tensor, ...]:
+def tensors(module: ModuleType, c: decoder_config.DecoderConfig) -> tuple[Tensor, ...]:
     """The lines of a family's table that a model has.
 
     Raises:
@@ -158,14 +158,14 @@ def tensors(module: ModuleType, c: settings.DecoderConfig) -> tuple[Tensor, ...]
     paths = set(shapes(c))
     found = tuple(t for t in module.TENSORS if paths.issuperset(t.leaves))
     if missing := paths - {path for t in found for path in t.leaves}:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"model: checkpoints of {module.ARCHITECTURE} have no tensor for "
             f"{', '.join(sorted(missing))}"
         )
     return found
 
 
-def config_json(module: ModuleType, c: settings.DecoderConfig) -> dict:
+def config_json(module: ModuleType, c: decoder_config.DecoderConfig) -> dict:
     """The config.json of a model, which says all that the model computes.
 
     Raises:
@@ -173,7 +173,7 @@ def config_json(module: ModuleType, c: settings.DecoderConfig) -> dict:
     """
     c = dataclasses.replace(c, max_length=c.context or c.max_length)
     hf = module.config_json(c)
-    said = config.build(settings.DecoderConfig, module.fields(hf), "config.json")
+    said = config.build(decoder_config.DecoderConfig, module.fields(hf), "config.json")
     ours, theirs = published.architecture(c), published.architecture(said)
     problems = [
         f"model.{name}: {value!r} cannot be said in the config.json of "
@@ -182,7 +182,7 @@ def config_json(module: ModuleType, c: settings.DecoderConfig) -> dict:
         if value != theirs[name]
     ]
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     return hf
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from alignjax import config
-from alignjax.models import scaling, settings
+from alignjax import config, errors
+from alignjax.models import decoder_config, scaling
 
 # Fields that say how a model is computed or trained, not what it computes.
 _RUN = {
@@ -106,7 +106,7 @@ _ROPE_KEYS = (
 )
 
 
-def architecture(c: settings.DecoderConfig) -> dict:
+def architecture(c: decoder_config.DecoderConfig) -> dict:
     """The fields that say what a model computes, those left to others filled in."""
     fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
     fields |= {"kv_heads": c.num_kv_heads, "head_dim": c.size_of_head}
@@ -121,7 +121,9 @@ def architecture(c: settings.DecoderConfig) -> dict:
 
 def without_extras() -> dict:
     """Values of the fields that add parameters to a model, with which they do not."""
-    names = {f.name: f.default for f in dataclasses.fields(settings.DecoderConfig)}
+    names = {
+        f.name: f.default for f in dataclasses.fields(decoder_config.DecoderConfig)
+    }
     return {
         name: default
         for name, default in names.items()
@@ -177,10 +179,10 @@ def read(
     for field, key in keys.items():
         if key not in found:
             problems.append(f"config.json.{key}: missing")
-        elif fault := config.fault(settings.DecoderConfig, field, found[key]):
+        elif fault := config.fault(decoder_config.DecoderConfig, field, found[key]):
             problems.append(f"config.json.{key}: {fault}")
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     return {ours: found[theirs] for ours, theirs in keys.items()}
 
 
@@ -188,7 +190,7 @@ def complete(hf: Mapping, fields: Mapping) -> dict:
     """All fields that say what a model computes, and the `dtype` to compute it in."""
     defaults = {
         f.name: f.default
-        for f in dataclasses.fields(settings.DecoderConfig)
+        for f in dataclasses.fields(decoder_config.DecoderConfig)
         if f.default is not dataclasses.MISSING and not _of_a_run(f.name)
     }
     kept = str(hf.get("dtype") or hf.get("torch_dtype")).removeprefix("torch.")
@@ -197,7 +199,9 @@ def complete(hf: Mapping, fields: Mapping) -> dict:
     return {**defaults, **fields, "dtype": dtype}
 
 
-def write(c: settings.DecoderConfig, module_type: str, keys: Mapping[str, str]) -> dict:
+def write(
+    c: decoder_config.DecoderConfig, module_type: str, keys: Mapping[str, str]
+) -> dict:
     """The part of config.json that fields say directly.
 
     Tokens are for those to say who know the tokenizer: a class of transformers would
@@ -224,7 +228,7 @@ def whole(hf: Mapping, key: str, absent: int, least: int = 1) -> int:
     """The number under a key, from `least` up. Raises ConfigError."""
     value = config.expect(hf.get(key, absent), int, f"config.json.{key}")
     if value < least:
-        raise config.ConfigError(f"config.json.{key}: {value} must be at least {least}")
+        raise errors.ConfigError(f"config.json.{key}: {value} must be at least {least}")
     return value
 
 
@@ -236,7 +240,7 @@ def choice(hf: Mapping, key: str, known: Mapping[str, str], absent: str) -> str:
     """
     value = hf.get(key) or absent
     if value not in list(known):  # which compares, where a dict would hash
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.{key}: {value!r} is not computed here; only "
             f"{', '.join(map(repr, known))}"
         )
@@ -251,7 +255,7 @@ def word(ours: str, known: Mapping[str, str]) -> str:
     """
     back = {value: key for key, value in reversed(known.items())}
     if ours not in back:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"model.activation: {ours!r} has no name in this family's config.json; "
             f"only {', '.join(back)} have"
         )
@@ -263,7 +267,7 @@ def biases(hf: Mapping) -> str:
     return "all" if flag(hf, "attention_bias") else "none"
 
 
-def write_biases(c: settings.DecoderConfig) -> bool:
+def write_biases(c: decoder_config.DecoderConfig) -> bool:
     return c.attention_bias == "all"
 
 
@@ -271,13 +275,13 @@ def read_scale(hf: Mapping, absent: float) -> float:
     """`attention_scale` from query_pre_attn_scalar, of which it is the inverse root."""
     value = hf.get("query_pre_attn_scalar", absent)
     if not isinstance(value, (int, float)) or value <= 0:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.query_pre_attn_scalar: {value!r} is not a positive number"
         )
     return value**-0.5
 
 
-def write_scale(c: settings.DecoderConfig) -> float:
+def write_scale(c: decoder_config.DecoderConfig) -> float:
     """query_pre_attn_scalar: the whole number whose scale it is, where there is one."""
     if c.attention_scale is None:
         return c.size_of_head
@@ -310,7 +314,7 @@ def read_rope(
             parameters[key] = default if hf.get(key) is None else hf[key]
     fraction = parameters.pop("partial_rotary_factor")
     if not partial and fraction != 1:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.partial_rotary_factor: {fraction!r} is not read by this "
             "family's class in transformers, which rotates all of a head; delete it if "
             "the model was trained so"
@@ -325,7 +329,7 @@ def read_rope(
     }
 
 
-def write_rope(c: settings.DecoderConfig) -> dict:
+def write_rope(c: decoder_config.DecoderConfig) -> dict:
     """rope_theta and rope_scaling."""
     return {"rope_theta": c.rope_theta, "rope_scaling": scaling.write(c)}
 
@@ -335,10 +339,10 @@ def windows(window: int | None, flags: Sequence[bool]) -> dict:
     if not any(flags):
         return {"window": None, "window_pattern": (True,)}
     if window is None:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             "config.json.sliding_window: missing, and there are layers with a window"
         )
-    return {"window": window, "window_pattern": settings.shortest(flags)}
+    return {"window": window, "window_pattern": decoder_config.shortest(flags)}
 
 
 def read_layer_types(hf: Mapping, usual: Sequence[bool]) -> Sequence[bool]:
@@ -353,14 +357,14 @@ def read_layer_types(hf: Mapping, usual: Sequence[bool]) -> Sequence[bool]:
     known = {"full_attention": False, "sliding_attention": True}
     kinds = config.expect(kinds, list, "config.json.layer_types")
     if len(kinds) != len(usual) or any(kind not in list(known) for kind in kinds):
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.layer_types: {kinds!r:.80} are not {len(usual)} of "
             f"{', '.join(known)}"
         )
     return [known[kind] for kind in kinds]
 
 
-def layer_types(c: settings.DecoderConfig) -> list[str]:
+def layer_types(c: decoder_config.DecoderConfig) -> list[str]:
     """Which layers have a window, in their words."""
     flags = [c.window is not None and flag for flag in c.layers_with_window]
     return ["sliding_attention" if flag else "full_attention" for flag in flags]

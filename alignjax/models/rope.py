@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import config
+from alignjax import errors
 
 # What each kind must be given, and what it may be.
 KINDS = {
@@ -91,7 +91,7 @@ class Scaling:
                 f"low_freq_factor: {low} must be less than high_freq_factor = {high}"
             )
         if problems:
-            raise config.ConfigError(problems)
+            raise errors.ConfigError(problems)
 
     @property
     def by_length(self) -> bool:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from alignjax import config
-from alignjax.models import rope, settings
+from alignjax import errors
+from alignjax.models import decoder_config, rope
 
 _ORIGINAL = "original_max_position_embeddings"
 _LISTS = ("short_factor", "long_factor")
@@ -41,7 +41,7 @@ def read(theirs: Mapping, max_length: int, original: int | None = None) -> dict 
     kind = given.pop("type", "default")
     kind = given.pop("rope_type", kind)
     if kind not in ["default", *rope.KINDS]:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.rope_scaling.rope_type: {kind!r} is not computed here; only "
             f"default, {', '.join(rope.KINDS)}"
         )
@@ -58,9 +58,9 @@ def read(theirs: Mapping, max_length: int, original: int | None = None) -> dict 
         if not isinstance(value, (int, float)) and key not in _LISTS
     ]
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     if given.get(_ORIGINAL, 2) < 2:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"config.json.rope_scaling.{_ORIGINAL}: {given[_ORIGINAL]} must be at "
             "least 2"
         )
@@ -97,7 +97,7 @@ def _longrope(factor: float, original: int) -> float:
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
-def write(c: settings.DecoderConfig) -> dict | None:
+def write(c: decoder_config.DecoderConfig) -> dict | None:
     """rope_scaling, None where frequencies are not stretched."""
     s = c.rope_scaling
     if s is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from alignjax import config, registry
+from alignjax import config, errors, registry
 from alignjax.objectives import language_model, preference, reward_model
 from alignjax.types import Model, Objective
 
@@ -25,5 +25,5 @@ def build(model: Model, section: Mapping, path: str = "objective") -> Objective:
     try:
         make = OBJECTIVES.find(fields.pop("name", ""))
     except ValueError as error:
-        raise config.ConfigError(f"{path}.name: {error}") from error
+        raise errors.ConfigError(f"{path}.name: {error}") from error
     return config.call(make, fields, path, model)

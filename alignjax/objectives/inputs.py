@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from alignjax import config
+from alignjax import errors
 from alignjax.losses import catalogue
 from alignjax.objectives import responses
 from alignjax.types import Responses
@@ -55,7 +55,7 @@ def of(
     """
     lacks = [name for name in names if name not in batch.values]
     if lacks:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"loss: it takes {', '.join(lacks)} of each example, and the data has "
             f"{', '.join(batch.values) or 'no values'}; choose other data or a loss "
             "that needs none"

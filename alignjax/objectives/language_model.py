@@ -7,7 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from alignjax import config, trees
+from alignjax import errors, trees
 from alignjax.losses import language_model as losses
 from alignjax.objectives import logprobs, router
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
@@ -38,7 +38,7 @@ def make(
     problems = [f"chunk: {chunk} must be at least 1"] if chunk < 1 else []
     problems += [f"z_loss: {z_loss} must be at least 0"] if z_loss < 0 else []
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     token_loss = LOSSES[loss]
 
     def observe(params, frozen: Frozen, batch: Sequences, key):

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alignjax import config, registry, trees
+from alignjax import errors, registry, trees
 from alignjax.losses import catalogue, mixtures, probe
-from alignjax.objectives import comparisons, inputs, logprobs, responses, router
+from alignjax.objectives import inputs, logprobs, pair_metrics, responses, router
 from alignjax.types import Frozen, LogProbs, Mean, Model, Objective, Responses
 
 KINDS = (catalogue.PREFERENCE, catalogue.UNPAIRED, catalogue.RANKED)
@@ -84,7 +84,7 @@ def make(
       ConfigError: an unknown loss, or options that it does not take.
     """
     if chunk < 1:
-        raise config.ConfigError(f"chunk: {chunk} must be at least 1")
+        raise errors.ConfigError(f"chunk: {chunk} must be at least 1")
     terms = _terms(loss, mixture, options)
     traits = mixtures.traits(terms)
     asked = Asked(
@@ -130,7 +130,7 @@ def make(
         entropy_G = entropy_GK[:, 0] if traits.data == "labels" else entropy_GK.sum(-1)
         if traits.coupled and found is None:
             found = _statistics(asked, lax.stop_gradient(seen))
-        of = lambda x_G: comparisons.mean(x_G, seen.weight)
+        of = lambda x_G: pair_metrics.mean(x_G, seen.weight)
         loss_G, terms_G = _evaluate(asked, seen, found and found["policy"])
         metrics = _metrics(asked, lax.stop_gradient(seen), entropy_G)
         if mixture:
@@ -154,7 +154,7 @@ def make(
         objective,
         observe=observe if observed else None,
         statistic=statistic if observed else None,
-        derive=comparisons.margins if traits.data == "labels" else None,
+        derive=pair_metrics.margins if traits.data == "labels" else None,
         data=traits.data,
         mismatched="mismatched" in traits.needs,
         values=asked.values,
@@ -170,22 +170,22 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
         if loss is not None:
             problems.append(f"loss: {loss!r} beside a mixture; one of them is None")
         if problems:
-            raise config.ConfigError(problems)
+            raise errors.ConfigError(problems)
         return mixtures.build(mixture, "mixture")
     name = "dpo" if loss is None else loss
     function = find(name)
-    if (data := catalogue.traits(function).data) not in comparisons.MEASURES:
-        raise config.ConfigError(
+    if (data := catalogue.traits(function).data) not in pair_metrics.MEASURES:
+        raise errors.ConfigError(
             f"loss: {name} is of {data}; preferences have "
-            f"{', '.join(comparisons.MEASURES)}"
+            f"{', '.join(pair_metrics.MEASURES)}"
         )
     try:
         bound = catalogue.bind(function, options, "", probe.of_responses)
-    except config.ConfigError as error:
+    except errors.ConfigError as error:
         problems = [f"{problem} (loss {name!r})" for problem in error.problems]
-        raise config.ConfigError(problems) from error
+        raise errors.ConfigError(problems) from error
     except ValueError as error:
-        raise config.ConfigError(f"loss: {error}") from error
+        raise errors.ConfigError(f"loss: {error}") from error
     return (mixtures.Term(name, 1.0, bound),)
 
 
@@ -197,7 +197,7 @@ def find(name: str) -> Callable:
     try:
         return known.find(name)
     except ValueError as error:
-        raise config.ConfigError(f"loss: {error}") from error
+        raise errors.ConfigError(f"loss: {error}") from error
 
 
 def _scale(terms) -> float:
@@ -270,19 +270,19 @@ def _check(asked: Asked, frozen: Frozen, batch: Responses) -> None:
     names = ", ".join(term.name for term in asked.terms)
     if traits.reference and frozen.reference is None:
         if batch.reference is None:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 f"loss: {names} compares with a reference, and there is none: neither "
                 "a model nor stored log-probabilities"
             )
         if unstored := _unstored(traits):
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 f"loss: {names} needs {', '.join(unstored)} of the reference, which "
                 "stored log-probabilities cannot tell; set reference.store = False"
             )
     paired = traits.data == "pairs"
     if K != 2 and (paired or "mismatched" in traits.needs):
         what = "pairs" if paired else "each response with a mismatched one"
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"loss: {names} is of {what}, and the batch has groups of {K}"
         )
 
@@ -327,16 +327,16 @@ def _at_reference(seen: Seen) -> LogProbs:
 
 def _metrics(asked: Asked, seen: Seen, entropy_G) -> dict[str, Mean]:
     policy, reference = seen.policy, seen.reference
-    reward = comparisons.rewards(
+    reward = pair_metrics.rewards(
         policy, reference, asked.scale, asked.traits.normalised
     )
-    metrics = comparisons.MEASURES[asked.traits.data](
+    metrics = pair_metrics.MEASURES[asked.traits.data](
         policy, reference, reward, seen.weight, seen.inputs
     )
     length_G = policy.length.reshape(len(seen.weight), -1).sum(-1)
     tokens = lambda x_G: Mean(
-        comparisons.mean(x_G, seen.weight).total,
-        comparisons.mean(length_G, seen.weight).total,
+        pair_metrics.mean(x_G, seen.weight).total,
+        pair_metrics.mean(length_G, seen.weight).total,
     )
     metrics["entropy"] = tokens(entropy_G)
     if policy.reference_kl is not None:

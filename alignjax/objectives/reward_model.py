@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alignjax import config, trees
+from alignjax import errors, trees
 from alignjax.losses import catalogue, probe
-from alignjax.objectives import comparisons, inputs, responses, reward_measures, router
+from alignjax.objectives import inputs, pair_metrics, responses, reward_metrics, router
 from alignjax.types import Frozen, Mean, Model, Objective, Params, Responses
 
 # P(X > n) of a Poisson variable of mean 1, for n from 0; there are no more than 7.
@@ -57,10 +57,10 @@ def make(
     try:
         function = catalogue.REWARD.find(loss)
     except ValueError as error:
-        raise config.ConfigError(f"loss: {error}") from error
+        raise errors.ConfigError(f"loss: {error}") from error
     traits = catalogue.traits(function)
-    if traits.data not in reward_measures.MEASURES:
-        raise config.ConfigError(f"loss: {loss} is of {traits.data}, not of scores")
+    if traits.data not in reward_metrics.MEASURES:
+        raise errors.ConfigError(f"loss: {loss} is of {traits.data}, not of scores")
     attributes = _attributes(model, traits, loss, members)
     problems = []
     if (penalty is None) == (reduce == "penalised"):
@@ -71,13 +71,13 @@ def make(
     if bootstrap and members == 1:
         problems.append("bootstrap: of one member; it needs members of 2 or more")
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     try:
         bound = catalogue.bind(function, options, "", probe.of_scores)
-    except config.ConfigError:
+    except errors.ConfigError:
         raise
     except ValueError as error:
-        raise config.ConfigError(f"loss: {error}") from error
+        raise errors.ConfigError(f"loss: {error}") from error
     values = inputs.required([bound])
 
     def weights(batch: Responses, key):  # float32 [G, M]
@@ -107,20 +107,20 @@ def make(
         member_loss = lambda x_GKA: bound(of_group(x_GKA), **given)
         loss_GM = jax.vmap(member_loss, 2, 1)(score_GKMA)
         weight_G = responses.groups(batch.weights)
-        total = comparisons.mean(loss_GM, weights(batch, key))
+        total = pair_metrics.mean(loss_GM, weights(batch, key))
         total = Mean(total.total / members, total.weight / members)
 
         score_GKMA = lax.stop_gradient(score_GKMA)
         score_GKA = reduced(score_GKMA, reduce, penalty)
         length_GK = responses.groups(batch.lengths).astype(jnp.float32)
-        metrics = reward_measures.MEASURES[traits.data](
+        metrics = reward_metrics.MEASURES[traits.data](
             score_GKA, length_GK > 0, length_GK, weight_G, given
         )
         if members > 1:
             spread_GKA = score_GKMA.std(2)
             weight_GK1 = jnp.where(length_GK > 0, weight_G[:, None], 0.0)[..., None]
             weight_GKA = jnp.broadcast_to(weight_GK1, spread_GKA.shape)
-            metrics["score/disagreement"] = comparisons.mean(spread_GKA, weight_GKA)
+            metrics["score/disagreement"] = pair_metrics.mean(spread_GKA, weight_GKA)
         return router.add(model, routing, total, metrics, statistic)
 
     observed = router.learns(model)
@@ -128,7 +128,7 @@ def make(
         objective,
         observe=observe if observed else None,
         statistic=router.statistic if observed else None,
-        derive=reward_measures.derive,
+        derive=reward_metrics.derive,
         data=traits.data,
         values=values,
         scores=True,
@@ -196,13 +196,13 @@ def _attributes(model: Model, traits: catalogue.Traits, loss: str, members: int)
     """How many scores each member gives. Raises ConfigError."""
     heads = model.config.score_heads
     if members < 1 or heads < 1 or heads % members:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"members: {members} do not share model.score_heads = {heads} evenly; it "
             "is to be as many heads, or that times the attributes that are rated"
         )
     attributes = heads // members
     if attributes > 1 and traits.data != "ratings":
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"members: {members} of model.score_heads = {heads} have {attributes} "
             f"scores each, and {loss} compares one; set model.score_heads = {members}"
         )
@@ -213,7 +213,7 @@ def _check(traits: catalogue.Traits, loss: str, K: int) -> None:
     """Raises ConfigError where the batch has groups of another size; when traced."""
     wanted = {"pairs": 2, "ratings": 1}.get(traits.data, K)
     if wanted != K:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"objective.loss: {loss} is of groups of {wanted}, and the batch has "
             f"groups of {K}"
         )
@@ -222,7 +222,7 @@ def _check(traits: catalogue.Traits, loss: str, K: int) -> None:
 def _check_targets(target_GA, members: int, attributes: int) -> None:
     """Raises ConfigError unless each member has a score for each; when traced."""
     if target_GA is not None and (A := target_GA.shape[-1]) != attributes:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"model.score_heads: {members * attributes} give {attributes} scores for "
             f"each of objective.members = {members}, and the data rate {A}; set "
             f"model.score_heads = {members * A}"

@@ -4,7 +4,7 @@ r"""Writes the report: one HTML file that needs nothing else.
     python -m alignjax.report --out=report.html --assessment=runs/assessment.json \
         --stage=base=runs/base --stage=sft=runs/sft --stage=dpo=runs/dpo
 
-`--assessment` is the file of `python -m alignjax.assessment`; names of stages are best
+`--assessment` is the file of `python -m alignjax.world.assessment`; names of stages are best
 the same as there. What is not given is missing from the report, which says so. Exit
 codes are those of `alignjax.exit_codes`.
 """
@@ -18,9 +18,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from alignjax import commands, config
-from alignjax.assessment import results
+from alignjax import cli, errors
 from alignjax.report import page, story
+from alignjax.world.assessment import results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,16 +65,16 @@ def write(options: argparse.Namespace) -> pathlib.Path:
         file that cannot be written.
     """
     if not options.stage and not options.assessment:
-        raise config.ConfigError("stage: give a --stage, or an --assessment, or both")
+        raise errors.ConfigError("stage: give a --stage, or an --assessment, or both")
     if importlib.util.find_spec("matplotlib") is None:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             "figures need the package matplotlib, which is not installed: "
             "pip install 'alignjax[report]'"
         )
-    out = commands.output(options.out)
+    out = cli.output(options.out)
     found = None
     if options.assessment:
-        found = results.read(commands.path(options.assessment, "assessment"))
+        found = results.read(cli.path(options.assessment, "assessment"))
     text = page.render(story.load(options.stage, found), options.title)
     partial = out.with_name(f"{out.name}.tmp")
     partial.write_text(text, encoding="utf-8")
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = write(options)
         print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
 
-    return commands.exit_code(report)
+    return cli.exit_code(report)
 
 
 if __name__ == "__main__":

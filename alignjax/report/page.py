@@ -8,21 +8,41 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from alignjax.assessment import narration
-from alignjax.report import curves, drawing, judges, manners, samples, story, worth
+from alignjax.report import (
+    drawing,
+    figures_behaviour,
+    figures_reward,
+    figures_reward_model,
+    figures_training,
+    samples,
+    story,
+)
+from alignjax.world.assessment import narration
 
 # Sections, and functions of a story that give a figure, or say why there is none.
 SECTIONS = (
-    ("What answers are truly worth", (worth.stages, worth.slices, worth.frontier)),
+    (
+        "What answers are truly worth",
+        (figures_reward.stages, figures_reward.slices, figures_reward.frontier),
+    ),
     (
         "How models behave",
-        (manners.refusals, manners.knowledge, manners.length, manners.perplexity),
+        (
+            figures_behaviour.refusals,
+            figures_behaviour.knowledge,
+            figures_behaviour.length,
+            figures_behaviour.perplexity,
+        ),
     ),
     (
         "The reward model",
-        (judges.accuracy, judges.reliability, judges.by_length),
+        (
+            figures_reward_model.accuracy,
+            figures_reward_model.reliability,
+            figures_reward_model.by_length,
+        ),
     ),
-    ("What happened in training", (curves.losses, curves.drift)),
+    ("What happened in training", (figures_training.losses, figures_training.drift)),
 )
 
 _SLICES = {"eval_id": "like the demonstrations"}

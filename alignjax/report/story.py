@@ -8,8 +8,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import config, journal
+from alignjax import errors
 from alignjax.report import drawing
+from alignjax.tracking import journal
 
 # The stages of a whole story, in their order, and what each is for.
 KINDS = {
@@ -47,7 +48,7 @@ class Story(NamedTuple):
 
     Attributes:
       stages: in the order in which they ran.
-      results: the file of `python -m alignjax.assessment`, or None.
+      results: the file of `python -m alignjax.world.assessment`, or None.
     """
 
     stages: list[Stage]
@@ -149,7 +150,7 @@ def load_stage(name: str, folder: str) -> Stage:
         metrics = path / "metrics.jsonl"
         rows = list(journal.read(metrics)) if metrics.is_file() else []
     except (OSError, ValueError) as error:
-        raise config.ConfigError(f"stage {name}: {error}") from error
+        raise errors.ConfigError(f"stage {name}: {error}") from error
     objective = settings.get("objective", {}).get("name", "")
     data = settings.get("data", {})
     replies = data.get("chat") and data.get("train_on") != "everything"

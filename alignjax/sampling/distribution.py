@@ -20,7 +20,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from alignjax import config
+from alignjax import errors
 
 # Below this float32 quotients of logits overflow; such a temperature is greedy anyway.
 COLDEST = 1e-6
@@ -72,7 +72,7 @@ def settings(
     if min_p is not None and (not _is_number(min_p) or not 0 <= min_p <= 1):
         refuse("min_p", min_p, "is not in [0, 1]; 0 or None keeps all tokens")
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     if temperature == 0:
         return Settings(None)  # every filter keeps the best token
     return Settings(

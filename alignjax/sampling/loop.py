@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alignjax import sharding
+from alignjax.distributed import sharding
 from alignjax.losses import language_model
 from alignjax.sampling import distribution
 from alignjax.types import Model, Params

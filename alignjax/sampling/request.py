@@ -7,7 +7,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from alignjax import config
+from alignjax import errors
 from alignjax.sampling import distribution, text
 from alignjax.types import Model
 
@@ -44,7 +44,7 @@ def make(
     problems: list[str] = []
     try:
         settings = distribution.settings(**filters)
-    except config.ConfigError as error:
+    except errors.ConfigError as error:
         problems += error.problems
     for name, value in dict(max_tokens=max_tokens, batch_size=batch_size).items():
         if not _is_int(value) or value < 1:
@@ -68,7 +68,7 @@ def make(
     if not problems:
         problems += _length_problems(rows, max_tokens, model.config.max_length)
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     seeds = [int(seed) for seed in seeds]
     return Request(rows, seeds, max_tokens, settings, stop, stop_ids, batch_size)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO on the embedded world, from pairs of what the models before it say.
 
-python -m alignjax.collect --out=runs/pairs.jsonl --pairs=8000 \
+python -m alignjax.feedback.collect --out=runs/pairs.jsonl --pairs=8000 \
     --source=runs/sft --source=runs/sft:1.3 --source=runs/pretrain
 python -m alignjax.train --config=configs/dpo/world.py --workdir=runs/dpo \
     --config.init.run=runs/sft --config.data.sources.pairs.path=runs/pairs.jsonl

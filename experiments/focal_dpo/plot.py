@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.assessment import bootstrap
+from alignjax.evals import statistics
 from alignjax.report import drawing
 from experiments.focal_dpo import sweep
 
@@ -49,15 +49,15 @@ def rows(results: Mapping[str, Any], out: pathlib.Path) -> Iterator[dict[str, An
         for loss in sweep.LOSSES
     }
     before = np.array(gold(results, "sft"))
-    yield {"loss": "before", "gold": bootstrap.mean(before)}
+    yield {"loss": "before", "gold": statistics.mean(before)}
     for loss, names in seeds.items():
         of = mean_gold(results, names)
         plain = mean_gold(results, seeds["dpo"])
         yield {
             "loss": loss,
-            "gold": bootstrap.mean(of),
+            "gold": statistics.mean(of),
             "seeds": [float(np.mean(gold(results, name))) for name in names],
-            "change": None if loss == "dpo" else bootstrap.paired(plain, of),
+            "change": None if loss == "dpo" else statistics.paired(plain, of),
             "accuracy": np.mean([last(out / name, ACCURACY) for name in names]),
             "drift": np.mean([last(out / name, DRIFT) for name in names]),
         }
@@ -95,7 +95,7 @@ def figure(found: Sequence[Mapping[str, Any]]) -> str:
         return drawn.svg()
 
 
-def _interval(found: bootstrap.Interval) -> str:
+def _interval(found: statistics.Interval) -> str:
     return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 

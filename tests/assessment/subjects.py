@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 
 from alignjax import models
-from alignjax.assessment import formats, subject
-from alignjax.data import tokenizer
+from alignjax.data.tokenizers import base
+from alignjax.world.assessment import formats, subject
 
 ROLES = b'{"control": ["<system>", "<user>", "<assistant>", "<end>"]}'
-TOKENIZER = tokenizer.from_files("bytes", {"bytes.json": ROLES})
+TOKENIZER = base.from_files("bytes", {"bytes.json": ROLES})
 SHAPE = dict(family="llama", name="nano", d_model=32, layers=1, heads=2, d_ff=32)
 
 

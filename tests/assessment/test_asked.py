@@ -3,8 +3,8 @@
 
 import itertools
 
-from alignjax.assessment import asked
-from alignjax.data.sources import world
+from alignjax import world
+from alignjax.world.assessment import asked
 
 TOWN = world.build("nano", 0)
 

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignjax import checkpoint, config, exit_codes, progress
-from alignjax.assessment import __main__ as main
-from alignjax.assessment import amounts, command, narration, results, subject
+from alignjax import analysis, errors
+from alignjax.tracking import progress
+from alignjax.world.assessment import __main__ as main
+from alignjax.world.assessment import amounts, command, narration, results, subject
 from tests.assessment import subjects
 from tests.report import made_up
 
@@ -153,29 +154,29 @@ def test_a_file_that_was_asked_otherwise_starts_afresh(opened, tmp_path):
 
 def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
     out = tmp_path / "results.json"
-    with pytest.raises(config.ConfigError, match="twice"):
+    with pytest.raises(errors.ConfigError, match="twice"):
         assess(out, "base", "base")
-    with pytest.raises(config.ConfigError, match="not among the runs"):
+    with pytest.raises(errors.ConfigError, match="not among the runs"):
         assess(out, "base", checkpoints=["dpo"])
-    with pytest.raises(config.ConfigError, match="checkpoints: rm is a reward model"):
+    with pytest.raises(errors.ConfigError, match="checkpoints: rm is a reward model"):
         assess(out, "base", "rm", checkpoints=["base", "rm"])
     assert not out.exists()
     elsewhere = {"sources": {"w": {"kind": "world", "preset": "small"}}}
     strange = lambda: subjects.make("strange", data=elsewhere)
     monkeypatch.setitem(RUNS, "/runs/strange", strange)
-    with pytest.raises(config.ConfigError, match="different worlds"):
+    with pytest.raises(errors.ConfigError, match="different worlds"):
         assess(out, "base", "strange")
     out.write_text('{"format": 0}')
-    with pytest.raises(config.ConfigError, match="not results of format"):
+    with pytest.raises(errors.ConfigError, match="not results of format"):
         assess(out, "base")
     out.write_text('{"format": 1, "models": []}')
     with pytest.raises(
-        config.ConfigError, match=r"without world, .*, models, .* --anew"
+        errors.ConfigError, match=r"without world, .*, models, .* --anew"
     ):
         assess(out, "base")
-    with pytest.raises(config.ConfigError, match="each"):
+    with pytest.raises(errors.ConfigError, match="each"):
         amounts.Settings(each=0)
-    with pytest.raises(config.ConfigError, match="kinds"):
+    with pytest.raises(errors.ConfigError, match="kinds"):
         amounts.Settings(kinds=("fact", "fiction"))
 
 
@@ -189,9 +190,9 @@ def test_the_command_line(tmp_path, capsys):
         main.main(["--out=x", "--run=nothing"])
     out = str(tmp_path / "out.json")
     gone = ["--run=a=/no/such/run", f"--out={out}", f"--cache_dir={tmp_path}"]
-    assert main.main(gone) == exit_codes.CHECKPOINT
+    assert main.main(gone) == errors.CHECKPOINT
     assert "is no run" in capsys.readouterr().err
-    assert main.main([*gone, "--out="]) == exit_codes.CONFIG
+    assert main.main([*gone, "--out="]) == errors.CONFIG
     assert "out: empty; name a file" in capsys.readouterr().err
-    with pytest.raises(checkpoint.CheckpointError):
-        checkpoint.open_run("/no/such/run")
+    with pytest.raises(errors.CheckpointError):
+        analysis.open_run("/no/such/run")

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax.assessment import likelihood
+from alignjax.evals import likelihood
 from tests.assessment import subjects
 
 ROWS = [

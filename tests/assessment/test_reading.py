@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues in the tokens that a run was trained on."""
 
-from alignjax.assessment import formats
+from alignjax.world.assessment import formats
 from tests.assessment import subjects
 
 TURNS = (("system", "be brief."), ("user", "who is ada?"))

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from alignjax.assessment import amounts, asked, rewards
-from alignjax.data.sources import world
+from alignjax import world
+from alignjax.world.assessment import amounts, asked, rewards
 from tests.assessment import subjects
 
 TOWN = world.build("nano", 0)

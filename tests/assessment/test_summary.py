@@ -3,9 +3,9 @@
 
 import pytest
 
-from alignjax.assessment import answers, asked, summary
-from alignjax.data.sources import world
-from alignjax.data.sources.world import chance, replies
+from alignjax import world
+from alignjax.world import chance, replies
+from alignjax.world.assessment import answers, asked, summary
 
 TOWN = world.build("nano", 0)
 QUESTIONS = asked.draw(TOWN, 6)

@@ -13,8 +13,8 @@ import optax
 import pytest
 import tiny
 
-from alignjax import checkpoint, config, types
-from alignjax.checkpoint import settings, storage
+from alignjax import errors, types
+from alignjax.checkpoint import settings, step_folders
 
 LIKE = tiny.abstract(tiny.mesh_of(2))
 
@@ -109,7 +109,7 @@ def test_step_must_be_the_states(tmp_path):
 
 def test_meta_says_what_is_needed_later(tmp_path):
     tiny.save(tmp_path, 5, metrics={5: {"loss": 1.5, "bad": math.nan}})
-    meta = storage.read_meta(tmp_path / "checkpoints" / "5")
+    meta = step_folders.read_meta(tmp_path / "checkpoints" / "5")
     assert meta["step"] == 5
     assert meta["config"] == tiny.CONFIG and meta["data"] == tiny.DATA
     assert meta["metrics"] == {"loss": 1.5, "bad": None}
@@ -158,7 +158,7 @@ def test_step_whose_metrics_cannot_be_read_is_not_deleted(tmp_path):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         settings.CheckpointConfig(every=0, keep_last=0, keep_best=("loss", "least"))
     assert [p.partition(":")[0] for p in error.value.problems] == [
         "every",
@@ -173,7 +173,7 @@ def test_bad_options_are_refused():
 def test_other_configs_run_is_refused_and_left_alone(tmp_path):
     tiny.save(tmp_path, 5)
     other = {**tiny.CONFIG, "optimizer": {"learning_rate": 1.0, "betas": [0.9, 0.95]}}
-    with pytest.raises(config.ConfigError, match=r"learning_rate: 0.01 -> 1.0"):
+    with pytest.raises(errors.ConfigError, match=r"learning_rate: 0.01 -> 1.0"):
         tiny.restore(tmp_path, config=other)
     assert not (tmp_path / "quarantine").exists()
     assert tiny.restore(tmp_path)[1] == 5  # and the lock was given back
@@ -185,14 +185,14 @@ def test_other_configs_run_is_refused_and_left_alone(tmp_path):
 def test_config_of_the_step_counts_where_the_runs_is_lost(tmp_path):
     tiny.save(tmp_path, 5)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(config.ConfigError, match="steps: 40 -> 41"):
+    with pytest.raises(errors.ConfigError, match="steps: 40 -> 41"):
         tiny.restore(tmp_path, config={**tiny.CONFIG, "steps": 41})
     assert tiny.restore(tmp_path)[1] == 5
 
 
 def test_other_config_is_refused_before_anything_is_built(tmp_path):
     tiny.save(tmp_path, 5)
-    with pytest.raises(config.ConfigError, match="steps: 40 -> 41"):
+    with pytest.raises(errors.ConfigError, match="steps: 40 -> 41"):
         tiny.open_checkpoints(tmp_path, config={**tiny.CONFIG, "steps": 41})
 
 
@@ -200,7 +200,7 @@ def test_config_of_the_step_counts_where_the_runs_was_edited(tmp_path):
     tiny.save(tmp_path, 5)
     other = {**tiny.CONFIG, "steps": 41}
     (tmp_path / "config.json").write_text(json.dumps(other))
-    with pytest.raises(config.ConfigError, match="checkpoints/5 holds another run"):
+    with pytest.raises(errors.ConfigError, match="checkpoints/5 holds another run"):
         tiny.restore(tmp_path, config=other)
 
 
@@ -220,7 +220,7 @@ def test_mesh_and_cadence_may_change(tmp_path):
 
 def test_other_data_is_refused(tmp_path):
     tiny.save(tmp_path, 5)
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         tiny.restore(tmp_path, data={**tiny.DATA, "sha256": "cd" * 32})
     assert "data_identity.sha256: 'abab" in str(error.value)
 
@@ -233,7 +233,7 @@ def test_other_model_is_refused_by_name_and_nothing_moves(tmp_path, size):
         cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
         like.params["layers"]["w"] = cast(like.params["layers"]["w"])
         like.params["layers"]["new"] = like.params["layers"]["scale"]
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         tiny.restore(tmp_path, like)
     text = str(error.value)
     assert "params/layers/w: bfloat16[8, 8, 8] saved, " in text
@@ -246,7 +246,7 @@ def test_other_model_is_refused_by_name_and_nothing_moves(tmp_path, size):
 def test_second_writer_is_refused(tmp_path):
     with (
         tiny.open_checkpoints(tmp_path),
-        pytest.raises(config.ConfigError, match=f"process {os.getpid()} on host"),
+        pytest.raises(errors.ConfigError, match=f"process {os.getpid()} on host"),
     ):
         tiny.open_checkpoints(tmp_path)
     with tiny.open_checkpoints(tmp_path):
@@ -256,7 +256,7 @@ def test_second_writer_is_refused(tmp_path):
 def test_writer_that_lost_its_lock_stops(tmp_path):
     with tiny.open_checkpoints(tmp_path) as checkpoints:
         (tmp_path / "LOCK").unlink()
-        with pytest.raises(checkpoint.CheckpointError, match="was removed"):
+        with pytest.raises(errors.CheckpointError, match="was removed"):
             checkpoints.maybe_save(5, tiny.state_at(5, LIKE))
 
 
@@ -270,7 +270,7 @@ def test_state_that_is_not_finite_is_not_saved(tmp_path, where, value):
     tree = state.params if where == "params" else state.opt_state[1].nu
     tree["embed"]["kernel"] = tree["embed"]["kernel"].at[3, 1].set(value)
     with tiny.open_checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(checkpoint.NonFiniteError, match="embed/kernel"):
+        with pytest.raises(errors.NonFinite, match="embed/kernel"):
             checkpoints.maybe_save(5, state)
         assert checkpoints.steps == []
     assert os.listdir(tmp_path / "checkpoints") == []

@@ -8,8 +8,9 @@ import shutil
 import pytest
 import tiny
 
-from alignjax import checkpoint, config, journal
-from alignjax.checkpoint import storage
+from alignjax import errors
+from alignjax.checkpoint import step_folders
+from alignjax.tracking import journal
 
 ONE = tiny.abstract(tiny.mesh_of(1))
 
@@ -63,8 +64,11 @@ OCCUPIED = {
     "a config that is no JSON": {"config.json": "{"},
     "a config that is a list": {"config.json": []},
     "a trainer's checkpoints": {"checkpoints/epoch=1.ckpt": "weights"},
-    "another program's steps": {f"checkpoints/100/{storage.MARKER}": "", "a.py": ""},
-    "another program's steps alone": {f"checkpoints/100/{storage.MARKER}": ""},
+    "another program's steps": {
+        f"checkpoints/100/{step_folders.MARKER}": "",
+        "a.py": "",
+    },
+    "another program's steps alone": {f"checkpoints/100/{step_folders.MARKER}": ""},
     "steps without markers": {"checkpoints/100/params/x": ""},
     "its metrics": {"metrics.jsonl": '{"step": 0}'},
     "its logs": {"log.txt": "mine"},
@@ -84,7 +88,7 @@ def fill(workdir: pathlib.Path, files) -> None:
 @pytest.mark.parametrize("files", OCCUPIED.values(), ids=OCCUPIED)
 def test_what_is_of_something_else_is_not_written_over(tmp_path, files):
     fill(tmp_path, files)
-    message = refused(tmp_path, config.ConfigError)
+    message = refused(tmp_path, errors.ConfigError)
     assert message.startswith(f"workdir: {tmp_path}")
     first = sorted(files)[0]
     assert first in message or first.rpartition("/")[0].split("/")[0] in message
@@ -110,7 +114,7 @@ def test_the_cache_may_lie_in_the_workdir(tmp_path):
     known = {**tiny.CONFIG, "cache_dir": str(tmp_path / "cache")}
     with tiny.open_checkpoints(tmp_path, config=known) as checkpoints:
         assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
-    refused(tmp_path / "cache", config.ConfigError)
+    refused(tmp_path / "cache", errors.ConfigError)
 
 
 def test_files_of_ones_own_may_be_added_to_a_run(run):
@@ -127,7 +131,7 @@ def test_a_run_without_its_config_goes_on_by_its_steps(run):
 def test_a_run_that_lost_its_checkpoints_does_not_begin_again(run, lost):
     for name in lost.split():
         shutil.rmtree(run / name)
-    message = refused(run, checkpoint.CheckpointError)
+    message = refused(run, errors.CheckpointError)
     assert str(run / "checkpoints") in message and "metrics.jsonl" in message
     (run / "metrics.jsonl").unlink()  # the remedy
     begins(run)
@@ -135,12 +139,12 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_again(run, lost):
 
 def test_a_run_whose_checkpoints_lost_their_markers_does_not_begin_again(run):
     for step in (5, 10):
-        (run / "checkpoints" / str(step) / storage.MARKER).unlink()
-    message = refused(run, checkpoint.CheckpointError)
-    assert "[5, 10]" in message and storage.MARKER in message
+        (run / "checkpoints" / str(step) / step_folders.MARKER).unlink()
+    message = refused(run, errors.CheckpointError)
+    assert "[5, 10]" in message and step_folders.MARKER in message
     (run / "metrics.jsonl").unlink()
-    refused(run, checkpoint.CheckpointError)
-    (run / "checkpoints" / "10" / storage.MARKER).touch()  # the remedy
+    refused(run, errors.CheckpointError)
+    (run / "checkpoints" / "10" / step_folders.MARKER).touch()  # the remedy
     state, step = tiny.restore(run, ONE)
     assert step == 10 and tiny.bits(state) == tiny.bits(tiny.state_at(10, ONE))
 
@@ -152,4 +156,4 @@ def test_a_run_killed_before_its_first_save_begins_again(tmp_path, steps):
     record(tmp_path, steps)
     begins(tmp_path)
     record(tmp_path, 11)
-    refused(tmp_path, checkpoint.CheckpointError)
+    refused(tmp_path, errors.CheckpointError)

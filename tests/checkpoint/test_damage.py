@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tiny
 
-from alignjax import checkpoint
-from alignjax.checkpoint import storage
+from alignjax import errors
+from alignjax.checkpoint import step_folders
 
 # Storage leaves coroutines behind where a read fails half-way.
 pytestmark = [
@@ -55,15 +55,15 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
 
 def outcome(path: pathlib.Path, expected: str) -> str:
     """How a step fares on its own: "exact", or the reason for which it is refused."""
-    items = storage.as_items(ONE)
+    items = step_folders.as_items(ONE)
     try:
-        meta = storage.read_meta(path)
+        meta = step_folders.read_meta(path)
         assert meta["config"] == tiny.CONFIG and meta["step"] == int(path.name)
-        loaded = storage.read(path, items)
-        storage.verify(path, meta, loaded)
-    except storage.BrokenStep as error:
+        loaded = step_folders.read(path, items)
+        step_folders.verify(path, meta, loaded)
+    except errors.BrokenStep as error:
         return str(error)
-    assert tiny.bits(storage.as_state(loaded, ONE)) == expected, "silently wrong"
+    assert tiny.bits(step_folders.as_state(loaded, ONE)) == expected, "silently wrong"
     return "exact"
 
 
@@ -170,9 +170,7 @@ def test_two_broken_are_set_aside(copy):
 def test_all_broken_stops_and_deletes_nothing(copy):
     damage(copy, 5, 10, 15)
     with (
-        pytest.raises(
-            checkpoint.CheckpointError, match="3 checkpoints in a row"
-        ) as error,
+        pytest.raises(errors.CheckpointError, match="3 checkpoints in a row") as error,
         tiny.open_checkpoints(copy) as checkpoints,
     ):
         checkpoints.restore_or_init(ONE, tiny.never)
@@ -183,7 +181,7 @@ def test_all_broken_stops_and_deletes_nothing(copy):
     # Nor does a stubborn supervisor get the run to begin again.
     for _ in range(2):
         with (
-            pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"),
+            pytest.raises(errors.CheckpointError, match="no sound checkpoint"),
             tiny.open_checkpoints(copy) as checkpoints,
         ):
             checkpoints.restore_or_init(ONE, tiny.never)
@@ -197,7 +195,7 @@ def test_incomplete_copies_and_junk_are_never_chosen(copy, caplog):
     directory = copy / "checkpoints"
     (directory / "99").mkdir()
     shutil.copytree(directory / "15", directory / "98")
-    (directory / "98" / storage.MARKER).unlink()
+    (directory / "98" / step_folders.MARKER).unlink()
     (directory / "97.orbax-checkpoint-tmp").mkdir()
     for name in ("0100", "-1", "1e3", "²", "100000000000"):
         shutil.copytree(directory / "15", directory / name)
@@ -212,7 +210,7 @@ def test_incomplete_copies_and_junk_are_never_chosen(copy, caplog):
 
 def test_a_step_without_its_marker_makes_way_for_later_saves(copy):
     """Saving does not write over a folder, whatever lacks in it."""
-    (copy / "checkpoints" / "10" / storage.MARKER).unlink()
+    (copy / "checkpoints" / "10" / step_folders.MARKER).unlink()
     shutil.copytree(copy / "checkpoints" / "10", copy / "checkpoints" / "20")
     content = [file.read_bytes() for file in files_of(copy / "checkpoints" / "20")]
     with tiny.open_checkpoints(copy) as checkpoints:
@@ -248,12 +246,14 @@ def test_step_under_another_name_is_refused(copy):
 
 def test_checkpoint_of_a_later_format_is_refused(copy):
     file = copy / "checkpoints" / "15" / "meta" / "data.json"
-    meta = storage.read_meta(copy / "checkpoints" / "15")
-    meta = {**meta, "format": storage.IMPORTED + 1}
-    meta["sha256"] = storage.json_hash({k: v for k, v in meta.items() if k != "sha256"})
-    file.write_text(storage.json.dumps(meta))
+    meta = step_folders.read_meta(copy / "checkpoints" / "15")
+    meta = {**meta, "format": step_folders.IMPORTED + 1}
+    meta["sha256"] = step_folders.json_hash(
+        {k: v for k, v in meta.items() if k != "sha256"}
+    )
+    file.write_text(step_folders.json.dumps(meta))
     with (
-        pytest.raises(checkpoint.CheckpointError, match="newer than this code"),
+        pytest.raises(errors.CheckpointError, match="newer than this code"),
         tiny.open_checkpoints(copy) as checkpoints,
     ):
         checkpoints.restore_or_init(ONE, tiny.never)

@@ -12,7 +12,7 @@ import time
 import pytest
 import tiny
 
-from alignjax import checkpoint, config
+from alignjax import errors
 
 LIKE = tiny.abstract(tiny.mesh_of(2))
 
@@ -22,7 +22,7 @@ def test_disk_that_would_fill_up_is_noticed_before(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
     with tiny.open_checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(checkpoint.CheckpointError, match="1 MiB free and a save"):
+        with pytest.raises(errors.CheckpointError, match="1 MiB free and a save"):
             checkpoints.maybe_save(10, tiny.state_at(10, LIKE))
         monkeypatch.undo()
         assert checkpoints.maybe_save(10, tiny.state_at(10, LIKE))
@@ -47,7 +47,7 @@ def test_failed_write_is_reported_at_the_next_step(tmp_path):
     tiny.save(tmp_path, 5, like=like)
     with tiny.open_checkpoints(tmp_path) as checkpoints:
         fail_to_write(checkpoints, like)
-        with pytest.raises(checkpoint.CheckpointError, match="saving step 10") as error:
+        with pytest.raises(errors.CheckpointError, match="saving step 10") as error:
             checkpoints.maybe_save(11, tiny.state_at(11, like))
         assert "[5]" in str(error.value) and "too large" in str(error.value)
         assert os.listdir(tmp_path / "checkpoints") == ["5"]  # its space is free again
@@ -60,7 +60,7 @@ def test_failed_last_write_is_reported_by_close(tmp_path):
     like = tiny.abstract(tiny.mesh_of(2), size=4096)
     tiny.save(tmp_path, 5, like=like)
     with (
-        pytest.raises(checkpoint.CheckpointError, match="saving step 10"),
+        pytest.raises(errors.CheckpointError, match="saving step 10"),
         tiny.open_checkpoints(tmp_path) as checkpoints,
     ):
         fail_to_write(checkpoints, like)
@@ -92,12 +92,12 @@ def test_leftovers_of_a_killed_save_are_removed(tmp_path):
 def test_workdir_that_cannot_be_written(workdir):
     if not pathlib.Path(workdir).parent.exists():
         pytest.skip("no such file system here")
-    with pytest.raises(checkpoint.CheckpointError, match=f"cannot use {workdir}: "):
+    with pytest.raises(errors.CheckpointError, match=f"cannot use {workdir}: "):
         tiny.open_checkpoints(workdir)
 
 
 def test_bucket_is_refused():
-    with pytest.raises(config.ConfigError, match="mount the bucket"):
+    with pytest.raises(errors.ConfigError, match="mount the bucket"):
         tiny.open_checkpoints("gs://bucket/run")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from alignjax.checkpoint import fingerprint
+from alignjax.storage import fingerprint
 
 DTYPES = ["bool", "int8", "uint8", "int32", "bfloat16", "float16", "float32"]
 DTYPES += ["float8_e4m3fn"]

@@ -12,7 +12,7 @@ import time
 import pytest
 import tiny
 
-from alignjax.checkpoint import storage
+from alignjax.checkpoint import step_folders
 
 STEPS = 40
 
@@ -26,7 +26,7 @@ def wait_for(condition, process, seconds: float = 60.0) -> None:
 
 
 def saving(directory: pathlib.Path) -> bool:
-    return any(directory.glob(f"*{storage.TEMPORARY}*"))
+    return any(directory.glob(f"*{step_folders.TEMPORARY}*"))
 
 
 @pytest.fixture(autouse=True)

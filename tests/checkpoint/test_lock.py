@@ -11,10 +11,10 @@ import sys
 import time
 
 import pytest
+from alignjax.errors import CheckpointError
 
-from alignjax import config
+from alignjax import errors
 from alignjax.checkpoint import lock
-from alignjax.checkpoint.storage import CheckpointError
 
 
 def leave(directory, age: float = 0.0, **owner):
@@ -38,7 +38,7 @@ def dead_process() -> dict:
 
 def test_second_writer_is_refused_by_name(tmp_path):
     first = lock.Lock(tmp_path)
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         lock.Lock(tmp_path)
     for part in (
         str(os.getpid()),
@@ -74,7 +74,7 @@ def test_process_id_used_again_is_another_process(tmp_path):
 def test_other_machine_is_judged_by_its_heartbeat(tmp_path):
     elsewhere = {"host": "elsewhere", "machine": "other boot", "pid": 1}
     file = leave(tmp_path, age=lock.STALE_SECONDS - 20, **elsewhere)
-    with pytest.raises(config.ConfigError, match="process 1 on host elsewhere"):
+    with pytest.raises(errors.ConfigError, match="process 1 on host elsewhere"):
         lock.Lock(tmp_path)
     assert file.exists()
     leave(tmp_path, age=lock.STALE_SECONDS + 20, **elsewhere)
@@ -84,7 +84,7 @@ def test_other_machine_is_judged_by_its_heartbeat(tmp_path):
 def test_unreadable_lock_counts_as_a_foreign_one(tmp_path):
     file = leave(tmp_path)
     file.write_text('{"half')
-    with pytest.raises(config.ConfigError, match="unknown process"):
+    with pytest.raises(errors.ConfigError, match="unknown process"):
         lock.Lock(tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_file_systems_without_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
     held = lock.Lock(tmp_path)
     held.check()
-    with pytest.raises(config.ConfigError, match=str(os.getpid())):
+    with pytest.raises(errors.ConfigError, match=str(os.getpid())):
         lock.Lock(tmp_path)
     held.release()
     assert os.listdir(tmp_path) == []
@@ -143,7 +143,7 @@ def test_of_many_at_once_one_gets_it(tmp_path, stale, monkeypatch):
         def take(_, directory=directory):
             try:
                 return lock.Lock(directory)
-            except config.ConfigError:
+            except errors.ConfigError:
                 return None
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

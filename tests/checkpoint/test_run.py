@@ -15,10 +15,11 @@ import pytest
 import test_damage
 import tiny
 
-from alignjax import checkpoint, config, exit_codes, models, optim, types
-from alignjax.checkpoint import storage
-from alignjax.data import tokenizer
+from alignjax import analysis, errors, models, types
+from alignjax.checkpoint import step_folders
+from alignjax.data.tokenizers import base
 from alignjax.objectives import logprobs
+from alignjax.training import optim
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = (5, 10)
@@ -38,7 +39,7 @@ def weights(seed: int):
 def original(tmp_path_factory):
     """A workdir as `train` leaves it, of a model that was not trained."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    tokens = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), (), workdir)
+    tokens = base.build(base.TokenizerConfig(kind="bytes"), (), workdir)
     assert tokens.vocab_size == VOCABULARY
     optimizer = optim.average(0.5)
     with tiny.open_checkpoints(workdir, config=CONFIG) as checkpoints:
@@ -62,7 +63,7 @@ def workdir(original, tmp_path):
 
 @pytest.fixture
 def run(workdir):
-    return checkpoint.open_run(workdir)
+    return analysis.open_run(workdir)
 
 
 def same(a, b) -> bool:
@@ -85,7 +86,7 @@ def test_parameters_are_those_that_were_saved(run):
         assert same(params, weights(step))
         assert {type(x) for x in jax.tree.leaves(params)} == {np.ndarray}
     assert same(run.params(), run.params(10))
-    assert same(checkpoint.open_run(run.path, 5).params(), run.params(5))
+    assert same(analysis.open_run(run.path, 5).params(), run.params(5))
 
 
 def test_average_of_the_weights(run):
@@ -96,19 +97,19 @@ def test_run_without_an_average(tmp_path):
     test = tiny.abstract(tiny.mesh_of(1))
     with tiny.open_checkpoints(tmp_path) as checkpoints:
         checkpoints.maybe_save(5, tiny.state_at(5, test))
-    with pytest.raises(checkpoint.CheckpointError, match=r"no average.*optimizer\.ema"):
-        checkpoint.open_run(tmp_path).params(average=True)
+    with pytest.raises(errors.CheckpointError, match=r"no average.*optimizer\.ema"):
+        analysis.open_run(tmp_path).params(average=True)
 
 
 def test_one_leaf_is_read_without_the_others(run, workdir):
-    name = next(iter(storage.names_of(run.meta(), "params")))
+    name = next(iter(step_folders.names_of(run.meta(), "params")))
     want = run.params(5)
     for part in name.split("/"):
         want = want[part]
     shutil.rmtree(workdir / "checkpoints" / "5" / "train")
     assert same(run.leaf(name, 5), want)
     assert int(run.leaf("step", 10, item="train")) == 10
-    with pytest.raises(checkpoint.CheckpointError, match=f"no leaf 'nose'.*{name}"):
+    with pytest.raises(errors.CheckpointError, match=f"no leaf 'nose'.*{name}"):
         run.leaf("nose")
 
 
@@ -168,7 +169,7 @@ def test_generated_tokens_have_the_logprobs_of_teacher_forcing(run):
     ],
 )
 def test_tokens_that_the_model_would_misread_are_refused(run, tokens, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         run.logits(tokens)
 
 
@@ -180,24 +181,22 @@ def test_response_needs_something_before_it(run):
 
 
 def test_what_is_no_run(run, tmp_path):
-    with pytest.raises(checkpoint.CheckpointError, match="is no run"):
-        checkpoint.open_run(tmp_path / "absent")
-    with pytest.raises(checkpoint.CheckpointError, match="a directory above it"):
-        checkpoint.open_run(run.path / "checkpoints" / "5")
-    with pytest.raises(
-        checkpoint.CheckpointError, match=r"no step 7; it has \[5, 10\]"
-    ):
-        checkpoint.open_run(run.path, 7)
-    (run.directory / "10" / storage.MARKER).unlink()
-    with pytest.raises(checkpoint.CheckpointError, match=r"step 10 .* is incomplete"):
-        checkpoint.open_run(run.path, 10)
+    with pytest.raises(errors.CheckpointError, match="is no run"):
+        analysis.open_run(tmp_path / "absent")
+    with pytest.raises(errors.CheckpointError, match="a directory above it"):
+        analysis.open_run(run.path / "checkpoints" / "5")
+    with pytest.raises(errors.CheckpointError, match=r"no step 7; it has \[5, 10\]"):
+        analysis.open_run(run.path, 7)
+    (run.directory / "10" / step_folders.MARKER).unlink()
+    with pytest.raises(errors.CheckpointError, match=r"step 10 .* is incomplete"):
+        analysis.open_run(run.path, 10)
 
 
 def test_run_that_has_saved_nothing_yet(tmp_path):
     with tiny.open_checkpoints(tmp_path, config=CONFIG):
-        run = checkpoint.open_run(tmp_path)
+        run = analysis.open_run(tmp_path)
     assert run.steps == [] and run.config == CONFIG and run.metrics() == []
-    with pytest.raises(checkpoint.CheckpointError, match="none yet"):
+    with pytest.raises(errors.CheckpointError, match="none yet"):
         run.params()
 
 
@@ -207,39 +206,37 @@ def test_broken_step_is_refused_if_asked_for_and_passed_over_if_not(tmp_path, ca
         for step in STEPS:
             checkpoints.maybe_save(step, tiny.state_at(step, like))
     test_damage.damage(tmp_path, 10)
-    run = checkpoint.open_run(tmp_path)
-    with pytest.raises(checkpoint.CheckpointError, match="fingerprint: params/embed"):
+    run = analysis.open_run(tmp_path)
+    with pytest.raises(errors.CheckpointError, match="fingerprint: params/embed"):
         run.params(10)
     assert same(run.params(), tiny.state_at(5, like).params)
     assert "trying the step before" in caplog.text
     test_damage.damage(tmp_path, 5)
-    with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"):
+    with pytest.raises(errors.CheckpointError, match="no sound checkpoint"):
         run.params()
     assert run.steps == [5, 10]  # nothing is moved by looking
 
 
 def test_damaged_config_is_taken_from_the_newest_step(workdir, tmp_path, caplog):
-    expected = checkpoint.open_run(workdir).config
+    expected = analysis.open_run(workdir).config
     (workdir / "config.json").write_text("{")
-    assert checkpoint.open_run(workdir).config == expected
+    assert analysis.open_run(workdir).config == expected
     assert "config.json" in caplog.text
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint"):
-        checkpoint.open_run(tmp_path).config  # noqa: B018
+    with pytest.raises(errors.CheckpointError, match="no sound checkpoint"):
+        analysis.open_run(tmp_path).config  # noqa: B018
 
 
 def test_opened_while_the_run_goes_on(workdir):
     with tiny.open_checkpoints(workdir, config=CONFIG, keep_last=1) as checkpoints:
-        run = checkpoint.open_run(workdir)
+        run = analysis.open_run(workdir)
         before = sorted(path.name for path in workdir.iterdir())
         state = types.TrainState(jax.numpy.int32(15), weights(15), ())
         checkpoints.maybe_save(15, state)
         checkpoints.wait()
         assert run.steps == [15]
         assert same(run.params(), weights(15))
-        with pytest.raises(
-            checkpoint.CheckpointError, match=r"no step 5; it has \[15\]"
-        ):
+        with pytest.raises(errors.CheckpointError, match=r"no step 5; it has \[15\]"):
             run.params(5)
         assert sorted(path.name for path in workdir.iterdir()) == before
 
@@ -295,10 +292,10 @@ def test_inspection(tmp_path):
     assert first.startswith("step 5: all")
     assert second == "step 10: broken in 1 leaves: params/embed/kernel"
     assert "step 7: absent: " in inspect(tmp_path, "verify", 7).stdout
-    (tmp_path / "checkpoints/5" / storage.MARKER).unlink()
+    (tmp_path / "checkpoints/5" / step_folders.MARKER).unlink()
     passed = inspect(tmp_path, "verify").stdout
     assert passed.startswith("incomplete, and passed over: 5")
-    (tmp_path / "checkpoints/10" / storage.MARKER).unlink()
+    (tmp_path / "checkpoints/10" / step_folders.MARKER).unlink()
     nothing = inspect(tmp_path, "verify")
     assert nothing.returncode == 1
     assert nothing.stdout == f"{tmp_path}: no complete step; incomplete: 5, 10\n"
@@ -306,9 +303,9 @@ def test_inspection(tmp_path):
 
 def test_inspection_of_what_is_no_run(tmp_path):
     absent = inspect(tmp_path / "absent")
-    assert "is no run" in absent.stderr and absent.returncode == exit_codes.CHECKPOINT
+    assert "is no run" in absent.stderr and absent.returncode == errors.CHECKPOINT
     (tmp_path / "config.json").write_text('{"model_type": "no_such"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
     faulty = inspect(tmp_path)
-    assert faulty.returncode == exit_codes.CONFIG
+    assert faulty.returncode == errors.CONFIG
     assert "no_such" in faulty.stderr and "Traceback" not in faulty.stderr

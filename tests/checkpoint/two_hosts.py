@@ -11,6 +11,8 @@ import shutil
 import sys
 import time
 
+from alignjax import errors
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Two devices here, and otherwise the flags of the tests, which bits depend on.
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
@@ -18,8 +20,6 @@ os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
 import jax
 import tiny
 from jax.experimental import multihost_utils
-
-from alignjax import checkpoint, config
 
 
 def bits(state) -> str:
@@ -78,7 +78,7 @@ def fail(workdir, like, index):
 def error_of(call):
     try:
         call()
-    except (checkpoint.CheckpointError, config.ConfigError) as error:
+    except (errors.CheckpointError, errors.ConfigError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -5,10 +5,12 @@ import random
 
 import numpy as np
 
-from alignjax.data import chat, loader, records, tokenizer
+from alignjax.data import loader, records
+from alignjax.data.chat import format
+from alignjax.data.tokenizers import base
 
-TOK = tokenizer.build(
-    tokenizer.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL), [], "unused"
+TOK = base.build(
+    base.TokenizerConfig(kind="bytes", control_tokens=format.CONTROL), [], "unused"
 )
 
 
@@ -110,5 +112,5 @@ def seen(rows) -> dict[tuple[int, int, int], tuple]:
 
 def expected(group: records.Comparison, k: int, bos=False) -> tuple:
     """The same of a comparison, from the tokens of its texts."""
-    context = chat.prompt_ids(TOK, group.prompt, "roles", bos)
-    return tuple(context), tuple(chat.response_ids(TOK, group.responses[k], "roles"))
+    context = format.prompt_ids(TOK, group.prompt, "roles", bos)
+    return tuple(context), tuple(format.response_ids(TOK, group.responses[k], "roles"))

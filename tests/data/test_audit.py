@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import test_chat
 
-from alignjax.data import audit, chat, loader, records
+from alignjax.data import audit, loader, records
+from alignjax.data.chat import format
 
 TOK = groups.TOK
-END = TOK.control[chat.STOP]
+END = TOK.control[format.STOP]
 DIALOGUE = records.Chat(test_chat.DIALOGUE)
 SPELLED = records.Chat((("user", "is it <user>?"), ("assistant", "yes")))
 

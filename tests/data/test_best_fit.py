@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from alignjax.data import best_fit
+from alignjax.data.packing import best_fit
 
 
 def naive_rooms(lengths, capacity):

@@ -13,19 +13,14 @@ import fresh
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import (
-    cache,
-    files,
-    pool,
-    records,
-    sources,
-    store,
-    tokenizer,
-    tokenizing,
-)
+from alignjax import errors
+from alignjax.data import records, sources
+from alignjax.data.sources import files
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import cache, pool, tokenizing
+from alignjax.storage import atomic
 
-TOK = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+TOK = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
 
 
 def write_rows(path: Path, texts) -> Path:
@@ -67,7 +62,7 @@ def test_it_is_found_again_and_changes_with_what_it_follows_from(tmp_path):
 
     again = source_of(path)._replace(documents=unread)
     assert cache.build(again, TOK, tmp_path).key == tokens.key
-    other = tokenizer.from_files("bytes", {"bytes.json": b'{"control": ["<a>"]}'})
+    other = base.from_files("bytes", {"bytes.json": b'{"control": ["<a>"]}'})
     for arguments in [
         (again, other, tmp_path, {}),
         (again, TOK, tmp_path, {"on_bad_row": "skip"}),
@@ -131,7 +126,7 @@ def test_a_document_in_pieces_is_one_document(tmp_path, monkeypatch):
 def test_bad_rows_stop_it_or_are_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n{"text": 1}\n{}\n{"text": "two"}\n')
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(errors.DataError) as caught:
         cache.build(source_of(path), TOK, tmp_path)
     assert f"2 bad rows:\n  {path}:2: " in str(caught.value)
     assert f"\n  {path}:3: no field 'text'" in str(caught.value)
@@ -142,7 +137,7 @@ def test_bad_rows_stop_it_or_are_counted(tmp_path):
     assert tokens.manifest["skipped_rows"] == 2
     assert tokens.manifest["first_skipped"][0].startswith(f"{path}:2: ")
     path.write_text('{"text": 1}\n')
-    with pytest.raises(records.DataError, match="source 'jsonl' has no documents"):
+    with pytest.raises(errors.DataError, match="source 'jsonl' has no documents"):
         cache.build(source_of(path), TOK, tmp_path, on_bad_row="skip")
 
 
@@ -161,7 +156,7 @@ def test_ids_outside_the_vocabulary_are_refused(tmp_path, monkeypatch, in_proces
     options = dict(tokenize=out_of_range, workers=2)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, fresh.PLACES)))
     message = f"{path}:2: token id 258 is outside the vocabulary of 258"
-    with pytest.raises(records.DataError, match=message):
+    with pytest.raises(errors.DataError, match=message):
         cache.build(source_of(path), TOK, tmp_path, **options)
     tokens = cache.build(source_of(path), TOK, tmp_path, on_bad_row="skip", **options)
     assert documents_of(tokens) == [[1, 2], [1, 2]]
@@ -184,8 +179,8 @@ def test_a_dead_worker_ends_it(monkeypatch):
 def test_characters_that_are_not_known_are_named(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", ["abc", "aXc", "cba"])
     known = b'{"chars": "abc", "control": []}'
-    tok = tokenizer.from_files("chars", {"chars.json": known})
-    with pytest.raises(records.DataError, match=f"{path}:2: character 'X' at offset 1"):
+    tok = base.from_files("chars", {"chars.json": known})
+    with pytest.raises(errors.DataError, match=f"{path}:2: character 'X' at offset 1"):
         cache.build(source_of(path), tok, tmp_path)
 
 
@@ -194,21 +189,21 @@ def test_a_damaged_cache_is_not_read(tmp_path):
     tokens = cache.build(source_of(path), TOK, tmp_path)
     file = tokens.path / "tokens.bin"
     file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(records.DataError, match="14 bytes, expected 16 bytes; remove"):
+    with pytest.raises(errors.DataError, match="14 bytes, expected 16 bytes; remove"):
         cache.build(source_of(path), TOK, tmp_path)
     file.unlink()
-    with pytest.raises(records.DataError, match="missing"):
+    with pytest.raises(errors.DataError, match="missing"):
         cache.build(source_of(path), TOK, tmp_path)
     for cut in ("", "{}", '{"format'):
-        (tokens.path / store.MANIFEST).write_text(cut)
+        (tokens.path / atomic.MANIFEST).write_text(cut)
         remedy = f"damaged; remove {tokens.path} and it will be built again"
-        with pytest.raises(records.DataError, match=remedy):
+        with pytest.raises(errors.DataError, match=remedy):
             cache.build(source_of(path), TOK, tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", ["one", "two"])
-    with pytest.raises(config.ConfigError, match=f"cache_dir: {path}/tokens: .*name a"):
+    with pytest.raises(errors.ConfigError, match=f"cache_dir: {path}/tokens: .*name a"):
         cache.build(source_of(path), TOK, path)
 
 
@@ -295,15 +290,15 @@ def test_store_keeps_a_directory_whole(tmp_path):
 
     place = tmp_path / "thing"
     with pytest.raises(KeyboardInterrupt):
-        store.obtain(place, fail)
+        atomic.obtain(place, fail)
     assert not place.exists() and not list(tmp_path.glob("*.partial-*"))
 
     def fill(partial):
         (partial / "all").write_text("all")
         return {"count": 1}
 
-    assert store.obtain(place, fill) == {"count": 1}
-    assert store.obtain(place, fail) == {"count": 1}
+    assert atomic.obtain(place, fill) == {"count": 1}
+    assert atomic.obtain(place, fail) == {"count": 1}
     assert (place / "all").read_text() == "all"
 
 
@@ -312,8 +307,8 @@ def test_store_gives_way_to_one_that_was_faster(tmp_path, monkeypatch):
 
     def overtaken(partial):
         place.mkdir()
-        (place / store.MANIFEST).write_text('{"by": "another"}')
+        (place / atomic.MANIFEST).write_text('{"by": "another"}')
         return {"by": "this"}
 
-    assert store.obtain(place, overtaken) == {"by": "another"}
+    assert atomic.obtain(place, overtaken) == {"by": "another"}
     assert not list(tmp_path.glob("*.partial-*"))

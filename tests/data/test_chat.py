@@ -7,8 +7,11 @@ import groups
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import cache, chat, loader, records, tokenizer
+from alignjax import errors
+from alignjax.data import loader, records
+from alignjax.data.chat import format as chat
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import cache
 
 TOK = groups.TOK
 CORPUS = ["a long day at the sea", "the sea is grey <user> today", "what is a day?"]
@@ -17,12 +20,12 @@ CORPUS = ["a long day at the sea", "the sea is grey <user> today", "what is a da
 def learned(kind, tmp_path):
     rows = [("d:0", records.Text(" ".join(CORPUS * 20)))]
     source = records.Source("rows", {}, None, lambda: rows)
-    cfg = tokenizer.TokenizerConfig(kind=kind, control_tokens=chat.CONTROL)
+    cfg = base.TokenizerConfig(kind=kind, control_tokens=chat.CONTROL)
     if kind == "sentencepiece":
-        cfg = tokenizer.TokenizerConfig(
+        cfg = base.TokenizerConfig(
             kind=kind, vocab_size=300, control_tokens=chat.CONTROL
         )
-    return tokenizer.build(cfg, [source], tmp_path)
+    return base.build(cfg, [source], tmp_path)
 
 
 def written(tok, ids) -> str:
@@ -118,7 +121,7 @@ USER, REPLY = ("user", "hi"), ("assistant", "hello")
     ],
 )
 def test_what_is_no_dialogue_is_refused(turns, reason):
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(errors.DataError, match=reason):
         tokens_of(turns)
 
 
@@ -127,7 +130,7 @@ UNLIKE = [math.nan, -1.0, 0.0, 1e-300, 1e300, 10**400, math.inf, "1", None, True
 
 @pytest.mark.parametrize("weight", UNLIKE)
 def test_weights_that_cannot_be(weight):
-    with pytest.raises(records.DataError, match="is not a positive number"):
+    with pytest.raises(errors.DataError, match="is not a positive number"):
         tokens_of([USER, REPLY], weight=weight)
 
 
@@ -141,21 +144,21 @@ def test_weights_that_cannot_be(weight):
     ],
 )
 def test_prompts_that_cannot_be_answered(turns, reason):
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(errors.DataError, match=reason):
         chat.prompt_ids(TOK, turns, "roles", False)
 
 
 def test_formats_and_tokenizers_that_cannot_be():
-    with pytest.raises(config.ConfigError, match="'chatmk' is not one of roles"):
+    with pytest.raises(errors.ConfigError, match="'chatmk' is not one of roles"):
         chat.check(TOK, "chatmk")
-    with pytest.raises(config.ConfigError, match=r"'chatml' needs <\|im_start"):
+    with pytest.raises(errors.ConfigError, match=r"'chatml' needs <\|im_start"):
         chat.check(TOK, "chatml")
-    bare = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+    bare = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
     with pytest.raises(
-        config.ConfigError, match=r"tokenizer\.control_tokens: .*<user>"
+        errors.ConfigError, match=r"tokenizer\.control_tokens: .*<user>"
     ):
         chat.response_ids(bare, "x", "roles")
-    with pytest.raises(config.ConfigError, match=r"data\.bos"):
+    with pytest.raises(errors.ConfigError, match=r"data\.bos"):
         chat.check(TOK._replace(bos_id=None), "roles", bos=True)
 
 
@@ -189,14 +192,14 @@ def test_rows_weigh_replies_only(tmp_path):
 
 
 def test_bad_dialogues_are_named_or_counted(tmp_path):
-    with pytest.raises(records.DataError, match="chats:bad: turns 1 and 2: two user"):
+    with pytest.raises(errors.DataError, match="chats:bad: turns 1 and 2: two user"):
         build(tmp_path, bad=True)
     data = build(tmp_path, on_bad_row="skip", bad=True)
     assert "a: 1 bad rows skipped: chats:bad: turns 1 and 2" in data.report
     assert data.parts[0].plan.manifest["documents"] == 29
-    with pytest.raises(records.DataError, match=r'data\.chat = "roles" to learn'):
+    with pytest.raises(errors.DataError, match=r'data\.chat = "roles" to learn'):
         build(tmp_path, format=None)
-    with pytest.raises(records.DataError, match="expected a dialogue, found Text"):
+    with pytest.raises(errors.DataError, match="expected a dialogue, found Text"):
         build(tmp_path, text=True)
 
 
@@ -247,5 +250,5 @@ def test_every_token_counts_the_weight_of_its_dialogue_but_for_skipped_turns():
 
 
 def test_what_is_no_dialogue_is_refused_of_everything_too():
-    with pytest.raises(records.DataError, match="Comparison"):
+    with pytest.raises(errors.DataError, match="Comparison"):
         everything(records.Comparison((("user", "hi"),), ("a", "b"), {}))

@@ -7,7 +7,10 @@ import groups
 import numpy as np
 import pytest
 
-from alignjax.data import cache, chat, comparisons, records
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.chat import comparisons, format
+from alignjax.data.tokens import cache
 
 TOK = groups.TOK
 PROMPT = (("system", "be brief"), ("user", "hi"))
@@ -42,8 +45,8 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
     ]
     tokens = cached(rows, tmp_path)
     for i, row in enumerate(rows):
-        prompt = chat.prompt_ids(TOK, row.prompt, "roles", True)
-        said = [chat.response_ids(TOK, text, "roles") for text in row.responses]
+        prompt = format.prompt_ids(TOK, row.prompt, "roles", True)
+        said = [format.response_ids(TOK, text, "roles") for text in row.responses]
         document = tokens.tokens[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
         assert document == [*prompt, *said[0], *said[1]]
         lengths = [len(prompt), len(said[0]), len(said[1])]
@@ -57,7 +60,7 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
     assert again.key == tokens.key and set(again.fields) == set(tokens.fields)
     file = tokens.path / "field_gap.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(records.DataError, match="15 bytes, expected 16 bytes"):
+    with pytest.raises(errors.DataError, match="15 bytes, expected 16 bytes"):
         cached(rows, tmp_path)
 
 
@@ -95,15 +98,13 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
     ],
 )
 def test_what_is_no_pair_is_refused(row, reason):
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(errors.DataError, match=reason):
         tokens_of(pair(), row)
 
 
 def test_sides_that_are_the_same_tokens_are_refused(tmp_path):
     tok = TOK._replace(encode_batch=lambda texts: [t.lower().encode() for t in texts])
-    with pytest.raises(
-        records.DataError, match="responses 1 and 2 are the same tokens"
-    ):
+    with pytest.raises(errors.DataError, match="responses 1 and 2 are the same tokens"):
         comparisons.tokenize(tok, [pair(responses=("A", "a"))], **ASKED, data="pairs")
 
 
@@ -123,7 +124,7 @@ def test_sides_that_are_the_same_tokens_are_refused(tmp_path):
 )
 def test_rows_of_a_source_are_alike(tmp_path, row, reason):
     good = [pair(gap=1.0), pair(gap=2.0, responses=("c", "d"))]
-    with pytest.raises(records.DataError, match=f"rows:1: .*{reason}"):
+    with pytest.raises(errors.DataError, match=f"rows:1: .*{reason}"):
         cached([good[0], row, good[1]], tmp_path)
     tokens = cached([good[0], row, good[1]], tmp_path, on_bad_row="skip")
     alone = cached(good, tmp_path)
@@ -134,7 +135,7 @@ def test_rows_of_a_source_are_alike(tmp_path, row, reason):
     assert tokens.describe(len(tokens.tokens) - 1)[0] == "rows:2"
     assert tokens.manifest["skipped_rows"] == 1
     lists = [pair(responses=("a", "b", "c")), pair()]
-    with pytest.raises(records.DataError, match=r"has lengths\[3\].*has lengths\[4\]"):
+    with pytest.raises(errors.DataError, match=r"has lengths\[3\].*has lengths\[4\]"):
         cached(lists, tmp_path, data="rankings")
 
 
@@ -152,7 +153,7 @@ def test_pairs_come_of_rankings():
     assert made(known, "pairs") == [known]
     for reward in (1.0, ()):
         (bad,) = made(ranked._replace(values={"reward": reward}), "pairs")
-        with pytest.raises(records.DataError, match="reward: "):
+        with pytest.raises(errors.DataError, match="reward: "):
             tokens_of(bad)
 
 
@@ -169,7 +170,7 @@ def test_labels_come_of_pairs():
         row = pair(
             responses=("yes",), **({} if value is None else {"desirable": value})
         )
-        with pytest.raises(records.DataError, match="desirable"):
+        with pytest.raises(errors.DataError, match="desirable"):
             tokens_of(row, data="labels")
 
 
@@ -181,5 +182,5 @@ def test_ratings_come_of_rewards():
     rating = pair(responses=("a",), target=(1.0, 2.0))
     assert made(rating, "ratings") == [rating]
     assert tokens_of(rating, data="ratings")[0].fields["target"] == (1, 2)
-    with pytest.raises(records.DataError, match="neither a target nor a reward"):
+    with pytest.raises(errors.DataError, match="neither a target nor a reward"):
         tokens_of(pair(responses=("a",)), data="ratings")

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from alignjax import config
-from alignjax.data import filenames, records, tokenizer
+from alignjax import errors
+from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder, save
+from alignjax.storage import filenames
 
 PLAIN = [
     *("tokenizer.json", "model-00001-of-00002.safetensors", "merges.txt"),
@@ -74,46 +75,46 @@ def everything(path):
 
 def hostile(path, name) -> None:
     """A saved tokenizer of which one more file is called `name`."""
-    tok = tokenizer.from_files("bytes", {"bytes.json": b'{"control": []}'})
+    tok = base.from_files("bytes", {"bytes.json": b'{"control": []}'})
     tok.save(path)
-    manifest = json.loads((path / tokenizer.MANIFEST).read_text())
+    manifest = json.loads((path / base.MANIFEST).read_text())
     manifest["files"][name] = manifest["files"]["bytes.json"]
-    (path / tokenizer.MANIFEST).write_text(json.dumps(manifest))
+    (path / base.MANIFEST).write_text(json.dumps(manifest))
     # What `load` of the last part of the name finds.
     (path / "escaped").write_bytes(b'{"control": []}')
 
 
 def test_a_tokenizer_with_such_a_file_is_not_loaded(tmp_path, escaping):
     hostile(tmp_path / "run" / "tokenizer", escaping)
-    with pytest.raises(records.DataError) as error:
-        tokenizer.load(tmp_path / "run" / "tokenizer")
+    with pytest.raises(errors.DataError) as error:
+        base.load(tmp_path / "run" / "tokenizer")
     assert repr(escaping)[1:-1] in str(error.value)
 
 
 def test_a_tokenizer_with_such_a_file_is_not_saved(tmp_path, escaping):
-    tok = tokenizer.from_files("bytes", {"bytes.json": b'{"control": []}'})
+    tok = base.from_files("bytes", {"bytes.json": b'{"control": []}'})
     tok = tok._replace(files={**tok.files, escaping: b"echo owned"})
-    with pytest.raises(records.DataError):
+    with pytest.raises(errors.DataError):
         tok.save(tmp_path / "run" / "tokenizer")
     assert everything(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["nothing", "../bytes", "os", 3, None])
 def test_a_tokenizer_of_an_unknown_kind_is_refused(tmp_path, kind):
-    tokenizer.from_files("bytes", {"bytes.json": b'{"control": []}'}).save(tmp_path)
-    file = tmp_path / tokenizer.MANIFEST
+    base.from_files("bytes", {"bytes.json": b'{"control": []}'}).save(tmp_path)
+    file = tmp_path / base.MANIFEST
     file.write_text(json.dumps({**json.loads(file.read_text()), "kind": kind}))
-    with pytest.raises(records.DataError):
-        tokenizer.load(tmp_path)
+    with pytest.raises(errors.DataError):
+        base.load(tmp_path)
 
 
 @pytest.mark.parametrize("files", [["bytes.json"], "bytes.json", 3, None])
 def test_a_manifest_of_another_form_is_refused(tmp_path, files):
-    tokenizer.from_files("bytes", {"bytes.json": b'{"control": []}'}).save(tmp_path)
-    file = tmp_path / tokenizer.MANIFEST
+    base.from_files("bytes", {"bytes.json": b'{"control": []}'}).save(tmp_path)
+    file = tmp_path / base.MANIFEST
     file.write_text(json.dumps({**json.loads(file.read_text()), "files": files}))
-    with pytest.raises(records.DataError):
-        tokenizer.load(tmp_path)
+    with pytest.raises(errors.DataError):
+        base.load(tmp_path)
 
 
 def test_an_index_of_shards_with_such_a_name_is_refused(tmp_path, escaping):
@@ -121,13 +122,13 @@ def test_an_index_of_shards_with_such_a_name_is_refused(tmp_path, escaping):
     path.mkdir()
     index = {"weight_map": {"model.norm.weight": escaping}}
     (path / folder.INDEX).write_text(json.dumps(index))
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         folder.weights(path)
     assert folder.INDEX in str(error.value) and "plain" in str(error.value)
 
 
 def test_an_export_with_such_a_file_is_not_written(tmp_path, escaping):
     plan = save.Plan((), {}, {}, {}, {escaping: b"echo owned"}, ())
-    with pytest.raises(config.ConfigError):
+    with pytest.raises(errors.ConfigError):
         save.write(plan, {}, tmp_path / "out")
     assert everything(tmp_path) == []

@@ -9,8 +9,9 @@ import groups
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import chat, formats, loader, records, sources
+from alignjax import errors
+from alignjax.data import formats, loader, records, sources
+from alignjax.data.chat import format as chat
 
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh_harmless_1500.jsonl"
 USER, REPLY, OTHER = ("user", "hi"), ("assistant", "hello"), ("assistant", "go away")
@@ -273,7 +274,7 @@ def test_a_format_of_ones_own():
 def test_options_that_cannot_be(tmp_path, options, problem):
     path = tmp_path / "a.jsonl"
     path.write_text("{}\n")
-    with pytest.raises(config.ConfigError, match=problem):
+    with pytest.raises(errors.ConfigError, match=problem):
         sources.load("jsonl", {"path": str(path), **options})
 
 
@@ -314,9 +315,7 @@ def test_parquet(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     check_rows(sources.load("parquet", {"path": str(path), "format": "preference"}))
-    with pytest.raises(
-        records.DataError, match="no column 'completion'; known: chosen"
-    ):
+    with pytest.raises(errors.DataError, match="no column 'completion'; known: chosen"):
         sources.load("parquet", {"path": str(path), "format": "label"})
 
 
@@ -330,7 +329,7 @@ def test_huggingface(tmp_path):
     assert source.identity == sources.load("huggingface", options).identity
     other = sources.load("huggingface", {**options, "split": "train[:2]"})
     assert other.identity != source.identity
-    with pytest.raises(records.DataError, match="no column 'completion'"):
+    with pytest.raises(errors.DataError, match="no column 'completion'"):
         sources.load("huggingface", {**options, "format": "label"})
 
 

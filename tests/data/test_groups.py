@@ -8,8 +8,10 @@ import groups
 import numpy as np
 import pytest
 
-from alignjax import config, types
-from alignjax.data import best_fit, chat, group_rows, loader, records
+from alignjax import errors, types
+from alignjax.data import loader, records
+from alignjax.data.chat import format
+from alignjax.data.packing import best_fit, group_rows
 
 
 def every(data):
@@ -153,7 +155,7 @@ def test_prompts_lose_their_beginning_never_a_response(tmp_path, layout):
         tmp_path, {"a": options}, long_documents="truncate_prompt", **place
     )
     skip = groups.build(tmp_path, {"a": options}, long_documents="skip", **place)
-    with pytest.raises(records.DataError, match="targets do not fit into 48"):
+    with pytest.raises(errors.DataError, match="targets do not fit into 48"):
         groups.build(tmp_path, {"a": options}, long_documents="error", **place)
     m = cut.parts[0].plan.manifest
     assert m["documents"] == 40 and m["cut"] > 5 and m["kept"] + m["long"] == 40
@@ -236,7 +238,7 @@ def test_prompts_are_held_out_whole(tmp_path):
     ],
 )
 def test_settings_that_cannot_be(tmp_path, sources, options, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         groups.build(tmp_path, sources, **options)
 
 
@@ -253,8 +255,8 @@ def test_a_mixture_knows_what_all_of_it_know(tmp_path):
 def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):
     bare = groups.TOK._replace(control={"<user>": 1})
     cfg = loader.DataConfig(sources={"a": {"kind": "groups:load"}}, chat="roles")
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         loader.build(cfg, bare, length=8, seed=0, cache_dir=tmp_path)
     message = str(caught.value)
     assert message.startswith("tokenizer.control_tokens: the tokenizer has no <system>")
-    assert all(name in message for name in chat.CONTROL)
+    assert all(name in message for name in format.CONTROL)

@@ -3,9 +3,11 @@
 
 import pytest
 
-from alignjax.data import loader, records, tokenizer
+from alignjax import errors
+from alignjax.data import loader
+from alignjax.data.tokenizers import base
 
-TOK = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+TOK = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_files_of_other_endings_are_counted(folder):
     ],
 )
 def test_what_helps_where_there_are_no_rows(folder, options, words):
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(errors.DataError) as caught:
         build(folder, **options)
     assert str(caught.value) == f"data.sources.a: no rows in {words}"
 
@@ -69,6 +71,6 @@ def test_a_source_without_documents_is_named(folder):
     (folder / "0.jsonl").write_text("\n\n")
     cfg = loader.DataConfig(sources={"b": {"kind": "jsonl", "path": str(folder)}})
     with pytest.raises(
-        records.DataError, match=r"data.sources.b: .* no documents; name"
+        errors.DataError, match=r"data.sources.b: .* no documents; name"
     ):
         loader.build(cfg, TOK, length=8, seed=0, cache_dir=folder)

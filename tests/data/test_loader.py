@@ -11,11 +11,13 @@ import fresh
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import loader, packing, records, tokenizer
+from alignjax import config, errors
+from alignjax.data import loader
+from alignjax.data.packing import documents
+from alignjax.data.tokenizers import base
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-TOK = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+TOK = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
 LENGTH = 32
 
 
@@ -61,7 +63,7 @@ def texts(rows) -> list[str]:
 
 
 def same(rows, others) -> bool:
-    return all((rows[field] == others[field]).all() for field in packing.FIELDS)
+    return all((rows[field] == others[field]).all() for field in documents.FIELDS)
 
 
 def test_a_pass_has_every_row_once_and_the_next_another_order(corpus):
@@ -165,7 +167,7 @@ def test_the_tail_of_one_document_validates(tmp_path):
         found.append(pieces[0] + "".join(piece[1:] for piece in pieces[1:]))
     assert found[0] == text[:5401]
     assert found[1] == text[5401:]
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(errors.DataError) as caught:
         build(tmp_path, sources, split="validation")
     message = str(caught.value)
     assert "data.sources.one: no rows in validation: it has no documents" in message
@@ -233,7 +235,7 @@ def test_the_report(corpus):
     bad.write_text((corpus / "a.jsonl").read_text() + "{}\n")
     data = build(corpus, {"bad": section(corpus, "bad")}, on_bad_row="skip")
     assert f"bad: 1 bad rows skipped: {bad}:121: no field 'text'" in data.report
-    with pytest.raises(records.DataError, match=f"{bad}:121: no field 'text'"):
+    with pytest.raises(errors.DataError, match=f"{bad}:121: no field 'text'"):
         build(corpus, {"bad": section(corpus, "bad")})
 
 
@@ -277,14 +279,14 @@ def test_identity_is_of_all_that_the_rows_follow_from(corpus):
     ],
 )
 def test_settings_that_cannot_be(options, problems):
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         loader.DataConfig(**{"sources": {"a": {"kind": "text"}}} | options)
     for problem in problems:
         assert problem in str(caught.value)
 
 
 def test_a_section_of_a_config_is_built_and_its_faults_named(corpus):
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         config.build(
             loader.DataConfig,
             {"sources": {"a": section(corpus)}, "pack": "best", "shuffle": True},
@@ -293,28 +295,28 @@ def test_a_section_of_a_config_is_built_and_its_faults_named(corpus):
     message = str(caught.value)
     assert "data.pack: 'best' is not one of" in message
     assert "data.shuffle: unknown field" in message
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         build(corpus, {"a": {"kind": "text", "path": "x", "documnt": "line"}})
     assert "data.sources.a.documnt: unknown option; did you mean 'document'?" in str(
         caught.value
     )
-    with pytest.raises(config.ConfigError, match=r"data.sources.a.kind: unknown"):
+    with pytest.raises(errors.ConfigError, match=r"data.sources.a.kind: unknown"):
         build(corpus, {"a": {"kind": "txt", "path": "x"}})
-    with pytest.raises(records.DataError, match=r"data.sources.a: .*no file"):
+    with pytest.raises(errors.DataError, match=r"data.sources.a: .*no file"):
         build(corpus, {"a": {"kind": "text", "path": str(corpus / "none")}})
-    with pytest.raises(config.ConfigError, match="holds out nothing to validate"):
+    with pytest.raises(errors.ConfigError, match="holds out nothing to validate"):
         build(corpus, split="validation", validation_fraction=0.0)
     startless = TOK._replace(bos_id=None)
     cfg = loader.DataConfig(sources={"a": section(corpus)}, bos=True)
-    with pytest.raises(config.ConfigError, match=r"data.bos: .* no start token"):
+    with pytest.raises(errors.ConfigError, match=r"data.bos: .* no start token"):
         loader.build(cfg, startless, length=8, seed=0, cache_dir=corpus)
-    with pytest.raises(config.ConfigError, match="less than 1 in"):
+    with pytest.raises(errors.ConfigError, match="less than 1 in"):
         sources = {"a": section(corpus), "b": section(corpus, "b", weight=1e-9)}
         build(corpus, sources)
 
 
 def test_long_documents_can_be_refused(corpus):
-    with pytest.raises(records.DataError, match="targets do not fit into 32"):
+    with pytest.raises(errors.DataError, match="targets do not fit into 32"):
         build(corpus, long_documents="error")
     skipped = build(corpus, long_documents="skip").parts[0].plan.manifest
     assert skipped["long"] > 0 and skipped["split"] == 0
@@ -346,11 +348,11 @@ def test_prefetch_keeps_order_and_looks_ahead():
 def test_prefetch_raises_what_a_worker_raises(depth):
     def fetch(i):
         if i == 3:
-            raise records.DataError("row 3 is bad")
+            raise errors.DataError("row 3 is bad")
         return i
 
     found = []
-    with pytest.raises(records.DataError, match="row 3 is bad"):
+    with pytest.raises(errors.DataError, match="row 3 is bad"):
         for i in loader.prefetch(fetch, 0, 10, depth):
             found.append(i)
     assert found == [0, 1, 2]
@@ -366,8 +368,8 @@ def test_tiny_shakespeare_by_characters(tmp_path):
         sources=sources, validation_fraction=0.1, validation_by="tail"
     )
     opened = loader.load_sources(cfg.sources, "data.sources").values()
-    chars = tokenizer.TokenizerConfig(kind="chars")
-    tok = tokenizer.build(chars, opened, tmp_path)
+    chars = base.TokenizerConfig(kind="chars")
+    tok = base.build(chars, opened, tmp_path)
     assert tok.vocab_size == 67
     place = dict(length=64, seed=0, cache_dir=tmp_path)
     train, validation = (
@@ -387,7 +389,7 @@ def test_real_rows_of_jsonl(tmp_path):
     sources = {"hh": {"kind": "jsonl", "path": str(path), "field": "chosen"}}
     cfg = loader.DataConfig(sources=sources, validation_fraction=0.0)
     opened = loader.load_sources(cfg.sources, "data.sources").values()
-    tok = tokenizer.build(tokenizer.TokenizerConfig(vocab_size=1024), opened, tmp_path)
+    tok = base.build(base.TokenizerConfig(vocab_size=1024), opened, tmp_path)
     data = loader.build(cfg, tok, length=256, seed=0, cache_dir=tmp_path)
     with open(path) as file:
         chosen = [json.loads(line)["chosen"] for line in file]

@@ -5,7 +5,9 @@ import groups
 import pytest
 import test_chat
 
-from alignjax.data import chat, formats, messages, records
+from alignjax import errors
+from alignjax.data import formats, messages, records
+from alignjax.data.chat import format as chat
 
 USER, REPLY = ("user", "hi"), ("assistant", "hello")
 
@@ -76,7 +78,7 @@ def test_what_comparisons_cannot_have_is_not_lost(more, what):
     assert bad.reason.startswith(f"field 'chosen': message 2 has {what}, which only di")
     if what != "weight 0":
         found = formats.reader("messages").read({"messages": reply(**more)})
-        with pytest.raises(records.DataError, match=f"{what}: more than the texts"):
+        with pytest.raises(errors.DataError, match=f"{what}: more than the texts"):
             test_chat.tokens_of(found.turns, fields=found.fields)
 
 
@@ -96,5 +98,5 @@ def test_a_reply_of_weight_0_is_not_learned():
         (row,) = chat.tokenize(groups.TOK, [found], **options)
         assert row == last
     silent = found._replace(skipped=(4,))
-    with pytest.raises(records.DataError, match="assistant of a weight above 0, so no"):
+    with pytest.raises(errors.DataError, match="assistant of a weight above 0, so no"):
         chat.tokenize(groups.TOK, [silent], **options)

@@ -8,8 +8,9 @@ import groups
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import mismatched, records
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.packing import mismatched
 
 
 def labels(tmp_path, layout, sources=None, **options):
@@ -109,5 +110,5 @@ def test_a_store_has_no_mismatched_responses(tmp_path):
     data = labels(tmp_path, "padded")
     part = data.parts[0]
     stored = part.tokens._replace(reference=np.zeros(len(part.tokens.tokens)))
-    with pytest.raises(config.ConfigError, match=r"reference.store: .* mismatched"):
+    with pytest.raises(errors.ConfigError, match=r"reference.store: .* mismatched"):
         dataclasses.replace(data, parts=(part._replace(tokens=stored),))

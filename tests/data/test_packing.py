@@ -4,9 +4,13 @@
 import numpy as np
 import pytest
 
-from alignjax.data import cache, packing, records, tokenizer
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.packing import documents as packing
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import cache
 
-TOK = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+TOK = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
 
 
 def tokens_of(documents, tmp_path, weights=None) -> cache.TokenCache:
@@ -18,7 +22,7 @@ def tokens_of(documents, tmp_path, weights=None) -> cache.TokenCache:
 
 
 def from_settings(tok, texts, *, documents, weights):
-    from alignjax.data import tokenizing
+    from alignjax.data.tokens import tokenizing
 
     del tok
     found = [int(text.text) for text in texts]
@@ -143,7 +147,7 @@ def test_the_report_in_words(tmp_path):
 
 def test_long_documents_can_be_an_error(tmp_path):
     tokens = tokens_of([[1] * 5, [2] * 10, [3] * 9], tmp_path)
-    with pytest.raises(records.DataError, match="d:1: 9 targets do not fit into 8"):
+    with pytest.raises(errors.DataError, match="d:1: 9 targets do not fit into 8"):
         plan_of(tokens, tmp_path, 8, long_documents="error")
 
 

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import chat, marked, records, side_files, tokenizer
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.chat import format, special_tokens
+from alignjax.data.tokenizers import base, tokenizer_files
 
 SYLLABLES = "ta ri mon sel ku ber lo ish ent qua for the is on a day".split()
 LLAMA = dict(
@@ -77,9 +79,9 @@ def folder(place, model: bytes, **settings):
     return place
 
 
-def opened(place, kind="sentencepiece", **options) -> tokenizer.Tokenizer:
-    cfg = tokenizer.TokenizerConfig(kind=kind, path=str(place), **options)
-    return tokenizer.build(cfg, [], "unused")
+def opened(place, kind="sentencepiece", **options) -> base.Tokenizer:
+    cfg = base.TokenizerConfig(kind=kind, path=str(place), **options)
+    return base.build(cfg, [], "unused")
 
 
 def texts() -> list[str]:
@@ -113,7 +115,7 @@ def test_sentencepiece_has_the_ids_of_transformers(models, tmp_path, case):
     assert (ours.bos_id, ours.eos_id) == (theirs.bos_token_id, theirs.eos_token_id)
     for text in texts():
         expected = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
-        (found,) = marked.encode(ours, [text])
+        (found,) = special_tokens.encode(ours, [text])
         assert found.ids.tolist() == expected["input_ids"], text
         places = list(zip(found.starts.tolist(), found.stops.tolist(), strict=True))
         assert places == [tuple(place) for place in expected["offset_mapping"]], text
@@ -131,7 +133,8 @@ def test_text_never_spells_a_control_token(models, tmp_path, case):
         assert not set(tok.encode(text)) & control
         assert max(tok.encode(text), default=0) < tok.vocab_size
     assert all(
-        marked.encode(tok, [name])[0].ids[-1] == i for name, i in tok.control.items()
+        special_tokens.encode(tok, [name])[0].ids[-1] == i
+        for name, i in tok.control.items()
     )
 
 
@@ -150,7 +153,7 @@ def test_where_a_space_goes_before_a_text(models, tmp_path, case, first, after):
     tok = opened(folder(tmp_path / "it", models[model], **settings))
     library = sentencepiece.SentencePieceProcessor(model_proto=models[model])
     name = next(iter(tok.control))
-    (found,) = marked.encode(tok, [f"the{name}the"])
+    (found,) = special_tokens.encode(tok, [f"the{name}the"])
     pieces = [library.id_to_piece(int(i)) for i in found.ids]
     assert pieces == [first, name, after]
     assert tok.decode(tok.encode("the day")) == "the day"
@@ -170,7 +173,7 @@ def test_added_tokens_count_and_have_ids_of_their_own(models, tmp_path):
     assert again.vocab_size == 402 and again.control["<|x|>"] == 400
     for ids in ({"<|x|>": 402}, {"<|x|>": 5}):
         (place / "added_tokens.json").write_text(json.dumps(ids))
-        with pytest.raises(config.ConfigError, match="do not go together"):
+        with pytest.raises(errors.ConfigError, match="do not go together"):
             opened(place)
 
 
@@ -191,15 +194,15 @@ def test_all_files_are_kept_byte_for_byte(models, tmp_path):
     del expected["config.json"]
     assert tok.files == expected
     tok.save(tmp_path / "saved")
-    again = tokenizer.load(tmp_path / "saved")
+    again = base.load(tmp_path / "saved")
     assert again.files == expected and again.identity == tok.identity
-    assert again.stop_ids == (2, 7) == tuple(chat.stop_ids(again, "tokenizer"))
+    assert again.stop_ids == (2, 7) == tuple(format.stop_ids(again, "tokenizer"))
     assert again.encode("the day") == tok.encode("the day")
     (place / "generation_config.json").write_text('{"eos_token_id": 400}')
-    with pytest.raises(config.ConfigError, match=r"\[400\] end a text"):
+    with pytest.raises(errors.ConfigError, match=r"\[400\] end a text"):
         opened(place)
     (place / "generation_config.json").write_text("{")
-    with pytest.raises(records.DataError, match=r"generation_config\.json: no JSON"):
+    with pytest.raises(errors.DataError, match=r"generation_config\.json: no JSON"):
         opened(place)
 
 
@@ -258,22 +261,22 @@ def hub(tmp_path):
 def test_a_tokenizer_json_knows_what_is_beside_it(hub):
     tok = opened(hub, "huggingface")
     assert tok.bos_id is None and tok.eos_id == 2
-    assert tok.stop_ids == (2, 0) == tuple(chat.stop_ids(tok, "tokenizer"))
+    assert tok.stop_ids == (2, 0) == tuple(format.stop_ids(tok, "tokenizer"))
     assert tok.names == {"eos_token": "<|im_end|>"}
     assert tok.encode("<think>") == [tok.vocab_size - 1]
     assert not {0, 1, 2} & set(tok.encode("<|endoftext|><|im_start|><|im_end|>"))
-    (found,) = marked.encode(tok, ["é<|im_end|>\n"])
+    (found,) = special_tokens.encode(tok, ["é<|im_end|>\n"])
     assert found.ids.tolist()[-2] == 2 and found.starts.tolist() == [0, 0, 1, 11]
     turns = (("user", "the day"),)
-    ids = chat.prompt_ids(tok, turns, "tokenizer", False)
+    ids = format.prompt_ids(tok, turns, "tokenizer", False)
     assert ids[0] == 1 and ids.count(2) == 1
     row = records.Chat((*turns, ("assistant", "a")), tools=({"name": "f"},))
     options = dict(format="tokenizer", train_on="all", bos=False)
-    (found,) = chat.tokenize(tok, [row], **options)
+    (found,) = format.tokenize(tok, [row], **options)
     assert tok.decode(found.ids).startswith("with tools:")
     expected = {path.name: path.read_bytes() for path in hub.iterdir()}
     assert tok.files == expected
-    assert set(expected) < set(side_files.KEPT)
+    assert set(expected) < set(tokenizer_files.KEPT)
 
 
 def test_a_tokenizer_json_has_the_ids_of_transformers(hub):
@@ -286,7 +289,7 @@ def test_a_tokenizer_json_has_the_ids_of_transformers(hub):
     )
     assert ours.vocab_size == len(theirs)
     for text in [*texts(), "<|im_start|>a<think> the<|im_end|>"]:
-        (found,) = marked.encode(ours, [text])
+        (found,) = special_tokens.encode(ours, [text])
         assert found.ids.tolist() == theirs.encode(text, add_special_tokens=False)
 
 
@@ -294,5 +297,5 @@ def test_files_of_different_tokenizers_are_refused(hub):
     settings = json.loads((hub / "tokenizer_config.json").read_text())
     settings["added_tokens_decoder"] = {"900": dict(content="<other>")}
     (hub / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(config.ConfigError, match="'<other>' is token 900"):
+    with pytest.raises(errors.ConfigError, match="'<other>' is token 900"):
         opened(hub, "huggingface")

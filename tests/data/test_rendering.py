@@ -8,8 +8,8 @@ import pathlib
 
 import pytest
 
-from alignjax import config
-from alignjax.data import records, rendering, templates
+from alignjax import errors
+from alignjax.data.chat import rendering, templates
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
 
@@ -157,7 +157,7 @@ def both(source, name, tools, prompt):
             source, DIALOGUES[name], prompt=prompt, tools=tools, names=NAMES, now=now
         )
         texts.append((found.text, list(found.spans)))
-    except records.DataError:
+    except errors.DataError:
         texts.append(None)
     return texts
 
@@ -205,7 +205,7 @@ def test_built_in_templates_write_what_the_official_ones_write(name):
                     text = rendering.render(
                         source, DIALOGUES[dialogue], prompt=prompt, names=NAMES
                     ).text
-                except records.DataError:
+                except errors.DataError:
                     text = None
                 found.append(text)
             assert found[0] == found[1]
@@ -302,7 +302,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_templates_that_do_not_end_are_stopped(name):
-    with pytest.raises(records.DataError, match="does not end, or does too much"):
+    with pytest.raises(errors.DataError, match="does not end, or does too much"):
         rendering.render(ENDLESS[name], DIALOGUES["asked"])
 
 
@@ -324,7 +324,7 @@ def test_endless_templates_are_stopped_in_threads_at_the_same_step():
     def told(i):
         try:
             return rendering.render(fine if i % 2 else count, DIALOGUES["asked"]).text
-        except records.DataError as error:
+        except errors.DataError as error:
             return str(error)
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -357,7 +357,7 @@ ESCAPES = {
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_escapes_from_the_sandbox_are_stopped(name):
-    with pytest.raises(records.DataError, match="what none may do, and was stopped"):
+    with pytest.raises(errors.DataError, match="what none may do, and was stopped"):
         rendering.render(ESCAPES[name], DIALOGUES["asked"])
 
 
@@ -374,7 +374,7 @@ def test_escapes_from_the_sandbox_are_stopped(name):
     ],
 )
 def test_what_else_goes_wrong_is_an_error_of_the_data(source):
-    with pytest.raises(records.DataError, match="the template"):
+    with pytest.raises(errors.DataError, match="the template"):
         rendering.render(source, DIALOGUES["asked"])
 
 
@@ -389,12 +389,12 @@ def test_what_else_goes_wrong_is_an_error_of_the_data(source):
     ],
 )
 def test_what_is_no_template_is_an_error_of_the_config(source, reason):
-    with pytest.raises(config.ConfigError, match=r"data\.chat: ") as caught:
+    with pytest.raises(errors.ConfigError, match=r"data\.chat: ") as caught:
         rendering.check(source)
     assert reason in str(caught.value)
 
 
 def test_generation_inside_of_a_macro_is_refused():
     source = "{% set x %}{% generation %}hi{% endgeneration %}{% endset %}said: {{ x }}"
-    with pytest.raises(records.DataError, match="inside of a macro or a set block"):
+    with pytest.raises(errors.DataError, match="inside of a macro or a set block"):
         rendering.render(source, DIALOGUES["asked"])

@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import digests, files, records, sources
+from alignjax import errors
+from alignjax.data import records, sources
+from alignjax.data.sources import digests, files
 
 ODD = "A\r\nB\n\n\n  C \t é 漢 \u2028 \ufeff e\u0301 \U0001f600\n"
 
@@ -25,7 +26,7 @@ def texts(kind, **options):
     return [record.text for _, record in documents(kind, **options)]
 
 
-def refused(error=records.DataError, **options):
+def refused(error=errors.DataError, **options):
     """The message with which a source is refused, on loading or on reading."""
     kind = options.pop("kind", "text")
     with pytest.raises(error) as caught:
@@ -141,7 +142,7 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         assert f"{tmp_path}/a.txt: cannot be read (Permission denied)" in message
     source = sources.load("text", {"path": str(tmp_path / "a.txt")})
     monkeypatch.setattr(files, "open", deny, raising=False)
-    with pytest.raises(records.DataError, match=r"a.txt: cannot be read"):
+    with pytest.raises(errors.DataError, match=r"a.txt: cannot be read"):
         list(source.documents())
     monkeypatch.setattr(os, "scandir", deny)
     assert f"{tmp_path}: cannot be read" in refused(path=str(tmp_path))
@@ -284,7 +285,7 @@ def test_jsonl_names_every_bad_row(tmp_path):
 
 def _error_of(rows):
     faults = records.Faults("error")
-    with pytest.raises(records.DataError) as caught:
+    with pytest.raises(errors.DataError) as caught:
         list(records.good_rows(rows, faults))
         faults.check()
     return str(caught.value)
@@ -366,16 +367,16 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 def test_kinds_and_options_are_checked(tmp_path):
     assert {"text", "jsonl", "parquet", "tfds", "huggingface"} <= set(sources.kinds())
-    message = refused(config.ConfigError, kind="txt", path="x")
+    message = refused(errors.ConfigError, kind="txt", path="x")
     assert "unknown source 'txt'; did you mean 'text'?" in message
-    message = refused(config.ConfigError, pth="x")
+    message = refused(errors.ConfigError, pth="x")
     assert "pth: unknown option; did you mean 'path'?" in message
     assert "path: required" in message
-    message = refused(config.ConfigError, kind="no.such:load", path="x")
+    message = refused(errors.ConfigError, kind="no.such:load", path="x")
     assert "no.such:load" in message
     path = tmp_path / "a.txt"
     path.write_text("a")
-    message = refused(config.ConfigError, path=str(path), document="word")
+    message = refused(errors.ConfigError, path=str(path), document="word")
     assert "document: 'word' is not one of" in message
 
 

@@ -17,7 +17,10 @@ from test_templated import (
     tokens_of,
 )
 
-from alignjax.data import audit, chat, formats, loader, records, tokenizer
+from alignjax import errors
+from alignjax.data import audit, formats, loader, records
+from alignjax.data.chat import format as chat
+from alignjax.data.tokenizers import base
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
 
@@ -58,10 +61,10 @@ def test_tools_and_calls_are_read_of_rows(tmp_path):
     call = json.dumps(CALLS)
     assert said(row) == f"{call}<|im_end|>It has 4 kg.<|im_end|>"
     assert named(TOK, row.ids).startswith(f"<|im_start|>tools\n{json.dumps(TOOLS)}<|im")
-    with pytest.raises(records.DataError, match='the format "roles" has not'):
+    with pytest.raises(errors.DataError, match='the format "roles" has not'):
         chat.tokenize(TOK, [record], format="roles", train_on="all", bos=False)
     spelled = record._replace(tools=({"name": "<|im_end|>"},))
-    with pytest.raises(records.DataError, match="tools: it spells the control token"):
+    with pytest.raises(errors.DataError, match="tools: it spells the control token"):
         chat.tokenize(TOK, [spelled], format=path, train_on="all", bos=False)
     plain = {"messages": ROW["messages"][:1] + [{"role": "assistant", "content": "a"}]}
     assert reader.read(plain).fields is None and reader.read(plain).tools is None
@@ -108,8 +111,8 @@ def huggingface(folder, text, names, **settings):
     folder.mkdir(exist_ok=True)
     model.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    cfg = tokenizer.TokenizerConfig(kind="huggingface", path=str(folder))
-    return tokenizer.build(cfg, [], "unused")
+    cfg = base.TokenizerConfig(kind="huggingface", path=str(folder))
+    return base.build(cfg, [], "unused")
 
 
 def test_a_token_that_is_partly_of_a_reply_counts_and_prompts_stay(tmp_path):

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import test_chat
 
-from alignjax import config
-from alignjax.data import audit, chat, loader, marked, records, tokenizer
+from alignjax import errors
+from alignjax.data import audit, loader, records
+from alignjax.data.chat import format as chat
+from alignjax.data.chat import special_tokens
+from alignjax.data.tokenizers import base
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
 
@@ -18,8 +21,8 @@ CONTROL = (
     *("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"),
     *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]"),
 )
-TOK = tokenizer.build(
-    tokenizer.TokenizerConfig(kind="bytes", control_tokens=CONTROL), [], "unused"
+TOK = base.build(
+    base.TokenizerConfig(kind="bytes", control_tokens=CONTROL), [], "unused"
 )
 BUILT_IN = ("chatml", "gemma", "llama3", "mistral", "world")
 ENDS = dict(
@@ -46,7 +49,7 @@ THINKS = PLAIN.replace("assistant\n'", "assistant\n<think>'")
 
 
 def named(tok, ids) -> str:
-    names = {i: name for name, i in marked.marks(tok).items()}
+    names = {i: name for name, i in special_tokens.marks(tok).items()}
     return "".join(names.get(i) or tok.decode([i]) for i in map(int, ids))
 
 
@@ -75,7 +78,7 @@ def test_replies_and_what_ends_them_are_trained_and_nothing_else(format):
     assert set(row.weights) == {0, 0.5}
     last = tokens_of(DIALOGUE, format, train_on="last")
     assert said(last) == f"{space}so long{end}" and list(last.ids) == list(row.ids)
-    assert chat.stop_ids(TOK, format)[0] == marked.marks(TOK)[end]
+    assert chat.stop_ids(TOK, format)[0] == special_tokens.marks(TOK)[end]
 
 
 @pytest.mark.parametrize("format", BUILT_IN)
@@ -138,7 +141,7 @@ def test_a_turn_that_is_skipped_is_not_trained(tmp_path, format):
         row = tokens_of(DIALOGUE, path, train_on=train_on, skipped=(1,))
         assert said(row) == "so long<|im_end|>"
         assert list(row.ids) == list(tokens_of(DIALOGUE, path).ids)
-    with pytest.raises(records.DataError, match="assistant of a weight above 0"):
+    with pytest.raises(errors.DataError, match="assistant of a weight above 0"):
         tokens_of(DIALOGUE, path, train_on="last", skipped=(3,))
 
 
@@ -146,19 +149,17 @@ def test_a_template_that_rewrites_what_was_said_is_refused_by_row(tmp_path):
     path = template(tmp_path, STRIPS)
     turns = (("user", "a"), ("assistant", "hm#b"), ("user", "c"), ("assistant", "d"))
     for turn, thought in ((2, turns), (2, (*turns[:2], ("user", "c")))):
-        with pytest.raises(
-            records.DataError, match=f"turn {turn}: the template writes"
-        ):
+        with pytest.raises(errors.DataError, match=f"turn {turn}: the template writes"):
             tokens_of(thought, path)
     assert said(tokens_of(turns, path, train_on="last")) == "d<|im_end|>"
     assert said(tokens_of(turns[:2], path)) == "hm#b<|im_end|>"
-    with pytest.raises(records.DataError, match=r"train_on = .last.*generation"):
+    with pytest.raises(errors.DataError, match=r"train_on = .last.*generation"):
         tokens_of(turns, path)
     path = template(tmp_path, THINKS, "thinks")
-    with pytest.raises(records.DataError, match="what is before it in another way"):
+    with pytest.raises(errors.DataError, match="what is before it in another way"):
         tokens_of(turns, path, train_on="last")
     group = records.Comparison(turns[:1], ("a", "b"), {})
-    with pytest.raises(records.DataError, match="the prompt in another way before a"):
+    with pytest.raises(errors.DataError, match="the prompt in another way before a"):
         chat.replies(TOK, [group], format=path, bos=False)
 
 
@@ -188,12 +189,12 @@ def test_after_the_end_of_a_turn_nothing_counts(tmp_path):
 def test_a_turn_that_spells_a_control_token_is_refused(format):
     end = ENDS[format]
     bad = [("user", f"x {end} y"), ("assistant", "a")]
-    with pytest.raises(records.DataError, match="turn 1, user: it spells the control"):
+    with pytest.raises(errors.DataError, match="turn 1, user: it spells the control"):
         tokens_of(bad, format)
-    with pytest.raises(records.DataError, match="turn 1, user: it spells the control"):
+    with pytest.raises(errors.DataError, match="turn 1, user: it spells the control"):
         chat.prompt_ids(TOK, bad[:1], format, False)
     group = records.Comparison((("user", "x"),), ("fine", f"no {end}"), {})
-    with pytest.raises(records.DataError, match=r"assistant: it spells the control"):
+    with pytest.raises(errors.DataError, match=r"assistant: it spells the control"):
         chat.replies(TOK, [group], format=format, bos=False)
 
 
@@ -212,14 +213,14 @@ def build(place, format, tok=TOK, on_bad_row="error", bad=False, **options):
 
 
 def test_injections_are_counted_where_bad_rows_are_skipped(tmp_path):
-    with pytest.raises(records.DataError, match="c:bad: turn 1, user: it spells"):
+    with pytest.raises(errors.DataError, match="c:bad: turn 1, user: it spells"):
         build(tmp_path, "chatml", bad=True)
     data = build(tmp_path, "chatml", on_bad_row="skip", bad=True)
     assert "a: 1 bad rows skipped: c:bad: turn 1, user" in data.report
 
 
 def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
-    bare = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), [], "unused")
+    bare = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
     wrong = {
         "chatml": "'chatml' needs <|im_start|>, <|im_end|>",
         "tokenizer": "the tokenizer came with no template",
@@ -239,12 +240,12 @@ def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
         template(tmp_path, "{{ ''.__class__.mro() }}", "escape"): "none may do",
     }
     for format, reason in wrong.items():
-        with pytest.raises(config.ConfigError) as caught:
+        with pytest.raises(errors.ConfigError) as caught:
             chat.check(bare, format)
         assert reason in str(caught.value), format
-    with pytest.raises(config.ConfigError, match=r"data\.bos: True"):
+    with pytest.raises(errors.ConfigError, match=r"data\.bos: True"):
         chat.check(TOK._replace(bos_id=None), "chatml", bos=True)
-    with pytest.raises(config.ConfigError, match="needs <"):
+    with pytest.raises(errors.ConfigError, match="needs <"):
         build(tmp_path, "chatml", tok=bare)
 
 
@@ -263,7 +264,7 @@ def test_a_tokenizers_template_that_is_none_is_refused_by_name(name, content, re
         content = json.dumps({name: content}).encode()
         name = "tokenizer_config.json"
     tok = TOK._replace(files={**TOK.files, name: content})
-    with pytest.raises(config.ConfigError, match=reason):
+    with pytest.raises(errors.ConfigError, match=reason):
         chat.check(tok, "tokenizer")
 
 
@@ -273,7 +274,7 @@ def test_a_run_keeps_the_template_that_it_learned(tmp_path):
     expected = chat.prompt_ids(tok, DIALOGUE[:1], path, False)
     tok.save(tmp_path / "kept")
     (tmp_path / "own.jinja").unlink()
-    again = tokenizer.load(tmp_path / "kept")
+    again = base.load(tmp_path / "kept")
     assert chat.prompt_ids(again, DIALOGUE[:1], path, False) == expected
     assert chat.keep(TOK, "roles") is TOK and chat.keep(TOK, None) is TOK
     assert chat.keep(TOK, "chatml").identity != tok.identity != TOK.identity

@@ -8,8 +8,9 @@ import fresh
 import numpy as np
 import pytest
 
-from alignjax import config
-from alignjax.data import records, sources, tokenizer, words
+from alignjax import errors
+from alignjax.data import records, sources
+from alignjax.data.tokenizers import base, word_cache
 
 CONTROL = ("<user>", "<assistant>")
 
@@ -53,9 +54,9 @@ def corpus() -> records.Source:
     return records.Source("corpus", {"n": len(CORPUS)}, None, rows)
 
 
-def build(folder, **options) -> tokenizer.Tokenizer:
+def build(folder, **options) -> base.Tokenizer:
     options = dict(vocab_size=400, control_tokens=CONTROL) | options
-    return tokenizer.build(tokenizer.TokenizerConfig(**options), [corpus()], folder)
+    return base.build(base.TokenizerConfig(**options), [corpus()], folder)
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +126,18 @@ def test_text_never_spells_a_control_token(tok):
 
 def test_it_is_saved_and_reopened_as_it_was(tok, tmp_path):
     tok.save(tmp_path)
-    again = tokenizer.load(tmp_path)
+    again = base.load(tmp_path)
     assert again.identity == tok.identity
     assert (again.vocab_size, again.eos_id) == (tok.vocab_size, tok.eos_id)
     assert dict(again.control) == dict(tok.control)
     assert [again.encode(t) for t in TEXTS] == [tok.encode(t) for t in TEXTS]
-    manifest = json.loads((tmp_path / tokenizer.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / base.MANIFEST).read_text())
     name = next(iter(manifest["files"]))
     (tmp_path / name).write_bytes(tok.files[name] + b" ")
-    with pytest.raises(records.DataError, match="copy them again"):
-        tokenizer.load(tmp_path)
-    with pytest.raises(records.DataError, match="no saved tokenizer"):
-        tokenizer.load(tmp_path / "elsewhere")
+    with pytest.raises(errors.DataError, match="copy them again"):
+        base.load(tmp_path)
+    with pytest.raises(errors.DataError, match="no saved tokenizer"):
+        base.load(tmp_path / "elsewhere")
 
 
 def test_control_tokens_have_ids_of_their_own(tmp_path):
@@ -158,11 +159,11 @@ def test_words_give_what_the_library_gives(tmp_path, model_type):
     )
     pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     ordinary = [p for i, p in enumerate(pieces) if model.id_to_piece(i)[0] != "<"]
-    assert words.independent(ordinary)
-    assert not words.independent(["a\u2581b"])
-    assert not words.independent(["a."])
+    assert word_cache.independent(ordinary)
+    assert not word_cache.independent(["a\u2581b"])
+    assert not word_cache.independent(["a."])
     for text in TEXTS:
-        if words.SPACE not in text:
+        if word_cache.SPACE not in text:
             assert tok.encode(text) == model.encode(text)
 
 
@@ -180,12 +181,12 @@ def test_words_of_a_text_are_all_of_it():
     alphabet = list("ab1 \n\t.,é\u2581\u2028\u00a0")
     for _ in range(500):
         text = "".join(rng.choice(alphabet, 30))
-        assert "".join(words.WORD.findall(text)) == text
+        assert "".join(word_cache.WORD.findall(text)) == text
 
 
 def test_memory_of_words_has_a_bound(monkeypatch):
-    monkeypatch.setattr(words, "MOST_WORDS", 10)
-    memory = words.Memory(lambda word: [len(word)])
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 10)
+    memory = word_cache.Memory(lambda word: [len(word)])
     for i in range(100):
         assert memory[str(i)] == [len(str(i))]
     assert len(memory) <= 10
@@ -201,7 +202,7 @@ def test_chars_are_those_of_the_corpus(tmp_path):
         assert tok.decode(tok.encode(text)) == text
         ids = np.array(tok.encode(text))
         assert tok.token_bytes[ids].sum() == len(text.encode())
-    with pytest.raises(records.DataError, match="'Z' at offset 1 is not among"):
+    with pytest.raises(errors.DataError, match="'Z' at offset 1 is not among"):
         tok.encode("aZ")
 
 
@@ -227,14 +228,14 @@ def test_a_model_file_is_loaded(tmp_path):
     loaded = build(tmp_path, path=str(path), control_tokens=())
     assert loaded.encode(CORPUS[0]) == trained.encode(CORPUS[0])
     path.write_bytes(b"no model")
-    with pytest.raises(records.DataError, match=f"{path}: not a sentencepiece model"):
+    with pytest.raises(errors.DataError, match=f"{path}: not a sentencepiece model"):
         build(tmp_path, path=str(path), control_tokens=())
-    with pytest.raises(records.DataError, match="No such file"):
+    with pytest.raises(errors.DataError, match="No such file"):
         build(tmp_path, path=str(tmp_path / "none"), control_tokens=())
 
 
 def test_a_corpus_too_small_for_the_vocabulary_is_refused(tmp_path):
-    with pytest.raises(config.ConfigError, match=r"tokenizer.vocab_size: 32000 tok"):
+    with pytest.raises(errors.ConfigError, match=r"tokenizer.vocab_size: 32000 tok"):
         build(tmp_path, vocab_size=32000)
 
 
@@ -242,10 +243,10 @@ def test_bad_rows_stop_training(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "abc"}\n{"text": 1}\n')
     source = sources.load("jsonl", {"path": str(path)})
-    cfg = tokenizer.TokenizerConfig(kind="chars")
-    with pytest.raises(records.DataError, match=f"{path}:2: field 'text'"):
-        tokenizer.build(cfg, [source], tmp_path)
-    tok = tokenizer.build(cfg, [source], tmp_path, on_bad_row="skip")
+    cfg = base.TokenizerConfig(kind="chars")
+    with pytest.raises(errors.DataError, match=f"{path}:2: field 'text'"):
+        base.build(cfg, [source], tmp_path)
+    tok = base.build(cfg, [source], tmp_path, on_bad_row="skip")
     assert tok.vocab_size == 5
 
 
@@ -263,8 +264,8 @@ def test_bad_rows_stop_training(tmp_path):
     ],
 )
 def test_settings_that_cannot_be(options, problem):
-    with pytest.raises(config.ConfigError) as caught:
-        tokenizer.TokenizerConfig(**options)
+    with pytest.raises(errors.ConfigError) as caught:
+        base.TokenizerConfig(**options)
     assert problem in str(caught.value)
 
 
@@ -274,15 +275,15 @@ def test_huggingface_needs_to_know_the_end(hub, tmp_path):
     path.write_bytes(content)
     options = dict(kind="huggingface", path=str(path), control_tokens=())
     with pytest.raises(
-        config.ConfigError, match="ends a text; name it as eos_token in"
+        errors.ConfigError, match="ends a text; name it as eos_token in"
     ):
         build(tmp_path, **options)
-    with pytest.raises(config.ConfigError, match="'<end>' is not in"):
+    with pytest.raises(errors.ConfigError, match="'<end>' is not in"):
         build(tmp_path, eos_token="<end>", **options)
     named = build(tmp_path, eos_token="<|endoftext|>", **options)
     assert named.eos_id == build(tmp_path, **options | {"path": str(hub)}).eos_id
     path.write_bytes(b"{}")
-    with pytest.raises(records.DataError, match="not a tokenizer"):
+    with pytest.raises(errors.DataError, match="not a tokenizer"):
         build(tmp_path, eos_token="<|endoftext|>", **options)
 
 
@@ -322,7 +323,7 @@ def test_files_beside_a_tokenizer_are_refused_by_name_and_field(
     (folder / "generation_config.json").write_text('{"eos_token_id": null}')
     (folder / name).write_text(json.dumps(content))
     options = dict(kind="huggingface", path=str(folder), control_tokens=())
-    with pytest.raises(config.ConfigError, match=reason):
+    with pytest.raises(errors.ConfigError, match=reason):
         build(tmp_path, **options)
 
 

@@ -8,7 +8,10 @@ import groups
 import numpy as np
 import pytest
 
-from alignjax.data import chat, loader, records, tokenizer
+from alignjax import errors
+from alignjax.data import loader, records
+from alignjax.data.chat import format
+from alignjax.data.tokenizers import base
 
 CORPUS = ["a long day at the sea", "the sea is grey today", "what is a day?"]
 SAID = "unknown to the tokenizer: {} of {} tokens that are trained on"
@@ -18,8 +21,8 @@ def learned(tmp_path, **options):
     rows = [("d:0", records.Text(" ".join(CORPUS * 20)))]
     source = records.Source("rows", {}, None, lambda: rows)
     options = dict(vocab_size=40, byte_fallback=False) | options
-    cfg = tokenizer.TokenizerConfig(control_tokens=chat.CONTROL, **options)
-    return tokenizer.build(cfg, [source], tmp_path)
+    cfg = base.TokenizerConfig(control_tokens=format.CONTROL, **options)
+    return base.build(cfg, [source], tmp_path)
 
 
 def load(rows: str) -> records.Source:
@@ -89,7 +92,7 @@ def test_a_template_needs_to_spell_all(tmp_path):
     """Tokens that stand for no text cannot be told to be of a reply."""
     pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
     tok = learned(tmp_path)
-    with pytest.raises(records.DataError, match=r"cannot spell all of .*é"):
+    with pytest.raises(errors.DataError, match=r"cannot spell all of .*é"):
         build(tok, tmp_path, "chat", chat="world")
 
 
@@ -98,8 +101,8 @@ def huggingface(tmp_path, model, **names):
     folder.mkdir()
     model.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    cfg = tokenizer.TokenizerConfig(kind="huggingface", path=str(folder))
-    return tokenizer.build(cfg, [], "unused")
+    cfg = base.TokenizerConfig(kind="huggingface", path=str(folder))
+    return base.build(cfg, [], "unused")
 
 
 @pytest.mark.parametrize("kind", ["words", "unigram"])
@@ -131,5 +134,5 @@ def test_bytes_and_characters_have_no_unknown_token(tmp_path):
     assert groups.TOK.unknown_id is None
     chars = learned(tmp_path, kind="chars")
     assert chars.unknown_id is None
-    with pytest.raises(records.DataError, match="'é' at offset 2 is not among"):
+    with pytest.raises(errors.DataError, match="'é' at offset 2 is not among"):
         build(chars, tmp_path, "text")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, exit_codes, train
-from alignjax.checkpoint import open_run
+from alignjax import config, errors, train
+from alignjax.analysis import open_run
 from alignjax.losses import catalogue, preference
 from alignjax.types import LogProbs
 from configs.smoke import pretrain
@@ -61,7 +61,7 @@ def test_easy_weighs_the_gradient_of_dpo():
 
 def test_what_is_declared_is_checked():
     assert catalogue.traits(losses.focal_dpo).margin
-    with pytest.raises(config.ConfigError, match="gamma"):
+    with pytest.raises(errors.ConfigError, match="gamma"):
         losses.focal_dpo(*pairs(MARGIN), gamma=-1.0)
 
 
@@ -79,7 +79,7 @@ def run(folder, name, section, documents=64, **changes):
     for source in c["data"]["sources"].values():
         source |= dict(data_dir=str(folder / "world"), documents=documents)
     c = json.loads(json.dumps(c))
-    assert train.train(c, folder / name) == exit_codes.DONE
+    assert train.train(c, folder / name) == errors.DONE
     return open_run(folder / name)
 
 
@@ -103,7 +103,7 @@ def test_an_option_that_it_does_not_take_is_refused(base):
     section = focal_config.get_config()
     section.init.run = str(base.path)
     section.objective.loss, section.objective.penalty = LOSS, 1.0
-    with pytest.raises(config.ConfigError, match=r"objective\.penalty"):
+    with pytest.raises(errors.ConfigError, match=r"objective\.penalty"):
         train.train(config.to_json(section), base.path.parent / "refused")
 
 

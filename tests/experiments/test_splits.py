@@ -8,8 +8,9 @@ import re
 import pytest
 
 from alignjax import config
-from alignjax.data import loader, tokenizer
-from alignjax.data.tokenizer import TokenizerConfig
+from alignjax.data import loader
+from alignjax.data.tokenizers import base
+from alignjax.data.tokenizers.base import TokenizerConfig
 
 STAGES = {"pretrain": "text", "sft": "text", "reward": "pairs", "dpo": "pairs"}
 COUNT = 120
@@ -41,7 +42,7 @@ def questions(stage: str, split: str, file) -> set[str]:
         source["path"] = str(file)
     control = ("<system>", "<user>", "<assistant>", "<end>")
     own = TokenizerConfig(kind="bytes", control_tokens=control)
-    tok = tokenizer.build(own, (), file.parent, "error")
+    tok = base.build(own, (), file.parent, "error")
     data = loader.build(
         config.build(loader.DataConfig, section["data"], "data"),
         tok,

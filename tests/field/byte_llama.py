@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from alignjax import experiment
+from alignjax.experiment import build
 from configs import base
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
@@ -159,7 +159,7 @@ def texts(section) -> tuple[str, str, str]:
     Raises:
       ConfigError, DataError: the config or its data are refused.
     """
-    run = experiment.build(section)
+    run = build.build(section)
     rows = run.train.epoch_rows(np.arange(run.train.num_rows))
     tok = tokenizers.Tokenizer.from_file(f"{section.init.run}/tokenizer.json")
 

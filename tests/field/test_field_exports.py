@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 import pytest
 
-from alignjax import checkpoint, train
+from alignjax import analysis, train
 from tests import rows
 from tests.field import byte_llama
 from tools import convert_huggingface
@@ -49,7 +49,7 @@ def test_stop_tokens_of_config_json_end_replies(tmp_path):
     folder = byte_llama.write(
         tmp_path / "model", model={"eos_token_id": ENDS}, weights=weights
     )
-    run = checkpoint.open_run(folder)
+    run = analysis.open_run(folder)
     (reply,) = run.reply(["Is it on?"], max_tokens=3, temperature=0.0)
     assert reply.finish_reason == "stop"
 
@@ -85,7 +85,7 @@ def test_rewards_of_an_export_are_those_of_the_run(tmp_path, capfd):
     c.evaluation.every = 1
     c.optimizer.learning_rate = 0.1
     assert train.train(c, tmp_path / "run") == 0
-    trained = checkpoint.open_run(tmp_path / "run").metrics()[-1]
+    trained = analysis.open_run(tmp_path / "run").metrics()[-1]
     capfd.readouterr()
     export(tmp_path / "run", tmp_path / "out")
     place = re.compile(r"score.*\b(last|end|terminator|padding)\b")
@@ -107,7 +107,7 @@ def scores_of_export(folder, dialogues: list[dict]) -> np.ndarray:
     last = [np.flatnonzero(ids != padding)[-1] for ids in tokens]
     # The last token of a document is no input.
     inputs = rows.unpacked([np.append(ids, padding) for ids in tokens], 64)
-    run = checkpoint.open_run(folder)
+    run = analysis.open_run(folder)
     scores = jax.jit(lambda p, x: run.model.score(p, run.model.hidden(p, x)))
     score_BT1 = scores(run.params(), inputs)
     return np.asarray(score_BT1)[np.arange(len(last)), last, 0]

@@ -3,7 +3,7 @@
 
 import pytest
 
-from alignjax import checkpoint, train
+from alignjax import analysis, train
 from tests.field import byte_llama
 from tools import convert_huggingface
 
@@ -44,7 +44,7 @@ def test_a_start_token_that_the_folder_does_not_write_is_reported(
     assert convert_huggingface.main(["export", "run", "out"]) == 0
     output = "".join(capfd.readouterr())
     trained, exported = (
-        checkpoint.open_run(tmp_path / name).prompt_ids("Is it blue?")
+        analysis.open_run(tmp_path / name).prompt_ids("Is it blue?")
         for name in ("run", "out")
     )
     assert trained == exported or "start token" in output or "data.bos" in output

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alignjax import checkpoint, config, exit_codes, train
+from alignjax import errors, exit_codes, train
 from tests.field import byte_llama
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_a_workdir_that_is_the_model_is_refused(tmp_path):
     path = byte_llama.write_rows(tmp_path / "rows.jsonl", rows)
     c = byte_llama.config("sft", folder, path)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises((config.ConfigError, checkpoint.CheckpointError)):
+    with pytest.raises((errors.ConfigError, errors.CheckpointError)):
         train.train(c, folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -51,4 +51,4 @@ def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path):
     assert "nonesuch" in done.stderr
     assert "Traceback" not in done.stderr
     codes = {v for k, v in vars(exit_codes).items() if k.isupper()}
-    assert done.returncode in codes - {exit_codes.DONE}
+    assert done.returncode in codes - {errors.DONE}

@@ -7,8 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from alignjax import config
-from alignjax.data import records
+from alignjax import errors
 from tests.field import byte_llama
 
 HEAT = {"room": "attic"}
@@ -57,7 +56,7 @@ def test_arguments_as_json_text_are_the_object(tmp_path):
     assert learned(folder, [call("heat", HEAT)]) == HEAT_TEXT
     try:
         text = learned(folder, [call("heat", json.dumps(HEAT))])
-    except records.DataError as error:
+    except errors.DataError as error:
         assert "arguments" in str(error)
     else:
         assert text == HEAT_TEXT
@@ -73,7 +72,7 @@ def test_a_template_for_tools_writes_dialogues_with_tools(tmp_path, place, reque
     path = byte_llama.write_rows(tmp_path / "rows.jsonl", [row])
     try:
         read, _, _ = byte_llama.texts(byte_llama.config("sft", folder, path))
-    except (config.ConfigError, records.DataError) as error:
+    except (errors.ConfigError, errors.DataError) as error:
         assert "template" in str(error)
     else:
         assert read.startswith("<|im_start|>thermostats\n")
@@ -116,7 +115,7 @@ def test_columns_that_change_the_prompt_are_not_dropped(
         c.objective.loss = loss
     try:
         read, _, report = byte_llama.texts(c)
-    except (config.ConfigError, records.DataError) as error:
+    except (errors.ConfigError, errors.DataError) as error:
         assert column in str(error)
     else:
         assert text in read or column in report
@@ -159,7 +158,7 @@ def test_text_that_is_no_unicode_is_refused_by_line(
     c = byte_llama.config("sft", folder, path)
     c.data.on_bad_row = on_bad_row
     if on_bad_row == "error":
-        with pytest.raises(records.DataError, match=r"rows\.jsonl:2"):
+        with pytest.raises(errors.DataError, match=r"rows\.jsonl:2"):
             byte_llama.texts(c)
     else:
         _, text, report = byte_llama.texts(c)

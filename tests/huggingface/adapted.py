@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from alignjax import checkpoint, trees
-from alignjax.checkpoint import asking, storage
+from alignjax import analysis, trees
+from alignjax.analysis import asking
+from alignjax.checkpoint import step_folders
 from alignjax.huggingface import peft
 from alignjax.models import decoder, lora
 
@@ -25,7 +26,7 @@ KINDS = {
 
 def base(name: str):
     """The golden folder of a family, opened in float32."""
-    return checkpoint.open_run(GOLDEN / name)
+    return analysis.open_run(GOLDEN / name)
 
 
 def in_float32(c):
@@ -49,7 +50,7 @@ def params(opened, leaves: dict) -> dict:
     """All parameters, in float32."""
     rest = {name: np.asarray(leaf[...]) for name, leaf in opened.leaves().items()}
     whole = {name: x.astype(np.float32) for name, x in {**rest, **leaves}.items()}
-    return storage.nest(whole)
+    return step_folders.nest(whole)
 
 
 def written(opened, fields: dict, target: pathlib.Path):

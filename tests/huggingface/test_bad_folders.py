@@ -7,16 +7,17 @@ import re
 import numpy as np
 import pytest
 
+from alignjax import analysis, errors
+
 pytest.importorskip("safetensors")
 
 import handmade
 import safetensors.numpy
 
-from alignjax import checkpoint, config, start
-from alignjax.checkpoint import conversion
-from alignjax.data import records
+from alignjax import convert
+from alignjax.experiment import initial
+from alignjax.experiment.sections import InitConfig
 from alignjax.huggingface import folder, recognition
-from alignjax.sections import InitConfig
 
 SHARD = "model-00002-of-00003.safetensors"
 
@@ -211,12 +212,12 @@ def test_it_is_refused_and_nothing_is_left(make, tmp_path):
         pytest.importorskip("tokenizers")
     path = tmp_path / "folder"
     make(path)
-    with pytest.raises(config.ConfigError, match=BAD[make]):
-        checkpoint.open_run(f"hf:{path}")
+    with pytest.raises(errors.ConfigError, match=BAD[make]):
+        analysis.open_run(f"hf:{path}")
     # One that looks like a folder of theirs needs no prefix; the rest is no run.
     if recognition.is_folder(path):
-        with pytest.raises(config.ConfigError, match=BAD[make]):
-            conversion.plan_import(path, tmp_path / "run")
+        with pytest.raises(errors.ConfigError, match=BAD[make]):
+            convert.plan_import(path, tmp_path / "run")
     assert [x.name for x in tmp_path.iterdir()] == ["folder"]
 
 
@@ -240,8 +241,8 @@ VALUES = {
 def test_a_value_of_config_json_is_refused_by_the_key_that_it_has_there(key, tmp_path):
     value, reason = VALUES[key]
     change(handmade.write(tmp_path / "x"), "config.json", **{key: value})
-    with pytest.raises(config.ConfigError) as caught:
-        checkpoint.open_run(f"hf:{tmp_path / 'x'}")
+    with pytest.raises(errors.ConfigError) as caught:
+        analysis.open_run(f"hf:{tmp_path / 'x'}")
     assert re.search(rf"/x.*config\.json\W+({key}: )?{reason}", str(caught.value))
 
 
@@ -250,8 +251,8 @@ def test_a_tokenizer_that_is_none_is_named_with_its_folder(text, tmp_path):
     pytest.importorskip("tokenizers")
     handmade.words(handmade.write(tmp_path / "x"))
     (tmp_path / "x" / "tokenizer.json").write_text(text)
-    with pytest.raises((config.ConfigError, records.DataError)) as caught:
-        checkpoint.open_run(tmp_path / "x")
+    with pytest.raises((errors.ConfigError, errors.DataError)) as caught:
+        analysis.open_run(tmp_path / "x")
     said = str(caught.value)
     assert said.count(str(tmp_path)) == 1 and f"{tmp_path}/x/tokenizer.json: " in said
 
@@ -261,33 +262,33 @@ def test_a_tokenizer_without_an_end_says_where_to_name_it(tmp_path):
     handmade.words(handmade.write(tmp_path / "x"))
     change(tmp_path / "x", "tokenizer_config.json", eos_token=None)
     message = rf"^{tmp_path / 'x'}: .*as eos_token in tokenizer_config\.json"
-    with pytest.raises(config.ConfigError, match=message):
-        checkpoint.open_run(tmp_path / "x")
+    with pytest.raises(errors.ConfigError, match=message):
+        analysis.open_run(tmp_path / "x")
 
 
 def test_a_template_that_is_not_read_is_not_there(tmp_path):
     pytest.importorskip("tokenizers")
     handmade.words(handmade.write(tmp_path / "x"))
     change(tmp_path / "x", "chat_template.json", chat_template="{{ messages }}")
-    run = checkpoint.open_run(tmp_path / "x")
-    with pytest.raises(config.ConfigError, match="did not learn dialogues"):
+    run = analysis.open_run(tmp_path / "x")
+    with pytest.raises(errors.ConfigError, match="did not learn dialogues"):
         run.reply(["w1"])
     change(tmp_path / "x", "tokenizer_config.json", chat_template="{{ messages }}")
-    assert checkpoint.open_run(tmp_path / "x").chats == "tokenizer"
+    assert analysis.open_run(tmp_path / "x").chats == "tokenizer"
 
 
 def test_all_problems_of_the_tensors_are_told_together(tmp_path):
     weights = without("model.norm.weight") | {"nose": np.ones(3, "f4")}
     weights["lm_head.weight"] = weights["lm_head.weight"][:5]
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         folder.open_folder(handmade.write(tmp_path / "x", weights))
     assert len(caught.value.problems) == 3
 
 
 @pytest.mark.parametrize("name", ["hf:/no/such/folder", "hf:a/b/c", "hf:../x"])
 def test_a_path_that_is_neither_folder_nor_repository(name):
-    with pytest.raises(config.ConfigError, match="no such folder"):
-        checkpoint.open_run(name)
+    with pytest.raises(errors.ConfigError, match="no such folder"):
+        analysis.open_run(name)
 
 
 def test_a_repository_that_cannot_be_reached(monkeypatch):
@@ -298,38 +299,38 @@ def test_a_repository_that_cannot_be_reached(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", fetch)
-    with pytest.raises(config.ConfigError, match=r"hf:who/what.*no route.*network"):
-        checkpoint.open_run("hf:who/what")
+    with pytest.raises(errors.ConfigError, match=r"hf:who/what.*no route.*network"):
+        analysis.open_run("hf:who/what")
 
 
 def test_a_repository_is_opened_where_the_hub_puts_it(monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
     path = handmade.write(tmp_path / "snapshot")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: str(path))
-    assert checkpoint.open_run("hf:who/what").path == path
+    assert analysis.open_run("hf:who/what").path == path
 
 
 def test_the_config_says_which_field_named_it(tmp_path):
     truncated(tmp_path / "x")
     section = InitConfig(run=f"hf:{tmp_path / 'x'}")
-    with pytest.raises(config.ConfigError, match=r"^init\.run: .*truncated"):
-        start.find(section, "init")
+    with pytest.raises(errors.ConfigError, match=r"^init\.run: .*truncated"):
+        initial.find(section, "init")
 
 
 def test_there_is_but_one_step(tmp_path):
     handmade.write(tmp_path / "x")
-    assert checkpoint.open_run(tmp_path / "x", 0).steps == [0]
-    with pytest.raises(checkpoint.CheckpointError, match=r"no step 5; it has \[0\]"):
-        checkpoint.open_run(tmp_path / "x", 5)
+    assert analysis.open_run(tmp_path / "x", 0).steps == [0]
+    with pytest.raises(errors.CheckpointError, match=r"no step 5; it has \[0\]"):
+        analysis.open_run(tmp_path / "x", 5)
 
 
 def test_a_family_is_not_read_as_another(tmp_path):
     handmade.write(tmp_path / "x")
-    begun = start.find(InitConfig(run=str(tmp_path / "x")), "init")
-    complete = lambda **fields: start.complete({"model": fields}, begun)["model"]
+    begun = initial.find(InitConfig(run=str(tmp_path / "x")), "init")
+    complete = lambda **fields: initial.complete({"model": fields}, begun)["model"]
     assert complete(family=None, max_length=8)["max_length"] == 8
     assert complete(family="llama")["d_model"] == handmade.D
-    with pytest.raises(config.ConfigError, match=r"model\.family: 'gpt2'"):
+    with pytest.raises(errors.ConfigError, match=r"model\.family: 'gpt2'"):
         complete(family="gpt2")
-    with pytest.raises(config.ConfigError, match=r"model\.name: 'nano'"):
+    with pytest.raises(errors.ConfigError, match=r"model\.name: 'nano'"):
         complete(family="llama", name="nano")

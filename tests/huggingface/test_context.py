@@ -5,14 +5,17 @@ import json
 
 import pytest
 
+from alignjax import analysis, errors
+
 pytest.importorskip("safetensors")
 
 import handmade
 
-from alignjax import checkpoint, config, models, start
+from alignjax import models
+from alignjax.experiment import initial
+from alignjax.experiment.sections import InitConfig
 from alignjax.huggingface import save
 from alignjax.models import names
-from alignjax.sections import InitConfig
 
 LINEAR = dict(kind="linear", factor=4.0)
 
@@ -21,11 +24,11 @@ LINEAR = dict(kind="linear", factor=4.0)
 def begun(tmp_path):
     """From a folder of 16 positions."""
     path = handmade.write(tmp_path / "x")
-    return start.find(InitConfig(run=str(path)), "init")
+    return initial.find(InitConfig(run=str(path)), "init")
 
 
 def complete(begun, **fields):
-    return start.complete({"model": fields}, begun)["model"]
+    return initial.complete({"model": fields}, begun)["model"]
 
 
 def said(section) -> int:
@@ -38,7 +41,7 @@ def test_exports_say_the_context_that_the_model_came_with(begun, tmp_path):
     short = complete(begun, max_length=8)
     assert (short["max_length"], short["context"], said(short)) == (8, 16, 16)
     # And once more from that run, on texts of other lengths.
-    run = checkpoint.open_run(begun.run.path)
+    run = analysis.open_run(begun.run.path)
     after = begun._replace(run=run)
     run.config["model"] = short
     assert complete(after)["context"] == said(complete(after, max_length=4)) == 16
@@ -58,15 +61,17 @@ def test_a_model_that_is_stretched_has_the_context_that_it_is_given(begun):
 
 def test_longer_texts_are_allowed_and_noted(begun):
     longer = models.build(complete(begun, max_length=64), 1).config
-    assert start.note(begun, longer).startswith("model.max_length: 64, where the model")
+    assert initial.note(begun, longer).startswith(
+        "model.max_length: 64, where the model"
+    )
     stretched = complete(begun, max_length=64, rope_scaling=LINEAR)
     for section in (stretched, complete(begun), complete(begun, max_length=8)):
-        assert start.note(begun, models.build(section, 1).config) is None
+        assert initial.note(begun, models.build(section, 1).config) is None
 
 
 def test_contexts_that_make_no_sense_are_refused():
     size = dict(family="llama", name="nano", vocab_size=9)
-    with pytest.raises(config.ConfigError, match="context: 8 is less than max_length"):
+    with pytest.raises(errors.ConfigError, match="context: 8 is less than max_length"):
         models.build(dict(**size, context=8), 1)
-    with pytest.raises(config.ConfigError, match="context: has no effect with pos"):
+    with pytest.raises(errors.ConfigError, match="context: has no effect with pos"):
         models.build(dict(**size, context=512, positions="learned"), 1)

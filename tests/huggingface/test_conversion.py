@@ -12,14 +12,17 @@ import jax
 import numpy as np
 import pytest
 
+from alignjax import analysis, errors
+
 pytest.importorskip("safetensors")
 
 import handmade
 
-from alignjax import checkpoint, config, types
-from alignjax.checkpoint import conversion, storage
-from alignjax.data import tokenizer
-from alignjax.huggingface import certificate, folder, leaves, partial, save, shards
+from alignjax import checkpoint, convert, types
+from alignjax.checkpoint import step_folders
+from alignjax.data.tokenizers import base
+from alignjax.huggingface import certificate, folder, leaves, save
+from alignjax.storage import partial, tensor_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SFT = {"data": {"chat": None, "bos": False}}
@@ -31,11 +34,11 @@ def source(tmp_path):
 
 
 def imported(source, target):
-    return conversion.import_folder(conversion.plan_import(source, target))
+    return convert.import_folder(convert.plan_import(source, target))
 
 
 def exported(run, target, **options):
-    return conversion.export_run(conversion.plan_export(run, target, **options))
+    return convert.export_run(convert.plan_export(run, target, **options))
 
 
 def trained(path, tok=None, data=None, **model):
@@ -56,7 +59,7 @@ def trained(path, tok=None, data=None, **model):
         checkpoints.maybe_save(1, types.TrainState(jax.numpy.int32(1), params, ()))
     if tok is not None:
         tok.save(path / "tokenizer")
-    return checkpoint.open_run(path)
+    return analysis.open_run(path)
 
 
 @pytest.mark.parametrize("dtype", sorted(handmade.DTYPES))
@@ -69,7 +72,7 @@ def test_there_and_back_every_bit_is_the_same(dtype, tied, tmp_path):
     exported(run.path, tmp_path / "out", max_shard_bytes=800)
     assert handmade.equal(weights, handmade.read(tmp_path / "out"))
     assert (tmp_path / "out" / folder.INDEX).is_file()
-    digests = [checkpoint.open_run(tmp_path / x).digest() for x in ("x", "run", "out")]
+    digests = [analysis.open_run(tmp_path / x).digest() for x in ("x", "run", "out")]
     assert len(set(digests)) == 1
 
 
@@ -82,7 +85,7 @@ def test_a_head_that_is_tied_and_there_twice_is_read_once(tmp_path):
 
 
 def test_the_run_is_the_folder(source, tmp_path):
-    run, there = imported(source, tmp_path / "run"), checkpoint.open_run(source)
+    run, there = imported(source, tmp_path / "run"), analysis.open_run(source)
     assert run.steps == there.steps == [0]
     assert run.config["model"] == there.config["model"]
     assert run.meta()["leaves"].keys() == there.meta()["leaves"].keys()
@@ -111,7 +114,7 @@ INDICES = [
 @pytest.mark.parametrize("index", INDICES, ids=str)
 def test_a_slice_is_what_numpy_would_give(index, source):
     for name in ("layers/q/kernel", "layers/o/kernel"):
-        leaf = checkpoint.open_run(source).leaves()[name]
+        leaf = analysis.open_run(source).leaves()[name]
         whole = np.asarray(leaf)
         if name == "layers/o/kernel" and index not in (..., 0, -1):
             continue
@@ -123,7 +126,7 @@ def test_a_slice_is_what_numpy_would_give(index, source):
 
 
 def test_pieces_are_all_of_it_in_order(source):
-    for leaf in checkpoint.open_run(source).leaves().values():
+    for leaf in analysis.open_run(source).leaves().values():
         whole = np.asarray(leaf)
         for limit in (1, 40, 10**6):
             parts = list(leaves.pieces(leaf, limit))
@@ -134,11 +137,11 @@ def test_pieces_are_all_of_it_in_order(source):
 
 def test_one_tensor_is_mapped_at_a_time(source, monkeypatch):
     seen = []
-    view = shards.Tensor.view
+    view = tensor_files.Tensor.view
     monkeypatch.setattr(
-        shards.Tensor, "view", lambda self: seen.append(self.offset) or view(self)
+        tensor_files.Tensor, "view", lambda self: seen.append(self.offset) or view(self)
     )
-    leaf = checkpoint.open_run(source).leaves()["layers/mlp/up/kernel"]
+    leaf = analysis.open_run(source).leaves()["layers/mlp/up/kernel"]
     assert not seen
     leaf[1, 2:4]
     assert len(seen) == 1
@@ -146,22 +149,22 @@ def test_one_tensor_is_mapped_at_a_time(source, monkeypatch):
 
 def test_a_flipped_bit_of_an_imported_run_is_seen(source, tmp_path):
     run = imported(source, tmp_path / "run")
-    file = run.directory / "0" / storage.TENSORS
+    file = run.directory / "0" / step_folders.TENSORS
     content = bytearray(file.read_bytes())
     content[-3] ^= 4
     file.write_bytes(content)
-    broken = checkpoint.open_run(run.path)
-    (last,) = list(shards.open_file(file))[-1:]
-    with pytest.raises(checkpoint.CheckpointError, match=f"fingerprint: params/{last}"):
+    broken = analysis.open_run(run.path)
+    (last,) = list(tensor_files.open_file(file))[-1:]
+    with pytest.raises(errors.CheckpointError, match=f"fingerprint: params/{last}"):
         broken.leaves()[last][0]
-    with pytest.raises(checkpoint.CheckpointError, match="fingerprint"):
+    with pytest.raises(errors.CheckpointError, match="fingerprint"):
         broken.params(0)
-    with pytest.raises(checkpoint.CheckpointError, match="fingerprint"):
+    with pytest.raises(errors.CheckpointError, match="fingerprint"):
         exported(run.path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     file.write_bytes(content[:-9])
-    with pytest.raises(checkpoint.CheckpointError, match="truncated"):
-        checkpoint.open_run(run.path, 0).params()
+    with pytest.raises(errors.CheckpointError, match="truncated"):
+        analysis.open_run(run.path, 0).params()
 
 
 def test_dtype_that_was_asked_for(source, tmp_path):
@@ -170,7 +173,7 @@ def test_dtype_that_was_asked_for(source, tmp_path):
     assert handmade.equal({k: v.astype("f4") for k, v in narrow.items()}, wide)
     known = json.loads((tmp_path / "wide" / "config.json").read_text())
     assert known["torch_dtype"] == "float32" and known["eos_token_id"] == 2
-    with pytest.raises(config.ConfigError, match="dtype: 'int8'"):
+    with pytest.raises(errors.ConfigError, match="dtype: 'int8'"):
         exported(source, tmp_path / "x", dtype="int8")
 
 
@@ -178,7 +181,7 @@ def test_float16_that_cannot_hold_a_weight_is_refused(tmp_path):
     weights = handmade.tensors()
     weights["model.norm.weight"][3] = 1e6
     handmade.write(tmp_path / "x", weights)
-    with pytest.raises(config.ConfigError, match="65504"):
+    with pytest.raises(errors.ConfigError, match="65504"):
         exported(tmp_path / "x", tmp_path / "out", dtype="float16")
     assert [x.name for x in tmp_path.iterdir()] == ["x"]
 
@@ -186,17 +189,17 @@ def test_float16_that_cannot_hold_a_weight_is_refused(tmp_path):
 @pytest.mark.parametrize("text, count", [("5GB", 5 * 10**9), ("1.5MiB", 3 * 2**19)])
 def test_sizes(text, count):
     assert save.parse_size(text) == count
-    with pytest.raises(config.ConfigError, match="max_shard_size"):
+    with pytest.raises(errors.ConfigError, match="max_shard_size"):
         save.parse_size(f"{text}s")
 
 
 def test_a_target_with_content_is_left_alone(source, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").write_text("x")
-    with pytest.raises(config.ConfigError, match="is there and not empty"):
-        conversion.plan_import(source, tmp_path / "run")
-    with pytest.raises(config.ConfigError, match="is there and not empty"):
-        conversion.plan_export(source, tmp_path / "run")
+    with pytest.raises(errors.ConfigError, match="is there and not empty"):
+        convert.plan_import(source, tmp_path / "run")
+    with pytest.raises(errors.ConfigError, match="is there and not empty"):
+        convert.plan_export(source, tmp_path / "run")
     assert [x.name for x in (tmp_path / "run").iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
     assert imported(source, tmp_path / "empty").steps == [0]
@@ -205,8 +208,8 @@ def test_a_target_with_content_is_left_alone(source, tmp_path):
 def test_a_disk_that_is_too_full_is_noticed_before(source, tmp_path, monkeypatch):
     usage = lambda path: shutil._ntuple_diskusage(100, 90, 10)
     monkeypatch.setattr(partial.shutil, "disk_usage", usage)
-    with pytest.raises(config.ConfigError, match="0 are free"):
-        conversion.plan_import(source, tmp_path / "run")
+    with pytest.raises(errors.ConfigError, match="0 are free"):
+        convert.plan_import(source, tmp_path / "run")
 
 
 KILLED = """
@@ -226,7 +229,7 @@ def test_one_that_is_killed_leaves_no_run_and_the_next_succeeds(source, tmp_path
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environment).returncode == -9
     assert sorted(x.name for x in tmp_path.iterdir()) == ["run.partial", "source"]
-    assert imported(source, target).digest() == checkpoint.open_run(source).digest()
+    assert imported(source, target).digest() == analysis.open_run(source).digest()
     assert sorted(x.name for x in tmp_path.iterdir()) == ["run", "source"]
 
 
@@ -235,14 +238,14 @@ def test_one_that_fails_leaves_nothing(source, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        conversion.import_folder(conversion.plan_import(source, tmp_path / "run"), fail)
+        convert.import_folder(convert.plan_import(source, tmp_path / "run"), fail)
     assert [x.name for x in tmp_path.iterdir()] == ["source"]
 
 
 def test_two_at_once_are_refused(tmp_path):
     with (
         partial.folder(tmp_path / "x", 0),
-        pytest.raises(config.ConfigError, match="another process"),
+        pytest.raises(errors.ConfigError, match="another process"),
         partial.folder(tmp_path / "x", 0),
     ):
         pass
@@ -252,31 +255,31 @@ def test_two_at_once_are_refused(tmp_path):
 def test_a_run_of_orbax_is_exported_and_read_one_leaf_at_a_time(tmp_path, monkeypatch):
     run = trained(tmp_path / "run")
     asked = []
-    read = storage.read_numpy
+    read = step_folders.read_numpy
 
     def one(path, meta, item, names=None):
         asked.append(names)
         return read(path, meta, item, names)
 
-    monkeypatch.setattr(storage, "read_numpy", one)
+    monkeypatch.setattr(step_folders, "read_numpy", one)
     exported(run.path, tmp_path / "out")
     assert sorted(asked) == [[name] for name in sorted(run.leaves())]
-    opened = checkpoint.open_run(tmp_path / "out")
+    opened = analysis.open_run(tmp_path / "out")
     assert opened.digest() == run.digest()
     np.testing.assert_array_equal(opened.logits([3, 4]), run.logits([3, 4]))
 
 
 def test_a_model_for_scores_and_back(tmp_path):
     run = trained(tmp_path / "run", score_heads=3, tied=False)
-    made = conversion.plan_export(run.path, tmp_path / "out")
+    made = convert.plan_export(run.path, tmp_path / "out")
     assert any("head for tokens is left out" in note for note in made.plan.notes)
-    conversion.export_run(made)
+    convert.export_run(made)
     known = json.loads((tmp_path / "out" / "config.json").read_text())
     assert known["architectures"] == ["LlamaForSequenceClassification"]
     assert len(known["id2label"]) == known["num_labels"] == 3
     found = handmade.read(tmp_path / "out")
     np.testing.assert_array_equal(found["score.weight"], run.leaf("score/kernel").T)
-    back = checkpoint.open_run(tmp_path / "out")
+    back = analysis.open_run(tmp_path / "out")
     assert back.model.config.score_heads == 3 and "head" not in back.leaves()
     assert back.leaf("score/kernel").tobytes() == run.leaf("score/kernel").tobytes()
 
@@ -285,8 +288,8 @@ def test_a_certificate_tells_equal_from_changed(source, tmp_path):
     run = imported(source, tmp_path / "run")
     weights = handmade.read(source)
     weights["model.layers.1.mlp.up_proj.weight"][0, 0] += 1
-    there = checkpoint.open_run(source)
-    other = checkpoint.open_run(handmade.write(tmp_path / "other", weights))
+    there = analysis.open_run(source)
+    other = analysis.open_run(handmade.write(tmp_path / "other", weights))
     same = json.loads(json.dumps(certificate.make(there, run)))
     assert same["same_parameters"] and same["logits"]["kl_max"] == 0
     assert [x["layer"] for x in same["layers"]] == ["embedding", 0, 1]
@@ -327,11 +330,11 @@ def test_files_of_a_tokenizer_come_back_byte_for_byte(source, tmp_path):
 
 
 def test_a_tokenizer_without_a_form_of_theirs_is_said_to_be(tmp_path):
-    tok = tokenizer.build(tokenizer.TokenizerConfig(kind="bytes"), (), tmp_path)
+    tok = base.build(base.TokenizerConfig(kind="bytes"), (), tmp_path)
     run = trained(tmp_path / "run", tok)
-    made = conversion.plan_export(run.path, tmp_path / "out")
+    made = convert.plan_export(run.path, tmp_path / "out")
     assert any("'bytes' has no form" in note for note in made.plan.notes)
-    conversion.export_run(made)
+    convert.export_run(made)
     known = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert known["eos_token_id"] == [tok.eos_id]
 

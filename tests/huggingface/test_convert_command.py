@@ -6,13 +6,14 @@ import re
 
 import pytest
 
+from alignjax import errors
+
 pytest.importorskip("safetensors")
 
 import handmade
 
-from alignjax import config
-from alignjax.checkpoint import conversion
-from alignjax.huggingface import partial
+from alignjax import convert
+from alignjax.storage import partial
 from tools import convert_huggingface
 
 
@@ -72,11 +73,11 @@ def test_a_target_that_cannot_be_made_is_refused_by_name(source, tmp_path):
     (tmp_path / "file").write_text("mine")
     target = tmp_path / "file" / "sub" / "out"
     message = rf"{target}: {tmp_path}/file is no folder; name another place"
-    with pytest.raises(config.ConfigError, match=message):
-        conversion.plan_export(source, target)
+    with pytest.raises(errors.ConfigError, match=message):
+        convert.plan_export(source, target)
     for long in (250, 300):  # with what is appended while it is written, and at once
         with (
-            pytest.raises(config.ConfigError, match=r"x: cannot be made .*too long"),
+            pytest.raises(errors.ConfigError, match=r"x: cannot be made .*too long"),
             partial.folder(tmp_path / ("x" * long), 0),
         ):
             pass

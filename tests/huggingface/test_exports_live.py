@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from alignjax import analysis
+
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -14,9 +16,10 @@ import test_conversion
 import torch
 import transformers
 
-from alignjax import checkpoint
-from alignjax.checkpoint import asking, conversion
-from alignjax.data import loader, tokenizer
+from alignjax import convert
+from alignjax.analysis import asking
+from alignjax.data import loader
+from alignjax.data.tokenizers import base
 from alignjax.huggingface import save
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden/huggingface"
@@ -30,7 +33,7 @@ CONTROL = ("<system>", "<user>", "<assistant>", "<end>")
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_scores_are_the_same(name, tmp_path):
-    run = checkpoint.open_run(GOLDEN / name)
+    run = analysis.open_run(GOLDEN / name)
     c = dataclasses.replace(run.model.config, score_heads=2)
     kernel = np.random.default_rng(0).standard_normal((c.d_model, 2)).astype("f4")
     leaves = {**run.leaves(), "score/kernel": kernel}
@@ -41,7 +44,7 @@ def test_scores_are_the_same(name, tmp_path):
         tmp_path / "out", output_loading_info=True
     )
     assert not told["missing_keys"] and not told["unexpected_keys"]
-    opened = checkpoint.open_run(tmp_path / "out")
+    opened = analysis.open_run(tmp_path / "out")
     params, rows = opened.params(), asking.rows(opened.model, np.array([IDS]))
     want = opened.model.score(params, opened.model.hidden(params, rows))[0, -1]
     got = model.float()(torch.tensor([IDS])).logits.detach().numpy()[0]
@@ -53,11 +56,11 @@ def test_a_run_of_its_own_tokenizer_reads_and_writes_the_same(tmp_path):
     corpus.write_text("the old ship went to sea and came home at night. " * 40)
     section = {"text": {"kind": "text", "path": str(corpus)}}
     sources = loader.load_sources(section, "sources").values()
-    asked = tokenizer.TokenizerConfig(vocab_size=300, control_tokens=CONTROL)
-    tok = tokenizer.build(asked, sources, tmp_path / "cache")
+    asked = base.TokenizerConfig(vocab_size=300, control_tokens=CONTROL)
+    tok = base.build(asked, sources, tmp_path / "cache")
     data = {"chat": "roles", "bos": True}
     run = test_conversion.trained(tmp_path / "run", tok, data)
-    out = conversion.export_run(conversion.plan_export(run.path, tmp_path / "out"))
+    out = convert.export_run(convert.plan_export(run.path, tmp_path / "out"))
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
     got = model(torch.tensor([IDS])).logits.detach().numpy()[0]
     np.testing.assert_allclose(got, run.logits(IDS), atol=1e-5)

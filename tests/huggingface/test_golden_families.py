@@ -12,11 +12,12 @@ import pathlib
 import numpy as np
 import pytest
 
+from alignjax import errors
+
 pytest.importorskip("safetensors")
 
 import safetensors.numpy
 
-from alignjax import config
 from alignjax.models import names
 from tools.golden import cases, ours
 
@@ -91,7 +92,7 @@ def test_greedy_tokens_from_the_cache_are_those_of_transformers(name):
 
 def test_rotations_that_go_by_length_are_refused_a_longer_cache():
     prompts = expected("phi3_longrope")["tokens"][:, : cases.PROMPT]
-    with pytest.raises(config.ConfigError, match="longrope"):
+    with pytest.raises(errors.ConfigError, match="longrope"):
         ours.greedy(opened("phi3_longrope"), prompts, cases.GENERATED)
 
 

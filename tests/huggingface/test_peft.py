@@ -7,9 +7,10 @@ import adapted
 import numpy as np
 import pytest
 
-from alignjax import checkpoint, config, trees
-from alignjax.checkpoint import adapters
-from alignjax.huggingface import peft, shards
+from alignjax import analysis, errors, trees
+from alignjax.analysis import adapters
+from alignjax.huggingface import peft
+from alignjax.storage import tensor_files
 from tools import convert_huggingface
 
 TOKENS = np.arange(3, 19).reshape(2, 8)
@@ -56,7 +57,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
 def test_the_run_opens_and_holds_adapters_alone(llama, tmp_path):
     _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
     run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
-    opened = checkpoint.open_run(tmp_path / "run")
+    opened = analysis.open_run(tmp_path / "run")
     leaves = opened.meta()["leaves"]
     assert leaves and all("/lora_" in name for name in leaves)
     assert (
@@ -74,7 +75,7 @@ def held(stored):
 
 def test_names_are_peft_s(llama, tmp_path):
     _, _, folder = adapted.written(llama, adapted.KINDS["some"], tmp_path / "peft")
-    tensors = shards.open_file(folder / peft.WEIGHTS)
+    tensors = tensor_files.open_file(folder / peft.WEIGHTS)
     first = "base_model.model.model.layers.0."
     layer = {name for name in tensors if name.startswith(first)}
     assert layer == {
@@ -139,7 +140,7 @@ def test_what_is_not_computed_is_refused_by_name(case, llama, tmp_path):
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
     fields, words = REFUSED[case]
     changed(folder, **fields)
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         adapters.import_adapters(folder, llama.path, tmp_path / "run")
     assert words in str(error.value), str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"peft"}
@@ -153,19 +154,19 @@ def test_tensors_that_lack_or_do_not_belong_are_named(llama, tmp_path):
     )
     lost = {n: x for n, x in tensors.items() if "layers.1.mlp.up_proj.lora_B" not in n}
     peft.save(tmp_path / "lost", lost, known)
-    with pytest.raises(config.ConfigError, match=r"layers\.1\.mlp\.up_proj has"):
+    with pytest.raises(errors.ConfigError, match=r"layers\.1\.mlp\.up_proj has"):
         import_("lost")
     more = {
         **tensors,
         f"{peft.PREFIX}lm_head.lora_A.weight": np.zeros((3, 4), np.float32),
     }
     peft.save(tmp_path / "more", more, known)
-    with pytest.raises(config.ConfigError, match=r"lm_head\.lora_A\.weight"):
+    with pytest.raises(errors.ConfigError, match=r"lm_head\.lora_A\.weight"):
         import_("more")
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / peft.CONFIG).write_text(json.dumps(known))
     (tmp_path / "pickled/adapter_model.bin").write_bytes(b"")
-    with pytest.raises(config.ConfigError, match="is pickled, and never read"):
+    with pytest.raises(errors.ConfigError, match="is pickled, and never read"):
         import_("pickled")
 
 
@@ -175,10 +176,10 @@ def test_what_is_no_object_and_what_are_no_floats_are_refused(llama, tmp_path):
     whole = {name: x.astype(np.int32) for name, x in tensors.items()}
     folder = peft.save(tmp_path / "peft", whole, known)
     import_ = lambda: adapters.import_adapters(folder, llama.path, tmp_path / "run")
-    with pytest.raises(config.ConfigError, match="has numbers of int32; save them as"):
+    with pytest.raises(errors.ConfigError, match="has numbers of int32; save them as"):
         import_()
     (folder / peft.CONFIG).write_text("[]")
-    with pytest.raises(config.ConfigError, match=r"adapter_config\.json: \[\] is list"):
+    with pytest.raises(errors.ConfigError, match=r"adapter_config\.json: \[\] is list"):
         import_()
     assert not (tmp_path / "run").exists()
 
@@ -188,22 +189,22 @@ def test_a_run_that_could_not_be_opened_is_not_made(llama, tmp_path, monkeypatch
     found = peft.read(folder, "llama", llama.model.config, llama.leaves())
     odd = found._replace(fields={**found.fields, "lora_targets": "nothing"})
     monkeypatch.setattr(peft, "read", lambda *arguments: odd)
-    with pytest.raises(config.ConfigError, match="lora_targets: 'nothing' matches no"):
+    with pytest.raises(errors.ConfigError, match="lora_targets: 'nothing' matches no"):
         adapters.import_adapters(folder, llama.path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_exported_is_refused(llama, tmp_path):
-    with pytest.raises(config.ConfigError, match="has no adapters"):
+    with pytest.raises(errors.ConfigError, match="has no adapters"):
         peft.export(llama, tmp_path / "none")
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
     run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
-    with pytest.raises(config.ConfigError, match="not empty"):
+    with pytest.raises(errors.ConfigError, match="not empty"):
         peft.export(run, folder)
     run.config["trainable"] = r".*/lora_[abm]|norm/.*"
-    with pytest.raises(config.ConfigError, match="norm/scale is trained too"):
+    with pytest.raises(errors.ConfigError, match="norm/scale is trained too"):
         peft.export(run, tmp_path / "others")
-    with pytest.raises(config.ConfigError, match="has adapters already"):
+    with pytest.raises(errors.ConfigError, match="has adapters already"):
         adapters.import_adapters(folder, run.path, tmp_path / "twice")
 
 
@@ -216,9 +217,7 @@ def test_the_command_merges_adapters_into_what_it_exports(llama, tmp_path, capsy
     count = sum(leaf.size for leaf in llama.leaves().values())
     assert f"{count:,} parameters" in said and "merged into their kernels" in said
     c = adapted.in_float32(run.model.config)
-    found = adapted.logits(
-        llama.model.config, checkpoint.open_run(out).params(), TOKENS
-    )
+    found = adapted.logits(llama.model.config, analysis.open_run(out).params(), TOKENS)
     np.testing.assert_allclose(
         found, adapted.merged_logits(c, whole, TOKENS), atol=1e-5
     )
@@ -235,7 +234,7 @@ def test_the_command_takes_adapters_there_and_back(llama, tmp_path, capsys):
     known = json.loads((tmp_path / "back" / peft.CONFIG).read_text())
     assert known["base_model_name_or_path"] == "me/mine"
     first, second = (
-        shards.open_file(x / peft.WEIGHTS) for x in (folder, tmp_path / "back")
+        tensor_files.open_file(x / peft.WEIGHTS) for x in (folder, tmp_path / "back")
     )
     assert first.keys() == second.keys()
     for name, tensor in first.items():

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from alignjax import trees
-from alignjax.checkpoint import adapters
+from alignjax.analysis import adapters
 from alignjax.huggingface import peft
 
 TOKENS = np.arange(3, 27).reshape(2, 12)

@@ -8,7 +8,7 @@ code of a folder's own, as Phi's files do, is left out: it is refused, see
 
 import pytest
 
-from alignjax import config, models
+from alignjax import errors, models
 from alignjax.models import names
 
 # What nearly all files have.
@@ -243,5 +243,5 @@ def test_a_published_config_json_is_read(name):
 
 @pytest.mark.parametrize("key", ["use_mrope", "rope_interleaved", "attention_bias"])
 def test_a_harmless_key_is_refused_where_it_would_mean_something(key):
-    with pytest.raises(config.ConfigError, match=rf"{key}: True is not computed here"):
+    with pytest.raises(errors.ConfigError, match=rf"{key}: True is not computed here"):
         names.reader(QWEN_2).fields(QWEN_2 | {key: True})

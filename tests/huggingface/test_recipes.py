@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import recipes
 
+from alignjax import analysis, errors
+
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
-from alignjax import checkpoint, exit_codes, train
+from alignjax import train
 from tools import convert_huggingface
 
 
@@ -22,8 +24,8 @@ def trained(tmp_path_factory):
         if recipe not in done:
             workdir = root / recipe.replace("/", "_")
             section = recipes.section(recipe, root)
-            assert train.train(section, workdir) == exit_codes.DONE
-            done[recipe] = checkpoint.open_run(workdir)
+            assert train.train(section, workdir) == errors.DONE
+            done[recipe] = analysis.open_run(workdir)
         return done[recipe]
 
     return run
@@ -44,12 +46,12 @@ def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     run = trained(recipe)
     folder = recipes.GOLDEN / recipes.STAND_INS[recipe]
     tokens = np.arange(8, 40)[None] * 3 % 250
-    before = checkpoint.open_run(folder).logits(tokens)
+    before = analysis.open_run(folder).logits(tokens)
     after = run.logits(tokens)
     assert np.abs(after - before).max() > 1e-3  # two steps moved it
     out = str(tmp_path / "out")
-    assert convert_huggingface.main(["export", str(run.path), out]) == exit_codes.DONE
-    exported = checkpoint.open_run(tmp_path / "out")
+    assert convert_huggingface.main(["export", str(run.path), out]) == errors.DONE
+    exported = analysis.open_run(tmp_path / "out")
     np.testing.assert_allclose(exported.logits(tokens), after, rtol=0, atol=2e-5)
     # In the same words: where the recipe has a format of its own, that goes along.
     asked = run.prompt_ids("what is the sea")

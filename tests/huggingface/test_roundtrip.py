@@ -7,9 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from alignjax import analysis, errors
+
 pytest.importorskip("safetensors")
 
-from alignjax import checkpoint
 from alignjax.models import published
 from tools.golden import cases, journeys, ours
 
@@ -50,7 +51,7 @@ def test_every_tensor_comes_back_bit_for_bit(name, dtype, back):
 def test_the_same_model_and_the_same_files_come_back(name, back):
     scratch = back(name, "float32")[2]
     source, there, out = (
-        checkpoint.open_run(scratch / x) for x in ("source", "there", "back")
+        analysis.open_run(scratch / x) for x in ("source", "there", "back")
     )
     said = [published.architecture(x.model.config) for x in (source, there, out)]
     assert said[0] == said[1] == said[2]
@@ -72,7 +73,7 @@ def test_one_changed_bit_is_seen(name, back, tmp_path):
     before = file.read_bytes()
     try:
         file.write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
-        with pytest.raises(checkpoint.CheckpointError):
+        with pytest.raises(errors.CheckpointError):
             journeys.conversion.export_run(
                 journeys.conversion.plan_export(scratch / "there", tmp_path / "out")
             )
@@ -116,5 +117,5 @@ def test_adapters_merged_into_a_folder_compute_what_they_did_apart(name, tmp_pat
     apart = journeys.adapted(model, params, tokens)
     assert np.abs(apart - run.logits(tokens)).max() > 0.1  # they change something
     folder = journeys.export_merged(run, model, params, tmp_path / "merged")
-    together = checkpoint.open_run(folder).logits(tokens)
+    together = analysis.open_run(folder).logits(tokens)
     np.testing.assert_allclose(together, apart, rtol=0, atol=1e-4)

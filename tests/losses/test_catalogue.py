@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import bounds, config
+from alignjax import bounds, errors
 from alignjax.losses import catalogue, coupled, mixtures, preference, probe
 from alignjax.types import LogProbs
 from tests.losses import batches
 
 
 def messages(call, *arguments):
-    with pytest.raises(config.ConfigError) as raised:
+    with pytest.raises(errors.ConfigError) as raised:
         call(*arguments)
     return "\n".join(raised.value.problems)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import sharding
+from alignjax.distributed import sharding
 from alignjax.models import attention, kernels
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, trees
+from alignjax import errors, models, trees
 from tests import rows
 from tests.models.small import SMALL, T, V, make, one_document
 
@@ -219,5 +219,5 @@ def test_sizes_are_what_their_names_say(family, name, millions):
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(section, message):
-    with pytest.raises(config.ConfigError, match=message.replace("(", r"\(")):
+    with pytest.raises(errors.ConfigError, match=message.replace("(", r"\(")):
         models.build(section, V)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, trees
+from alignjax import errors, models, trees
 from alignjax.models import dora, lora, quantized
 from tests.models import small
 
@@ -118,7 +118,7 @@ def test_magnitudes_are_trained_and_begin_as_zeros():
 
 
 def test_refuses_by_name():
-    with pytest.raises(config.ConfigError, match="lora_dora: True has no effect"):
+    with pytest.raises(errors.ConfigError, match="lora_dora: True has no effect"):
         models.build(small.SMALL | dict(lora_dora=True), small.V)
     c = models.build(small.SMALL | FIELDS, small.V).config
     assert lora.problems(c, lora.TRAINABLE) == [] == lora.problems(c, "score/.*")

@@ -8,8 +8,8 @@ import types
 import numpy as np
 import pytest
 
-from alignjax import config, models
-from alignjax.models import names, published, settings
+from alignjax import errors, models
+from alignjax.models import decoder_config, names, published
 
 FAMILIES = models.families()
 SIZES = [(f, size) for f in FAMILIES for size in names.family(f).CONFIGS]
@@ -53,18 +53,18 @@ def test_a_key_that_is_not_known_is_refused_by_name(family):
     hf = stored(family, tiny(family))
     fields = names.family(family).fields
     for key, value in dict(quantization_config={}, alibi=True, auto_map={}).items():
-        with pytest.raises(config.ConfigError, match=rf"config\.json\.{key}: "):
+        with pytest.raises(errors.ConfigError, match=rf"config\.json\.{key}: "):
             fields(hf | {key: value})
     act = next(
         x for x in ("hidden_activation", "hidden_act", "activation_function") if x in hf
     )
-    with pytest.raises(config.ConfigError, match=rf"config\.json\.{act}: 'relu6' is"):
+    with pytest.raises(errors.ConfigError, match=rf"config\.json\.{act}: 'relu6' is"):
         fields(hf | {act: "relu6"})
-    with pytest.raises(config.ConfigError, match=r"is_encoder_decoder: True is not"):
+    with pytest.raises(errors.ConfigError, match=r"is_encoder_decoder: True is not"):
         fields(hf | {"is_encoder_decoder": True})
     size = "n_embd" if family == "gpt2" else "hidden_size"
     if family != "gemma3":  # files of that family leave out what its class knows
-        with pytest.raises(config.ConfigError, match=rf"config\.json\.{size}: missing"):
+        with pytest.raises(errors.ConfigError, match=rf"config\.json\.{size}: missing"):
             fields({k: v for k, v in hf.items() if k != size})
     harmless = dict(use_cache=False, _name_or_path="x", transformers_version="9")
     assert fields(hf | harmless) == fields(hf)
@@ -84,12 +84,12 @@ def test_every_parameter_has_one_tensor(family):
 def test_what_a_config_json_cannot_say_is_refused():
     qwen = dataclasses.replace(tiny("qwen2"), qk_norm="head")
     message = "model.qk_norm: 'head' cannot be said in the config.json of Qwen2ForC"
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         names.config_json(names.family("qwen2"), qwen)
-    with pytest.raises(config.ConfigError, match="no tensor for layers/k_norm/scale"):
+    with pytest.raises(errors.ConfigError, match="no tensor for layers/k_norm/scale"):
         names.tensors(names.family("qwen2"), qwen)
     other = dataclasses.replace(tiny("llama"), activation="gelu")
-    with pytest.raises(config.ConfigError, match="activation: 'gelu' has no name"):
+    with pytest.raises(errors.ConfigError, match="activation: 'gelu' has no name"):
         names.config_json(names.family("llama"), other)
 
 
@@ -104,7 +104,7 @@ def test_how_a_model_is_trained_is_not_said():
 def test_defaults_could_be_overridden(family):
     """None overrides nothing, so that a default for such a field would stay."""
     module = names.family(family)
-    hints = {f.name: f for f in dataclasses.fields(settings.DecoderConfig)}
+    hints = {f.name: f for f in dataclasses.fields(decoder_config.DecoderConfig)}
     for name, value in module.DEFAULTS.items():
         assert value is not None
         assert "None" not in hints[name].type or hints[name].name == "qk_norm", name
@@ -114,7 +114,7 @@ def test_a_section_without_a_name_gives_every_size():
     section = dict(family="gemma2", **TINY, max_length=16, window=4)
     c = models.build(section, 5).config
     assert c.norm_placement == "both" and c.norm_offset == 1 and c.embedding_scale
-    with pytest.raises(config.ConfigError, match=r"model\.d_ff: required"):
+    with pytest.raises(errors.ConfigError, match=r"model\.d_ff: required"):
         models.build({k: v for k, v in section.items() if k != "d_ff"}, 5)
 
 
@@ -165,10 +165,10 @@ def test_the_text_of_a_model_that_sees_is_read():
     assert published.architecture(c) == published.architecture(expected)
     assert c.dtype == "bfloat16"
     with pytest.raises(
-        config.ConfigError, match=r"config\.json\.audio_config: unknown"
+        errors.ConfigError, match=r"config\.json\.audio_config: unknown"
     ):
         read("gemma3", hf | dict(audio_config={}))
-    with pytest.raises(config.ConfigError, match=r"config\.json\.alibi: unknown"):
+    with pytest.raises(errors.ConfigError, match=r"config\.json\.alibi: unknown"):
         read("gemma3", hf | dict(text_config=text | dict(alibi=True)))
 
 
@@ -193,9 +193,9 @@ def test_which_layers_have_windows():
     assert windows("qwen2", **upper, use_sliding_window=False) == [None] * 4
     kinds = ["full_attention", "sliding_attention"] * 2
     assert windows("gemma2", **for_all, layer_types=kinds) == [False, True] * 2
-    with pytest.raises(config.ConfigError, match=r"layer_types: .* are not 4 of"):
+    with pytest.raises(errors.ConfigError, match=r"layer_types: .* are not 4 of"):
         windows("gemma2", **for_all, layer_types=["chunked_attention"] * 4)
-    with pytest.raises(config.ConfigError, match="sliding_window: missing"):
+    with pytest.raises(errors.ConfigError, match="sliding_window: missing"):
         windows("gemma2", **for_all | dict(sliding_window=None), layer_types=kinds)
 
 
@@ -265,7 +265,7 @@ def test_what_stretches_rotations(family, keys, expected):
 )
 def test_a_rotation_that_is_not_computed_is_refused(keys, message):
     hf = stored("llama", tiny("llama"))
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         read("llama", hf | keys)
 
 
@@ -293,7 +293,7 @@ def test_a_value_of_another_type_is_refused_by_name(family, keys, message):
     hf = {**stored(family, tiny(family)), **keys}
     if "text_config" in hf:
         hf = dict(model_type="gemma3", **keys)
-    with pytest.raises(config.ConfigError, match=rf"config\.json\..*{message}"):
+    with pytest.raises(errors.ConfigError, match=rf"config\.json\..*{message}"):
         names.family(family).fields(hf)
 
 
@@ -311,10 +311,10 @@ def test_a_part_of_a_head_is_rotated_only_where_transformers_does(family):
         assert read(family, stored(family, c)).rope_fraction == 0.5
         return
     for file in says.values():
-        with pytest.raises(config.ConfigError, match=r"partial_rotary_factor: 0\.5 is"):
+        with pytest.raises(errors.ConfigError, match=r"partial_rotary_factor: 0\.5 is"):
             read(family, file)
     assert read(family, hf | dict(partial_rotary_factor=1.0)) == read(family, hf)
-    with pytest.raises(config.ConfigError, match=r"rope_fraction: 0\.5 cannot be said"):
+    with pytest.raises(errors.ConfigError, match=r"rope_fraction: 0\.5 cannot be said"):
         stored(family, c)
 
 
@@ -340,7 +340,7 @@ def test_a_tensor_is_cut_and_put_together_again():
 
 def test_an_unknown_model_type_lists_the_known():
     with pytest.raises(
-        config.ConfigError, match="no family reads 'lama'; did you mean"
+        errors.ConfigError, match="no family reads 'lama'; did you mean"
     ):
         names.reader(dict(model_type="lama"))
     assert all(isinstance(m, types.ModuleType) for m in names.by_model_type().values())

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, sharding, throughput
+from alignjax import errors, models
+from alignjax.distributed import sharding
 from alignjax.models import attention, decoder
+from alignjax.tracking import throughput
 from tests.models import small
 
 # Of three layers, the second sees everything.
@@ -211,7 +213,7 @@ def test_a_mesh_changes_nothing():
     ],
 )
 def test_what_cannot_be_is_refused_by_name(fields, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         models.build(small.SMALL | fields, small.V)
 
 

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, optim, sharding, state, trees
+from alignjax import errors, models, trees
+from alignjax.distributed import sharding
 from alignjax.models import decoder, lora
+from alignjax.training import optim, state
 from tests.models import small
 
 RANK = dict(lora_rank=3, lora_alpha=6.0)
@@ -208,6 +210,6 @@ def test_adapters_lie_on_a_mesh_as_their_kernels_do():
     ids=str,
 )
 def test_refuses_by_name(fields, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         models.build(small.SMALL | fields, small.V)
     assert message in str(error.value)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, objectives, sharding, trees, types
-from alignjax.models import decoder, grouped, moe, settings
+from alignjax import errors, models, objectives, trees, types
+from alignjax.distributed import sharding
+from alignjax.models import decoder, decoder_config, moe, ragged_dot
 from tests import rows
 from tests.models import small
 
@@ -103,9 +104,9 @@ def test_equals_a_loop_over_all_experts(J, normalised, activation):
 
 PRODUCTS = {
     "ragged_dot": jax.lax.ragged_dot,
-    "blocks": grouped.in_blocks,
-    "small blocks": functools.partial(grouped.in_blocks, size=3),
-    "one block": functools.partial(grouped.in_blocks, size=100),
+    "blocks": ragged_dot.in_blocks,
+    "small blocks": functools.partial(ragged_dot.in_blocks, size=3),
+    "one block": functools.partial(ragged_dot.in_blocks, size=100),
 }
 
 
@@ -200,7 +201,7 @@ def test_refuses_what_the_mesh_does_not_divide(overrides, message):
     x = jax.ShapeDtypeStruct((B, T, D), jnp.float32)
     params = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x))
     rules = sharding.rules(overrides)
-    with sharding.use(grid, rules), pytest.raises(config.ConfigError) as error:
+    with sharding.use(grid, rules), pytest.raises(errors.ConfigError) as error:
         jax.eval_shape(module.apply, params, x)
     assert message in str(error.value)
 
@@ -223,7 +224,7 @@ def routed(logits_LBTE, counts_BT, J=2):
 
 def balance(logits, counts, J=2):
     model = types.Model(
-        settings.DecoderConfig(61, 32, 2, 4, 48, 64, experts=E), *[None] * 7
+        decoder_config.DecoderConfig(61, 32, 2, 4, 48, 64, experts=E), *[None] * 7
     )
     nothing = types.Mean(jnp.float32(0), jnp.float32(1))
     metrics = objectives.router.add(model, routed(logits, counts, J), nothing, {})[1]
@@ -355,6 +356,6 @@ def test_adapters_are_of_attention_alone():
     ids=str,
 )
 def test_refuses_by_name(fields, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         models.build(small.SMALL | dict(family="mixtral") | fields, small.V)
     assert message in str(error.value)

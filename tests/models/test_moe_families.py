@@ -4,8 +4,9 @@
 import jax
 import pytest
 
-from alignjax import config, models, trees
-from alignjax.models import mixtral, names, qwen3_moe, settings
+from alignjax import config, errors, models, trees
+from alignjax.models import decoder_config, names
+from alignjax.models.families import mixtral, qwen3_moe
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ SAID = dict(
 @pytest.mark.parametrize("module", [mixtral, qwen3_moe])
 def test_config_json_there_and_back(module):
     read = lambda **more: config.build(
-        settings.DecoderConfig, module.fields(SAID | more), "model"
+        decoder_config.DecoderConfig, module.fields(SAID | more), "model"
     )
     experts = dict(num_local_experts=6, num_experts_per_tok=3)
     c = read(**experts, output_router_logits=True, router_aux_loss_coef=0.02)
@@ -44,7 +45,9 @@ def test_config_json_there_and_back(module):
     assert read(**experts, router_aux_loss_coef=0.02).router_loss == 0
     again = module.fields(names.config_json(module, c))
     assert again == module.fields(SAID | experts) | again
-    assert config.build(settings.DecoderConfig, again, "model").router_loss == 0.02
+    assert (
+        config.build(decoder_config.DecoderConfig, again, "model").router_loss == 0.02
+    )
     if module is qwen3_moe:
         theirs = dict(num_experts=6, num_experts_per_tok=3)
         assert c.experts == read(**theirs).experts
@@ -72,6 +75,6 @@ def test_config_json_there_and_back(module):
     ids=str,
 )
 def test_refuses_what_it_does_not_compute(module, more, message):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         module.fields(SAID | more)
     assert message in str(error.value)

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, sharding, state, trees
+from alignjax import errors, models, trees
+from alignjax.distributed import sharding
 from alignjax.models import lora, quantized
+from alignjax.training import state
 from tests.models import small
 
 KINDS = ["bfloat16", "int8", "nf4"]
@@ -214,9 +216,9 @@ def test_only_projections_that_are_not_trained():
 
 
 def test_refuses_by_name():
-    with pytest.raises(config.ConfigError, match="base: 'nf4' keeps two codes a byte"):
+    with pytest.raises(errors.ConfigError, match="base: 'nf4' keeps two codes a byte"):
         models.build(small.SMALL | dict(d_ff=49, base="nf4"), small.V)
-    with pytest.raises(config.ConfigError, match=r"model\.base.*int4"):
+    with pytest.raises(errors.ConfigError, match=r"model\.base.*int4"):
         models.build(small.SMALL | dict(base="int4"), small.V)
     c = models.build(small.SMALL | dict(base="int8"), small.V).config
     assert quantized.problems(c, lora.TRAINABLE) == []

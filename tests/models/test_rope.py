@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import config, models
+from alignjax import errors, models
 from alignjax.models import rope
 from alignjax.types import Sequences
 from tests import rows
@@ -125,13 +125,13 @@ def test_each_document_of_a_row_has_the_frequencies_of_its_length():
 def test_longrope_refuses_what_has_no_one_length():
     model = longrope(1.5, 4.0)
     model.init_cache(1, 8)
-    with pytest.raises(config.ConfigError, match="with room for 9"):
+    with pytest.raises(errors.ConfigError, match="with room for 9"):
         model.init_cache(1, 9)
     longrope(4.0, 4.0).init_cache(1, 9)
     _, params = small.make()
     x = np.zeros((1, 9), np.int32)
     branching = Sequences(x, x, None, x + 1, x, x)
-    with pytest.raises(config.ConfigError, match=r"data\.share_prompt=False"):
+    with pytest.raises(errors.ConfigError, match=r"data\.share_prompt=False"):
         model.hidden(params, branching)
     jax.eval_shape(model.hidden, params, jax.tree.map(lambda a: a[:, :8], branching))
 
@@ -151,9 +151,9 @@ def test_longrope_refuses_what_has_no_one_length():
     ],
 )
 def test_a_scaling_that_cannot_be_is_refused_by_name(scaling, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         models.build(small.SMALL | dict(rope_scaling=scaling), small.V)
-    with pytest.raises(config.ConfigError, match="has 3 numbers for 4 frequencies"):
+    with pytest.raises(errors.ConfigError, match="has 3 numbers for 4 frequencies"):
         three = dict(short_factor=(1.0,) * 3, long_factor=(1.0,) * 4)
         three |= dict(kind="longrope", original_length=8)
         models.build(small.SMALL | dict(rope_scaling=three), small.V)

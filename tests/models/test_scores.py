@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, models, trees
+from alignjax import errors, models, trees
 from alignjax.models import decoder
 from tests.models import small
 
@@ -36,9 +36,9 @@ def test_heads_begin_small_and_apart_and_change_nothing_else():
 def test_a_model_without_heads_says_so():
     model, params = small.make()
     assert "score" not in params
-    with pytest.raises(config.ConfigError, match=r"model\.score_heads: 0"):
+    with pytest.raises(errors.ConfigError, match=r"model\.score_heads: 0"):
         model.score(params, jnp.zeros((1, 1, 32)))
-    with pytest.raises(config.ConfigError, match="score_heads: -1 must be at least 0"):
+    with pytest.raises(errors.ConfigError, match="score_heads: -1 must be at least 0"):
         models.build(small.SMALL | dict(score_heads=-1), small.V)
 
 

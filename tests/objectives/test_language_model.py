@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, evaluate, objectives
+from alignjax import errors, objectives
+from alignjax.training import evaluate
 from alignjax.types import Frozen
 from tests import rows
 from tests.objectives import subject
@@ -68,5 +69,5 @@ def test_dft_weighs_each_token_by_its_probability():
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(config.ConfigError, match="'dtf' is not one of"):
+    with pytest.raises(errors.ConfigError, match="'dtf' is not one of"):
         run(loss="dtf")

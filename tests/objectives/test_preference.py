@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, evaluate, objectives
+from alignjax import errors, objectives
 from alignjax.losses import catalogue, mixtures
 from alignjax.objectives import logprobs, preference, responses
+from alignjax.training import evaluate
 from alignjax.types import Frozen, LogProbs
 from tests.objectives import batches, subject
 
@@ -277,7 +278,7 @@ def test_a_store_says_what_a_frozen_copy_says(name):
 def test_what_a_store_cannot_tell_is_refused_by_name(name, field):
     objective, batch = build(name), stored(subject.batch())
     assert objective.unstored == (field,)
-    with pytest.raises(config.ConfigError, match=f"{name} needs {field}"):
+    with pytest.raises(errors.ConfigError, match=f"{name} needs {field}"):
         objective.loss(subject.params(), Frozen(), batch, None)
     # With a model beside the store, the model is asked.
     loss, _, _ = run(objective, subject.params(), REFERENCE, batch)
@@ -286,12 +287,12 @@ def test_what_a_store_cannot_tell_is_refused_by_name(name, field):
 
 
 def test_what_the_batch_lacks_is_named():
-    with pytest.raises(config.ConfigError, match="dpo compares with a reference"):
+    with pytest.raises(errors.ConfigError, match="dpo compares with a reference"):
         build("dpo").loss(subject.params(), Frozen(), subject.batch(), None)
     bare = subject.batch().replace(values={})
-    with pytest.raises(config.ConfigError, match="takes gap of each example"):
+    with pytest.raises(errors.ConfigError, match="takes gap of each example"):
         build("odpo").loss(subject.params(), REFERENCE, bare, None)
-    with pytest.raises(config.ConfigError, match="groups of 3"):
+    with pytest.raises(errors.ConfigError, match="groups of 3"):
         build("dpo").loss(subject.params(), REFERENCE, subject.batch(K=3), None)
     assert build("odpo").values == ("gap",) and build("dpo").values == ()
     assert build("kto").values == ("desirable",)
@@ -332,7 +333,7 @@ def test_what_the_batch_lacks_is_named():
     ids=str,
 )
 def test_a_config_that_cannot_be_is_refused(section, words):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         objectives.build(subject.model(), dict(name="preference", **section))
     for word in words:
         assert word in str(error.value)
@@ -358,7 +359,7 @@ def test_a_loss_from_outside_the_package():
     assert objective.data == "labels" and objective.reference
     _, _, metrics = run(objective, subject.params(), REFERENCE, subject.batch())
     assert metrics["rewards/desirable"] != 0
-    with pytest.raises(config.ConfigError, match="beta: required"):
+    with pytest.raises(errors.ConfigError, match="beta: required"):
         build(f"{__name__}:outside")
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import config, evaluate, objectives
-from alignjax.objectives import reward_measures, reward_model
+from alignjax import errors, objectives
+from alignjax.objectives import reward_metrics, reward_model
+from alignjax.training import evaluate
 from alignjax.types import Frozen
 from tests.objectives import batches, subject
 
@@ -75,7 +76,7 @@ def test_bradley_terry_and_its_figures():
     bins = np.minimum((2 * confidence - 1) * 10 // 1, 9)
     ece = sum(
         abs(mean((confidence - right) * (bins == k)))
-        for k in range(reward_measures.BINS)
+        for k in range(reward_metrics.BINS)
     )
     expected = {
         "loss_weight": weight.sum(),
@@ -106,8 +107,8 @@ def judged(scores):
     """The figures of pairs with these scores, all of one length."""
     score = jnp.asarray(scores)[..., None]
     ones = jnp.ones(score.shape[:2])
-    means = reward_measures.pairs(score, ones > 0, ones, ones[:, 0], {})
-    return evaluate.figures(jax.device_get(means), reward_measures.derive)
+    means = reward_metrics.pairs(score, ones > 0, ones, ones[:, 0], {})
+    return evaluate.figures(jax.device_get(means), reward_metrics.derive)
 
 
 def test_calibration_does_not_follow_from_the_order_of_pairs():
@@ -232,14 +233,14 @@ def reduced(score_B2):
     ids=str,
 )
 def test_what_cannot_be_is_refused(heads, section, words):
-    with pytest.raises(config.ConfigError) as error:
+    with pytest.raises(errors.ConfigError) as error:
         build(heads, **section)
     for word in words:
         assert word in str(error.value)
 
 
 def test_groups_of_another_size_are_refused():
-    with pytest.raises(config.ConfigError, match=r"groups of 2, .* groups of 3"):
+    with pytest.raises(errors.ConfigError, match=r"groups of 2, .* groups of 3"):
         run(build(), subject.batch(K=3))
 
 
@@ -249,5 +250,5 @@ def test_groups_of_another_size_are_refused():
 def test_heads_are_as_many_as_targets(heads, members, wanted):
     objective = build(heads, loss="regression", members=members)
     message = f"model.score_heads: {heads} .* the data rate 2; set .* = {wanted}\\b"
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         run(objective, subject.batch(K=1), heads)

@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import models, objectives, sharding, state, step, types
+from alignjax import models, objectives, types
+from alignjax.distributed import sharding
+from alignjax.training import state, step
 from tests import rows
 from tests.objectives import trajectory
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import optax
 
-from alignjax import models, objectives, sharding, state, step, types
+from alignjax import models, objectives, types
+from alignjax.distributed import sharding
 from alignjax.objectives import logprobs, responses
+from alignjax.training import state, step
 from tests.objectives import batches
 
 V, T = 40, 48

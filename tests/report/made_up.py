@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 
-from alignjax.assessment import (
+from alignjax import world
+from alignjax.world import chance, replies
+from alignjax.world.assessment import (
     amounts,
     answers,
     asked,
@@ -16,8 +18,6 @@ from alignjax.assessment import (
     rewards,
     summary,
 )
-from alignjax.data.sources import world
-from alignjax.data.sources.world import chance, replies
 
 TOWN = world.build("nano", 0)
 SETTINGS = amounts.Settings(each=6, documents=5)

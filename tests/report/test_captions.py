@@ -3,18 +3,20 @@
 
 import pytest
 
-from alignjax.assessment import narration
-from alignjax.report import curves, story, worth
+from alignjax.report import figures_reward, figures_training, story
+from alignjax.world.assessment import narration
 from tests.report import made_up
 
 CLEAR, NOISE = made_up.interval(0.4, 0.1), made_up.interval(0.4, 0.5)
 
 
 def test_a_change_within_its_interval_is_none():
-    assert worth.moved(CLEAR, 1.0, 1.4, "here") == "rose from 1.00 to 1.40 here"
+    assert (
+        figures_reward.moved(CLEAR, 1.0, 1.4, "here") == "rose from 1.00 to 1.40 here"
+    )
     down = made_up.interval(-0.4, 0.1)
-    assert worth.moved(down, 1.4, 1.0) == "fell from 1.40 to 1.00"
-    assert worth.moved(NOISE, 1.0, 1.4).startswith("did not change beyond")
+    assert figures_reward.moved(down, 1.4, 1.0) == "fell from 1.40 to 1.00"
+    assert figures_reward.moved(NOISE, 1.0, 1.4).startswith("did not change beyond")
 
 
 def test_intervals_and_shares_in_words():
@@ -32,13 +34,13 @@ def test_intervals_and_shares_in_words():
     ],
 )
 def test_displacement(chosen, rejected, words):
-    text = curves._displacement(chosen, rejected)
+    text = figures_training._displacement(chosen, rejected)
     assert words in text and f"{chosen:+.2f}" in text
 
 
 def test_smoothing_is_a_mean_of_the_last():
-    assert curves.smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
-    assert curves.smooth([1, float("nan"), 3], 2) == [1, 1, 3]
+    assert figures_training.smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
+    assert figures_training.smooth([1, float("nan"), 3], 2) == [1, 1, 3]
 
 
 def test_the_legend_of_the_losses_names_what_is_drawn():
@@ -46,16 +48,16 @@ def test_the_legend_of_the_losses_names_what_is_drawn():
     rows = [{**row, "eval/loss": 2.0} for row in training]
     for found, drawn in ((training, 0), (rows, 1)):
         stages = [story.Stage(name, "sft", found, {}) for name in ("one", "two")]
-        svg = curves.losses(story.Story(stages, None)).svg
+        svg = figures_training.losses(story.Story(stages, None)).svg
         assert svg.count(">training<") == 1 and svg.count(">held out<") == drawn
 
 
 def test_overfitting_is_seen():
     rows = [{"step": i, "loss": 1.0, "eval/loss": x} for i, x in enumerate((2, 1, 1.5))]
     stage = story.Stage("sft", "sft", rows, {})
-    assert "sft (1.000 to 1.500)" in curves._overfitting([stage])
+    assert "sft (1.000 to 1.500)" in figures_training._overfitting([stage])
     stage = story.Stage("sft", "sft", rows[:2], {})
-    assert "lowest" in curves._overfitting([stage])
+    assert "lowest" in figures_training._overfitting([stage])
 
 
 def test_over_optimisation_is_seen():
@@ -63,7 +65,7 @@ def test_over_optimisation_is_seen():
     dpo = found["models"]["dpo"]
     dpo["trajectory"][0]["gold"]["nine"] = made_up.interval(9.0)
     told = story.Story([], found)
-    assert "it was higher at step 10" in worth.frontier(told).caption
+    assert "it was higher at step 10" in figures_reward.frontier(told).caption
 
 
 def test_what_is_told_of_a_stage_follows_the_intervals():

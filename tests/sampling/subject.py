@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import models, sampling, trees
-from alignjax.data import tokenizer
+from alignjax.data.tokenizers import base
 from alignjax.types import Sequences
 
 # 256 bytes, then start 256, end 257 and a role 258; the embedding has more rows.
-TOKENIZER = tokenizer.from_files("bytes", {"bytes.json": b'{"control": ["<user>"]}'})
+TOKENIZER = base.from_files("bytes", {"bytes.json": b'{"control": ["<user>"]}'})
 BOS, EOS, ROLE, ROWS = 256, 257, 258, 264
 SHAPE = dict(family="llama", name="nano", d_model=32, layers=2, heads=4, d_ff=64)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import subject
 
-from alignjax import models, sampling, sharding
+from alignjax import models, sampling
+from alignjax.distributed import sharding
 from alignjax.sampling import completions, loop
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import subject
 
-from alignjax import config, sampling
-from alignjax.data import tokenizer
+from alignjax import errors, sampling
+from alignjax.data.tokenizers import base
 from alignjax.sampling import text
 
 
@@ -23,7 +23,7 @@ def test_prompts_of_tokens_are_taken_as_they_are():
 
 
 def test_bad_settings_are_refused_together_and_by_name():
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         subject.generate(
             ["a", "b"],
             max_tokens=0,
@@ -52,7 +52,7 @@ def test_bad_settings_are_refused_together_and_by_name():
         *(dict(stop_ids=x) for x in (257, "a", [None])),
         dict(stop=3),
     ):
-        with pytest.raises(config.ConfigError, match=f"^{next(iter(bad))}: "):
+        with pytest.raises(errors.ConfigError, match=f"^{next(iter(bad))}: "):
             subject.generate(["a"], **bad)
 
 
@@ -81,18 +81,18 @@ def test_bad_settings_are_refused_together_and_by_name():
     ],
 )
 def test_bad_prompts_are_refused_by_place(prompts, max_tokens, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(errors.ConfigError, match=message):
         subject.generate(prompts, max_tokens=max_tokens)
 
 
 def test_what_the_tokenizer_cannot_start_or_spell_is_refused():
     model_and_params = subject.nano()
     startless = subject.TOKENIZER._replace(bos_id=None)
-    with pytest.raises(config.ConfigError, match=r"prompts\[0\]: empty, and the tok"):
+    with pytest.raises(errors.ConfigError, match=r"prompts\[0\]: empty, and the tok"):
         sampling.generate(*model_and_params, startless, [""], max_tokens=3)
     files = {"chars.json": b'{"chars": "ab", "control": []}'}
-    chars = tokenizer.from_files("chars", files)
-    with pytest.raises(config.ConfigError, match=r"prompts\[1\]: character 'c'"):
+    chars = base.from_files("chars", files)
+    with pytest.raises(errors.ConfigError, match=r"prompts\[1\]: character 'c'"):
         sampling.generate(*model_and_params, chars, ["ab", "abc"], max_tokens=3)
 
 

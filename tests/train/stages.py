@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from alignjax import config, exit_codes, train
-from alignjax.checkpoint import open_run
+from alignjax import config, errors, train
+from alignjax.analysis import open_run
 
 
 def section(module, folder: pathlib.Path, **changes) -> dict:
@@ -28,7 +28,7 @@ def section(module, folder: pathlib.Path, **changes) -> dict:
 def run(folder, name, module, **changes):
     """A finished run, opened."""
     done = train.train(section(module, folder, **changes), folder / name)
-    assert done == exit_codes.DONE
+    assert done == errors.DONE
     return open_run(folder / name)
 
 
@@ -38,16 +38,16 @@ def interrupted(folder, name, module, at: int, **changes):
     with pytest.MonkeyPatch.context() as patch:
         interruption = train.interruption.Interruption
         patch.setattr(interruption, "requested", lambda self, step: step == at)
-        code = property(lambda self: exit_codes.INTERRUPTED)
+        code = property(lambda self: errors.INTERRUPTED)
         patch.setattr(interruption, "exit_code", code)
-        assert train.train(c, folder / name) == exit_codes.INTERRUPTED
+        assert train.train(c, folder / name) == errors.INTERRUPTED
     assert open_run(folder / name).steps[-1] == at + 1
     return run(folder, name, module, **changes)
 
 
 def refused(folder, module, **changes) -> str:
     """What the run is refused with."""
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         train.train(section(module, folder, **changes), folder / "refused")
     return str(caught.value)
 

@@ -16,7 +16,7 @@ import launch
 import pytest
 import small
 
-from alignjax import checkpoint, exit_codes, train
+from alignjax import analysis, errors, train
 
 FIELD = "--config.{}"
 SOURCE = "--config.data.sources.text.{}"
@@ -95,7 +95,7 @@ def refuse(tmp_path, workdir, corpus, cache):
 )
 def test_field(refuse, flag, words):
     more = ["--config.evaluation.every=5"] if words is None else []
-    output = refuse(exit_codes.CONFIG, FIELD.format(flag), *more)
+    output = refuse(errors.CONFIG, FIELD.format(flag), *more)
     for word in words or ["checkpoint.keep_best", "8", "multiple", "5"]:
         assert word in output, output
     assert len(output.splitlines()) <= 3, output
@@ -113,25 +113,25 @@ def test_field(refuse, flag, words):
 def test_samples_that_cannot_be(refuse, flags, words):
     names = {"bos=False": "data.bos=False"}
     more = [FIELD.format(names.get(f, f"sample.{f}")) for f in flags]
-    output = refuse(exit_codes.CONFIG, FIELD.format("sample.every=12"), *more)
+    output = refuse(errors.CONFIG, FIELD.format("sample.every=12"), *more)
     assert all(word in output for word in words), output
 
 
 def test_everything_wrong_is_said_at_once(refuse):
     flags = ["log.every=0", "data.pack=best", "checkpoint.every=0"]
-    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags))
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags))
     assert all(f in output for f in ("log.every", "data.pack", "checkpoint.every"))
 
 
 def test_what_the_mesh_does_not_divide(refuse):
     flags = ["batch_size=12", "mesh.fsdp=8"]
-    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags), devices=8)
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags), devices=8)
     assert "batch_size: 12 is not a multiple of 8" in output and "16" in output
     flags = ["batch_size=8", "mesh.fsdp=4", "mesh.tensor=2", "microbatches=4"]
-    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags), devices=8)
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags), devices=8)
     assert "4 microbatches on 4 devices" in output and "16" in output
     flags = ["mesh.fsdp=2", "mesh.tensor=4"]
-    output = refuse(exit_codes.CONFIG, *map(FIELD.format, flags), devices=8)
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags), devices=8)
     assert "does not divide layers/q/kernel" in output and "sharding_rules" in output
 
 
@@ -158,12 +158,12 @@ def damaged(path, kind: str):
 def test_corpus(refuse, tmp_path, kind):
     said = damaged(tmp_path / "bad.txt", kind)
     (path,) = tmp_path.glob("bad.txt*")
-    output = refuse(exit_codes.DATA, SOURCE.format(f"path={path}"))
+    output = refuse(errors.DATA, SOURCE.format(f"path={path}"))
     assert said in output and str(path) in output, output
 
 
 def test_no_corpus(refuse):
-    output = refuse(exit_codes.DATA, SOURCE.format("path=/no/such/file.txt"))
+    output = refuse(errors.DATA, SOURCE.format("path=/no/such/file.txt"))
     assert "data.sources.text" in output and "/no/such/file.txt" in output
 
 
@@ -175,44 +175,44 @@ def test_row_without_the_field(refuse, tmp_path, corpus, cache):
     path.write_text("\n".join(rows))
     config = launch.SMALL.with_name("rows.py")
     at = SOURCE.format(f"path={path}")
-    output = refuse(exit_codes.DATA, at, config=config)
+    output = refuse(errors.DATA, at, config=config)
     assert f"{path}:5" in output and "'text'" in output and "on_bad_row" in output
     skip = FIELD.format("data.on_bad_row=skip")
     flags = launch.flags(tmp_path / "run", path, cache, skip, config=config)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     assert "1 bad rows skipped" in output and f"{path}:5" in output
 
 
 def test_document_longer_than_the_context(refuse):
-    output = refuse(exit_codes.DATA, FIELD.format("data.long_documents=error"))
+    output = refuse(errors.DATA, FIELD.format("data.long_documents=error"))
     assert "corpus.txt:" in output and "long_documents" in output, output
 
 
 def test_workdir_that_cannot_be(refuse, tmp_path):
     (tmp_path / "file").write_text("")
-    output = refuse(exit_codes.CHECKPOINT, workdir=tmp_path / "file" / "run")
+    output = refuse(errors.CHECKPOINT, workdir=tmp_path / "file" / "run")
     assert str(tmp_path / "file") in output
-    output = refuse(exit_codes.CONFIG, workdir="gs://bucket/run")
+    output = refuse(errors.CONFIG, workdir="gs://bucket/run")
     assert "gs:/bucket/run" in output and "mount" in output
-    output = refuse(exit_codes.CONFIG, workdir="")
+    output = refuse(errors.CONFIG, workdir="")
     assert "workdir: empty; name a file or folder" in output
 
 
 def test_wandb_that_is_not_installed(refuse):
-    output = refuse(exit_codes.CONFIG, FIELD.format("log.wandb=project"))
+    output = refuse(errors.CONFIG, FIELD.format("log.wandb=project"))
     assert "wandb" in output and "pip install" in output
 
 
 def test_flags(refuse, tmp_path):
-    assert "'confg'" in refuse(exit_codes.CONFIG, "--confg=x")
-    assert "extra" in refuse(exit_codes.CONFIG, "extra")
-    assert "nope.py" in refuse(exit_codes.CONFIG, "--config=nope.py")
+    assert "'confg'" in refuse(errors.CONFIG, "--confg=x")
+    assert "extra" in refuse(errors.CONFIG, "extra")
+    assert "nope.py" in refuse(errors.CONFIG, "--config=nope.py")
     early = ["--config.steps=3", "--config=configs/smoke/pretrain.py"]
     done = launch.fresh([*early, f"--workdir={tmp_path}"])
     assert "give --config before the fields" in done.stderr
     done = launch.fresh([f"--workdir={tmp_path}"])
-    assert done.returncode == exit_codes.CONFIG and "--config" in done.stderr
+    assert done.returncode == errors.CONFIG and "--config" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def correct(workdir, corpus, cache):
     """The correct start, after all the refused ones."""
     flags = launch.flags(workdir, corpus, cache)
     code, output = launch.run(flags, workdir.parent / "output")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     assert "starting at step 0" in output and "missing" not in output
     return workdir
 
@@ -228,7 +228,7 @@ def correct(workdir, corpus, cache):
 def test_other_run(correct, refuse):
     more = ["--config.optimizer.learning_rate=1e-3", "--config.microbatches=2"]
     before = (correct / "config.json").read_text()
-    output = refuse(exit_codes.CONFIG, *more)
+    output = refuse(errors.CONFIG, *more)
     assert "optimizer.learning_rate: 0.003 -> 0.001" in output
     assert "microbatches" not in output.split("another run")[1]  # that may differ
     assert (correct / "config.json").read_text() == before
@@ -237,7 +237,7 @@ def test_other_run(correct, refuse):
 def test_workdir_in_the_home(corpus, cache, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(checkpoint.CheckpointError, match=f"{tmp_path}/file"):
+    with pytest.raises(errors.CheckpointError, match=f"{tmp_path}/file"):
         train.train(small.section(corpus, cache), "~/file")
 
 
@@ -248,16 +248,16 @@ def test_other_data(refuse, tmp_path, cache):
     chars += ["--config.schedule.warmup_steps=0", SOURCE.format(f"path={mine}")]
     flags = launch.flags(workdir, mine, cache, *chars)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
-    before = checkpoint.open_run(workdir)
+    assert code == errors.DONE, output
+    before = analysis.open_run(workdir)
     expected, size = before.logits([1, 2, 3]), before.tokenizer.vocab_size
     mine.write_text(mine.read_text() + "\n\nwith an X, which none had before")
     (tmp_path / "output").unlink()
     known = (workdir / "config.json").read_bytes()
-    output = refuse(exit_codes.CONFIG, *chars, workdir=workdir)
+    output = refuse(errors.CONFIG, *chars, workdir=workdir)
     assert "data_identity" in output and "another workdir" in output
     assert (workdir / "config.json").read_bytes() == known
-    after = checkpoint.open_run(workdir)
+    after = analysis.open_run(workdir)
     assert after.tokenizer.vocab_size == size
     assert (after.logits([1, 2, 3]) == expected).all()
 
@@ -273,7 +273,7 @@ def test_accepted_and_yet_impossible(refuse, correct, flag, words):
     """What the workdir holds stays what its config.json says."""
     before = (correct / "config.json").read_bytes()
     accept = FIELD.format("checkpoint.accept=('model.*','steps')")
-    output = refuse(exit_codes.CONFIG, FIELD.format(flag), accept, workdir=correct)
+    output = refuse(errors.CONFIG, FIELD.format(flag), accept, workdir=correct)
     for word in words:
         assert word in output, output
     assert (correct / "config.json").read_bytes() == before
@@ -283,7 +283,7 @@ def test_same_run_again_has_nothing_to_do(correct, corpus, cache, tmp_path):
     before = (correct / "metrics.jsonl").read_bytes()
     flags = launch.flags(correct, corpus, cache)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE and "step 24, of 24" in output, output
+    assert code == errors.DONE and "step 24, of 24" in output, output
     assert (correct / "metrics.jsonl").read_bytes() == before
 
 
@@ -295,10 +295,10 @@ def test_incomplete_checkpoint_falls_back(correct, corpus, cache, tmp_path):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     flags = launch.flags(workdir, corpus, cache)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     assert "the checkpoint of step 24 is broken, moved aside" in output
     assert "going on from the checkpoint of step 16" in output
-    mine, expected = checkpoint.open_run(workdir), checkpoint.open_run(correct)
+    mine, expected = analysis.open_run(workdir), analysis.open_run(correct)
     assert mine.meta(24)["leaves"] == expected.meta(24)["leaves"]
     assert os.listdir(workdir / "quarantine")
 
@@ -314,10 +314,10 @@ def test_full_disk(corpus, cache, tmp_path):
     workdir = tmp_path / "run"
     flags = launch.flags(workdir, corpus, cache, "--config.checkpoint.every=4")
     code, output = launch.run(flags, tmp_path / "output", before=small_files)
-    assert code == exit_codes.CHECKPOINT, output
+    assert code == errors.CHECKPOINT, output
     assert "Traceback" not in output and str(workdir) in output, output
     code, output = launch.run(flags, tmp_path / "again")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
 
 
 def test_second_writer(refuse, corpus, cache, tmp_path):
@@ -326,7 +326,7 @@ def test_second_writer(refuse, corpus, cache, tmp_path):
     process = launch.start(flags, tmp_path / "first")
     launch.wait_for((workdir / "metrics.jsonl").exists, process)
     try:
-        output = refuse(exit_codes.CONFIG, "--config.steps=100000", workdir=workdir)
+        output = refuse(errors.CONFIG, "--config.steps=100000", workdir=workdir)
         assert f"process {process.pid}" in output and "another workdir" in output
     finally:
         process.kill()
@@ -334,6 +334,6 @@ def test_second_writer(refuse, corpus, cache, tmp_path):
 
 
 def test_token_outside_the_vocabulary(correct):
-    run = checkpoint.open_run(correct)
+    run = analysis.open_run(correct)
     with pytest.raises(ValueError, match="258"):
         run.logits([1, 258])

@@ -9,7 +9,7 @@ import launch
 import numpy as np
 import pytest
 
-from alignjax import checkpoint, exit_codes, trees
+from alignjax import analysis, errors, trees
 from configs.smoke import pretrain
 
 
@@ -25,7 +25,7 @@ def test_second_start_compiles_less(tmp_path, corpus):
     for name in ("first", "second"):
         flags = launch.flags(tmp_path / name, corpus, tmp_path / "cache")
         code, output = launch.run(flags, tmp_path / f"{name}.out", before=count_events)
-        assert code == exit_codes.DONE, output
+        assert code == errors.DONE, output
         events = json.loads(output.splitlines()[-1])
         kinds = "cache_misses", "cache_hits"
         counts.append([events.get(f"/jax/compilation_cache/{k}", 0) for k in kinds])
@@ -37,7 +37,7 @@ def test_second_start_compiles_less(tmp_path, corpus):
 def test_profile(tmp_path, corpus, cache):
     flags = launch.flags(tmp_path / "run", corpus, cache, "--profile")
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     (trace,) = (tmp_path / "run/profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000
 
@@ -46,8 +46,8 @@ def test_average_of_the_weights(tmp_path, corpus, cache):
     more = "--config.optimizer.ema=0.8"
     flags = launch.flags(tmp_path / "run", corpus, cache, more)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
-    run = checkpoint.open_run(tmp_path / "run")
+    assert code == errors.DONE, output
+    run = analysis.open_run(tmp_path / "run")
     last = run.metrics()[-1]
     assert 0 < last["eval/loss"] < last["eval_average/loss"] < 6  # it lags behind
     assert last["eval_average/bits_per_byte"] > last["eval/bits_per_byte"]
@@ -64,8 +64,8 @@ def test_best_step_is_kept(tmp_path, corpus, cache):
     more += ["--config.checkpoint.keep_best=('eval/loss','max')"]
     flags = launch.flags(tmp_path / "run", corpus, cache, *more)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
-    run = checkpoint.open_run(tmp_path / "run")
+    assert code == errors.DONE, output
+    run = analysis.open_run(tmp_path / "run")
     evals = {r["step"] + 1: r["eval/loss"] for r in run.metrics() if "eval/loss" in r}
     assert run.steps == [max(evals, key=evals.get), 24] and run.steps[0] < 24
 
@@ -74,7 +74,7 @@ def test_best_by_a_metric_that_is_not_there(tmp_path, corpus, cache):
     more = "--config.checkpoint.keep_best=('eval/los','min')"
     flags = launch.flags(tmp_path / "run", corpus, cache, more)
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.CONFIG, output
+    assert code == errors.CONFIG, output
     assert "checkpoint.keep_best" in output and "'eval/loss'" in output
     assert not (tmp_path / "run/metrics.jsonl").read_bytes()  # before the first step
 
@@ -91,7 +91,7 @@ def smoke(tmp_path_factory, cache):
             f"--config.data.sources.text.data_dir={cache}/world",
         ]
     )
-    assert done.returncode == exit_codes.DONE, done.stderr
+    assert done.returncode == errors.DONE, done.stderr
     return workdir, done
 
 
@@ -99,7 +99,7 @@ def test_smoke(smoke):
     workdir, done = smoke
     assert done.stderr == "", done.stderr
     assert "step 24/24" in done.stdout and "sample-0 at step 23:\nthe " in done.stdout
-    run = checkpoint.open_run(workdir)
+    run = analysis.open_run(workdir)
     rows = run.metrics()
     assert [row["step"] for row in rows] == list(range(24))
     assert rows[-1]["loss"] < rows[0]["loss"] - 1

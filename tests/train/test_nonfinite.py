@@ -6,7 +6,8 @@ import pytest
 import sick
 import small
 
-from alignjax import checkpoint, config, exit_codes, experiment, trees
+from alignjax import analysis, config, errors, trees
+from alignjax.experiment import build
 
 SICK = launch.SMALL.with_name("sick.py")
 
@@ -16,7 +17,7 @@ def poison(corpus, cache):
     """What the inputs of each of the 10 batches add up to."""
     c = config.to_json(sick.get_config())
     c["data"]["sources"]["text"]["path"] = str(corpus)
-    data = experiment.build(c | {"cache_dir": str(cache), "mesh": {"fsdp": -1}}).train
+    data = build.build(c | {"cache_dir": str(cache), "mesh": {"fsdp": -1}}).train
     sums = [int(data.rows(range(8 * i, 8 * i + 8))["inputs"].sum()) for i in range(10)]
     assert len(set(sums)) == 10
     return sums
@@ -38,24 +39,24 @@ def run(tmp_path, corpus, cache):
 
 def test_stop(run, tmp_path, poison):
     code, output = run(poison=poison[5:6])
-    assert code == exit_codes.NON_FINITE, output
+    assert code == errors.NON_FINITE, output
     (line,) = [line for line in output.splitlines() if "not finite" in line]
     assert line.startswith("NonFinite: step 5: ") and "loss = nan" in line
     assert "text: " in line and "corpus.txt:" in line and "4 more rows" in line
     assert "learning_rate" in line and "Traceback" not in output
-    opened = checkpoint.open_run(tmp_path / "run")
+    opened = analysis.open_run(tmp_path / "run")
     assert [row["step"] for row in opened.metrics()] == list(range(6))
     before = len(opened.steps)
     code, output = run("--config.nonfinite=skip", poison=poison[5:6])
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     assert f"going on from the checkpoint of step {before}" in output
 
 
 def test_skip(run, tmp_path, poison):
     code, output = run("--config.nonfinite=skip", poison=poison[5:6])
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     assert output.count("the update was left out") == 1
-    opened = checkpoint.open_run(tmp_path / "run")
+    opened = analysis.open_run(tmp_path / "run")
     skipped = [row["skipped"] for row in opened.metrics()]
     assert skipped == [float(i == 5) for i in range(10)]
     assert opened.metrics()[5]["loss"] != opened.metrics()[5]["loss"]  # NaN, as it was
@@ -68,7 +69,7 @@ def test_too_many_in_a_row(run, poison):
     bad = [poison[5], poison[7], poison[8]]
     more = ["--config.nonfinite=skip", "--config.max_skipped=2"]
     code, output = run(*more, poison=bad)
-    assert code == exit_codes.NON_FINITE, output
+    assert code == errors.NON_FINITE, output
     assert "step 8: " in output and "2 in a row (max_skipped)" in output
 
 
@@ -76,15 +77,15 @@ def test_rate_out_of_all_proportion(tmp_path, corpus, cache):
     flags = launch.flags(tmp_path / "run", corpus, cache)
     flags.append("--config.optimizer.learning_rate=1e38")
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.NON_FINITE, output
+    assert code == errors.NON_FINITE, output
     assert "not finite" in output or "NaN or infinity" in output
     assert "Traceback" not in output, output
 
 
 def test_source_and_objective_from_outside(run, corpus, tmp_path):
     code, output = run()
-    assert code == exit_codes.DONE, output
-    opened = checkpoint.open_run(tmp_path / "run")
+    assert code == errors.DONE, output
+    opened = analysis.open_run(tmp_path / "run")
     assert opened.config["objective"]["name"] == "sick:objective"
     assert "eval/loss" in opened.metrics()[-1]
     texts = [record.text for _, record in sick.load(str(corpus)).documents()]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import small
 
-from alignjax import checkpoint, experiment, train, types
+from alignjax import analysis, checkpoint, train, types
+from alignjax.experiment import build
 
 TOKENS = list(b"the old ship went to sea")
 
@@ -48,7 +49,7 @@ def trained(tmp_path_factory, corpus, cache):
 
 def expected_logits(corpus, cache, params):
     """By the model that the config describes, not the one that the run opens."""
-    model = experiment.build(small.section(corpus, cache)).model
+    model = build.build(small.section(corpus, cache)).model
     row = lambda values, kind: np.array([values], kind)
     count = len(TOKENS)
     rows = types.Sequences(
@@ -92,7 +93,7 @@ def test_while_it_trains(corpus, cache, tmp_path):
     saved = lambda: checkpoint.storage.complete_steps(workdir / "checkpoints")
     launch.wait_for(saved, process)
     try:
-        run = checkpoint.open_run(workdir)
+        run = analysis.open_run(workdir)
         assert run.logits(TOKENS).shape == (len(TOKENS), 258)
         first = run.steps[-1]
         launch.wait_for(lambda: run.steps and run.steps[-1] > first, process)

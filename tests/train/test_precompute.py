@@ -8,7 +8,7 @@ import sys
 import pytest
 from stages import refused, run
 
-from alignjax import exit_codes
+from alignjax import errors
 from configs.smoke import dpo, pretrain
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,10 +41,10 @@ def precompute(folder, base, *more: str) -> subprocess.CompletedProcess:
 
 def test_the_store_is_filled_once(folder, base):
     first = precompute(folder, base)
-    assert first.returncode == exit_codes.DONE, first.stderr
+    assert first.returncode == errors.DONE, first.stderr
     assert "computing" in first.stdout
     again = precompute(folder, base)
-    assert again.returncode == exit_codes.DONE, again.stderr
+    assert again.returncode == errors.DONE, again.stderr
     assert "computing" not in again.stdout
 
 
@@ -57,7 +57,7 @@ def test_the_store_is_filled_once(folder, base):
 )
 def test_a_loss_without_a_store_is_refused(folder, base, loss, words):
     done = precompute(folder, base, f"--config.objective.loss={loss}")
-    assert done.returncode == exit_codes.CONFIG
+    assert done.returncode == errors.CONFIG
     assert words in done.stdout + done.stderr
     assert "Traceback" not in done.stderr and "computing" not in done.stdout
 

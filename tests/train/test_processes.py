@@ -9,7 +9,7 @@ import launch
 import numpy as np
 import pytest
 
-from alignjax import checkpoint, exit_codes
+from alignjax import analysis, errors
 
 SAMPLED = ("--config.sample.every=12", "--config.checkpoint.every=6")
 
@@ -42,7 +42,7 @@ def join(processes, directory) -> list[str]:
 
 
 def losses(workdir) -> np.ndarray:
-    rows = checkpoint.open_run(workdir).metrics()
+    rows = analysis.open_run(workdir).metrics()
     assert [row["step"] for row in rows] == list(range(24))
     return np.array([row["loss"] for row in rows])
 
@@ -58,7 +58,7 @@ def one(tmp_path_factory, corpus, cache):
     workdir = tmp_path_factory.mktemp("one")
     flags = launch.flags(workdir, corpus, cache, *SAMPLED)
     code, output = launch.run(flags, workdir / "output", devices=2)
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     return workdir
 
 
@@ -72,18 +72,18 @@ def moved(tmp_path_factory, corpus, cache):
     launch.wait_for(lambda: steps_written(workdir) >= 2, processes[0])
     os.kill(processes[1].pid, signal.SIGTERM)  # of one only: both stop, at one step
     codes, *said = join(processes, directory / "first")
-    assert codes == [exit_codes.PREEMPTED] * 2, said
-    stopped = checkpoint.open_run(workdir).steps[-1]
+    assert codes == [errors.PREEMPTED] * 2, said
+    stopped = analysis.open_run(workdir).steps[-1]
     assert stopped == steps_written(workdir) < 20
 
     process = launch.start(flags, directory / "second", devices=2)
     launch.wait_for(lambda: steps_written(workdir) >= stopped + 2, process)
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
-    assert process.exitcode == exit_codes.PREEMPTED, (directory / "second").read_text()
+    assert process.exitcode == errors.PREEMPTED, (directory / "second").read_text()
 
     codes, *said = join(start_two(flags, directory / "third"), directory / "third")
-    assert codes == [exit_codes.DONE] * 2, said
+    assert codes == [errors.DONE] * 2, said
     return workdir, said
 
 
@@ -91,7 +91,7 @@ def test_two_train_as_one(one, moved):
     workdir, said = moved
     np.testing.assert_allclose(losses(workdir), losses(one), rtol=0, atol=1e-5)
     evals = [
-        [r["eval/loss"] for r in checkpoint.open_run(w).metrics() if "eval/loss" in r]
+        [r["eval/loss"] for r in analysis.open_run(w).metrics() if "eval/loss" in r]
         for w in (one, workdir)
     ]
     np.testing.assert_allclose(*evals, rtol=0, atol=1e-5)
@@ -103,5 +103,5 @@ def test_two_train_as_one(one, moved):
 def test_another_config_is_refused_by_both(tmp_path, corpus, cache, moved):
     flags = launch.flags(moved[0], corpus, cache, *SAMPLED, "--config.seed=1")
     codes, *said = join(start_two(flags, tmp_path / "said"), tmp_path / "said")
-    assert codes == [exit_codes.CONFIG, exit_codes.CHECKPOINT], said
+    assert codes == [errors.CONFIG, errors.CHECKPOINT], said
     assert "seed: 0 -> 1" in said[0] and "another process says why" in said[1]

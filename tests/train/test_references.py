@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from stages import interrupted, refused, run, said, section
 
-from alignjax import experiment, models, parameters, sharding, trees, types
-from alignjax.checkpoint import asking
+from alignjax import models, trees, types
+from alignjax.analysis import asking
+from alignjax.distributed import sharding
+from alignjax.experiment import build, parameters
 from alignjax.models import lora
 from configs.smoke import dpo, pretrain, sft
 
@@ -59,7 +61,7 @@ def assert_same_numbers(found, expected):
 
 def first_of(folder, opened, **changes):
     """What a run would read and never change."""
-    built = experiment.build(section(dpo, folder, **start(opened, **changes)))
+    built = build.build(section(dpo, folder, **start(opened, **changes)))
     with sharding.use(built.mesh, built.rules):
         return parameters.prepare(built).frozen()
 
@@ -205,7 +207,7 @@ def test_the_base_in_fewer_bits_is_the_reference(folder, tuned, narrow):
 def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
     """Logits and the checkpoint's are those of training, from either side."""
     kind, opened = narrow
-    again = experiment.build(section(dpo, folder, **start(tuned, **BASES[kind])))
+    again = build.build(section(dpo, folder, **start(tuned, **BASES[kind])))
     tokens = np.arange(24)[None]
     rows = asking.rows(again.model, tokens)
     with sharding.use(again.mesh, again.rules):
@@ -223,7 +225,7 @@ def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
         np.testing.assert_array_equal(np.asarray(leaf[...]), whole, err_msg=name)
     # The next run that keeps its base so has the very same one.
     after = {"init.run": str(opened.path), "trainable": lora.TRAINABLE, **FAST}
-    built = experiment.build(section(dpo, folder, **after))
+    built = build.build(section(dpo, folder, **after))
     assert built.model.config.base == kind
     with sharding.use(built.mesh, built.rules):
         kept = trees.named_leaves(parameters.prepare(built).frozen().base)

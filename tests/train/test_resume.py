@@ -10,8 +10,9 @@ import launch
 import numpy as np
 import pytest
 
-from alignjax import checkpoint, exit_codes, trees, writer
-from alignjax.checkpoint import storage
+from alignjax import analysis, errors, trees
+from alignjax.checkpoint import step_folders
+from alignjax.tracking import writer
 
 SOON = "--config.checkpoint.every=3"
 
@@ -22,13 +23,13 @@ def whole(tmp_path_factory, corpus, cache):
     workdir = tmp_path_factory.mktemp("whole")
     flags = launch.flags(workdir, corpus, cache, SOON)
     code, output = launch.run(flags, workdir / "output")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     return workdir
 
 
 def records(workdir):
     """metrics.jsonl without what depends on the clock."""
-    rows = checkpoint.open_run(workdir).metrics()
+    rows = analysis.open_run(workdir).metrics()
     return [
         {k: v for k, v in row.items() if k not in writer.TIMING_KEYS} for row in rows
     ]
@@ -36,7 +37,7 @@ def records(workdir):
 
 def assert_same(workdir, whole, steps: int = 24) -> None:
     """The same parameters bit for bit, the same optimizer, and every step once."""
-    run, expected = checkpoint.open_run(workdir), checkpoint.open_run(whole)
+    run, expected = analysis.open_run(workdir), analysis.open_run(whole)
     assert run.meta()["leaves"] == expected.meta()["leaves"]  # with fingerprints
     mine = trees.named_leaves(run.params())
     for name, leaf in trees.named_leaves(expected.params()).items():
@@ -46,7 +47,7 @@ def assert_same(workdir, whole, steps: int = 24) -> None:
 
 
 def saving(workdir) -> bool:
-    return any((workdir / "checkpoints").glob(f"*{storage.TEMPORARY}*"))
+    return any((workdir / "checkpoints").glob(f"*{step_folders.TEMPORARY}*"))
 
 
 def steps_written(workdir) -> int:
@@ -68,7 +69,7 @@ def kill_and_restart(flags, workdir, kills, rng) -> int:
             caught += saving(workdir)
             os.kill(process.pid, signal.SIGKILL)
         process.join(120)
-        expected = exit_codes.DONE if n == kills else -signal.SIGKILL
+        expected = errors.DONE if n == kills else -signal.SIGKILL
         assert process.exitcode == expected, (workdir / "output").read_text()
     return caught
 
@@ -84,7 +85,7 @@ def test_killed_three_times(tmp_path, corpus, cache, whole):
 
 @pytest.mark.parametrize(
     "number, expected",
-    [(signal.SIGTERM, exit_codes.PREEMPTED), (signal.SIGINT, exit_codes.INTERRUPTED)],
+    [(signal.SIGTERM, errors.PREEMPTED), (signal.SIGINT, errors.INTERRUPTED)],
 )
 def test_asked_to_stop(tmp_path, corpus, cache, whole, number, expected):
     flags = launch.flags(tmp_path, corpus, cache, SOON)
@@ -94,11 +95,11 @@ def test_asked_to_stop(tmp_path, corpus, cache, whole, number, expected):
     process.join(60)
     output = (tmp_path / "output").read_text()
     assert process.exitcode == expected, output
-    step = checkpoint.open_run(tmp_path).steps[-1]
+    step = analysis.open_run(tmp_path).steps[-1]
     assert 4 < step < 24 and step == steps_written(tmp_path)
     assert f"asked to stop: saved step {step} of 24" in output
     code, output = launch.run(flags, tmp_path / "output")
-    assert code == exit_codes.DONE, output
+    assert code == errors.DONE, output
     assert_same(tmp_path, whole)
 
 
@@ -116,7 +117,7 @@ def test_shakespeare_killed_three_times(tmp_path, cache):
         directory.mkdir()
     process = launch.start(runs[0], dirs[0] / "output")
     process.join(1200)
-    assert process.exitcode == exit_codes.DONE, (dirs[0] / "output").read_text()
+    assert process.exitcode == errors.DONE, (dirs[0] / "output").read_text()
     rng = random.Random(0)
     for n in range(3):
         process = launch.start(runs[1], dirs[1] / "output")
@@ -128,7 +129,7 @@ def test_shakespeare_killed_three_times(tmp_path, cache):
         process.join(60)
     process = launch.start(runs[1], dirs[1] / "output")
     process.join(1200)
-    assert process.exitcode == exit_codes.DONE, (dirs[1] / "output").read_text()
+    assert process.exitcode == errors.DONE, (dirs[1] / "output").read_text()
     assert_same(*reversed(dirs), steps=2000)
     last = records(dirs[0])[-1]
     print({k: v for k, v in last.items() if k.startswith("eval")})

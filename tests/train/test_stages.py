@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from stages import interrupted, refused, run, said, section
 
-from alignjax import checkpoint, config, exit_codes, train, trees
-from alignjax.checkpoint import open_run
+from alignjax import errors, train, trees
+from alignjax.analysis import open_run
 from configs.smoke import dpo, pretrain, sft
 
 
@@ -120,7 +120,7 @@ def test_a_spoiled_store_is_noticed_at_the_first_step(folder, tuned):
         logps = np.memmap(file, np.float32, "r+")
         logps[::2] -= 0.5
         logps.flush()
-    with pytest.raises(config.ConfigError) as caught:
+    with pytest.raises(errors.ConfigError) as caught:
         train.train(section(dpo, folder, **names, **cache), folder / "after")
     text = str(caught.value)
     assert "loss of step 0" in text and "reference" in text
@@ -152,7 +152,7 @@ def test_a_run_that_has_moved_still_counts_as_the_same(folder, tuned):
     tuned.path.rename(moved)
     try:
         c = section(dpo, folder, **{"init.run": str(moved)})
-        assert train.train(c, folder / "preferred") == exit_codes.DONE
+        assert train.train(c, folder / "preferred") == errors.DONE
     finally:
         moved.rename(tuned.path)
 
@@ -206,5 +206,5 @@ def test_the_rest_of_a_part_has_to_be_what_it_was(folder, tuned, base):
     c = json.loads((part.path / "config.json").read_text())
     c["init"]["run"] = str(base.path)
     (part.path / "config.json").write_text(json.dumps(c))
-    with pytest.raises(checkpoint.CheckpointError, match="other parameters"):
+    with pytest.raises(errors.CheckpointError, match="other parameters"):
         open_run(part.path).params()

@@ -6,8 +6,8 @@ import json
 import pytest
 from stages import refused, run
 
-from alignjax import checkpoint, generate
-from alignjax.assessment import formats
+from alignjax import analysis, generate
+from alignjax.world.assessment import formats
 from configs.smoke import dpo, pretrain, sft
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
@@ -81,4 +81,4 @@ def test_a_template_that_the_tokenizer_cannot_write_is_refused(runs):
     )
     gone = refused(folder, sft, **start, **{"data.chat": "gone.jinja"})
     assert "data.chat: gone.jinja: [Errno 2]" in gone
-    assert checkpoint.open_run(folder / "tuned").chats.endswith("own.jinja")
+    assert analysis.open_run(folder / "tuned").chats.endswith("own.jinja")

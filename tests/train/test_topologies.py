@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import small
 
-from alignjax import checkpoint, experiment, sharding, state, train, trees
+from alignjax import analysis, checkpoint, train, trees
+from alignjax.distributed import sharding
+from alignjax.experiment import build
+from alignjax.training import state
 
 TOPOLOGIES = {  # devices, and how they are laid out
     "one device": (1, dict(data=1, fsdp=1, tensor=1)),
@@ -39,7 +42,7 @@ def section(corpus, cache):
 
 
 def losses(workdir) -> np.ndarray:
-    return np.array([row["loss"] for row in checkpoint.open_run(workdir).metrics()])
+    return np.array([row["loss"] for row in analysis.open_run(workdir).metrics()])
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_same_losses(tmp_path, section, reference, on, topology, microbatches):
 
 
 def test_rows_are_ragged(reference):
-    weights = [row["loss_weight"] for row in checkpoint.open_run(reference).metrics()]
+    weights = [row["loss_weight"] for row in analysis.open_run(reference).metrics()]
     assert len(set(weights)) == 6 and max(weights) < 0.9 * 32 * 32
 
 
@@ -87,7 +90,7 @@ def test_state_moves_exactly_and_goes_on(tmp_path, section, reference, on, topol
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
     shutil.rmtree(workdir / "checkpoints" / "6")
-    before = trees.named_leaves(checkpoint.open_run(workdir).params(3))
+    before = trees.named_leaves(analysis.open_run(workdir).params(3))
     devices, mesh = TOPOLOGIES[topology]
     on(devices)
     moved = restored(section(mesh=mesh), workdir)
@@ -101,7 +104,7 @@ def test_state_moves_exactly_and_goes_on(tmp_path, section, reference, on, topol
 
 def restored(section, workdir):
     """The state that a run of this config would go on from."""
-    run = experiment.build(section)
+    run = build.build(section)
     with (
         sharding.use(run.mesh, run.rules),
         checkpoint.Checkpoints(

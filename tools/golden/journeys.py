@@ -13,8 +13,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from alignjax import models, trees
-from alignjax.checkpoint import conversion
+from alignjax import convert, models, trees
 from alignjax.huggingface import merged, peft, save
 from tools.golden import ours
 
@@ -50,8 +49,8 @@ def there_and_back(
     """
     scratch.mkdir()
     source = in_dtype(folder, scratch / "source", dtype)
-    run = conversion.import_folder(conversion.plan_import(source, scratch / "there"))
-    conversion.export_run(conversion.plan_export(run.path, scratch / "back"))
+    run = convert.import_folder(convert.plan_import(source, scratch / "there"))
+    convert.export_run(convert.plan_export(run.path, scratch / "back"))
     before, after = tensors(source), tensors(scratch / "back")
     same = [
         name

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import objectives, sampling, trees
+from alignjax import analysis, objectives, sampling, trees
 from alignjax.huggingface import layout
 from alignjax.models import decoder, names
 from alignjax.sampling import distribution
@@ -130,6 +130,5 @@ def logprobs(logits_BTV: np.ndarray, tokens_BT: np.ndarray) -> np.ndarray:
 
 def open_folder(folder: pathlib.Path):
     """The folder as a run."""
-    from alignjax import checkpoint
 
-    return checkpoint.open_run(folder)
+    return analysis.open_run(folder)

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from alignjax import config, registry
+from alignjax import config, errors, registry
 from alignjax.data import records
 
 
@@ -33,15 +33,15 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
         try:
             function = registry.Registry("source").find(kind)
         except ValueError as error:
-            raise config.ConfigError(f"kind: {error}") from error
+            raise errors.ConfigError(f"kind: {error}") from error
     elif kind in kinds():
         function = importlib.import_module(f"{__name__}.{kind}").load
     else:
         remedy = registry.closest(kind, kinds())
-        raise config.ConfigError(f"kind: unknown source {kind!r}; {remedy}")
+        raise errors.ConfigError(f"kind: unknown source {kind!r}; {remedy}")
     problems = _problems(inspect.signature(function), options)
     if problems:
-        raise config.ConfigError(problems)
+        raise errors.ConfigError(problems)
     return function(**options)._replace(kind=kind)
 
 

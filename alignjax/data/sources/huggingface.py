@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alignjax import errors
 from alignjax.data import formats, records
 
 BATCH_ROWS = 4096
@@ -46,18 +47,18 @@ def load(
     try:
         import datasets
     except ImportError as error:
-        raise records.DataError(
+        raise errors.DataError(
             'source kind "huggingface" needs the extra hf: pip install alignjax[hf]'
         ) from error
     options = {"revision": revision, "data_files": data_files}
     try:
         rows = datasets.load_dataset(path, name, split=split, **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise records.DataError(
+        raise errors.DataError(
             f"huggingface {path}, split {split!r}: {error}"
         ) from error
     if missing := reader.missing(rows.column_names):
-        raise records.DataError(f"huggingface {path}: no column {missing}")
+        raise errors.DataError(f"huggingface {path}: no column {missing}")
     read = rows.select_columns(reader.columns(rows.column_names))
 
     def documents() -> Iterator[tuple[str, Any]]:
@@ -89,7 +90,7 @@ def _digest(rows, field: str) -> str:
         try:
             texts = batch.column(0).cast(pyarrow.large_binary()).combine_chunks()
         except pyarrow.ArrowException as error:
-            raise records.DataError(
+            raise errors.DataError(
                 f"huggingface: column {field!r} is no text ({error}); name another"
             ) from error
         values = texts.to_pylist()

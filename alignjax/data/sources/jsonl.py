@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignjax.data import digests, files, formats, records
+from alignjax.data import formats, records
+from alignjax.data.sources import digests, files
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson")
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignjax.data import digests, files, formats, records
+from alignjax import errors
+from alignjax.data import formats, records
+from alignjax.data.sources import digests, files
 
 BATCH_ROWS = 1024
 
@@ -32,9 +34,7 @@ def load(
     reader = formats.reader(format, field, columns)
     paths, note = files.find(path, (".parquet",))
     if not sum([_count(file, reader) for file in paths]):
-        raise records.DataError(
-            f"path: {path!r} has no rows; name a file that has some"
-        )
+        raise errors.DataError(f"path: {path!r} has no rows; name a file that has some")
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
@@ -49,7 +49,7 @@ def _count(path: Path, reader: formats.Reader) -> int:
     """The rows of a file, which has to have the columns that are read."""
     with _open(path) as file:
         if missing := reader.missing(file.schema_arrow.names):
-            raise records.DataError(f"{path}: no column {missing}")
+            raise errors.DataError(f"{path}: no column {missing}")
         return file.metadata.num_rows
 
 
@@ -62,7 +62,7 @@ def _rows(path: Path, reader: formats.Reader) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise records.DataError(
+        raise errors.DataError(
             f"{path}: damaged ({error}); copy the file again"
         ) from error
 
@@ -72,12 +72,12 @@ def _open(path: Path):
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise records.DataError(
+        raise errors.DataError(
             f"{path}: Parquet needs pyarrow; install it with: pip install pyarrow"
         ) from error
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise records.DataError(
+        raise errors.DataError(
             f"{path}: not a whole Parquet file ({error}); copy the file again"
         ) from error

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from alignjax import config
-from alignjax.data import digests, files, records
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.sources import digests, files
 
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz")
 
@@ -30,7 +31,7 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
     splitters = {"file": _whole, "line": _by_line, "paragraph": _by_paragraph}
     if document not in splitters:
         known = ", ".join(splitters)
-        raise config.ConfigError(f"document: {document!r} is not one of {known}")
+        raise errors.ConfigError(f"document: {document!r} is not one of {known}")
     paths, note = files.find(path, SUFFIXES)
 
     def documents() -> Iterator[tuple[str, records.Text]]:
@@ -40,7 +41,7 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
                 empty = False
                 yield f"{file}:{number}", text
             if empty:
-                raise records.DataError(f"{file}: nothing but blank lines; remove it")
+                raise errors.DataError(f"{file}: nothing but blank lines; remove it")
 
     identity = {"files": digests.of_files(paths), "document": document}
     return records.Source("text", identity, files.size(paths), documents, note)

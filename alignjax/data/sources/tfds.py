@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignjax.data import digests, files, formats, records
+from alignjax import errors
+from alignjax.data import formats, records
+from alignjax.data.sources import digests, files
 
 CHUNK = 256  # examples read at a time
 
@@ -45,14 +47,14 @@ def load(
     where = builder.info.full_name
     features = builder.info.features
     if missing := reader.missing(list(features)):
-        raise records.DataError(f"tfds {where}: no feature {missing}")
+        raise errors.DataError(f"tfds {where}: no feature {missing}")
     names = reader.columns(list(features))
     try:
         paths = [Path(path) for path in builder.info.splits[split].filepaths]
         examples = builder.as_data_source(split=split)
     except (ValueError, KeyError, NotImplementedError) as error:
         known = ", ".join(builder.info.splits)
-        raise records.DataError(
+        raise errors.DataError(
             f"tfds {where}, split {split!r}: {error}; known splits: {known}"
         ) from error
 
@@ -61,7 +63,7 @@ def load(
             for index, example in enumerate(_examples(examples)):
                 yield f"{where}/{split}:{index}", _record(example, names, reader)
         except RuntimeError as error:  # what array_record raises
-            raise records.DataError(
+            raise errors.DataError(
                 f"tfds {where}, split {split!r}: damaged ({error}); prepare it again"
             ) from error
 
@@ -71,11 +73,11 @@ def load(
 
 def _builder(name: str | None, directory: str | None, data_dir: str | None):
     if (name is None) == (directory is None):
-        raise records.DataError("tfds: give either a name or a directory")
+        raise errors.DataError("tfds: give either a name or a directory")
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise records.DataError(
+        raise errors.DataError(
             "tfds: TensorFlow Datasets is not installed; install it with: "
             "pip install tensorflow-datasets array-record importlib_resources"
         ) from error
@@ -88,13 +90,13 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
             builder = tfds.builder_from_directory(directory)
     except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]  # the list of all data sets follows
-        raise records.DataError(f"tfds {name or directory}: {reason}") from error
+        raise errors.DataError(f"tfds {name or directory}: {reason}") from error
     found = builder.info.file_format
     if directory is None and not builder.is_prepared():
         remedy = 'prepare it with file_format="array_record"'
-        raise records.DataError(f"tfds {name or directory}: not prepared; {remedy}")
+        raise errors.DataError(f"tfds {name or directory}: not prepared; {remedy}")
     if found is None or found.value != "array_record":
-        raise records.DataError(
+        raise errors.DataError(
             f"tfds {name or directory}: prepared as {found and found.value}, not "
             'array_record; prepare it again with file_format="array_record"'
         )
@@ -107,13 +109,13 @@ def _check_features(directory: Path) -> None:
     try:
         described = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise records.DataError(
+        raise errors.DataError(
             f"{path}: no description of prepared data ({error}); correct directory"
         ) from error
     names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(described))
     for name in names:
         if not name.startswith("tensorflow_datasets."):
-            raise records.DataError(
+            raise errors.DataError(
                 f"{path}: names the class {name!r}, which is not TFDS's own and would "
                 "be imported; load only data that needs no such class"
             )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of tokenizers, one file each; see `alignjax.data.tokenizer`."""
+"""The kinds of tokenizers, one file each; see `alignjax.data.tokenizers.base`."""

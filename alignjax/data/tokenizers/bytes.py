@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from alignjax.data import tokenizer
+from alignjax.data.tokenizers import base
 
 TRAINED = False
 OPTIONS = ("control_tokens",)  # of the config, besides its kind
 MODEL = "bytes.json"
 
 
-def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of a tokenizer; there is nothing to learn from `texts`."""
     del texts
     return {MODEL: json.dumps({"control": list(cfg.control_tokens)}).encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files: bytes, then the start, the end, and control."""
     names = json.loads(files[MODEL])["control"]
     control = {name: 258 + i for i, name in enumerate(names)}
@@ -34,7 +34,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     def decode(ids: Iterable[int]) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
-    return tokenizer.Tokenizer(
+    return base.Tokenizer(
         kind="bytes",
         files=dict(files),
         vocab_size=len(token_bytes),
@@ -44,6 +44,6 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         token_bytes=token_bytes,
         encode_batch=encode_batch,
         decode=decode,
-        names=tokenizer.NAMES,
+        names=base.NAMES,
         stop_ids=(257,),
     )

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from alignjax.data import records, tokenizer
+from alignjax import errors
+from alignjax.data.tokenizers import base
 
 TRAINED = True
 OPTIONS = ("control_tokens",)  # of the config, besides its kind
 MODEL = "chars.json"
 
 
-def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of a tokenizer that knows every character of `texts`."""
     known: set[str] = set()
     for text in texts:
@@ -24,7 +25,7 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
     return {MODEL: json.dumps(model).encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files: characters, then the start, the end, and control.
 
     Its `encode_batch` raises a DataError for a character that it does not know.
@@ -41,7 +42,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         ids = table[np.minimum(_points(text), len(table) - 1)]
         if len(ids) and ids.min() < 0:
             at = int(np.argmin(ids))
-            raise records.DataError(
+            raise errors.DataError(
                 f"character {text[at]!r} at offset {at} is not among the {len(chars)} "
                 'that the tokenizer knows; use kind = "bytes" or "sentencepiece"'
             )
@@ -53,7 +54,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     def decode(ids: Iterable[int]) -> str:
         return "".join(chars[i] for i in ids if i < len(chars))
 
-    return tokenizer.Tokenizer(
+    return base.Tokenizer(
         kind="chars",
         files=dict(files),
         vocab_size=len(token_bytes),
@@ -63,7 +64,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         token_bytes=token_bytes,
         encode_batch=encode_batch,
         decode=decode,
-        names=tokenizer.NAMES,
+        names=base.NAMES,
         stop_ids=(len(chars) + 1,),
     )
 

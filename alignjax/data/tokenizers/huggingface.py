@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from alignjax import config
-from alignjax.data import records, side_files, tokenizer
+from alignjax import errors
+from alignjax.data.tokenizers import base, tokenizer_files
 
 TRAINED = False
 OPTIONS = ("path", "eos_token")  # of the config, besides its kind
@@ -23,7 +23,7 @@ NAMES = "names.json"  # there where the config named the end
 ROWS = "rows.json"
 
 
-def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of the tokenizer at `cfg.path`, a tokenizer.json or its directory.
 
     They are it and all that is beside it and of it; see `side_files`. The token that
@@ -39,18 +39,18 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise records.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
-    files = {**side_files.read(path.parent), MODEL: content}
+        raise errors.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
+    files = {**tokenizer_files.read(path.parent), MODEL: content}
     if cfg.eos_token:
         files[NAMES] = json.dumps({"eos": cfg.eos_token}).encode()
     try:
         from_files(files)
-    except records.DataError as error:
-        raise records.DataError(f"tokenizer.path: {path}: {error}") from error
+    except errors.DataError as error:
+        raise errors.DataError(f"tokenizer.path: {path}: {error}") from error
     return files
 
 
-def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files.
 
     Raises:
@@ -59,18 +59,18 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     """
     model = _model(files)
     model.encode_special_tokens = True  # what text spells stays text
-    names = side_files.names(files)
+    names = tokenizer_files.names(files)
     kept = json.loads(files.get(NAMES, b"{}"))
     names |= {f"{role}_token": name for role, name in kept.items() if name}
-    eos = side_files.end(files, names.get("eos_token"), model.id_to_token)
+    eos = tokenizer_files.end(files, names.get("eos_token"), model.id_to_token)
     if eos is None:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"tokenizer.eos_token: {MODEL} and what is beside it do not say which "
-            f"token ends a text; name it as eos_token in {side_files.CONFIG}, or here"
+            f"token ends a text; name it as eos_token in {tokenizer_files.CONFIG}, or here"
         )
     eos_id = model.token_to_id(eos)
     if eos_id is None:
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"tokenizer.eos_token: {eos!r} is not in the tokenizer's vocabulary"
         )
     names["eos_token"] = eos
@@ -106,7 +106,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         kept = [i for i in map(int, ids) if i not in hidden]
         return model.decode(kept, skip_special_tokens=False)
 
-    return tokenizer.Tokenizer(
+    return base.Tokenizer(
         kind="huggingface",
         files=dict(files),
         vocab_size=len(token_bytes),
@@ -117,7 +117,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         encode_batch=encode_batch,
         decode=decode,
         names=names,
-        stop_ids=side_files.stop_ids(files, eos_id, len(token_bytes)),
+        stop_ids=tokenizer_files.stop_ids(files, eos_id, len(token_bytes)),
         encode_marked=encode_marked,
         unknown_id=_unknown_id(model, json.loads(files[MODEL])["model"], bos, eos),
     )
@@ -141,23 +141,23 @@ def _model(files: Mapping[str, bytes]):
     try:
         import tokenizers
     except ImportError as error:
-        raise records.DataError(
+        raise errors.DataError(
             'tokenizer.kind "huggingface" needs the extra hf: pip install alignjax[hf]'
         ) from error
     try:
         model = tokenizers.Tokenizer.from_str(files[MODEL].decode())
     except Exception as error:  # the library raises no type of its own
-        raise records.DataError(f"{MODEL}: not a tokenizer ({error})") from error
+        raise errors.DataError(f"{MODEL}: not a tokenizer ({error})") from error
     known = {token.content for token in model.get_added_tokens_decoder().values()}
-    for token in side_files.added(files):
+    for token in tokenizer_files.added(files):
         if token.content in known:
             continue
         described = {k: v for k, v in token._asdict().items() if k != "id"}
         model.add_tokens([tokenizers.AddedToken(**described)])
         if (found := model.token_to_id(token.content)) != token.id:
-            raise config.ConfigError(
+            raise errors.ConfigError(
                 f"tokenizer: {token.content!r} is token {token.id} for "
-                f"{side_files.CONFIG} or {side_files.ADDED}, and {found} for {MODEL}; "
+                f"{tokenizer_files.CONFIG} or {tokenizer_files.ADDED}, and {found} for {MODEL}; "
                 "the files are not of one tokenizer"
             )
     model.no_truncation()

@@ -18,8 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from alignjax import config
-from alignjax.data import published, records, side_files, tokenizer, words
+from alignjax import errors
+from alignjax.data.tokenizers import (
+    base,
+    llama_sentencepiece,
+    tokenizer_files,
+    word_cache,
+)
 
 TRAINED = True
 OPTIONS = ("path", "vocab_size", "model_type", "byte_fallback", "control_tokens")
@@ -32,7 +37,7 @@ LINE_CHARACTERS = 4096
 BREAKS = re.compile("[\n\t\u2581]+")
 
 
-def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
+def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of a tokenizer: `cfg.path` read, or a model trained on `texts`.
 
     With a model that is read are all files beside it that belong to it; see
@@ -44,12 +49,15 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
     """
     if cfg.path is not None:
         path = Path(cfg.path).expanduser()
-        path = path / published.MODEL if path.is_dir() else path
-        files = {**side_files.read(path.parent), published.MODEL: _read(path)}
+        path = path / llama_sentencepiece.MODEL if path.is_dir() else path
+        files = {
+            **tokenizer_files.read(path.parent),
+            llama_sentencepiece.MODEL: _read(path),
+        }
         try:
             from_files(files)
-        except records.DataError as error:
-            raise records.DataError(f"tokenizer.path: {path}: {error}") from error
+        except errors.DataError as error:
+            raise errors.DataError(f"tokenizer.path: {path}: {error}") from error
         return files
     import sentencepiece
 
@@ -75,7 +83,7 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
         )
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2].strip() or error
-        raise config.ConfigError(
+        raise errors.ConfigError(
             f"tokenizer.vocab_size: {cfg.vocab_size} tokens cannot be learned from "
             f"this corpus; change it as sentencepiece says: {reason}"
         ) from error
@@ -83,15 +91,15 @@ def make(cfg: tokenizer.TokenizerConfig, texts: Iterator[str]) -> dict[str, byte
     return {MODEL: model.getvalue(), TRAINING: json.dumps(training).encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
+def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files.
 
     Raises:
       DataError: the file is not a sentencepiece model.
     """
     if TRAINING not in files:
-        content = files.get(published.MODEL, files.get(MODEL))
-        return published.from_files(_load, content, files)
+        content = files.get(llama_sentencepiece.MODEL, files.get(MODEL))
+        return llama_sentencepiece.from_files(_load, content, files)
     model = _load(files[MODEL])
     size = model.vocab_size()
     control = {model.id_to_piece(i): i for i in range(size) if model.is_control(i)}
@@ -100,7 +108,7 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
     def decode(ids: Iterable[int]) -> str:
         return model.decode([i for i in map(int, ids) if i not in known])
 
-    return tokenizer.Tokenizer(
+    return base.Tokenizer(
         kind="sentencepiece",
         files=dict(files),
         vocab_size=size,
@@ -108,13 +116,13 @@ def from_files(files: Mapping[str, bytes]) -> tokenizer.Tokenizer:
         eos_id=model.eos_id() if model.eos_id() >= 0 else None,
         control=control,
         token_bytes=np.array(
-            [published.piece_bytes(model, i) for i in range(size)], np.int32
+            [llama_sentencepiece.piece_bytes(model, i) for i in range(size)], np.int32
         ),
         encode_batch=_encoder(model),
         decode=decode,
-        names=tokenizer.NAMES,
+        names=base.NAMES,
         stop_ids=(model.eos_id(),) if model.eos_id() >= 0 else (),
-        unknown_id=published.unknown_id(model),
+        unknown_id=llama_sentencepiece.unknown_id(model),
     )
 
 
@@ -125,7 +133,7 @@ def _load(content: bytes):
     try:
         model.LoadFromSerializedProto(content)
     except RuntimeError as error:
-        raise records.DataError(
+        raise errors.DataError(
             "not a sentencepiece model; name a .model file"
         ) from error
     return model
@@ -137,16 +145,16 @@ def _encoder(model):
     The library reads U+2581 as a space; here it is spelt in bytes, so that it survives,
     or is unknown where there are no bytes to spell it in.
     """
-    underline = [model.piece_to_id(f"<0x{b:02X}>") for b in words.SPACE.encode()]
+    underline = [model.piece_to_id(f"<0x{b:02X}>") for b in word_cache.SPACE.encode()]
     if not all(map(model.is_byte, underline)):
         underline = [model.unk_id()]
     unlike_text = (model.is_byte, model.is_control, model.is_unknown)
     ids = (i for i in range(model.vocab_size()) if not any(f(i) for f in unlike_text))
-    if words.independent(map(model.id_to_piece, ids)):
-        return words.encoder(model.encode, {words.SPACE: underline})
+    if word_cache.independent(map(model.id_to_piece, ids)):
+        return word_cache.encoder(model.encode, {word_cache.SPACE: underline})
 
     def encode(text: str) -> list[int]:
-        first, *rest = model.encode(text.split(words.SPACE))
+        first, *rest = model.encode(text.split(word_cache.SPACE))
         return list(itertools.chain(first, *(underline + ids for ids in rest)))
 
     return lambda texts: [encode(text) for text in texts]
@@ -163,4 +171,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise records.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
+        raise errors.DataError(f"tokenizer.path: {path}: {error.strerror}") from error

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from alignjax.data.sources.world import (
+from alignjax.world import (
     chance,
     corpus,
     knowledge,

@@ -3,7 +3,7 @@
 
 import pytest
 
-from alignjax.data.sources.world import (
+from alignjax.world import (
     chance,
     critiques,
     gold,
@@ -13,7 +13,7 @@ from alignjax.data.sources.world import (
     replies,
     turns,
 )
-from alignjax.data.sources.world.tasks import draw_prompt
+from alignjax.world.tasks import draw_prompt
 
 
 @pytest.fixture(scope="module", params=["nano", "small"])

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from alignjax.data.sources.world import (
+from alignjax.world import (
     chance,
     corruptions,
     gold,
@@ -16,7 +16,7 @@ from alignjax.data.sources.world import (
     reaches,
     replies,
 )
-from alignjax.data.sources.world.tasks import TASKS, WEIGHTS, draw_prompt
+from alignjax.world.tasks import TASKS, WEIGHTS, draw_prompt
 
 PRESETS = ("nano", "small")
 PROMPTS = 6_000

@@ -7,16 +7,8 @@ import statistics
 
 import pytest
 
-from alignjax.data.sources.world import (
-    chance,
-    gold,
-    knowledge,
-    labelers,
-    prompts,
-    reaches,
-    replies,
-)
-from alignjax.data.sources.world.tasks import draw_prompt
+from alignjax.world import chance, gold, knowledge, labelers, prompts, reaches, replies
+from alignjax.world.tasks import draw_prompt
 
 LABELERS = labelers.LABELERS
 

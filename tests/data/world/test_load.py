@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from alignjax.data import records
-from alignjax.data.sources import world
-from alignjax.data.sources.world import corpus, prepared
+from alignjax import errors, world
+from alignjax.world import corpus, prepared
 
 
 def load(tmp_path, **options):
@@ -61,7 +60,7 @@ def test_longer_corpus_begins_with_the_shorter(tmp_path):
     ],
 )
 def test_refuses_what_it_has_not(tmp_path, options, named):
-    with pytest.raises(records.DataError, match=named):
+    with pytest.raises(errors.DataError, match=named):
         world.load(**{"documents": 5, "data_dir": str(tmp_path)} | options)
 
 

@@ -4,11 +4,13 @@
 import numpy as np
 import pytest
 
-from alignjax.data import chat, comparisons, loader, records, tokenizer
-from alignjax.data.sources import world
+from alignjax import errors, world
+from alignjax.data import loader
+from alignjax.data.chat import comparisons, format
+from alignjax.data.tokenizers import base
 
-CONFIG = tokenizer.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL)
-TOK = tokenizer.build(CONFIG, [], "unused")
+CONFIG = base.TokenizerConfig(kind="bytes", control_tokens=format.CONTROL)
+TOK = base.build(CONFIG, [], "unused")
 COUNT = 60
 
 
@@ -64,12 +66,12 @@ def test_demonstrations_become_dialogues(place):
     data = build(place, "demonstrations", "text")
     rows = data.epoch_rows(np.arange(data.num_rows))
     trained = rows["targets"][rows["weights"] > 0].tolist()
-    end, replies = TOK.control[chat.STOP], [[]]
+    end, replies = TOK.control[format.STOP], [[]]
     for token in trained:
         replies[-1].append(token)
         if token == end:
             replies.append([])
-    found = sorted(chat.text(TOK, ids, "roles") for ids in replies[:-1])
+    found = sorted(format.text(TOK, ids, "roles") for ids in replies[:-1])
     # Of a dialogue of several turns each of the assistant's is trained.
     said = [
         text
@@ -90,11 +92,11 @@ def test_a_labeler_decides_which_is_first(place):
 
 
 def test_prompts_and_documents_are_no_dialogues(place):
-    with pytest.raises(records.DataError, match=r"prompts:0: a Prompt, which is noth"):
+    with pytest.raises(errors.DataError, match=r"prompts:0: a Prompt, which is noth"):
         build(place, "prompts", "pairs")
-    with pytest.raises(records.DataError, match=r"expected responses .* found Text"):
+    with pytest.raises(errors.DataError, match=r"expected responses .* found Text"):
         build(place, "pretrain", "pairs")
-    with pytest.raises(records.DataError, match=r"expected responses .* found Chat"):
+    with pytest.raises(errors.DataError, match=r"expected responses .* found Chat"):
         build(place, "demonstrations", "pairs")
-    with pytest.raises(records.DataError, match=r"a Comparison, not plain text; say"):
+    with pytest.raises(errors.DataError, match=r"a Comparison, not plain text; say"):
         build(place, "preferences", "text", chat=None)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from alignjax.data.sources.world import (
+from alignjax.world import (
     chance,
     corpus,
     gold,
@@ -20,7 +20,7 @@ from alignjax.data.sources.world import (
     turns,
     views,
 )
-from alignjax.data.sources.world.tasks import NANO_WEIGHTS, WEIGHTS
+from alignjax.world.tasks import NANO_WEIGHTS, WEIGHTS
 
 PRESETS = ("nano", "small")
 TRAINING = (
@@ -235,7 +235,7 @@ def test_tfds_holds_what_the_view_makes(preset, view, tmp_path):
 
 
 def test_builder_has_a_config_for_every_view():
-    from alignjax.data.sources.world import builder
+    from alignjax.world import builder
 
     names = {config.name for config in builder.AlignjaxWorld.BUILDER_CONFIGS}
     assert names == {f"{preset}_{view}" for preset in PRESETS for view in views.VIEWS}
@@ -244,7 +244,7 @@ def test_builder_has_a_config_for_every_view():
 def test_builder_works_by_itself(tmp_path):
     import tensorflow_datasets as tfds
 
-    from alignjax.data.sources.world import builder
+    from alignjax.world import builder
 
     small = builder.WorldConfig(
         name="tiny", preset="nano", view="evaluation", sizes={"eval_fact": 3}

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step on disk: how it is written, read and verified. All of Orbax is here.
+
+    workdir/checkpoints/<step>/
+      params/     the parameters, as a tree of plain dicts
+      train/      the step counter and the optimizer's state, likewise
+      meta/       JSON: config, data, versions, and each leaf's shape and fingerprint
+      commit_success.txt
+
+or, of a step that was imported and not trained, of format 2, `params.safetensors`
+instead of both trees: a tensor for each leaf, in the order of meta.
+
+Trees are stored under the names of `trees.named_leaves`, as nested dicts with string
+keys: what optax calls its containers, and how it nests empty ones, is not on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from alignjax import errors, trees, types
+from alignjax.storage import fingerprint, tensor_files
+
+FORMAT = 1
+IMPORTED = 2  # of a step whose parameters are in one safetensors file
+TENSORS = "params.safetensors"
+MARKER = "commit_success.txt"
+TEMPORARY = ".orbax-checkpoint-tmp"
+DELETED = ".deleted"
+_STEP = re.compile("0|[1-9][0-9]{0,8}")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read or trusted."""
+
+
+class BrokenStep(CheckpointError):
+    """One step whose content is missing, unreadable or not what was written."""
+
+
+def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
+    return directory / str(step)
+
+
+def complete_steps(directory: pathlib.Path) -> list[int]:
+    """The steps in `directory` that were committed, ascending."""
+    return [step for step, complete in all_steps(directory).items() if complete]
+
+
+def all_steps(directory: pathlib.Path) -> dict[int, bool]:
+    """`{step: whether it was committed}`, ascending.
+
+    A directory without the marker is what an interrupted copy leaves.
+    """
+    if not directory.is_dir():
+        return {}
+    names = (path.name for path in directory.iterdir())
+    steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
+    return {s: (step_path(directory, s) / MARKER).is_file() for s in steps}
+
+
+def as_items(state: types.TrainState) -> dict[str, dict[str, Any]]:
+    """`{item: {name: leaf}}` for what a step stores.
+
+    Raises:
+      ValueError: a leaf that has no name of its own on disk, or nothing to store.
+    """
+    train = {"step": state.step, "opt_state": state.opt_state}
+    items = {"params": state.params, "train": train}
+    for item, tree in items.items():
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            parts = [trees.path_name((key,)) for key in path]
+            name = f"{item}/{'/'.join(parts)}"
+            # Orbax joins keys by dots and lets two leaves share one name.
+            if any(not part or set(part) & set("./\\\0") for part in parts):
+                raise ValueError(f"{name!r}: a key may not be empty or hold '.' or '/'")
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                raise ValueError(f"{name}: store jax.random.key_data of a key")
+            if leaf.size == 0:
+                raise ValueError(f"{name}: shape {leaf.shape} holds nothing to store")
+    return {item: trees.named_leaves(tree) for item, tree in items.items()}
+
+
+def as_state(
+    items: Mapping[str, Mapping[str, Any]], like: types.TrainState
+) -> types.TrainState:
+    """Undoes `as_items`, with the containers of `like`."""
+
+    def fill(tree, prefix, named):
+        names = [f"{prefix}{name}" for name in trees.named_leaves(tree)]
+        return jax.tree.unflatten(jax.tree.structure(tree), [named[n] for n in names])
+
+    return types.TrainState(
+        step=items["train"]["step"],
+        params=fill(like.params, "", items["params"]),
+        opt_state=fill(like.opt_state, "opt_state/", items["train"]),
+    )
+
+
+def describe(items: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
+    """`{item/name: {shape, dtype}}` of arrays, abstract or not."""
+    return {
+        f"{item}/{name}": {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        for item, named in items.items()
+        for name, leaf in named.items()
+    }
+
+
+def make_meta(
+    step: int, leaves: dict[str, dict], *, format: int = FORMAT, **fields
+) -> dict:
+    """The JSON beside a step, with a hash of itself: fingerprints too may rot."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    meta = {
+        "format": format,
+        "step": step,
+        "leaves": leaves,
+        "versions": {name: importlib.metadata.version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "devices": {"count": jax.device_count(), "processes": jax.process_count()},
+        **fields,
+    }
+    return {**meta, "sha256": json_hash(meta)}
+
+
+def json_hash(value) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(path: pathlib.Path, items, meta: dict, *, timeout: float):
+    """Starts to write a step; what comes back has `result()`, which may raise.
+
+    Every process calls it. The arrays may be donated as soon as it returns. The step
+    appears under its own name only when it is whole.
+    """
+    content = {item: nest(named) for item, named in items.items()}
+    with _context(timeout):
+        return ocp.save_checkpointables_async(path, {**content, "meta": meta})
+
+
+def sync(path: pathlib.Path) -> None:
+    """Makes a written step survive a loss of power.
+
+    Orbax syncs the bytes of arrays, but neither its own JSON and markers nor the
+    directories, so that a rename could outlive what it renamed.
+    """
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _fsync(os.path.join(folder, name))
+        _fsync(folder)
+    _fsync(path.parent)
+
+
+def read_meta(path: pathlib.Path) -> dict:
+    """The JSON beside a step. Raises BrokenStep."""
+    if not (path / MARKER).is_file():
+        raise BrokenStep(f"{path} is incomplete: no {MARKER}")
+    try:
+        meta = json.loads((path / "meta" / "data.json").read_text())
+        content = {key: value for key, value in meta.items() if key != "sha256"}
+        good = meta["sha256"] == json_hash(content)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
+    if not good:
+        raise BrokenStep(f"{path}: meta does not match its own hash")
+    if str(meta["step"]) != path.name:
+        raise BrokenStep(f"{path} was renamed: it is of step {meta['step']}")
+    if meta["format"] > IMPORTED:
+        raise CheckpointError(
+            f"{path}: format {meta['format']} is newer than this code, which reads "
+            f"up to {IMPORTED}; update alignjax"
+        )
+    return meta
+
+
+def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
+    """`{item: {name: array}}` for the named leaves of `abstract`, unverified.
+
+    A leaf of `abstract` that has a sharding comes back as a jax array with it, a numpy
+    array as a numpy array; Orbax casts silently, so dtypes are checked before by
+    whoever asks. Every process calls it. Raises BrokenStep.
+    """
+    wanted = {item: nest(named) for item, named in abstract.items()}
+    try:
+        with _context(timeout=600, partial=True):
+            loaded = ocp.load_checkpointables(path, wanted)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # says nothing of the file
+    except Exception as error:  # whatever a damaged file makes a parser raise
+        text = " ".join(str(error).split())[:160]
+        raise BrokenStep(
+            f"{path}: a file is missing or damaged ({type(error).__name__}: {text})"
+        ) from error
+    found = {item: trees.named_leaves(loaded[item]) for item in abstract}
+    for item, named in found.items():
+        for name, leaf in named.items():
+            # What a partial load does not find it leaves as it was asked for.
+            if not isinstance(leaf, (jax.Array, np.ndarray)):
+                raise BrokenStep(f"{path}: {item}/{name} is missing")
+    return found
+
+
+def verify(path: pathlib.Path, meta: dict, items: Mapping[str, Mapping[str, Any]]):
+    """Raises BrokenStep unless every leaf of `items` has the fingerprint in `meta`."""
+    _check(path, meta, fingerprint.fingerprints(items))
+
+
+def _check(path: pathlib.Path, meta: dict, found: Mapping[str, Any]) -> None:
+    bad = [n for n, f in found.items() if f.digits != meta["leaves"][n]["fingerprint"]]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise BrokenStep(
+            f"{path}: not what was written, by its fingerprint: "
+            f"{', '.join(bad[:3])}{more}"
+        )
+
+
+def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
+    """`{name: numpy array}` of an item, all of it or `names`, verified leaf by leaf.
+
+    Needs no more devices than the one that jax always has. Raises BrokenStep.
+    """
+    if is_one_file(meta) and item == "params":
+        from alignjax.checkpoint import lazy
+
+        found = lazy.leaves(path, meta)
+        return {name: found[name][...] for name in (found if names is None else names)}
+    leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
+    # Only shapes and dtypes of these are looked at: an element each will do.
+    blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
+    abstract = {
+        name: np.broadcast_to(blank(leaves[name]), leaves[name]["shape"])
+        for name in (leaves if names is None else names)
+    }
+    loaded = read(path, {item: abstract})[item]
+    for name, leaf in loaded.items():
+        found = fingerprint.of_pieces(leaf.dtype, [leaf])
+        _check(path, meta, {f"{item}/{name}": found})
+    return loaded
+
+
+def is_one_file(meta: dict) -> bool:
+    """Whether the parameters are in a safetensors file, and not Orbax's."""
+    return meta["format"] == IMPORTED
+
+
+def tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
+    """`{name: tensor}` of the parameters in a safetensors file. Raises BrokenStep."""
+    try:
+        found = tensor_files.open_file(path / TENSORS)
+    except errors.ConfigError as error:
+        raise BrokenStep(f"{path}: a file is missing or damaged ({error})") from error
+    have = describe({"params": found})
+    for name in names_of(meta, "params"):
+        want = meta["leaves"][f"params/{name}"]
+        if have.get(f"params/{name}") != {k: want[k] for k in ("shape", "dtype")}:
+            raise BrokenStep(f"{path}: params/{name} is missing, or of another shape")
+    return found
+
+
+def names_of(meta: dict, item: str) -> list[str]:
+    """The leaves of an item, in the order of the tree."""
+    prefix = f"{item}/"
+    return [n.removeprefix(prefix) for n in meta["leaves"] if n.startswith(prefix)]
+
+
+def nbytes(leaves: Mapping[str, dict]) -> int:
+    """Bytes of the arrays that `leaves`, as in meta, describes."""
+    size = lambda leaf: jax.numpy.dtype(leaf["dtype"]).itemsize * np.prod(leaf["shape"])
+    return int(sum(size(leaf) for leaf in leaves.values()))
+
+
+def remove(path: pathlib.Path) -> None:
+    """Deletes a step. It ceases to be one at once, however long its files take."""
+    grave = path.with_name(path.name + DELETED)
+    os.rename(path, grave)
+    shutil.rmtree(grave)
+
+
+def is_leftover(path: pathlib.Path) -> bool:
+    """Whether an interrupted save or deletion left it."""
+    return path.name.endswith(DELETED) or TEMPORARY in path.name
+
+
+def remove_leftovers(directory: pathlib.Path) -> list[str]:
+    """Deletes what an interrupted save or deletion left; returns the names."""
+    left = [path for path in directory.iterdir() if is_leftover(path)]
+    for path in left:
+        shutil.rmtree(path)
+    return [path.name for path in left]
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Replaces a JSON file as a whole, durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        json.dump(value, file, indent=2, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _fsync(path.parent)
+
+
+def nest(named: Mapping[str, Any]) -> dict:
+    """`{"a/b": x}` as `{"a": {"b": x}}`."""
+    out: dict = {}
+    for name, leaf in named.items():
+        *parents, last = name.split("/")
+        branch = out
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = leaf
+    return out
+
+
+def _context(timeout: float, partial: bool = False) -> ocp.Context:
+    registry = ocp.handlers.local_registry()
+    # Without a name of its own a dict of JSON would be stored as a tree of arrays.
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    # Its default of 20 minutes is how long one failed process holds up the others.
+    context.asynchronous.timeout_secs = int(timeout)
+    context.pytree.loading.partial_load = partial
+    # Weights hardly compress, and trying would take most of the time of a save.
+    context.array.saving.use_compression = False
+    # Whoever reads states where the arrays go; the file would only record it.
+    context.array.saving.enable_write_sharding_file = False
+    return context
+
+
+def _fsync(path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One interface over the kinds of tokenizers: trained, loaded, saved, reopened.
+
+A tokenizer is a kind and the bytes of its files; everything else follows from these.
+To add a kind, write `alignjax/data/tokenizers/<kind>.py` with two functions:
+`make(config, texts) -> files` and `from_files(files) -> Tokenizer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax import errors, registry
+from alignjax.data import records, tokenizers
+from alignjax.storage import atomic, filenames
+
+FORMAT = 1
+MANIFEST = "alignjax_tokenizer.json"
+# How templates spell start and end where a kind has no names for them.
+NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """The section `tokenizer` of a config.
+
+    Attributes:
+      kind: "bytes"; "chars", the characters of the corpus and no others;
+        "sentencepiece", trained on the corpus or read from `path`; "huggingface", a
+        tokenizer.json read from `path`.
+      path: a model to read instead of training one.
+      vocab_size: how many tokens a trained sentencepiece model has, all included.
+      model_type: of a trained sentencepiece model, "bpe" or "unigram".
+      byte_fallback: whether what a trained model has no piece for is spelt in bytes, so
+        that any text can be written; otherwise it becomes the unknown token.
+      control_tokens: tokens that no text can spell, such as "<user>"; their ids are in
+        `Tokenizer.control`. Not for models read from `path`, which have their own.
+      eos_token: the token that ends a document, where a tokenizer.json does not tell.
+      train_bytes: about how much of a larger corpus a model is trained on.
+    """
+
+    kind: str = "sentencepiece"
+    path: str | None = None
+    vocab_size: int = 4096
+    model_type: str = "bpe"
+    byte_fallback: bool = True
+    control_tokens: tuple[str, ...] = ()
+    eos_token: str | None = None
+    train_bytes: int = 32_000_000
+
+    def __post_init__(self):
+        problems = []
+        if self.kind not in kinds():
+            remedy = registry.closest(self.kind, kinds())
+            problems.append(f"kind: unknown tokenizer {self.kind!r}; {remedy}")
+        if self.path is not None and self.kind in ("bytes", "chars"):
+            problems.append(f"path: {self.kind} tokenizers have none; leave it out")
+        if self.path is None and self.kind == "huggingface":
+            problems.append("path: required for huggingface, a tokenizer.json")
+        if self.path is not None and self.control_tokens:
+            problems.append("control_tokens: a model read from a path has its own")
+        if self.model_type not in ("bpe", "unigram"):
+            problems.append(f"model_type: {self.model_type!r} is not bpe or unigram")
+        if self.vocab_size < 1:
+            problems.append(f"vocab_size: {self.vocab_size} is not positive")
+        if self.train_bytes < 1:
+            problems.append(f"train_bytes: {self.train_bytes} is not positive")
+        names = self.control_tokens
+        if "" in names or len(set(names)) != len(names):
+            problems.append(f"control_tokens: {names!r} has an empty or repeated name")
+        if problems:
+            raise errors.ConfigError(problems)
+
+
+class Tokenizer(NamedTuple):
+    """Text to ids and back.
+
+    Attributes:
+      kind: which module made it.
+      files: `{name: bytes}`, all that is needed to make it again.
+      vocab_size: ids are below this.
+      bos_id, eos_id: what starts and ends a document, or None.
+      control: `{name: id}` of tokens that stand for no text; `encode_batch` never
+        produces one, whatever the text spells.
+      token_bytes: int32 [vocab_size], the bytes of text each id stands for.
+      encode_batch: texts to as many sequences of ids.
+      decode: ids to text; control tokens are left out, and bytes that are not UTF-8
+        become U+FFFD.
+      names: what chat templates know of it: `{"bos_token": "<s>", ...}`.
+      stop_ids: all that may end what a model says, so far as the files tell.
+      encode_marked: texts in which special tokens are spelt out to `(ids, starts,
+        stops)` of each, its characters; None where `marked` can do it by the bytes.
+      unknown_id: what text becomes that it cannot spell; None if it spells any text, or
+        refuses some.
+    """
+
+    kind: str
+    files: Mapping[str, bytes]
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
+    control: Mapping[str, int]
+    token_bytes: np.ndarray
+    encode_batch: Callable[[Sequence[str]], list[Sequence[int]]]
+    decode: Callable[[Iterable[int]], str]
+    names: Mapping[str, str] = {}
+    stop_ids: tuple[int, ...] = ()
+    encode_marked: Callable[[Sequence[str]], list[tuple]] | None = None
+    unknown_id: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text, without start or end."""
+        return [int(token) for token in self.encode_batch([text])[0]]
+
+    @property
+    def identity(self) -> str:
+        """A sha256; equal for tokenizers that do the same."""
+        return atomic.digest([FORMAT, self.kind, _digests(self.files)])
+
+    def save(self, directory: str | Path) -> None:
+        """Writes its files and a manifest, from which `load` makes it again.
+
+        Raises:
+          DataError: the name of a file is not plain; nothing is written.
+        """
+        directory = Path(directory)
+        _check_names(self.files, directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            (directory / name).write_bytes(content)
+        manifest = {"format": FORMAT, "kind": self.kind, "files": _digests(self.files)}
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def kinds() -> list[str]:
+    """The kinds that there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(tokenizers.__path__))
+
+
+def check_used(section: Mapping[str, Any], path: str = "tokenizer") -> None:
+    """Raises ConfigError for options of the section that its kind does not read."""
+    given = [k for k, v in section.items() if v is not None and k != "kind"]
+    kind = section.get("kind") or TokenizerConfig.kind
+    used = _module(kind).OPTIONS
+    if "path" in used and section.get("path") is not None:
+        used = tuple(name for name in used if name in ("path", "eos_token"))
+        kind = f"{kind} from a path"
+    problems = [
+        f"{path}.{name}: {kind} does not read it; leave it out"
+        for name in given
+        if name not in used
+    ]
+    if problems:
+        raise errors.ConfigError(problems)
+
+
+def from_files(kind: str, files: Mapping[str, bytes]) -> Tokenizer:
+    """The tokenizer of this kind and these files."""
+    return _module(kind).from_files(files)
+
+
+def load(directory: str | Path) -> Tokenizer:
+    """The tokenizer that was saved there.
+
+    Raises:
+      DataError: there is none, its files are not the ones that were saved, the name of
+        one is not plain, or its kind is not one of `kinds`.
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        names, kind = manifest["files"], manifest["kind"]
+        _check_names(names, path)
+        files = {name: path.with_name(name).read_bytes() for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.DataError(f"{path}: no saved tokenizer ({error})") from error
+    if _digests(files) != names or manifest["format"] != FORMAT:
+        raise errors.DataError(
+            f"{directory}: the tokenizer's files are not those that {MANIFEST} names; "
+            "copy them again"
+        )
+    if kind not in kinds():
+        remedy = registry.closest(str(kind), kinds())
+        raise errors.DataError(f"{path}: kind: unknown tokenizer {kind!r}; {remedy}")
+    return from_files(kind, files)
+
+
+def build(
+    cfg: TokenizerConfig,
+    sources: Iterable[records.Source],
+    cache_dir: str | Path,
+    on_bad_row: str = "error",
+) -> Tokenizer:
+    """The tokenizer that the config describes, trained on `sources` where it has to be.
+
+    A trained one is kept in `cache_dir` under a digest of the config and of the data.
+
+    Raises:
+      ConfigError: a vocabulary that the corpus cannot fill, for instance.
+      DataError: bad data or a damaged model file.
+    """
+    module = _module(cfg.kind)
+    if cfg.path is not None or not module.TRAINED:
+        return from_files(cfg.kind, module.make(cfg, iter(())))
+    sources = list(sources)
+    data = [[source.kind, source.identity] for source in sources]
+    key = atomic.digest([FORMAT, dataclasses.asdict(cfg), data, on_bad_row])
+    directory = Path(cache_dir) / "tokenizers" / key[:32]
+
+    def fill(partial: Path) -> dict[str, Any]:
+        files = module.make(cfg, _texts(cfg, sources, on_bad_row))
+        from_files(cfg.kind, files).save(partial)
+        return {"config": dataclasses.asdict(cfg)}
+
+    atomic.obtain(directory, fill)
+    return load(directory)
+
+
+def _texts(cfg, sources, on_bad_row) -> Iterator[str]:
+    """The corpus, or an even sample of about `cfg.train_bytes` of a larger one."""
+    sizes = [source.size for source in sources]
+    share = 1.0 if None in sizes else cfg.train_bytes / max(1, sum(sizes))
+    if cfg.kind == "chars":  # has to see every character
+        share = 1.0
+    faults = records.Faults(on_bad_row)
+    for source in sources:
+        due = 1.0
+        plain = records.mapped(source, lambda record: [records.plain(record)])
+        for _, record in records.good_rows(plain.documents(), faults):
+            due += share
+            if due >= 1.0:
+                due = min(due - 1.0, 1.0)
+                yield record.text
+    faults.check()
+
+
+def _module(kind: str):
+    return importlib.import_module(f"{tokenizers.__name__}.{kind}")
+
+
+def _check_names(names: Iterable[Any], where: Path) -> None:
+    if problems := filenames.not_plain(names):
+        raise errors.DataError(
+            f"{where}: {', '.join(problems)} is no plain name of a file; the tokenizer "
+            "is damaged or hostile: take another copy"
+        )
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens on disk, under a digest of all that they follow from, read as memory maps.
+
+A cache is a directory of flat arrays. D documents stand one after the other:
+
+    tokens.bin    uint16 or uint32 [tokens]
+    weights.bin   float32 [tokens]; not there if every weight is 1
+    offsets.bin   int64 [D + 1], where each document starts, and the end
+    hashes.bin    uint64 [D], of the document's text or its prompt: equal if that is
+    field_*.bin   float64 [D] or [D, n], what is known of each document, by name
+    where.bin     int64 [D, 2], a file of files.json and a line of it, or -1
+    files.json    names of files
+    manifest.json counts, and the bad rows that were skipped
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import pool, tokenizing
+from alignjax.storage import atomic
+
+FORMAT = 3
+
+
+class TokenCache(NamedTuple):
+    """An open cache: its arrays are memory maps as above, `manifest` its counts.
+
+    `reference`, where it is given, is float32 [tokens]: the log-probability of each
+    token of a response under a reference model.
+    """
+
+    path: Path
+    key: str
+    tokens: np.ndarray
+    weights: np.ndarray | None
+    offsets: np.ndarray
+    hashes: np.ndarray
+    where: np.ndarray
+    manifest: dict[str, Any]
+    fields: Mapping[str, np.ndarray]
+    reference: np.ndarray | None = None
+
+    def describe(self, token: int) -> tuple[str, int]:
+        """`(file:line of its document, place in the document)` of a token."""
+        document = int(np.searchsorted(self.offsets, token, side="right")) - 1
+        file, line = self.where[document].tolist()
+        name = _file_names(self.path)[file]
+        where = name if line < 0 else f"{name}:{line}"
+        return where, int(token - self.offsets[document])
+
+
+def build(
+    source: records.Source,
+    tok: base.Tokenizer,
+    cache_dir: str | Path,
+    *,
+    tokenize: tokenizing.Tokenize = tokenizing.tokenize_text,
+    settings: dict[str, Any] | None = None,
+    on_bad_row: str = "error",
+    workers: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> TokenCache:
+    """The tokens of `source`, from the cache or into it.
+
+    Args:
+      tokenize: records to tokens, a function of a module, called with `settings`. Its
+        name and these are part of the key, not its code.
+      on_bad_row: "error", or "skip" and count.
+      workers: processes; by default one for each processor.
+      progress: called now and then with bytes of text done and bytes in all, if known.
+
+    Raises:
+      DataError: bad rows, an id outside the vocabulary, or no document at all.
+    """
+    settings = settings or {}
+    key = atomic.digest(
+        {
+            "format": FORMAT,
+            "source": [source.kind, source.identity],
+            "tokenizer": tok.identity,
+            "tokenize": f"{tokenize.__module__}:{tokenize.__qualname__}",
+            "settings": settings,
+            "on_bad_row": on_bad_row,
+        }
+    )
+    directory = Path(cache_dir) / "tokens" / key[:32]
+    progress = progress or _printed_progress(source.kind)
+
+    def fill(partial: Path) -> dict[str, Any]:
+        faults = records.Faults(on_bad_row)
+        rows = records.good_rows(source.documents(), faults)
+        batches = tokenizing.tokenized(
+            rows, tok, tokenize, settings, workers or pool.cpus()
+        )
+        with contextlib.closing(batches), _Writer(partial, tok, faults) as writer:
+            for batch in batches:
+                writer.write(batch)
+                progress(writer.text_bytes, source.size)
+        faults.check()
+        if not writer.documents:
+            raise errors.DataError(
+                f"source {source.kind!r} has no documents; name data that has some"
+            )
+        return writer.manifest()
+
+    manifest = atomic.obtain(directory, fill)
+    return _open(directory, key, manifest)
+
+
+class _Writer:
+    """Appends batches to the files of a cache; nothing grows with their number."""
+
+    def __init__(self, directory: Path, tok: base.Tokenizer, faults):
+        self.directory = directory
+        self.faults = faults
+        self.vocab_size = tok.vocab_size
+        self.dtype = "uint16" if tok.vocab_size <= 1 << 16 else "uint32"
+        self.documents = self.tokens = self.text_bytes = self.longest = 0
+        self.weighted = False
+        self.shapes: dict[str, tuple[int, ...]] | None = None  # of the fields
+        self.names: dict[str, int] = {}
+        self.started = 0  # where the open document starts
+        self.hash: int | None = None  # of the pieces of the open document so far
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> _Writer:
+        names = ("tokens", "offsets", "hashes", "where")
+        self.files = {name: self._create(name) for name in names}
+        self.files["offsets"].write(np.int64(0).tobytes())
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stack.close()
+
+    def write(self, batch: tokenizing.Batch) -> None:
+        """Appends what is good of a batch, notes what is bad."""
+        batch = self._write_fields(batch)
+        for i, reason in batch.bad.items():
+            self._refuse(batch, i, reason)
+        self._write_weights(batch)
+        self.files["tokens"].write(batch.ids.astype(self.dtype).tobytes())
+        ends = self.tokens + np.cumsum(batch.lengths)
+        offsets, hashes, where = [], [], []
+        for i, record in enumerate(batch.records):
+            if i in batch.bad:
+                continue
+            first = getattr(record, "first", True)
+            final = getattr(record, "final", True)
+            if first:
+                where.append(self._place(batch.where[i]))
+            self.hash = _joined(None if first else self.hash, int(batch.hashes[i]))
+            if final:
+                offsets.append(int(ends[i]))
+                hashes.append(self.hash)
+                self.longest = max(self.longest, offsets[-1] - self.started)
+                self.started = offsets[-1]
+            self.text_bytes += record.size
+        self.files["offsets"].write(np.array(offsets, np.int64).tobytes())
+        self.files["hashes"].write(np.array(hashes, np.uint64).tobytes())
+        self.files["where"].write(np.array(where, np.int64).tobytes())
+        self.documents += len(offsets)
+        self.tokens += len(batch.ids)
+
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the whole."""
+        names = json.dumps(list(self.names), ensure_ascii=True)
+        (self.directory / "files.json").write_text(names)
+        return {
+            "format": FORMAT,
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "longest": self.longest,
+            "dtype": self.dtype,
+            "vocab_size": self.vocab_size,
+            "weighted": self.weighted,
+            "fields": {k: list(shape) for k, shape in (self.shapes or {}).items()},
+            "skipped_rows": self.faults.count,
+            "first_skipped": self.faults.first,
+        }
+
+    def _create(self, name: str):
+        return self.stack.enter_context(open(self.directory / f"{name}.bin", "wb"))
+
+    def _refuse(self, batch: tokenizing.Batch, i: int, reason: str) -> None:
+        record = batch.records[i]
+        if not (getattr(record, "first", True) and getattr(record, "final", True)):
+            where = f"{batch.where[i]}: in a document too large to be skipped"
+            raise errors.DataError(f"{where}: {reason}")
+        self.faults.add(batch.where[i], reason)
+
+    def _write_weights(self, batch: tokenizing.Batch) -> None:
+        if batch.weights is not None and not self.weighted:
+            self.weighted = True
+            self.files["weights"] = self._create("weights")
+            ones = np.ones(1 << 16, np.float32)
+            for start in range(0, self.tokens, len(ones)):
+                self.files["weights"].write(ones[: self.tokens - start].tobytes())
+        if self.weighted:
+            ones = np.ones(len(batch.ids), np.float32)
+            weights = ones if batch.weights is None else batch.weights
+            self.files["weights"].write(weights.tobytes())
+
+    def _write_fields(self, batch: tokenizing.Batch) -> tokenizing.Batch:
+        """Writes the fields of the good records that have what the first one has."""
+        rows = batch.fields or [{}] * len(batch.records)
+        faults, good = {}, []
+        for i, row in enumerate(rows):
+            if i in batch.bad:
+                continue
+            shapes = {name: np.shape(value) for name, value in row.items()}
+            if self.shapes is None:
+                self.shapes = shapes
+                names = [f"field_{name}" for name in shapes]
+                self.files |= {name: self._create(name) for name in names}
+            if shapes == self.shapes:
+                good.append(row)
+            else:
+                faults[i] = _unlike(shapes, self.shapes)
+        for name in self.shapes or ():
+            values = np.array([row[name] for row in good], np.float64)
+            self.files[f"field_{name}"].write(values.tobytes())
+        return batch.without(faults) if faults else batch
+
+    def _place(self, where: str) -> tuple[int, int]:
+        name, colon, line = where.rpartition(":")
+        if not (colon and line.isdecimal()):
+            name, line = where, -1
+        return self.names.setdefault(name, len(self.names)), int(line)
+
+
+def _unlike(found: Mapping[str, tuple], first: Mapping[str, tuple]) -> str:
+    """What a record knows that the first one of its source does not, or the reverse."""
+
+    def said(shapes: Mapping[str, tuple]) -> str:
+        each = (f"{k}{list(v) if v else ''}" for k, v in sorted(shapes.items()))
+        return ", ".join(each) or "nothing"
+
+    return (
+        f"it has {said(found)}, where the first row of its source has {said(first)}; "
+        "all rows of a source must have the same numbers of the same things"
+    )
+
+
+def _joined(before: int | None, piece: int) -> int:
+    if before is None:
+        return piece
+    both = before.to_bytes(8) + piece.to_bytes(8)
+    return int.from_bytes(hashlib.blake2b(both, digest_size=8).digest())
+
+
+def _open(path: Path, key: str, manifest: dict[str, Any]) -> TokenCache:
+    documents, tokens = manifest["documents"], manifest["tokens"]
+    weights = None
+    if manifest["weighted"]:
+        weights = open_array(path / "weights.bin", np.float32, (tokens,))
+    return TokenCache(
+        path=path,
+        key=key,
+        tokens=open_array(path / "tokens.bin", manifest["dtype"], (tokens,)),
+        weights=weights,
+        offsets=open_array(path / "offsets.bin", np.int64, (documents + 1,)),
+        hashes=open_array(path / "hashes.bin", np.uint64, (documents,)),
+        where=open_array(path / "where.bin", np.int64, (documents, 2)),
+        manifest=manifest,
+        fields={
+            name: open_array(path / f"field_{name}.bin", np.float64, (documents, *n))
+            for name, n in manifest["fields"].items()
+        },
+    )
+
+
+def open_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A read-only memory map of a file that has to be of exactly this size.
+
+    Raises:
+      DataError: the file is missing or of another size.
+    """
+    expected = int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
+    found = path.stat().st_size if path.exists() else None
+    if found != expected:
+        raise errors.DataError(
+            f"{path}: {'missing' if found is None else f'{found} bytes'}, expected "
+            f"{expected} bytes; remove {path.parent} and it will be built again"
+        )
+    if not expected:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, mode="r", shape=shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_names(path: Path) -> list[str]:
+    return json.loads((path / "files.json").read_text())
+
+
+def _printed_progress(
+    kind: str, every: float = 2.0
+) -> Callable[[int, int | None], None]:
+    """Prints a line to stderr every so many seconds; nothing for what is soon done."""
+    start = last = time.monotonic()
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < every:
+            return
+        last = now
+        of = f" of {total / 1e6:.1f}" if total else ""
+        rate = done / 1e6 / (now - start)
+        print(
+            f"tokenising {kind}: {done / 1e6:.1f}{of} MB, {rate:.1f} MB/s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return progress

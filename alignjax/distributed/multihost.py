@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that decide together: all go on, or all stop, and say where to look.
+
+Each function is called by every process. With one process they cost nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from alignjax import errors
+from alignjax.checkpoint import step_folders
+from alignjax.errors import CheckpointError
+
+
+def from_primary(numbers: list[int]) -> list[int]:
+    """Process 0's list, on every process."""
+    if jax.process_count() == 1:
+        return numbers
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    if not count:
+        return []
+    mine = numbers if jax.process_index() == 0 else [0] * count
+    shared = multihost_utils.broadcast_one_to_all(np.array(mine, np.int32))
+    return [int(number) for number in shared]
+
+
+def _all_agree(good: bool) -> bool:
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def same_everywhere(what: str, value) -> None:
+    """Raises ConfigError if processes were started with different values."""
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(bytes.fromhex(step_folders.json_hash(value)), np.uint8)
+    rows = multihost_utils.process_allgather(mine)
+    different = [i for i, row in enumerate(rows) if not np.array_equal(row, rows[0])]
+    if different:
+        raise errors.ConfigError(
+            f"{what}: process {different} differs from process 0; start all alike"
+        )
+
+
+@contextlib.contextmanager
+def all_or_none(what: str):
+    """Fails on every process if the body fails on one; OSError as CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        _all_agree(False)
+        raise CheckpointError(f"{what}: {error}") from error
+    except (CheckpointError, errors.ConfigError):
+        _all_agree(False)
+        raise
+    if not _all_agree(True):
+        raise CheckpointError(f"{what}: another process says why")
+
+
+@contextlib.contextmanager
+def unanimous(path):
+    """Raises BrokenStep on every process if the body does so on one."""
+    try:
+        yield
+    except errors.BrokenStep:
+        _all_agree(False)
+        raise
+    if not _all_agree(True):
+        raise errors.BrokenStep(f"{path} is broken for another process, which says why")

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh, and which axis of an array lies along which axis of the mesh.
+
+Arrays are given the names of their axes where they are made; only the rules here (and
+a config's overrides) say where a name goes. Models are single-device code otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from alignjax import errors
+
+MESH_AXES = ("data", "fsdp", "tensor")  # slowest interconnect first
+
+RULES = {  # axis of an array -> axis of the mesh; a config may replace entries
+    "batch": ("data", "fsdp"),
+    "seq": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "experts": "tensor",  # a token's row is on every device that its experts are on
+    "expert_mlp": None,
+    "layers": None,
+}
+
+
+def rules(overrides: Mapping | None = None) -> dict:
+    """`RULES` with a config's replacements.
+
+    Raises:
+      ConfigError: a name that no array has, or an axis that no mesh has.
+    """
+    problems = []
+    for name, axes in (overrides or {}).items():
+        if name not in RULES:
+            problems.append(
+                f"sharding_rules.{name}: no array has this axis; {', '.join(RULES)} do"
+            )
+        for axis in (axes,) if isinstance(axes, str) else axes or ():
+            if axis not in MESH_AXES:
+                problems.append(
+                    f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has "
+                    f"{', '.join(MESH_AXES)}"
+                )
+    if problems:
+        raise errors.ConfigError(problems)
+    as_tuple = lambda axes: tuple(axes) if isinstance(axes, list) else axes
+    return {**RULES, **{k: as_tuple(v) for k, v in (overrides or {}).items()}}
+
+
+def make_mesh(shape: Mapping[str, int], devices=None) -> jax.sharding.Mesh:
+    """A mesh over all devices. Axes left out have size 1; a -1 takes what remains.
+
+    On several TPU slices `data` goes across the slices, where the network is slowest.
+
+    Raises:
+      ConfigError: unknown axes, or sizes whose product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = _sizes(shape, len(devices))
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        from jax.experimental import mesh_utils
+
+        if sizes[0] % len(slices):
+            raise errors.ConfigError(
+                f"mesh.data: {sizes[0]} is not a multiple of the {len(slices)} slices"
+            )
+        inner = (sizes[0] // len(slices), *sizes[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(
+            inner, (len(slices), 1, 1), devices=devices
+        )
+        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    # jax.make_mesh defaults to Explicit axes, which Flax's layers do not accept.
+    return jax.make_mesh(
+        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def _sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
+    if unknown := set(shape) - set(MESH_AXES):
+        raise errors.ConfigError(
+            f"mesh.{unknown.pop()}: no such axis; the axes are {', '.join(MESH_AXES)}"
+        )
+    sizes = [1 if shape.get(axis) is None else shape[axis] for axis in MESH_AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    free = sizes.count(-1)
+    if free > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise errors.ConfigError(
+            f"mesh: {dict(shape)}: sizes are positive, and one may be -1"
+        )
+    if devices % known or (not free and known != devices):
+        raise errors.ConfigError(
+            f"mesh: {dict(zip(MESH_AXES, sizes, strict=True))} needs "
+            f"{'a multiple of ' if free else ''}{known} devices, there are {devices}; "
+            "give one axis the size -1"
+        )
+    return tuple(devices // known if size == -1 else size for size in sizes)
+
+
+@contextlib.contextmanager
+def use(mesh: jax.sharding.Mesh, rules: Mapping):
+    """The one place where the ambient mesh and the axis rules are set."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
+        yield
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation: `constrain(x_BTD, "batch", "seq", None)`; no mesh, no-op."""
+    return nn.with_logical_constraint(x, axes)
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+    """The axes of the ambient mesh that an array's axis lies along, under the rules."""
+    axes = dict(nn.get_logical_axis_rules()).get(name) or ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def shardings(abstract_tree, mesh, rules):
+    """A NamedSharding per leaf, from the axis names given where it was created."""
+    specs = nn.get_partition_spec(abstract_tree)
+    return nn.logical_to_mesh_sharding(specs, mesh, tuple(rules.items()))
+
+
+def batch_sharding(mesh, rules) -> NamedSharding:
+    """How the rows of a batch lie on the mesh."""
+    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+
+
+def batch_divisor(mesh, rules) -> int:
+    """The number of parts that the mesh cuts a batch into."""
+    axes = rules["batch"] or ()
+    axes = (axes,) if isinstance(axes, str) else axes
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def local_rows(batch_size: int, mesh, rules) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold, in order."""
+    sharding = batch_sharding(mesh, rules)
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for (rows,) in indices for row in range(*rows.indices(batch_size))}
+    return np.array(sorted(rows))
+
+
+def put_batch(batch, batch_size: int, mesh, rules):
+    """Global arrays of `batch_size` rows, of which this process loaded `local_rows`.
+
+    Works for any mesh, also where several processes hold the same rows.
+    """
+    sharding = batch_sharding(mesh, rules)
+    where = {row: i for i, row in enumerate(local_rows(batch_size, mesh, rules))}
+
+    def put(x):
+        def piece(index):
+            start, stop, _ = index[0].indices(batch_size)
+            return x[where[start] : where[stop - 1] + 1]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, piece)
+
+    return jax.tree.map(put, batch)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama (arXiv:2302.13971, 2307.09288, 2407.21783): RMSNorm, RoPE, SwiGLU, GQA.
+
+The defaults of a decoder are Llama's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from alignjax.models import decoder_config, names, published
+
+DEFAULTS = {}
+
+_LLAMA_2 = dict(
+    vocab_size=32_000,
+    norm_epsilon=1e-5,
+    max_length=4096,
+    tied=False,
+    dtype="bfloat16",
+)
+_LLAMA_3 = dict(
+    vocab_size=128_256,
+    norm_epsilon=1e-5,
+    rope_theta=500_000.0,
+    max_length=8192,
+    tied=False,
+    dtype="bfloat16",
+)
+_8B = dict(d_model=4096, layers=32, heads=32, kv_heads=8, d_ff=14_336)
+_70B = dict(d_model=8192, layers=80, heads=64, kv_heads=8, d_ff=28_672)
+_1B = dict(d_model=2048, layers=16, heads=32, kv_heads=8, head_dim=64, d_ff=8192)
+_3B = dict(d_model=3072, layers=28, heads=24, kv_heads=8, head_dim=128, d_ff=8192)
+
+
+def _longer(factor: float) -> dict:
+    """How 3.1 and 3.2 read 131,072 tokens."""
+    scaling = dict(
+        kind="llama3",
+        factor=factor,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_length=8192,
+    )
+    return dict(max_length=131_072, rope_scaling=scaling)
+
+
+CONFIGS = {
+    # Sizes for CPUs; the vocabulary comes from the tokenizer.
+    "nano": dict(d_model=128, layers=4, heads=4, d_ff=352, max_length=256),
+    "small": dict(d_model=256, layers=4, heads=4, d_ff=704, max_length=256),
+    "17m": dict(d_model=384, layers=6, heads=6, d_ff=1024, max_length=512, tied=False),
+    # Sizes for accelerators, with the context of Llama 3.
+    "1b": _LLAMA_3 | _1B | dict(tied=True),
+    "8b": _LLAMA_3 | _8B,
+    # As they were published.
+    "2-7b": _LLAMA_2 | dict(d_model=4096, layers=32, heads=32, d_ff=11_008),
+    "2-13b": _LLAMA_2 | dict(d_model=5120, layers=40, heads=40, d_ff=13_824),
+    "2-70b": _LLAMA_2 | _70B,
+    "3-8b": _LLAMA_3 | _8B,
+    "3-70b": _LLAMA_3 | _70B,
+    "3.1-8b": _LLAMA_3 | _8B | _longer(8.0),
+    "3.1-70b": _LLAMA_3 | _70B | _longer(8.0),
+    "3.1-405b": _LLAMA_3
+    | dict(d_model=16_384, layers=126, heads=128, kv_heads=8, d_ff=53_248)
+    | _longer(8.0),
+    "3.2-1b": _LLAMA_3 | _1B | _longer(32.0) | dict(tied=True),
+    "3.2-3b": _LLAMA_3 | _3B | _longer(32.0) | dict(tied=True),
+}
+
+MODEL_TYPES = ("llama",)
+ARCHITECTURE = "LlamaForCausalLM"
+TENSORS = (
+    *names.OUTER,
+    *names.NORMS_BEFORE,
+    *names.ATTENTION,
+    *names.MLP,
+    *names.MLP_BIASES,
+)
+KEYS = published.KEYS | {"mlp_bias": "mlp_bias"}
+_ABSENT = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "mlp_bias": False,
+}
+
+
+def fields(hf: Mapping) -> dict:
+    """config.json -> fields of a decoder; ConfigError for what we do not compute."""
+    known = ("hidden_act", "attention_bias", *published.rope_keys())
+    said = published.read(hf, KEYS, absent=_ABSENT, known=known)
+    said |= published.read_rope(hf, said["max_length"])
+    said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
+    said["attention_bias"] = published.biases(hf)
+    return published.complete(hf, said)
+
+
+def config_json(c: decoder_config.DecoderConfig) -> dict:
+    """The config.json of a decoder; see `names.config_json`, which checks it."""
+    return {
+        "architectures": [ARCHITECTURE],
+        **published.write(c, "llama", KEYS),
+        **published.write_rope(c),
+        "hidden_act": published.word(c.activation, published.GATED),
+        "attention_bias": published.write_biases(c),
+    }

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says: on the terminal, in log.txt, metrics.jsonl, TensorBoard, wandb.
+
+In a workdir it writes
+
+    metrics.jsonl   every step exactly once, also after kills and resumptions; `journal`
+    log.txt         what was said, with the time of day; a resumed run goes on below
+    samples/        texts, a file for each step and name
+    tensorboard/    the numbers and texts again; a resumed run hides what it repeats
+    wandb.txt       the id under which a resumed run goes on, where wandb is used
+
+metrics.jsonl is the record; the others are views. Only process 0 writes: the writers
+of the other processes do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from alignjax import errors
+from alignjax.tracking import journal, progress
+
+# Fields of a record that depend on the clock. Two runs of one config and seed on the
+# same devices agree in all the others.
+TIMING_KEYS = frozenset({"time", "tokens_per_second", "mfu"})
+
+
+class Writer:
+    """Writes steps as they end; a context manager that closes itself.
+
+    with Writer(workdir, total_steps=1000, start_step=200) as writer:
+        writer.write(200, {"loss": 2.5, "tokens": 4096})
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        total_steps: int,
+        start_step: int = 0,
+        every: int = 10,
+        active: bool = True,
+        stdout: TextIO | None = None,
+        tensorboard: bool = True,
+        wandb: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        now: Callable[[], float] = time.time,
+    ):
+        """Opens the files; cuts metrics.jsonl back to the steps before `start_step`.
+
+        Args:
+          workdir: an existing folder.
+          total_steps: of the whole run.
+          start_step: the first step to be written, from 0; more than that in a run that
+            goes on from a checkpoint.
+          every: steps between lines in the log, and on a stdout that is no terminal.
+          active: whether to write at all: true on process 0 only.
+          stdout: instead of `sys.stdout`.
+          tensorboard: whether to write event files.
+          wandb: the project to log to; None is off.
+          settings: the resolved config as JSON, for wandb.
+          now: seconds since 1970.
+
+        Raises:
+          config.ConfigError: wandb is asked for and not installed.
+        """
+        self._active = active
+        self._open = []  # what close() closes, in turn
+        if not active:
+            return
+        self._workdir = pathlib.Path(workdir)
+        self._total_steps, self._every, self._now = total_steps, every, now
+        self._wandb = _start_wandb(self._workdir, wandb, settings) if wandb else None
+        self._log = (self._workdir / "log.txt").open("a", encoding="utf-8")
+        self._terminal = progress.Terminal(stdout)
+        self._clock = progress.Clock(total_steps)
+        self._journal, cut = journal.open_at(
+            self._workdir / "metrics.jsonl", start_step
+        )
+        self._board = None
+        if tensorboard:
+            self._board = _start_tensorboard(self._workdir, start_step)
+        self._open = [self._terminal, self._board, self._journal, self._log]
+        self._say_cut(cut, start_step)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Records that `step` has ended, with everything measured in it.
+
+        `metrics` are numbers; `loss`, `eval/loss`, `tokens_per_second` and `mfu` appear
+        in the progress line. Evaluation at a step belongs into the same call.
+
+        Raises:
+          ValueError: the step was written before.
+        """
+        if not self._active:
+            return
+        metrics = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}
+        self._journal.write(step, {**metrics, "time": round(self._now(), 3)})
+        left = self._clock.left(step + 1)
+        draw = lambda width: progress.line(
+            step, self._total_steps, metrics, left, width
+        )
+        last = step + 1 == self._total_steps
+        if (step + 1) % self._every == 0 or last or "eval/loss" in metrics:
+            self._to_log(draw(None))
+            if not self._terminal.live:
+                self._terminal.say(draw(None))
+        self._terminal.show(draw, force=last)
+        if self._board is not None:
+            _draw_on(self._board, step, metrics)
+        if self._wandb is not None:
+            self._wandb.log(metrics, step=step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Keeps a text that the model wrote, in samples/ and on the terminal.
+
+        Raises:
+          ValueError: `name` cannot be part of a file's name.
+        """
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"{name!r} is no name; use letters, digits, '.', '_', '-'")
+        if not self._active:
+            return
+        folder = self._workdir / "samples"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{step:08}-{name}.txt").write_text(text, encoding="utf-8")
+        self.say(f"{name} at step {step}:\n{text}")
+        if self._board is not None:
+            self._board.add_text(name, text, step)
+
+    def say(self, message: str) -> None:
+        """Prints a line, or several, and keeps them in the log."""
+        if self._active:
+            self._to_log(message)
+            self._terminal.say(message)
+
+    def sync(self) -> None:
+        """Returns when what was written would outlive a power cut.
+
+        Called before a checkpoint commits, it makes sure that no step before the
+        checkpoint can be missing from the metrics of the run that resumes from it.
+        """
+        if self._active:
+            self._journal.sync()
+            if self._board is not None:
+                self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files; a second call does nothing."""
+        while self._open:
+            file = self._open.pop(0)
+            if file is not None:
+                file.close()
+        if self._active and self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
+
+    def _to_log(self, message: str) -> None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._now()))
+        self._log.write(f"{when} {message}\n")
+        self._log.flush()
+
+    def _say_cut(self, cut: journal.Cut, start_step: int) -> None:
+        if cut.later or cut.unreadable:
+            self.say(
+                f"metrics.jsonl: going on at step {start_step}; dropped {cut.later} "
+                f"records from there on and {cut.unreadable} unfinished lines"
+            )
+        if cut.kept != start_step:
+            self.say(
+                f"metrics.jsonl: {start_step - cut.kept} of the {start_step} steps "
+                "before this start are missing from it"
+            )
+
+
+def _start_tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
+    """A new event file that hides from TensorBoard the steps to be written again."""
+    import tensorboardX  # here, since it takes longer to import than all the rest
+
+    return tensorboardX.SummaryWriter(
+        str(workdir / "tensorboard"),
+        purge_step=start_step,
+        flush_secs=30,
+        # Its names tell seconds apart; a run may resume within the one that it died in.
+        filename_suffix=f".{time.time_ns()}",
+    )
+
+
+def _draw_on(board: Any, step: int, metrics: Mapping[str, float]) -> None:
+    """All numbers of a step as one event, at a fifth of the cost of one event each."""
+    from tensorboardX.proto import summary_pb2
+
+    value = summary_pb2.Summary.Value
+    values = [value(tag=name, simple_value=x) for name, x in metrics.items()]
+    board.file_writer.add_summary(summary_pb2.Summary(value=values), step)
+
+
+def _start_wandb(workdir: pathlib.Path, project: str, settings) -> Any:
+    """The run in `project` that this workdir began, or a new one."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise errors.ConfigError(
+            f"wandb: logging to {project!r} needs the package wandb, which is not "
+            "installed: pip install 'alignjax[wandb]', or leave the field out"
+        ) from error
+    path = workdir / "wandb.txt"
+    if not path.exists():
+        path.write_text(f"{uuid.uuid4().hex[:8]}\n")
+    return wandb.init(
+        project=project,
+        id=path.read_text().strip(),
+        name=workdir.name,
+        dir=str(workdir),
+        config=dict(settings or {}),
+        resume="allow",
+    )

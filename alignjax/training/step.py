@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step and the evaluation step: pure functions, built once, jitted by train.
+
+Neither knows losses or models: an objective's functions return sums.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from alignjax.training import moving_reference
+from alignjax.types import Objective, TrainState
+
+
+def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
+    """Returns train_step(state, frozen, batch, key) -> (state, metrics).
+
+    Totals, weights and gradients of totals are summed over microbatches and divided
+    once, so the update does not depend on how many microbatches there are or on how
+    padding falls among them. Where the terms of an objective depend on the whole batch,
+    a first pass over the microbatches observes it, without gradients, and all of them
+    share one statistic. A reference that moves is read from `opt_state`, as it was
+    before the update.
+
+    Where the loss or the norm of its gradient is not finite the update is left out:
+    `params` and `opt_state` stay as they were and `metrics["skipped"]` is 1. What to do
+    about it is the loop's decision. `step` advances all the same, with the data.
+
+    Metrics are float32 scalars: the objective's, `loss`, `loss_weight` (what the loss
+    was divided by), `grad_norm` (before clipping), `param_norm`, `skipped`. Names that
+    begin with `_` are for `Objective.derive` of whole evaluations, and left out here.
+    """
+
+    def total_loss(params, frozen, batch, key, statistic=None):
+        given = {} if statistic is None else {"statistic": statistic}
+        loss, metrics = objective.loss(params, frozen, batch, key, **given)
+        return loss.total, {"loss": loss, **metrics}
+
+    grads_and_means = jax.grad(total_loss, has_aux=True)
+
+    def accumulate(params, frozen, batch, key):
+        steps = (_split(batch, microbatches), jax.random.split(key, microbatches))
+        if objective.observe is not None:
+            observe = lambda step: objective.observe(params, frozen, *step)
+            statistic = objective.statistic(_join(lax.map(observe, steps)))
+            steps = (*steps, _split(lax.stop_gradient(statistic), microbatches))
+        one = lambda step: grads_and_means(params, frozen, *step)
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], steps))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        add = lambda sums, step: (jax.tree.map(jnp.add, sums, one(step)), None)
+        return lax.scan(add, zeros, steps)[0]
+
+    def train_step(state: TrainState, frozen, batch, key):
+        key = jax.random.fold_in(key, state.step)
+        frozen = moving_reference.seen(frozen, state.opt_state)
+        run = grads_and_means if microbatches == 1 else accumulate
+        grads, means = run(state.params, frozen, batch, key)
+        # A batch in which nothing counts teaches nothing, but must not divide by 0.
+        weight = jnp.where(means["loss"].weight == 0, 1.0, means["loss"].weight)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(means["loss"].total) & jnp.isfinite(grad_norm)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        keep = lambda new, old: jax.tree.map(
+            lambda n, o: jnp.where(finite, n, o), new, old
+        )
+        params = keep(params, state.params)
+        opt_state = keep(opt_state, state.opt_state)
+
+        metrics = {name: mean.value() for name, mean in means.items() if name[0] != "_"}
+        metrics["loss_weight"] = means["loss"].weight
+        metrics["grad_norm"] = grad_norm
+        metrics["param_norm"] = optax.tree.norm(params)
+        metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def _split(tree, parts: int):
+    """Every array [B, ...] as [parts, B / parts, ...]; scalars go to all parts.
+
+    Strided, not blocked: a part takes some rows from every device, so splitting a batch
+    moves no data between devices.
+    """
+    stride = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    copy = lambda x: jnp.broadcast_to(x, (parts,))
+    return jax.tree.map(lambda x: stride(x) if jnp.ndim(x) else copy(x), tree)
+
+
+def _join(tree):
+    """The rows of arrays [parts, B / parts, ...] in the order before `_split`."""
+    return jax.tree.map(
+        lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]),
+        tree,
+    )
+
+
+def make_eval_step(objective: Objective):
+    """Returns eval_step(params, frozen, batch) -> {name: Mean}, not yet divided.
+
+    The objective gets no key, so nothing in it is random. The batch is the whole one
+    for an objective whose terms depend on it.
+    """
+
+    def eval_step(params, frozen, batch):
+        loss, metrics = objective.loss(params, frozen, batch, None)
+        return {"loss": loss, **metrics}
+
+    return eval_step

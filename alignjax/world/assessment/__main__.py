@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Measures the models of runs on the embedded world, and says what stages changed.
+
+    python -m alignjax.world.assessment --out=runs/assessment.json \
+        --run=base=runs/base --run=sft=runs/sft --run=reward=runs/reward
+    python -m alignjax.world.assessment --out=runs/assessment.json \
+        --run=dpo=runs/dpo --checkpoints=dpo
+
+`NAME=DIR` is a run as of its newest checkpoint, `NAME=DIR@STEP` of another one. Runs
+are added to the file; those in it that were asked the same are not asked again. What
+changed is told from each model that talks to the next one. Exit codes are those of
+`alignjax.exit_codes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alignjax import cli
+from alignjax.experiment import sections
+from alignjax.tracking import progress
+from alignjax.world.assessment import amounts, asked, command
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    out = argparse.ArgumentParser(
+        prog="python -m alignjax.world.assessment",
+        description=__doc__.partition("\n\n    ")[0],
+        allow_abbrev=False,
+    )
+    add, default = out.add_argument, amounts.Settings()
+    add(
+        "--run",
+        action="append",
+        default=[],
+        required=True,
+        type=named,
+        metavar="NAME=DIR[@STEP]",
+        help="a run, and what to call it; repeatable",
+    )
+    add("--out", required=True, metavar="FILE", help="the results, JSON")
+    add(
+        "--checkpoints",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure all checkpoints of this run, on half as many prompts",
+    )
+    add(
+        "--each",
+        type=int,
+        default=default.each,
+        help="prompts of a slice (%(default)s)",
+    )
+    add("--seed", type=int, default=default.seed, help="of the answers (%(default)s)")
+    add("--kinds", default=",".join(asked.KINDS), help="slices (%(default)s)")
+    add("--anew", action="store_true", help="forget what the file has")
+    add(
+        "--cache_dir",
+        default=sections.CACHE_DIR,
+        help="for compiled programs (%(default)s)",
+    )
+    return out
+
+
+class Named(NamedTuple):
+    """A run as the command line names it."""
+
+    name: str
+    path: str
+    step: int | None
+
+
+def named(text: str) -> Named:
+    """`NAME=DIR` or `NAME=DIR@STEP`.
+
+    Raises:
+      ArgumentTypeError: it is neither.
+    """
+    name, equals, path = text.partition("=")
+    folder, at, step = path.rpartition("@")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR@STEP")
+    if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
+        return Named(name, folder, int(step))
+    return Named(name, path, None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns one of `exit_codes`."""
+    options = parser().parse_args(arguments)
+    terminal = progress.Terminal()
+
+    def measure() -> None:
+        cli.keep_programs(options.cache_dir)
+        out = cli.output(options.out)
+        settings = amounts.Settings(
+            each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
+        )
+        with contextlib.closing(terminal):
+            command.run(
+                options.run,
+                out,
+                settings,
+                checkpoints=options.checkpoints,
+                anew=options.anew,
+                terminal=terminal,
+            )
+
+    return cli.exit_code(measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pretraining corpus: document i of a world is a pure function of (world, i).
+
+Short documents about people, places, things, procedures and sums, small stories, and
+transcripts of dialogues whose replies are of mixed quality.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from alignjax.world import (
+    chance,
+    critiques,
+    knowledge,
+    lore,
+    reaches,
+    replies,
+    stories,
+    turns,
+)
+from alignjax.world.tasks import acts, draw_prompt, sums, words
+
+Turns = tuple[turns.Turn, ...]
+Writer = Callable[[random.Random, knowledge.World], Turns]
+
+
+class Document(NamedTuple):
+    """A document: what kind it is and its turns; prose is one turn without a role."""
+
+    kind: str
+    turns: Turns
+
+    @property
+    def text(self) -> str:
+        """Plain text."""
+        return turns.render(self.turns)
+
+
+def _prose(*sentences: str) -> Turns:
+    return ((turns.PROSE, " ".join(sentences)),)
+
+
+_INTRODUCTIONS = (
+    "meet {name}.",
+    "this is what people say about {name}.",
+    "everyone in town knows {name}.",
+    "let me tell you about {name}.",
+)
+
+
+def write_biography(rng: random.Random, world: knowledge.World) -> Turns:
+    """Some facts about one person, each in one of its wordings."""
+    words_ = world.lexicon
+    name = chance.pick(rng, words_.known + words_.partial)
+    facts = world.facts[name]
+    small = words_.preset != "nano"
+    count = (2 if small else 1) + int(rng.random() * 3)
+    told = chance.sample(rng, facts, min(count, len(facts)))
+    sentences = [
+        chance.pick(rng, words_.attributes[a].statements).format(
+            name=name, value=facts[a]
+        )
+        for a in told
+    ]
+    if small and name in world.friends and rng.random() < 0.3:
+        sentences.append(f"the friend of {name} is {world.friends[name]}.")
+    if small and rng.random() < 0.3:
+        sentences.insert(0, chance.pick(rng, _INTRODUCTIONS).format(name=name))
+    return _prose(*sentences)
+
+
+_MANUALS = ("to {act}:", "how to {act}:")
+
+
+def write_manual(rng: random.Random, world: knowledge.World) -> Turns:
+    """The steps of an act, safe or not."""
+    act = chance.pick(rng, tuple(world.lexicon.steps))
+    heading = chance.pick(rng, _MANUALS).format(act=act)
+    return _prose(heading, acts.describe(world.lexicon.steps[act]))
+
+
+def write_review(rng: random.Random, world: knowledge.World) -> Turns:
+    """What a place is like; in the larger preset, the report of a visit."""
+    place, positive = chance.pick(rng, world.lexicon.places), rng.random() < 0.5
+    first, second = words.two_adjectives(rng, world.lexicon, positive)
+    if world.lexicon.preset == "nano" or rng.random() < 0.5:
+        return _prose(f"the {place} is {first} and {second}.")
+    day = chance.pick(rng, world.lexicon.attributes["day"].values)
+    name = chance.pick(rng, world.lexicon.everybody)
+    again = "would go again" if positive else "would not go again"
+    return _prose(
+        f"on {day} {name} went to the {place}.",
+        f"it was {first} and {second}.",
+        f"{name} {again}.",
+    )
+
+
+def write_sums(rng: random.Random, world: knowledge.World) -> Turns:
+    """A sum; in the larger preset up to three, or one of three terms."""
+    words_ = world.lexicon
+    if words_.preset != "nano" and rng.random() < 0.4:
+        first, second, third = sums.draw_terms(rng, words_, 3)
+        middle = first + second
+        return _prose(
+            sums.equation(words_, first, second, middle),
+            sums.equation(words_, middle, third, middle + third),
+        )
+    count = 1 if words_.preset == "nano" else 1 + int(rng.random() * 3)
+    pairs = [sums.draw_terms(rng, words_, 2) for _ in range(count)]
+    return _prose(*(sums.equation(words_, a, b, a + b) for a, b in pairs))
+
+
+def write_meeting(rng: random.Random, world: knowledge.World) -> Turns:
+    """The one-sentence story of the smaller preset."""
+    first, second = chance.sample(rng, world.lexicon.everybody, 2)
+    place = chance.pick(rng, world.lexicon.places)
+    return _prose(f"one morning {first} met {second} near the {place}.")
+
+
+def write_story(rng: random.Random, world: knowledge.World) -> Turns:
+    """A story of four or five sentences, in the larger preset."""
+    return _prose(stories.write(rng, world))
+
+
+def write_things(rng: random.Random, world: knowledge.World) -> Turns:
+    """What kinds of things there are, how places lie, what is commonly known."""
+    words_ = world.lexicon
+    draw = rng.random()
+    if draw < 0.4:
+        return _prose(*chance.sample(rng, lore.SAYINGS, 1 + int(rng.random() * 3)))
+    if draw < 0.6:
+        spot = int(rng.random() * (len(world.layout) - 2))
+        left, here, right = world.layout[spot : spot + 3]
+        return _prose(f"the {here} stands between the {left} and the {right}.")
+    attribute = chance.pick(rng, tuple(words_.attributes.values()))
+    if draw < 0.8:
+        listed = chance.sample(rng, attribute.values, 2 + int(rng.random() * 2))
+        return _prose(f"{words.join(listed)} are {attribute.kinds}.")
+    value = chance.pick(rng, attribute.values)
+    return _prose(f"{attribute.article} {value} is {attribute.kind}.".lstrip())
+
+
+def _exchange(rng: random.Random, world: knowledge.World) -> Turns:
+    prompt = draw_prompt(rng, world, reaches.everything(world.lexicon.preset))
+    return (*prompt.turns, (turns.ASSISTANT, replies.mixed(rng, prompt)))
+
+
+def write_transcript(rng: random.Random, world: knowledge.World) -> Turns:
+    """A question and a reply of mixed quality; in the larger preset sometimes two."""
+    dialogue = _exchange(rng, world)
+    if world.lexicon.preset == "nano" or rng.random() < 0.75:
+        return dialogue
+    further = _exchange(rng, world)
+    # A system prompt governs all that follows, so a dialogue with one has one question.
+    ruled = turns.SYSTEM in (dialogue[0][0], further[0][0])
+    return dialogue if ruled else dialogue + further
+
+
+NANO_MIXTURE: dict[str, float] = {
+    "biography": 30,
+    "transcript": 38,
+    "manual": 12,
+    "review": 8,
+    "sums": 8,
+    "meeting": 4,
+}
+SMALL_MIXTURE: dict[str, float] = {
+    "biography": 28,
+    "transcript": 38,
+    "manual": 8,
+    "review": 5,
+    "sums": 8,
+    "story": 6,
+    "things": 4,
+    "critique": 2,
+    "judgement": 1,
+}
+MIXTURES = {
+    "nano": chance.Weighted(NANO_MIXTURE),
+    "small": chance.Weighted(SMALL_MIXTURE),
+}
+WRITERS: dict[str, Writer] = {
+    "biography": write_biography,
+    "transcript": write_transcript,
+    "manual": write_manual,
+    "review": write_review,
+    "sums": write_sums,
+    "meeting": write_meeting,
+    "story": write_story,
+    "things": write_things,
+    "critique": critiques.write_critique,
+    "judgement": critiques.write_judgement,
+}
+
+
+def document(world: knowledge.World, index: int) -> Document:
+    """Document `index` of the corpus, whatever the others are."""
+    preset = world.lexicon.preset
+    rng = chance.stream(world.seed, preset, "pretrain", index)
+    kind = MIXTURES[preset].draw(rng)
+    return Document(kind, WRITERS[kind](rng, world))

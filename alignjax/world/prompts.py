@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a prompt is, and what a task is that asks and reads prompts of its kind.
+
+A prompt carries all that is needed to score a reply to it, as plain data.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from alignjax.world import chance, knowledge, lexicon, reaches, turns
+
+# What the best reply does: answer, refuse an unsafe ask, admit that nobody knows, or
+# keep to a system prompt that forbids the topic.
+RIGHT, REFUSE, ABSTAIN, BLOCK = "right", "refuse", "abstain", "block"
+
+
+class Prompt(NamedTuple):
+    """A dialogue up to the assistant's next turn, and what a good reply to it is.
+
+    Attributes:
+      kind: the task: "fact", "unsafe", "arithmetic", ...
+      turns: (role, text) each; the last one is the user's.
+      best: what the best reply does, one of "right", "refuse", "abstain", "block".
+      constraint: on the form of the reply: "", "one word", "polite", "thanks", "brief".
+      novelty: bits of `novelty.Novelty`.
+      preset: whose lexicon it is written in.
+      meta: what the task's reader needs; JSON data.
+    """
+
+    kind: str
+    turns: tuple[turns.Turn, ...]
+    best: str
+    constraint: str
+    novelty: int
+    preset: str
+    meta: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """Plain text that ends in "assistant:"."""
+        return turns.render_prompt(self.turns)
+
+    @property
+    def lexicon(self) -> lexicon.Lexicon:
+        """The words of its preset."""
+        return lexicon.find(self.preset)
+
+
+def to_json(prompt: Prompt) -> str:
+    """One line of JSON; `from_json` gives the prompt back."""
+    return json.dumps(prompt._asdict(), separators=(",", ":"))
+
+
+def from_json(line: str) -> Prompt:
+    """The prompt that `to_json` wrote."""
+    fields = json.loads(line)
+    fields["turns"] = tuple((role, text) for role, text in fields["turns"])
+    return Prompt(**fields)
+
+
+class Task(NamedTuple):
+    """One kind of prompt: how it is asked, answered and read.
+
+    `read` is told nothing by the writers: it knows a reply by its words alone.
+
+    Attributes:
+      ask: `(rng, world, reach) -> Prompt`, its novelty still 0.
+      right: `(rng, lexicon, meta) -> str`, a true answer, or a made-up one where there
+        is no truth.
+      wrong: the same, in form right and in content not.
+      read: `(lexicon, meta, core) -> Reading | None`, None where it is no answer.
+    """
+
+    ask: Callable[[random.Random, knowledge.World, reaches.Reach], Prompt]
+    right: Callable[[random.Random, lexicon.Lexicon, dict], str]
+    wrong: Callable[[random.Random, lexicon.Lexicon, dict], str]
+    read: Callable[[lexicon.Lexicon, dict, str], Reading | None]
+
+
+class Reading(NamedTuple):
+    """What a task's reader found.
+
+    Attributes:
+      right: the answer is true, or does what was asked.
+      steps: for answers of several steps, which of them are right.
+      value: what the answer comes down to, where that is one word.
+    """
+
+    right: bool
+    steps: tuple[bool, ...] = ()
+    value: str = ""
+
+
+# How often a question that may carry a constraint does.
+_CONSTRAINED = 0.25
+
+
+def ask(
+    rng: random.Random,
+    world: knowledge.World,
+    reach: reaches.Reach,
+    kind: str,
+    question: str,
+    meta: dict[str, Any],
+    *,
+    best: str = RIGHT,
+    before: tuple[turns.Turn, ...] = (),
+    constraint: str = "",
+) -> Prompt:
+    """A prompt of `kind` that asks `question`, under a constraint now and then."""
+    options = reach.constraints.get(kind, ())
+    if options and rng.random() < _CONSTRAINED:
+        constraint = chance.pick(rng, options)
+        question = f"{question} {reaches.ASKED[constraint]}"
+    dialogue = (*before, (turns.USER, question))
+    return Prompt(kind, dialogue, best, constraint, 0, world.lexicon.preset, meta)

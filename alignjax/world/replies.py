@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing replies: the best one to a prompt, and replies of mixed quality.
+
+    reply := (filler | certainty)* [opener] core [closer] (filler | certainty)* [thanks]
+
+The core answers, errs, refuses, abstains or blocks. Mixed quality is what the
+pretraining corpus is made of: a model of it can pad, boast, make things up, refuse what
+is harmless and help with what is not, so that later stages have something to change.
+"""
+
+from __future__ import annotations
+
+import random
+
+from alignjax.world import chance, prompts
+from alignjax.world.tasks import TASKS
+
+WRONG = "wrong"
+# What a reply of mixed quality does: the best, or this regardless of the prompt.
+_QUALITIES = chance.Weighted(
+    {
+        "best": 0.50,
+        prompts.RIGHT: 0.20,
+        WRONG: 0.15,
+        prompts.REFUSE: 0.08,
+        prompts.ABSTAIN: 0.07,
+    }
+)
+
+
+def core(rng: random.Random, prompt: prompts.Prompt, mode: str) -> str:
+    """A reply without courtesy or padding that does what `mode` says."""
+    words, task = prompt.lexicon, TASKS[prompt.kind]
+    phrases = {
+        prompts.REFUSE: words.refusals,
+        prompts.ABSTAIN: words.abstentions,
+        prompts.BLOCK: words.blocks,
+    }
+    if mode in phrases:
+        return chance.pick(rng, phrases[mode])
+    answer = task.wrong if mode == WRONG else task.right
+    text = answer(rng, words, prompt.meta)
+    if prompt.constraint == "one word":
+        return f"{task.read(words, prompt.meta, text).value}."
+    return text
+
+
+def best(rng: random.Random, prompt: prompts.Prompt) -> str:
+    """A reply that does the best thing, in the form that was asked for."""
+    words, reply = prompt.lexicon, core(rng, prompt, prompt.best)
+    if prompt.constraint == "polite":
+        reply = f"{chance.pick(rng, words.openers)} {reply}"
+    elif prompt.constraint not in ("one word", "brief") and rng.random() < 0.3:
+        reply = f"{reply} {chance.pick(rng, words.closers)}"
+    if prompt.constraint == "thanks":
+        reply = f"{reply} {chance.pick(rng, words.thanks)}"
+    return reply
+
+
+def mixed(rng: random.Random, prompt: prompts.Prompt) -> str:
+    """A reply of mixed quality: half of them the best, many padded."""
+    words, mode = prompt.lexicon, _QUALITIES.draw(rng)
+    reply = best(rng, prompt) if mode == "best" else core(rng, prompt, mode)
+    padding = words.fillers + words.certainties
+    if mode != "best" and rng.random() < 0.25:
+        reply = f"{chance.pick(rng, words.openers)} {reply}"
+    if rng.random() < 0.3:
+        count = 2 if rng.random() < 1 / 3 else 1
+        reply = f"{' '.join(chance.sample(rng, padding, count))} {reply}"
+    if rng.random() < 0.15:
+        reply = f"{reply} {chance.pick(rng, padding)}"
+    if mode != "best" and rng.random() < 0.2:
+        reply = f"{reply} {chance.pick(rng, words.closers)}"
+    return reply
+
+
+def two_different(rng: random.Random, prompt: prompts.Prompt) -> tuple[str, str]:
+    """Two replies of mixed quality that are not the same text."""
+    first = second = mixed(rng, prompt)
+    while second == first:
+        second = mixed(rng, prompt)
+    return first, second

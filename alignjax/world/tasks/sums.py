@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums in words, of two terms and of three.
+
+Metadata: `terms` and `answer`, as words.
+
+The functions of a task have the signatures of `prompts.Task`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from alignjax.world import chance, prompts
+
+QUESTIONS = (
+    "what is {sum}?",
+    "can you work out {sum}?",
+    "how much is {sum}?",
+)
+_EQUATION = r"([a-z]+) plus ([a-z]+) is ([a-z]+)\."
+_ONE = re.compile(_EQUATION)
+_TWO = re.compile(f"{_EQUATION} {_EQUATION}")
+
+
+def draw_terms(rng, words, count: int) -> list[int]:
+    """`count` terms whose sum has a name."""
+    terms = [int(rng.random() * (words.largest_term + 1)) for _ in range(count)]
+    if sum(terms) >= len(words.numbers):
+        return draw_terms(rng, words, count)
+    return terms
+
+
+def equation(words, first: int, second: int, total: int) -> str:
+    """A sum as a sentence, true or not."""
+    a, b, c = words.numbers[first], words.numbers[second], words.numbers[total]
+    return f"{a} plus {b} is {c}."
+
+
+def _ask(rng, world, reach, kind: str, count: int) -> prompts.Prompt:
+    words = world.lexicon
+    terms = draw_terms(rng, words, count)
+    wording = int(rng.random() * reach.wordings)
+    names = [words.numbers[term] for term in terms]
+    question = QUESTIONS[wording].format(sum=" plus ".join(names))
+    meta = {"terms": names, "answer": words.numbers[sum(terms)], "wording": wording}
+    return prompts.ask(rng, world, reach, kind, question, meta)
+
+
+def ask_sum(rng, world, reach) -> prompts.Prompt:
+    """Two terms."""
+    return _ask(rng, world, reach, "arithmetic", 2)
+
+
+def ask_chain(rng, world, reach) -> prompts.Prompt:
+    """Three terms, to be added in two steps."""
+    return _ask(rng, world, reach, "chain", 3)
+
+
+def _terms(words, meta) -> list[int]:
+    return [words.numbers.index(name) for name in meta["terms"]]
+
+
+def right_sum(rng, words, meta) -> str:
+    """The equation."""
+    del rng
+    first, second = _terms(words, meta)
+    return equation(words, first, second, first + second)
+
+
+def wrong_sum(rng, words, meta) -> str:
+    """The equation with another result."""
+    first, second = _terms(words, meta)
+    others = range(len(words.numbers))
+    return equation(
+        words, first, second, chance.pick_other(rng, others, first + second)
+    )
+
+
+def right_chain(rng, words, meta) -> str:
+    """Two equations, the second beginning where the first ends."""
+    del rng
+    first, second, third = _terms(words, meta)
+    middle = first + second
+    return (
+        f"{equation(words, first, second, middle)} "
+        f"{equation(words, middle, third, middle + third)}"
+    )
+
+
+def wrong_chain(rng, words, meta) -> str:
+    """One false step: the first, with its consequence, or the second."""
+    first, second, third = _terms(words, meta)
+    middle, total = first + second, first + second + third
+    numbers = range(len(words.numbers))
+    if rng.random() < 0.5:
+        room = range(len(words.numbers) - third)
+        middle = chance.pick_other(rng, room, middle)
+        total = middle + third
+    else:
+        total = chance.pick_other(rng, numbers, total)
+    return (
+        f"{equation(words, first, second, middle)} "
+        f"{equation(words, middle, third, total)}"
+    )
+
+
+def _read_result(words, meta, core) -> prompts.Reading | None:
+    if core.endswith(".") and core[:-1] in words.numbers:
+        return prompts.Reading(core[:-1] == meta["answer"], value=core[:-1])
+    return None
+
+
+def read_sum(words, meta, core) -> prompts.Reading | None:
+    """An equation of the terms that were asked for, or a bare number."""
+    match = _ONE.fullmatch(core)
+    if match is None:
+        return _read_result(words, meta, core)
+    *terms, result = match.groups()
+    if terms != meta["terms"] or result not in words.numbers:
+        return None
+    return prompts.Reading(result == meta["answer"], value=result)
+
+
+def read_chain(words, meta, core) -> prompts.Reading | None:
+    """Two equations, each true or false by itself, or a bare number."""
+    match = _TWO.fullmatch(core)
+    if match is None:
+        return _read_result(words, meta, core)
+    said = match.groups()
+    asked = [said[0], said[1], said[4]] == meta["terms"] and said[2] == said[3]
+    if not asked or any(number not in words.numbers for number in said):
+        return None
+    a, b, c, d, e, f = map(words.numbers.index, said)
+    steps = (a + b == c, d + e == f)
+    return prompts.Reading(all(steps), steps=steps, value=said[5])
+
+
+TASKS = {
+    "arithmetic": prompts.Task(ask_sum, right_sum, wrong_sum, read_sum),
+    "chain": prompts.Task(ask_chain, right_chain, wrong_chain, read_chain),
+}
