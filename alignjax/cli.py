@@ -12,20 +12,14 @@ import jax
 
 from alignjax import errors
 
-CODES = {
-    errors.ConfigError: errors.CONFIG,
-    errors.DataError: errors.DATA,
-    errors.CheckpointError: errors.CHECKPOINT,
-}
-
 
 def exit_code(body: Callable[[], None]) -> int:
-    """Does `body`; one of `exit_codes`. What is not refused, but wrong, is raised."""
+    """Does `body`; returns its exit code. Errors that are not the user's are raised."""
     try:
         body()
-    except tuple(CODES) as error:
+    except errors.AlignError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+        return error.exit_code
     except KeyboardInterrupt:
         return errors.INTERRUPTED
     return errors.DONE

@@ -15,17 +15,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from alignjax import registry
+from alignjax import errors, registry
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run; `problems` has one line for each fault."""
-
-    def __init__(self, problems: list[str] | str):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
 
 
 def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
@@ -51,7 +43,7 @@ def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
             continue
         try:
             values[name] = _cast(value, hints[name])
-        except ConfigError as error:  # from a section within this one
+        except errors.ConfigError as error:  # from a section within this one
             problems += [f"{prefix}{name}.{problem}" for problem in error.problems]
         except ValueError as error:
             problems.append(f"{prefix}{name}: {error}")
@@ -64,11 +56,11 @@ def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
             kind = _type_name(hints[name])
             problems.append(f"{prefix}{name}: required, of type {kind}")
     if problems:
-        raise ConfigError(problems)
+        raise errors.ConfigError(problems)
     try:
         return cls(**values)
-    except ConfigError as error:  # from the dataclass's own checks
-        raise ConfigError(
+    except errors.ConfigError as error:  # from the dataclass's own checks
+        raise errors.ConfigError(
             [f"{prefix}{problem}" for problem in error.problems]
         ) from error
 
@@ -100,9 +92,9 @@ def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
     values = {f.name: getattr(filled, f.name) for f in dataclasses.fields(filled)}
     try:
         return function(*leading, **values, **rest)
-    except ConfigError as error:  # from the function's own checks
+    except errors.ConfigError as error:  # from the function's own checks
         prefix = f"{path}." if path else ""
-        raise ConfigError(
+        raise errors.ConfigError(
             [f"{prefix}{problem}" for problem in error.problems]
         ) from error
 
@@ -115,7 +107,7 @@ def expect(value: Any, kind: type, where: str) -> Any:
     """
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise ConfigError(
+    raise errors.ConfigError(
         f"{where}: {value!r:.60} is {type(value).__name__}, not {_type_name(kind)}"
     )
 

@@ -9,7 +9,7 @@ r"""Lets the model of a run go on with prompts.
 dialogues a prompt is what a user says, unless `--plain`; elsewhere a text to go on
 with. Sample n of every prompt has the seed `--seed` + n, so the same command writes the
 same text, and one prompt's samples do not depend on the others. Exit codes are those of
-`alignjax.exit_codes`.
+`alignjax.errors`.
 
 The options are argparse's: training takes absl's flags since configs need them, but
 here there is no config, and `--help` should list this command's options and no others.
@@ -206,7 +206,7 @@ def _default_length(subject, prompts: Sequence) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns one of `exit_codes`."""
+    """The command; returns its exit code."""
     options = parser().parse_args(arguments)
     sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
     return cli.exit_code(lambda: run(options))

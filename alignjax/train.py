@@ -5,7 +5,7 @@ r"""Trains what a config describes: builds everything, then the loop.
         --config.optimizer.learning_rate=1e-3
 
 The same command again goes on where it stopped. Everything that can be refused is
-refused before the first step; `alignjax.exit_codes` says how a run ended.
+refused before the first step; `alignjax.errors` says how a run ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any 
 
 
 def train(section: Mapping, workdir, *, profile: bool = False) -> int:
-    """Trains, or goes on training, in `workdir`; returns one of `exit_codes`.
+    """Trains, or goes on training, in `workdir`; returns its exit code.
 
     Args:
       section: the whole config; its fields are explained in `configs/base.py`.
@@ -117,12 +117,6 @@ def _trace(directory: pathlib.Path, start: int, wanted: bool):
         jax.profiler.stop_trace()
 
 
-_CODES = {
-    **cli.CODES,
-    errors.NonFinite: errors.NON_FINITE,
-    errors.NonFinite: errors.NON_FINITE,
-}
-
 FLAGS = flags.FLAGS
 
 
@@ -167,7 +161,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv) -> None:
-    """Reads the flags, trains, and exits with one of `exit_codes`."""
+    """Reads the flags, trains, and exits with its exit code."""
     if len(argv) > 1:
         _end(errors.CONFIG, f"no such argument: {argv[1:]}; flags are --name=value")
     # Of others only warnings; and none by Orbax, whose errors come out as exceptions.
@@ -182,9 +176,8 @@ def main(argv) -> None:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
     try:
         code = train(section, FLAGS.workdir, profile=FLAGS.profile)
-    except tuple(_CODES) as error:
-        code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-        _end(code, f"{type(error).__name__}: {error}")
+    except errors.AlignError as error:
+        _end(error.exit_code, f"{type(error).__name__}: {error}")
     except OSError as error:  # a disk that is full, a directory that is not ours
         where = f"{FLAGS.workdir} or {cache}"
         _end(errors.CHECKPOINT, f"{error}; mend this and start again ({where})")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from alignjax import errors, exit_codes
+from alignjax import errors
 from alignjax.distributed import interruption
 
 # A loop that says when it runs, and what it does when it is asked to stop.
@@ -122,6 +122,6 @@ def test_handlers_are_put_back():
 
 
 def test_exit_codes_are_distinct():
-    codes = {k: v for k, v in vars(exit_codes).items() if k.isupper()}
+    codes = {k: v for k, v in vars(errors).items() if k.isupper()}
     assert len(codes) == 8 == len(set(codes.values()))
     assert set(codes.values()) == {0, 65, 74, 75, 76, 77, 78, 130}

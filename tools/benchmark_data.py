@@ -25,7 +25,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from alignjax.errors import ConfigError
 
 from alignjax import errors
 from alignjax.data import loader
@@ -73,7 +72,7 @@ def train(corpus: Path, folder: Path, model_type: str) -> base.Tokenizer:
     cfg = base.TokenizerConfig(**settings)
     try:
         return base.build(cfg, sources(corpus), folder)
-    except ConfigError as error:
+    except errors.ConfigError as error:
         raise errors.DataError(
             f"path: {corpus} is too small to learn {cfg.vocab_size} tokens from; name "
             "a larger file"

@@ -8,8 +8,8 @@ r"""Times a train step on random tokens, alone or beside the same step in PyTorc
 Needs jax, flax, optax and ml_collections only; `--torch` also torch and transformers.
 The two sides take turns, a few steps each, so that a machine whose speed drifts slows
 both alike. Figures are medians over the steps; the first step, which compiles, is
-reported apart. MFU counts causal attention (see `alignjax.tracking.throughput`); a chip whose
-peak is not known gets none.
+reported apart. MFU counts causal attention (see
+`alignjax.tracking.throughput`); a chip whose peak is not known gets none.
 """
 
 from __future__ import annotations

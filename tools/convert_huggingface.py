@@ -242,7 +242,7 @@ class Shown:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns one of `exit_codes`."""
+    """The command; returns its exit code."""
     options = parser().parse_args(arguments)
     return cli.exit_code(lambda: run(options))
 

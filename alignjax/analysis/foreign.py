@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from alignjax import errors
 from alignjax.checkpoint import step_folders
-from alignjax.errors import CheckpointError
 from alignjax.huggingface import folder as folders
 from alignjax.huggingface import leaves
 from alignjax.storage import fingerprint
@@ -46,7 +46,7 @@ class Foreign:
     def at(self, step: int | None, read: Callable[[Any], Any]):
         """`read` of the one step that there is. Raises CheckpointError for others."""
         if step not in (None, 0):
-            raise CheckpointError(f"{self.path} has no step {step}; it has [0]")
+            raise errors.CheckpointError(f"{self.path} has no step {step}; it has [0]")
         return read(self)
 
     @functools.cached_property

@@ -25,7 +25,6 @@ import numpy as np
 from alignjax import errors, trees, types
 from alignjax.analysis import asking, workdir
 from alignjax.checkpoint import step_folders
-from alignjax.errors import CheckpointError
 from alignjax.huggingface import recognition
 
 # Models, tokenizers and samplers are imported where they are asked for: to look at
@@ -51,7 +50,7 @@ def open_run(path, step: int | None = None) -> Run:
         here, hint = run.path, ""
         if any((parent / "config.json").is_file() for parent in here.parents):
             hint = "; a directory above it is: open that, and name the step"
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"{here} is no run: it has neither config.json nor checkpoints/{hint}"
         )
     return run if step is None else run.at(step)
@@ -206,12 +205,12 @@ class Run:
             for step in base.steps if section["step"] is None else []:
                 if base.digest(step) == wanted:
                     return open_run(section["run"], step)
-        except CheckpointError as error:
-            raise CheckpointError(
+        except errors.CheckpointError as error:
+            raise errors.CheckpointError(
                 f"{self.path} trained but a part of its parameters; the others are in "
                 f"the run it started from: {error}"
             ) from error
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"{self.path} started from other parameters than {base.path} has now"
         )
 
@@ -228,7 +227,7 @@ class Run:
         def read(stored):
             known = step_folders.names_of(stored.meta, item)
             if name not in known:
-                raise CheckpointError(
+                raise errors.CheckpointError(
                     f"{stored.path}: no leaf {name!r} in {item}; there are: "
                     f"{', '.join(known)}"
                 )
@@ -348,7 +347,7 @@ def _read_average(stored) -> dict[str, np.ndarray]:
     for parameter in step_folders.names_of(stored.meta, "params"):
         found = [name for name in kept if name.endswith(f"/average/{parameter}")]
         if len(found) != 1:
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"{stored.path}: no average of {parameter} was kept; see optimizer.ema"
             )
         names[found[0]] = parameter

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from alignjax import errors
 from alignjax.checkpoint import lazy, step_folders
-from alignjax.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ class Workdir:
             except errors.BrokenStep as error:
                 log.warning("trying the step before, since %s", error)
                 broken.append(str(error))
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"{self.path} has no sound checkpoint: {'; '.join(broken) or 'none yet'}"
         )
 
@@ -117,9 +116,11 @@ class Workdir:
         found = step_folders.all_steps(self.directory)
         complete = [s for s, whole in found.items() if whole]
         if step not in found:
-            raise CheckpointError(f"{self.path} has no step {step}; it has {complete}")
+            raise errors.CheckpointError(
+                f"{self.path} has no step {step}; it has {complete}"
+            )
         if not found[step]:
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"step {step} of {self.path} is incomplete, as an interrupted copy "
                 f"leaves it; complete are {complete}"
             )

@@ -19,17 +19,12 @@ import jax
 from alignjax import errors, types
 from alignjax.checkpoint import claim, lock, resume_policy, settings, step_folders
 from alignjax.distributed import multihost
-from alignjax.errors import CheckpointError
 from alignjax.storage import fingerprint
 
 MAX_QUARANTINED = 2
 SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else grows in the workdir
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteError(FloatingPointError):
-    """A state that was not saved, because training on from it would be in vain."""
 
 
 class Checkpoints:
@@ -190,7 +185,7 @@ class Checkpoints:
                         self._write_config(self._config)
                 return step_folders.as_state(loaded, abstract_state), step
         if self.quarantine.is_dir() and any(self.quarantine.iterdir()):
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"no sound checkpoint is left in {self.directory}: {self._report()}. "
                 "To start again from step 0, use another workdir"
             )
@@ -210,7 +205,7 @@ class Checkpoints:
     def __exit__(self, kind, error, trace) -> None:
         try:
             self.close()
-        except CheckpointError as late:
+        except errors.CheckpointError as late:
             if error is None:
                 raise
             log.error("%s", late)  # what ended the run goes first
@@ -283,7 +278,7 @@ class Checkpoints:
             if found[name].nonfinite and (name.startswith("params/") or leaf["shape"])
         ]
         if bad:
-            raise NonFiniteError(
+            raise errors.NonFinite(
                 f"step {step} is not saved: NaN or infinity in {', '.join(bad[:3])}"
                 + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
             )
@@ -294,7 +289,7 @@ class Checkpoints:
         need = step_folders.nbytes(leaves) + SPARE_BYTES
         free = shutil.disk_usage(self.directory).free
         if free < need:
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"{self.directory} has {free / 2**20:.0f} MiB free and a save needs "
                 f"{need / 2**20:.0f}; free some, or lower checkpoint.keep_last"
             )
@@ -312,15 +307,15 @@ class Checkpoints:
             step_folders.remove(step_folders.step_path(self.directory, step))
             del self._metrics[step]
 
-    def _failed(self, step: int, error: Exception) -> CheckpointError:
+    def _failed(self, step: int, error: Exception) -> errors.CheckpointError:
         """What to raise for a save that failed; frees the space that it took."""
-        if isinstance(error, CheckpointError):
+        if isinstance(error, errors.CheckpointError):
             return error
         if jax.process_index() == 0:
             with contextlib.suppress(OSError):
                 step_folders.remove_leftovers(self.directory)
         text = " ".join(str(error).split())[:500]
-        return CheckpointError(
+        return errors.CheckpointError(
             f"saving step {step} to {self.directory} failed: "
             f"{type(error).__name__}: {text}. Complete there: {self.steps}"
         )
@@ -359,7 +354,7 @@ class Checkpoints:
         """On every process: the `count`th in a row; CheckpointError at the third."""
         self.quarantined.append((step, reason))
         if count > MAX_QUARANTINED:
-            raise CheckpointError(
+            raise errors.CheckpointError(
                 f"{count} checkpoints in a row are broken, which is no accident; the "
                 f"last was left in place: {self._report()}"
             )

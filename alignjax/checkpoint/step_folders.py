@@ -43,14 +43,6 @@ DELETED = ".deleted"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read or trusted."""
-
-
-class BrokenStep(CheckpointError):
-    """One step whose content is missing, unreadable or not what was written."""
-
-
 def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
     return directory / str(step)
 
@@ -168,19 +160,19 @@ def sync(path: pathlib.Path) -> None:
 def read_meta(path: pathlib.Path) -> dict:
     """The JSON beside a step. Raises BrokenStep."""
     if not (path / MARKER).is_file():
-        raise BrokenStep(f"{path} is incomplete: no {MARKER}")
+        raise errors.BrokenStep(f"{path} is incomplete: no {MARKER}")
     try:
         meta = json.loads((path / "meta" / "data.json").read_text())
         content = {key: value for key, value in meta.items() if key != "sha256"}
         good = meta["sha256"] == json_hash(content)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
+        raise errors.BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
     if not good:
-        raise BrokenStep(f"{path}: meta does not match its own hash")
+        raise errors.BrokenStep(f"{path}: meta does not match its own hash")
     if str(meta["step"]) != path.name:
-        raise BrokenStep(f"{path} was renamed: it is of step {meta['step']}")
+        raise errors.BrokenStep(f"{path} was renamed: it is of step {meta['step']}")
     if meta["format"] > IMPORTED:
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"{path}: format {meta['format']} is newer than this code, which reads "
             f"up to {IMPORTED}; update alignjax"
         )
@@ -202,7 +194,7 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
         raise  # says nothing of the file
     except Exception as error:  # whatever a damaged file makes a parser raise
         text = " ".join(str(error).split())[:160]
-        raise BrokenStep(
+        raise errors.BrokenStep(
             f"{path}: a file is missing or damaged ({type(error).__name__}: {text})"
         ) from error
     found = {item: trees.named_leaves(loaded[item]) for item in abstract}
@@ -210,7 +202,7 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
         for name, leaf in named.items():
             # What a partial load does not find it leaves as it was asked for.
             if not isinstance(leaf, (jax.Array, np.ndarray)):
-                raise BrokenStep(f"{path}: {item}/{name} is missing")
+                raise errors.BrokenStep(f"{path}: {item}/{name} is missing")
     return found
 
 
@@ -223,7 +215,7 @@ def _check(path: pathlib.Path, meta: dict, found: Mapping[str, Any]) -> None:
     bad = [n for n, f in found.items() if f.digits != meta["leaves"][n]["fingerprint"]]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise BrokenStep(
+        raise errors.BrokenStep(
             f"{path}: not what was written, by its fingerprint: "
             f"{', '.join(bad[:3])}{more}"
         )
@@ -263,12 +255,16 @@ def tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
     try:
         found = tensor_files.open_file(path / TENSORS)
     except errors.ConfigError as error:
-        raise BrokenStep(f"{path}: a file is missing or damaged ({error})") from error
+        raise errors.BrokenStep(
+            f"{path}: a file is missing or damaged ({error})"
+        ) from error
     have = describe({"params": found})
     for name in names_of(meta, "params"):
         want = meta["leaves"][f"params/{name}"]
         if have.get(f"params/{name}") != {k: want[k] for k in ("shape", "dtype")}:
-            raise BrokenStep(f"{path}: params/{name} is missing, or of another shape")
+            raise errors.BrokenStep(
+                f"{path}: params/{name} is missing, or of another shape"
+            )
     return found
 
 

@@ -106,7 +106,7 @@ def _source_problems(section: Any) -> list[str]:
         return [f"expected options, found {section!r}"]
     problems = []
     if not isinstance(section.get("kind"), str):
-        problems.append(f"kind: required; known: {', '.join(sources.kinds())}")
+        problems.append(f"kind: required; known: {', '.join(sources.KINDS)}")
     weight = section.get("weight")
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if weight is not None and not (number and 0 < weight < math.inf):

@@ -6,15 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignjax import errors
+
 # How many faults are listed before reading stops.
 MOST_FAULTS = 20
 # The normal numbers of float32, in which weights and values end up.
 LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 MEND = 'mend them, or set data.on_bad_row = "skip" to leave them out, counted'
-
-
-class DataError(ValueError):
-    """Data that cannot be trained on; the message has where, what and the remedy."""
 
 
 class Text(NamedTuple):
@@ -196,7 +194,7 @@ class Faults:
             return
         rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         head = f"{rows}:" if complete else f"{rows}, and perhaps more beyond the last:"
-        raise DataError("\n  ".join([head, *self.first]) + f"\n{self.remedy}")
+        raise errors.DataError("\n  ".join([head, *self.first]) + f"\n{self.remedy}")
 
 
 def good_rows(

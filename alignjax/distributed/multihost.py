@@ -14,7 +14,6 @@ from jax.experimental import multihost_utils
 
 from alignjax import errors
 from alignjax.checkpoint import step_folders
-from alignjax.errors import CheckpointError
 
 
 def from_primary(numbers: list[int]) -> list[int]:
@@ -55,12 +54,12 @@ def all_or_none(what: str):
         yield
     except OSError as error:
         _all_agree(False)
-        raise CheckpointError(f"{what}: {error}") from error
-    except (CheckpointError, errors.ConfigError):
+        raise errors.CheckpointError(f"{what}: {error}") from error
+    except (errors.CheckpointError, errors.ConfigError):
         _all_agree(False)
         raise
     if not _all_agree(True):
-        raise CheckpointError(f"{what}: another process says why")
+        raise errors.CheckpointError(f"{what}: another process says why")
 
 
 @contextlib.contextmanager

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""."""
+"""Measures of finished models that need no embedded world."""

@@ -182,7 +182,7 @@ def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns one of `exit_codes`."""
+    """The command; returns its exit code."""
     options = parser().parse_args(arguments)
     terminal = progress.Terminal()
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.huggingface import matching, peft_config
-from alignjax.models import decoder_config, names
+from alignjax.models import decoder_config, families, names
 from alignjax.storage import partial, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -69,7 +69,7 @@ def modules(family: str, c: decoder_config.DecoderConfig) -> list[Module]:
     """The modules of a model that may have adapters."""
     kernels = {f"{path}/kernel" for path in c.projections}
     found = []
-    for line in names.tensors(names.family(family), c):
+    for line in names.tensors(families.module(family), c):
         if kernels.issuperset(line.leaves):
             ours = tuple(leaf.removesuffix("/kernel") for leaf in line.leaves)
             theirs = line.theirs.removesuffix(".weight")

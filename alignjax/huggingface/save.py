@@ -20,7 +20,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.huggingface import folder, layout, tokenizer_files
-from alignjax.models import decoder_config, names, published
+from alignjax.models import decoder_config, families, names, published
 from alignjax.storage import filenames, partial, tensor_files
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -94,7 +94,7 @@ def plan(
     extras = published.without_extras() | {"score_heads": c.score_heads}
     # Where there is no head for tokens it is as if it were tied.
     c = dataclasses.replace(c, **extras, tied=c.tied or bool(c.score_heads))
-    module = names.family(family)
+    module = families.module(family)
     shapes = layout.shapes(c)
     _check_leaves(leaves, shapes)
     places = tuple(layout.places(layout.table(module, c), shapes))

@@ -1,49 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models by family and size: `build(section, vocab_size) -> types.Model`.
 
-A family is a module here: `CONFIGS` are its sizes by name, `DEFAULTS` what all of them
-share, both fields of `settings.DecoderConfig`; and it knows the tensors and the
-config.json of its checkpoints elsewhere, as `names` says. Only this folder knows Flax
-modules.
+`families/` has a file for each family. Only this folder knows Flax modules.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 
 from alignjax import config, errors, registry, types
-from alignjax.models import decoder, decoder_config
+from alignjax.models import decoder, decoder_config, families
 from alignjax.models import kernels as kernels  # registers its backends
-
-_PARTS = {
-    "attention",
-    "block",
-    "cache",
-    "decoder",
-    "dora",
-    "grouped",
-    "kernels",
-    "layers",
-    "lora",
-    "moe",
-    "names",
-    "noise",
-    "projection",
-    "published",
-    "quantized",
-    "rope",
-    "scaling",
-    "settings",
-    "states",
-    "validation",
-}
-
-
-def families() -> list[str]:
-    """The names of the families, which are the modules that are not parts."""
-    return sorted({m.name for m in pkgutil.iter_modules(__path__)} - _PARTS)
 
 
 def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model:
@@ -62,10 +29,10 @@ def build(section: Mapping, vocab_size: int, path: str = "model") -> types.Model
     """
     fields = {k: v for k, v in section.items() if v is not None}
     family, name = fields.pop("family", None), fields.pop("name", None)
-    if family not in families():
-        remedy = registry.closest(str(family), families())
+    if family not in families.names():
+        remedy = registry.closest(str(family), families.names())
         raise errors.ConfigError(f"{path}.family: unknown family {family!r}; {remedy}")
-    module = importlib.import_module(f"alignjax.models.{family}")
+    module = families.module(family)
     if name is not None and name not in module.CONFIGS:
         remedy = registry.closest(str(name), module.CONFIGS)
         raise errors.ConfigError(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -27,8 +26,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from alignjax import config, errors, models, registry, trees
-from alignjax.models import decoder, decoder_config, published
+from alignjax import config, errors, registry, trees
+from alignjax.models import decoder, decoder_config, families, published
 
 
 class Tensor(NamedTuple):
@@ -105,15 +104,10 @@ NORMS_AROUND = (
 )
 
 
-def family(name: str) -> ModuleType:
-    """The module of a family."""
-    return importlib.import_module(f"alignjax.models.{name}")
-
-
 @functools.cache
 def by_model_type() -> dict[str, ModuleType]:
     """The module that reads each `model_type`."""
-    modules = [family(name) for name in models.families()]
+    modules = [families.module(name) for name in families.names()]
     return {kind: module for module in modules for kind in module.MODEL_TYPES}
 
 

@@ -4,9 +4,9 @@ r"""Writes the report: one HTML file that needs nothing else.
     python -m alignjax.report --out=report.html --assessment=runs/assessment.json \
         --stage=base=runs/base --stage=sft=runs/sft --stage=dpo=runs/dpo
 
-`--assessment` is the file of `python -m alignjax.world.assessment`; names of stages are best
-the same as there. What is not given is missing from the report, which says so. Exit
-codes are those of `alignjax.exit_codes`.
+`--assessment` is the file of `python -m alignjax.world.assessment`; names of stages are
+best the same as there. What is not given is missing from the report, which says so. Exit
+codes are those of `alignjax.errors`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def write(options: argparse.Namespace) -> pathlib.Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns one of `exit_codes`."""
+    """The command; returns its exit code."""
     options = parser().parse_args(arguments)
 
     def report() -> None:

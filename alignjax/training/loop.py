@@ -21,10 +21,6 @@ from alignjax.tracking import throughput
 from alignjax.training import evaluate, moving_reference, optim, state, step
 
 
-class NonFinite(RuntimeError):
-    """The loss or its gradient was not finite, and the config says to stop."""
-
-
 class Loop:
     """The loop over steps, with what it reports to."""
 
@@ -138,7 +134,7 @@ class Loop:
         remedy = "lower optimizer.learning_rate, or say nonfinite='skip'"
         if c.nonfinite == "skip":
             remedy = f"that is {self.skipped} in a row (max_skipped)"
-        raise NonFinite(f"{line}; {remedy}. Checkpoints up to here are sound")
+        raise errors.NonFinite(f"{line}; {remedy}. Checkpoints up to here are sound")
 
     def _evaluate(self, train_state) -> dict[str, float]:
         """The objective over the validation data, of the weights and their average."""

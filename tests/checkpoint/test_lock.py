@@ -11,7 +11,6 @@ import sys
 import time
 
 import pytest
-from alignjax.errors import CheckpointError
 
 from alignjax import errors
 from alignjax.checkpoint import lock
@@ -102,12 +101,12 @@ def test_heart_beats(tmp_path, monkeypatch):
 def test_loss_of_the_lock_is_noticed_and_the_thief_keeps_it(tmp_path):
     held = lock.Lock(tmp_path)
     file = leave(tmp_path, pid=4242)
-    with pytest.raises(CheckpointError, match="4242"):
+    with pytest.raises(errors.CheckpointError, match="4242"):
         held.check()
     held.release()
     assert file.exists()
     file.unlink()
-    with pytest.raises(CheckpointError, match="removed"):
+    with pytest.raises(errors.CheckpointError, match="removed"):
         held.check()
 
 

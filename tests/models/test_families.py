@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from alignjax import errors, models
-from alignjax.models import decoder_config, names, published
+from alignjax.models import decoder_config, families, names, published
 
-FAMILIES = models.families()
-SIZES = [(f, size) for f in FAMILIES for size in names.family(f).CONFIGS]
+FAMILIES = families.names()
+SIZES = [(f, size) for f in FAMILIES for size in families.module(f).CONFIGS]
 TINY = dict(d_model=8, d_ff=12, heads=2, kv_heads=1, head_dim=4, layers=2, vocab_size=9)
 
 
@@ -22,18 +22,18 @@ def of(family, size, **fields):
 
 def tiny(family):
     """Of the smallest size, but for what would take long to trace."""
-    size = next(iter(names.family(family).CONFIGS))
+    size = next(iter(families.module(family).CONFIGS))
     fields = TINY | (dict(kv_heads=2) if family == "gpt2" else {})
     return of(family, size, **fields, max_length=64)
 
 
 def stored(family, c):
     """config.json as it comes from a file."""
-    return json.loads(json.dumps(names.config_json(names.family(family), c)))
+    return json.loads(json.dumps(names.config_json(families.module(family), c)))
 
 
 def read(family, hf):
-    section = dict(family=family, **names.family(family).fields(hf))
+    section = dict(family=family, **families.module(family).fields(hf))
     return models.build(section, 5).config
 
 
@@ -41,8 +41,8 @@ def read(family, hf):
 def test_a_config_json_says_all_that_a_size_computes(family, size):
     c = of(family, size)
     hf = stored(family, c)
-    assert names.reader(hf) is names.family(family)
-    assert hf["architectures"] == [names.family(family).ARCHITECTURE]
+    assert names.reader(hf) is families.module(family)
+    assert hf["architectures"] == [families.module(family).ARCHITECTURE]
     again = read(family, hf)
     assert published.architecture(again) == published.architecture(c)
     assert again.dtype == c.dtype
@@ -51,7 +51,7 @@ def test_a_config_json_says_all_that_a_size_computes(family, size):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_key_that_is_not_known_is_refused_by_name(family):
     hf = stored(family, tiny(family))
-    fields = names.family(family).fields
+    fields = families.module(family).fields
     for key, value in dict(quantization_config={}, alibi=True, auto_map={}).items():
         with pytest.raises(errors.ConfigError, match=rf"config\.json\.{key}: "):
             fields(hf | {key: value})
@@ -73,7 +73,7 @@ def test_a_key_that_is_not_known_is_refused_by_name(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_has_one_tensor(family):
     c = tiny(family)
-    table = names.tensors(names.family(family), c)
+    table = names.tensors(families.module(family), c)
     leaves = [path for line in table for path in line.leaves]
     assert sorted(leaves) == sorted(names.shapes(c))
     assert len({line.theirs for line in table}) == len(table)
@@ -85,12 +85,12 @@ def test_what_a_config_json_cannot_say_is_refused():
     qwen = dataclasses.replace(tiny("qwen2"), qk_norm="head")
     message = "model.qk_norm: 'head' cannot be said in the config.json of Qwen2ForC"
     with pytest.raises(errors.ConfigError, match=message):
-        names.config_json(names.family("qwen2"), qwen)
+        names.config_json(families.module("qwen2"), qwen)
     with pytest.raises(errors.ConfigError, match="no tensor for layers/k_norm/scale"):
-        names.tensors(names.family("qwen2"), qwen)
+        names.tensors(families.module("qwen2"), qwen)
     other = dataclasses.replace(tiny("llama"), activation="gelu")
     with pytest.raises(errors.ConfigError, match="activation: 'gelu' has no name"):
-        names.config_json(names.family("llama"), other)
+        names.config_json(families.module("llama"), other)
 
 
 def test_how_a_model_is_trained_is_not_said():
@@ -103,7 +103,7 @@ def test_how_a_model_is_trained_is_not_said():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_defaults_could_be_overridden(family):
     """None overrides nothing, so that a default for such a field would stay."""
-    module = names.family(family)
+    module = families.module(family)
     hints = {f.name: f for f in dataclasses.fields(decoder_config.DecoderConfig)}
     for name, value in module.DEFAULTS.items():
         assert value is not None
@@ -160,7 +160,7 @@ def test_the_text_of_a_model_that_sees_is_read():
         torch_dtype="bfloat16",
         vision_config=dict(hidden_size=1152),
     )
-    assert names.reader(hf) is names.family("gemma3")
+    assert names.reader(hf) is families.module("gemma3")
     c, expected = read("gemma3", hf), of("gemma3", "4b")
     assert published.architecture(c) == published.architecture(expected)
     assert c.dtype == "bfloat16"
@@ -294,7 +294,7 @@ def test_a_value_of_another_type_is_refused_by_name(family, keys, message):
     if "text_config" in hf:
         hf = dict(model_type="gemma3", **keys)
     with pytest.raises(errors.ConfigError, match=rf"config\.json\..*{message}"):
-        names.family(family).fields(hf)
+        families.module(family).fields(hf)
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])

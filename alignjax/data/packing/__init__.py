@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""."""
+"""Documents and groups of responses laid out in rows of equal length."""

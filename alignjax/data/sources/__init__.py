@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of records, one file each: `kind = "text"` is `sources/text.py`.
+"""Sources of records by kind: `kind = "text"` is `sources/text.py`.
 
-To add one, write `alignjax/data/sources/<kind>.py` with `load(**options) -> Source`,
-or any function of that shape elsewhere and say `kind = "module:function"`.
+To add one, write a module with `load(**options) -> Source` and list it in `KINDS`, or
+any function of that shape elsewhere and say `kind = "module:function"`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from alignjax import config, errors, registry
+from alignjax import errors, registry
 from alignjax.data import records
 
-
-def kinds() -> list[str]:
-    """The sources that come with the package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+KINDS = {
+    "huggingface": "alignjax.data.sources.huggingface",
+    "jsonl": "alignjax.data.sources.jsonl",
+    "parquet": "alignjax.data.sources.parquet",
+    "text": "alignjax.data.sources.text",
+    "tfds": "alignjax.data.sources.tfds",
+    "world": "alignjax.world",
+}
 
 
 def load(kind: str, options: Mapping[str, Any]) -> records.Source:
@@ -34,10 +37,10 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
             function = registry.Registry("source").find(kind)
         except ValueError as error:
             raise errors.ConfigError(f"kind: {error}") from error
-    elif kind in kinds():
-        function = importlib.import_module(f"{__name__}.{kind}").load
+    elif kind in KINDS:
+        function = importlib.import_module(KINDS[kind]).load
     else:
-        remedy = registry.closest(kind, kinds())
+        remedy = registry.closest(kind, KINDS)
         raise errors.ConfigError(f"kind: unknown source {kind!r}; {remedy}")
     problems = _problems(inspect.signature(function), options)
     if problems:

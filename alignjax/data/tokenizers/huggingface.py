@@ -66,7 +66,8 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     if eos is None:
         raise errors.ConfigError(
             f"tokenizer.eos_token: {MODEL} and what is beside it do not say which "
-            f"token ends a text; name it as eos_token in {tokenizer_files.CONFIG}, or here"
+            f"token ends a text; name it as eos_token in {tokenizer_files.CONFIG}, "
+            "or here"
         )
     eos_id = model.token_to_id(eos)
     if eos_id is None:
@@ -157,8 +158,8 @@ def _model(files: Mapping[str, bytes]):
         if (found := model.token_to_id(token.content)) != token.id:
             raise errors.ConfigError(
                 f"tokenizer: {token.content!r} is token {token.id} for "
-                f"{tokenizer_files.CONFIG} or {tokenizer_files.ADDED}, and {found} for {MODEL}; "
-                "the files are not of one tokenizer"
+                f"{tokenizer_files.CONFIG} or {tokenizer_files.ADDED}, and {found} for "
+                f"{MODEL}; the files are not of one tokenizer"
             )
     model.no_truncation()
     model.no_padding()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished models measured on the embedded world, whose true reward is known.
 
-python -m alignjax.world.assessment --run=sft=runs/sft --run=dpo=runs/dpo --out=FILE.json
+python -m alignjax.world.assessment --run=sft=runs/sft --out=FILE.json
 
 asked        the prompts, documents and pairs, the same for every model
 formats      how a model reads them

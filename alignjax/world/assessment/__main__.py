@@ -9,7 +9,7 @@ r"""Measures the models of runs on the embedded world, and says what stages chan
 `NAME=DIR` is a run as of its newest checkpoint, `NAME=DIR@STEP` of another one. Runs
 are added to the file; those in it that were asked the same are not asked again. What
 changed is told from each model that talks to the next one. Exit codes are those of
-`alignjax.exit_codes`.
+`alignjax.errors`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def named(text: str) -> Named:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns one of `exit_codes`."""
+    """The command; returns its exit code."""
     options = parser().parse_args(arguments)
     terminal = progress.Terminal()
 
