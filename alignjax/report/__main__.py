@@ -5,8 +5,8 @@ r"""Writes the report: one HTML file that needs nothing else.
         --stage=base=runs/base --stage=sft=runs/sft --stage=dpo=runs/dpo
 
 `--assessment` is the file of `python -m alignjax.world.assessment`; names of stages are
-best the same as there. What is not given is missing from the report, which says so. Exit
-codes are those of `alignjax.errors`.
+best the same as there. What is not given is missing from the report, which says so.
+Exit codes are those of `alignjax.errors`.
 """
 
 from __future__ import annotations
