@@ -19,7 +19,7 @@ import numpy as np
 from alignjax.analysis import foreign, run
 from alignjax.checkpoint import step_folders
 from alignjax.huggingface import folder as folders
-from alignjax.huggingface import leaves, merged, save
+from alignjax.huggingface import merged, save
 from alignjax.storage import fingerprint, partial, tensor_files
 
 Progress = Callable[[int, int], None]
@@ -104,7 +104,7 @@ def _write_leaves(path: pathlib.Path, plan: Import, progress) -> dict[str, dict]
     def written(slot: tensor_files.Slot, leaf) -> Iterator[np.ndarray]:
         nonlocal done
         at = 0
-        for piece in leaves.pieces(leaf):
+        for piece in fingerprint.pieces(leaf):
             slot.write(piece, at)
             at, done = at + piece.size, done + piece.nbytes
             progress(done, total)

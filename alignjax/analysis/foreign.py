@@ -78,7 +78,7 @@ class Foreign:
     @functools.cached_property
     def _fingerprints(self) -> dict[str, str]:
         return {
-            name: fingerprint.of_pieces(leaf.dtype, leaves.pieces(leaf)).digits
+            name: fingerprint.of_pieces(leaf.dtype, fingerprint.pieces(leaf)).digits
             for name, leaf in self.folder.leaves.items()
         }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alignjax import errors
-from alignjax.checkpoint import lazy, step_folders
+from alignjax.checkpoint import step_folders
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
     def leaves(self) -> dict[str, Any]:
         """`{name: array that is read when it is sliced}` of the parameters."""
-        return lazy.leaves(self.path, self.meta)
+        return step_folders.lazy_leaves(self.path, self.meta)
 
     def fingerprints(self) -> dict[str, str]:
         """`{name: digits}` of the parameters, as they were written."""

@@ -16,9 +16,9 @@ keys: what optax calls its containers, and how it nests empty ones, is not on di
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -125,12 +125,7 @@ def make_meta(
         "devices": {"count": jax.device_count(), "processes": jax.process_count()},
         **fields,
     }
-    return {**meta, "sha256": json_hash(meta)}
-
-
-def json_hash(value) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {**meta, "sha256": fingerprint.json_hash(meta)}
 
 
 def write(path: pathlib.Path, items, meta: dict, *, timeout: float):
@@ -164,7 +159,7 @@ def read_meta(path: pathlib.Path) -> dict:
     try:
         meta = json.loads((path / "meta" / "data.json").read_text())
         content = {key: value for key, value in meta.items() if key != "sha256"}
-        good = meta["sha256"] == json_hash(content)
+        good = meta["sha256"] == fingerprint.json_hash(content)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise errors.BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
     if not good:
@@ -227,9 +222,7 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
     if is_one_file(meta) and item == "params":
-        from alignjax.checkpoint import lazy
-
-        found = lazy.leaves(path, meta)
+        found = lazy_leaves(path, meta)
         return {name: found[name][...] for name in (found if names is None else names)}
     leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
     # Only shapes and dtypes of these are looked at: an element each will do.
@@ -346,3 +339,76 @@ def _fsync(path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, Any]:
+    """`{name: array that is read when it is sliced}` of a step's parameters.
+
+    Those that Orbax wrote are read as a whole, and the last that was read is kept;
+    those in a safetensors file are read by the slice. Raises BrokenStep.
+    """
+    names = names_of(meta, "params")
+    known = {name: meta["leaves"][f"params/{name}"] for name in names}
+    if not is_one_file(meta):
+        reader = _Reader(path, meta)
+        return {name: Whole(reader, name, leaf) for name, leaf in known.items()}
+    held = tensors(path, meta)
+    digits = lambda name: known[name]["fingerprint"]
+    return {name: Verified(held[name], digits(name), path, name) for name in names}
+
+
+class Verified:
+    """A tensor whose fingerprint is taken once, before anything of it is given out."""
+
+    def __init__(self, tensor, digits: str, path: pathlib.Path, name: str):
+        self._tensor, self._digits, self._sound = tensor, digits, False
+        self._where = path, name
+        self.shape, self.dtype = tuple(tensor.shape), np.dtype(tensor.dtype)
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
+
+    def __getitem__(self, index) -> np.ndarray:
+        if not self._sound:
+            path, name = self._where
+            pieces = fingerprint.pieces(self._tensor)
+            found = fingerprint.of_pieces(self.dtype, pieces)
+            if found.digits != self._digits:
+                raise errors.BrokenStep(
+                    f"{path}: not what was written, by its fingerprint: params/{name}"
+                )
+            self._sound = True
+        return self._tensor[index]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy
+        return self[...] if dtype is None else self[...].astype(dtype)
+
+
+class Whole:
+    """A leaf that is read at once, since its file has it in one piece."""
+
+    def __init__(self, reader: _Reader, name: str, leaf: dict):
+        self._reader, self._name = reader, name
+        self.shape, self.dtype = tuple(leaf["shape"]), jax.numpy.dtype(leaf["dtype"])
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self._reader.read(self._name)[index]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy
+        return self[...] if dtype is None else self[...].astype(dtype)
+
+
+class _Reader:
+    """Reads leaves of a step one at a time, and keeps the last one."""
+
+    def __init__(self, path: pathlib.Path, meta: dict):
+        self._path, self._meta = path, meta
+        self._last: tuple[str, np.ndarray] | None = None
+
+    def read(self, name: str) -> np.ndarray:
+        if self._last is None or self._last[0] != name:
+            self._last = None  # before the next one is read
+            found = read_numpy(self._path, self._meta, "params", [name])
+            self._last = name, found[name]
+        return self._last[1]

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from alignjax.huggingface import layout
 from alignjax.storage import tensor_files
-
-# Of what is read piece by piece, the most that is in memory; see `pieces`.
-PIECE_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,29 +75,6 @@ def whole_index(index: Any, ndim: int) -> tuple[int | slice, ...]:
         raise IndexError(f"{len(index)} indices into {ndim} axes")
     index = (*index, *[slice(None)] * (ndim - len(index)))
     return tuple(i if isinstance(i, slice) else int(i.__index__()) for i in index)
-
-
-def pieces(leaf, limit: int = PIECE_BYTES) -> Iterator[np.ndarray]:
-    """All of an array that is read when it is sliced, in row-major order.
-
-    A piece has at most `limit` bytes, or one row of the last axis but one.
-    """
-    yield from _pieces(leaf, (), limit)
-
-
-def _pieces(leaf, index: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
-    rest = leaf.shape[len(index) :]
-    size = math.prod(rest) * np.dtype(leaf.dtype).itemsize
-    if size <= limit or len(rest) < 2:
-        yield leaf[index]
-        return
-    count = max(1, limit * rest[0] // size)
-    if size // rest[0] > limit:
-        for i in range(rest[0]):
-            yield from _pieces(leaf, (*index, i), limit)
-        return
-    for start in range(0, rest[0], count):
-        yield leaf[(*index, slice(start, start + count))]
 
 
 def _taken(index: int | slice, size: int) -> range:

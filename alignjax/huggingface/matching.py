@@ -14,7 +14,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.huggingface import layout, leaves
-from alignjax.storage import tensor_files
+from alignjax.storage import fingerprint, tensor_files
 
 # Buffers that older versions of transformers saved and every version computes anew. A
 # family may have more of its own in `IGNORED`.
@@ -156,7 +156,7 @@ def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
     """Whether two tensors are equal bit for bit. Parts of both are read at a time."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    step = max(1, leaves.PIECE_BYTES * a.shape[0] // max(1, a.nbytes))
+    step = max(1, fingerprint.PIECE_BYTES * a.shape[0] // max(1, a.nbytes))
     bits = lambda tensor, i: tensor[i : i + step].view(np.uint8)
     starts = range(0, a.shape[0], step)
     return all(np.array_equal(bits(a, i), bits(b, i)) for i in starts)

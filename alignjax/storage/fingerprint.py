@@ -9,7 +9,10 @@ and computed again from what was loaded.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -17,6 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import trees
+
+# Of what is read piece by piece, the most that is in memory; see `pieces`.
+PIECE_BYTES = 64 * 2**20
+
+
+def _taken(index: int | slice, size: int) -> range:
+    if isinstance(index, slice):
+        return range(*index.indices(size))
+    if not -size <= index < size:
+        raise IndexError(f"index {index} of an axis of {size}")
+    return range(index % size, index % size + 1)
+
 
 _BLOCK = 2**20  # elements of an array that is hashed piece by piece
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -156,3 +171,31 @@ def _mix(v: jax.Array) -> jax.Array:
     v = (v ^ (v >> 16)) * np.uint32(0x85EBCA6B)
     v = (v ^ (v >> 13)) * np.uint32(0xC2B2AE35)
     return v ^ (v >> 16)
+
+
+def pieces(leaf, limit: int = PIECE_BYTES) -> Iterator[np.ndarray]:
+    """All of an array that is read when it is sliced, in row-major order.
+
+    A piece has at most `limit` bytes, or one row of the last axis but one.
+    """
+    yield from _pieces(leaf, (), limit)
+
+
+def _pieces(leaf, index: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
+    rest = leaf.shape[len(index) :]
+    size = math.prod(rest) * np.dtype(leaf.dtype).itemsize
+    if size <= limit or len(rest) < 2:
+        yield leaf[index]
+        return
+    count = max(1, limit * rest[0] // size)
+    if size // rest[0] > limit:
+        for i in range(rest[0]):
+            yield from _pieces(leaf, (*index, i), limit)
+        return
+    for start in range(0, rest[0], count):
+        yield leaf[(*index, slice(start, start + count))]
+
+
+def json_hash(value) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -13,6 +13,7 @@ import tiny
 
 from alignjax import errors
 from alignjax.checkpoint import step_folders
+from alignjax.storage import fingerprint
 
 # Storage leaves coroutines behind where a read fails half-way.
 pytestmark = [
@@ -248,7 +249,7 @@ def test_checkpoint_of_a_later_format_is_refused(copy):
     file = copy / "checkpoints" / "15" / "meta" / "data.json"
     meta = step_folders.read_meta(copy / "checkpoints" / "15")
     meta = {**meta, "format": step_folders.IMPORTED + 1}
-    meta["sha256"] = step_folders.json_hash(
+    meta["sha256"] = fingerprint.json_hash(
         {k: v for k, v in meta.items() if k != "sha256"}
     )
     file.write_text(step_folders.json.dumps(meta))

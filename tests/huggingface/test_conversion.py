@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from alignjax import analysis, errors
+from alignjax.storage import fingerprint
 
 pytest.importorskip("safetensors")
 
@@ -21,7 +22,7 @@ import handmade
 from alignjax import checkpoint, convert, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
-from alignjax.huggingface import certificate, folder, leaves, save
+from alignjax.huggingface import certificate, folder, save
 from alignjax.storage import partial, tensor_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def test_pieces_are_all_of_it_in_order(source):
     for leaf in analysis.open_run(source).leaves().values():
         whole = np.asarray(leaf)
         for limit in (1, 40, 10**6):
-            parts = list(leaves.pieces(leaf, limit))
+            parts = list(fingerprint.pieces(leaf, limit))
             flat = np.concatenate([x.reshape(-1) for x in parts])
             np.testing.assert_array_equal(flat, whole.reshape(-1))
         assert len(parts) == 1
