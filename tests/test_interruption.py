@@ -20,7 +20,7 @@ import jax
 if len(sys.argv) > 1:
     address, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     jax.distributed.initialize(address, count, index)
-from alignjax import interruption
+from alignjax.distributed import interruption
 with interruption.Interruption() as stop:
     for step in range(3000):
         time.sleep(0.01)

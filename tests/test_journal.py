@@ -121,7 +121,7 @@ def test_a_record_outlives_the_process_at_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     program = (
         "import os, sys\n"
-        "from alignjax import journal\n"
+        "from alignjax.tracking import journal\n"
         "book, _ = journal.open_at(sys.argv[1], 0)\n"
         "book.write(0, {'loss': 1.5})\n"
         "os.kill(os.getpid(), 9)\n"
@@ -136,7 +136,7 @@ def test_kill_at_any_moment_and_resume_gives_every_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     program = (
         "import sys\n"
-        "from alignjax import journal\n"
+        "from alignjax.tracking import journal\n"
         "path, start = sys.argv[1], int(sys.argv[2])\n"
         "book, _ = journal.open_at(path, start)\n"
         "print('ready', flush=True)\n"

@@ -109,7 +109,7 @@ def test_nothing_is_drawn_where_there_is_no_terminal():
 def test_on_a_real_narrow_terminal_no_line_wraps():
     """A line of 20 characters does not go into 20 columns: the cursor needs one."""
     program = (
-        "from alignjax import progress\n"
+        "from alignjax.tracking import progress\n"
         "terminal = progress.Terminal()\n"
         "metrics = {'loss': 3.2, 'tokens_per_second': 1e5}\n"
         "draw = lambda width: progress.line(41, 99, metrics, 60, width)\n"

@@ -14,7 +14,7 @@ from alignjax.distributed import watchdog
 
 PRELUDE = """
 import sys, time
-from alignjax import watchdog
+from alignjax.distributed import watchdog
 def stuck_here(seconds):
     time.sleep(seconds)
 def guard(limit, **options):

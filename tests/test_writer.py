@@ -213,7 +213,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
 def test_importing_it_imports_no_jax_and_no_tensorboard():
     program = (
         "import sys\n"
-        "from alignjax import writer\n"
+        "from alignjax.tracking import writer\n"
         "print([m for m in ('jax', 'tensorboardX', 'wandb') if m in sys.modules])\n"
     )
     output = subprocess.run(

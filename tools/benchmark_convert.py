@@ -43,16 +43,16 @@ TINY = dict(vocab_size=256, d_model=64, layers=2, heads=4, kv_heads=2, d_ff=128)
 # What reads a slice of each parameter, as a device of a mesh would.
 SLICES = """
 import sys
-from alignjax import checkpoint
-run = checkpoint.open_run(sys.argv[1])
+import alignjax
+run = alignjax.open_run(sys.argv[1])
 for name, leaf in run.leaves().items():
     for i in range(leaf.shape[0] if name.startswith("layers/") else 1):
         leaf[i, :8] if name.startswith("layers/") else leaf[:64]
 """
 DIGEST = """
 import sys
-from alignjax import checkpoint
-checkpoint.open_run(sys.argv[1]).digest()
+import alignjax
+alignjax.open_run(sys.argv[1]).digest()
 """
 
 # A process begins with the peak of whoever started it, so something small has to.

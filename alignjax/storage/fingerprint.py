@@ -23,16 +23,6 @@ from alignjax import trees
 
 # Of what is read piece by piece, the most that is in memory; see `pieces`.
 PIECE_BYTES = 64 * 2**20
-
-
-def _taken(index: int | slice, size: int) -> range:
-    if isinstance(index, slice):
-        return range(*index.indices(size))
-    if not -size <= index < size:
-        raise IndexError(f"index {index} of an axis of {size}")
-    return range(index % size, index % size + 1)
-
-
 _BLOCK = 2**20  # elements of an array that is hashed piece by piece
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 

@@ -243,8 +243,8 @@ def test_opened_while_the_run_goes_on(workdir):
 
 FRESH = """
 import json, sys
-from alignjax import checkpoint
-run = checkpoint.open_run(sys.argv[1])
+import alignjax
+run = alignjax.open_run(sys.argv[1])
 loaded = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({
     "steps": run.steps,

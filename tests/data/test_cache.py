@@ -211,7 +211,9 @@ SLOW = """
     import os, sys, time
     from pathlib import Path
     import numpy as np
-    from alignjax.data import cache, records, tokenizer, tokenizing
+    from alignjax.data import records
+    from alignjax.data.tokenizers import base as tokenizer
+    from alignjax.data.tokens import cache, tokenizing
 
     tokenizing.BATCH_BYTES, tokenizing.IN_PROCESS_BYTES = 100, 1000
 

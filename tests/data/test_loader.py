@@ -94,7 +94,7 @@ def test_a_fresh_process_finds_the_same_rows(corpus, tmp_path):
         from pathlib import Path
         import numpy as np
         import test_loader
-        from alignjax.data import packing
+        from alignjax.data.packing import documents as packing
         data = test_loader.mixed(Path(sys.argv[1]))
         rows = data.rows(np.arange(int(sys.argv[2]), int(sys.argv[2]) + 64))
         content = b"".join(rows[field].tobytes() for field in packing.FIELDS)

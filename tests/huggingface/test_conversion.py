@@ -215,12 +215,12 @@ def test_a_disk_that_is_too_full_is_noticed_before(source, tmp_path, monkeypatch
 
 KILLED = """
 import os, signal, sys
-from alignjax.checkpoint import conversion
-plan = conversion.plan_import(*sys.argv[1:])
+from alignjax import convert
+plan = convert.plan_import(*sys.argv[1:])
 def stop(done, total):
     if done > total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
-conversion.import_folder(plan, stop)
+convert.import_folder(plan, stop)
 """
 
 

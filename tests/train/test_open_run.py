@@ -20,9 +20,9 @@ TOKENS = list(b"the old ship went to sea")
 ELSEWHERE = """
 import json, sys
 import numpy as np
-from alignjax import checkpoint
+import alignjax
 
-run = checkpoint.open_run(sys.argv[1])
+run = alignjax.open_run(sys.argv[1])
 np.save(sys.argv[2], run.logits(json.loads(sys.argv[3])))
 (found,) = run.generate(["the "], max_tokens=12, temperature=0.0)
 print(json.dumps([run.steps, found.text, found.ids]))

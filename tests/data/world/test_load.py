@@ -71,7 +71,7 @@ def test_default_data_dir_is_the_users_cache(monkeypatch, tmp_path):
 
 _DIGEST = """
 import hashlib, sys
-from alignjax.data.sources import world
+from alignjax import world
 source = world.load(documents=300, seed=5, data_dir=sys.argv[1])
 text = "\\0".join(record.text for _, record in source.documents())
 heavy = {"tensorflow", "jax", "torch"} & set(sys.modules)
