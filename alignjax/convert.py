@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs from Hugging Face folders, and folders from runs: what may be and what is done.
 
-    plan = conversion.plan_import("hf:Qwen/Qwen2.5-0.5B", "runs/qwen")
-    conversion.import_folder(plan)
+    plan = convert.plan_import("hf:Qwen/Qwen2.5-0.5B", "runs/qwen")
+    convert.import_folder(plan)
 
 No more than one tensor is in memory, twice. What is made appears under its name once it
 is whole.

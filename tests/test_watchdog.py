@@ -33,14 +33,14 @@ def start(program, *arguments):
 
 def run(program, *arguments):
     child = start(program, *arguments)
-    output, errors = child.communicate(timeout=30)
-    return child.returncode, output, errors
+    output, stderr = child.communicate(timeout=30)
+    return child.returncode, output, stderr
 
 
 def test_a_stuck_process_ends_and_says_where(tmp_path):
     path = tmp_path / "stacks.txt"
     began = time.monotonic()
-    code, output, errors = run(
+    code, output, stderr = run(
         "with guard(1, name='process 1 of 2', path=sys.argv[1]) as dog:\n"
         "    dog.beat('step 7')\n"
         "    stuck_here(60)\n"
@@ -50,21 +50,21 @@ def test_a_stuck_process_ends_and_says_where(tmp_path):
     assert code == errors.HANG
     assert output == ""
     assert time.monotonic() - began < 10
-    for text in (errors, path.read_text()):
+    for text in (stderr, path.read_text()):
         assert "process 1 of 2: no progress for 1 s" in text
         assert "phase 'step 7'" in text
         assert "in stuck_here" in text
 
 
 def test_a_slow_process_that_moves_is_left_alone():
-    code, output, errors = run(
+    code, output, stderr = run(
         "with guard(0.5) as dog:\n"
         "    for step in range(12):\n"
         "        dog.beat(f'step {step}')\n"
         "        time.sleep(0.2)\n"
         "print('done')\n"
     )
-    assert (code, output, errors) == (0, "done\n", "")
+    assert (code, output, stderr) == (0, "done\n", "")
 
 
 def test_time_in_which_the_process_was_stopped_does_not_count(capfd):
@@ -99,8 +99,8 @@ def test_a_stopped_process_goes_on():
     child.send_signal(signal.SIGSTOP)
     time.sleep(2)
     child.send_signal(signal.SIGCONT)
-    output, errors = child.communicate(timeout=20)
-    assert (child.returncode, output, errors) == (0, "done\n", "")
+    output, stderr = child.communicate(timeout=20)
+    assert (child.returncode, output, stderr) == (0, "done\n", "")
 
 
 TWO = """
@@ -139,10 +139,10 @@ def test_every_process_says_where_it_waits_and_which_is_the_late_one(tmp_path):
 
 
 def test_leaving_it_ends_the_watch():
-    code, output, errors = run(
+    code, output, stderr = run(
         "with guard(0.3) as dog:\n    time.sleep(0.2)\ntime.sleep(1.5)\nprint('done')\n"
     )
-    assert (code, output, errors) == (0, "done\n", "")
+    assert (code, output, stderr) == (0, "done\n", "")
 
 
 def test_none_is_off():

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from alignjax.models import decoder_config, names
+from alignjax.models import decoder_config, families, names
 
 
 def timed(
@@ -62,7 +62,7 @@ def in_transformers(family: str, c: decoder_config.DecoderConfig, seed: int = 0)
     import transformers
 
     torch.manual_seed(seed)
-    said = names.config_json(names.family(family), c)
+    said = names.config_json(families.module(family), c)
     shape = transformers.AutoConfig.for_model(**said)
     return transformers.AutoModelForCausalLM.from_config(
         shape, attn_implementation="sdpa"

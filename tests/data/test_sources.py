@@ -366,7 +366,7 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 
 def test_kinds_and_options_are_checked(tmp_path):
-    assert {"text", "jsonl", "parquet", "tfds", "huggingface"} <= set(sources.kinds())
+    assert {"text", "jsonl", "parquet", "tfds", "huggingface"} <= set(sources.KINDS)
     message = refused(errors.ConfigError, kind="txt", path="x")
     assert "unknown source 'txt'; did you mean 'text'?" in message
     message = refused(errors.ConfigError, pth="x")

@@ -49,6 +49,7 @@ READ_TFDS = """
     made = builder.TinyTexts(data_dir=folder, file_format="array_record")
     made.download_and_prepare()
 
+    from alignjax import errors
     from alignjax.data import records, sources
 
     directory = str(made.data_dir)
@@ -79,7 +80,7 @@ READ_TFDS = """
     ]:
         try:
             sources.load("tfds", options)
-        except records.DataError as error:
+        except errors.DataError as error:
             assert words in str(error), error
         else:
             raise AssertionError(options)
@@ -90,7 +91,7 @@ READ_TFDS = """
         record.write_bytes(broken)
         try:
             list(sources.load("tfds", dict(directory=directory)).documents())
-        except records.DataError as error:
+        except errors.DataError as error:
             assert "prepare it again" in str(error), error
         else:
             raise AssertionError("a damaged file was read")
@@ -102,7 +103,7 @@ READ_TFDS = """
         file.write(described.replace("tensorflow_datasets.core", "canary"))
     try:
         sources.load("tfds", dict(directory=directory))
-    except records.DataError as error:
+    except errors.DataError as error:
         assert "canary" in str(error)
     else:
         raise AssertionError("a foreign class was not refused")

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from alignjax import analysis, errors
+from alignjax.models import families
 
 pytest.importorskip("safetensors")
 
@@ -33,7 +34,7 @@ def complete(begun, **fields):
 
 def said(section) -> int:
     c = models.build(section, 1).config
-    hf = names.config_json(names.family("llama"), c)
+    hf = names.config_json(families.module("llama"), c)
     return json.loads(json.dumps(hf))["max_position_embeddings"]
 
 
