@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 
 from alignjax import errors
 from alignjax.checkpoint import lock, step_folders
-from alignjax.errors import CheckpointError
 from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
@@ -50,10 +49,10 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
         return
     anew = "to begin again at step 0, use another workdir"
     if steps:
-        raise CheckpointError(
-            f"{directory}: none of its steps, {list(steps)}, has {step_folders.MARKER}, as "
-            "an interrupted copy leaves them; copy them again, or make an empty file "
-            "of this name in the newest one that is whole, whose fingerprints are "
+        raise errors.CheckpointError(
+            f"{directory}: none of its steps, {list(steps)}, has "
+            f"{step_folders.MARKER}, as an interrupted copy leaves them; copy them "
+            "again, or make an empty file of this name in the newest one that is whole, whose fingerprints are "
             f"then checked; {anew}"
         )
     if _entries(workdir / "quarantine"):
@@ -61,7 +60,7 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     last = journal.last_step(workdir / "metrics.jsonl")
     # Each save waits for the one before, so that by then one was complete.
     if last is not None and (not directory.is_dir() or last >= 2 * every):
-        raise CheckpointError(
+        raise errors.CheckpointError(
             f"{directory} {'is empty' if directory.is_dir() else 'is gone'}, and "
             f"metrics.jsonl has steps up to {last}, which would be lost; copy the "
             f"checkpoints back; {anew}, or remove metrics.jsonl"

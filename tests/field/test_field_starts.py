@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alignjax import errors, exit_codes, train
+from alignjax import errors, train
 from tests.field import byte_llama
 
 ROOT = pathlib.Path(__file__).parents[2]
