@@ -52,8 +52,8 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
         raise errors.CheckpointError(
             f"{directory}: none of its steps, {list(steps)}, has "
             f"{step_folders.MARKER}, as an interrupted copy leaves them; copy them "
-            "again, or make an empty file of this name in the newest one that is whole, whose fingerprints are "
-            f"then checked; {anew}"
+            "again, or make an empty file of this name in the newest one that is "
+            f"whole, whose fingerprints are then checked; {anew}"
         )
     if _entries(workdir / "quarantine"):
         return  # `restore_or_init` says what was set aside

@@ -50,5 +50,5 @@ def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path):
     )
     assert "nonesuch" in done.stderr
     assert "Traceback" not in done.stderr
-    codes = {v for k, v in vars(exit_codes).items() if k.isupper()}
+    codes = {v for k, v in vars(errors).items() if k.isupper()}
     assert done.returncode in codes - {errors.DONE}
