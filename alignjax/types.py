@@ -13,12 +13,13 @@ so `x_BTD` is an array of shape [batch, time, model]. This is the one legend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # A nested dict of arrays with stable paths, such as `layers/attention/q/kernel`.
 Params = dict[str, Any]
@@ -49,6 +50,44 @@ class Sequences:
     segment_ids: Any
     positions: Any
     branches: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Sequence[int]],
+        *,
+        prompts: Sequence[int] | None = None,
+        length: int | None = None,
+        last: bool = False,
+    ) -> Sequences:
+        """Rows of one document each, as numpy arrays [B, T], from token ids.
+
+        Args:
+          rows: the tokens of each document; an empty row is all padding.
+          prompts: how many tokens each document begins with that are not learned; by
+            default 1, since nothing predicts the first.
+          length: T; by default as many as the longest document needs.
+          last: whether the last token is an input too, with a target of weight 0: for
+            scores, and for what the model predicts next.
+
+        Raises:
+          ValueError: a document that is longer than `length`.
+        """
+        prompts = [1] * len(rows) if prompts is None else prompts
+        sizes = [max(0, len(row) - (not last)) for row in rows]
+        length = max(sizes) if length is None else length
+        inputs, targets, segment_ids, positions = np.zeros(
+            (4, len(rows), length), np.int32
+        )
+        weights = np.zeros((len(rows), length), np.float32)
+        for i, (row, prompt, size) in enumerate(zip(rows, prompts, sizes, strict=True)):
+            if size > length:
+                raise ValueError(f"rows[{i}]: {size} inputs, more than length {length}")
+            learned = max(0, len(row) - 1)
+            inputs[i, :size], targets[i, :learned] = row[:size], row[1:]
+            weights[i, max(0, prompt - 1) : learned] = 1
+            segment_ids[i, :size], positions[i, :size] = 1, np.arange(size)
+        return cls(inputs, targets, weights, segment_ids, positions)
 
 
 @flax.struct.dataclass
