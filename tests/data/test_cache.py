@@ -15,6 +15,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records, sources
+from alignjax.data.chat import comparisons, format
 from alignjax.data.sources import files
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache, pool, tokenizing
@@ -72,6 +73,24 @@ def test_it_is_found_again_and_changes_with_what_it_follows_from(tmp_path):
         *positional, options = arguments
         with pytest.raises(AssertionError, match="read again"):
             cache.build(*positional, **options)
+
+
+def test_keys_are_those_of_runs_that_older_versions_made():
+    """What tokenizes has moved since, and what these runs read has not changed."""
+    assert [
+        function.key
+        for function in (
+            tokenizing.tokenize_text,
+            format.tokenize,
+            format.tokenize_everything,
+            comparisons.tokenize,
+        )
+    ] == [
+        "alignjax.data.tokenizing:tokenize_text",
+        "alignjax.data.chat:tokenize",
+        "alignjax.data.chat:tokenize_everything",
+        "alignjax.data.comparisons:tokenize",
+    ]
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path):

@@ -14,11 +14,6 @@ from tests.field import byte_llama
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a workdir with files of somebody else counts as free, and its config.json "
-    "is overwritten",
-)
 def test_a_workdir_that_is_the_model_is_refused(tmp_path):
     folder = byte_llama.write(tmp_path / "model")
     rows = [byte_llama.dialogue("Is it blue?", "It is.")] * 8

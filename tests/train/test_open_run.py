@@ -13,6 +13,7 @@ import pytest
 import small
 
 from alignjax import analysis, checkpoint, train, types
+from alignjax.checkpoint import step_folders
 from alignjax.experiment import build
 
 TOKENS = list(b"the old ship went to sea")
@@ -90,9 +91,9 @@ def test_while_it_trains(corpus, cache, tmp_path):
     workdir = tmp_path / "run"
     more = ["--config.steps=100000", "--config.checkpoint.every=5"]
     process = launch.start(launch.flags(workdir, corpus, cache, *more), tmp_path / "o")
-    saved = lambda: checkpoint.storage.complete_steps(workdir / "checkpoints")
-    launch.wait_for(saved, process)
+    saved = lambda: step_folders.complete_steps(workdir / "checkpoints")
     try:
+        launch.wait_for(saved, process)
         run = analysis.open_run(workdir)
         assert run.logits(TOKENS).shape == (len(TOKENS), 258)
         first = run.steps[-1]

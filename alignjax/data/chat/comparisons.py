@@ -61,6 +61,9 @@ def tokenize(
     return rows
 
 
+tokenize.key = "alignjax.data.comparisons:tokenize"  # see `cache.build`
+
+
 def fault(group: Any, data: str, format: str = "roles") -> str | None:
     """Why this cannot be trained on as `data`, or None if it can.
 

@@ -71,6 +71,9 @@ def tokenize(
     return template.tokenize(form, chats, train_on=train_on, bos=bos)
 
 
+tokenize.key = "alignjax.data.chat:tokenize"  # see `cache.build`
+
+
 def tokenize_everything(
     tok: base.Tokenizer,
     documents: Sequence[records.Chat | records.Text],
@@ -104,6 +107,9 @@ def tokenize_everything(
             counts[np.asarray(next(left_out).weights) > 0] = 0.0
         rows.append(tokenizing.Tokens(ids, counts if (counts != 1).any() else None))
     return rows
+
+
+tokenize_everything.key = "alignjax.data.chat:tokenize_everything"
 
 
 def _skips(chat: Any) -> bool:

@@ -78,7 +78,8 @@ def build(
 
     Args:
       tokenize: records to tokens, a function of a module, called with `settings`. Its
-        name and these are part of the key, not its code.
+        name and these are part of the key, not its code. A function that has moved
+        keeps the name that it had in its attribute `key`, for runs to go on.
       on_bad_row: "error", or "skip" and count.
       workers: processes; by default one for each processor.
       progress: called now and then with bytes of text done and bytes in all, if known.
@@ -92,7 +93,8 @@ def build(
             "format": FORMAT,
             "source": [source.kind, source.identity],
             "tokenizer": tok.identity,
-            "tokenize": f"{tokenize.__module__}:{tokenize.__qualname__}",
+            "tokenize": getattr(tokenize, "key", None)
+            or f"{tokenize.__module__}:{tokenize.__qualname__}",
             "settings": settings,
             "on_bad_row": on_bad_row,
         }

@@ -103,6 +103,9 @@ def tokenize_text(
     return rows
 
 
+tokenize_text.key = "alignjax.data.tokenizing:tokenize_text"  # see `cache.build`
+
+
 def tokenized(
     rows: Iterable[tuple[str, Any]],
     tok: base.Tokenizer,
