@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-import tiny
 
 from alignjax import errors, types
 from alignjax.checkpoint import settings, step_folders
+from tests.fixtures import tiny
 
 LIKE = tiny.abstract(tiny.mesh_of(2))
 

@@ -6,11 +6,11 @@ import pathlib
 import shutil
 
 import pytest
-import tiny
 
 from alignjax import errors
 from alignjax.checkpoint import step_folders
 from alignjax.tracking import journal
+from tests.fixtures import tiny
 
 ONE = tiny.abstract(tiny.mesh_of(1))
 

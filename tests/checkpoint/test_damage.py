@@ -7,13 +7,12 @@ import pathlib
 import random
 import shutil
 
-import numpy as np
 import pytest
-import tiny
 
 from alignjax import errors
 from alignjax.checkpoint import step_folders
 from alignjax.storage import fingerprint
+from tests.fixtures import tiny
 
 # Storage leaves coroutines behind where a read fails half-way.
 pytestmark = [
@@ -50,10 +49,6 @@ def copy(run, tmp_path):
 BITS = {step: tiny.bits(tiny.state_at(step, ONE)) for step in (5, 10, 15, 20, 25)}
 
 
-def files_of(path: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file())
-
-
 def outcome(path: pathlib.Path, expected: str) -> str:
     """How a step fares on its own: "exact", or the reason for which it is refused."""
     items = step_folders.as_items(ONE)
@@ -71,7 +66,9 @@ def outcome(path: pathlib.Path, expected: str) -> str:
 def flip_bits(run, tmp_path, seed: int, trials: int) -> dict[str, int]:
     rng = random.Random(seed)
     source = run / "checkpoints" / "15"
-    names = [str(p.relative_to(source)) for p in files_of(source) if p.stat().st_size]
+    names = [
+        str(p.relative_to(source)) for p in tiny.files_of(source) if p.stat().st_size
+    ]
     seen = {"exact": 0, "refused": 0, "by fingerprint": 0}
     for trial in range(trials):
         step = tmp_path / f"{seed}-{trial}" / "15"
@@ -103,7 +100,7 @@ def test_flipped_bits_are_never_silent_at_length(run, tmp_path):
 
 def test_every_file_deleted_or_cut_short(run, tmp_path):
     source = run / "checkpoints" / "15"
-    for number, name in enumerate(files_of(source)):
+    for number, name in enumerate(tiny.files_of(source)):
         for kind in ("deleted", "halved", "emptied", "zeroed"):
             step = tmp_path / f"{number}-{kind}" / "15"
             shutil.copytree(source, step)
@@ -127,20 +124,8 @@ def test_every_item_deleted(copy, item):
     assert outcome(copy / "checkpoints" / "15", BITS[15]) != "exact"
 
 
-def damage(workdir, *steps):
-    """Flips one bit of one weight."""
-    for step in steps:
-        weight = tiny.state_at(step, ONE).params["embed"]["kernel"][0, 0]
-        weight = np.asarray(weight).tobytes()
-        path = workdir / "checkpoints" / str(step) / "params"
-        (file,) = [file for file in files_of(path) if weight in file.read_bytes()]
-        content = bytearray(file.read_bytes())
-        content[content.index(weight)] ^= 1
-        file.write_bytes(content)
-
-
 def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
-    damage(copy, 15)
+    tiny.damage(copy, 15)
     with tiny.open_checkpoints(copy) as checkpoints:
         state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 10 and tiny.bits(state) == BITS[10]
@@ -161,7 +146,7 @@ def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
 
 
 def test_two_broken_are_set_aside(copy):
-    damage(copy, 10, 15)
+    tiny.damage(copy, 10, 15)
     with tiny.open_checkpoints(copy) as checkpoints:
         state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 5 and tiny.bits(state) == BITS[5]
@@ -169,7 +154,7 @@ def test_two_broken_are_set_aside(copy):
 
 
 def test_all_broken_stops_and_deletes_nothing(copy):
-    damage(copy, 5, 10, 15)
+    tiny.damage(copy, 5, 10, 15)
     with (
         pytest.raises(errors.CheckpointError, match="3 checkpoints in a row") as error,
         tiny.open_checkpoints(copy) as checkpoints,
@@ -213,7 +198,7 @@ def test_a_step_without_its_marker_makes_way_for_later_saves(copy):
     """Saving does not write over a folder, whatever lacks in it."""
     (copy / "checkpoints" / "10" / step_folders.MARKER).unlink()
     shutil.copytree(copy / "checkpoints" / "10", copy / "checkpoints" / "20")
-    content = [file.read_bytes() for file in files_of(copy / "checkpoints" / "20")]
+    content = [file.read_bytes() for file in tiny.files_of(copy / "checkpoints" / "20")]
     with tiny.open_checkpoints(copy) as checkpoints:
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 15
         for step in (20, 25):
@@ -222,7 +207,7 @@ def test_a_step_without_its_marker_makes_way_for_later_saves(copy):
         assert checkpoints.steps == [15, 20, 25]
     aside = sorted((copy / "quarantine").iterdir())
     assert [path.name.partition("-")[0] for path in aside] == ["10", "20"]
-    assert [file.read_bytes() for file in files_of(aside[1])] == content
+    assert [file.read_bytes() for file in tiny.files_of(aside[1])] == content
     state, step = tiny.restore(copy, ONE)
     assert step == 25 and tiny.bits(state) == BITS[25]
 
@@ -230,7 +215,7 @@ def test_a_step_without_its_marker_makes_way_for_later_saves(copy):
 def test_steps_without_markers_do_not_count_as_broken_in_a_row(copy):
     for step in (20, 25, 30):
         (copy / "checkpoints" / str(step)).mkdir()
-    damage(copy, 10, 15)
+    tiny.damage(copy, 10, 15)
     with tiny.open_checkpoints(copy) as checkpoints:
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 5
         steps = [step for step, _ in checkpoints.quarantined]

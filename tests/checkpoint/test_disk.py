@@ -10,9 +10,9 @@ import shutil
 import time
 
 import pytest
-import tiny
 
 from alignjax import errors
+from tests.fixtures import tiny
 
 LIKE = tiny.abstract(tiny.mesh_of(2))
 

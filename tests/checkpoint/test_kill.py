@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
-import tiny
 
 from alignjax.checkpoint import step_folders
+from tests.fixtures import tiny
 
 STEPS = 40
 

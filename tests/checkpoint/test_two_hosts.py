@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import pytest
-import test_damage
-import tiny
+
+from tests.fixtures import tiny
 
 HERE = pathlib.Path(__file__).parent
 
@@ -68,7 +68,7 @@ def test_saved_on_two_restored_on_one_and_back(saved, tmp_path):
         assert step == 10 and tiny.bits(state) == bits_at(10)
         checkpoints.maybe_save(15, tiny.state_at(15, like))
         checkpoints.maybe_save(20, tiny.state_at(20, like))
-    test_damage.damage(workdir, 20)
+    tiny.damage(workdir, 20)
 
     reports = on_two(workdir, "resume")
     for report in reports:

@@ -6,6 +6,7 @@ Prints a JSON object of what happened.
 
 import json
 import os
+import pathlib
 import resource
 import shutil
 import sys
@@ -13,13 +14,15 @@ import time
 
 from alignjax import errors
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Two devices here, and otherwise the flags of the tests, which bits depend on.
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
 
 import jax
-import tiny
 from jax.experimental import multihost_utils
+
+from tests.fixtures import tiny
 
 
 def bits(state) -> str:

@@ -2,7 +2,7 @@
 """Dialogues in the tokens that a run was trained on."""
 
 from alignjax.world.assessment import formats
-from tests.assessment import subjects
+from tests.world.assessment import subjects
 
 TURNS = (("system", "be brief."), ("user", "who is ada?"))
 CONTROL = subjects.TOKENIZER.control

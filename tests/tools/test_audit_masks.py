@@ -13,7 +13,7 @@ from alignjax.data import loader
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "audit_masks.py"
 
 CONFIG = """

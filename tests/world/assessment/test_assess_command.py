@@ -11,8 +11,8 @@ from alignjax import analysis, errors
 from alignjax.tracking import progress
 from alignjax.world.assessment import __main__ as main
 from alignjax.world.assessment import amounts, command, narration, results, subject
-from tests.assessment import subjects
 from tests.report import made_up
+from tests.world.assessment import subjects
 
 SETTINGS = amounts.Settings(
     each=2, length=8, documents=8, demonstrations=8, pairs=16, kinds=("fact", "unsafe")

@@ -11,7 +11,7 @@ import pytest
 from alignjax import errors
 from tools import needs
 
-TOOLS = pathlib.Path(__file__).parents[1] / "tools"
+TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 
 
 def test_what_is_not_installed_is_named(capsys):

@@ -11,7 +11,7 @@ from alignjax.data import formats
 from alignjax.feedback import collect
 from alignjax.world import replies, views
 from alignjax.world.assessment import answers
-from tests.assessment import subjects
+from tests.world.assessment import subjects
 
 SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
 

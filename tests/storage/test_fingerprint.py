@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from alignjax.storage import fingerprint
+from tests.fixtures import tiny
 
 DTYPES = ["bool", "int8", "uint8", "int32", "bfloat16", "float16", "float32"]
 DTYPES += ["float8_e4m3fn"]

@@ -55,7 +55,7 @@ def test_steps_need_few_packages():
     asked = (
         f"import sys, tools.benchmark_step; print(sys.modules.keys() & {set(others)})"
     )
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", asked], cwd=root, capture_output=True, text=True
     )

@@ -6,7 +6,7 @@ import pytest
 
 from alignjax import world
 from alignjax.world.assessment import amounts, asked, rewards
-from tests.assessment import subjects
+from tests.world.assessment import subjects
 
 TOWN = world.build("nano", 0)
 PAIRS = asked.pairs(TOWN, "eval_preferences", 600, "clean")

@@ -12,14 +12,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-import test_damage
-import tiny
 
 from alignjax import analysis, errors, models, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.objectives import logprobs
 from alignjax.training import optim
+from tests.fixtures import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = (5, 10)
@@ -205,13 +204,13 @@ def test_broken_step_is_refused_if_asked_for_and_passed_over_if_not(tmp_path, ca
     with tiny.open_checkpoints(tmp_path) as checkpoints:
         for step in STEPS:
             checkpoints.maybe_save(step, tiny.state_at(step, like))
-    test_damage.damage(tmp_path, 10)
+    tiny.damage(tmp_path, 10)
     run = analysis.open_run(tmp_path)
     with pytest.raises(errors.CheckpointError, match="fingerprint: params/embed"):
         run.params(10)
     assert same(run.params(), tiny.state_at(5, like).params)
     assert "trying the step before" in caplog.text
-    test_damage.damage(tmp_path, 5)
+    tiny.damage(tmp_path, 5)
     with pytest.raises(errors.CheckpointError, match="no sound checkpoint"):
         run.params()
     assert run.steps == [5, 10]  # nothing is moved by looking
@@ -285,7 +284,7 @@ def test_inspection(tmp_path):
     changed = inspect(tmp_path, "diff", 5, 10).stdout
     assert "params/layers/scale: changed by 8.333e-01 of its norm" in changed
     assert "by 5.000e+00 at most" in changed
-    test_damage.damage(tmp_path, 10)
+    tiny.damage(tmp_path, 10)
     verified = inspect(tmp_path, "verify")
     assert verified.returncode == 1
     first, second = verified.stdout.splitlines()

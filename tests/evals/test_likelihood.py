@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignjax.evals import likelihood
-from tests.assessment import subjects
+from tests.world.assessment import subjects
 
 ROWS = [
     likelihood.Given([256], list(b"one plus two")),
