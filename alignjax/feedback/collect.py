@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from alignjax import cli, errors, registry, world
 from alignjax.experiment import sections
 from alignjax.tracking import progress
-from alignjax.world import labelers, supervision, views
+from alignjax.world import examples, labelers, views
 from alignjax.world.assessment import answers, subject
 
 LENGTH = 48  # tokens of a reply at most; a right one has fewer
@@ -151,7 +151,7 @@ def _choose(asked, drawn, said, sources, labeler, rng):
         if two[0].text == two[1].text:
             equal += 1
             continue
-        pair = supervision.choose(rng, labeler, prompt, *(r.text for r in two))
+        pair = examples.choose(rng, labeler, prompt, *(r.text for r in two))
         by_text = {said[i, n].text: str(sources[n]) for n in drawn[i]}
         right += pair.rewards[0] >= pair.rewards[1]
         turns = [{"role": role, "content": text} for role, text in prompt.turns]

@@ -4,31 +4,30 @@
 Everything works offline and is the same on every machine. `load` is the data source;
 `gold_reward(prompt, response)` is the true reward of any reply.
 
-    people, procedures, lore, lexicon    what can be said, in two presets
-    knowledge                            what is true, from a seed
-    reaches, prompts, novelty, tasks/    what is asked: a file for each kind of task
-    replies, corruptions, critiques      what is answered, well or badly
-    gold, labelers                       what that is worth, and who says so
-    turns, stories, corpus               the pretraining documents
-    views, supervision, examples         every data set: example i is f(seed, split, i)
-    builder, prepared                    the same through TFDS, kept on disk
+    people, procedures, lexicon    vocabulary, in two presets
+    chance, knowledge              random draws, and the facts of a town, from a seed
+    turns, prompts, reaches        dialogues, prompts, and what each split may ask
+    tasks/                         the kinds of prompts: how each is asked and parsed
+    replies, critiques             good and bad replies, and comments on them
+    gold, labelers                 the true reward, and labelers with known biases
+    corpus, examples, views        documents, and every data set: example i is
+                                   f(seed, split, i)
+    assessment/                    trained models measured on all of this
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from alignjax import errors, registry
 from alignjax.data import records
 from alignjax.data.chat import format
-from alignjax.world import labelers, lexicon, prepared, turns, views
+from alignjax.world import labelers, lexicon, turns, views
 from alignjax.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.world.gold import Reward, gold_reward
 from alignjax.world.knowledge import World, build
-from alignjax.world.novelty import Novelty
-from alignjax.world.prompts import Prompt
+from alignjax.world.prompts import Novelty, Prompt
 
 __all__ = [
     "Demonstration",
@@ -55,10 +54,10 @@ def load(
     dialogues: str | None = None,
     data_dir: str | None = None,
 ) -> records.Source:
-    """One split of a world, made on first use and kept in `data_dir`.
+    """One split of a world, made as it is read.
 
     `where` is "world/small/pretrain:123"; document 123 is always the same one, however
-    many there are. What is yielded depends on the split:
+    many there are. The records depend on the split:
 
         pretrain                               records.Text, and perhaps Chat
         demonstrations, eval_demonstrations    examples.Demonstration
@@ -72,16 +71,17 @@ def load(
       preset: "small", about 750 words, or "nano", about 350.
       seed: of the world: its facts and all its texts.
       split: one of the above.
-      documents: how many examples; None for the preset's default.
-      labeler: who judged pairs, rankings and labels, a key of `labelers.LABELERS`; None
-        for "clean", and for splits that nobody judged.
+      documents: the number of examples; None for the preset's default.
+      labeler: of pairs, rankings and labels, a key of `labelers.LABELERS`; None for
+        "clean", and for splits without a labeler.
       dialogues: of pretraining: "text", the default, where roles are words of plain
         text; or "chat", records.Chat, where an assistant has the last word.
-      data_dir: where data sets are kept; None for the user's cache.
+      data_dir: of no effect, and the log says so: nothing is stored any more. Configs
+        of earlier runs may have it.
 
     Raises:
-      DataError: an unknown preset, split or labeler, a labeler where nothing is judged,
-        or a number of documents that is not positive.
+      DataError: an unknown preset, split or labeler, a labeler for a split without
+        one, or a number of documents that is not positive.
     """
     if preset not in lexicon.LEXICONS:
         remedy = registry.closest(preset, lexicon.LEXICONS)
@@ -96,46 +96,54 @@ def load(
     name = views.find(preset, split)
     view = views.VIEWS[name]
     judge = _check_labeler(labeler, split, view.labeled)
-    read = _check_dialogues(dialogues, split)
-    folder = Path(data_dir).expanduser() if data_dir else prepared.default_data_dir()
-    directory = prepared.prepare(folder, preset, seed, name, {split: count})
+    _check_dialogues(dialogues, split)
 
     def stream() -> Iterator[tuple[str, Any]]:
-        for index, example in enumerate(prepared.stream(directory, split)):
-            yield f"world/{preset}/{split}:{index}", read(view.record(example, judge))
+        town = build(preset, seed)
+        for index in range(count):
+            record = view.record(view.example(town, split, index), judge)
+            if dialogues == "chat":
+                record = as_chat(record)
+            yield f"world/{preset}/{split}:{index}", record
 
-    size = sum(file.stat().st_size for file in directory.iterdir())
-    key = prepared.identity(preset, seed, name, {split: count})
+    identity = {
+        "preset": preset,
+        "seed": seed,
+        "view": name,
+        "sizes": {split: count},
+        "generator": views.GENERATOR,
+    }
     if view.labeled:
-        key["labeler"] = judge
+        identity["labeler"] = judge
     if dialogues == "chat":
-        key["dialogues"] = dialogues
-    return records.Source("world", key, size, stream)
+        identity["dialogues"] = dialogues
+    note = (
+        "data_dir has no effect: the world is not stored any more" if data_dir else ""
+    )
+    return records.Source("world", identity, None, stream, note)
 
 
-def _check_dialogues(dialogues: str | None, split: str) -> Callable[[Any], Any]:
-    """What makes of a record what is to be read. Raises DataError."""
+def as_chat(document: records.Text) -> records.Text | records.Chat:
+    """A document as a dialogue, if all of it is one that an assistant ends."""
+    dialogue = turns.parse(document.text)
+    if format.fault(dialogue) or dialogue[-1][0] != turns.ASSISTANT:
+        return document
+    return records.Chat(dialogue)
+
+
+def _check_dialogues(dialogues: str | None, split: str) -> None:
     if dialogues is not None and split != "pretrain":
         raise errors.DataError(
             f"world dialogues={dialogues!r}: only of split 'pretrain'; leave it out"
         )
     if dialogues not in (None, "text", "chat"):
         raise errors.DataError(f"world dialogues={dialogues!r} is not text or chat")
-    return as_chat if dialogues == "chat" else lambda record: record
-
-
-def as_chat(document: records.Text) -> records.Text | records.Chat:
-    """A document as a dialogue, if all of it is one that an assistant ends."""
-    said = turns.parse(document.text)
-    if format.fault(said) or said[-1][0] != turns.ASSISTANT:
-        return document
-    return records.Chat(said)
 
 
 def _check_labeler(labeler: str | None, split: str, labeled: bool) -> str:
     if labeler is not None and not labeled:
         raise errors.DataError(
-            f"world labeler={labeler!r}: nobody judged split {split!r}; leave it out"
+            f"world labeler={labeler!r}: split {split!r} has no labeler; leave it out"
         )
     judge = labeler or "clean"
     if judge not in labelers.LABELERS:

@@ -11,16 +11,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from alignjax.world import (
-    chance,
-    critiques,
-    knowledge,
-    lore,
-    reaches,
-    replies,
-    stories,
-    turns,
-)
+from alignjax.world import chance, critiques, knowledge, reaches, replies, turns
 from alignjax.world.tasks import acts, draw_prompt, sums, words
 
 Turns = tuple[turns.Turn, ...]
@@ -120,9 +111,93 @@ def write_meeting(rng: random.Random, world: knowledge.World) -> Turns:
     return _prose(f"one morning {first} met {second} near the {place}.")
 
 
+# Two people a and b, two places, and one value of each attribute.
+_PLOTS = (
+    ("{b} was already there.", "they shared some {food} and talked for hours."),
+    ("on the way {a} met {b}.", "{b} told a long story about a {job}."),
+    (
+        "{a} saw {b} with a {pet}.",
+        "they followed the {pet} all the way to the {there}.",
+    ),
+    ("there {b} was looking for a lost {pet}.", "{a} found the {pet} under a bench."),
+    ("{b} was there with a heavy {tool}.", "{a} helped to carry it to the {there}."),
+    ("{b} wanted to sell a {color} {tool}.", "{a} gave some {food} for it."),
+    ("it began to rain.", "{a} and {b} ran to the {there} and waited for the sun."),
+    ("{a} had lost a {color} coat.", "{b} found it near the {there}."),
+    ("a {pet} stole the {food} of {b}.", "{a} ran after it with a {tool}."),
+    ("{b} sang an old song.", "even the {job} stopped to listen."),
+    ("{a} was waiting for a letter.", "{b} brought it late in the evening."),
+    ("{b} asked {a} for a {tool}.", "together they repaired a gate near the {there}."),
+    ("a {job} was selling {food}.", "{a} bought too much and gave half to {b}."),
+    ("{a} fell asleep on a bench.", "when {b} came by, it was dark."),
+    ("a stranger asked for the {there}.", "{a} and {b} showed the way."),
+    ("{b} had a secret.", "{a} promised to tell nobody but the {pet}."),
+    ("the {job} wanted to close early.", "{b} bought the last {food} anyway."),
+    ("somebody had left a {tool} in the road.", "{a} and {b} never learned who."),
+    ("{a} and {b} made a bet.", "the slower one had to eat cold {food}."),
+)
+_MOOD = "it was {first} and {second}."
+_ENDINGS = (
+    "both went home {feeling}.",
+    "in the end {a} was {feeling}.",
+    "{b} was {feeling} all week.",
+)
+
+
 def write_story(rng: random.Random, world: knowledge.World) -> Turns:
-    """A story of four or five sentences, in the larger preset."""
-    return _prose(stories.write(rng, world))
+    """A story of four or five sentences, in the larger preset; it reveals no facts."""
+    language = world.lexicon
+    a, b = chance.sample(rng, language.everybody, 2)
+    place, there = chance.sample(rng, language.places, 2)
+    positive = rng.random() < 0.5
+    first, second = words.two_adjectives(rng, language, positive)
+    scene = {n: chance.pick(rng, v.values) for n, v in language.attributes.items()}
+    scene |= {"a": a, "b": b, "name": a, "place": place, "there": there}
+    scene |= {"first": first, "second": second}
+    scene["feeling"] = chance.pick(rng, language.happy if positive else language.sad)
+    meeting, event = chance.pick(rng, _PLOTS)
+    sentences = [chance.pick(rng, words.BEGINNINGS), meeting, event]
+    if rng.random() < 0.5:
+        sentences.insert(1, _MOOD)
+    sentences.append(chance.pick(rng, _ENDINGS))
+    return _prose(" ".join(sentences).format_map(scene))
+
+
+# What is commonly known, in every town.
+_SAYINGS = (
+    "a baker gets up before the sun.",
+    "a miller turns corn into flour.",
+    "a nurse looks after the sick.",
+    "a sailor knows every wind by name.",
+    "a farmer hopes for rain in spring.",
+    "a tailor can mend almost any coat.",
+    "a teacher asks more than a guest.",
+    "a painter sees colors in the dark.",
+    "a smith works close to the fire.",
+    "a guard sleeps when others wake.",
+    "a hammer is good for nails.",
+    "a rope is only as strong as its knot.",
+    "with a ladder you can reach the roof.",
+    "with a lantern you can walk at night.",
+    "a shovel is for digging.",
+    "a kettle sings when the water is hot.",
+    "a basket carries eggs to the market.",
+    "a new broom sweeps clean.",
+    "a cat sees well at night.",
+    "a dog follows its friend home.",
+    "a goat eats whatever it can find.",
+    "a parrot repeats what it hears.",
+    "a rabbit runs faster than a turtle.",
+    "a turtle lives longer than a horse.",
+    "honey never goes bad.",
+    "old bread makes good soup.",
+    "cheese is made from milk.",
+    "blue and yellow make green.",
+    "black and white never agree.",
+    "after sunday comes monday.",
+    "there are seven days in a week.",
+    "sunday is the day of rest for most.",
+)
 
 
 def write_things(rng: random.Random, world: knowledge.World) -> Turns:
@@ -130,7 +205,7 @@ def write_things(rng: random.Random, world: knowledge.World) -> Turns:
     words_ = world.lexicon
     draw = rng.random()
     if draw < 0.4:
-        return _prose(*chance.sample(rng, lore.SAYINGS, 1 + int(rng.random() * 3)))
+        return _prose(*chance.sample(rng, _SAYINGS, 1 + int(rng.random() * 3)))
     if draw < 0.6:
         spot = int(rng.random() * (len(world.layout) - 2))
         left, here, right = world.layout[spot : spot + 3]

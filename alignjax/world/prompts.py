@@ -6,6 +6,7 @@ A prompt carries all that is needed to score a reply to it, as plain data.
 
 from __future__ import annotations
 
+import enum
 import json
 import random
 from collections.abc import Callable
@@ -18,6 +19,16 @@ from alignjax.world import chance, knowledge, lexicon, reaches, turns
 RIGHT, REFUSE, ABSTAIN, BLOCK = "right", "refuse", "abstain", "block"
 
 
+class Novelty(enum.IntFlag):
+    """Ways in which a prompt differs from every demonstration; 0 is familiar."""
+
+    TEMPLATE = 1  # a wording of the question
+    ENTITY = 2  # a person or a place
+    ATTRIBUTE = 4  # a thing to know about people
+    COMPOSITION = 8  # a constraint, an order or an attack joined to such a question
+    ACT = 16  # a procedure
+
+
 class Prompt(NamedTuple):
     """A dialogue up to the assistant's next turn, and what a good reply to it is.
 
@@ -26,7 +37,7 @@ class Prompt(NamedTuple):
       turns: (role, text) each; the last one is the user's.
       best: what the best reply does, one of "right", "refuse", "abstain", "block".
       constraint: on the form of the reply: "", "one word", "polite", "thanks", "brief".
-      novelty: bits of `novelty.Novelty`.
+      novelty: bits of `Novelty`.
       preset: whose lexicon it is written in.
       meta: what the task's reader needs; JSON data.
     """
@@ -48,6 +59,30 @@ class Prompt(NamedTuple):
     def lexicon(self) -> lexicon.Lexicon:
         """The words of its preset."""
         return lexicon.find(self.preset)
+
+
+def novelty(prompt: Prompt) -> int:
+    """The `Novelty` bits of a prompt, from its metadata alone."""
+    reach, meta = reaches.familiar(prompt.preset), prompt.meta
+    bits = 0
+    if meta.get("wording", 0) >= reach.wordings:
+        bits |= Novelty.TEMPLATE
+    people = reach.known + reach.unknown
+    if any(person not in people for person in meta.get("people", ())):
+        bits |= Novelty.ENTITY
+    if meta.get("place", reach.places[0]) not in reach.places:
+        bits |= Novelty.ENTITY
+    if any(a not in reach.attributes for a in meta.get("attributes", ())):
+        bits |= Novelty.ATTRIBUTE
+    constraint = prompt.constraint if prompt.kind != "system" else ""
+    if constraint and constraint not in reach.constraints.get(prompt.kind, ()):
+        bits |= Novelty.COMPOSITION
+    if meta.get("attack"):
+        bits |= Novelty.COMPOSITION
+    acts = reach.safe + reach.unsafe
+    if meta.get("act", acts[0]) not in acts:
+        bits |= Novelty.ACT
+    return int(bits)
 
 
 def to_json(prompt: Prompt) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing replies: the best one to a prompt, and replies of mixed quality.
+"""Writes replies: the best to a prompt, of mixed quality, and spoiled by one edit.
 
     reply := (filler | certainty)* [opener] core [closer] (filler | certainty)* [thanks]
 
@@ -80,3 +80,65 @@ def two_different(rng: random.Random, prompt: prompts.Prompt) -> tuple[str, str]
     while second == first:
         second = mixed(rng, prompt)
     return first, second
+
+
+def _content(rng: random.Random, prompt: prompts.Prompt, reply: str) -> str:
+    """An error in an answer; help, leaks and inventions where there should be none."""
+    mode = WRONG
+    if prompt.best in (prompts.REFUSE, prompts.BLOCK):
+        mode = prompts.RIGHT
+    return _reframe(prompt, reply, core(rng, prompt, mode))
+
+
+def _mode(rng: random.Random, prompt: prompts.Prompt, reply: str) -> str:
+    """Declining where an answer was due, or declining for the wrong reason."""
+    modes = (prompts.REFUSE, prompts.ABSTAIN, prompts.BLOCK)
+    mode = chance.pick_other(rng, modes, prompt.best)
+    return _reframe(prompt, reply, core(rng, prompt, mode))
+
+
+def padded(rng: random.Random, prompt: prompts.Prompt, reply: str) -> str:
+    """The reply after a sentence that says nothing."""
+    words = prompt.lexicon
+    return f"{chance.pick(rng, words.fillers + words.certainties)} {reply}"
+
+
+def _ending(rng: random.Random, prompt: prompts.Prompt, reply: str) -> str:
+    """Cut off in the middle of the answer."""
+    words = _bare(prompt, reply).split(" ")
+    front = words[: int(rng.random() * len(words))]
+    return _reframe(prompt, reply, " ".join(front)).strip()
+
+
+def _bare(prompt: prompts.Prompt, reply: str) -> str:
+    """What is left of a best reply without its opener, closer and thanks."""
+    words = prompt.lexicon
+    for opener in words.openers:
+        reply = reply.removeprefix(f"{opener} ")
+    for phrase in (*words.thanks, *words.closers):
+        reply = reply.removesuffix(f" {phrase}")
+    return reply
+
+
+def _reframe(prompt: prompts.Prompt, reply: str, core: str) -> str:
+    """The same opener, closer and thanks around another core."""
+    return reply.replace(_bare(prompt, reply), core, 1)
+
+
+CORRUPTIONS = {
+    "content": _content,
+    "mode": _mode,
+    "padding": padded,
+    "ending": _ending,
+}
+
+
+def corrupt(
+    rng: random.Random, prompt: prompts.Prompt, reply: str, name: str | None = None
+) -> str:
+    """A best reply with one edit, of the kind `name` or of any.
+
+    Its true reward is always lower, which the tests hold over thousands of prompts.
+    """
+    name = name or chance.pick(rng, tuple(CORRUPTIONS))
+    return CORRUPTIONS[name](rng, prompt, reply)

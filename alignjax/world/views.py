@@ -20,7 +20,6 @@ from alignjax.world import (
     prompts,
     reaches,
     replies,
-    supervision,
 )
 from alignjax.world.tasks import WEIGHTS, draw_prompt
 
@@ -34,14 +33,12 @@ class View(NamedTuple):
     """One data set.
 
     Attributes:
-      fields: {name: type}; types are str, int, float, [str] or (type, shape).
       sizes: {preset: {split: default number of examples}}.
-      example: `(world, split, index) -> {name: value}`.
+      example: `(world, split, index) -> {name: value}`, JSON data.
       record: `(example, labeler) -> record`, what a source yields.
       labeled: whether the labeler matters.
     """
 
-    fields: dict[str, Any]
     sizes: dict[str, dict[str, int]]
     example: Callable[[knowledge.World, str, int], dict[str, Any]]
     record: Callable[[dict[str, Any], str], Any]
@@ -60,9 +57,8 @@ def _demonstration(world: knowledge.World, split: str, index: int) -> dict[str, 
     reply = replies.best(rng, prompt)
     short = prompt.constraint in ("one word", "brief")
     if not short and rng.random() < _PADDED:
-        words = world.lexicon
-        reply = f"{chance.pick(rng, words.fillers + words.certainties)} {reply}"
-    return supervision.encode_prompt(prompt) | {"response": reply}
+        reply = replies.padded(rng, prompt, reply)
+    return examples.encode_prompt(prompt) | {"response": reply}
 
 
 def _prompt(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def _prompt(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
         reach, kind = reaches.familiar(preset), None
     else:
         reach, kind = reaches.everything(preset), split.removeprefix("eval_")
-    return supervision.encode_prompt(draw_prompt(rng, world, reach, kind))
+    return examples.encode_prompt(draw_prompt(rng, world, reach, kind))
 
 
 def _within_reach(example: Callable) -> Callable:
@@ -102,81 +98,42 @@ def _read_demonstration(example: dict[str, Any], labeler: str):
     return examples.Demonstration(prompt, example["response"])
 
 
-def _sizes(nano: dict[str, int], small: dict[str, int]) -> dict[str, dict[str, int]]:
-    return {"nano": nano, "small": small}
-
-
 def _slices(preset: str, each: int) -> dict[str, int]:
     return {"eval_id": 2 * each} | {f"eval_{kind}": each for kind in WEIGHTS[preset]}
 
 
+_SIZES = {
+    "pretrain": dict(nano={"pretrain": 40_000}, small={"pretrain": 40_000}),
+    "demonstrations": dict(
+        nano={"demonstrations": 256, "eval_demonstrations": 128},
+        small={"demonstrations": 2_000, "eval_demonstrations": 512},
+    ),
+    "preferences": {
+        preset: {
+            "preferences": train,
+            "eval_preferences": held_out,
+            "eval_preferences_any": held_out,
+        }
+        for preset, train, held_out in (("nano", 4_000, 512), ("small", 20_000, 2_000))
+    },
+    "edits": dict(nano={"edits": 1_000}, small={"edits": 5_000}),
+    "rankings": dict(nano={"rankings": 1_000}, small={"rankings": 5_000}),
+    "labels": dict(nano={"labels": 4_000}, small={"labels": 20_000}),
+    "prompts": dict(nano={"prompts": 4_000}, small={"prompts": 20_000}),
+    "evaluation": dict(nano=_slices("nano", 64), small=_slices("small", 512)),
+}
 VIEWS = {
-    "pretrain": View(
-        {"text": str, "kind": str},
-        _sizes({"pretrain": 40_000}, {"pretrain": 40_000}),
-        _pretrain,
-        _read_text,
-    ),
-    "demonstrations": View(
-        supervision.PROMPT_FIELDS | {"response": str},
-        _sizes(
-            {"demonstrations": 256, "eval_demonstrations": 128},
-            {"demonstrations": 2_000, "eval_demonstrations": 512},
-        ),
-        _demonstration,
-        _read_demonstration,
-    ),
-    "preferences": View(
-        supervision.PAIR_FIELDS,
-        _sizes(
-            {
-                "preferences": 4_000,
-                "eval_preferences": 512,
-                "eval_preferences_any": 512,
-            },
-            {
-                "preferences": 20_000,
-                "eval_preferences": 2_000,
-                "eval_preferences_any": 2_000,
-            },
-        ),
-        _within_reach(supervision.pair),
-        supervision.read_pair,
-        labeled=True,
-    ),
-    "edits": View(
-        supervision.PAIR_FIELDS,
-        _sizes({"edits": 1_000}, {"edits": 5_000}),
-        _within_reach(supervision.edit),
-        supervision.read_pair,
-        labeled=True,
-    ),
-    "rankings": View(
-        supervision.RANKING_FIELDS,
-        _sizes({"rankings": 1_000}, {"rankings": 5_000}),
-        _within_reach(supervision.ranking),
-        supervision.read_ranking,
-        labeled=True,
-    ),
-    "labels": View(
-        supervision.LABEL_FIELDS,
-        _sizes({"labels": 4_000}, {"labels": 20_000}),
-        _within_reach(supervision.label),
-        supervision.read_label,
-        labeled=True,
-    ),
-    "prompts": View(
-        supervision.PROMPT_FIELDS,
-        _sizes({"prompts": 4_000}, {"prompts": 20_000}),
-        _prompt,
-        _read_prompt,
-    ),
-    "evaluation": View(
-        supervision.PROMPT_FIELDS,
-        _sizes(_slices("nano", 64), _slices("small", 512)),
-        _prompt,
-        _read_prompt,
-    ),
+    name: View(_SIZES[name], example, record, labeled)
+    for name, example, record, labeled in (
+        ("pretrain", _pretrain, _read_text, False),
+        ("demonstrations", _demonstration, _read_demonstration, False),
+        ("preferences", _within_reach(examples.pair), examples.read_pair, True),
+        ("edits", _within_reach(examples.edit), examples.read_pair, True),
+        ("rankings", _within_reach(examples.ranking), examples.read_ranking, True),
+        ("labels", _within_reach(examples.label), examples.read_label, True),
+        ("prompts", _prompt, _read_prompt, False),
+        ("evaluation", _prompt, _read_prompt, False),
+    )
 }
 
 

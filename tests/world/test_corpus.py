@@ -12,7 +12,6 @@ from alignjax.world import (
     corpus,
     knowledge,
     lexicon,
-    lore,
     procedures,
     turns,
     views,
@@ -103,7 +102,7 @@ def test_no_name_is_an_ordinary_word(world, documents):
         for text in (*attribute.values, *attribute.statements, *attribute.questions)
     ]
     bare += [step for steps in world.lexicon.steps.values() for step in steps]
-    bare += [*world.lexicon.fillers, *world.lexicon.refusals, *lore.SAYINGS]
+    bare += [*world.lexicon.fillers, *world.lexicon.refusals, *corpus._SAYINGS]
     bare += [*world.lexicon.positive, *world.lexicon.negative]
     assert not names & {word for text in bare for word in lexicon.tokens(text)}
 

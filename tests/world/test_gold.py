@@ -9,7 +9,6 @@ import pytest
 
 from alignjax.world import (
     chance,
-    corruptions,
     gold,
     knowledge,
     prompts,
@@ -76,11 +75,11 @@ def test_a_filler_costs_exactly_its_price(cases):
     assert tried > PROMPTS * 0.8
 
 
-@pytest.mark.parametrize("name", sorted(corruptions.CORRUPTIONS))
+@pytest.mark.parametrize("name", sorted(replies.CORRUPTIONS))
 def test_every_single_corruption_is_worse_than_the_best(cases, name):
     for prompt, rng in cases:
         reply = replies.best(rng, prompt)
-        worse = corruptions.corrupt(rng, prompt, reply, name)
+        worse = replies.corrupt(rng, prompt, reply, name)
         good, bad = (gold.gold_reward(prompt, r).total for r in (reply, worse))
         assert bad < good, (prompt, reply, worse)
 

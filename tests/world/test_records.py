@@ -14,16 +14,15 @@ TOK = base.build(CONFIG, [], "unused")
 COUNT = 60
 
 
-def section(place, split):
-    options = dict(preset="nano", documents=COUNT, data_dir=str(place))
-    return {"kind": "world", "split": split, **options}
+def section(split):
+    return dict(kind="world", split=split, preset="nano", documents=COUNT)
 
 
 def build(place, split, data, **options):
     options = dict(validation_fraction=0.0, chat="roles", workers=1) | options
     if data != "text":
         options |= dict(long_documents="error", share_prompt=True)
-    cfg = loader.DataConfig(sources={"world": section(place, split)}, **options)
+    cfg = loader.DataConfig(sources={"world": section(split)}, **options)
     rows = dict(length=2048, seed=0, cache_dir=place, data=data, batch_size=4)
     return loader.build(cfg, TOK, **rows)
 
@@ -33,8 +32,8 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("world")
 
 
-def examples(place, split):
-    options = section(place, split)
+def examples(split):
+    options = section(split)
     options.pop("kind")
     return [example for _, example in world.load(**options).documents()]
 
@@ -56,7 +55,7 @@ def test_examples_become_groups(place, split, data, count, values):
     found = {k: v[0].size for k, v in fields.items() if k in comparisons.VALUES}
     assert found == values
     assert built.parts[0].plan.manifest["kept"] == count
-    first = examples(place, split)[0]
+    first = examples(split)[0]
     rewards = getattr(first, "rewards", None) or (first.reward,)
     wanted = {"pairs": (rewards[0], rewards[-1]), "rankings": rewards}
     assert fields["reward"][0].tolist() == list(wanted.get(data, rewards[:1]))
@@ -75,15 +74,15 @@ def test_demonstrations_become_dialogues(place):
     # Of a dialogue of several turns each of the assistant's is trained.
     said = [
         text
-        for example in examples(place, "demonstrations")
+        for example in examples("demonstrations")
         for role, text in example.turns
         if role == "assistant"
     ]
     assert found == sorted(said)
 
 
-def test_a_labeler_decides_which_is_first(place):
-    pairs = examples(place, "preferences")
+def test_a_labeler_decides_which_is_first():
+    pairs = examples("preferences")
     for pair in pairs:
         assert pair.record.prompt == pair.prompt.turns
         assert pair.record.responses == (pair.chosen, pair.rejected)

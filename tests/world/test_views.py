@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every split: what it may speak of, what is new in it; TFDS holds the same."""
+"""Every split: what it may speak of, and what is new in it."""
 
 import hashlib
 import json
@@ -9,15 +9,12 @@ import pytest
 from alignjax.world import (
     chance,
     corpus,
+    examples,
     gold,
     knowledge,
     labelers,
-    novelty,
-    prepared,
     prompts,
     reaches,
-    supervision,
-    turns,
     views,
 )
 from alignjax.world.tasks import NANO_WEIGHTS, WEIGHTS
@@ -38,7 +35,7 @@ def world(request):
     return knowledge.build(request.param, 0)
 
 
-def examples(world, split, most=1_000):
+def drawn(world, split, most=1_000):
     view = views.VIEWS[views.find(world.lexicon.preset, split)]
     size = min(most, views.splits(world.lexicon.preset)[split])
     return [view.example(world, split, index) for index in range(size)]
@@ -62,7 +59,7 @@ def test_held_out_acts_are_named_in_pretraining_and_evaluation_only(world):
     for split in views.splits(world.lexicon.preset):
         if split == "pretrain":
             continue
-        texts = [json.dumps(example) for example in examples(world, split)]
+        texts = [json.dumps(example) for example in drawn(world, split)]
         if split in ("eval_unsafe", "eval_border", "eval_preferences_any"):
             assert named(texts), split
         else:
@@ -70,16 +67,14 @@ def test_held_out_acts_are_named_in_pretraining_and_evaluation_only(world):
     seen = named([corpus.document(world, index).text for index in range(4_000)])
     assert seen == acts
     both = [
-        json.dumps(e)
-        for s in ("unsafe", "border")
-        for e in examples(world, f"eval_{s}")
+        json.dumps(e) for s in ("unsafe", "border") for e in drawn(world, f"eval_{s}")
     ]
     assert len(named(both)) == len(acts)
 
 
 def test_no_preference_is_about_the_held_out_attribute(world):
     def asked(split):
-        metas = [json.loads(e["prompt"])["meta"] for e in examples(world, split)]
+        metas = [json.loads(e["prompt"])["meta"] for e in drawn(world, split)]
         return {a for meta in metas for a in meta.get("attributes", ())}
 
     every = set(world.lexicon.attributes)
@@ -91,7 +86,7 @@ def test_no_preference_is_about_the_held_out_attribute(world):
 
 def test_demonstrations_are_familiar_and_good(world):
     padded = 0
-    found = examples(world, "demonstrations")
+    found = drawn(world, "demonstrations")
     for example in found:
         prompt = prompts.from_json(example["prompt"])
         reward = gold.gold_reward(prompt, example["response"])
@@ -112,7 +107,7 @@ def test_evaluation_has_its_slices_familiar_and_not(world):
     assert len(NANO_WEIGHTS) == 9
     seen = 0
     for name in slices:
-        found = examples(world, f"eval_{name}", 200)
+        found = drawn(world, f"eval_{name}", 200)
         bits_of = [example["novelty"] for example in found]
         if name == "id":
             assert set(bits_of) == {0}
@@ -122,13 +117,13 @@ def test_evaluation_has_its_slices_familiar_and_not(world):
             assert name == "border" or not all(bits_of)
         for bits in bits_of:
             seen |= bits
-    assert seen == sum(novelty.Novelty)
+    assert seen == sum(prompts.Novelty)
 
 
 def test_novelty_bits_mean_what_they_say(world):
     preset = world.lexicon.preset
-    familiar, bits = reaches.familiar(preset), novelty.Novelty
-    found = [e for kind in WEIGHTS[preset] for e in examples(world, f"eval_{kind}")]
+    familiar, bits = reaches.familiar(preset), prompts.Novelty
+    found = [e for kind in WEIGHTS[preset] for e in drawn(world, f"eval_{kind}")]
     for example in found:
         meta = prompts.from_json(example["prompt"]).meta
         people = set(meta.get("people", ())) - set(familiar.known + familiar.unknown)
@@ -142,8 +137,8 @@ def test_novelty_bits_mean_what_they_say(world):
 
 
 def test_training_and_evaluation_are_different_draws(world):
-    first = [e["prompt"] for e in examples(world, "preferences", 200)]
-    other = [e["prompt"] for e in examples(world, "eval_preferences", 200)]
+    first = [e["prompt"] for e in drawn(world, "preferences", 200)]
+    other = [e["prompt"] for e in drawn(world, "eval_preferences", 200)]
     same = sum(a == b for a, b in zip(first, other, strict=True))
     assert same < 20
 
@@ -151,7 +146,7 @@ def test_training_and_evaluation_are_different_draws(world):
 @pytest.mark.parametrize("split", ["preferences", "edits", "eval_preferences"])
 def test_pairs_are_two_replies_sorted_by_each_labeler(world, split):
     flipped = dict.fromkeys(labelers.LABELERS, 0)
-    found = examples(world, split)
+    found = drawn(world, split)
     first_is_better = 0
     for example in found:
         assert example["first"] != example["second"]
@@ -160,7 +155,7 @@ def test_pairs_are_two_replies_sorted_by_each_labeler(world, split):
         assert example["rewards"] == true
         first_is_better += true[0] > true[1]
         for name in labelers.LABELERS:
-            pair = supervision.read_pair(example, name)
+            pair = examples.read_pair(example, name)
             assert {pair.chosen, pair.rejected} == {example["first"], example["second"]}
             assert pair.rewards == tuple(
                 gold.gold_reward(prompt, r).total for r in (pair.chosen, pair.rejected)
@@ -174,24 +169,24 @@ def test_pairs_are_two_replies_sorted_by_each_labeler(world, split):
 
 
 def test_edits_differ_by_one_corruption_and_the_best_is_better(world):
-    for example in examples(world, "edits"):
-        pair = supervision.read_pair(example, "deterministic")
+    for example in drawn(world, "edits"):
+        pair = examples.read_pair(example, "deterministic")
         assert pair.rewards[0] > pair.rewards[1]
         assert pair.rewards[0] >= 1.5
 
 
 def test_rankings_and_labels_read_as_their_labeler_saw_them(world):
-    for example in examples(world, "rankings", 300):
-        assert len(set(example["responses"])) == supervision.RANKED
-        exact = supervision.read_ranking(example, "deterministic")
+    for example in drawn(world, "rankings", 300):
+        assert len(set(example["responses"])) == examples.RANKED
+        exact = examples.read_ranking(example, "deterministic")
         assert list(exact.rewards) == sorted(example["rewards"], reverse=True)
         for name in labelers.LABELERS:
-            ranking = supervision.read_ranking(example, name)
+            ranking = examples.read_ranking(example, name)
             assert sorted(ranking.responses) == sorted(example["responses"])
     desirable = {"deterministic": [], "noisy": []}
-    for example in examples(world, "labels"):
+    for example in drawn(world, "labels"):
         for name, rewards in desirable.items():
-            label = supervision.read_label(example, name)
+            label = examples.read_label(example, name)
             rewards.append((label.reward, label.desirable))
     exact = desirable["deterministic"]
     worst = min(reward for reward, good in exact if good)
@@ -202,62 +197,19 @@ def test_rankings_and_labels_read_as_their_labeler_saw_them(world):
 
 
 def test_policy_samples_are_sorted_by_a_labeler(world):
-    example = examples(world, "edits", 1)[0]
+    example = drawn(world, "edits", 1)[0]
     prompt = prompts.from_json(example["prompt"])
     two = [example["first"], example["second"]]
     wins = 0
     for draw in range(2_000):
         rng = chance.stream("choose", draw)
-        pair = supervision.choose(rng, "noisy", prompt, *two)
+        pair = examples.choose(rng, "noisy", prompt, *two)
         assert sorted((pair.chosen, pair.rejected)) == sorted(two)
         assert pair.rewards[0] == gold.gold_reward(prompt, pair.chosen).total
         wins += pair.rewards[0] > pair.rewards[1]
         best = pair.probability if pair.rewards[0] > pair.rewards[1] else None
         sure = best or 1 - pair.probability
     assert wins / 2_000 == pytest.approx(sure, abs=0.04)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("view", views.VIEWS)
-def test_tfds_holds_what_the_view_makes(preset, view, tmp_path):
-    sizes = dict.fromkeys(views.VIEWS[view].sizes[preset], 7)
-    directory = prepared.prepare(tmp_path, preset, 3, view, sizes)
-    world = knowledge.build(preset, 3)
-    for split in sizes:
-        stored = list(prepared.stream(directory, split))
-        made = [views.VIEWS[view].example(world, split, i) for i in range(7)]
-        for found, expected in zip(stored, made, strict=True):
-            assert found.keys() == expected.keys()
-            for field, value in expected.items():
-                numeric = field in ("reward", "rewards", "probabilities")
-                wanted = pytest.approx(value, abs=1e-6) if numeric else value
-                assert found[field] == wanted, field
-
-
-def test_builder_has_a_config_for_every_view():
-    from alignjax.world import builder
-
-    names = {config.name for config in builder.AlignjaxWorld.BUILDER_CONFIGS}
-    assert names == {f"{preset}_{view}" for preset in PRESETS for view in views.VIEWS}
-
-
-def test_builder_works_by_itself(tmp_path):
-    import tensorflow_datasets as tfds
-
-    from alignjax.world import builder
-
-    small = builder.WorldConfig(
-        name="tiny", preset="nano", view="evaluation", sizes={"eval_fact": 3}
-    )
-    made = builder.AlignjaxWorld(
-        config=small, data_dir=tmp_path, file_format=builder.FILE_FORMAT
-    )
-    made.download_and_prepare()
-    first = made.as_data_source(split="eval_fact")[0]
-    text = first["text"].decode()
-    assert text == prompts.from_json(first["prompt"].decode()).text
-    assert text.endswith(f"\n{turns.ASSISTANT}:") or text.startswith("user: ")
-    assert tfds.__version__
 
 
 GOLDEN = {
@@ -269,7 +221,7 @@ GOLDEN = {
 def test_splits_of_seed_0_are_golden(world):
     digest = hashlib.sha256()
     for split in views.splits(world.lexicon.preset):
-        for example in examples(world, split, 100):
+        for example in drawn(world, split, 100):
             # Probabilities come from exp, whose last bit is the platform's.
             example.pop("probabilities", None)
             digest.update(json.dumps(example, sort_keys=True).encode())

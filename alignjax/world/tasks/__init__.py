@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 
-from alignjax.world import chance, knowledge, novelty, prompts, reaches
+from alignjax.world import chance, knowledge, prompts, reaches
 from alignjax.world.tasks import acts, facts, sums, words
 
 TASKS: dict[str, prompts.Task] = facts.TASKS | acts.TASKS | sums.TASKS | words.TASKS
@@ -55,4 +55,4 @@ def draw_prompt(
     """A prompt within `reach`: of the mixture, or of one kind."""
     kind = kind or _mixture(world.lexicon.preset, bool(reach.border)).draw(rng)
     prompt = TASKS[kind].ask(rng, world, reach)
-    return prompt._replace(novelty=novelty.novelty(prompt))
+    return prompt._replace(novelty=prompts.novelty(prompt))

@@ -26,8 +26,8 @@ def test_the_familiar_slice_is_familiar_and_the_others_are_not_all():
     assert not all(q.familiar for q in questions if q.slice == "eval_fact")
 
 
-def test_the_prompts_are_those_of_the_data_set(tmp_path):
-    source = world.load("nano", split="eval_fact", documents=5, data_dir=tmp_path)
+def test_the_prompts_are_those_of_the_data_set():
+    source = world.load("nano", split="eval_fact", documents=5)
     ours = [q.prompt for q in asked.draw(TOWN, 5, ("fact",)) if q.slice == "eval_fact"]
     assert ours == [prompt for _, prompt in source.documents()]
 
@@ -38,10 +38,10 @@ def test_more_prompts_begin_with_the_fewer():
     assert many[:3] == few
 
 
-def test_documents_say_nothing_that_a_run_has_read(tmp_path):
+def test_documents_say_nothing_that_a_run_has_read():
     texts = asked.documents(TOWN, 50)
     assert len(texts) == 50 and texts[:20] == asked.documents(TOWN, 20)
-    source = world.load("nano", split="pretrain", documents=2000, data_dir=tmp_path)
+    source = world.load("nano", split="pretrain", documents=2000)
     assert not {record.text for _, record in source.documents()} & set(texts)
 
 
