@@ -65,15 +65,7 @@ def jax_step(args):
             f"batch: {args.batch} is not a multiple of {parts}, the microbatches times "
             "the devices; change either"
         )
-    tokens = random_batch(args)
-    ones = np.ones_like(tokens[:, 1:])
-    batch = Sequences(
-        inputs=tokens[:, :-1],
-        targets=tokens[:, 1:],
-        weights=ones.astype(np.float32),
-        segment_ids=ones,
-        positions=np.arange(args.length, dtype=np.int32) * ones,
-    )
+    batch = Sequences.of(random_batch(args))
     with sharding.use(mesh, rules):
         abstract = state.abstract_state(model, optimizer, mesh, rules)
         train_state = state.init_state(model, optimizer, abstract, jax.random.key(0))

@@ -172,14 +172,7 @@ def answers(run) -> dict[str, np.ndarray]:
 
 
 def _scores(run, tokens_BT: np.ndarray) -> np.ndarray:
-    positions_BT = np.arange(LENGTH, dtype=np.int32) + np.zeros_like(tokens_BT)
-    rows = types.Sequences(
-        inputs=tokens_BT,
-        targets=tokens_BT,
-        weights=np.ones(tokens_BT.shape, np.float32),
-        segment_ids=np.ones_like(tokens_BT),
-        positions=positions_BT,
-    )
+    rows = types.Sequences.of(tokens_BT, last=True)
     score = lambda params: run.model.score(params, run.model.hidden(params, rows))
     return np.asarray(jax.jit(score)(run.params()))
 

@@ -25,25 +25,19 @@ def array(tokens) -> np.ndarray:
 
 
 def rows(model: types.Model, tokens_BT: np.ndarray) -> types.Sequences:
-    """Rows of one whole document each; the targets are of no account.
+    """Each row one document, whose tokens are all inputs.
 
     Raises:
       ConfigError: ids outside the vocabulary, or more than the model's context.
     """
     tokens_BT = checked(model, tokens_BT)
-    B, T = tokens_BT.shape
+    T = tokens_BT.shape[1]
     limit = model.config.max_length
     if not 0 < T <= limit:
         raise errors.ConfigError(
             f"tokens: {T} tokens, where the model takes 1 to {limit}"
         )
-    return types.Sequences(
-        inputs=tokens_BT,
-        targets=np.zeros_like(tokens_BT),
-        weights=np.ones((B, T), np.float32),
-        segment_ids=np.ones((B, T), np.int32),
-        positions=np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)),
-    )
+    return types.Sequences.of(tokens_BT, last=True)
 
 
 def checked(model: types.Model, tokens: np.ndarray) -> np.ndarray:

@@ -86,16 +86,12 @@ def think(
 def pad(rows: Sequence[Given]) -> Sequences:
     """`ROWS` rows [ROWS, T] of one document each, `weights` 1 at its `ids`."""
     longest = max(len(row.before) + len(row.ids) for row in rows) - 1
-    shape = (ROWS, -(-longest // STRIDE) * STRIDE)
-    inputs, targets, segments = (np.zeros(shape, np.int32) for _ in range(3))
-    weights = np.zeros(shape, np.float32)
-    for i, row in enumerate(rows):
-        tokens = [*row.before, *row.ids]
-        size, first = len(tokens) - 1, len(row.before) - 1
-        inputs[i, :size], targets[i, :size] = tokens[:-1], tokens[1:]
-        weights[i, first:size], segments[i, :size] = 1, 1
-    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return Sequences(inputs, targets, weights, segments, positions)
+    padding = ROWS - len(rows)
+    return Sequences.of(
+        [[*row.before, *row.ids] for row in rows] + [[]] * padding,
+        prompts=[len(row.before) for row in rows] + [0] * padding,
+        length=-(-longest // STRIDE) * STRIDE,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

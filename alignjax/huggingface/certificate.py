@@ -125,14 +125,7 @@ def _rows(model: types.Model) -> types.Sequences:
     c = model.config
     T = min(LENGTH, c.max_length)
     tokens = np.random.default_rng(SEED).integers(c.vocab_size, size=(ROWS, T))
-    ones = np.ones((ROWS, T), np.int32)
-    return types.Sequences(
-        inputs=tokens.astype(np.int32),
-        targets=np.zeros_like(ones),
-        weights=ones.astype(np.float32),
-        segment_ids=ones,
-        positions=np.arange(T, dtype=np.int32) * ones,
-    )
+    return types.Sequences.of(tokens, last=True)
 
 
 def _computed(model: types.Model, run, rows: types.Sequences):

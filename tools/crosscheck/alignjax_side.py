@@ -84,10 +84,8 @@ class Side:
         """
         ids = list(pair.prompt)
         for _ in range(9):
-            row = np.array([ids], np.int32)
-            ones, places = np.ones_like(row), np.arange(len(ids), dtype=np.int32)[None]
-            given = Sequences(row, row, ones, ones, places)
-            last = self.model.hidden(self.policy, given)[:, -1:]
+            row = Sequences.of([ids], last=True)
+            last = self.model.hidden(self.policy, row)[:, -1:]
             logits = self.model.unembed(self.policy, last)[0, 0]
             ids.append(int(logits[task.FIRST :].argmax()) + task.FIRST)
         said = tuple(ids[len(pair.prompt) :])

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from alignjax import types
 from tools import groups
 from tools.crosscheck import task
@@ -29,15 +27,7 @@ def of_labelled(rows: list[task.Labelled], layout: str = "padded") -> types.Resp
 
 def of_demonstrations(pairs: list[task.Pair]) -> types.Sequences:
     """Prompts and chosen responses, one a row; the responses count."""
-    longest = max(len(p.prompt) + len(p.chosen) for p in pairs) - 1
-    shape = (len(pairs), longest)
-    names = ("inputs", "targets", "segment_ids", "positions")
-    fields = {name: np.zeros(shape, np.int32) for name in names}
-    weights = np.zeros(shape, np.float32)
-    for i, pair in enumerate(pairs):
-        ids = (*pair.prompt, *pair.chosen)
-        n = len(ids) - 1
-        fields["inputs"][i, :n], fields["targets"][i, :n] = ids[:-1], ids[1:]
-        fields["segment_ids"][i, :n], fields["positions"][i, :n] = 1, np.arange(n)
-        weights[i, len(pair.prompt) - 1 : n] = 1
-    return types.Sequences(weights=weights, **fields)
+    return types.Sequences.of(
+        [(*pair.prompt, *pair.chosen) for pair in pairs],
+        prompts=[len(pair.prompt) for pair in pairs],
+    )

@@ -31,18 +31,11 @@ def _logits(model, params, rows):
 
 def packed(tokens: list[np.ndarray]) -> Sequences:
     """Documents [B, T] side by side, one of each in every row."""
-    whole = np.concatenate(tokens, 1).astype(np.int32)
-    lengths = [x.shape[1] for x in tokens]
-    of_row = lambda pieces: np.tile(np.concatenate(pieces), (len(whole), 1))
-    segments = [np.full(n, i + 1, np.int32) for i, n in enumerate(lengths)]
-    positions = [np.arange(n, dtype=np.int32) for n in lengths]
-    return Sequences(
-        inputs=whole,
-        targets=np.zeros_like(whole),
-        weights=np.ones(whole.shape, np.float32),
-        segment_ids=of_row(segments),
-        positions=of_row(positions),
-    )
+    documents = [Sequences.of(tokens_BT, last=True) for tokens_BT in tokens]
+    documents = [
+        x.replace(segment_ids=i * x.segment_ids) for i, x in enumerate(documents, 1)
+    ]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays, 1), *documents)
 
 
 def for_long_documents(run):
@@ -92,7 +85,7 @@ def loss_and_gradients(run, tokens: np.ndarray) -> Taught:
     """As training computes them, without the routers' losses."""
     c = dataclasses.replace(run.model.config, router_loss=0.0, router_z_loss=0.0)
     objective = objectives.build(decoder.build(c), {"name": "language_model"})
-    rows = packed([tokens[:, :-1]]).replace(targets=tokens[:, 1:].astype(np.int32))
+    rows = Sequences.of(tokens)
 
     def mean(params):
         found, metrics = objective.loss(params, Frozen({}), rows, jax.random.key(0))
