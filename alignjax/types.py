@@ -268,12 +268,18 @@ class Objective(NamedTuple):
 class TrainState:
     """What a step changes and a checkpoint keeps; everything else is an argument.
 
-    `step` is int32 and counts steps begun, so it is also the index of the next batch.
+    Attributes:
+      step: int32, steps begun, so also the index of the next batch.
+      params: the parameters that are trained.
+      opt_state: the state of the optax transformation that updates them.
+      extra: by name, whatever else training changes, such as the moving `average` of
+        the weights and the moving `reference`; see `training.optim`.
     """
 
     step: Any
     params: Params
     opt_state: Any
+    extra: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

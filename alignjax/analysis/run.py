@@ -341,7 +341,7 @@ def _read_params(stored) -> dict[str, np.ndarray]:
 
 
 def _read_average(stored) -> dict[str, np.ndarray]:
-    """The average of the parameters that `optim.average` keeps."""
+    """The moving average of the parameters, `TrainState.extra["average"]`."""
     kept = step_folders.names_of(stored.meta, "train")
     names = {}
     for parameter in step_folders.names_of(stored.meta, "params"):

@@ -329,6 +329,8 @@ class Checkpoints:
         resume_policy.check(meta["config"], self._config, where=where, accept=accept)
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
         resume_policy.check(*data, where=where, accept=accept)
+        renamed = step_folders.renamed_leaves(meta["leaves"])
+        items = step_folders.rename(items, {new: old for old, new in renamed.items()})
         _check_fits(path, meta["leaves"], step_folders.describe(items))
         if step > (wanted := self._config.get("steps", step)):
             raise errors.ConfigError(
@@ -338,7 +340,7 @@ class Checkpoints:
         with multihost.unanimous(path):
             loaded = step_folders.read(path, items)
         step_folders.verify(path, meta, loaded)  # replicated: the same on every process
-        return loaded
+        return step_folders.rename(loaded, renamed)
 
     def _set_incomplete_aside(self) -> None:
         """On one process: makes way for saves, which cannot write over a folder."""

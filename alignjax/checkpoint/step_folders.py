@@ -3,7 +3,7 @@
 
     workdir/checkpoints/<step>/
       params/     the parameters, as a tree of plain dicts
-      train/      the step counter and the optimizer's state, likewise
+      train/      step, opt_state and extra of the TrainState, likewise
       meta/       JSON: config, data, versions, and each leaf's shape and fingerprint
       commit_success.txt
 
@@ -24,7 +24,7 @@ import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -70,7 +70,8 @@ def as_items(state: types.TrainState) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: a leaf that has no name of its own on disk, or nothing to store.
     """
-    train = {"step": state.step, "opt_state": state.opt_state}
+    fields = ("step", "opt_state", "extra")
+    train = {name: getattr(state, name) for name in fields}
     items = {"params": state.params, "train": train}
     for item, tree in items.items():
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -99,7 +100,41 @@ def as_state(
         step=items["train"]["step"],
         params=fill(like.params, "", items["params"]),
         opt_state=fill(like.opt_state, "opt_state/", items["train"]),
+        extra=fill(like.extra, "extra/", items["train"]),
     )
+
+
+def renamed_leaves(leaves: Iterable[str]) -> dict[str, str]:
+    """`{name in an older step: name now}` of the `leaves` in its meta that differ.
+
+    Averaged weights and a moving reference once were members of the optimizer's chain:
+    the average its last one, the reference the second of two, after all the others.
+    """
+    moves = any(name.startswith("train/opt_state/1/reference/") for name in leaves)
+    names = {}
+    for old in leaves:
+        new = old
+        if moves:
+            new = re.sub(
+                "^train/opt_state/1/updates$", "train/extra/reference/updates", new
+            )
+            new = re.sub(
+                "^train/opt_state/1/reference/", "train/extra/reference/params/", new
+            )
+            new = re.sub("^train/opt_state/0/", "train/opt_state/", new)
+        new = re.sub("^train/opt_state/[0-9]+/average/", "train/extra/average/", new)
+        if new != old:
+            names[old] = new
+    return names
+
+
+def rename(items: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> dict:
+    """`items` with the leaves called otherwise that `names` has, by `item/name`."""
+    new = lambda item, name: names.get(f"{item}/{name}", f"{item}/{name}")
+    return {
+        item: {new(item, name).partition("/")[2]: x for name, x in named.items()}
+        for item, named in items.items()
+    }
 
 
 def describe(items: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:

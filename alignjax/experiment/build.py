@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 from alignjax import config, errors, models, objectives, registry, trees
 from alignjax.data import dataset, loader
@@ -24,7 +23,7 @@ from alignjax.experiment import initial as start
 from alignjax.experiment import sections
 from alignjax.models import lora, quantized
 from alignjax.sampling import request
-from alignjax.training import moving_reference, optim, schedules
+from alignjax.training import optim, schedules
 from alignjax.types import Model, Objective
 
 
@@ -51,6 +50,7 @@ class Experiment(NamedTuple):
     objective: Objective
     schedule: Callable
     optimizer: Any
+    copies: dict[str, optim.MovingCopy]
     mesh: jax.sharding.Mesh
     rules: dict
 
@@ -118,6 +118,7 @@ def build(section: Mapping) -> Experiment:
         objective=objective,
         schedule=checked.schedule,
         optimizer=checked.optimizer,
+        copies=checked.copies,
         mesh=mesh,
         rules=rules,
     )
@@ -221,6 +222,7 @@ class Checked(NamedTuple):
     objective: Objective
     schedule: Callable
     optimizer: Any
+    copies: dict[str, optim.MovingCopy]
     rules: dict
 
 
@@ -292,15 +294,18 @@ def check(section: dict) -> Checked:
         tokens_per_step=c.batch_size * c.length,
     )
     optimizer = attempt(optim.build, c.optimizer, schedule)
-    if reference is not None and c.reference.update_every is not None:
-        if begun is None or begun.digest != reference.digest:
-            problems.append(
-                "reference.run: with reference.update_every the reference begins as "
-                "the policy does, and this run is not that of init.run; leave it out"
-            )
-        share = 1.0 if c.reference.update_share is None else c.reference.update_share
-        follow = moving_reference.reference(c.reference.update_every, share)
-        optimizer = optimizer and optax.chain(optimizer, follow)
+    copies = attempt(
+        optim.moving_copies,
+        c.optimizer.get("ema"),
+        c.reference.update_every,
+        c.reference.update_share,
+    )
+    moves = reference is not None and c.reference.update_every is not None
+    if moves and (begun is None or begun.digest != reference.digest):
+        problems.append(
+            "reference.run: with reference.update_every the reference begins as "
+            "the policy does, and this run is not that of init.run; leave it out"
+        )
     rules = attempt(sharding.rules, c.sharding_rules)
     evaluates = c.evaluation.every
     if c.checkpoint.keep_best and (not evaluates or c.checkpoint.every % evaluates):
@@ -310,7 +315,9 @@ def check(section: dict) -> Checked:
         )
     if problems:
         raise errors.ConfigError(problems)
-    return Checked(c, section, begun, reference, objective, schedule, optimizer, rules)
+    return Checked(
+        c, section, begun, reference, objective, schedule, optimizer, copies, rules
+    )
 
 
 def _has_own_tokenizer(section: Mapping) -> bool:

@@ -12,7 +12,6 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from alignjax import trees
 from alignjax.experiment import initial
@@ -42,11 +41,11 @@ class First(NamedTuple):
         run = self.run
         if run.start is None:
             key = jax.random.key(run.config.seed)
-            return state.init_state(run.model, run.optimizer, self.abstract, key)
+            return state.init_state(
+                run.model, run.optimizer, self.abstract, key, run.copies
+            )
         trained, _ = self._split(self._of(run.start))
-        begin = lambda params: TrainState(
-            jnp.int32(0), params, run.optimizer.init(params)
-        )
+        begin = lambda params: state.begin(params, run.optimizer, run.copies)
         where = state.shardings(self.abstract)
         return jax.jit(begin, out_shardings=where, donate_argnums=0)(trained)
 
@@ -90,7 +89,12 @@ def prepare(run) -> First:
     """How the experiment `run` begins. Raises ConfigError where it cannot."""
     asked = (run.model, run.mesh, run.rules)
     abstract = state.abstract_state(
-        run.model, run.optimizer, run.mesh, run.rules, run.config.trainable
+        run.model,
+        run.optimizer,
+        run.mesh,
+        run.rules,
+        run.config.trainable,
+        run.copies,
     )
     whole, c = state.abstract_params(*asked), run.model.config
     kernels = quantized.names(c.projections, run.config.trainable)

@@ -18,7 +18,7 @@ from alignjax.distributed import sharding
 from alignjax.experiment import build, reference
 from alignjax.models import decoder
 from alignjax.tracking import throughput
-from alignjax.training import evaluate, moving_reference, optim, state, step
+from alignjax.training import evaluate, optim, state, step
 
 
 class Loop:
@@ -31,7 +31,10 @@ class Loop:
         self.log, self.checkpoints = log, checkpoints
         self.interrupted, self.dog, self.trace = interrupted, dog, trace
         train_step = step.make_train_step(
-            run.objective, run.optimizer, microbatches=run.config.microbatches
+            run.objective,
+            run.optimizer,
+            microbatches=run.config.microbatches,
+            copies=run.copies,
         )
         self.train_step = jax.jit(
             optim.with_rate(train_step, run.schedule),
@@ -140,10 +143,10 @@ class Loop:
         """The objective over the validation data, of the weights and their average."""
         if self.run.validation is None:
             return {}
-        frozen = moving_reference.seen(self.frozen, train_state.opt_state)
+        frozen = optim.frozen_at(self.frozen, train_state.extra)
         found = self._evaluate_params(train_state.params, frozen, "eval")
-        average = optim.averaged_params(train_state.opt_state)
-        if average is not None:
+        if "average" in train_state.extra:
+            average = train_state.extra["average"]
             found |= self._evaluate_params(average, frozen, "eval_average")
         return found
 
@@ -182,13 +185,12 @@ class Loop:
         """Raises ConfigError where no evaluation has what the best is told by."""
         if not (best := self.run.config.checkpoint.keep_best):
             return
-        params, opt_state = train_state.params, train_state.opt_state
-        frozen = moving_reference.seen(self.frozen, opt_state)
+        frozen = optim.frozen_at(self.frozen, train_state.extra)
         batch = next(self._held_out("eval"))
-        names = jax.eval_shape(self.eval_step, params, frozen, batch)
+        names = jax.eval_shape(self.eval_step, train_state.params, frozen, batch)
         means = {name: types.Mean(1.0, 1.0) for name in names}
         found = self._figures(means, "eval")
-        if optim.averaged_params(opt_state) is not None:
+        if "average" in train_state.extra:
             found |= self._figures(means, "eval_average")
         if best[0] not in found:
             remedy = registry.closest(best[0], found)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers: clipping, an update rule by name, decay masks by path, an average.
+"""Optimizers, and copies of the weights that follow them.
 
-Everything is an optax chain; what optax has is optax's.
+An optimizer is an optax chain: clipping, an update rule by name, decay by path. The
+moving average of the weights and the moving reference are pairs of functions, and their
+values lie in `TrainState.extra`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ import optax
 
 from alignjax import config, errors, registry, trees
 from alignjax.bounds import Count, NonNegative, Positive, Share, checked
+from alignjax.types import Frozen
 
 OPTIMIZERS = registry.Registry("optimizer")
 
@@ -25,23 +28,20 @@ def build(section: Mapping, schedule, path: str = "optimizer"):
 
     The section has `name`, `learning_rate` (the schedule's peak, read by the caller),
     `clip_norm` (of the whole gradient; None is off), `decay` (a regular expression of
-    the parameters that weight decay applies to), `ema` (decay of an average of the
-    weights; None is off), and the options of the named optimizer.
+    the parameters that weight decay applies to), `ema` (for `moving_copies`, read by
+    the caller), and the options of the named optimizer.
 
     Raises:
       ConfigError: unknown names, or options that the optimizer does not take.
     """
     fields = {k: v for k, v in section.items() if v is not None}
-    fields.pop("learning_rate", None)
-    clip_norm, ema = fields.pop("clip_norm", None), fields.pop("ema", None)
-    decay = fields.pop("decay", ".*")
-    problems = []
+    for name in ("learning_rate", "ema"):
+        fields.pop(name, None)
+    clip_norm, decay = fields.pop("clip_norm", None), fields.pop("decay", ".*")
     if clip_norm is not None and not clip_norm > 0:
-        problems.append(f"{path}.clip_norm: {clip_norm} must be positive; None is off")
-    if ema is not None and not 0 < ema < 1:
-        problems.append(f"{path}.ema: {ema} is not in (0, 1); None is off")
-    if problems:
-        raise errors.ConfigError(problems)
+        raise errors.ConfigError(
+            f"{path}.clip_norm: {clip_norm} must be positive; None is off"
+        )
     try:
         make = OPTIMIZERS.find(fields.pop("name", ""))
     except ValueError as error:
@@ -55,8 +55,6 @@ def build(section: Mapping, schedule, path: str = "optimizer"):
 
     chain = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     chain.append(config.call(make, fields, path, schedule, mask))
-    if ema is not None:
-        chain.append(average(ema))
     return optax.chain(*chain)
 
 
@@ -186,35 +184,102 @@ def _matrix_axes(name: str, leaf):
     return None
 
 
-class AverageState(NamedTuple):
-    """A running average of the weights, of their shapes and dtypes."""
+class MovingCopy(NamedTuple):
+    """A copy of the weights that follows them, as two pure functions.
 
-    average: optax.Params
+    Attributes:
+      init: `(params) -> copy`, at step 0.
+      update: `(copy, params) -> copy`, after each update of the weights.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any], Any]
 
 
-def average(decay: float) -> optax.GradientTransformation:
-    """Keeps an exponential moving average of the weights, and changes no update.
+def moving_copies(
+    ema: float | None, reference_every: int | None, reference_share: float | None
+) -> dict[str, MovingCopy]:
+    """The copies that a config asks for, by their names in `TrainState.extra`.
+
+    Args:
+      ema: `optimizer.ema`; None keeps no average.
+      reference_every: `reference.update_every`; None keeps the reference as it is.
+      reference_share: `reference.update_share`; None is 1.
+
+    Raises:
+      ConfigError: `ema` is out of its range.
+    """
+    copies = {}
+    if ema is not None:
+        if not 0 < ema < 1:
+            raise errors.ConfigError(
+                f"optimizer.ema: {ema} is not in (0, 1); None is off"
+            )
+        copies["average"] = average(ema)
+    if reference_every is not None:
+        share = 1.0 if reference_share is None else reference_share
+        copies["reference"] = moving_reference(reference_every, share)
+    return copies
+
+
+def average(decay: float) -> MovingCopy:
+    """An exponential moving average of the weights.
 
     average <- decay * average + (1 - decay) * weights, from the initial weights on; so
     a run should be several times 1 / (1 - decay) steps long for it to be of use.
     """
+    mix = lambda old, new: decay * old + (1 - decay) * new
+    return MovingCopy(
+        init=lambda params: jax.tree.map(jnp.array, params),
+        update=lambda copy, params: jax.tree.map(mix, copy, params),
+    )
+
+
+def moving_reference(every: int, share: float) -> MovingCopy:
+    """A reference that moves after each `every`-th update: TR-DPO, arXiv:2404.09656.
+
+    reference <- share * weights + (1 - share) * reference, from the initial weights on.
+    The paper's soft update has a share alpha, such as 0.6; its hard one copies the
+    weights every tau updates, a share of 1. The copy is `{"updates": int32, "params":
+    the trained parameters}`; steps without an update do not count.
+    """
 
     def init(params):
-        return AverageState(jax.tree.map(jnp.array, params))
+        _check_linear(share, params)
+        return {"updates": jnp.int32(0), "params": jax.tree.map(jnp.array, params)}
 
-    def update(updates, state, params):
-        new = optax.apply_updates(params, updates)
-        mix = lambda old, x: decay * old + (1 - decay) * x
-        return updates, AverageState(jax.tree.map(mix, state.average, new))
+    def update(copy, params):
+        updates = copy["updates"] + 1
+        mix = lambda new, old: new if share == 1 else share * new + (1 - share) * old
+        move = lambda new, old: jnp.where(
+            updates % every == 0, mix(new, old).astype(old.dtype), old
+        )
+        moved = jax.tree.map(move, params, copy["params"])
+        return {"updates": updates, "params": moved}
 
-    return optax.GradientTransformation(init, update)
+    return MovingCopy(init, update)
 
 
-def averaged_params(opt_state):
-    """The average that `average` keeps in an optimizer's state, or None without one."""
-    is_average = lambda x: isinstance(x, AverageState)
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(x)]
-    return found[0].average if found else None
+def frozen_at(frozen: Frozen, extra: Mapping[str, Any]) -> Frozen:
+    """`frozen` with the moving reference in `extra`, where there is one.
+
+    Parameters that are not trained are the same in policy and reference.
+    """
+    if "reference" not in extra:
+        return frozen
+    reference = trees.merge(extra["reference"]["params"], frozen.base)
+    return frozen.replace(reference=reference)
+
+
+def _check_linear(share: float, params) -> None:
+    """Raises ConfigError where an average of factors is not that of their products."""
+    adapters = [n for n in trees.named_leaves(params) if re.search("lora_[ab]$", n)]
+    if share != 1 and adapters:
+        raise errors.ConfigError(
+            f"reference.update_share: {share} would average the factors of adapters, "
+            f"such as {adapters[0]}, which is no average of their products, and so not "
+            "the update of the paper; set it to 1.0, or train the parameters themselves"
+        )
 
 
 def with_rate(train_step, schedule):

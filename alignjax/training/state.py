@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import jax
@@ -54,13 +54,19 @@ def partition(params: Params, trainable: str) -> tuple[Params, Params]:
         raise errors.ConfigError(f"trainable: {trainable!r}: {error}") from error
 
 
+def begin(params: Params, optimizer, copies: Mapping | None = None) -> TrainState:
+    """The state of step 0; `copies` are those of `optim.moving_copies`."""
+    extra = {name: copy.init(params) for name, copy in (copies or {}).items()}
+    return TrainState(jnp.int32(0), params, optimizer.init(params), extra)
+
+
 def abstract_state(
-    model: Model, optimizer, mesh, rules, trainable: str = ".*"
+    model: Model, optimizer, mesh, rules, trainable: str = ".*", copies=None
 ) -> TrainState:
     """The state as ShapeDtypeStructs with shardings; nothing is computed.
 
-    Optimizer statistics that have the shape of a parameter lie as it does; everything
-    else is replicated.
+    What has the name and shape of a parameter, such as an optimizer's statistics, lies
+    as it does; everything else is replicated.
 
     Raises:
       ConfigError: as `abstract_params` and `partition`.
@@ -77,10 +83,8 @@ def abstract_state(
                 return _placed(leaf, parameter.sharding)
         return _placed(leaf, everywhere)
 
-    opt_state = jax.eval_shape(optimizer.init, params)
-    opt_state = trees.map_with_name(like_its_parameter, opt_state)
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    return TrainState(step, params, opt_state)
+    state = jax.eval_shape(lambda params: begin(params, optimizer, copies), params)
+    return trees.map_with_name(like_its_parameter, state)
 
 
 def abstract_base(model: Model, mesh, rules, trainable: str = ".*") -> Params:
@@ -100,12 +104,14 @@ def init_params(model: Model, abstract: Params, key) -> Params:
     return jax.jit(init, out_shardings=shardings(abstract))(key)
 
 
-def init_state(model: Model, optimizer, abstract: TrainState, key) -> TrainState:
+def init_state(
+    model: Model, optimizer, abstract: TrainState, key, copies=None
+) -> TrainState:
     """A fresh state, made where it lives. The same values on any mesh."""
 
     def init(key):
         params = _select(nn.unbox(model.init(key)), abstract.params)
-        return TrainState(jnp.int32(0), params, optimizer.init(params))
+        return begin(params, optimizer, copies)
 
     return jax.jit(init, out_shardings=shardings(abstract))(key)
 

@@ -11,22 +11,25 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from alignjax.training import moving_reference
+from alignjax.training import optim
 from alignjax.types import Objective, TrainState
 
 
-def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
+def make_train_step(
+    objective: Objective, optimizer, *, microbatches: int = 1, copies=None
+):
     """Returns train_step(state, frozen, batch, key) -> (state, metrics).
 
     Totals, weights and gradients of totals are summed over microbatches and divided
     once, so the update does not depend on how many microbatches there are or on how
     padding falls among them. Where the terms of an objective depend on the whole batch,
     a first pass over the microbatches observes it, without gradients, and all of them
-    share one statistic. A reference that moves is read from `opt_state`, as it was
-    before the update.
+    share one statistic. `copies` of the weights, from `optim.moving_copies`, follow the
+    update in `TrainState.extra`; the loss is computed with a moving reference as it was
+    before.
 
     Where the loss or the norm of its gradient is not finite the update is left out:
-    `params` and `opt_state` stay as they were and `metrics["skipped"]` is 1. What to do
+    all but `step` stays as it was and `metrics["skipped"]` is 1. What to do
     about it is the loop's decision. `step` advances all the same, with the data.
 
     Metrics are float32 scalars: the objective's, `loss`, `loss_weight` (what the loss
@@ -55,7 +58,7 @@ def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
 
     def train_step(state: TrainState, frozen, batch, key):
         key = jax.random.fold_in(key, state.step)
-        frozen = moving_reference.seen(frozen, state.opt_state)
+        frozen = optim.frozen_at(frozen, state.extra)
         run = grads_and_means if microbatches == 1 else accumulate
         grads, means = run(state.params, frozen, batch, key)
         # A batch in which nothing counts teaches nothing, but must not divide by 0.
@@ -66,18 +69,19 @@ def make_train_step(objective: Objective, optimizer, *, microbatches: int = 1):
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        keep = lambda new, old: jax.tree.map(
-            lambda n, o: jnp.where(finite, n, o), new, old
-        )
-        params = keep(params, state.params)
-        opt_state = keep(opt_state, state.opt_state)
+        extra = dict(state.extra)
+        for name, copy in (copies or {}).items():
+            extra[name] = copy.update(extra[name], params)
+        updated = TrainState(state.step, params, opt_state, extra)
+        choose = lambda new, old: jnp.where(finite, new, old)
+        updated = jax.tree.map(choose, updated, state)
 
         metrics = {name: mean.value() for name, mean in means.items() if name[0] != "_"}
         metrics["loss_weight"] = means["loss"].weight
         metrics["grad_norm"] = grad_norm
-        metrics["param_norm"] = optax.tree.norm(params)
+        metrics["param_norm"] = optax.tree.norm(updated.params)
         metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return updated.replace(step=state.step + 1), metrics
 
     return train_step
 

@@ -17,7 +17,6 @@ from alignjax import analysis, errors, models, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.objectives import logprobs
-from alignjax.training import optim
 from tests.fixtures import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -40,13 +39,12 @@ def original(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
     tokens = base.build(base.TokenizerConfig(kind="bytes"), (), workdir)
     assert tokens.vocab_size == VOCABULARY
-    optimizer = optim.average(0.5)
     with tiny.open_checkpoints(workdir, config=CONFIG) as checkpoints:
         tokens.save(workdir / "tokenizer")
         for step in STEPS:
             params = weights(step)
-            kept = optimizer.init(weights(100 + step))
-            state = types.TrainState(jax.numpy.int32(step), params, (kept,))
+            extra = {"average": weights(100 + step)}
+            state = types.TrainState(jax.numpy.int32(step), params, (), extra)
             checkpoints.maybe_save(step, state)
     rows = '{"step": 0, "loss": 5.5}\n{"step": 1, "loss": "NaN"}\n{"step": 2, "lo'
     (workdir / "metrics.jsonl").write_text(rows)

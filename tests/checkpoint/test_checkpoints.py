@@ -118,6 +118,26 @@ def test_meta_says_what_is_needed_later(tmp_path):
     assert "train/opt_state/1/mu/embed/kernel" in meta["leaves"]
 
 
+def test_older_names_of_averages_and_references():
+    """As they were when the two were members of the optimizer's chain."""
+    unchanged = ["params/average/embed", "train/step", "train/opt_state/0/mu/average/w"]
+    assert step_folders.renamed_leaves(unchanged) == {}
+    average = {"train/opt_state/2/average/w": "train/extra/average/w"}
+    assert step_folders.renamed_leaves([*unchanged, *average]) == average
+    both = {
+        "train/opt_state/0/1/0/mu/w": "train/opt_state/1/0/mu/w",
+        "train/opt_state/0/2/average/w": "train/extra/average/w",
+        "train/opt_state/1/updates": "train/extra/reference/updates",
+        "train/opt_state/1/reference/a/w": "train/extra/reference/params/a/w",
+    }
+    assert step_folders.renamed_leaves(["params/w", *both]) == both
+    leaves = {"params": {"w": 0}, "train": {"step": 1, "opt_state/1/updates": 2}}
+    assert step_folders.rename(leaves, both) == {
+        "params": {"w": 0},
+        "train": {"step": 1, "extra/reference/updates": 2},
+    }
+
+
 # What is kept.
 
 

@@ -279,7 +279,7 @@ def test_a_reference_that_moves_is_saved(folder, tuned, move):
     kept = [
         name.removeprefix("train/")
         for name in whole.meta()["leaves"]
-        if name.startswith("train/") and "/reference/" in name
+        if name.startswith("train/") and "/reference/params/" in name
     ]
     trained = [n for n in whole.meta()["leaves"] if n.startswith("params/")]
     assert len(kept) == len(trained)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from alignjax import errors, objectives, trees, types
-from alignjax.training import moving_reference, step
+from alignjax.training import optim, state, step
 from tests.objectives import subject
 
 RATE = 0.5
@@ -20,13 +20,15 @@ def objective():
     return objectives.build(subject.model(), section)
 
 
-def start(every, share, params):
-    optimizer = optax.chain(optax.sgd(RATE), moving_reference.reference(every, share))
-    return optimizer, types.TrainState(jnp.int32(0), params, optimizer.init(params))
+def start(objective, every, share, params):
+    """A step that moves the reference too, and the state that it starts from."""
+    copies = optim.moving_copies(None, every, share)
+    run = step.make_train_step(objective, optax.sgd(RATE), copies=copies)
+    return jax.jit(run), state.begin(params, optax.sgd(RATE), copies)
 
 
 def reference(state, base=None):
-    return moving_reference.seen(types.Frozen(base or {}), state.opt_state).reference
+    return optim.frozen_at(types.Frozen(base or {}), state.extra).reference
 
 
 def by_hand(objective, every, share, steps):
@@ -45,8 +47,7 @@ def by_hand(objective, every, share, steps):
 
 @pytest.mark.parametrize("every,share", [(1, 0.6), (2, 0.5), (3, 1.0)])
 def test_six_steps_are_those_of_a_loop_by_hand(objective, every, share):
-    optimizer, state = start(every, share, subject.params())
-    run = jax.jit(step.make_train_step(objective, optimizer))
+    run, state = start(objective, every, share, subject.params())
     frozen, key = types.Frozen(), jax.random.key(0)
     moved, losses = [], []
     for loss, expected in by_hand(objective, every, share, steps=6):
@@ -70,12 +71,11 @@ def test_six_steps_are_those_of_a_loop_by_hand(objective, every, share):
 
 
 def test_the_evaluation_compares_with_where_it_is(objective):
-    optimizer, state = start(2, 1.0, subject.params())
-    run = jax.jit(step.make_train_step(objective, optimizer))
+    run, state = start(objective, 2, 1.0, subject.params())
     evaluate = jax.jit(step.make_eval_step(objective))
     for expected in (False, True):
         state, _ = run(state, types.Frozen(), subject.batch(), jax.random.key(0))
-        frozen = moving_reference.seen(types.Frozen(), state.opt_state)
+        frozen = optim.frozen_at(types.Frozen(), state.extra)
         means = evaluate(state.params, frozen, subject.batch())
         same = float(means["loss"].value()) == pytest.approx(np.log(2), abs=1e-6)
         assert same == expected
@@ -83,9 +83,8 @@ def test_the_evaluation_compares_with_where_it_is(objective):
 
 def test_what_is_not_trained_is_the_same_in_both(objective):
     part, base = trees.partition("embed", subject.params())
-    optimizer, state = start(1, 0.5, part)
-    assert trees.named_leaves(state.opt_state[1].reference).keys() == {"embed"}
-    run = jax.jit(step.make_train_step(objective, optimizer))
+    run, state = start(objective, 1, 0.5, part)
+    assert state.extra["reference"]["params"].keys() == {"embed"}
     state, _ = run(state, types.Frozen(base), subject.batch(), jax.random.key(0))
     found = reference(state, base)
     assert found["head"] is base["head"]
@@ -95,28 +94,27 @@ def test_what_is_not_trained_is_the_same_in_both(objective):
 
 
 def test_an_update_that_was_left_out_does_not_count(objective):
-    optimizer, state = start(2, 1.0, subject.params())
-    run = jax.jit(step.make_train_step(objective, optimizer))
+    run, state = start(objective, 2, 1.0, subject.params())
     bad = subject.batch().replace(weights=subject.batch().weights * jnp.nan)
     for batch, updates in ((subject.batch(), 1), (bad, 1), (subject.batch(), 2)):
         state, metrics = run(state, types.Frozen(), batch, jax.random.key(0))
         assert float(metrics["skipped"]) == (batch is bad)
-        assert int(state.opt_state[1].updates) == updates
+        assert int(state.extra["reference"]["updates"]) == updates
     assert int(state.step) == 3
     jax.tree.map(np.testing.assert_array_equal, reference(state), state.params)
 
 
 def test_a_reference_that_stays_is_left_as_it_is():
     frozen = types.Frozen({}, subject.params(1))
-    assert (
-        moving_reference.seen(frozen, optax.adam(0.1).init(subject.params())) is frozen
-    )
+    average = optim.moving_copies(0.9, None, None)["average"]
+    extra = {"average": average.init(subject.params())}
+    assert optim.frozen_at(frozen, extra) is frozen
 
 
 def test_factors_of_adapters_are_copied_and_never_averaged():
     adapters = {"layers": {"q": {"lora_a": jnp.ones(3), "lora_b": jnp.zeros(3)}}}
-    moving_reference.reference(4, 1.0).init(adapters)
+    optim.moving_reference(4, 1.0).init(adapters)
     with pytest.raises(
         errors.ConfigError, match=r"reference.update_share: 0.6 .*lora_a"
     ):
-        moving_reference.reference(1, 0.6).init(adapters)
+        optim.moving_reference(1, 0.6).init(adapters)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from alignjax import errors, types
-from alignjax.training import optim
+from alignjax.training import optim, state, step
 
 PARAMS = {
     "embed": jnp.full((4, 3), 2.0),
@@ -103,16 +103,23 @@ def _moved(grads):
 
 
 def test_average_is_the_formula_and_changes_no_update():
-    grads = jax.tree.map(jnp.ones_like, PARAMS)
-    plain, _ = after(build(name="sgd"), grads, steps=3)
-    params, state = after(build(name="sgd", ema=0.9), grads, steps=3)
-    jax.tree.map(np.testing.assert_array_equal, params, plain)
-    average = optim.averaged_params(state)["embed"]
+    """Of weights that go from 2 to 1.9, 1.8 and 1.7."""
+    copies = optim.moving_copies(0.9, None, None)
+    total = lambda params, *_: (types.Mean(optax.tree.sum(params), 1.0), {})
+    found = []
+    for chosen in (copies, {}):
+        sgd = build(name="sgd")
+        run = step.make_train_step(types.Objective(total), sgd, copies=chosen)
+        now = state.begin(PARAMS, sgd, chosen)
+        for _ in range(3):
+            now, _ = run(now, types.Frozen(), {}, jax.random.key(0))
+        found.append(now)
+    jax.tree.map(np.testing.assert_array_equal, found[0].params, found[1].params)
     expected = 2.0
-    for step in (1, 2, 3):
-        expected = 0.9 * expected + 0.1 * (2.0 - 0.1 * step)
-    np.testing.assert_allclose(average, expected, rtol=1e-6)
-    assert optim.averaged_params(build(name="sgd").init(PARAMS)) is None
+    for count in (1, 2, 3):
+        expected = 0.9 * expected + 0.1 * (2.0 - 0.1 * count)
+    np.testing.assert_allclose(found[0].extra["average"]["embed"], expected, rtol=1e-6)
+    assert found[1].extra == {}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,6 @@ def test_average_is_the_formula_and_changes_no_update():
         (dict(name="sgd", momentum=5.0), "optimizer.momentum: 5.0 is not in [0, 1)"),
         (dict(name="muon", rms=-1.0), "optimizer.rms: -1.0 is not above 0"),
         (dict(name="adafactor", factor_from=0), "optimizer.factor_from: 0 is not at"),
-        (dict(name="adamw", ema=1.0), "optimizer.ema: 1.0 is not in (0, 1)"),
     ],
     ids=str,
 )
@@ -140,6 +146,12 @@ def test_refuses(section, message):
     with pytest.raises(errors.ConfigError) as error:
         build(**section)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("ema", [0.0, 1.0, -1.0])
+def test_an_average_has_a_decay_between_0_and_1(ema):
+    with pytest.raises(errors.ConfigError, match=r"optimizer\.ema: "):
+        optim.moving_copies(ema, None, None)
 
 
 def test_a_decay_pattern_that_matches_nothing_is_refused():
@@ -151,8 +163,8 @@ def test_a_decay_pattern_that_matches_nothing_is_refused():
 def test_the_rate_is_that_of_the_optimizers_own_count(name):
     schedule = optax.linear_schedule(1.0, 0.0, 10)
     optimizer = optim.build(dict(name=name, decay=".*kernel", clip_norm=1.0), schedule)
-    _, state = after(optimizer, ZERO, steps=3)
-    left_out = types.TrainState(7, PARAMS, state)
-    step = optim.with_rate(lambda state, *_: (state, {"loss": 1.0}), schedule)
-    _, metrics = step(left_out, None, None, None)
+    _, opt_state = after(optimizer, ZERO, steps=3)
+    left_out = types.TrainState(7, PARAMS, opt_state)
+    run = optim.with_rate(lambda state, *_: (state, {"loss": 1.0}), schedule)
+    _, metrics = run(left_out, None, None, None)
     assert float(metrics["learning_rate"]) == pytest.approx(0.7)

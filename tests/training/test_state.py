@@ -42,16 +42,17 @@ def mesh():
 
 
 RULES = sharding.rules()
-OPTIMIZER = optim.build(dict(name="adamw", ema=0.9, decay=".*"), 1e-2)
+OPTIMIZER = optim.build(dict(name="adamw", decay=".*"), 1e-2)
+COPIES = optim.moving_copies(0.9, None, None)
 
 
 @pytest.mark.parametrize("trainable", [".*", "score/.*", r"layers/.*/kernel"])
 def test_only_what_is_trained_has_a_state(model, mesh, trainable):
     asked = (mesh, RULES, trainable)
     with sharding.use(mesh, RULES):
-        abstract = state.abstract_state(model, OPTIMIZER, *asked)
+        abstract = state.abstract_state(model, OPTIMIZER, *asked, COPIES)
         base = state.abstract_base(model, *asked)
-        made = state.init_state(model, OPTIMIZER, abstract, KEY)
+        made = state.init_state(model, OPTIMIZER, abstract, KEY, COPIES)
         rest = state.init_params(model, base, KEY)
         whole = state.init_params(model, trees.merge(abstract.params, base), KEY)
     names = lambda tree: set(trees.named_leaves(tree))
@@ -64,9 +65,10 @@ def test_only_what_is_trained_has_a_state(model, mesh, trainable):
         for leaf, want in zip(*map(jax.tree.leaves, (part, like)), strict=True):
             assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
     # Per trained parameter two moments and an average, and nothing of the rest.
-    sizes = trees.count(made.opt_state) - 3 * trees.count(made.params)
+    beside = {"opt_state": made.opt_state, "extra": made.extra}
+    sizes = trees.count(beside) - 3 * trees.count(made.params)
     assert 0 <= sizes < 10
-    moments = trees.named_leaves(made.opt_state).items()
+    moments = trees.named_leaves(beside).items()
     for name, leaf in moments:
         for path, parameter in trees.named_leaves(made.params).items():
             if name.endswith(f"/{path}"):
