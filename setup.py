@@ -23,6 +23,7 @@ CORE = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=17",
+    "scipy>=1.15",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.7",

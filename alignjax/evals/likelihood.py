@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models think of given tokens: log-probabilities, entropy, divergence."""
+"""Log-probabilities, entropy and divergence of models on given continuations."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from alignjax.types import Model, Params, Sequences
 ROWS, STRIDE = 32, 64
 
 
-class Given(NamedTuple):
-    """Tokens, and what comes before them; `before` has one token at least."""
+class Continuation(NamedTuple):
+    """Tokens to be measured, `ids`, and the `context` before them; neither is empty."""
 
-    before: Sequence[int]
+    context: Sequence[int]
     ids: Sequence[int]
 
 
-class Thought(NamedTuple):
-    """What models think of each row's `ids`, in nats, float64 [rows], summed over them.
+class Likelihoods(NamedTuple):
+    """Sums over each continuation's tokens, in nats, float64 [rows].
 
     Attributes:
-      logp: log p(ids | before).
+      logp: log p(ids | context).
       reference: the same under the reference.
-      entropy: of the model's distribution at each of the ids.
-      kl: KL(model || reference) at each of them, over the whole vocabulary. Over
+      entropy: of the model's distribution at each token.
+      kl: KL(model || reference) at each token, over the whole vocabulary. Over
         responses that the model drew its mean estimates the same divergence as
         `logp - reference` does, with less variance (arXiv:2504.10637).
-      length: how many ids there are.
+      length: the number of tokens.
     """
 
     logp: np.ndarray
@@ -44,58 +44,59 @@ class Thought(NamedTuple):
     length: np.ndarray
 
 
-def think(
+def measure(
     model: Model,
     params: Params,
-    rows: Sequence[Given],
+    rows: Sequence[Continuation],
     reference: Params | None = None,
     *,
-    tell: Callable[[int], None] = lambda done: None,
-) -> Thought:
-    """Teacher forcing of every row, and of the reference along with it.
+    progress: Callable[[int], None] = lambda done: None,
+) -> Likelihoods:
+    """Teacher forcing of every row, under the model and under the reference.
 
     Args:
-      model: what to ask; the reference has the same shape.
-      params: its parameters.
-      rows: what to read; at least one, none of them longer than the model's context.
+      model: of `params`, and of the reference's, which have the same shapes.
+      params: parameters of the model to be measured.
+      rows: at least one; none longer than the model's context.
       reference: parameters of another model; None for the model itself.
-      tell: called with the number of rows that are done.
+      progress: called with the number of rows that are done.
 
     Raises:
-      ValueError: a row that is empty, or too long, or has nothing before it.
+      ValueError: a row that is too long, or without context or ids.
     """
     for row in rows:
-        size = len(row.before) + len(row.ids)
-        if not row.before or not row.ids or size > model.config.max_length:
+        size = len(row.context) + len(row.ids)
+        if not row.context or not row.ids or size > model.config.max_length:
             raise ValueError(
-                f"{len(row.before)} tokens and {len(row.ids)} to be judged: need one "
-                f"of each at least and {model.config.max_length} at most in all"
+                f"{len(row.context)} tokens of context and {len(row.ids)} to be "
+                "measured: need one of each at least and "
+                f"{model.config.max_length} at most in all"
             )
     reference = params if reference is None else reference
     order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    out_FN = np.zeros((4, len(rows)))
+    sums_FN = np.zeros((4, len(rows)))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
         batch = pad([rows[i] for i in chosen])
-        sums_FB = _think(model, params, reference, batch)
-        out_FN[:, chosen] = np.asarray(sums_FB)[:, : len(chosen)]
-        tell(start + len(chosen))
-    return Thought(*out_FN, np.array([len(row.ids) for row in rows]))
+        sums_FB = _sums(model, params, reference, batch)
+        sums_FN[:, chosen] = np.asarray(sums_FB)[:, : len(chosen)]
+        progress(start + len(chosen))
+    return Likelihoods(*sums_FN, np.array([len(row.ids) for row in rows]))
 
 
-def pad(rows: Sequence[Given]) -> Sequences:
+def pad(rows: Sequence[Continuation]) -> Sequences:
     """`ROWS` rows [ROWS, T] of one document each, `weights` 1 at its `ids`."""
-    longest = max(len(row.before) + len(row.ids) for row in rows) - 1
+    longest = max(len(row.context) + len(row.ids) for row in rows) - 1
     padding = ROWS - len(rows)
     return Sequences.of(
-        [[*row.before, *row.ids] for row in rows] + [[]] * padding,
-        prompts=[len(row.before) for row in rows] + [0] * padding,
+        [[*row.context, *row.ids] for row in rows] + [[]] * padding,
+        prompts=[len(row.context) for row in rows] + [0] * padding,
         length=-(-longest // STRIDE) * STRIDE,
     )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _think(model: Model, params, reference, batch: Sequences):
+def _sums(model: Model, params, reference, batch: Sequences):
     def logps(params):
         logits_BTV = model.unembed(params, model.hidden(params, batch))
         return jax.nn.log_softmax(logits_BTV, axis=-1)

@@ -45,13 +45,13 @@ def assess(
     reading = lambda what: lambda n: tell(f"{one.name}: {what} read {n}")
     found |= nearness(
         *(one, said["sampled"], settings.seed, reference),
-        tell=reading("its answers"),
+        progress=reading("its answers"),
     )
     found["documents"] = documents(
-        one, town, settings, tell=reading("documents")
+        one, town, settings, progress=reading("documents")
     )._asdict()
     found["demonstrations"] = demonstrations(
-        one, town, settings, tell=reading("demonstrations")
+        one, town, settings, progress=reading("demonstrations")
     )
     return found
 
@@ -102,19 +102,19 @@ def nearness(
 
     Returns:
       entropy: nats a token of its distribution at its own responses' tokens.
-      kl: against the reference, nats a response: `kl` of `likelihood.Thought`, and
+      kl: against the reference, nats a response: `kl` of `likelihood.Likelihoods`, and
         `log_ratio`, the plain mean of log p - log p_ref; absent without a reference.
     """
-    rows = [likelihood.Given(answer.prompt_ids, answer.ids) for answer in said]
+    rows = [likelihood.Continuation(answer.prompt_ids, answer.ids) for answer in said]
     other = None if reference is None else reference.params
-    thought = likelihood.think(one.run.model, one.params, rows, other, **options)
-    entropy = statistics.ratio(thought.entropy, thought.length, seed=seed)
+    measured = likelihood.measure(one.run.model, one.params, rows, other, **options)
+    entropy = statistics.ratio(measured.entropy, measured.length, seed=seed)
     if reference is None:
         return {"entropy": entropy._asdict()}
-    log_ratio = statistics.mean(thought.logp - thought.reference, seed=seed)
+    log_ratio = statistics.mean(measured.logp - measured.reference, seed=seed)
     kl = {
         "to": reference.name,
-        "kl": statistics.mean(thought.kl, seed=seed)._asdict(),
+        "kl": statistics.mean(measured.kl, seed=seed)._asdict(),
         "log_ratio": log_ratio._asdict(),
     }
     return {"entropy": entropy._asdict(), "kl": kl}
@@ -131,12 +131,12 @@ def documents(
     limit = one.run.model.config.max_length
     texts = asked.documents(town, settings.documents)
     rows = [
-        likelihood.Given(ids[:1], ids[1:limit])
+        likelihood.Continuation(ids[:1], ids[1:limit])
         for ids in map(one.format.document, texts)
         if len(ids) > 1
     ]
-    thought = likelihood.think(one.run.model, one.params, rows, **options)
-    return statistics.ratio(-thought.logp, thought.length, seed=settings.seed)
+    measured = likelihood.measure(one.run.model, one.params, rows, **options)
+    return statistics.ratio(-measured.logp, measured.length, seed=settings.seed)
 
 
 def demonstrations(
@@ -148,15 +148,15 @@ def demonstrations(
     """
     examples = asked.demonstrations(town, settings.demonstrations)
     rows = [
-        likelihood.Given(
+        likelihood.Continuation(
             one.format.prompt(example.prompt.turns),
             one.format.response(example.response),
         )
         for example in examples
     ]
-    thought = likelihood.think(one.run.model, one.params, rows, **options)
-    token = statistics.ratio(-thought.logp, thought.length, seed=settings.seed)
-    response = statistics.mean(-thought.logp, seed=settings.seed)
+    measured = likelihood.measure(one.run.model, one.params, rows, **options)
+    token = statistics.ratio(-measured.logp, measured.length, seed=settings.seed)
+    response = statistics.mean(-measured.logp, seed=settings.seed)
     return {"token": token._asdict(), "response": response._asdict()}
 
 

@@ -175,7 +175,9 @@ def score(
 ) -> np.ndarray:
     """float64 [replies], the model's score of each whole reply."""
     rows = [
-        likelihood.Given(one.format.prompt(prompt.turns), one.format.response(response))
+        likelihood.Continuation(
+            one.format.prompt(prompt.turns), one.format.response(response)
+        )
         for prompt, response in replies
     ]
     objective = one.run.config.get("objective", {})

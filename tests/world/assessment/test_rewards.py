@@ -62,7 +62,7 @@ def test_scores_are_of_the_last_token_or_the_mean():
     averaged = rewards.score(one, replies)
     for i, (prompt, text) in enumerate(replies):
         before, after = one.format.prompt(prompt.turns), one.format.response(text)
-        row = rewards.likelihood.pad([rewards.likelihood.Given(before, after)])
+        row = rewards.likelihood.pad([rewards.likelihood.Continuation(before, after)])
         hidden = one.run.model.hidden(one.params, row)
         scores = np.asarray(one.run.model.score(one.params, hidden))[0, :, 0]
         scores = scores[len(before) - 1 : len(before) + len(after) - 1]
