@@ -60,4 +60,5 @@ setuptools.setup(
     package_data={"alignjax.data.chat.templates": ["*.jinja"]},
     install_requires=CORE,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["alignjax=alignjax.cli:main"]},
 )

@@ -1,16 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands share: where programs are kept, and how what was refused is told."""
+"""The command `alignjax`, and what its commands share: options, outputs, exit codes."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import jax
+import alignjax
+from alignjax import errors, registry
 
-from alignjax import errors
+ROOT = pathlib.Path(alignjax.__file__).resolve().parents[1]
+
+
+class Command(NamedTuple):
+    """A module with `main(arguments) -> exit code`, and what it does in a few words."""
+
+    module: str
+    purpose: str
+
+
+COMMANDS = {
+    "train": Command("alignjax.train", "train what a config describes, or go on"),
+    "generate": Command("alignjax.generate", "complete prompts, or hold a dialogue"),
+    "collect": Command(
+        "alignjax.feedback.collect", "sample replies and label pairs of them"
+    ),
+    "assess": Command(
+        "alignjax.world.assessment.__main__", "measure runs on the embedded world"
+    ),
+    "report": Command("alignjax.report.__main__", "write an HTML page about runs"),
+    "inspect": Command(
+        "alignjax.analysis.inspect", "list, verify and compare checkpoints"
+    ),
+    "convert": Command(
+        "alignjax.convert", "import and export Hugging Face and PEFT folders"
+    ),
+    "losses": Command("alignjax.losses.__main__", "list the losses and their options"),
+    "audit": Command(
+        "alignjax.experiment.audit", "print which tokens of the data are trained on"
+    ),
+    "precompute": Command(
+        "alignjax.experiment.precompute", "store the reference log-probs of the data"
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return errors.DONE
+    name, *rest = arguments
+    if name == "--version":
+        print(alignjax.__version__)
+        return errors.DONE
+    if name not in COMMANDS:
+        remedy = registry.closest(name, COMMANDS)
+        print(f"alignjax: no command {name!r}; {remedy}", file=sys.stderr)
+        return errors.CONFIG
+    if (ROOT / "configs").is_dir() and str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # configs/ and experiments/, from any folder
+    module = importlib.import_module(COMMANDS[name].module)
+    try:
+        return module.main(rest)
+    except BrokenPipeError:  # `| head`; also for what is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.DONE
+
+
+def _usage() -> str:
+    lines = [f"  {name:<11} {c.purpose}" for name, c in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: alignjax COMMAND [OPTION ...]",
+            "",
+            *lines,
+            "",
+            "alignjax COMMAND --help shows its options and an example.",
+        ]
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the exit code of a bad config for bad options."""
+
+    def error(self, message: str):
+        self.print_usage(sys.stderr)
+        self.exit(errors.CONFIG, f"{self.prog}: {message}\n")
+
+
+def parser(name: str, docstring: str) -> Parser:
+    """A parser for `alignjax NAME`, whose help is the docstring of its module."""
+    return Parser(
+        prog=f"alignjax {name}",
+        description=docstring,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def exit_code(body: Callable[[], None]) -> int:
@@ -29,7 +122,7 @@ def path(text: str | pathlib.Path, field: str) -> pathlib.Path:
     """The file or folder that a field or option names: `~` is the user's home.
 
     Raises:
-      ConfigError: it is empty, which would be the folder one happens to be in.
+      ConfigError: it is empty, which would be the current folder.
     """
     if not str(text).strip():
         raise errors.ConfigError(f"{field}: empty; name a file or folder")
@@ -37,10 +130,10 @@ def path(text: str | pathlib.Path, field: str) -> pathlib.Path:
 
 
 def output(text: str | pathlib.Path) -> pathlib.Path:
-    """The file that a command will write in the end, whose folder is made now.
+    """The file that a command writes at its end, in a folder that is made now.
 
     Raises:
-      ConfigError: it cannot be written, which is better said before the work.
+      ConfigError: it cannot be written, which is better known before the work.
     """
     out = path(text, "out")
     try:
@@ -55,7 +148,9 @@ def output(text: str | pathlib.Path) -> pathlib.Path:
 
 
 def keep_programs(cache_dir: str | pathlib.Path) -> None:
-    """Keeps what is compiled in `cache_dir`, for whoever compiles the same next."""
+    """Keeps compiled programs in `cache_dir`, for later runs of the same model."""
+    import jax
+
     folder = path(cache_dir, "cache_dir") / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Lets the model of a run go on with prompts.
+r"""Completes prompts with the model of a run, or holds a dialogue with it.
 
-    python -m alignjax.generate --run=runs/world --prompt="Once upon a time"
-    python -m alignjax.generate --run=DIR --prompt=A --prompt=B --samples=4 --json
-    python -m alignjax.generate --run=runs/world --interactive
+    alignjax generate --run=runs/world --prompt="Once upon a time"
+    alignjax generate --run=DIR --prompt=A --prompt=B --samples=4 --json
+    alignjax generate --run=runs/world --interactive
 
-`--run` is the workdir of a run, also one that still trains. Where the run learned
-dialogues a prompt is what a user says, unless `--plain`; elsewhere a text to go on
-with. Sample n of every prompt has the seed `--seed` + n, so the same command writes the
-same text, and one prompt's samples do not depend on the others. Exit codes are those of
-`alignjax.errors`.
-
-The options are argparse's: training takes absl's flags since configs need them, but
-here there is no config, and `--help` should list this command's options and no others.
+`--run` is the workdir of a run, also of one that still trains, or a Hugging Face
+folder. Where the run learned dialogues a prompt is a user's turn, unless `--plain`;
+elsewhere it is a text to continue. Sample n of every prompt has the seed `--seed` + n,
+so the same command writes the same text, and the samples of one prompt do not depend on
+the other prompts.
 """
 
 from __future__ import annotations
@@ -35,24 +32,16 @@ MAX_TOKENS = 128
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(
-        prog="python -m alignjax.generate",
-        description=__doc__.partition("\n\n    ")[0],
-        allow_abbrev=False,
-    )
+    out = cli.parser("generate", __doc__)
     add = out.add_argument
     add("--run", required=True, metavar="DIR", help="the workdir of a run")
-    add(
-        "--step", type=int, help="of which checkpoint; the newest sound one unless told"
-    )
+    add("--step", type=int, help="of the checkpoint; by default the newest sound one")
     add("--average", action="store_true", help="use the moving average of the weights")
-    add(
-        "--prompt", action="append", default=[], help="a text to go on with; repeatable"
-    )
-    add("--plain", action="store_true", help="no dialogue: go on with the text itself")
-    add("--interactive", action="store_true", help="read prompts from a prompt line")
+    add("--prompt", action="append", default=[], help="to complete; repeatable")
+    add("--plain", action="store_true", help="continue the text itself: no dialogue")
+    add("--interactive", action="store_true", help="read prompts line by line")
     add("--samples", type=int, default=1, help="completions of each prompt")
-    add("--max_tokens", type=int, help=f"{MAX_TOKENS} or what fits, unless told")
+    add("--max_tokens", type=int, help=f"by default {MAX_TOKENS}, or what fits")
     add("--temperature", type=float, default=1.0, help="0 is greedy")
     add("--top_k", type=int, help="draw from the k most probable tokens")
     add("--top_p", type=float, help="draw from the most probable tokens of mass p")
@@ -64,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Opens the run and generates what the options say, to standard output.
+    """Opens the run and prints what the options ask for.
 
     Raises:
       ConfigError: options that do not fit each other or the model.
@@ -78,46 +67,45 @@ def run(options: argparse.Namespace) -> None:
         raise errors.ConfigError(f"samples: {options.samples} is not 1 or more")
     opened = analysis.open_run(options.run, step=options.step)
     params = jax.device_put(opened.params(average=options.average))
-    subject = (opened.model, params, opened.tokenizer)
-    dialogue = opened.chats and not options.plain
-    stop = format.stop_ids(opened.tokenizer, opened.chats) if dialogue else None
-    speaker = Speaker(subject, opened.prompt_ids if dialogue else None, stop)
+    dialogues = opened.chats and not options.plain
+    sampler = Sampler(
+        arguments=(opened.model, params, opened.tokenizer),
+        encode=opened.prompt_ids if dialogues else None,
+        stop_ids=format.stop_ids(opened.tokenizer, opened.chats) if dialogues else None,
+    )
     if options.interactive:
-        _converse(speaker, options)
+        _converse(sampler, options)
     else:
-        _complete(speaker, options)
+        _complete(sampler, options)
 
 
-class Speaker(NamedTuple):
-    """Who is to speak: (model, params, tokenizer), and whether in a dialogue.
+class Sampler(NamedTuple):
+    """An opened model, and how it reads dialogues.
 
     Attributes:
-      subject: the leading arguments of `sampling.generate`.
-      dialogue: turns to the tokens of a prompt, where it learned dialogues, or None.
-      stop_ids: the tokens that end a turn, where there are turns, or None.
+      arguments: (model, params, tokenizer), which `sampling.generate` takes first.
+      encode: from a dialogue to the tokens of a prompt; None for a model of plain text.
+      stop_ids: the tokens that end a turn; None for a model of plain text.
     """
 
-    subject: tuple
-    dialogue: Callable[[Any], list[int]] | None
+    arguments: tuple
+    encode: Callable[[Any], list[int]] | None
     stop_ids: list[int] | None
 
-    def prompt(self, said: Any) -> str | list[int]:
-        """What `sampling.generate` is to go on with."""
-        return said if self.dialogue is None else self.dialogue(said)
-
-    def stop(self) -> dict[str, Any]:
-        """What ends it besides `--stop`: the end of a turn, where there are turns."""
-        return {} if self.stop_ids is None else {"stop_ids": self.stop_ids}
+    def prompt(self, text: Any) -> str | list[int]:
+        """A prompt of `sampling.generate`."""
+        return text if self.encode is None else self.encode(text)
 
 
-def _complete(speaker: Speaker, options) -> None:
+def _complete(sampler: Sampler, options) -> None:
     """Every sample of every prompt, in one call, so in few batches."""
     count = options.samples
     texts = [prompt for prompt in options.prompt for _ in range(count)]
     seeds = [options.seed + n for n in range(count)] * len(options.prompt)
-    prompts = [speaker.prompt(text) for text in texts]
-    settings = _settings(speaker, options, prompts)
-    completions = sampling.generate(*speaker.subject, prompts, seeds=seeds, **settings)
+    prompts = [sampler.prompt(text) for text in texts]
+    settings = _settings(sampler, options, prompts)
+    settings |= {"seeds": seeds}
+    completions = sampling.generate(*sampler.arguments, prompts, **settings)
     rows = zip(texts, seeds, completions, strict=True)
     for i, (prompt, seed, completion) in enumerate(rows):
         if options.json:
@@ -127,7 +115,7 @@ def _complete(speaker: Speaker, options) -> None:
             ended, length = completion.finish_reason, len(completion.ids)
             where = f"prompt {1 + i // count} of {len(options.prompt)}, seed {seed}"
             print(f"--- {where}: {length} tokens, {ended}")
-        if speaker.dialogue is None:
+        if sampler.encode is None:
             print(prompt + completion.text)
         else:
             print(f"user: {prompt}\nassistant: {completion.text.strip()}")
@@ -139,40 +127,38 @@ def _as_json(prompt: str, seed: int, completion) -> dict[str, Any]:
     return {name: as_list(value) for name, value in fields.items()}
 
 
-def _converse(speaker: Speaker, options) -> None:
+def _converse(sampler: Sampler, options) -> None:
     """Reads prompts until the end of input; Ctrl-C ends the text, not the command."""
     with contextlib.suppress(ImportError):  # not on every platform
         import readline  # noqa: F401  gives `input` a history
     print(r"A line is a prompt, \n in it a new line; Ctrl-C stops, Ctrl-D leaves.")
-    if speaker.dialogue is not None:
+    if sampler.encode is not None:
         print("The dialogue goes on from line to line; an empty one begins another.")
     turns: list[tuple[str, str]] = []
     for turn, line in enumerate(_lines()):
-        said, line = "", line.replace(r"\n", "\n")
-        if speaker.dialogue is not None and not line.strip():
+        reply, line = "", line.replace(r"\n", "\n")
+        if sampler.encode is not None and not line.strip():
             turns = []
             continue
         try:
-            asked = line
-            if speaker.dialogue is not None:
+            if sampler.encode is not None:
                 turns.append((format.USER, line))
-                asked = tuple(turns)
-            prompt = speaker.prompt(asked)
-            settings = _settings(speaker, options, [prompt])
+            prompt = sampler.prompt(tuple(turns) or line)
+            settings = _settings(sampler, options, [prompt])
             seed = options.seed + turn
             for piece in sampling.stream(
-                *speaker.subject, prompt, seed=seed, **settings
+                *sampler.arguments, prompt, seed=seed, **settings
             ):
                 print(piece, end="", flush=True)
-                said += piece
+                reply += piece
         except (errors.ConfigError, errors.DataError) as error:
             print(error, end="")
         except KeyboardInterrupt:
             print(" [stopped]", end="")
         print()
-        if said.strip():
-            turns.append((format.ASSISTANT, said.strip()))
-        elif turns:  # nothing was said to it, so it was not asked
+        if sampler.encode is not None and reply.strip():
+            turns.append((format.ASSISTANT, reply.strip()))
+        elif turns:  # a turn without a reply is not part of the dialogue
             turns.pop()
 
 
@@ -185,20 +171,22 @@ def _lines() -> Iterator[str]:
             return
 
 
-def _settings(speaker: Speaker, options, prompts: Sequence) -> dict[str, Any]:
+def _settings(sampler: Sampler, options, prompts: Sequence) -> dict[str, Any]:
     """Keyword arguments of `sampling.generate` and `sampling.stream` alike."""
     names = ("temperature", "top_k", "top_p", "min_p", "stop")
     settings = {name: getattr(options, name) for name in names}
     settings["max_tokens"] = options.max_tokens
     if options.max_tokens is None:
-        settings["max_tokens"] = _default_length(speaker.subject, prompts)
-    return settings | speaker.stop()
+        settings["max_tokens"] = _default_length(sampler.arguments, prompts)
+    if sampler.stop_ids is not None:
+        settings["stop_ids"] = sampler.stop_ids
+    return settings
 
 
-def _default_length(subject, prompts: Sequence) -> int:
-    model, _, tokenizer = subject
+def _default_length(arguments, prompts: Sequence) -> int:
+    model, _, tokenizer = arguments
     room = 0
-    with contextlib.suppress(ValueError):  # sampling says what is wrong, and where
+    with contextlib.suppress(ValueError):  # sampling reports what is wrong
         encode = lambda p: sampling.encode(tokenizer, p) if isinstance(p, str) else p
         longest = max(len(encode(prompt)) for prompt in prompts)
         room = model.config.max_length - longest

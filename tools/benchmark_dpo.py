@@ -43,7 +43,7 @@ from alignjax.experiment import sections
 from alignjax.objectives import logprobs, responses
 from alignjax.training import optim, step
 from alignjax.types import Frozen, TrainState
-from tools import groups, needs, turns
+from tools import pair_batches, requires, timing
 
 BETA, RATE = 0.1, 1e-6
 OPTIMIZER = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.0}
@@ -77,7 +77,7 @@ def load_pairs(args) -> tuple[list[tuple], int]:
     if made.num_rows < args.pairs:
         raise SystemExit(f"--pairs: {args.pairs}, and {made.num_rows} fit --length")
     found = types.batch(made.epoch_rows(np.arange(args.pairs)))
-    return groups.of_batch(found), tok.vocab_size
+    return pair_batches.of_batch(found), tok.vocab_size
 
 
 class Jax:
@@ -89,11 +89,11 @@ class Jax:
         self.optimizer = optim.build(OPTIMIZER, RATE)
         length = args.length - 1 if layout == "padded" else args.row_length
         rows = args.microbatches if layout != "padded" else None
-        batch = groups.batch(documents, layout, length, rows=rows)
+        batch = pair_batches.batch(documents, layout, length, rows=rows)
         uneven = -len(batch.weights) % args.microbatches
         if uneven:
             rows = len(batch.weights) + uneven
-            batch = groups.batch(documents, layout, length, rows=rows)
+            batch = pair_batches.batch(documents, layout, length, rows=rows)
         init = jax.jit(lambda key: nn.unbox(self.model.init(key)))
         # Not the same as the policy, as in training: their log-ratios are not zeros.
         params, reference = init(jax.random.key(0)), init(jax.random.key(1))
@@ -150,7 +150,7 @@ def build(args, vocab: int, chunk: int, unroll: int):
 def analyses(args, documents, vocab: int) -> dict[str, float]:
     """What XLA says of memory and FLOPs, in the padded layout."""
     length, whole = args.length - 1, args.length
-    batch = groups.batch(documents, "padded", length)
+    batch = pair_batches.batch(documents, "padded", length)
     stored = batch.replace(reference=np.zeros(batch.responses.shape, np.float32))
 
     def compiled(chunk, unroll, batch, with_reference, remat=args.remat):
@@ -206,7 +206,7 @@ def main() -> None:
         "--row-length", type=int, help="targets of packed and shared rows; 2 x length"
     )
     parser.add_argument(
-        "--layouts", default="padded", help=f"some of {','.join(groups.LAYOUTS)}"
+        "--layouts", default="padded", help=f"some of {','.join(pair_batches.LAYOUTS)}"
     )
     parser.add_argument(
         "--references", default="model,stored", help="some of model,stored"
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.trl:
-        needs.packages("torch", "transformers", "datasets", "trl")
+        requires.packages("torch", "transformers", "datasets", "trl")
     args.row_length = args.row_length or 2 * args.length
     args.cache_dir = pathlib.Path(args.cache_dir).expanduser()
 
@@ -262,7 +262,7 @@ def main() -> None:
                 side.model.config, documents, way == "stored", args
             )
     amounts = {"pairs": len(documents), "tokens": tokens}
-    report |= turns.timed(sides, args.steps, amounts)
+    report |= timing.timed(sides, args.steps, amounts)
     if args.trl:
         for way in args.references.split(","):
             theirs = report[f"trl {way}"]["step_s"]
@@ -272,7 +272,7 @@ def main() -> None:
                 if way == "stored" and "trl model" in report:
                     full = report["trl model"]["step_s"]
                     report[name]["times_trl_model"] = full / report[name]["step_s"]
-    turns.show(report, args.json)
+    timing.show(report, args.json)
 
 
 if __name__ == "__main__":

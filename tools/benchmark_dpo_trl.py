@@ -18,7 +18,7 @@ import transformers
 import trl
 
 from alignjax.models import decoder_config
-from tools import turns
+from tools import timing
 from tools.crosscheck import texts
 
 datasets.disable_progress_bars()
@@ -67,8 +67,8 @@ class Step:
             beta=0.1,
         )
         self.trainer = trl.DPOTrainer(
-            model=turns.in_transformers(family, c, 0),
-            ref_model=turns.in_transformers(family, c, 1),
+            model=timing.in_transformers(family, c, 0),
+            ref_model=timing.in_transformers(family, c, 1),
             args=config,
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=texts.tokenizer(c.vocab_size, end),

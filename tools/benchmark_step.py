@@ -32,7 +32,7 @@ from alignjax.models import decoder
 from alignjax.tracking import throughput
 from alignjax.training import optim, state, step
 from alignjax.types import Frozen, Sequences
-from tools import needs, turns
+from tools import requires, timing
 
 
 def random_batch(args) -> np.ndarray:
@@ -102,7 +102,7 @@ def torch_step(args, c):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     family = args.model.split("/")[0]
-    model = turns.in_transformers(family, c).to(device)
+    model = timing.in_transformers(family, c).to(device)
     model.train()
     if args.torch == "compile":
         model = torch.compile(model)
@@ -152,7 +152,7 @@ def main() -> int:
         if (value := getattr(args, name)) < 1:
             parser.error(f"--{name}: {value} must be at least 1")
     if args.torch != "none":
-        needs.packages("torch", "transformers")
+        requires.packages("torch", "transformers")
 
     try:
         run, facts, c = jax_step(args)
@@ -166,7 +166,7 @@ def main() -> int:
     peak = throughput.peak_flops(device.device_kind)
     report = {"device": f"{jax.device_count()} x {device.device_kind}", **facts}
     amounts = {"tokens": args.batch * args.length}
-    for name, found in turns.timed(sides, args.steps, amounts).items():
+    for name, found in timing.timed(sides, args.steps, amounts).items():
         report[name] = found
         if peak is not None:
             flops = found["tokens_per_second"] * facts["flops_per_token"]
@@ -174,7 +174,7 @@ def main() -> int:
     if len(sides) == 2:
         ours, theirs = (report[name]["step_s"] for name in sides)
         report["ratio"] = ours / theirs
-    turns.show(report, args.json)
+    timing.show(report, args.json)
     return errors.DONE
 
 

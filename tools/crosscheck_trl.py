@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from alignjax.losses import catalogue
-from tools import groups, needs
+from tools import pair_batches, requires
 from tools.crosscheck import alignjax_side, cases, comparison, table, weights
 
 
@@ -78,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", help="cases with this in TRL's or our options")
     parser.add_argument("--quick", action="store_true", help="those that a test runs")
-    parser.add_argument("--layout", default="padded", choices=groups.LAYOUTS)
+    parser.add_argument("--layout", default="padded", choices=pair_batches.LAYOUTS)
     parser.add_argument("--markdown", type=pathlib.Path, help="write the page here")
     args = parser.parse_args()
     chosen = cases.QUICK if args.quick else cases.CASES
@@ -87,7 +87,7 @@ def main() -> int:
         chosen = [case for case in chosen if args.only in said(case)]
     if not chosen:
         parser.error(f"--only={args.only}: in no case")
-    needs.packages("torch", "transformers", "datasets", "trl")
+    requires.packages("torch", "transformers", "datasets", "trl")
     # Each case is compiled and runs once, so it is compiling that takes the time.
     jax.config.update("jax_disable_most_optimizations", True)
     warnings.simplefilter("ignore", FutureWarning)  # transformers', of its own names

@@ -31,7 +31,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 
-from tools import needs
+from tools import requires
 from tools.golden import cases
 
 COLUMNS = (
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--only", help="names of cases, between commas")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(cases.CASES)
-    needs.packages("safetensors", "torch", "transformers", "peft")
+    requires.packages("safetensors", "torch", "transformers", "peft")
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")
     for name in chosen:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import analysis, errors, models, types
+from alignjax import analysis, cli, errors, models, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.objectives import logprobs
@@ -261,48 +261,44 @@ def test_fresh_process_gets_the_same_logits(run):
     )
 
 
-def inspect(*arguments) -> subprocess.CompletedProcess:
-    tool = ROOT / "tools" / "inspect_checkpoint.py"
-    return subprocess.run(
-        [sys.executable, tool, *map(str, arguments)], capture_output=True, text=True
-    )
+def test_inspection(tmp_path, capsys):
+    def inspect_run(*arguments) -> tuple[int, str]:
+        code = cli.main(["inspect", *map(str, arguments)])
+        return code, capsys.readouterr().out
 
-
-def test_inspection(tmp_path):
     like = tiny.abstract(tiny.mesh_of(1))
     with tiny.open_checkpoints(tmp_path) as checkpoints:
         for step in STEPS:
             state = tiny.state_at(step, like)
             checkpoints.maybe_save(step, state, metrics={"eval/loss": 1.5})
-    listed = inspect(tmp_path)
-    assert listed.returncode == 0, listed.stderr
-    assert "2 complete steps" in listed.stdout and "eval/loss 1.5" in listed.stdout
-    tree = inspect(tmp_path, "tree").stdout
+    code, text = inspect_run(tmp_path)
+    assert code == 0
+    assert "2 complete steps" in text and "eval/loss 1.5" in text
+    _, tree = inspect_run(tmp_path, "tree")
     assert "params/layers/w" in tree and "bfloat16[8, 8, 8]" in tree
-    changed = inspect(tmp_path, "diff", 5, 10).stdout
+    _, changed = inspect_run(tmp_path, "diff", 5, 10)
     assert "params/layers/scale: changed by 8.333e-01 of its norm" in changed
     assert "by 5.000e+00 at most" in changed
     tiny.damage(tmp_path, 10)
-    verified = inspect(tmp_path, "verify")
-    assert verified.returncode == 1
-    first, second = verified.stdout.splitlines()
+    code, text = inspect_run(tmp_path, "verify")
+    assert code == 1
+    first, second = text.splitlines()
     assert first.startswith("step 5: all")
     assert second == "step 10: broken in 1 leaves: params/embed/kernel"
-    assert "step 7: absent: " in inspect(tmp_path, "verify", 7).stdout
+    assert "step 7: absent: " in inspect_run(tmp_path, "verify", 7)[1]
     (tmp_path / "checkpoints/5" / step_folders.MARKER).unlink()
-    passed = inspect(tmp_path, "verify").stdout
-    assert passed.startswith("incomplete, and passed over: 5")
+    _, text = inspect_run(tmp_path, "verify")
+    assert text.startswith("incomplete, and passed over: 5")
     (tmp_path / "checkpoints/10" / step_folders.MARKER).unlink()
-    nothing = inspect(tmp_path, "verify")
-    assert nothing.returncode == 1
-    assert nothing.stdout == f"{tmp_path}: no complete step; incomplete: 5, 10\n"
+    code, text = inspect_run(tmp_path, "verify")
+    assert code == 1
+    assert text == f"{tmp_path}: no complete step; incomplete: 5, 10\n"
 
 
-def test_inspection_of_what_is_no_run(tmp_path):
-    absent = inspect(tmp_path / "absent")
-    assert "is no run" in absent.stderr and absent.returncode == errors.CHECKPOINT
+def test_inspection_of_what_is_no_run(tmp_path, capsys):
+    assert cli.main(["inspect", str(tmp_path / "absent")]) == errors.CHECKPOINT
+    assert "is no run" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"model_type": "no_such"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    faulty = inspect(tmp_path)
-    assert faulty.returncode == errors.CONFIG
-    assert "no_such" in faulty.stderr and "Traceback" not in faulty.stderr
+    assert cli.main(["inspect", str(tmp_path)]) == errors.CONFIG
+    assert "no_such" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from alignjax import objectives
 from alignjax.losses import catalogue
-from tools import crosscheck_trl, groups
+from tools import crosscheck_trl, pair_batches
 from tools.crosscheck import alignjax_side, batches, cases, comparison, task, weights
 
 LOSSES = {name for kind in catalogue.CATALOGUE.values() for name in kind}
@@ -95,7 +95,7 @@ def test_weights_go_by_transformers_names():
     assert named["score.weight"].shape == (1, task.SIZES["d_model"])
 
 
-@pytest.mark.parametrize("layout", groups.LAYOUTS)
+@pytest.mark.parametrize("layout", pair_batches.LAYOUTS)
 def test_batches_have_every_token_of_the_pairs(layout):
     pairs = task.pairs()
     batch = batches.of_pairs(pairs, layout)
@@ -109,13 +109,13 @@ def test_batches_have_every_token_of_the_pairs(layout):
 
 def test_padded_batches_give_the_ids_back():
     pairs = task.pairs()
-    found = groups.of_batch(batches.of_pairs(pairs))
+    found = pair_batches.of_batch(batches.of_pairs(pairs))
     assert found == [(list(p.prompt), list(p.chosen), list(p.rejected)) for p in pairs]
 
 
 def test_groups_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="length 3"):
-        groups.batch([((1, 2), (3, 4, 5), (6,))], "padded", 3)
+        pair_batches.batch([((1, 2), (3, 4, 5), (6,))], "padded", 3)
 
 
 def test_mismatched_responses_are_other_prompts():

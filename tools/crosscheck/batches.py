@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from alignjax import types
-from tools import groups
+from tools import pair_batches
 from tools.crosscheck import task
 
 # Of rows: more than any sequence has, and room for some groups but not for all.
@@ -15,14 +15,14 @@ def of_pairs(pairs: list[task.Pair], layout: str = "padded") -> types.Responses:
     """The chosen response first; `values` has the margins."""
     documents = [(p.prompt, p.chosen, p.rejected) for p in pairs]
     values = {"margin": [p.margin for p in pairs]}
-    return groups.batch(documents, layout, LENGTH, values)
+    return pair_batches.batch(documents, layout, LENGTH, values)
 
 
 def of_labelled(rows: list[task.Labelled], layout: str = "padded") -> types.Responses:
     """Each response with the mismatched one after it."""
     documents = [(r.prompt, r.response, r.mismatched) for r in rows]
     values = {"desirable": [float(r.desirable) for r in rows]}
-    return groups.batch(documents, layout, LENGTH, values)
+    return pair_batches.batch(documents, layout, LENGTH, values)
 
 
 def of_demonstrations(pairs: list[task.Pair]) -> types.Sequences:

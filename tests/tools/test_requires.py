@@ -9,15 +9,15 @@ import sys
 import pytest
 
 from alignjax import errors
-from tools import needs
+from tools import requires
 
 TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 
 
 def test_what_is_not_installed_is_named(capsys):
-    needs.packages("json", "numpy")
+    requires.packages("json", "numpy")
     with pytest.raises(SystemExit) as raised:
-        needs.packages("json", "no_such_package", "nor_this")
+        requires.packages("json", "no_such_package", "nor_this")
     assert raised.value.code == errors.CONFIG
     lacking = "no_such_package nor_this"
     said = capsys.readouterr().err

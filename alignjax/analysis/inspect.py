@@ -1,35 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Looks into the checkpoints of a run; needs no accelerator and changes nothing.
+r"""Lists, verifies and compares the checkpoints of a run; changes nothing.
 
-    python tools/inspect_checkpoint.py RUN                   # the steps there are
-    python tools/inspect_checkpoint.py RUN tree [STEP]       # every leaf of one
-    python tools/inspect_checkpoint.py RUN verify [STEP...]  # is it what was written?
-    python tools/inspect_checkpoint.py RUN diff STEP STEP    # what changed between two
+    alignjax inspect RUN                   # its steps
+    alignjax inspect RUN tree [STEP]       # every leaf of one step
+    alignjax inspect RUN verify [STEP...]  # is it what was written?
+    alignjax inspect RUN diff STEP STEP    # what changed between two steps
 
-Leaves are read one at a time, so that memory for the largest will do. `verify` ends
-with 1 if a step is not what was written, or there is none.
+Leaves are read one at a time, so the largest one is what must fit in memory. `verify`
+ends with exit code 1 if a step is not what was written, or there is none.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
 import pathlib
-import sys
-from collections.abc import Iterator
-
-from alignjax import analysis, errors
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from alignjax import cli, config
+from alignjax import cli, config, errors
+from alignjax.analysis import run as runs
 from alignjax.checkpoint import step_folders
 
 
-def show_steps(run: analysis.Run) -> Iterator[str]:
+def show_steps(run: runs.Run) -> Iterator[str]:
     """A line for each step: when, how large, what the parameters are of it, metrics."""
     yield f"{run.path}: {len(run.steps)} complete steps"
     for step, complete in step_folders.all_steps(run.directory).items():
@@ -55,7 +50,7 @@ def show_steps(run: analysis.Run) -> Iterator[str]:
         yield f"set aside as broken: {path}"
 
 
-def show_tree(run: analysis.Run, step: int | None) -> Iterator[str]:
+def show_tree(run: runs.Run, step: int | None) -> Iterator[str]:
     """A line for each leaf: its name, dtype, shape and fingerprint."""
     meta = run.meta(step)
     versions = ", ".join(f"{name} {v}" for name, v in meta["versions"].items())
@@ -67,13 +62,13 @@ def show_tree(run: analysis.Run, step: int | None) -> Iterator[str]:
     yield f"{size(step_folders.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
 
 
-def verify(run: analysis.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
+def verify(run: runs.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
     """A line for each step, and whether it is sound."""
-    found = step_folders.all_steps(run.directory)
-    incomplete = ", ".join(str(step) for step, whole in found.items() if not whole)
+    complete = step_folders.all_steps(run.directory)
+    incomplete = ", ".join(str(step) for step, whole in complete.items() if not whole)
     if not steps and not run.steps:
-        told = f"; incomplete: {incomplete}" if incomplete else ""
-        yield f"{run.path}: no complete step{told}", False
+        others = f"; incomplete: {incomplete}" if incomplete else ""
+        yield f"{run.path}: no complete step{others}", False
     elif not steps and incomplete:
         yield f"incomplete, and passed over: {incomplete}", True
     for step in steps or run.steps:
@@ -82,7 +77,7 @@ def verify(run: analysis.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
             names = run.meta(step)["leaves"]
         except errors.CheckpointError as error:
             kinds = {None: "absent", False: "incomplete", True: "broken"}
-            yield f"step {step}: {kinds[found.get(step)]}: {error}", False
+            yield f"step {step}: {kinds[complete.get(step)]}: {error}", False
             continue
         for name in names:
             item, _, leaf = name.partition("/")
@@ -96,7 +91,7 @@ def verify(run: analysis.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
             yield f"step {step}: all {len(names)} leaves are what was written", True
 
 
-def diff(run: analysis.Run, old: int, new: int) -> Iterator[str]:
+def diff(run: runs.Run, old: int, new: int) -> Iterator[str]:
     """A line for each leaf that differs, and for each field of the config."""
     before, after = run.meta(old), run.meta(new)
     for line in config.differences(before["config"], after["config"]):
@@ -115,7 +110,7 @@ def diff(run: analysis.Run, old: int, new: int) -> Iterator[str]:
     yield f"{same} leaves are the same in both"
 
 
-def change(run: analysis.Run, name: str, old: int, new: int) -> str:
+def change(run: runs.Run, name: str, old: int, new: int) -> str:
     """How far a leaf moved, beside its norm and at any one place."""
     item, _, leaf = name.partition("/")
     before, after = (np.float64(run.leaf(leaf, step, item=item)) for step in (old, new))
@@ -141,40 +136,31 @@ def size(count: float) -> str:
     return f"{count:.4g} TiB"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a workdir")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = cli.parser("inspect", __doc__)
+    parser.add_argument("run", help="a workdir, or a Hugging Face folder")
     add = parser.add_subparsers(dest="command").add_parser
     add("tree").add_argument("step", type=int, nargs="?")
     add("verify").add_argument("steps", type=int, nargs="*")
     add("diff").add_argument("steps", type=int, nargs=2)
-    args = parser.parse_args()
+    options = parser.parse_args(arguments)
     sound = True
 
     def show() -> None:
         nonlocal sound
-        run = analysis.open_run(args.run)
-        if args.command == "verify":
-            for line, good in verify(run, args.steps):
+        run = runs.open_run(options.run)
+        if options.command == "verify":
+            for line, good in verify(run, options.steps):
                 print(line, flush=True)
                 sound &= good
             return
         lines = {
             None: lambda: show_steps(run),
-            "tree": lambda: show_tree(run, args.step),
-            "diff": lambda: diff(run, *args.steps),
-        }[args.command]()
+            "tree": lambda: show_tree(run, options.step),
+            "diff": lambda: diff(run, *options.steps),
+        }[options.command]()
         for line in lines:
             print(line, flush=True)
 
-    try:
-        return cli.exit_code(show) or int(not sound)
-    except BrokenPipeError:  # `| head`; also for what is flushed at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(not sound)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return cli.exit_code(show) or int(not sound)
