@@ -23,13 +23,14 @@ CORE = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=17",
+    "safetensors>=0.8",
     "scipy>=1.15",
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.7",
 ]
 
-HUGGING_FACE = ["huggingface_hub", "jinja2>=3.1.6", "safetensors", "tokenizers>=0.20"]
+HUGGING_FACE = ["huggingface_hub", "jinja2>=3.1.6", "tokenizers>=0.20"]
 
 EXTRAS = {
     "cuda": ["jax[cuda12]"],

@@ -20,7 +20,7 @@ from alignjax.analysis import foreign, run
 from alignjax.checkpoint import step_folders
 from alignjax.huggingface import folder as folders
 from alignjax.huggingface import merged, save
-from alignjax.storage import fingerprint, partial, tensor_files
+from alignjax.storage import atomic, fingerprint, tensor_files
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +54,7 @@ def plan_import(source: str | pathlib.Path, target: str | pathlib.Path) -> Impor
     """
     folder = folders.open_folder(folders.find(str(source)))
     plan = Import(str(source), folder, pathlib.Path(target).absolute())
-    partial.check(plan.target, plan.nbytes)
+    atomic.check(plan.target, plan.nbytes)
     return plan
 
 
@@ -74,7 +74,7 @@ def import_folder(
     """
     config = foreign.as_config(plan.folder)
     config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
-    with partial.folder(plan.target, plan.nbytes) as made:
+    with atomic.folder(plan.target, plan.nbytes) as made:
         path = step_folders.step_path(made / "checkpoints", 0)
         (path / "meta").mkdir(parents=True)
         described = _write_leaves(path, plan, progress)
@@ -86,11 +86,11 @@ def import_folder(
             data={},
             metrics={},
         )
-        step_folders.write_json(path / "meta" / "data.json", meta)
+        atomic.write_json(path / "meta" / "data.json", meta)
         (path / step_folders.MARKER).touch()
         if plan.folder.has_tokenizer:
             plan.folder.tokenizer().save(made / "tokenizer")
-        step_folders.write_json(made / "config.json", config)
+        atomic.write_json(made / "config.json", config)
     return run.open_run(plan.target)
 
 
@@ -167,7 +167,7 @@ def plan_export(
         max_shard_bytes=max_shard_bytes,
     )
     target = pathlib.Path(target).absolute()
-    partial.check(target, plan.nbytes)
+    atomic.check(target, plan.nbytes)
     return Export(opened, held, plan, target)
 
 

@@ -22,8 +22,8 @@ PACKAGE = ROOT / "alignjax"
 
 LEVELS = [
     {"errors", "registry", "trees", "types"},
-    {"bounds", "cli", "config", "storage", "tracking"},
-    {"distributed", "losses"},
+    {"bounds", "cli", "config", "storage"},
+    {"distributed", "losses", "tracking"},
     {"checkpoint", "data", "models"},
     {"huggingface", "objectives", "sampling"},
     {"analysis", "training"},

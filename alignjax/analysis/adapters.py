@@ -14,7 +14,7 @@ from alignjax.analysis import run
 from alignjax.checkpoint import step_folders
 from alignjax.huggingface import peft
 from alignjax.models import lora
-from alignjax.storage import fingerprint, partial, tensor_files
+from alignjax.storage import atomic, fingerprint, tensor_files
 
 
 def import_adapters(
@@ -54,7 +54,7 @@ def import_adapters(
     }
     models.build(known["model"], c.vocab_size)  # refuses what could not be opened
     target = pathlib.Path(target).absolute()
-    with partial.folder(target, sum(x.nbytes for x in found.leaves.values())) as made:
+    with atomic.folder(target, sum(x.nbytes for x in found.leaves.values())) as made:
         path = step_folders.step_path(made / "checkpoints", 0)
         (path / "meta").mkdir(parents=True)
         described = step_folders.describe({"params": found.leaves})
@@ -72,11 +72,9 @@ def import_adapters(
             data={"init": opened.digest()},
             metrics={},
         )
-        step_folders.write_json(
-            path / "meta" / "data.json", json.loads(json.dumps(meta))
-        )
+        atomic.write_json(path / "meta" / "data.json", json.loads(json.dumps(meta)))
         (path / step_folders.MARKER).touch()
         if opened.full_tokenizer is not None:
             opened.full_tokenizer.save(made / "tokenizer")
-        step_folders.write_json(made / "config.json", known)
+        atomic.write_json(made / "config.json", known)
     return run.open_run(target)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 
 from alignjax import errors
@@ -17,7 +18,7 @@ from alignjax.checkpoint import lock, step_folders
 from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
-LEFTOVERS = ("checkpoints", "config.json.tmp")
+LEFTOVERS = re.compile(r"checkpoints|config\.json\.(\d+\.)?tmp")
 # What a shell or a scheduler writes there before the run begins.
 LOGS = (".log", ".out", ".err")
 
@@ -90,7 +91,8 @@ def _others(workdir: pathlib.Path, config: Mapping) -> Iterator[str]:
     cache = cache and pathlib.Path(cache).expanduser().absolute()
     for path in _entries(workdir):
         hidden_or_log = path.name.startswith(".") or path.suffix in LOGS
-        left = path.name in LEFTOVERS or path.name.partition(".")[0] == lock.NAME
+        left = LEFTOVERS.fullmatch(path.name) is not None
+        left = left or path.name.partition(".")[0] == lock.NAME
         holds_cache = cache and cache.is_relative_to(path)
         if not (hidden_or_log or left or holds_cache or _is_output(path)):
             yield path.name

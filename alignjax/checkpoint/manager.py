@@ -19,7 +19,7 @@ import jax
 from alignjax import errors, types
 from alignjax.checkpoint import claim, lock, resume_policy, settings, step_folders
 from alignjax.distributed import multihost
-from alignjax.storage import fingerprint
+from alignjax.storage import atomic, fingerprint
 
 MAX_QUARANTINED = 2
 SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else grows in the workdir
@@ -225,7 +225,7 @@ class Checkpoints:
         self._write_config(self._config if old is None else old)
 
     def _write_config(self, known: Mapping) -> None:
-        step_folders.write_json(self.workdir / "config.json", known)
+        atomic.write_json(self.workdir / "config.json", known)
 
     def _check_shared(self) -> None:
         """Raises ConfigError where this process does not see what process 0 wrote."""

@@ -32,7 +32,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alignjax import errors, trees, types
-from alignjax.storage import fingerprint, tensor_files
+from alignjax.storage import atomic, fingerprint, json_files, tensor_files
 
 FORMAT = 1
 IMPORTED = 2  # of a step whose parameters are in one safetensors file
@@ -160,7 +160,7 @@ def make_meta(
         "devices": {"count": jax.device_count(), "processes": jax.process_count()},
         **fields,
     }
-    return {**meta, "sha256": fingerprint.json_hash(meta)}
+    return {**meta, "sha256": json_files.compact_digest(meta)}
 
 
 def write(path: pathlib.Path, items, meta: dict, *, timeout: float):
@@ -180,11 +180,8 @@ def sync(path: pathlib.Path) -> None:
     Orbax syncs the bytes of arrays, but neither its own JSON and markers nor the
     directories, so that a rename could outlive what it renamed.
     """
-    for folder, _, names in os.walk(path):
-        for name in names:
-            _fsync(os.path.join(folder, name))
-        _fsync(folder)
-    _fsync(path.parent)
+    atomic.sync_tree(path)
+    atomic.sync(path.parent)
 
 
 def read_meta(path: pathlib.Path) -> dict:
@@ -194,7 +191,7 @@ def read_meta(path: pathlib.Path) -> dict:
     try:
         meta = json.loads((path / "meta" / "data.json").read_text())
         content = {key: value for key, value in meta.items() if key != "sha256"}
-        good = meta["sha256"] == fingerprint.json_hash(content)
+        good = meta["sha256"] == json_files.compact_digest(content)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise errors.BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
     if not good:
@@ -328,18 +325,6 @@ def remove_leftovers(directory: pathlib.Path) -> list[str]:
     return [path.name for path in left]
 
 
-def write_json(path: pathlib.Path, value) -> None:
-    """Replaces a JSON file as a whole, durably."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _fsync(path.parent)
-
-
 def nest(named: Mapping[str, Any]) -> dict:
     """`{"a/b": x}` as `{"a": {"b": x}}`."""
     out: dict = {}
@@ -366,14 +351,6 @@ def _context(timeout: float, partial: bool = False) -> ocp.Context:
     # Whoever reads states where the arrays go; the file would only record it.
     context.array.saving.enable_write_sharding_file = False
     return context
-
-
-def _fsync(path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, Any]:

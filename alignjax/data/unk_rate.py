@@ -11,7 +11,7 @@ import numpy as np
 from alignjax.data.chat import comparisons
 from alignjax.data.packing import documents, group_plan
 from alignjax.data.tokens import cache
-from alignjax.storage import atomic
+from alignjax.storage import atomic, json_files
 
 FORMAT = 1
 BLOCK = 4096  # documents or pieces that are read at a time
@@ -50,7 +50,7 @@ def count(
             of += len(index)
         return Unknown(found, of)._asdict()
 
-    key = atomic.digest([FORMAT, plan.key, unknown_id])
+    key = json_files.digest([FORMAT, plan.key, unknown_id])
     return Unknown(**atomic.obtain(Path(directory) / "unknown" / key[:32], fill))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from alignjax import errors
-from alignjax.storage import fingerprint
+from alignjax.storage import json_files
 
 
 def from_primary(numbers: list[int]) -> list[int]:
@@ -38,7 +38,7 @@ def same_everywhere(what: str, value) -> None:
     """Raises ConfigError if processes were started with different values."""
     if jax.process_count() == 1:
         return
-    mine = np.frombuffer(bytes.fromhex(fingerprint.json_hash(value)), np.uint8)
+    mine = np.frombuffer(bytes.fromhex(json_files.compact_digest(value)), np.uint8)
     rows = multihost_utils.process_allgather(mine)
     different = [i for i, row in enumerate(rows) if not np.array_equal(row, rows[0])]
     if different:

@@ -28,7 +28,7 @@ from alignjax.distributed import sharding
 from alignjax.experiment import build, initial, parameters
 from alignjax.models import quantized
 from alignjax.objectives import logprobs
-from alignjax.storage import atomic
+from alignjax.storage import atomic, json_files
 from alignjax.types import Params
 
 FORMAT = 2
@@ -123,7 +123,7 @@ def _directory(run: build.Experiment, part: dataset.Part) -> pathlib.Path:
     asked = [FORMAT, part.tokens.key, shown, run.reference.digest, fields]
     if c.base != "float32":  # then the reference has the same kernels in fewer bits
         asked.append([c.base, quantized.names(c.projections, run.config.trainable)])
-    key = atomic.digest(asked)
+    key = json_files.digest(asked)
     folder = pathlib.Path(run.config.cache_dir).expanduser() / "reference"
     return folder / key[:32]
 

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import pathlib
 import random
 import sys
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 
 from alignjax import cli, errors, registry, world
 from alignjax.experiment import sections
+from alignjax.storage import atomic
 from alignjax.tracking import progress
 from alignjax.world import examples, labelers, views
 from alignjax.world.assessment import answers, subject
@@ -175,10 +175,7 @@ def _choose(asked, drawn, said, sources, labeler, rng):
 
 def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
     """The rows to a file, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.tmp")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(partial, out)
+    atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

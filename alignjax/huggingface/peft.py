@@ -22,7 +22,7 @@ import numpy as np
 from alignjax import errors
 from alignjax.huggingface import matching, peft_config
 from alignjax.models import decoder_config, families, names
-from alignjax.storage import partial, tensor_files
+from alignjax.storage import atomic, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -103,7 +103,7 @@ def save(
 ) -> pathlib.Path:
     """Writes the two files of a folder of PEFT's. Raises ConfigError, see `export`."""
     target = pathlib.Path(target).absolute()
-    with partial.folder(target, sum(x.nbytes for x in tensors.values())) as made:
+    with atomic.folder(target, sum(x.nbytes for x in tensors.values())) as made:
         kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}
         slots = tensor_files.create(made / WEIGHTS, kinds)
         for name, x in tensors.items():

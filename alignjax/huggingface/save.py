@@ -21,7 +21,7 @@ import numpy as np
 from alignjax import errors
 from alignjax.huggingface import folder, layout, tokenizer_files
 from alignjax.models import decoder_config, families, names, published
-from alignjax.storage import filenames, partial, tensor_files
+from alignjax.storage import atomic, filenames, tensor_files
 
 DTYPES = ("float32", "bfloat16", "float16")
 BLOCK_BYTES = 64 * 2**20  # of a tensor that are in memory, where it can be cut
@@ -138,7 +138,7 @@ def write(
             "might be written elsewhere; nothing is written"
         )
     target, total = pathlib.Path(target), made.nbytes
-    with partial.folder(target, total) as path:
+    with atomic.folder(target, total) as path:
         slots = {}
         by_name = {place.name: place for place in made.places}
         for name, inside in made.files.items():

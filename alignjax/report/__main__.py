@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from alignjax import cli, errors
 from alignjax.report import page, story
+from alignjax.storage import atomic
 from alignjax.world.assessment import results
 
 
@@ -76,9 +76,7 @@ def write(options: argparse.Namespace) -> pathlib.Path:
     if options.assessment:
         found = results.read(cli.path(options.assessment, "assessment"))
     text = page.render(story.load(options.stage, found), options.title)
-    partial = out.with_name(f"{out.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
+    atomic.write(out, text)
     return out
 
 

@@ -1,42 +1,147 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories named by a digest of what is in them: whole or absent, never half."""
+"""Files and folders that appear under their names whole, or not at all.
+
+`write` and `replace` are for a file, `folder` for a folder that a user named, `obtain`
+for a folder of a cache, which is named by a digest of what is in it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
+import fcntl
 import json
 import os
+import pathlib
 import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from alignjax import errors
+from alignjax.storage import json_files
 
 MANIFEST = "manifest.json"
+SUFFIX = ".partial"
+SPARE_BYTES = 64 * 2**20
 
 
-def digest(value: Any) -> str:
-    """The sha256 of a JSON-able value, the same for equal ones."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+@contextlib.contextmanager
+def replace(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A file to write bytes to, which replaces `path` durably once the body ends.
+
+    `path` stays as it was where the body raises. Several may write at once; the last
+    one that ends wins.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write(path: str | os.PathLike, text: str) -> None:
+    """Writes a file of UTF-8, durably; its folder is made if it is missing."""
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replace(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file that people may read, with its keys sorted, durably."""
+    write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def check(target: pathlib.Path, need: int) -> None:
+    """Raises ConfigError unless a folder of `need` bytes can be made at `target`."""
+    with _can_be_made(target):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise errors.ConfigError(
+                f"{target}: is there and not empty, and nothing is written over; name "
+                "another folder, or remove it"
+            )
+        beside = next(path for path in target.absolute().parents if path.exists())
+        if not beside.is_dir() or not os.access(beside, os.W_OK | os.X_OK):
+            reason = "is not writable" if beside.is_dir() else "is no folder"
+            raise errors.ConfigError(f"{target}: {beside} {reason}; name another place")
+        free = shutil.disk_usage(beside).free
+    if free < need + SPARE_BYTES:
+        raise errors.ConfigError(
+            f"{target}: needs {need / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are "
+            "free; make room, or name a folder on another disk"
+        )
+
+
+@contextlib.contextmanager
+def _can_be_made(target: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.ConfigError(
+            f"{target}: cannot be made ({error.strerror}); name another place"
+        ) from error
+
+
+@contextlib.contextmanager
+def folder(target: str | os.PathLike, need: int) -> Iterator[pathlib.Path]:
+    """A folder to write to, which becomes `target`; removed where the body raises.
+
+    A process that was killed leaves `<name>.partial`, which the next one empties.
+
+    Args:
+      need: bytes that will be written to it.
+
+    Raises:
+      ConfigError: `target` is not empty, it cannot be made, the disk is too full, or
+        another process makes the same folder.
+    """
+    target = pathlib.Path(target).absolute()
+    check(target, need)
+    partial = target.with_name(target.name + SUFFIX)
+    with _can_be_made(target):
+        partial.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise errors.ConfigError(
+                f"{partial}: another process is writing it; wait for it, or name "
+                "another folder"
+            ) from error
+        try:
+            for path in partial.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield partial
+            sync_tree(partial)
+            os.rename(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)
+    sync(target.parent)
 
 
 def obtain(
-    directory: Path,
-    fill: Callable[[Path], dict[str, Any]],
+    directory: pathlib.Path,
+    fill: Callable[[pathlib.Path], dict[str, Any]],
     field: str = "cache_dir",
 ) -> dict[str, Any]:
     """The manifest of `directory`, which `fill` writes if it is not there yet.
 
     `fill` gets an empty directory beside it, writes its files and returns the manifest.
-    All is flushed to disk before the directory takes its name, so a process killed on
-    the way leaves nothing that passes for whole. Two processes of one machine do not
-    build the same thing twice: the second waits for the first.
+    All is flushed to disk before the directory takes its name. Of two processes of one
+    machine that want the same directory, the second waits for the first; on a file
+    system without locks both build it, and the first to finish gives it its name.
 
     Args:
       field: of the config, that says where the directory is.
@@ -48,44 +153,47 @@ def obtain(
     if (manifest := read(directory)) is not None:
         return manifest
     _check_writable(directory.parent, field)
-    with _lock(directory):
+    with open(directory.with_name(f"{directory.name}.lock"), "w") as lock:
+        with contextlib.suppress(OSError):  # the kernel frees that of a dead process
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if (manifest := read(directory)) is not None:
             return manifest
-        _remove_leftovers(directory)
-        owner = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        host = socket.gethostname()
+        for killed in directory.parent.glob(f"{directory.name}.partial-{host}-*"):
+            shutil.rmtree(killed)
+        owner = f"{host}-{uuid.uuid4().hex[:8]}"
         partial = directory.with_name(f"{directory.name}.partial-{owner}")
         partial.mkdir()
         try:
             manifest = fill(partial)
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            _flush(partial)
+            sync_tree(partial)
             _rename(partial, directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return read(directory)
 
 
-def read(directory: Path) -> dict[str, Any] | None:
+def read(directory: pathlib.Path) -> dict[str, Any] | None:
     """The manifest of a whole directory, or None if there is none.
 
     Raises:
       DataError: it is damaged, as a copy that was cut off leaves it.
     """
     path = directory / MANIFEST
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         return None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not found:
+    manifest = {}
+    with contextlib.suppress(errors.DataError):
+        manifest = json_files.read(path, dict)
+    if not manifest:
         raise errors.DataError(
             f"{path}: damaged; remove {directory} and it will be built again"
         )
-    return found
+    return manifest
 
 
-def _check_writable(folder: Path, field: str) -> None:
+def _check_writable(folder: pathlib.Path, field: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -96,43 +204,26 @@ def _check_writable(folder: Path, field: str) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time; the kernel frees a dead one's.
-
-    On file systems without locks two may build at once: each then fills a directory of
-    its own, and the first to finish gives it its name.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this platform
-        yield
-        return
-    with open(directory.with_name(f"{directory.name}.lock"), "w") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remove_leftovers(directory: Path) -> None:
-    """Removes what killed builds of this machine left; call it with the lock held."""
-    pattern = f"{directory.name}.partial-{socket.gethostname()}-*"
-    for partial in directory.parent.glob(pattern):
-        shutil.rmtree(partial)
-
-
-def _flush(directory: Path) -> None:
-    for path in (*directory.iterdir(), directory):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _rename(partial: Path, directory: Path) -> None:
+def _rename(partial: pathlib.Path, directory: pathlib.Path) -> None:
     try:
         os.rename(partial, directory)
     except OSError:
         if read(directory) is None:  # not merely that another process was faster
             raise
+
+
+def sync_tree(folder: str | os.PathLike) -> None:
+    """Makes all files below a folder survive a loss of power."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            sync(os.path.join(place, name))
+        sync(place)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Makes a file, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

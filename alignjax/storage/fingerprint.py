@@ -9,8 +9,6 @@ and computed again from what was loaded.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -184,8 +182,3 @@ def _pieces(leaf, index: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
         return
     for start in range(0, rest[0], count):
         yield leaf[(*index, slice(start, start + count))]
-
-
-def json_hash(value) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,8 +3,8 @@
 
 The format is 8 bytes with the length of a header, the header as JSON, and the bytes of
 the tensors in row-major order (https://github.com/huggingface/safetensors). The library
-of that name holds all tensors that it writes in memory, and its numpy part knows no
-slices of bfloat16; so the format is read and written here.
+of that name reads and checks headers. It holds all tensors that it writes in memory,
+and copies what it slices; so files are written, and mapped into memory, here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import math
 import mmap
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+import safetensors
 
 from alignjax import errors
 
@@ -35,7 +37,6 @@ DTYPES = {
     "BOOL": "bool",
 }
 _NAMES = {name: code for code, name in DTYPES.items()}
-_MAX_HEADER = 100 * 2**20  # as in the library: more is no header
 _TILE = 64  # columns of a transposed copy; twice as fast as all of them at once
 
 
@@ -106,80 +107,37 @@ def copy_to(target: np.ndarray, x: np.ndarray) -> None:
         target[..., i : i + _TILE] = source[..., i : i + _TILE]
 
 
-def open_file(path: str | pathlib.Path) -> dict[str, Tensor]:
-    """`{name: Tensor}` of a file, by its header.
+def open_file(path: str | os.PathLike) -> dict[str, Tensor]:
+    """`{name: Tensor}` of a file, by its header, in the order of their bytes.
 
     Raises:
       ConfigError: it is not a safetensors file, or does not hold what its header says.
     """
     path = pathlib.Path(path)
-    header, begin, size = _header(path)
-    found, spans = {}, []
     try:
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            first, last = map(int, entry["data_offsets"])
-            shape = tuple(map(int, entry["shape"]))
-            known = DTYPES.get(entry["dtype"])
-            dtype = entry["dtype"] if known is None else jax.numpy.dtype(known)
-            if min((*shape, first)) < 0 or last < first:
-                raise ValueError(f"{name}: {entry}")
-            if known and last - first != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name}: {last - first} bytes for {dtype}{shape}")
-            found[name] = Tensor(path, dtype, shape, begin + first)
-            spans.append((begin + first, begin + last, name))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _refused(path, f"its header is damaged ({error})") from error
-    _check_spans(path, spans, begin, size)
-    return found
-
-
-def _header(path: pathlib.Path) -> tuple[dict, int, int]:
-    """(the header, the first byte after it, the size of the file)."""
-    try:
-        size = path.stat().st_size
+        # It refuses tensors that overlap or leave gaps, and a file of another length.
+        with safetensors.safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
+            kinds = {
+                name: (part.get_dtype(), tuple(part.get_shape()))
+                for name, part in slices.items()
+            }
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            text = file.read(min(length, _MAX_HEADER))
+            offset = 8 + int.from_bytes(file.read(8), "little")
+    except safetensors.SafetensorError as error:
+        raise errors.ConfigError(
+            f"{path}: no safetensors file, or a damaged or truncated one ({error}); "
+            "download it again"
+        ) from error
     except OSError as error:
-        raise errors.ConfigError(f"{path}: {error.strerror}") from error
-    if size < 8 or length > _MAX_HEADER or 8 + length > size:
-        raise _refused(
-            path,
-            f"no safetensors file, or a truncated one: it has {size:,} bytes, and a "
-            f"header that would be {length:,} long",
-        )
-    try:
-        return json.loads(text), 8 + length, size
-    except ValueError as error:
-        raise _refused(path, f"its header is no JSON ({error})") from error
-
-
-def _check_spans(path, spans: list[tuple[int, int, str]], begin: int, size: int):
-    """Refuses bytes of two tensors, or of none: the header is then of another file."""
-    end, before = begin, "the header"
-    for first, last, name in sorted(spans):
-        if last > size:
-            raise _refused(
-                path,
-                f"truncated: {name} ends at byte {last:,} and the file at {size:,}",
-            )
-        if first != end:
-            raise _refused(
-                path,
-                f"its header is damaged ({name} begins at byte {first:,}, where "
-                f"{before} ends at {end:,})",
-            )
-        end, before = last, name
-    if end != size:
-        raise _refused(
-            path, f"its last tensor ends at byte {end:,} and the file at {size:,}"
-        )
-
-
-def _refused(path: pathlib.Path, what: str) -> errors.ConfigError:
-    return errors.ConfigError(f"{path}: {what}; download it again")
+        raise errors.ConfigError(f"{path}: {error}") from error
+    tensors = {}
+    for name, (code, shape) in kinds.items():
+        dtype = jax.numpy.dtype(DTYPES[code]) if code in DTYPES else code
+        tensors[name] = Tensor(path, dtype, shape, offset)
+        bits = 8 if code == "BOOL" else int(re.search("[0-9]+", code)[0])
+        offset += math.prod(shape) * bits // 8
+    return tensors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from alignjax.storage import atomic
+
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
@@ -72,26 +74,17 @@ def open_at(path: str | os.PathLike, step: int) -> tuple[Journal, Cut]:
     path = pathlib.Path(path)
     if not path.exists():
         return Journal(path, -1), Cut(0, 0, 0)
-    kept = later = unreadable = 0
-    last = -1
-    shorter = path.with_name(f"{path.name}.tmp")
-    with path.open("rb") as old, shorter.open("wb") as new:
-        for line in old:
-            found = _step_of(line)
-            if found is None:
-                unreadable += 1
-            elif found >= step:
-                later += 1
-            else:
-                new.write(line)
-                kept, last = kept + 1, max(last, found)
-        new.flush()
-        os.fsync(new.fileno())
-    if later or unreadable:
-        os.replace(shorter, path)
-    else:
-        shorter.unlink()
-    return Journal(path, last), Cut(kept, later, unreadable)
+    with path.open("rb") as file:
+        steps = [_step_of(line) for line in file]
+    unreadable = steps.count(None)
+    kept = [n for n in steps if n is not None and n < step]
+    if len(kept) < len(steps):
+        with path.open("rb") as old, atomic.replace(path) as new:
+            for line, n in zip(old, steps, strict=True):
+                if n is not None and n < step:
+                    new.write(line)
+    cut = Cut(len(kept), len(steps) - len(kept) - unreadable, unreadable)
+    return Journal(path, max(kept, default=-1)), cut
 
 
 def last_step(path: str | os.PathLike) -> int | None:

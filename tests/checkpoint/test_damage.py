@@ -11,7 +11,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.checkpoint import step_folders
-from alignjax.storage import fingerprint
+from alignjax.storage import json_files
 from tests.fixtures import tiny
 
 # Storage leaves coroutines behind where a read fails half-way.
@@ -234,7 +234,7 @@ def test_checkpoint_of_a_later_format_is_refused(copy):
     file = copy / "checkpoints" / "15" / "meta" / "data.json"
     meta = step_folders.read_meta(copy / "checkpoints" / "15")
     meta = {**meta, "format": step_folders.IMPORTED + 1}
-    meta["sha256"] = fingerprint.json_hash(
+    meta["sha256"] = json_files.compact_digest(
         {k: v for k, v in meta.items() if k != "sha256"}
     )
     file.write_text(step_folders.json.dumps(meta))

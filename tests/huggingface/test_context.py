@@ -3,20 +3,14 @@
 
 import json
 
+import handmade
 import pytest
 
-from alignjax import analysis, errors
-from alignjax.models import families
-
-pytest.importorskip("safetensors")
-
-import handmade
-
-from alignjax import models
+from alignjax import analysis, errors, models
 from alignjax.experiment import initial
 from alignjax.experiment.sections import InitConfig
 from alignjax.huggingface import save
-from alignjax.models import names
+from alignjax.models import families, names
 
 LINEAR = dict(kind="linear", factor=4.0)
 

@@ -8,22 +8,16 @@ import shutil
 import subprocess
 import sys
 
+import handmade
 import jax
 import numpy as np
 import pytest
 
-from alignjax import analysis, errors
-from alignjax.storage import fingerprint
-
-pytest.importorskip("safetensors")
-
-import handmade
-
-from alignjax import checkpoint, convert, types
+from alignjax import analysis, checkpoint, convert, errors, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import certificate, folder, save
-from alignjax.storage import partial, tensor_files
+from alignjax.storage import atomic, fingerprint, tensor_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SFT = {"data": {"chat": None, "bos": False}}
@@ -208,7 +202,7 @@ def test_a_target_with_content_is_left_alone(source, tmp_path):
 
 def test_a_disk_that_is_too_full_is_noticed_before(source, tmp_path, monkeypatch):
     usage = lambda path: shutil._ntuple_diskusage(100, 90, 10)
-    monkeypatch.setattr(partial.shutil, "disk_usage", usage)
+    monkeypatch.setattr(atomic.shutil, "disk_usage", usage)
     with pytest.raises(errors.ConfigError, match="0 are free"):
         convert.plan_import(source, tmp_path / "run")
 
@@ -245,9 +239,9 @@ def test_one_that_fails_leaves_nothing(source, tmp_path):
 
 def test_two_at_once_are_refused(tmp_path):
     with (
-        partial.folder(tmp_path / "x", 0),
+        atomic.folder(tmp_path / "x", 0),
         pytest.raises(errors.ConfigError, match="another process"),
-        partial.folder(tmp_path / "x", 0),
+        atomic.folder(tmp_path / "x", 0),
     ):
         pass
     assert (tmp_path / "x").is_dir()

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("safetensors")
-
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "benchmark_convert.py"
 # Of the largest tensor; what was trained is read by parameters that are stacked over
 # layers, and Orbax holds each of them several times.

@@ -4,16 +4,11 @@
 import json
 import re
 
+import handmade
 import pytest
 
-from alignjax import errors
-
-pytest.importorskip("safetensors")
-
-import handmade
-
-from alignjax import convert
-from alignjax.storage import partial
+from alignjax import convert, errors
+from alignjax.storage import atomic
 from tools import convert_huggingface
 
 
@@ -78,7 +73,7 @@ def test_a_target_that_cannot_be_made_is_refused_by_name(source, tmp_path):
     for long in (250, 300):  # with what is appended while it is written, and at once
         with (
             pytest.raises(errors.ConfigError, match=r"x: cannot be made .*too long"),
-            partial.folder(tmp_path / ("x" * long), 0),
+            atomic.folder(tmp_path / ("x" * long), 0),
         ):
             pass
     assert {x.name for x in tmp_path.iterdir()} == {"source", "file"}

@@ -11,13 +11,9 @@ import pathlib
 
 import numpy as np
 import pytest
-
-from alignjax import errors
-
-pytest.importorskip("safetensors")
-
 import safetensors.numpy
 
+from alignjax import errors
 from alignjax.models import names
 from tools.golden import cases, ours
 

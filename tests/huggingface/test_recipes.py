@@ -7,7 +7,6 @@ import recipes
 
 from alignjax import analysis, errors
 
-pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 

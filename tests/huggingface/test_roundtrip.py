@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from alignjax import analysis, errors
-
-pytest.importorskip("safetensors")
-
 from alignjax.models import published
 from tools.golden import cases, journeys, ours
 

@@ -19,7 +19,7 @@ import numpy as np
 from alignjax.data import records
 from alignjax.data.packing import best_fit
 from alignjax.data.tokens import cache
-from alignjax.storage import atomic
+from alignjax.storage import atomic, json_files
 
 FORMAT = 1
 BLOCK = 1 << 20  # pieces that are packed together, so that memory has a bound
@@ -104,7 +104,7 @@ def plan(
     """
     settings = {"length": length, "pack": pack, "long_documents": long_documents}
     settings |= {"format": FORMAT, **identity}
-    key = atomic.digest([tokens.key, settings])
+    key = json_files.digest([tokens.key, settings])
     path = Path(directory) / "plans" / key[:32]
 
     def fill(partial: Path) -> dict[str, Any]:

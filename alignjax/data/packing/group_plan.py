@@ -25,7 +25,7 @@ from alignjax.data import records
 from alignjax.data.chat import comparisons
 from alignjax.data.packing import best_fit
 from alignjax.data.tokens import cache
-from alignjax.storage import atomic
+from alignjax.storage import atomic, json_files
 
 FORMAT = 2
 BLOCK = 1 << 20  # groups that are packed together, so that memory has a bound
@@ -147,7 +147,7 @@ def plan(
     """
     settings = {**layout._asdict(), "pack": pack, "long_documents": long_documents}
     settings |= {"groups": FORMAT, "head": head, "turns": list(turns), **identity}
-    key = atomic.digest([tokens.key, settings])
+    key = json_files.digest([tokens.key, settings])
     path = Path(directory) / "plans" / key[:32]
 
     def fill(partial: Path) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignjax import errors
 from alignjax.data.sources import files
+from alignjax.storage import atomic, json_files
 
 LARGE = 1 << 28  # bytes; smaller files are read at every start
 SETTLED = 10.0  # seconds since the last change, before a digest is remembered
@@ -46,28 +47,21 @@ def _of_file(path: Path, size: int, mtime_ns: int) -> str:
     note = _folder() / f"{name}.json"
     state = {"path": str(path), "size": size, "mtime_ns": mtime_ns}
     try:
-        known = json.loads(note.read_text())
-    except (OSError, ValueError):  # none yet, or no longer whole
+        known = json_files.read(note, dict)
+    except errors.DataError:  # none yet, or no longer whole
         known = {}
     if {**known, "sha256": None} == {**state, "sha256": None}:
         return known["sha256"]
     digest = _read(path)
     if time.time() - mtime_ns / 1e9 > SETTLED:
         with contextlib.suppress(OSError):  # then it is read again the next time
-            _write(note, {**state, "sha256": digest})
+            atomic.write_json(note, {**state, "sha256": digest})
     return digest
 
 
 def _read(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(note: Path, content: dict) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, note)
 
 
 def _folder() -> Path:

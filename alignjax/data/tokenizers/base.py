@@ -20,7 +20,7 @@ import numpy as np
 
 from alignjax import errors, registry
 from alignjax.data import records
-from alignjax.storage import atomic, filenames
+from alignjax.storage import atomic, filenames, json_files
 
 FORMAT = 1
 MANIFEST = "alignjax_tokenizer.json"
@@ -123,7 +123,7 @@ class Tokenizer(NamedTuple):
     @property
     def identity(self) -> str:
         """A sha256; equal for tokenizers that do the same."""
-        return atomic.digest([FORMAT, self.kind, _digests(self.files)])
+        return json_files.digest([FORMAT, self.kind, _digests(self.files)])
 
     def save(self, directory: str | Path) -> None:
         """Writes its files and a manifest, from which `load` makes it again.
@@ -212,7 +212,7 @@ def build(
         return from_files(cfg.kind, module.make(cfg, iter(())))
     sources = list(sources)
     data = [[source.kind, source.identity] for source in sources]
-    key = atomic.digest([FORMAT, dataclasses.asdict(cfg), data, on_bad_row])
+    key = json_files.digest([FORMAT, dataclasses.asdict(cfg), data, on_bad_row])
     directory = Path(cache_dir) / "tokenizers" / key[:32]
 
     def fill(partial: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from alignjax import errors
 from alignjax.data import records
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import pool, tokenizing
-from alignjax.storage import atomic
+from alignjax.storage import atomic, json_files
 
 FORMAT = 3
 
@@ -88,7 +88,7 @@ def build(
       DataError: bad rows, an id outside the vocabulary, or no document at all.
     """
     settings = settings or {}
-    key = atomic.digest(
+    key = json_files.digest(
         {
             "format": FORMAT,
             "source": [source.kind, source.identity],

@@ -15,11 +15,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from alignjax import errors
+from alignjax.storage import atomic, json_files
 from alignjax.world.assessment import amounts
 
 FORMAT = 1
@@ -45,10 +45,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       ConfigError: it is no such file.
     """
-    try:
-        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.ConfigError(f"{path}: no results: {error}") from error
+    found = json_files.read(path, error=errors.ConfigError)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise errors.ConfigError(
             f"{path}: not results of format {FORMAT}; write them anew with "
@@ -66,12 +63,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 def write(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
     """Writes the file whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp")
-    text = json.dumps(results, indent=1, allow_nan=False)
-    partial.write_text(f"{text}\n", encoding="utf-8")
-    os.replace(partial, path)
+    atomic.write(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def fitting(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON that may be anybody's: bounded, without repeated keys, NaN or infinity.
+
+Python's own reader takes the last of two equal keys, knows numbers that JSON has not,
+and ends a program that nests deeply in a RecursionError.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from alignjax import errors
+
+MAX_BYTES = 256 * 2**20  # the largest tokenizers of models have some 40 MB
+MAX_DEPTH = 100
+
+
+def read(
+    path: str | os.PathLike,
+    kind: type | None = None,
+    *,
+    error: type[Exception] = errors.DataError,
+    max_bytes: int = MAX_BYTES,
+) -> Any:
+    """The value in a JSON file.
+
+    Args:
+      kind: such as dict, which the value must be.
+      error: the class to raise.
+
+    Raises:
+      DataError, or `error`: it cannot be read, or is not such JSON; names the file.
+    """
+    try:
+        with pathlib.Path(path).open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as fault:
+        raise error(f"{path}: {fault.strerror}") from fault
+    return parse(content, str(path), kind, error=error, max_bytes=max_bytes)
+
+
+def parse(
+    content: bytes | str,
+    where: str,
+    kind: type | None = None,
+    *,
+    error: type[Exception] = errors.DataError,
+    max_bytes: int = MAX_BYTES,
+) -> Any:
+    """The value in JSON text, UTF-8 where it is bytes; `where` is named in errors.
+
+    Raises:
+      DataError, or `error`: as `read`.
+    """
+    try:
+        if len(content) > max_bytes:
+            raise ValueError(f"more than {max_bytes:,} bytes")
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant
+        )
+        _check_depth(value)
+        if kind is not None and not isinstance(value, kind):
+            raise ValueError(f"a JSON {type(value).__name__}, not {kind.__name__}")
+    except (ValueError, RecursionError) as fault:
+        reason = "nested too deeply" if isinstance(fault, RecursionError) else fault
+        raise error(f"{where}: cannot be read as JSON ({reason})") from fault
+    return value
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a JSON value, the same for equal ones, as keys of caches have it.
+
+    Raises:
+      ValueError: a NaN or an infinity in it.
+    """
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def compact_digest(value: Any) -> str:
+    """The sha256 of a JSON value, as steps of checkpoints have it in their meta."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        ((name, _),) = counts.most_common(1)
+        raise ValueError(f"the key {name[:80]!r} occurs twice in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        nested = [v.values() if isinstance(v, dict) else v for v in level]
+        level = [x for v in nested for x in v if isinstance(x, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
