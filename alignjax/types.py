@@ -25,6 +25,11 @@ import numpy as np
 Params = dict[str, Any]
 
 
+# The kinds of data: documents, or groups of responses of which the first is better, the
+# order is known, each is good or bad, or each has a grade.
+Data = Literal["text", "pairs", "rankings", "labels", "ratings"]
+
+
 @flax.struct.dataclass
 class Sequences:
     """Rows of tokens, already shifted: `targets[t]` is what follows `inputs[t]`.
@@ -256,7 +261,7 @@ class Objective(NamedTuple):
     observe: Callable[..., Any] | None = None
     statistic: Callable[[Any], Any] | None = None
     derive: Callable[[dict[str, float]], dict[str, float]] | None = None
-    data: Literal["text", "pairs", "rankings", "labels", "ratings"] = "text"
+    data: Data = "text"
     mismatched: bool = False
     values: tuple[str, ...] = ()
     reference: bool = False

@@ -12,7 +12,8 @@ import numpy as np
 
 from alignjax import types
 from alignjax.data.chat import comparisons
-from alignjax.data.packing import best_fit, group_plan, group_rows
+from alignjax.data.packing import best_fit, groups
+from alignjax.data.packing import rows as group_rows
 from alignjax.data.tokens import cache
 
 LAYOUTS = ("padded", "packed", "shared")
@@ -53,7 +54,7 @@ def batch(
         manifest={},
         fields=fields,
     )
-    made = group_plan.Layout(layout, length, lengths.shape[1] - 1)
+    made = group_rows.Layout(layout, length, lengths.shape[1] - 1)
     sizes = made.size(lengths[:, 0], lengths[:, 1:])
     if sizes.max() > length:
         raise ValueError(f"length {length}: a group has {sizes.max()} targets")
@@ -61,19 +62,19 @@ def batch(
     if layout != "padded":
         row_of = best_fit.rows(sizes, length)
     starts = np.concatenate([[0], np.cumsum(np.bincount(row_of))])
-    plan = group_plan.Plan(
+    plan = groups.Plan(
         key="",
         layout=made,
-        head=0,
+        tokens=cached,
         documents=np.argsort(row_of, kind="stable"),
         cuts=np.zeros(len(sizes), np.int32),
-        rows=starts,
+        offsets=starts,
         manifest={"groups": int(np.diff(starts).max())},
     )
     indices = np.arange(len(starts) - 1)
     if rows is not None and rows > len(indices):
         indices = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
-    return types.batch(group_rows.rows(cached, plan, indices))
+    return types.batch(plan.rows(indices))
 
 
 def of_batch(made: types.Responses) -> list[tuple[list[int], ...]]:

@@ -12,23 +12,18 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from alignjax import config, errors
-from alignjax.data import (
-    dataset,
-    empty_split,
-    holdout,
-    records,
-    shuffle,
-    sources,
-    unk_rate,
-)
+from alignjax.data import dataset, records, shuffle, sources
 from alignjax.data.chat import comparisons
 from alignjax.data.chat import format as chat
-from alignjax.data.packing import documents, group_plan
+from alignjax.data.packing import groups, text
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache, tokenizing
 
 T = TypeVar("T")
+BLOCK = 1 << 20  # documents that are looked at at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +77,9 @@ class DataConfig:
             problems.append("sources: name at least one source")
         for field in ("sources", "validation_sources"):
             for name, section in getattr(self, field).items():
-                found = _source_problems(section)
-                problems += [f"{field}.{name}.{problem}" for problem in found]
+                problems += [
+                    f"{field}.{name}.{problem}" for problem in _source_problems(section)
+                ]
         if not 0 <= self.validation_fraction < 1:
             problems.append(
                 f"validation_fraction: {self.validation_fraction} is not in [0, 1)"
@@ -114,11 +110,6 @@ def _source_problems(section: Any) -> list[str]:
     return problems
 
 
-def _weight(section: Mapping[str, Any]) -> float:
-    weight = section.get("weight")
-    return 1.0 if weight is None else float(weight)
-
-
 def load_sources(sections: dict, path: str) -> dict[str, records.Source]:
     """The sources of `DataConfig.sources`, opened; `path` is for messages.
 
@@ -126,50 +117,19 @@ def load_sources(sections: dict, path: str) -> dict[str, records.Source]:
       ConfigError: an unknown kind or option.
       DataError: files that are not there, for instance.
     """
-    found = {}
+    opened = {}
     for name, section in config.to_json(sections).items():
         own = ("kind", "weight")
         options = {k: v for k, v in section.items() if k not in own and v is not None}
         try:
-            found[name] = sources.load(section["kind"], options)
+            opened[name] = sources.load(section["kind"], options)
         except errors.ConfigError as error:
             raise errors.ConfigError(
                 [f"{path}.{name}.{problem}" for problem in error.problems]
             ) from error
         except errors.DataError as error:
             raise errors.DataError(f"{path}.{name}: {error}") from error
-    return found
-
-
-Data = Literal["text", "pairs", "rankings", "labels", "ratings"]
-
-
-def problems(cfg: DataConfig, data: Data) -> list[str]:
-    """What of the config does not go with learning from `data`."""
-    found = []
-    if data == "text":
-        for name in ("share_prompt", "groups_per_row"):
-            if getattr(cfg, name):
-                found.append(f"{name}: text has no groups of responses; leave it out")
-        if cfg.long_documents == "truncate_prompt":
-            found.append("long_documents: text has no prompts to truncate")
-        if cfg.chat is None and cfg.train_on != "all":
-            found.append(f"train_on: {cfg.train_on!r} is for dialogues; set data.chat")
-        return found
-    if cfg.chat is None:
-        found.append(f'chat: {data} are dialogues; say chat = "roles"')
-    if cfg.train_on != "all":
-        found.append(f"train_on: {data} are of whole responses; leave it out")
-    if cfg.long_documents == "split":
-        found.append(
-            'long_documents: "split" would tear responses apart; say '
-            '"truncate_prompt", "skip" or "error"'
-        )
-    if cfg.validation_by == "tail":
-        found.append(f'validation_by: {data} are held out by their prompt; say "hash"')
-    if cfg.groups_per_row and cfg.pack == "none" and cfg.groups_per_row > 1:
-        found.append(f'groups_per_row: {cfg.groups_per_row} with pack = "none"')
-    return found
+    return opened
 
 
 def build(
@@ -180,7 +140,7 @@ def build(
     seed: int,
     cache_dir: str | Path,
     split: Literal["train", "validation"] = "train",
-    data: Data = "text",
+    data: str = "text",
     values: Sequence[str] = (),
     batch_size: int | None = None,
 ) -> dataset.Dataset:
@@ -189,89 +149,116 @@ def build(
     Args:
       length: T, the targets of a row.
       cache_dir: where tokens and plans are kept from one run to the next.
-      data: what is learned from. With `cfg.chat`, "text" is the assistant's turns of
-        dialogues; the others are of `records.Comparison`. What is made of what is told
-        by `comparisons.maker`.
-      values: what has to be known of every comparison, names of `comparisons.VALUES`.
+      data: the kind, one of `types.Data`, which records are converted to by
+        `comparisons.maker`. With `cfg.chat`, "text" is the assistant's turns of
+        dialogues; the others are of `records.Comparison`.
+      values: the names of `comparisons.VALUES` that every comparison must have.
       batch_size: for labels, to have mismatched responses from the rows of each batch;
         None for none.
 
     Raises:
-      ConfigError: a source that cannot be, values that are not known, or no validation
-        data where it is asked for.
+      ConfigError: settings that do not fit together, sources that lack a value, or
+        validation without validation data.
       DataError: bad data, or a split without documents.
     """
-    found = [f"data.{problem}" for problem in problems(cfg, data)]
-    held_out = cfg.validation_fraction or cfg.validation_sources
-    if split == "validation" and not held_out:
-        found.append(
-            "data.validation_fraction: 0 holds out nothing to validate on; raise it or "
-            "name data.validation_sources"
-        )
-    if cfg.bos and tok.bos_id is None:
-        found.append(
-            "data.bos: True, but the tokenizer has no start token; set it to False"
-        )
-    if found:
-        raise errors.ConfigError(found)
+    packing = text if data == "text" else groups
+    _check(cfg, tok, packing.problems(cfg, data), split)
     if cfg.chat is not None:
         tok = chat.keep(tok, cfg.chat)
         chat.check(tok, cfg.chat)
     own = split == "validation" and bool(cfg.validation_sources)
     field = "validation_sources" if own else "sources"
-    sections = getattr(cfg, field)
     fraction = 0.0 if own else cfg.validation_fraction
-    loaded = load_sources(sections, f"data.{field}")
-    cached = {}
-    for name, source in loaded.items():
+    sections = getattr(cfg, field)
+    path = f"data.{field}"
+    opened = load_sources(sections, path)
+    caches = {}
+    for name, source in opened.items():
         try:
-            cached[name] = _tokens(cfg, tok, source, data, cache_dir)
+            caches[f"{path}.{name}"] = _tokens(cfg, tok, source, data, cache_dir)
         except errors.DataError as error:
-            raise errors.DataError(f"data.{field}.{name}: {error}") from error
-    layout = None
-    if data != "text":
-        responses = _check_alike(f"data.{field}", cached, values)
-        layout = _layout(cfg, length, responses, data == "labels" and batch_size)
+            raise errors.DataError(f"{path}.{name}: {error}") from error
+    mismatched = data == "labels" and bool(batch_size)
+    layout = packing.layout(
+        cfg,
+        length,
+        tok=tok,
+        caches=caches,
+        values=values,
+        mismatched=mismatched,
+    )
     parts, empty = [], {}
-    for name, tokens in cached.items():
-        plan = _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction)
+    for name, tokens in zip(opened, caches.values(), strict=True):
+        spans, identity = _spans(cfg, tokens, split, fraction)
+        plan = packing.plan(
+            layout,
+            tokens,
+            spans,
+            Path(cache_dir),
+            token_bytes=tok.token_bytes,
+            identity=identity,
+        )
         if plan.num_rows:
-            lost = unk_rate.count(tokens, plan, tok.unknown_id, Path(cache_dir))
-            weight, note = _weight(sections[name]), loaded[name].note
-            parts.append(dataset.Part(name, weight, tokens, plan, lost, note))
+            unknown = dataset.count_unknown(plan, tok.unknown_id, Path(cache_dir))
+            weight = sections[name].get("weight")
+            weight = 1.0 if weight is None else float(weight)
+            part = dataset.Part(name, weight, plan, unknown, opened[name].note)
+            parts.append(part)
         else:
             empty[name] = plan.manifest
     if empty and (split == "train" or not parts):
-        found = [
-            f"data.{field}.{name}: "
-            + empty_split.no_rows(cfg, counts, split, length, data)
+        lines = [
+            f"{path}.{name}: {_no_rows(cfg, counts, split, length, data)}"
             for name, counts in empty.items()
         ]
-        raise errors.DataError("\n".join(found))
+        raise errors.DataError("\n".join(lines))
     try:
         mixture = shuffle.mixture([part.weight for part in parts])
     except ValueError as error:
-        raise errors.ConfigError(f"data.{field}: {error}") from error
-    batch_size = batch_size if layout is not None and layout.mismatched else None
-    own = (length, seed, mixture, layout, batch_size, split)
-    return dataset.Dataset(tuple(parts), tuple(empty), *own)
+        raise errors.ConfigError(f"{path}: {error}") from error
+    return dataset.Dataset(
+        parts=tuple(parts),
+        empty=tuple(empty),
+        layout=layout,
+        seed=seed,
+        mixture=mixture,
+        batch_size=batch_size if mismatched else None,
+        split=split,
+    )
 
 
-def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):
-    """The token cache of a source, of records made into what `data` asks for."""
+def _check(cfg: DataConfig, tok: base.Tokenizer, problems: list[str], split: str):
+    problems = [f"data.{problem}" for problem in problems]
+    if split == "validation" and not (
+        cfg.validation_fraction or cfg.validation_sources
+    ):
+        problems.append(
+            "data.validation_fraction: 0 holds out nothing to validate on; raise it or "
+            "name data.validation_sources"
+        )
+    if cfg.bos and tok.bos_id is None:
+        problems.append(
+            "data.bos: True, but the tokenizer has no start token; set it to False"
+        )
+    if problems:
+        raise errors.ConfigError(problems)
+
+
+def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
+    """The token cache of a source, whose records are converted to the kind of data."""
     settings: dict[str, Any] = {"bos": cfg.bos}
-    make = lambda record: [record]
+    make = comparisons.maker("chat" if data == "text" else data)
     if data != "text":
-        tokenize, make = comparisons.tokenize, comparisons.maker(data)
+        tokenize = comparisons.tokenize
         settings |= {"format": cfg.chat, "data": data}
     elif cfg.train_on == "everything":
-        tokenize, make = chat.tokenize_everything, comparisons.maker("chat")
+        tokenize = chat.tokenize_everything
         settings |= {"format": cfg.chat}
     elif cfg.chat is not None:
-        tokenize, make = chat.tokenize, comparisons.maker("chat")
+        tokenize = chat.tokenize
         settings |= {"format": cfg.chat, "train_on": cfg.train_on}
     else:
-        tokenize = tokenizing.tokenize_text
+        tokenize, make = tokenizing.tokenize_text, lambda record: [record]
     return cache.build(
         records.mapped(source, lambda record: make(records.plain(record))),
         tok,
@@ -283,68 +270,88 @@ def _tokens(cfg, tok, source: records.Source, data: Data, cache_dir):
     )
 
 
-def _check_alike(field: str, cached: Mapping[str, cache.TokenCache], values) -> int:
-    """K. Raises ConfigError unless all sources have one, and the values asked for.
+def _spans(cfg, tokens, split: str, fraction: float):
+    """The documents of a split, and the settings that they follow from.
 
-    What only some know is not in the rows; see `Dataset.report`.
+    Returns:
+      Blocks of `(starts, ends)`, int64, the tokens of each document; and JSON.
     """
-    found = []
-    shapes = {name: tokens.manifest["fields"] for name, tokens in cached.items()}
-    first = next(iter(shapes))
-    for name, shape in shapes.items():
-        known = [value for value in shape if value in comparisons.VALUES]
-        for value in values:
-            if value not in known:
-                has = ", ".join(known) or "nothing else"
-                found.append(
-                    f"{field}.{name}: has no {value!r}, which the loss needs; it has "
-                    f"{has}"
-                )
-            elif shape[value] != shapes[first].get(value, shape[value]):
-                found.append(
-                    f"{field}.{name}: has {shape[value][0]} numbers of {value!r}, "
-                    f"where {field}.{first} has {shapes[first][value][0]}"
-                )
-        counts = [s[comparisons.LENGTHS][0] - 1 for s in (shapes[first], shape)]
-        if counts[0] != counts[1]:
-            found.append(
-                f"{field}.{name}: {counts[1]} responses a prompt, where "
-                f"{field}.{first} has {counts[0]}; mix sources of one number"
-            )
-    if found:
-        raise errors.ConfigError(found)
-    return shapes[first][comparisons.LENGTHS][0] - 1
-
-
-def _layout(cfg, length: int, responses: int, mismatched) -> group_plan.Layout:
-    packed = "packed" if cfg.pack == "best_fit" else "padded"
-    return group_plan.Layout(
-        name="shared" if cfg.share_prompt else packed,
-        length=length,
-        responses=responses + bool(mismatched),
-        mismatched=bool(mismatched),
-        most=cfg.groups_per_row,
-    )
-
-
-def _plan(cfg, tokens, tok, length, layout, cache_dir, split, fraction):
-    by = {"hash": holdout.by_hash, "tail": holdout.by_tail}[cfg.validation_by]
     held_out = split == "validation" and fraction > 0
     identity = {"fraction": fraction, "held_out": held_out}
     if fraction:
         identity["by"] = cfg.validation_by
-    spans = by(tokens, fraction, held_out)
-    shared = dict(
-        token_bytes=tok.token_bytes,
-        pack=cfg.pack,
-        long_documents=cfg.long_documents,
-        identity=identity,
-    )
-    if layout is None:
-        return documents.plan(tokens, spans, Path(cache_dir), length=length, **shared)
-    head, turns = chat.cuts(tok, cfg.chat, cfg.bos)
-    own = dict(layout=layout, head=head, turns=turns)
-    return group_plan.plan(tokens, spans, Path(cache_dir), **own, **shared)
+    by = {"hash": held_out_by_hash, "tail": held_out_by_tail}[cfg.validation_by]
+    return by(tokens, fraction, held_out), identity
+
+
+def held_out_by_hash(
+    tokens: cache.TokenCache, fraction: float, held_out: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Documents by their text's hash, so that equal ones are on one side everywhere.
+
+    Yields:
+      Blocks of `(starts, ends)`, int64, the tokens of each document held out, or of
+      each other one.
+    """
+    bound = np.uint64(min(int(fraction * 2.0**64), 2**64 - 1))
+    for starts, ends, first in _documents(tokens):
+        below = np.asarray(tokens.hashes[first : first + len(starts)]) < bound
+        chosen = below if held_out else ~below
+        yield starts[chosen], ends[chosen]
+
+
+def held_out_by_tail(
+    tokens: cache.TokenCache, fraction: float, held_out: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The last `fraction` of all tokens validates; the document at the cut is cut.
+
+    For a corpus of one or a few long documents. Yields as `held_out_by_hash` does.
+    """
+    total = len(tokens.tokens)
+    bound = total - round(total * fraction)
+    for starts, ends, _ in _documents(tokens):
+        if held_out:
+            starts = np.maximum(starts, bound)
+        else:
+            ends = np.minimum(ends, bound)
+        chosen = starts < ends
+        yield starts[chosen], ends[chosen]
+
+
+def _documents(tokens) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Blocks of all documents: their starts and ends, and the number of the first."""
+    count = len(tokens.offsets) - 1
+    for first in range(0, count, BLOCK):
+        edges = np.array(tokens.offsets[first : min(first + BLOCK, count) + 1])
+        yield edges[:-1], edges[1:], first
+
+
+def _no_rows(cfg, counts: Mapping[str, int], split: str, length: int, data: str):
+    """Why a source whose plan has these counts has no rows in a split; a remedy."""
+    lost = [
+        f"{counts[name]:,} {why}"
+        for name, why in (
+            ("long", "are too long"),
+            ("short", "have fewer than 2 tokens"),
+        )
+        if counts.get(name)
+    ]
+    what = f"of {counts['documents']:,} documents {' and '.join(lost)}"
+    what = what if lost else "it has no documents"
+    if counts["long"]:
+        remedy = f"raise length, which is {length}"
+        if cfg.long_documents == "skip":
+            other = "split" if data == "text" else "truncate_prompt"
+            remedy += f', or say data.long_documents = "{other}"'
+    elif not cfg.validation_fraction:
+        remedy = "give more data"
+    else:
+        change = "lower" if split == "train" else "raise"
+        remedy = f"{change} data.validation_fraction = {cfg.validation_fraction}"
+        if data == "text" and cfg.validation_by == "hash":
+            tail = 'data.validation_by = "tail" for a corpus of a few long documents'
+            remedy += f", or say {tail}"
+    return f"no rows in {split}: {what}; {remedy}"
 
 
 def prefetch(

@@ -23,7 +23,7 @@ import numpy as np
 
 from alignjax import errors, types
 from alignjax.data import dataset
-from alignjax.data.packing import group_plan, group_rows
+from alignjax.data.packing import groups
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial, parameters
 from alignjax.models import quantized
@@ -71,7 +71,7 @@ def attach(
                 path / FILE, np.float32, "r", shape=part.tokens.tokens.shape
             )
             tokens = part.tokens._replace(reference=logps)
-            parts.append(part._replace(tokens=tokens))
+            parts.append(part._replace(plan=part.plan._replace(tokens=tokens)))
         return dataclasses.replace(data, parts=tuple(parts))
 
     if jax.process_count() > 1:
@@ -128,12 +128,12 @@ def _directory(run: build.Experiment, part: dataset.Part) -> pathlib.Path:
     return folder / key[:32]
 
 
-def _shown(plan: group_plan.Plan) -> str:
+def _shown(plan: groups.Plan) -> str:
     """A digest of which groups are read and what is cut from their prompts."""
     order = np.argsort(plan.documents, kind="stable")
     digest = hashlib.sha256(np.asarray(plan.documents, np.int64)[order].tobytes())
     digest.update(np.asarray(plan.cuts, np.int64)[order].tobytes())
-    digest.update(str(plan.head).encode())
+    digest.update(str(plan.layout.head).encode())
     return digest.hexdigest()
 
 
@@ -166,7 +166,7 @@ def _compute(
         flat = sharding.put_batch(flat, len(flat.inputs), run.mesh, run.rules)
         found = np.asarray(ask(weights(), flat))
         where = np.where(indices < rows, indices, -1)
-        token = group_rows.targets(part.tokens, part.plan, where).reshape(found.shape)
+        token = part.plan.target_index(where).reshape(found.shape)
         logps[token[token >= 0]] = found[token >= 0]
         responses += int((token >= 0).sum())
         if (i + 1) % every == 0:

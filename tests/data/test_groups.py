@@ -11,7 +11,7 @@ import pytest
 from alignjax import errors, types
 from alignjax.data import loader, records
 from alignjax.data.chat import format
-from alignjax.data.packing import best_fit, group_rows
+from alignjax.data.packing import best_fit
 
 
 def every(data):
@@ -82,8 +82,8 @@ def test_targets_are_found_in_the_cache(tmp_path, layout):
     data = groups.build(tmp_path, bos=True, **groups.LAYOUTS[layout])
     part = data.parts[0]
     indices = np.arange(-1, part.plan.num_rows)
-    found = group_rows.targets(part.tokens, part.plan, indices)
-    rows = group_rows.rows(part.tokens, part.plan, indices)
+    found = part.plan.target_index(indices)
+    rows = part.plan.rows(indices)
     counted = rows["responses"] > 0
     assert not counted[0].any() and ((found >= 0) == counted).all()
     assert (part.tokens.tokens[found[counted]] == rows["targets"][counted]).all()
@@ -94,7 +94,8 @@ def test_targets_are_found_in_the_cache(tmp_path, layout):
     assert sorted(found[counted].tolist()) == wanted
 
     reference = -np.arange(len(part.tokens.tokens), dtype=np.float32)
-    part = part._replace(tokens=part.tokens._replace(reference=reference))
+    tokens = part.tokens._replace(reference=reference)
+    part = part._replace(plan=part.plan._replace(tokens=tokens))
     data = dataclasses.replace(data, parts=(part,))
     rows = every(data)
     assert (rows["reference"] == np.where(found < 0, 0, -found)[1:]).all()

@@ -13,7 +13,7 @@ import pytest
 
 from alignjax import config, errors
 from alignjax.data import loader
-from alignjax.data.packing import documents
+from alignjax.data.packing import text
 from alignjax.data.tokenizers import base
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -63,7 +63,7 @@ def texts(rows) -> list[str]:
 
 
 def same(rows, others) -> bool:
-    return all((rows[field] == others[field]).all() for field in documents.FIELDS)
+    return all((rows[field] == others[field]).all() for field in text.FIELDS)
 
 
 def test_a_pass_has_every_row_once_and_the_next_another_order(corpus):
@@ -94,7 +94,7 @@ def test_a_fresh_process_finds_the_same_rows(corpus, tmp_path):
         from pathlib import Path
         import numpy as np
         import test_loader
-        from alignjax.data.packing import documents as packing
+        from alignjax.data.packing import text as packing
         data = test_loader.mixed(Path(sys.argv[1]))
         rows = data.rows(np.arange(int(sys.argv[2]), int(sys.argv[2]) + 64))
         content = b"".join(rows[field].tobytes() for field in packing.FIELDS)

@@ -10,7 +10,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.packing import mismatched
+from alignjax.data.packing import rows as group_rows
 
 
 def labels(tmp_path, layout, sources=None, **options):
@@ -77,7 +77,7 @@ def test_prompts_that_open_alike_are_other_prompts(tmp_path):
     there = rows["group_weights"] > 0
     assert there.sum() >= 4 and (rows["lengths"][there][:, 1] > 0).all()
     assert len(set(data.parts[0].tokens.hashes.tolist())) == 1
-    assert data.identity["mismatched"] == mismatched.FORMAT
+    assert data.identity["mismatched"] == group_rows.MISMATCHED
     assert "mismatched" not in groups.build(tmp_path).identity
 
 
@@ -111,4 +111,5 @@ def test_a_store_has_no_mismatched_responses(tmp_path):
     part = data.parts[0]
     stored = part.tokens._replace(reference=np.zeros(len(part.tokens.tokens)))
     with pytest.raises(errors.ConfigError, match=r"reference.store: .* mismatched"):
-        dataclasses.replace(data, parts=(part._replace(tokens=stored),))
+        plan = part.plan._replace(tokens=stored)
+        dataclasses.replace(data, parts=(part._replace(plan=plan),))

@@ -6,7 +6,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.packing import documents as packing
+from alignjax.data.packing import text as packing
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache
 
@@ -35,13 +35,11 @@ def plan_of(tokens, tmp_path, length, pack="best_fit", long_documents="split"):
     offsets = np.array(tokens.offsets)
     spans = [(offsets[:-1], offsets[1:])]
     return packing.plan(
+        packing.Layout(length, pack, long_documents),
         tokens,
         spans,
         tmp_path,
-        length=length,
         token_bytes=TOK.token_bytes,
-        pack=pack,
-        long_documents=long_documents,
         identity={},
     )
 
@@ -51,8 +49,8 @@ def random_documents(rng) -> list[list[int]]:
     return [rng.integers(0, 258, n).tolist() for n in sizes]
 
 
-def all_rows(tokens, plan):
-    return packing.rows(tokens, plan, np.arange(plan.num_rows))
+def all_rows(plan):
+    return plan.rows(np.arange(plan.num_rows))
 
 
 @pytest.mark.parametrize("pack", ["best_fit", "none"])
@@ -65,7 +63,7 @@ def test_every_target_is_predicted_exactly_once(tmp_path, pack):
             continue
         tokens = tokens_of(documents, tmp_path)
         plan = plan_of(tokens, tmp_path, length, pack)
-        found = all_rows(tokens, plan)
+        found = all_rows(plan)
         predicted = []
         for row in range(plan.num_rows):
             segments = found["segment_ids"][row]
@@ -109,8 +107,8 @@ def test_blocks_are_packed_apart_and_lose_nothing(tmp_path, monkeypatch):
     tokens = tokens_of(documents, tmp_path)
     plan = plan_of(tokens, tmp_path, 16)
     assert plan.manifest["targets"] == sum(len(d) - 1 for d in documents)
-    assert all_rows(tokens, plan)["weights"].sum() == plan.manifest["targets"]
-    assert plan.rows[-1] == len(plan.starts)
+    assert all_rows(plan)["weights"].sum() == plan.manifest["targets"]
+    assert plan.offsets[-1] == len(plan.starts)
 
 
 def test_the_report_adds_up(tmp_path):
@@ -130,18 +128,18 @@ def test_the_report_adds_up(tmp_path):
             assert m["long_tokens"] == sizes[dropped & long].sum()
             assert m["split"] == (long & ~dropped).sum()
             assert m["targets"] == (sizes[~dropped] - 1).sum()
-            assert m["targets"] == all_rows(tokens, plan)["weights"].sum()
+            assert m["targets"] == all_rows(plan)["weights"].sum()
 
 
 def test_the_report_in_words(tmp_path):
     documents = [[1] * 5, [2], [3] * 30, [4] * 9]
     tokens = tokens_of(documents, tmp_path)
-    report = packing.report(plan_of(tokens, tmp_path, 8))
+    report = plan_of(tokens, tmp_path, 8).report()
     assert report == (
         "kept 3 documents of 44 tokens (1.00 bytes a token) in 6 rows of 8, 85.4 % "
         "full; split 1; dropped 1 documents of fewer than 2 tokens (1 tokens)"
     )
-    report = packing.report(plan_of(tokens, tmp_path, 8, long_documents="skip"))
+    report = plan_of(tokens, tmp_path, 8, long_documents="skip").report()
     assert "and 1 documents of more than 8 targets (30 tokens)" in report
 
 
@@ -157,7 +155,7 @@ def test_weights_go_with_their_targets(tmp_path):
     tokens = tokens_of(documents, tmp_path, weights)
     assert tokens.weights is not None
     plan = plan_of(tokens, tmp_path, 3)
-    found = all_rows(tokens, plan)
+    found = all_rows(plan)
     by_target = dict(
         zip(found["targets"].ravel(), found["weights"].ravel(), strict=True)
     )
@@ -170,9 +168,9 @@ def test_weights_go_with_their_targets(tmp_path):
 def test_rows_of_padding(tmp_path):
     tokens = tokens_of([[1, 2, 3]], tmp_path)
     plan = plan_of(tokens, tmp_path, 4)
-    found = packing.rows(tokens, plan, np.array([-1, 0, -1]))
+    found = plan.rows(np.array([-1, 0, -1]))
     assert found["weights"].sum(1).tolist() == [0, 2, 0]
     assert not any(found[field][[0, 2]].any() for field in packing.FIELDS)
-    none = packing.rows(tokens, plan, np.array([], int))
+    none = plan.rows(np.array([], int))
     assert all(none[field].shape == (0, 4) for field in packing.FIELDS)
     assert none["inputs"].dtype == np.int32 and none["weights"].dtype == np.float32

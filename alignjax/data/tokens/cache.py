@@ -285,6 +285,13 @@ def _open(path: Path, key: str, manifest: dict[str, Any]) -> TokenCache:
     )
 
 
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`start + i` and `i` for every i below every length, one range after the other."""
+    before = np.cumsum(lengths) - lengths
+    inside = np.arange(int(lengths.sum())) - np.repeat(before, lengths)
+    return np.repeat(starts, lengths) + inside, inside
+
+
 def open_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     """A read-only memory map of a file that has to be of exactly this size.
 

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which groups of responses go into which row of T targets.
+
+A group is a document of `comparisons.tokenize`; `rows.Layout` says how much of a row it
+takes. Groups are whole: what is too long is refused, left out, or loses the beginning
+of its prompt, never any of a response.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax import errors
+from alignjax.data import records
+from alignjax.data.chat import comparisons
+from alignjax.data.chat import format as chat
+from alignjax.data.packing import best_fit
+from alignjax.data.packing.rows import Groups, Layout, target_index
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import cache
+from alignjax.storage import atomic, json_files
+
+FORMAT = 2
+BLOCK = 1 << 20  # groups that are packed together, so that memory has a bound
+COUNTS = ("documents", "tokens", "long", "long_tokens", "cut", "cut_tokens")
+
+
+def problems(cfg: Any, data: str) -> list[str]:
+    """The fields of a `loader.DataConfig` that do not go with groups."""
+    problems = []
+    if cfg.chat is None:
+        problems.append(f'chat: {data} are dialogues; say chat = "roles"')
+    if cfg.train_on != "all":
+        problems.append(f"train_on: {data} are of whole responses; leave it out")
+    if cfg.long_documents == "split":
+        problems.append(
+            'long_documents: "split" would tear responses apart; say '
+            '"truncate_prompt", "skip" or "error"'
+        )
+    if cfg.validation_by == "tail":
+        problems.append(
+            f'validation_by: {data} are held out by their prompt; say "hash"'
+        )
+    if cfg.groups_per_row and cfg.pack == "none" and cfg.groups_per_row > 1:
+        problems.append(f'groups_per_row: {cfg.groups_per_row} with pack = "none"')
+    return problems
+
+
+def layout(
+    cfg: Any,
+    length: int,
+    *,
+    tok: base.Tokenizer,
+    caches: Mapping[str, cache.TokenCache],
+    values: Sequence[str],
+    mismatched: bool,
+) -> Layout:
+    """The layout that a `loader.DataConfig` asks for.
+
+    Args:
+      caches: of the sources, by the paths of their sections in the config.
+      values: the `comparisons.VALUES` that each source must have.
+      mismatched: whether rows have mismatched responses.
+
+    Raises:
+      ConfigError: sources that lack a value, or have unequal numbers of responses.
+    """
+    head, turns = chat.cuts(tok, cfg.chat, cfg.bos)
+    packed = "packed" if cfg.pack == "best_fit" else "padded"
+    return Layout(
+        name="shared" if cfg.share_prompt else packed,
+        length=length,
+        responses=_responses(caches, values) + mismatched,
+        mismatched=mismatched,
+        most=cfg.groups_per_row,
+        pack=cfg.pack,
+        long_documents=cfg.long_documents,
+        head=head,
+        turns=tuple(turns),
+    )
+
+
+def _responses(caches: Mapping[str, cache.TokenCache], values: Sequence[str]) -> int:
+    """K; all sources must have one, and `values` with one shape."""
+    problems = []
+    shapes = {name: tokens.manifest["fields"] for name, tokens in caches.items()}
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        own = [value for value in shape if value in comparisons.VALUES]
+        for value in values:
+            if value not in own:
+                problems.append(
+                    f"{name}: has no {value!r}, which the loss needs; it has "
+                    f"{', '.join(own) or 'nothing else'}"
+                )
+            elif shape[value] != shapes[first].get(value, shape[value]):
+                problems.append(
+                    f"{name}: has {shape[value][0]} numbers of {value!r}, where "
+                    f"{first} has {shapes[first][value][0]}"
+                )
+        counts = [s[comparisons.LENGTHS][0] - 1 for s in (shapes[first], shape)]
+        if counts[0] != counts[1]:
+            problems.append(
+                f"{name}: {counts[1]} responses a prompt, where {first} has "
+                f"{counts[0]}; mix sources of one number"
+            )
+    if problems:
+        raise errors.ConfigError(problems)
+    return shapes[first][comparisons.LENGTHS][0] - 1
+
+
+class Plan(NamedTuple):
+    """Which groups of a token cache make up which row; R rows, G groups.
+
+    Attributes:
+      key: a digest of all that it follows from.
+      layout: how it was made.
+      tokens: the cache.
+      documents: int64 [G], the document of each group, row by row.
+      cuts: int32 [G], how many tokens its prompt has lost.
+      offsets: int64 [R + 1], the first group of each row, and the end.
+      manifest: counts; `groups` is the most of a row, `reserve` the tokens that are
+        kept free for a mismatched response, as many as any response has.
+    """
+
+    key: str
+    layout: Layout
+    tokens: cache.TokenCache
+    documents: np.ndarray
+    cuts: np.ndarray
+    offsets: np.ndarray
+    manifest: dict[str, Any]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.offsets) - 1
+
+    def targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stretches of tokens that are learned: their starts and lengths, int64."""
+        lengths = _lengths(self.tokens, self.documents)[:, 1:].sum(1)
+        return self.tokens.offsets[self.documents + 1] - lengths, lengths
+
+    def describe(self, row: int) -> list[str]:
+        """The file and line of each group of a row."""
+        documents = self.documents[slice(*self.offsets[row : row + 2].tolist())]
+        starts = self.tokens.offsets[documents].tolist()
+        return [self.tokens.describe(start)[0] for start in starts]
+
+    def rows(self, indices: np.ndarray) -> dict[str, Any]:
+        """Some rows of this plan alone, -1 for one of padding; see `Layout.rows`.
+
+        Groups of a layout with mismatched responses have 0 tokens of these.
+        """
+        return self.layout.rows([self], np.asarray(indices, np.int64), _alone)
+
+    def target_index(self, indices: np.ndarray) -> np.ndarray:
+        """Where the cache has each target of a response of some rows.
+
+        Returns:
+          int64 [n, R, T], -1 where there is none.
+        """
+        indices = np.asarray(indices, np.int64)
+        groups = self.layout.read([self], indices, _alone)
+        return target_index(groups, self.layout, len(indices))
+
+    def groups(self, rows: np.ndarray, which: np.ndarray | bool = True) -> Groups:
+        """The groups of some rows, without mismatched responses.
+
+        Args:
+          rows: int64 [n], -1 for a row without groups.
+          which: bool [n], the rows that are of this plan; of the others there is none.
+        """
+        tokens, layout = self.tokens, self.layout
+        real = np.flatnonzero(which & (rows >= 0))
+        first, last = self.offsets[rows[real]], self.offsets[rows[real] + 1]
+        number, place = cache.ranges(first, last - first)
+        documents = np.asarray(self.documents[number])
+        cuts = self.cuts[number].astype(np.int64)
+        lengths = _lengths(tokens, documents)
+        starts = tokens.offsets[documents]
+        prompts = np.zeros(len(documents), np.uint64)
+        if layout.mismatched:
+            prompts = _prompt_digests(tokens, starts, lengths[:, 0])
+        lengths[:, 0] -= cuts
+        sizes = lengths.sum(1)
+        index, inside = cache.ranges(starts, sizes)
+        index += np.where(inside >= layout.head, np.repeat(cuts, sizes), 0)
+        own = np.cumsum(sizes) - sizes
+        reserve = self.manifest["reserve"] if layout.mismatched else 0
+        return Groups(
+            row=np.repeat(real, last - first),
+            place=place,
+            starts=own[:, None] + np.cumsum(lengths, 1) - lengths,
+            lengths=lengths,
+            room=layout.room(lengths[:, 0], lengths[:, 1:], reserve),
+            prompt=prompts,
+            weight=tokens.fields[comparisons.WEIGHT][documents],
+            values={
+                name: tokens.fields[name][documents]
+                for name in comparisons.VALUES
+                if name in tokens.fields
+            },
+            tokens=tokens.tokens[index],
+            index=index,
+            reference=None if tokens.reference is None else tokens.reference[index],
+        )
+
+    def report(self) -> str:
+        """How many groups are packed, cut and dropped, in a line."""
+        m, layout = self.manifest, self.layout
+        fill = m["targets"] / max(1, m["rows"] * layout.length * layout.sequences)
+        dropped, cut = "none", "none"
+        if m["long"]:
+            dropped = f"{m['long']:,} that do not fit ({m['long_tokens']:,} tokens)"
+        if m["cut"]:
+            cut = f"{m['cut']:,} prompts at the beginning ({m['cut_tokens']:,} tokens)"
+        shape = f"{layout.sequences} x {layout.length:,}"
+        return (
+            f"kept {m['kept']:,} groups of {m['documents']:,}, {int(m['weight']):,} "
+            f"tokens of responses, in {m['rows']:,} rows of {shape}, {layout.name}, up "
+            f"to {m['groups']} groups a row, {100 * fill:.1f} % full; cut {cut}; "
+            f"dropped {dropped}"
+        )
+
+
+def _alone(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The source and the row of each number, where there is one plan."""
+    return np.zeros_like(numbers), numbers
+
+
+def _lengths(tokens: cache.TokenCache, documents: np.ndarray) -> np.ndarray:
+    """int64 [D, 1 + K], of prompts and responses."""
+    return tokens.fields[comparisons.LENGTHS][documents].astype(np.int64)
+
+
+def _prompt_digests(tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """uint64 [G], equal for equal prompts.
+
+    The hashes of a cache are of how dialogues open, which other prompts may share.
+    """
+    digests = np.zeros(len(starts), np.uint64)
+    for g, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        prompt = tokens.tokens[start : start + length].tobytes()
+        digests[g] = int.from_bytes(hashlib.blake2b(prompt, digest_size=8).digest())
+    return digests
+
+
+def plan(
+    layout: Layout,
+    tokens: cache.TokenCache,
+    spans: Iterable[tuple[np.ndarray, np.ndarray]],
+    directory: Path,
+    *,
+    token_bytes: np.ndarray,
+    identity: Mapping[str, Any],
+) -> Plan:
+    """The plan for the documents in `spans`, made once and kept in `directory`.
+
+    Args:
+      spans: blocks of `(starts, ends)`, the tokens of each document that takes part.
+      token_bytes: of the tokenizer, to count the bytes of text that are targets.
+      identity: what `spans` follow from, beyond the cache.
+
+    Raises:
+      DataError: groups that are too long, where that is an error.
+    """
+    key = json_files.digest(
+        [tokens.key, {**layout._asdict(), "groups": FORMAT, **identity}]
+    )
+    path = Path(directory) / "plans" / key[:32]
+
+    def fill(partial: Path) -> dict[str, Any]:
+        starts = [np.zeros(0, np.int64), *(np.array(starts) for starts, _ in spans)]
+        documents = np.searchsorted(tokens.offsets, np.concatenate(starts))
+        documents = documents.astype(np.int64)
+        lengths = _lengths(tokens, documents)
+        reserve = int(lengths[:, 1:].max(initial=0))
+        counts = collections.Counter(dict.fromkeys(COUNTS, 0))
+        counts["documents"], counts["tokens"] = len(documents), int(lengths.sum())
+        fits, cuts = _cut(tokens, documents, lengths, layout, counts)
+        documents, lengths, cuts = documents[fits], lengths[fits], cuts[fits]
+        prompts, responses = lengths[:, 0] - cuts, lengths[:, 1:]
+        sizes = layout.size(prompts, responses)
+        if layout.mismatched and layout.name != "padded":
+            room = layout.room(prompts, responses, reserve)
+            sizes = layout.size(prompts, np.concatenate([responses, room[:, None]], 1))
+        order, ends = _rows(sizes, layout)
+        documents[order].tofile(partial / "documents.bin")
+        cuts[order].astype(np.int32).tofile(partial / "cuts.bin")
+        offsets = np.concatenate([[0], ends]).astype(np.int64)
+        offsets.tofile(partial / "rows.bin")
+        return {
+            **counts,
+            "kept": len(documents),
+            "rows": len(ends),
+            "groups": int(np.diff(offsets).max(initial=0)),
+            "reserve": reserve,
+            "targets": int(layout.total(prompts, responses).sum()),
+            "weight": float(responses.sum()),
+            "text_bytes": _text_bytes(tokens, documents, lengths, token_bytes),
+        }
+
+    manifest = atomic.obtain(path, fill)
+    count, rows = manifest["kept"], manifest["rows"]
+    return Plan(
+        key=key,
+        layout=layout,
+        tokens=tokens,
+        documents=cache.open_array(path / "documents.bin", np.int64, (count,)),
+        cuts=cache.open_array(path / "cuts.bin", np.int32, (count,)),
+        offsets=cache.open_array(path / "rows.bin", np.int64, (rows + 1,)),
+        manifest=manifest,
+    )
+
+
+def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter):
+    """Which groups fit, and how much of their prompts is cut for it; both [D]."""
+    faults = records.Faults(
+        "error",
+        'set data.long_documents = "truncate_prompt" or "skip", or raise length',
+    )
+    cuts = np.zeros(len(documents), np.int64)
+    fits = np.ones(len(documents), bool)
+    # A mismatched response needs no room.
+    sizes = layout.size(lengths[:, 0], lengths[:, 1:])
+    for i in np.flatnonzero(sizes > layout.length).tolist():
+        document, cut = int(documents[i]), None
+        if layout.long_documents == "error":
+            where, _ = tokens.describe(int(tokens.offsets[document]))
+            faults.add(where, f"{sizes[i]} targets do not fit into {layout.length}")
+        elif layout.long_documents == "truncate_prompt":
+            cut = _least_cut(tokens, document, lengths[i], layout)
+        if cut is None:
+            fits[i] = False
+            counts["long"] += 1
+            counts["long_tokens"] += int(lengths[i].sum())
+        else:
+            cuts[i] = cut
+            counts["cut"] += 1
+            counts["cut_tokens"] += cut
+    faults.check()
+    return fits, cuts
+
+
+def _least_cut(tokens, document: int, lengths, layout: Layout) -> int | None:
+    """The least cut that helps, of whole turns if there is one; None if none does."""
+    start, prompt = int(tokens.offsets[document]), int(lengths[0])
+    possible = np.arange(1, prompt - layout.head)  # at least one token stays
+    responses = np.broadcast_to(lengths[1:], (len(possible), len(lengths) - 1))
+    helps = possible[layout.size(prompt - possible, responses) <= layout.length]
+    if not len(helps):
+        return None
+    ids = np.asarray(tokens.tokens[start + layout.head : start + prompt])
+    whole = helps[np.isin(ids[helps], layout.turns)]
+    return int(whole[0] if len(whole) else helps[0])
+
+
+def _rows(sizes: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The order of the groups, row by row, and where each row ends."""
+    if layout.pack == "none" or layout.name == "padded":
+        return np.arange(len(sizes)), np.arange(1, len(sizes) + 1)
+    orders, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for at in range(0, len(sizes), BLOCK):
+        row_of = best_fit.rows(sizes[at : at + BLOCK], layout.length, layout.most)
+        orders.append(at + np.argsort(row_of, kind="stable"))
+        counts.append(np.bincount(row_of))
+    return np.concatenate(orders), np.cumsum(np.concatenate(counts))
+
+
+def _text_bytes(tokens, documents, lengths, token_bytes) -> float:
+    """Bytes of text of all responses."""
+    total = 0
+    ends = np.asarray(tokens.offsets)[documents + 1]
+    starts = ends - lengths[:, 1:].sum(1)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        total += int(token_bytes[tokens.tokens[start:end]].sum())
+    return float(total)

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of groups as the fields of `types.Responses`, in three layouts.
+
+A group is p tokens of a prompt, then K responses of r_k tokens. It takes as many
+targets as its layout says:
+
+    padded   p - 1 + r_k in a sequence for each response, one group a row
+    packed   the sum of these, in one sequence
+    shared   p - 1 + sum r_k: the responses are branches of one prompt
+
+A row is made of stretches of targets. One has the rest of a prompt: p - 1 targets of
+weight 0; one has a response, whose first input is the last token of the prompt. Layouts
+differ in where stretches stand and in how often the prompt is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax import errors
+from alignjax.data.chat import comparisons
+from alignjax.data.tokens import cache
+
+MISMATCHED = 2  # the version of `with_mismatched`
+SAMPLE = 1024  # rows that a report of mismatched responses looks at
+
+Locate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Layout(NamedTuple):
+    """How groups are put into rows.
+
+    Attributes:
+      name: "padded", "packed" or "shared".
+      length: T, the targets of a sequence.
+      responses: K, of a group in a row.
+      mismatched: whether the last of them is another prompt's, which the document does
+        not have; a row keeps room for it.
+      most: groups of a row at most, or None.
+      pack: "best_fit", or "none" for one group a row.
+      long_documents: of groups that do not fit into a row: "error", "skip", or
+        "truncate_prompt": whole turns of the beginning of the prompt are left out, or
+        if that is not enough tokens; and where the responses alone do not fit, all.
+      head: tokens of a prompt that stay where its beginning is cut: a start token.
+      turns: the tokens that turns begin with.
+    """
+
+    name: str
+    length: int
+    responses: int
+    mismatched: bool = False
+    most: int | None = None
+    pack: str = "best_fit"
+    long_documents: str = "error"
+    head: int = 0
+    turns: tuple[int, ...] = ()
+
+    @property
+    def sequences(self) -> int:
+        """R, of a row."""
+        return self.responses if self.name == "padded" else 1
+
+    def size(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
+        """Targets that groups take of a sequence: the longest, where it has several.
+
+        Args:
+          prompts: ints [D], p. responses: ints [D, K], r_k; 0 where there is none.
+        """
+        if self.name == "shared":
+            return prompts - 1 + responses.sum(1)
+        each = np.where(responses > 0, prompts[:, None] - 1 + responses, 0)
+        return each.max(1) if self.name == "padded" else each.sum(1)
+
+    def total(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
+        """Targets that groups take of all sequences together; [D]."""
+        layout = self._replace(name="packed") if self.name == "padded" else self
+        return layout.size(prompts, responses)
+
+    def room(
+        self, prompts: np.ndarray, responses: np.ndarray, reserve: int
+    ) -> np.ndarray:
+        """How long a mismatched response may be for the group to fit; [D].
+
+        That is `reserve`, or the rest of the row where the group is alone in it.
+        """
+        if self.name == "padded":
+            left = self.length - (prompts - 1)
+        else:
+            left = self.length - self.size(prompts, responses)
+            left = left - (prompts - 1) * (self.name == "packed")
+        return np.clip(left, 0, reserve)
+
+    def groups(self, plans: Sequence[Any]) -> int:
+        """P, the places for groups in a row."""
+        return max(1, *(plan.manifest["groups"] for plan in plans))
+
+    def identity(self, plans: Sequence[Any], batch_size: int | None) -> dict[str, Any]:
+        """What rows follow from besides their plans and numbers."""
+        own = {"groups": self.groups(plans), "batch_size": batch_size}
+        return own | ({"mismatched": MISMATCHED} if self.mismatched else {})
+
+    def check(self, plans: Sequence[Any]) -> None:
+        """Raises ConfigError where the rows of these plans cannot be mixed."""
+        stored = any(plan.tokens.reference is not None for plan in plans)
+        if stored and self.mismatched:
+            raise errors.ConfigError(
+                "reference.store: has no mismatched responses, which change from batch "
+                "to batch; set it to False"
+            )
+
+    def notes(
+        self,
+        names: Sequence[str],
+        plans: Sequence[Any],
+        read: Callable[[np.ndarray], dict[str, Any]],
+        num_rows: int,
+        batch_size: int | None,
+    ) -> list[str]:
+        """Lines for the report on what concerns several sources; see `Dataset`."""
+        shared = values([plan.tokens for plan in plans])
+        lines = []
+        for name, plan in zip(names, plans, strict=True):
+            own = values([plan.tokens])
+            if more := ", ".join(value for value in own if value not in shared):
+                why = "is not known of all sources, and left out"
+                lines.append(f"{name}: {more} {why}")
+        if self.mismatched:
+            lines += _without_partner(read, num_rows, batch_size)
+        return lines
+
+    def rows(
+        self,
+        plans: Sequence[Any],
+        numbers: np.ndarray,
+        locate: Locate,
+        batch_size: int | None = None,
+    ) -> dict[str, Any]:
+        """The rows of some numbers, out of several plans.
+
+        Args:
+          plans: each a `groups.Plan`.
+          numbers: int64 [n], of rows of the dataset.
+          locate: the plan of each number, and the row of that plan; -1 for padding.
+          batch_size: rows n with the same n // batch_size are a batch, of which
+            mismatched responses are; None leaves these empty.
+
+        Returns:
+          The fields of `types.batch`: `inputs`, `targets`, `weights`, `segment_ids`,
+          `positions`, `responses`, and where the layout is shared `branches`,
+          [n, R, T]; `lengths` [n, P, K]; `group_weights` and `index` [n, P]; `values`,
+          a dict; `reference` [n, R, T], where the caches have one.
+        """
+
+        groups = self.read(plans, numbers, locate, batch_size)
+        return fields(groups, self, numbers, self.groups(plans))
+
+    def read(self, plans, numbers, locate: Locate, batch_size=None) -> Groups:
+        """The groups of the rows of some numbers; as `rows`."""
+        names = values([plan.tokens for plan in plans])
+
+        def read(numbers: np.ndarray) -> Groups:
+            source, row = locate(numbers)
+            groups = [plan.groups(row, source == i) for i, plan in enumerate(plans)]
+            return join(groups, names)
+
+        groups = read(numbers)
+        if self.mismatched:
+            groups = with_mismatched(groups, numbers, read, batch_size or 1)
+        return groups
+
+
+class Groups(NamedTuple):
+    """G groups of some rows and all their N tokens; K responses each.
+
+    Attributes:
+      row: int64 [G], the row that each is in, ascending.
+      place: int64 [G], its index within the row.
+      starts: int64 [G, 1 + K], where its prompt and its responses start in `tokens`.
+      lengths: int64 [G, 1 + K], their tokens, 0 where there is no such response.
+      room: int64 [G], the longest mismatched response that it has room for.
+      prompt: uint64 [G], equal for equal prompts, from their tokens before any cut.
+        Both of these are 0 where the layout has no mismatched responses.
+      weight: float64 [G].
+      values: float64 [G] or [G, n] by name.
+      tokens: uint16 or uint32 [N].
+      index: int64 [N], where the cache of its source has each token.
+      reference: float32 [N], the reference log-probability of each token, or None.
+    """
+
+    row: np.ndarray
+    place: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    room: np.ndarray
+    prompt: np.ndarray
+    weight: np.ndarray
+    values: dict[str, np.ndarray]
+    tokens: np.ndarray
+    index: np.ndarray
+    reference: np.ndarray | None
+
+
+OF_GROUP = ("row", "place", "starts", "lengths", "room", "prompt", "weight")
+
+
+def values(caches: Sequence[cache.TokenCache]) -> list[str]:
+    """The `comparisons.VALUES` that all of these have, with one shape."""
+    return [
+        name
+        for name in comparisons.VALUES
+        if all(name in tokens.fields for tokens in caches)
+        and len({tokens.fields[name].shape[1:] for tokens in caches}) == 1
+    ]
+
+
+def join(sources: Sequence[Groups], names: Sequence[str]) -> Groups:
+    """The groups of several sources, in the order of their rows, with these values."""
+    sizes = np.cumsum([0, *(len(groups.tokens) for groups in sources)])
+    sources = [
+        groups._replace(starts=groups.starts + start)
+        for groups, start in zip(sources, sizes, strict=False)
+    ]
+    whole = lambda name: np.concatenate([getattr(groups, name) for groups in sources])
+    order = np.argsort(whole("row"), kind="stable")
+    values = {
+        name: np.concatenate([groups.values[name] for groups in sources])[order]
+        for name in names
+    }
+    stored = all(groups.reference is not None for groups in sources)
+    return Groups(
+        **{name: whole(name)[order] for name in OF_GROUP},
+        values=values,
+        tokens=whole("tokens"),
+        index=whole("index"),
+        reference=whole("reference") if stored else None,
+    )
+
+
+class Targets(NamedTuple):
+    """M targets of some rows.
+
+    Attributes:
+      at: int64 [M], the place of each, of the n * R * T.
+      input, target: int64 [M], where `Groups.tokens` has its input and itself.
+      segment, branch, position, response: int64 [M], see `types.Responses`.
+    """
+
+    at: np.ndarray
+    input: np.ndarray
+    target: np.ndarray
+    segment: np.ndarray
+    branch: np.ndarray
+    position: np.ndarray
+    response: np.ndarray
+
+
+def place(groups: Groups, layout: Layout) -> Targets:
+    """Every target of the groups, and its place in the rows."""
+    count, k = len(groups.row), layout.responses
+    prompts, responses = groups.lengths[:, 0], groups.lengths[:, 1:]
+
+    # Stretches [G, S] of a group in order: the prompt (0) or response k (k).
+    if layout.name == "shared":
+        part = np.arange(k + 1)
+        of = np.maximum(part - 1, 0)
+    else:
+        part = np.stack([np.zeros(k, np.int64), np.arange(1, k + 1)], 1).ravel()
+        of = np.arange(2 * k) // 2
+    lengths = np.where(part > 0, responses[:, of], prompts[:, None] - 1)
+    if layout.name != "shared":  # no prompt where there is no response
+        lengths = np.where(responses[:, of] > 0, lengths, 0)
+
+    # Where each stretch starts.
+    before = np.cumsum(lengths.ravel()).reshape(lengths.shape) - lengths
+    if layout.name == "padded":
+        start = (groups.row[:, None] * k + of) * layout.length
+        start = start + np.where(part > 0, prompts[:, None] - 1, 0)
+        segment = np.ones_like(lengths)
+    else:
+        leading = np.searchsorted(groups.row, groups.row)  # first group of the row
+        start = groups.row * layout.length - (before[leading, 0] if count else 0)
+        start = start[:, None] + before
+        segment = 1 + groups.place[:, None] + np.zeros_like(lengths)
+        if layout.name == "packed":
+            segment = 1 + groups.place[:, None] * k + of + np.zeros_like(lengths)
+
+    # One entry a target: the group and the stretch it is of, and how far inside.
+    sizes = lengths.ravel()
+    stretch = np.repeat(np.arange(len(sizes)), sizes)
+    at, inside = cache.ranges(start.ravel(), sizes)
+    g, s = np.divmod(stretch, max(1, len(part)))
+    k_of = part[s]  # 0 is the prompt
+    is_response = k_of > 0
+    position = inside + np.where(is_response, prompts[g] - 1, 0)
+    # A prompt's targets begin with its second token, a response's with its first.
+    target = groups.starts[g, k_of] + inside + np.where(is_response, 0, 1)
+    after_prompt = is_response & (inside == 0)
+    return Targets(
+        at=at,
+        input=np.where(after_prompt, groups.starts[g, 0] + prompts[g] - 1, target - 1),
+        target=target,
+        segment=segment.ravel()[stretch],
+        branch=k_of,
+        position=position,
+        response=np.where(is_response, groups.place[g] * k + k_of, 0),
+    )
+
+
+def fields(
+    groups: Groups, layout: Layout, numbers: np.ndarray, most: int
+) -> dict[str, Any]:
+    """The fields of `types.Responses` of n rows; see `Layout.rows`.
+
+    Args:
+      numbers: int64 [n], of the rows in the whole training.
+      most: P.
+    """
+    n, targets = len(numbers), place(groups, layout)
+    shape = (n, layout.sequences, layout.length)
+    spread = lambda array, dtype=np.int32: _spread(targets.at, array, shape, dtype)
+
+    def by_group(array, fill=0, dtype=np.float32) -> np.ndarray:
+        out = np.full((n, most, *array.shape[1:]), fill, dtype)
+        out[groups.row, groups.place] = array
+        return out
+
+    index = (numbers[groups.row] * most + groups.place) % 2**31
+    out = {
+        "inputs": spread(groups.tokens[targets.input]),
+        "targets": spread(groups.tokens[targets.target]),
+        "weights": spread(targets.response > 0, np.float32),
+        "segment_ids": spread(targets.segment),
+        "positions": spread(targets.position),
+        "responses": spread(targets.response),
+        "lengths": by_group(groups.lengths[:, 1:], dtype=np.int32),
+        "group_weights": by_group(groups.weight),
+        "index": by_group(index, -1, np.int32),
+        "values": {name: by_group(array) for name, array in groups.values.items()},
+    }
+    if layout.name == "shared":
+        out["branches"] = spread(targets.branch)
+    if groups.reference is not None:
+        logps = np.where(targets.response > 0, groups.reference[targets.target], 0)
+        out["reference"] = spread(logps, np.float32)
+    return out
+
+
+def target_index(groups: Groups, layout: Layout, n: int) -> np.ndarray:
+    """Where the cache has each target of a response; int64 [n, R, T], -1 elsewhere."""
+    targets = place(groups, layout)
+    index = np.where(targets.response > 0, groups.index[targets.target], -1)
+    shape = (n, layout.sequences, layout.length)
+    return _spread(targets.at, index, shape, np.int64, fill=-1)
+
+
+def _spread(at: np.ndarray, array, shape: tuple[int, ...], dtype, fill=0):
+    out = np.full(np.prod(shape), fill, dtype)
+    out[at] = array
+    return out.reshape(shape)
+
+
+def with_mismatched(
+    groups: Groups,
+    numbers: np.ndarray,
+    read: Callable[[np.ndarray], Groups],
+    batch_size: int,
+) -> Groups:
+    """The groups, each with a response to another prompt as its last.
+
+    KTO measures its baseline by these (arXiv:2402.01306). They are of another row of
+    the same batch, so they depend on the row's number and the batch size alone: no
+    order of reading, and no host, has any part in it.
+
+    The partner of a group of row n is the group in its place of the next row of the
+    batch, going round; the next again while its prompt is the same, its response does
+    not fit, or the row has none. A group without a partner has 0 tokens there.
+
+    Args:
+      numbers: int64 [n], of the rows.
+      read: the groups of other rows, by their numbers.
+      batch_size: rows n with the same n // batch_size are a batch.
+    """
+    number = numbers[groups.row]
+    first = number - number % batch_size
+    start, length = np.zeros_like(number), np.zeros_like(number)
+    pool, size = [groups], len(groups.tokens)
+    left = np.arange(len(number))  # groups without a partner yet
+    for step in range(1, batch_size):
+        if not len(left):
+            break
+        partners = first[left] + (number[left] + step) % batch_size
+        rows, which = np.unique(partners, return_inverse=True)
+        others = read(rows)
+        counts = np.bincount(others.row, minlength=len(rows))[which]
+        able = np.flatnonzero(counts)
+        begin = np.searchsorted(others.row, which[able])
+        other = begin + groups.place[left[able]] % counts[able]
+        fits = others.lengths[other, 1] <= groups.room[left[able]]
+        fits &= others.prompt[other] != groups.prompt[left[able]]
+        matched, other = left[able[fits]], other[fits]
+        start[matched] = size + others.starts[other, 1]
+        length[matched] = others.lengths[other, 1]
+        pool, size = [*pool, others], size + len(others.tokens)
+        left = np.setdiff1d(left, matched, assume_unique=True)
+    return groups._replace(
+        starts=np.concatenate([groups.starts, start[:, None]], 1),
+        lengths=np.concatenate([groups.lengths, length[:, None]], 1),
+        tokens=np.concatenate([groups.tokens for groups in pool]),
+        index=np.concatenate([groups.index for groups in pool]),
+    )
+
+
+def _without_partner(read, num_rows: int, batch_size: int) -> list[str]:
+    """A line on the groups of the first batches that have no mismatched response."""
+    batches = min(-(-num_rows // batch_size), max(1, SAMPLE // batch_size))
+    count = alone = 0
+    for i in range(batches):
+        rows = read(np.arange(i * batch_size, (i + 1) * batch_size))
+        real = rows["group_weights"] > 0
+        count += real.sum()
+        alone += (real & (rows["lengths"][..., -1] == 0)).sum()
+    if not alone:
+        return []
+    line = (
+        f"{alone:,} of {count:,} groups in the first {batches:,} batches have no "
+        "response to another prompt of their batch that fits, so the baseline is "
+        "measured without them, and 0 where a batch has none; raise batch_size, or "
+        "give more prompts"
+    )
+    return [line]
