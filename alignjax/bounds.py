@@ -1,61 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds of options, said in annotations, and functions that refuse what is outside."""
+"""Annotations of numbers that a config may set: `beta: Positive = 0.1`.
+
+They are checked where a config is read (`config.fill`), never where a function is
+called, so functions stay bare and an option may be a traced array, swept by `vmap`.
+"""
 
 from __future__ import annotations
 
-import functools
-import typing
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
-from alignjax import errors
-
 
 class Bound(NamedTuple):
-    """What the value of an option must satisfy, and how to say so."""
+    """A condition on a number, and the words for it."""
 
     holds: Callable[[float], bool]
     text: str
 
 
-Positive = Annotated[float, Bound(lambda x: x > 0, "above 0")]
-NonNegative = Annotated[float, Bound(lambda x: x >= 0, "at least 0")]
+_ABOVE_0 = Bound(lambda x: x > 0, "above 0")
+_AT_LEAST_0 = Bound(lambda x: x >= 0, "at least 0")
+
+Positive = Annotated[float, _ABOVE_0]
+NonNegative = Annotated[float, _AT_LEAST_0]
 Count = Annotated[int, Bound(lambda x: x >= 1, "at least 1")]
+CountOrZero = Annotated[int, _AT_LEAST_0]
 Share = Annotated[float, Bound(lambda x: 0 <= x < 1, "in [0, 1)")]
+PositiveShare = Annotated[float, Bound(lambda x: 0 < x <= 1, "in (0, 1]")]
 Fraction = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]
-# A label that is wrong as often as right carries nothing, and more often, the opposite.
+# A label that is wrong half of the time carries no information; beyond, it is inverted.
 Noise = Annotated[float, Bound(lambda x: 0 <= x < 0.5, "in [0, 0.5)")]
 PositiveNoise = Annotated[float, Bound(lambda x: 0 < x < 0.5, "in (0, 0.5)")]
-
-
-def checked(function: Callable) -> Callable:
-    """`function`, which now refuses options outside the bounds of its annotations.
-
-    Numbers are checked and traced values pass, so that an option may be swept by vmap.
-    """
-    hints = typing.get_type_hints(function, include_extras=True)
-    bounds = {name: _bound(hint) for name, hint in hints.items() if _bound(hint)}
-
-    @functools.wraps(function)
-    def call(*arguments, **options):
-        problems = [
-            f"{name}: {value!r} is not {bounds[name].text}"
-            for name, value in options.items()
-            if name in bounds
-            and isinstance(value, (int, float))
-            and not bounds[name].holds(value)
-        ]
-        if problems:
-            raise errors.ConfigError(problems)
-        return function(*arguments, **options)
-
-    return call
-
-
-def _bound(hint) -> Bound | None:
-    """The bound of `Positive`, of `Positive | None`, or none."""
-    for part in (hint, *typing.get_args(hint)):
-        for extra in getattr(part, "__metadata__", ()):
-            if isinstance(extra, Bound):
-                return extra
-    return None

@@ -1,126 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config sections to frozen dataclasses: every field known, typed and finite.
+"""Sections of a config to validated dataclasses and keyword arguments.
 
-A config file (ml_collections) is nested plain data. Each module owns the dataclass of
-its own section; `build` fills it or says everything that is wrong at once.
+A config is nested plain data. The dataclass of a section, or the signature of the
+function that a section is passed to, is the one place that knows its fields: their
+types, bounds (`alignjax.bounds`), defaults and, in its docstring, their meaning.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from alignjax import errors, registry
+from alignjax import bounds, errors, registry
 
 T = TypeVar("T")
 
 
-def build(cls: type[T], section: Mapping[str, Any], path: str) -> T:
-    """An instance of the frozen dataclass `cls` from the `section` found at `path`.
+class Field(NamedTuple):
+    """A field of a section.
 
-    A value of None stands for the field's default, so that a flag can clear a field.
-    Ints are accepted for floats, lists for tuples; bools are not ints.
+    Attributes:
+      type: its annotation, with bounds.
+      default: its value where the config has None or nothing.
+      required: whether the config must have a value.
+      meaning: its entry in the docstring, on one line.
+    """
+
+    type: Any
+    default: Any = None
+    required: bool = False
+    meaning: str = ""
+
+
+@functools.cache
+def fields(owner: Callable, leading: int = 0) -> dict[str, Field]:
+    """The fields of a dataclass, or a function's parameters after `leading` ones."""
+    hints = typing.get_type_hints(owner, include_extras=True)
+    meanings = _meanings(inspect.getdoc(owner) or "")
+    missing, defaults = dataclasses.MISSING, {}
+    if dataclasses.is_dataclass(owner):
+        for f in dataclasses.fields(owner):
+            made = f.default_factory is not missing
+            defaults[f.name] = f.default_factory() if made else f.default
+    else:
+        missing = inspect.Parameter.empty
+        for p in list(inspect.signature(owner).parameters.values())[leading:]:
+            if p.kind is not p.VAR_KEYWORD:
+                defaults[p.name] = p.default
+    return {
+        name: Field(
+            hints.get(name, Any),
+            None if default is missing else default,
+            default is missing,
+            meanings.get(name, ""),
+        )
+        for name, default in defaults.items()
+    }
+
+
+def fill(known: Mapping[str, Field], section: Mapping, path: str) -> dict[str, Any]:
+    """The values that the section at `path` has for `known` fields.
+
+    A value of None stands for the field's default and is left out, so that a flag can
+    clear a field. Ints are accepted for floats, lists for tuples; bools are not ints.
 
     Raises:
-      ConfigError: unknown, missing, mistyped or non-finite fields, all of them at once.
+      ConfigError: unknown, missing, mistyped, non-finite or out-of-bounds fields, all
+        of them at once.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
     prefix = f"{path}." if path else ""
     problems, values = [], {}
     for name, value in section.items():
-        if name not in fields:
-            if value is not None:
-                remedy = registry.closest(name, fields)
-                problems.append(f"{prefix}{name}: unknown field; {remedy}")
-            continue
         if value is None:
             continue
+        if name not in known:
+            problems.append(
+                f"{prefix}{name}: unknown field; {registry.closest(name, known)}"
+            )
+            continue
         try:
-            values[name] = _cast(value, hints[name])
+            values[name] = cast(value, known[name].type)
         except errors.ConfigError as error:  # from a section within this one
             problems += [f"{prefix}{name}.{problem}" for problem in error.problems]
         except ValueError as error:
             problems.append(f"{prefix}{name}: {error}")
-    for name, field in fields.items():
-        required = (
-            field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        )
-        if required and section.get(name) is None:
-            kind = _type_name(hints[name])
+    for name, field in known.items():
+        if field.required and section.get(name) is None:
+            kind = type_name(field.type)
             problems.append(f"{prefix}{name}: required, of type {kind}")
     if problems:
         raise errors.ConfigError(problems)
-    try:
+    return values
+
+
+def build(cls: type[T], section: Mapping, path: str) -> T:
+    """An instance of the dataclass `cls` from the section at `path`; see `fill`."""
+    values = fill(fields(cls), section, path)
+    with errors_at(path):
         return cls(**values)
-    except errors.ConfigError as error:  # from the dataclass's own checks
-        raise errors.ConfigError(
-            [f"{prefix}{problem}" for problem in error.problems]
-        ) from error
 
 
-def call(function: Callable, section: Mapping[str, Any], path: str, *leading):
-    """`function(*leading, **section)`, its keyword arguments checked as by `build`.
+def call(function: Callable, section: Mapping, path: str, *leading):
+    """`function(*leading, **section)`, with keyword arguments checked by `fill`.
 
-    The function's annotations and defaults say what is known, required and of which
-    type; so an option that a function does not take is refused, never ignored. One
-    with `**options` is handed whatever else there is, which it must check itself.
+    A function with `**options` gets the remaining fields too, and must check them.
     """
-    parameters = list(inspect.signature(function).parameters.values())[len(leading) :]
-    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    rest = {}
-    if len(named) < len(parameters):
-        names = {p.name for p in named}
-        rest = {k: v for k, v in section.items() if k not in names and v is not None}
-        section = {k: v for k, v in section.items() if k in names}
-    hints = typing.get_type_hints(function)
-    fields = []
-    for p in named:
-        hint = hints.get(p.name, Any)
-        if p.default is inspect.Parameter.empty:
-            fields.append((p.name, hint))
-        else:
-            fields.append((p.name, hint, dataclasses.field(default=p.default)))
-    options = dataclasses.make_dataclass("Options", fields, kw_only=True)
-    filled = build(options, section, path)
-    values = {f.name: getattr(filled, f.name) for f in dataclasses.fields(filled)}
-    try:
+    known, rest = fields(function, len(leading)), {}
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        rest = {k: v for k, v in section.items() if k not in known and v is not None}
+        section = {k: v for k, v in section.items() if k in known}
+    values = fill(known, section, path)
+    with errors_at(path):
         return function(*leading, **values, **rest)
-    except errors.ConfigError as error:  # from the function's own checks
+
+
+@contextlib.contextmanager
+def errors_at(path: str):
+    """Puts `path` before the fields that a ConfigError raised inside names."""
+    try:
+        yield
+    except errors.ConfigError as error:
         prefix = f"{path}." if path else ""
-        raise errors.ConfigError(
-            [f"{prefix}{problem}" for problem in error.problems]
-        ) from error
+        raise errors.ConfigError([prefix + p for p in error.problems]) from error
 
 
 def expect(value: Any, kind: type, where: str) -> Any:
-    """`value`, which was read from JSON, if it is of the type `kind`.
+    """`value`, read from JSON, if it is of type `kind`.
 
     Raises:
-      ConfigError: it is of another; `where` names the file and the field.
+      ConfigError: it is not; `where` names the file and the field.
     """
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise errors.ConfigError(
-        f"{where}: {value!r:.60} is {type(value).__name__}, not {_type_name(kind)}"
+        f"{where}: {value!r:.60} is {type(value).__name__}, not {type_name(kind)}"
     )
 
 
 def fault(cls: type, name: str, value: Any) -> str | None:
     """Why `value` cannot be the field `name` of the dataclass `cls`, or None."""
-    hint = typing.get_type_hints(cls)[name]
+    hint = fields(cls)[name].type
     if value is None:
         if type(None) in typing.get_args(hint):
             return None
-        return f"null is not {_type_name(hint)}; give it, or leave it out"
+        return f"null is not {type_name(hint)}; give it, or leave it out"
     try:
-        _cast(value, hint)
+        cast(value, hint)
     except ValueError as error:
         return str(error)
     return None
@@ -148,15 +182,21 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 
 
-def _cast(value, hint):
-    """`value` as the type `hint`; ValueError says what was expected."""
+def cast(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; ValueError names the type or bound it misses."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
+        return value
+    if origin is Annotated:
+        value = cast(value, arguments[0])
+        for bound in arguments[1:]:
+            if isinstance(bound, bounds.Bound) and not bound.holds(value):
+                raise ValueError(f"{value!r} is not {bound.text}")
         return value
     if origin in (typing.Union, types.UnionType):
         for option in (a for a in arguments if a is not type(None)):
             try:
-                return _cast(value, option)
+                return cast(value, option)
             except ValueError as error:
                 last = error
         raise last
@@ -168,7 +208,7 @@ def _cast(value, hint):
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = arguments[0] if arguments else Any
-        return tuple(_cast(item, inner) for item in value)
+        return tuple(cast(item, inner) for item in value)
     if dataclasses.is_dataclass(hint) and hasattr(value, "items"):
         return build(hint, value, "")
     if hint in (dict, Mapping) or origin in (dict, Mapping):
@@ -186,8 +226,26 @@ def _cast(value, hint):
         hint not in (int, float) and isinstance(hint, type) and isinstance(value, hint)
     ):
         return value
-    raise ValueError(f"{value!r} is {type(value).__name__}, not {_type_name(hint)}")
+    raise ValueError(f"{value!r} is {type(value).__name__}, not {type_name(hint)}")
 
 
-def _type_name(hint) -> str:
+def type_name(hint) -> str:
+    """`float`, `tuple[str, ...]`, `int | None`: a type as a user reads it."""
+    if typing.get_origin(hint) is Annotated:
+        return type_name(typing.get_args(hint)[0])
     return getattr(hint, "__name__", str(hint)).replace("typing.", "")
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """The entries of "Attributes:" or "Args:", by name: `a, b: text` is of both."""
+    meanings, names = {}, []
+    body = re.split(r"^(?:Attributes|Args):\n", docstring, maxsplit=1, flags=re.M)[1:]
+    for line in "".join(body).splitlines():
+        if line and not line.startswith(" "):
+            break
+        if entry := re.match(r"  (\*{0,2}\w+(?:, \w+)*): (.*)", line):
+            names = entry[1].split(", ")
+            meanings |= dict.fromkeys(names, entry[2])
+        elif line.strip():
+            meanings |= {name: f"{meanings[name]} {line.strip()}" for name in names}
+    return meanings

@@ -21,8 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "alignjax"
 
 LEVELS = [
-    {"errors", "registry", "trees", "types"},
-    {"bounds", "cli", "config", "storage"},
+    {"bounds", "errors", "registry", "trees", "types"},
+    {"cli", "config", "storage"},
     {"distributed", "losses", "tracking"},
     {"checkpoint", "data", "models"},
     {"huggingface", "objectives", "sampling"},

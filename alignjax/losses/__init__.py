@@ -11,13 +11,11 @@ from alignjax.losses import (
     links,
     mixtures,
     preference,
-    probe,
     ranked,
     reference_free,
     reward,
     scores,
     token_level,
-    tokens,
     unpaired,
 )
 
@@ -28,12 +26,10 @@ __all__ = [
     "links",
     "mixtures",
     "preference",
-    "probe",
     "ranked",
     "reference_free",
     "reward",
     "scores",
     "token_level",
-    "tokens",
     "unpaired",
 ]

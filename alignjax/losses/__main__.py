@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints every loss by kind: its options with their defaults, paper and equation."""
+"""Prints every loss by kind: paper, equation, options with their defaults."""
 
 from __future__ import annotations
 
@@ -8,29 +8,39 @@ from collections.abc import Callable
 
 from alignjax.losses import catalogue, links, scores
 
+SYMBOLS = """\
+symbols
+  w, l (or r)    the chosen and the rejected response; n_w, n_l their lengths in tokens
+  lw, ll         their log-probabilities under the policy; mw, ml the same per token
+  c, r           log(policy/reference) of the chosen and the rejected response
+  D              c - r, the margin
+  x              log(policy/reference) of a response, of single ones and of lists
+  s, log s       the sigmoid and its logarithm
+  e              label_smoothing; beta, gamma, ... are options
+  sg             stop_gradient"""
 MOVING = """\
-no loss, but with any that has a reference
+with any loss that has a reference
   TR-DPO, arXiv:2404.09656, whose reference follows the policy:
       soft: --config.reference.update_every=1 --config.reference.update_share=0.6
       hard: --config.reference.update_every=512"""
 
 
 def describe(name: str, function: Callable) -> str:
-    """What it is, what it takes and what it asks for, a line each."""
-    asked = catalogue.traits(function)
+    """A loss in a few lines: its equation, its options and what it reads."""
+    traits = catalogue.traits(function)
     lines = [f"  {name}", f"      {first_line(function)}"]
     options = [
-        name if p.default is p.empty else f"{name}={p.default!r}"
-        for name, p in catalogue.options(function).items()
+        name if field.required else f"{name}={field.default!r}"
+        for name, field in catalogue.options(function).items()
     ]
     if options:
         lines.append(f"      options: {', '.join(options)}")
-    if asked.inputs:
-        lines.append(f"      reads of the batch: {', '.join(asked.inputs)}")
-    if asked.needs:
-        lines.append(f"      reads of a response: {', '.join(asked.needs)}")
-    if asked.coupled:
-        lines.append("      batch-coupled: wants a statistic of the whole batch")
+    if traits.inputs:
+        lines.append(f"      reads of the batch: {', '.join(traits.inputs)}")
+    if traits.needs:
+        lines.append(f"      reads of a response: {', '.join(traits.needs)}")
+    if traits.coupled:
+        lines.append("      batch-coupled: needs a statistic of the whole batch")
     return "\n".join(lines)
 
 
@@ -39,20 +49,17 @@ def first_line(function: Callable) -> str:
 
 
 def table() -> str:
-    """All of the catalogue, as text."""
-    parts = []
+    """The whole catalogue as text."""
+    parts = [SYMBOLS]
     for kind, losses in catalogue.CATALOGUE.items():
         free = [n for n, f in losses.items() if not catalogue.traits(f).reference]
         parts.append(f"{kind} losses ({len(losses)})")
         parts += [describe(name, losses[name]) for name in sorted(losses)]
         if kind == "preference":
             parts.append(f"  without a reference: {', '.join(sorted(free))}")
-    for kind, known in {
-        "links": links.LINKS,
-        "divergences": scores.DIVERGENCES,
-    }.items():
-        parts.append(f"{kind} ({len(known)})")
-        parts += [f"  {name}: {first_line(known[name])}" for name in sorted(known)]
+    for functions in (links.LINKS, scores.DIVERGENCES):
+        parts.append(f"{functions.kind}s ({len(functions)})")
+        parts += [f"  {name}: {first_line(f)}" for name, f in sorted(functions.items())]
     parts.append(MOVING)
     return "\n".join(parts)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a loss is registered, described, checked and bound to the options of a config.
+"""How losses are registered, described, and bound to the options of a config.
 
 A loss is a pure function `(policy, reference, *, ...) -> loss_B`. Its keyword arguments
 are of three kinds: *options*, which a config sets; *inputs*, arrays that come with the
-batch, such as labels; and `statistic`, for the losses whose terms depend on the whole
-batch at once. `Traits` says which are which, and what else a loss asks for.
+batch, such as labels; and `statistic`, for losses whose terms depend on all of a batch.
+`Traits` says which are which, and what else a loss needs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import typing
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from alignjax import bounds, config, registry, types
+import jax
+import jax.numpy as jnp
+
+from alignjax import config, errors, registry, types
+from alignjax.losses import links
 
 PREFERENCE = registry.Registry("preference loss")  # LogProbs of [B, 2]
 UNPAIRED = registry.Registry("unpaired loss")  # LogProbs of [B]
@@ -29,27 +31,29 @@ CATALOGUE = {
     "reward": REWARD,
 }
 
-# What the traits of a loss may name.
+# The values that fields of `Traits` may have.
 DATA = ("pairs", "rankings", "labels", "ratings")
 OPTIONAL = [f.name for f in dataclasses.fields(types.LogProbs) if f.default is None]
+# Inputs that follow from the batch itself; all others are in `Responses.values`.
+FROM_BATCH = ("weight_B", "present_BK", "present_BA")
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What a loss asks of the code that calls it.
+    """What a loss needs of the code that calls it.
 
     Attributes:
-      reference: whether it reads the reference model at all.
+      reference: whether it reads the reference model.
       needs: the optional fields of `LogProbs` that it reads.
       inputs: its keyword arguments that are arrays of the batch, not options.
-      statistic: None, or the function that measures what the loss wants to know of
-        the whole global batch; see `measure`. Such a loss is *batch-coupled*: its
-        microbatches must share one statistic, taken before any of them.
+      statistic: None, or the function that computes what the loss needs of the whole
+        global batch; see `measure`. Such a loss is *batch-coupled*: its microbatches
+        share one statistic, computed before any of them.
       margin: whether it depends on the log-ratios by their difference alone, so that
         the gradients of chosen and rejected are opposite.
-      data: what one value of the loss is about, one of `DATA`.
-      normalised: of losses without a reference, whether a response counts by its
-        nats a token rather than by all of them.
+      data: what one example of the loss is, one of `DATA`.
+      normalised: of losses without a reference, whether the implicit reward of a
+        response is its log-probability per token rather than the sum.
     """
 
     reference: bool = True
@@ -66,35 +70,34 @@ class Traits:
 
 
 def traits(function: Callable) -> Traits:
-    """What a loss asks for; a function that declares nothing asks for the default."""
+    """The traits of a loss; the default ones where it declares none."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "traits", Traits())
 
 
 def declare(**fields) -> Callable[[Callable], Callable]:
-    """A decorator that gives a loss its `Traits` and has its options checked.
+    """A decorator that attaches `Traits` to a loss.
 
     For losses outside the package, which are reached as `module:function`.
 
     Raises:
-      ValueError: traits that there are not, or inputs that the function does not take.
+      ValueError: unknown traits, or inputs that the function does not take.
     """
-    asked = Traits(**fields)
-    each = {"needs": asked.needs, "data": (asked.data,), "inputs": asked.inputs}
+    declared = Traits(**fields)
 
     def decorate(function):
-        parameters = inspect.signature(function).parameters
-        known = {"needs": OPTIONAL, "data": DATA, "inputs": parameters}
-        for field, names in each.items():
-            for name in names:
-                if name not in known[field]:
-                    remedy = registry.closest(name, known[field])
-                    raise ValueError(
-                        f"{function.__name__}: {field}: unknown {name!r}; {remedy}"
-                    )
-        function = bounds.checked(function)
-        function.traits = asked
+        for field, names, allowed in (
+            ("needs", declared.needs, OPTIONAL),
+            ("data", (declared.data,), DATA),
+            ("inputs", declared.inputs, inspect.signature(function).parameters),
+        ):
+            for name in set(names) - set(allowed):
+                remedy = registry.closest(name, allowed)
+                raise ValueError(
+                    f"{function.__name__}: {field}: unknown {name!r}; {remedy}"
+                )
+        function.traits = declared
         return function
 
     return decorate
@@ -102,53 +105,154 @@ def declare(**fields) -> Callable[[Callable], Callable]:
 
 def register(where: registry.Registry, **fields) -> Callable[[Callable], Callable]:
     """`declare`, and an entry in the catalogue under the function's own name."""
-    return lambda function: where.register(declare(**fields)(function))
+    return lambda function: declare(**fields)(where.register(function))
 
 
-def options(function: Callable) -> dict[str, inspect.Parameter]:
-    """What a config may set of a loss: keyword arguments that the batch does not."""
+def find(name: str, *kinds: str) -> Callable:
+    """The loss called `name` among some kinds of `CATALOGUE`, or at `module:function`.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    losses = registry.Registry("loss")
+    for kind in kinds:
+        losses.update(CATALOGUE[kind])
+    try:
+        return losses.find(name)
+    except ValueError as error:
+        raise errors.ConfigError(f"loss: {error}") from error
+
+
+def options(function: Callable) -> dict[str, config.Field]:
+    """The keyword arguments of a loss that a config sets, not the batch."""
+    parameters = inspect.signature(function).parameters
     reserved = {"statistic", *traits(function).inputs}
     return {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in reserved
+        name: field
+        for name, field in config.fields(function).items()
+        if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+        and name not in reserved
     }
 
 
+def required_values(function: Callable) -> tuple[str, ...]:
+    """The keys of `Responses.values` that a loss cannot do without."""
+    parameters = inspect.signature(function).parameters
+    names = {
+        value_name(argument)
+        for argument in traits(function).inputs
+        if argument not in FROM_BATCH
+        and parameters[argument].default is inspect.Parameter.empty
+    }
+    return tuple(sorted(names))
+
+
+def value_name(argument: str) -> str:
+    """The key of `Responses.values` for an argument: `gap` for `gap_B`."""
+    return argument.rpartition("_")[0] or argument
+
+
 def bind(
-    function: Callable,
-    section: Mapping[str, Any],
-    path: str,
-    probe: Callable[[Callable], None] | None = None,
-) -> Callable:
-    """`function` with the options of a config's `section` filled in.
+    function: Callable, section: Mapping, path: str, *, scores: bool = False
+) -> functools.partial:
+    """A loss with its options filled in, from a config's section and by default.
+
+    The loss is also traced once with `jax.eval_shape`, on the inputs that its traits
+    promise, so that what would fail in the first step fails when the config is read.
 
     Args:
       function: a loss.
       section: its options.
-      path: where they stand.
-      probe: of `losses.probe`, for what shows only when the loss is asked.
+      path: where they stand in the config.
+      scores: whether it is a loss of scores; else of `LogProbs`.
 
     Raises:
-      ConfigError: an unknown, missing, mistyped or impossible option.
-      ValueError: a function that is no loss; of the probe.
+      ConfigError: unknown, missing, mistyped or incompatible options; or a function
+        that is no loss: it fails, or does not return one value per example.
     """
-    known = options(function)
+    prefix = f"{path}." if path else ""
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        known = options(function)
     except NameError as error:
-        raise ValueError(f"{function.__name__}: in its annotations, {error}") from error
+        raise errors.ConfigError(
+            f"{prefix}loss: {function.__name__}: in its annotations, {error}"
+        ) from error
+    values = {name: field.default for name, field in known.items()}
+    values |= config.fill(known, section, path)
+    if "link_options" in values:
+        with config.errors_at(path):
+            _check_link(values["link"], values["link_options"] or {})
+    bound = functools.partial(function, **values)
+    try:
+        _dry_run(bound, scores)
+    except ValueError as error:
+        option = str(error).partition(":")[0] in known
+        field = "" if option else "loss: "
+        raise errors.ConfigError(f"{prefix}{field}{error}") from error
+    return bound
 
-    def take(**values):
-        bound = functools.partial(function, **values)
-        if probe is not None:
-            probe(bound)
-        return bound
 
-    # All that config.call and checked read of a function: the options alone.
-    take.__signature__ = inspect.Signature(list(known.values()))
-    take.__annotations__ = {name: hints.get(name, Any) for name in known}
-    return config.call(bounds.checked(take), section, path)
+def _check_link(link: str, section: Mapping) -> None:
+    """Raises ConfigError for options that the link does not take."""
+    try:
+        function = links.LINKS.find(link)
+    except ValueError as error:
+        raise errors.ConfigError(f"link: {error}") from error
+    config.fill(config.fields(function, leading=2), section, "link_options")
+
+
+# Different from one another and from the 2 of a pair, so that no axes are confused.
+B, K, A = 5, 3, 4
+_SHAPES = {"pairs": (B, 2), "rankings": (B, K), "labels": (B,), "ratings": (B, A)}
+
+
+def _dry_run(loss: functools.partial, scores: bool) -> None:
+    """Raises ValueError unless the loss returns [B] of what its traits promise it.
+
+    A ValueError of the loss itself that begins with the name of one of its options, as
+    in "alpha: ...", passes through.
+    """
+    declared = traits(loss)
+    array = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+    x = array(_SHAPES[declared.data])
+    groups = x.shape if declared.data in ("pairs", "rankings") else (B, 1)
+    arrays = {
+        "reward_BK": array(groups),
+        "present_BK": array(groups, bool),
+        "target_BA": array((B, A)),
+        "present_BA": array((B, A), bool),
+        "desirable_B": array((B,), bool),
+    }
+    inputs = {name: arrays.get(name, array((B,))) for name in declared.inputs}
+    policy = types.LogProbs(x, x, **dict.fromkeys(declared.needs, x))
+    # These two are of the policy alone.
+    reference = policy.replace(reference_kl=None, collision=None)
+    arguments = (x,) if scores else (policy, reference if declared.reference else None)
+
+    def run(arguments, inputs):
+        if declared.coupled:
+            inputs = dict(inputs, statistic=measure(loss, *arguments, **inputs))
+        return loss(*arguments, **inputs)
+
+    name = getattr(loss.func, "__name__", repr(loss.func))
+    try:
+        result = jax.eval_shape(run, arguments, inputs)
+    except Exception as error:  # a loss from outside may fail in any way
+        text = str(error).partition("\n")[0]
+        if isinstance(error, ValueError) and text.partition(":")[0] in loss.keywords:
+            raise
+        fields = ", ".join(("total", "length", *declared.needs))
+        model = "a reference" if declared.reference else "no reference"
+        promised = "scores" if scores else f"{fields} of each response, and {model}"
+        raise ValueError(
+            f"{name} of {declared.data} fails: {type(error).__name__}: {text}; its "
+            f"traits promise it {promised} (losses.catalogue.declare)"
+        ) from error
+    if (shape := jax.tree.map(jnp.shape, result)) != (B,):
+        raise ValueError(
+            f"{name} returns shape {shape} for {B} {declared.data}; it must return one "
+            f"value for each, {(B,)}, and not reduce them"
+        )
 
 
 def measure(loss: Callable, policy, reference, **available):
@@ -156,9 +260,9 @@ def measure(loss: Callable, policy, reference, **available):
 
     Args:
       loss: from the catalogue, perhaps bound to its options.
-      policy, reference: `LogProbs` of the whole batch, needed without gradients.
-      **available: inputs of the batch, `weight_B` (float32, 0 for rows that pad the
-        batch) and `key`; the statistic takes those that it knows.
+      policy, reference: `LogProbs` of the whole batch; no gradient goes through them.
+      **available: inputs of the batch, `weight_B` (float32, 0 for padding rows) and
+        `key`; the statistic is passed those that it takes.
 
     Returns:
       What the loss expects as `statistic`: a pytree of scalars, which all microbatches
@@ -169,7 +273,7 @@ def measure(loss: Callable, policy, reference, **available):
         return None
     bound = loss.keywords if isinstance(loss, functools.partial) else {}
     values = {**bound, **available}
-    wanted = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     return function(
-        policy, reference, **{k: v for k, v in values.items() if k in wanted}
+        policy, reference, **{k: v for k, v in values.items() if k in parameters}
     )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two scores cost: the second factor of a loss.
+"""Links: the loss of a pair as a function of its two scores.
 
-A link is `(score_B2, beta, **options) -> loss_B`. Below, z = beta * (chosen - rejected)
-and w, l are the two scores; log s is `log_sigmoid`. Those of z alone see the margin;
-the others hold each side to a place of its own, and so fight its drifting away.
+A link is `(score_B2, beta, **options) -> loss_B`. Below, w and l are the scores of the
+chosen and the rejected response, z = beta (w - l), and log s is `log_sigmoid`. Links of
+z alone depend on the margin only; the others have a target for each score, which keeps
+both from drifting.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from alignjax import bounds, registry
+from alignjax import registry
 from alignjax.bounds import Noise, Positive, PositiveNoise
 from alignjax.losses import scores
 
@@ -21,52 +22,48 @@ log_sigmoid = jax.nn.log_sigmoid
 sigmoid = jax.nn.sigmoid
 
 
-def link(function):
-    return LINKS.register(bounds.checked(function))
-
-
 def cross_entropy(z_B, label_smoothing=0.0):
-    """-(1-e) log s(z) - e log s(-z): a label that is wrong with probability e."""
+    """-(1-e) log s(z) - e log s(-z), for labels that are wrong with probability e."""
     right, wrong = log_sigmoid(z_B), log_sigmoid(-z_B)
     return -(1 - label_smoothing) * right - label_smoothing * wrong
 
 
-@link
+@LINKS.register
 def logistic(score_B2, beta, *, offset=0.0, label_smoothing: Noise = 0.0):
-    """-log s(z + offset), of Bradley and Terry; convex, and never satisfied."""
+    """-log s(z + offset), of Bradley and Terry: convex, its gradient is never 0."""
     z_B = beta * scores.difference(score_B2) + offset
     return cross_entropy(z_B, label_smoothing)
 
 
-@link
+@LINKS.register
 def robust(score_B2, beta, *, label_smoothing: Noise = 0.1):
-    """-[(1-e) log s(z) - e log s(-z)]/(1-2e): unbiased when a share e is flipped."""
+    """-[(1-e) log s(z) - e log s(-z)]/(1-2e): unbiased if a share e of labels flips."""
     z_B = beta * scores.difference(score_B2)
     right, wrong = log_sigmoid(z_B), log_sigmoid(-z_B)
     clean = -(1 - label_smoothing) * right + label_smoothing * wrong
     return clean / (1 - 2 * label_smoothing)
 
 
-@link
+@LINKS.register
 def hinge(score_B2, beta):
-    """max(0, 1 - z): content once the margin is reached."""
+    """max(0, 1 - z): no gradient beyond a margin of 1."""
     return jnp.maximum(0.0, 1 - beta * scores.difference(score_B2))
 
 
-@link
+@LINKS.register
 def square(score_B2, beta):
-    """(w - l - 1/(2 beta))^2: the margin has a target, and no more is asked."""
+    """(w - l - 1/(2 beta))^2: a target for the margin, from both sides."""
     return jnp.square(scores.difference(score_B2) - 1 / (2 * beta))
 
 
-@link
+@LINKS.register
 def exo(score_B2, beta, *, label_smoothing: PositiveNoise = 1e-3):
-    """KL(q || (1-e, e)), q = (s(z), s(-z)): reverse, so it seeks the mode."""
+    """KL(q || (1-e, e)), q = (s(z), s(-z)): a reverse KL, which is mode-seeking."""
     right = jnp.log1p(-label_smoothing)
     return _reverse_kl(score_B2, beta, right, jnp.log(label_smoothing))
 
 
-@link
+@LINKS.register
 def exo_authors(score_B2, beta, *, rejected: float = -10.0):
     """As `exo` to the unnormalised target log-probabilities (0, `rejected`)."""
     return _reverse_kl(score_B2, beta, 0.0, rejected)
@@ -80,47 +77,47 @@ def _reverse_kl(score_B2, beta, target_right, target_wrong):
     )
 
 
-@link
+@LINKS.register
 def discopop(score_B2, beta, *, temperature: Positive = 0.05):
-    """(1-m)(-log s(z)) + m e^-z, m = s(z/t): logistic and exponential, blended."""
+    """(1-m)(-log s(z)) + m e^-z, m = s(z/t): logistic and exponential loss, mixed."""
     z_B = beta * scores.difference(score_B2)
     # m e^-z as one power: m is 0 where e^-z overflows.
     exponential = scores.exp(log_sigmoid(z_B / temperature) - z_B)
     return -sigmoid(-z_B / temperature) * log_sigmoid(z_B) + exponential
 
 
-@link
+@LINKS.register
 def nca(score_B2, beta):
     """-log s(w) - (log s(-w) + log s(-l))/2, scores times beta."""
     w_B, l_B = _sides(beta * score_B2)
     return -log_sigmoid(w_B) - (log_sigmoid(-w_B) + log_sigmoid(-l_B)) / 2
 
 
-@link
+@LINKS.register
 def bco(score_B2, beta, *, shift=0.0):
-    """-log s(w - shift) - log s(shift - l), scores times beta: two classifications."""
+    """-log s(w - shift) - log s(shift - l), scores times beta: a classifier of each."""
     w_B, l_B = _sides(beta * score_B2)
     return -log_sigmoid(w_B - shift) - log_sigmoid(shift - l_B)
 
 
-@link
+@LINKS.register
 def sppo(score_B2, beta, *, probability=1.0):
-    """[(w - (p-1/2)/beta)^2 + (l + (p-1/2)/beta)^2]/2, p that the chosen one wins."""
+    """[(w - (p-1/2)/beta)^2 + (l + (p-1/2)/beta)^2]/2, p that chosen wins."""
     target = (probability - 0.5) / beta
     w_B, l_B = _sides(score_B2)
     return (jnp.square(w_B - target) + jnp.square(l_B + target)) / 2
 
 
-@link
+@LINKS.register
 def apo_zero(score_B2, beta):
-    """s(-w) + s(l), scores times beta: chosen up, rejected down."""
+    """s(-w) + s(l), scores times beta: raises the chosen one, lowers the rejected."""
     w_B, l_B = _sides(beta * score_B2)
     return sigmoid(-w_B) + sigmoid(l_B)
 
 
-@link
+@LINKS.register
 def apo_down(score_B2, beta):
-    """s(w) + s(-z), scores times beta: both down, the rejected one further."""
+    """s(w) + s(-z), scores times beta: lowers both, the rejected one more."""
     w_B, l_B = _sides(beta * score_B2)
     return sigmoid(w_B) + sigmoid(l_B - w_B)
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import config, errors
-from alignjax.bounds import NonNegative, Positive, checked
-from alignjax.losses import catalogue, links, preference, probe, scores
+from alignjax.bounds import NonNegative, Positive
+from alignjax.losses import catalogue, links, preference, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
@@ -128,6 +128,9 @@ def mpo(
     )
 
 
+WEIGHT = {"weight": config.Field(Positive, required=True)}
+
+
 class Term(NamedTuple):
     """A part of a mixture: `weight` times the loss `function`, its options bound."""
 
@@ -147,15 +150,12 @@ def build(section: Mapping[str, Any], path: str) -> tuple[Term, ...]:
     for name, given in section.items():
         given = dict(given) if isinstance(given, Mapping) else {"weight": given}
         try:
-            weight = config.call(
-                _weight, {"weight": given.pop("weight", None)}, f"{path}.{name}"
-            )
+            weight = {"weight": given.pop("weight", None)}
+            weight = config.fill(WEIGHT, weight, f"{path}.{name}")["weight"]
             function = catalogue.PREFERENCE.find(name)
             if (data := catalogue.traits(function).data) != "pairs":
                 raise ValueError(f"{name} is of {data}; a mixture is of pairs")
-            bound = catalogue.bind(
-                function, given, f"{path}.{name}", probe.of_responses
-            )
+            bound = catalogue.bind(function, given, f"{path}.{name}")
             terms.append(Term(name, weight, bound))
         except errors.ConfigError as error:
             problems += error.problems
@@ -185,6 +185,12 @@ def traits(terms: tuple[Term, ...]) -> catalogue.Traits:
     )
 
 
+def required_values(terms: tuple[Term, ...]) -> tuple[str, ...]:
+    """The keys of `Responses.values` that some of the terms cannot do without."""
+    each = (catalogue.required_values(term.function) for term in terms)
+    return tuple(sorted(set().union(*each)))
+
+
 def measure(terms: tuple[Term, ...], policy, reference, **available) -> dict:
     """The statistics of the batch-coupled terms, by name; see `catalogue.measure`."""
     return {
@@ -211,8 +217,3 @@ def evaluate(
             given["statistic"] = statistic[term.name]
         values[term.name] = term.function(policy, reference, **given)
     return sum(term.weight * values[term.name] for term in terms), values
-
-
-@checked
-def _weight(*, weight: Positive) -> float:
-    return weight

@@ -17,13 +17,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from alignjax import config, errors
-from alignjax.bounds import (
-    Noise,
-    NonNegative,
-    Positive,
-    PositiveNoise,
-)
+from alignjax.bounds import Noise, NonNegative, Positive, PositiveNoise
 from alignjax.losses import catalogue, links, scores
 from alignjax.types import LogProbs
 
@@ -223,7 +217,7 @@ def f_dpo(
     """
     log_ratio_B2 = scores.log_ratio(policy, reference)
     score_B2 = scores.divergence_score(log_ratio_B2, divergence, alpha)
-    return linked(score_B2, beta, link, link_options)
+    return links.LINKS.find(link)(score_B2, beta, **(link_options or {}))
 
 
 @loss()
@@ -291,12 +285,3 @@ def reward_aware(
     log = links.log_sigmoid
     right_B = links.sigmoid(p_B) * (log(p_B) - log(q_B))
     return right_B + links.sigmoid(-p_B) * (log(-p_B) - log(-q_B))
-
-
-def linked(score_B2, beta, link: str, link_options: dict | None):
-    """A link found by name, its options checked."""
-    try:
-        function = links.LINKS.find(link)
-    except ValueError as error:
-        raise errors.ConfigError(f"link: {error}") from error
-    return config.call(function, link_options or {}, "link_options", score_B2, beta)

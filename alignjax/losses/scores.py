@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a response scores, from its log-probabilities: the first factor of a loss.
+"""Scores of responses, computed from log-probabilities: [..., 2] for pairs.
 
-A score has one value a response, [..., 2] for pairs. It is the implicit reward divided
-by beta; a link (`links`) turns the scores of a pair into a loss.
+A score is the implicit reward divided by beta; a link (`losses.links`) turns the two
+scores of a pair into a loss.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from alignjax import errors, registry
+from alignjax import registry
 from alignjax.types import LogProbs
 
-# Of likelihood ratios: beyond e^40 there is nothing to learn, and float32 still holds
-# the square of it. TRL holds its alpha-divergence at e^80, whose square is infinite.
+# Likelihood ratios are clipped at e^40: beyond it there is nothing to learn, and
+# float32 holds its square. TRL clips its alpha-divergence at e^80, whose square is
+# infinite.
 LARGEST_EXPONENT = 40.0
 
 
 def exp(x: jax.Array) -> jax.Array:
-    """e^x, constant from `LARGEST_EXPONENT` on, so without a gradient there."""
+    """e^x, clipped at `LARGEST_EXPONENT`, so without a gradient beyond it."""
     return jnp.exp(jnp.minimum(x, LARGEST_EXPONENT))
 
 
@@ -92,16 +93,16 @@ def chi_squared(log_ratio):
 
 
 def divergence_score(log_ratio, divergence: str, order: float | None) -> jax.Array:
-    """The score under a divergence by name; `order` is the alpha-divergence's alone.
+    """The score under a divergence by name; only the alpha-divergence has an `order`.
 
     Raises:
-      ConfigError: an unknown divergence, or an `alpha` missing or of no use.
+      ValueError: an unknown divergence, or an alpha that is missing or has no use.
     """
     try:
         score = DIVERGENCES.find(divergence)
     except ValueError as error:
-        raise errors.ConfigError(f"divergence: {error}") from error
+        raise ValueError(f"divergence: {error}") from error
     if (score is alpha) != (order is not None):
         verb = "needs" if score is alpha else "has no"
-        raise errors.ConfigError(f"alpha: divergence {divergence!r} {verb} alpha")
+        raise ValueError(f"alpha: divergence {divergence!r} {verb} alpha")
     return score(log_ratio) if order is None else score(log_ratio, order)

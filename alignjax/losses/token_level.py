@@ -2,7 +2,8 @@
 """Preference losses that look below the sum of a response: lengths, tokens, vocabulary.
 
 As `preference`, in whose words the equations are; n is the number of tokens. What they
-read of a response beyond its total are fields of `LogProbs`, made by `tokens`.
+read of a response beyond its total are fields of `LogProbs`, made by
+`language_model`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from jax import lax
 
 from alignjax.bounds import Fraction, Noise, NonNegative, Positive
 from alignjax.losses import catalogue, links, scores
-from alignjax.losses.preference import linked
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
@@ -93,8 +93,8 @@ def wpo(
     the policy would have written them itself. TRL does so too.
     """
     weight_B = scores.exp(_on_policy(policy))
-    loss_B = linked(scores.log_ratio(policy, reference), beta, link, link_options)
-    return weight_B * loss_B
+    score_B2 = scores.log_ratio(policy, reference)
+    return weight_B * links.LINKS.find(link)(score_B2, beta, **(link_options or {}))
 
 
 @loss(needs=("collision",))

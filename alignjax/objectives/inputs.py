@@ -7,8 +7,7 @@ what a group counts, follow from the batch itself.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -22,23 +21,6 @@ from alignjax.types import Responses
 WEIGHT, PRESENT = "weight_B", ("present_BK", "present_BA")
 
 
-def value_name(argument: str) -> str:
-    """`gap` for `gap_B`: the argument without its axes."""
-    return argument.rpartition("_")[0] or argument
-
-
-def required(functions: Iterable[Callable]) -> tuple[str, ...]:
-    """Names in `Responses.values` that some of these losses cannot do without."""
-    names = set()
-    for function in functions:
-        parameters = inspect.signature(function).parameters
-        for argument in catalogue.traits(function).inputs:
-            missing = parameters[argument].default is inspect.Parameter.empty
-            if missing and argument not in (WEIGHT, *PRESENT):
-                names.add(value_name(argument))
-    return tuple(sorted(names))
-
-
 def of(
     batch: Responses, arguments: Iterable[str], names: Iterable[str] = ()
 ) -> dict[str, jax.Array]:
@@ -48,7 +30,7 @@ def of(
       batch: what to look in. Its numbers about groups that count nothing are replaced
         by ones, so that no loss meets a gap of 0 there.
       arguments: of losses.
-      names: `required` of the losses.
+      names: `catalogue.required_values` of the losses.
 
     Raises:
       ConfigError: the batch has no such value; when the step is traced.
@@ -63,7 +45,7 @@ def of(
     counts_G = responses.groups(batch.weights) > 0
     found = {}
     for argument in arguments:
-        name = value_name(argument)
+        name = catalogue.value_name(argument)
         if argument == "present_BK":
             found[argument] = responses.groups(batch.lengths) > 0
         elif argument == "present_BA":  # an attribute that was not rated is NaN

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax.losses import language_model
-from alignjax.losses import tokens as token_losses
 from alignjax.objectives import router
 from alignjax.types import Model, Params, Routing, Sequences
 
@@ -103,7 +102,7 @@ def tokens(
         logp = language_model.token_logp(logits, targets)[0]
         kl = None
         if "reference_kl" in needs:
-            kl = token_losses.reference_kl(policy, logits)
+            kl = language_model.reference_kl(policy, logits)
         return found._replace(reference_logp=logp, reference_kl=kl)
 
     found = over_chunks(compare, (x_BTD, other_BTD, sequences.targets), chunk)
@@ -120,7 +119,7 @@ def _tokens(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> To
         target = jnp.take_along_axis(fixed, targets[..., None], axis=-1)[..., 0]
         found = found._replace(hit=(target >= fixed.max(-1)).astype(jnp.float32))
     if "collision" in needs:
-        found = found._replace(collision=token_losses.collision(logits))
+        found = found._replace(collision=language_model.collision(logits))
     return found
 
 

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alignjax import errors, registry, trees
-from alignjax.losses import catalogue, mixtures, probe
+from alignjax import errors, trees
+from alignjax.losses import catalogue, mixtures
 from alignjax.objectives import inputs, logprobs, pair_metrics, responses, router
 from alignjax.types import Frozen, LogProbs, Mean, Model, Objective, Responses
 
-KINDS = (catalogue.PREFERENCE, catalogue.UNPAIRED, catalogue.RANKED)
+KINDS = ("preference", "unpaired", "ranked")
 # What stored log-probabilities cannot tell: the first compares whole distributions, the
 # second is of a prompt and a response that only a batch brings together.
 NOT_STORED = ("reference_kl", "mismatched")
@@ -87,9 +87,7 @@ def make(
         raise errors.ConfigError(f"chunk: {chunk} must be at least 1")
     terms = _terms(loss, mixture, options)
     traits = mixtures.traits(terms)
-    asked = Asked(
-        terms, traits, inputs.required(t.function for t in terms), _scale(terms)
-    )
+    asked = Asked(terms, traits, mixtures.required_values(terms), _scale(terms))
 
     def observe(params, frozen: Frozen, batch: Responses, key):
         observed = {}
@@ -180,24 +178,16 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
             f"{', '.join(pair_metrics.MEASURES)}"
         )
     try:
-        bound = catalogue.bind(function, options, "", probe.of_responses)
+        bound = catalogue.bind(function, options, "")
     except errors.ConfigError as error:
         problems = [f"{problem} (loss {name!r})" for problem in error.problems]
         raise errors.ConfigError(problems) from error
-    except ValueError as error:
-        raise errors.ConfigError(f"loss: {error}") from error
     return (mixtures.Term(name, 1.0, bound),)
 
 
 def find(name: str) -> Callable:
     """The loss of this name among `KINDS`, or at `module:function`; ConfigError."""
-    known = registry.Registry("loss")
-    for kind in KINDS:
-        known.update(kind)
-    try:
-        return known.find(name)
-    except ValueError as error:
-        raise errors.ConfigError(f"loss: {error}") from error
+    return catalogue.find(name, *KINDS)
 
 
 def _scale(terms) -> float:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alignjax.losses import tokens as token_losses
+from alignjax.losses import language_model
 from alignjax.objectives import logprobs
 from alignjax.types import LogProbs, Model, Params, Responses, Sequences
 
@@ -135,7 +135,7 @@ def ranks(batch: Responses) -> jax.Array:
 
 
 def _first(batch: Responses) -> jax.Array:
-    """`token_losses.first` of each target, bool [B, R, T]; false outside responses."""
+    """`language_model.first` of each target, bool [B, R, T]; no target outside them."""
     shorter_B1 = batch.lengths.min(-1).reshape(len(batch.lengths), -1)
     whose = batch.responses
     P, K = batch.lengths.shape[1:]
@@ -145,7 +145,7 @@ def _first(batch: Responses) -> jax.Array:
 
 
 def _drawn(batch: Responses) -> jax.Array:
-    """`token_losses.drawn` of each target, bool [B, R, T]; false outside responses.
+    """`language_model.drawn` of each target, bool [B, R, T]; false outside responses.
 
     What is drawn follows from the group's index and the rank of a token in its
     response, so from neither layout, nor microbatches, nor the step.
@@ -158,7 +158,7 @@ def _drawn(batch: Responses) -> jax.Array:
     key_GK = jax.vmap(fold, (0, None))(key_G, jnp.arange(K))
     key_GKT = jax.vmap(jax.vmap(fold, (0, None)), (0, None))(key_GK, jnp.arange(T))
     draw = jax.vmap(jax.vmap(jax.vmap(jax.random.uniform)))
-    drawn_GKT = token_losses.smallest(counts_GKT, draw(key_GKT))
+    drawn_GKT = language_model.smallest(counts_GKT, draw(key_GKT))
     drawn_BX = drawn_GKT.reshape(B, P * K * T)
     whose = batch.responses
     place = jnp.clip(whose - 1, 0) * T + ranks(batch)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import errors, trees
-from alignjax.losses import catalogue, probe
+from alignjax.losses import catalogue
 from alignjax.objectives import inputs, pair_metrics, responses, reward_metrics, router
 from alignjax.types import Frozen, Mean, Model, Objective, Params, Responses
 
@@ -54,10 +54,7 @@ def make(
       ConfigError: an unknown loss, options that it does not take, or a model whose
         heads do not fit.
     """
-    try:
-        function = catalogue.REWARD.find(loss)
-    except ValueError as error:
-        raise errors.ConfigError(f"loss: {error}") from error
+    function = catalogue.find(loss, "reward")
     traits = catalogue.traits(function)
     if traits.data not in reward_metrics.MEASURES:
         raise errors.ConfigError(f"loss: {loss} is of {traits.data}, not of scores")
@@ -72,13 +69,8 @@ def make(
         problems.append("bootstrap: of one member; it needs members of 2 or more")
     if problems:
         raise errors.ConfigError(problems)
-    try:
-        bound = catalogue.bind(function, options, "", probe.of_scores)
-    except errors.ConfigError:
-        raise
-    except ValueError as error:
-        raise errors.ConfigError(f"loss: {error}") from error
-    values = inputs.required([bound])
+    bound = catalogue.bind(function, options, "", scores=True)
+    values = catalogue.required_values(bound)
 
     def weights(batch: Responses, key):  # float32 [G, M]
         weight_G = responses.groups(batch.weights)

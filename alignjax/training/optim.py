@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from alignjax import config, errors, registry, trees
-from alignjax.bounds import Count, NonNegative, Positive, Share, checked
+from alignjax.bounds import Count, NonNegative, Positive, Share
 from alignjax.types import Frozen
 
 OPTIMIZERS = registry.Registry("optimizer")
@@ -59,7 +59,6 @@ def build(section: Mapping, schedule, path: str = "optimizer"):
 
 
 @OPTIMIZERS.register
-@checked
 def adamw(
     schedule,
     mask,
@@ -83,7 +82,6 @@ def adamw(
 
 
 @OPTIMIZERS.register
-@checked
 def adafactor(
     schedule,
     mask,
@@ -107,7 +105,6 @@ def adafactor(
 
 
 @OPTIMIZERS.register
-@checked
 def lion(
     schedule,
     mask,
@@ -121,7 +118,6 @@ def lion(
 
 
 @OPTIMIZERS.register
-@checked
 def muon(
     schedule,
     mask,
@@ -157,7 +153,6 @@ def muon(
 
 
 @OPTIMIZERS.register
-@checked
 def sgd(
     schedule,
     mask,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import optax
 
 from alignjax import config, errors, registry
-from alignjax.bounds import Count, NonNegative, checked
+from alignjax.bounds import Count, NonNegative
 
 SCHEDULES = registry.Registry("schedule")
 
@@ -52,7 +52,6 @@ def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
 
 
 @SCHEDULES.register
-@checked
 def constant(peak, steps, warmup):
     """The peak, for ever."""
     del steps, warmup
@@ -60,7 +59,6 @@ def constant(peak, steps, warmup):
 
 
 @SCHEDULES.register
-@checked
 def linear(peak, steps, warmup, *, final: NonNegative = 0.0):
     """A straight line from the peak to `final` times the peak."""
     del warmup
@@ -68,7 +66,6 @@ def linear(peak, steps, warmup, *, final: NonNegative = 0.0):
 
 
 @SCHEDULES.register
-@checked
 def cosine(peak, steps, warmup, *, final: NonNegative = 0.1):
     """Half a cosine to `final` times the peak; arXiv:1608.03983 Eq. 5, no restarts."""
     del warmup
@@ -76,7 +73,6 @@ def cosine(peak, steps, warmup, *, final: NonNegative = 0.1):
 
 
 @SCHEDULES.register
-@checked
 def wsd(peak, steps, warmup, *, decay: float = 0.2, final: NonNegative = 0.0):
     """Warm-up, stable, decay (arXiv:2404.06395): the last `decay` share goes down."""
     del warmup
@@ -93,7 +89,6 @@ def wsd(peak, steps, warmup, *, decay: float = 0.2, final: NonNegative = 0.0):
 
 
 @SCHEDULES.register
-@checked
 def rsqrt(peak, steps, warmup, *, timescale: Count = 1000):
     """peak * sqrt(t / (t + step)), the inverse square root of arXiv:1706.03762 section
     5.3, where t is the longer of the warm-up and `timescale`."""

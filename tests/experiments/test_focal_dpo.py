@@ -62,7 +62,7 @@ def test_easy_weighs_the_gradient_of_dpo():
 def test_what_is_declared_is_checked():
     assert catalogue.traits(losses.focal_dpo).margin
     with pytest.raises(errors.ConfigError, match="gamma"):
-        losses.focal_dpo(*pairs(MARGIN), gamma=-1.0)
+        catalogue.bind(losses.focal_dpo, {"gamma": -1.0}, "objective")
 
 
 @pytest.fixture(scope="module")

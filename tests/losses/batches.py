@@ -118,7 +118,8 @@ def evaluate(function, policy, reference, inputs):
 
 
 def bound(kind, name, options):
-    return catalogue.bind(catalogue.CATALOGUE[kind][name], options, "loss")
+    function = catalogue.CATALOGUE[kind][name]
+    return catalogue.bind(function, options, "loss", scores=kind == "reward")
 
 
 def call(kind, name, options):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alignjax import bounds, errors
-from alignjax.losses import catalogue, coupled, mixtures, preference, probe
+from alignjax.losses import catalogue, coupled, links, mixtures, preference
 from alignjax.types import LogProbs
 from tests.losses import batches
 
@@ -69,30 +69,23 @@ def test_bind_refuses(name, section, message):
         ),
     ],
 )
-def test_factors_are_checked_when_a_loss_is_traced(section, message):
-    bound = catalogue.bind(preference.f_dpo, section, "loss")
-    pair = LogProbs(jnp.zeros((1, 2)), jnp.ones((1, 2)))
-    assert message in messages(jax.eval_shape, bound, pair, pair)
-
-
-@pytest.mark.parametrize(
-    ("name", "section", "message"),
-    [
-        ("f_dpo", dict(divergence="hellinger"), "loss.divergence: unknown divergence"),
-        ("f_dpo", dict(divergence="alpha"), "loss.alpha: divergence 'alpha' needs"),
-        ("wpo", dict(link="tanh"), "loss.link: unknown link 'tanh'"),
-        ("f_dpo", dict(link_options=dict(slope=1)), "loss.link_options.slope: unknown"),
-    ],
-)
-def test_with_a_probe_factors_are_checked_when_a_loss_is_bound(name, section, message):
-    bind = functools.partial(catalogue.bind, probe=probe.of_responses)
-    assert message in messages(bind, catalogue.PREFERENCE[name], section, "loss")
+def test_score_and_link_are_checked_when_a_loss_is_bound(section, message):
+    assert f"loss.{message}" in messages(
+        catalogue.bind, preference.f_dpo, section, "loss"
+    )
 
 
 @pytest.mark.parametrize(("kind", "name", "options"), list(batches.cases()))
-def test_every_loss_passes_its_probe(kind, name, options):
-    ask = probe.of_scores if kind == "reward" else probe.of_responses
-    ask(batches.bound(kind, name, options))
+def test_every_loss_passes_its_dry_run(kind, name, options):
+    assert callable(batches.bound(kind, name, options))
+
+
+def test_losses_are_bare():
+    """Nothing stands between a caller and the function of a loss or a link."""
+    for losses in (*catalogue.CATALOGUE.values(), links.LINKS):
+        for name, function in losses.items():
+            assert inspect.isfunction(function), name
+            assert not hasattr(function, "__wrapped__"), name
 
 
 def reduces(policy, reference):
@@ -119,19 +112,25 @@ def mistypes(policy, reference, *, beta: "flaot" = 1.0):  # noqa: F821
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (reduces, r"reduces gives shape \(\) of 5 pairs; it is to give one value each"),
-        (keeps_sides, r"keeps_sides gives shape \(5, 2\)"),
-        (reads_the_reference, "AttributeError: .* length .*, and no reference"),
-        (reads_the_head, "TypeError: .* given total, length of each response, and a "),
+        (reduces, r"reduces returns shape \(\) for 5 pairs; it must return one value"),
+        (keeps_sides, r"keeps_sides returns shape \(5, 2\)"),
+        (
+            reads_the_reference,
+            "AttributeError: .* length .*, and no reference",
+        ),
+        (
+            reads_the_head,
+            "TypeError: .* it total, length of each response, and a ",
+        ),
         (mistypes, "mistypes: in its annotations, name 'flaot' is not defined"),
     ],
 )
 def test_a_function_that_is_no_loss(function, message):
-    with pytest.raises(ValueError, match=message):
-        catalogue.bind(function, {}, "loss", probe.of_responses)
+    with pytest.raises(errors.ConfigError, match=f"objective.loss: .*{message}"):
+        catalogue.bind(function, {}, "objective")
     if function is not mistypes:
-        with pytest.raises(ValueError, match=r"missing 1 .* it is given scores"):
-            catalogue.bind(function, {}, "loss", probe.of_scores)
+        with pytest.raises(errors.ConfigError, match=r"missing 1 .* promise it scores"):
+            catalogue.bind(function, {}, "objective", scores=True)
 
 
 def test_an_option_may_be_swept():

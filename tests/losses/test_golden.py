@@ -23,7 +23,6 @@ from alignjax.losses import (
     preference,
     reward,
     scores,
-    tokens,
 )
 from alignjax.types import LogProbs
 from tests.losses import batches
@@ -297,7 +296,7 @@ def test_tokens():
 
     def logprobs(chosen, rejected):
         logp = rows(given[chosen], given[rejected])
-        head = (logp * tokens.first(counts)).sum(-1)
+        head = (logp * language_model.first(counts)).sum(-1)
         return LogProbs((logp * counts).sum(-1), counts.sum(-1), head=head)
 
     policy = logprobs("chosen_p", "rejected_p")

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.losses import catalogue, tokens
+from alignjax.losses import catalogue
+from alignjax.losses import language_model as tokens
 from alignjax.types import LogProbs
 
 

@@ -13,7 +13,7 @@ from alignjax.training import evaluate
 from alignjax.types import Frozen, LogProbs
 from tests.objectives import batches, subject
 
-LOSSES = [name for kind in preference.KINDS for name in kind]
+LOSSES = [name for kind in preference.KINDS for name in catalogue.CATALOGUE[kind]]
 REFERENCE = Frozen(reference=subject.params(1))
 # Whose inputs or statistics might be divided by, or have their logarithm taken.
 DELICATE = ["odpo", "reward_aware", "sppo_soft", "aot_unpaired", "beta_dpo", "mpo"]
@@ -308,7 +308,10 @@ def test_what_the_batch_lacks_is_named():
         (dict(loss="dpp"), ["objective.loss", "'dpp'", "dpop"]),
         (dict(loss=""), ["objective.loss: unknown loss ''"]),
         (dict(loss="f_dpo", divergence="x"), ["objective.divergence: unknown", "x"]),
-        (dict(loss=f"{__name__}:reduced"), ["objective.loss: reduced gives shape ()"]),
+        (
+            dict(loss=f"{__name__}:reduced"),
+            ["objective.loss: reduced returns"],
+        ),
         (dict(loss=f"{__name__}:rated"), ["objective.loss", "is of ratings", "labels"]),
         (
             dict(mixture={"f_dpo": {"weight": 1.0, "link": "x"}}),
@@ -316,7 +319,10 @@ def test_what_the_batch_lacks_is_named():
         ),
         (
             dict(mixture={f"{__name__}:reduced": 1.0, f"{__name__}:outside": 1.0}),
-            ["objective.mixture: reduced gives shape ()", "outside is of labels"],
+            [
+                "reduced.loss: reduced returns",
+                "outside is of labels",
+            ],
         ),
         (dict(beta=-1.0), ["objective.beta", "-1.0 is not above 0"]),
         (dict(beta="x"), ["objective.beta", "'x' is str"]),

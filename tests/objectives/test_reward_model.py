@@ -215,7 +215,7 @@ def reduced(score_B2):
     ("heads", "section", "words"),
     [
         (1, dict(loss="bradley"), ["objective.loss", "bradley_terry"]),
-        (1, dict(loss=f"{__name__}:reduced"), ["objective.loss: reduced gives shape"]),
+        (1, dict(loss=f"{__name__}:reduced"), ["objective.loss: reduced returns"]),
         (1, dict(centering=0.1), ["objective.centering", "did you mean 'centring'"]),
         (1, dict(pooling="first"), ["objective.pooling", "'last', 'mean'"]),
         (1, dict(members=2), ["objective.members: 2", "score_heads = 1"]),
