@@ -30,7 +30,7 @@ from alignjax import errors
 from alignjax.data import loader
 from alignjax.data.packing import best_fit
 from alignjax.data.tokenizers import base
-from alignjax.data.tokens import cache, pool
+from alignjax.data.tokens import cache, tokenizing
 
 LENGTH = 1024
 DOCUMENT = 4000
@@ -117,7 +117,7 @@ def tokenise_afresh(corpus: Path, saved: Path, workers: int) -> dict[str, float]
 def report_tokenising(corpus: Path, quarter: Path, saved: Path, name: str) -> None:
     texts = (record.text for _, record in sources(corpus)[0].documents())
     size = sum(len(text.encode()) for text in texts) / 1e6
-    several = max(2, pool.cpus())
+    several = max(2, tokenizing.cpus())
     for workers in (1, several):
         found = tokenise_afresh(corpus, saved, workers)
         print(
@@ -186,7 +186,7 @@ def report(options: argparse.Namespace) -> None:
         if options.path is None:
             write_corpus(corpus, options.megabytes)
         size = write_quarter(corpus, quarter)
-        print(f"corpus: {size / 1e6:.1f} MB; {pool.cpus()} processors")
+        print(f"corpus: {size / 1e6:.1f} MB; {tokenizing.cpus()} processors")
         for model_type in ("bpe", "unigram"):
             tok = train(corpus, folder, model_type)
             tok.save(folder / model_type)

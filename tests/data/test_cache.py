@@ -18,7 +18,7 @@ from alignjax.data import records, sources
 from alignjax.data.chat import comparisons, format
 from alignjax.data.sources import files
 from alignjax.data.tokenizers import base
-from alignjax.data.tokens import cache, pool, tokenizing
+from alignjax.data.tokens import cache, tokenizing
 from alignjax.storage import atomic
 
 TOK = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
@@ -188,9 +188,9 @@ def die(tok, texts):
 
 def test_a_dead_worker_ends_it(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, fresh.PLACES)))
-    results = pool.ordered_map(
-        tokenizing.make_job, (TOK.kind, TOK.files, die, {}), iter([["one"]] * 9), 2
-    )
+    batches = iter([(["a:1"], ["one"])] * 9)
+    arguments = (TOK.kind, TOK.files, die, {})
+    results = tokenizing.in_processes(arguments, batches, 2)
     with pytest.raises(RuntimeError, match="a tokenising process died"):
         list(results)
 

@@ -13,7 +13,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records, sources
-from alignjax.data.sources import digests, files
+from alignjax.data.sources import files
 
 ODD = "A\r\nB\n\n\n  C \t é 漢 \u2028 \ufeff e\u0301 \U0001f600\n"
 
@@ -136,8 +136,8 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise denied
 
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "_read", deny)
-        digests._of_file.cache_clear()
+        patch.setattr(files, "_sha256", deny)
+        files._digest.cache_clear()
         message = refused(path=str(tmp_path / "a.txt"))
         assert f"{tmp_path}/a.txt: cannot be read (Permission denied)" in message
     source = sources.load("text", {"path": str(tmp_path / "a.txt")})
@@ -167,12 +167,12 @@ def test_identity_is_of_bytes_and_options_not_of_paths(tmp_path):
 
 def test_digests_of_large_files_are_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "LARGE", 10)
+    monkeypatch.setattr(files, "LARGE", 10)
     path = tmp_path / "large.txt"
 
     def digest():
-        digests._of_file.cache_clear()  # as a new process would
-        return digests.of_files([path])[0]
+        files._digest.cache_clear()  # as a new process would
+        return files.digests([path])[0]
 
     def write(text, age):
         path.write_text(text)
@@ -187,7 +187,7 @@ def test_digests_of_large_files_are_remembered(tmp_path, monkeypatch):
     assert digest() == expected
     (note,) = (tmp_path / "cache").rglob("*.json")
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "_read", None)
+        patch.setattr(files, "_sha256", None)
         assert digest() == expected
     expected = write("changed since", 500)
     assert digest() == expected

@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a corpus: finding them, and reading them in blocks, lines or as text."""
+"""Files of a source: their names, digests, and contents as blocks, lines or text."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import glob
 import gzip
+import hashlib
 import os
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from alignjax import errors
+from alignjax.storage import atomic, json_files
 
 # The longest line that is held in memory.
 MOST_LINE_BYTES = 1 << 26
 BLOCK_BYTES = 1 << 20
+LARGE = 1 << 28  # bytes; the digests of smaller files are computed at every start
+SETTLED = 10.0  # seconds since the last change, before a digest is remembered
 
 
-class Found(NamedTuple):
-    """The files that were found, and what is to be told of those that are left out."""
+class Files(NamedTuple):
+    """Files of a source, and a line for the report on files that were left out."""
 
     paths: list[Path]
     note: str
 
 
-def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Found:
-    """The files that `path` means, sorted by name within each pattern, none twice.
+def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
+    """The files of `path`, sorted by name within each pattern, none twice.
 
     Args:
       path: a file, a directory (all below it that end in one of `suffixes`, in capitals
@@ -38,30 +45,31 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Found:
         read.
     """
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-    found: dict[Path, None] = {}
-    left = 0
+    paths: dict[Path, None] = {}
+    left_out = 0
     for pattern in patterns:
         if not os.fspath(pattern):
             raise errors.DataError("the source's path is empty: name a file")
         pattern = os.path.expanduser(os.fspath(pattern))
         if os.path.isdir(pattern):
-            wanted = f"{', '.join(suffixes)} below this directory"
-            inside = list(_walk(pattern))
-            matched = [p for p in inside if p.name.lower().endswith(suffixes)]
-            left += len(inside) - len(matched)
+            missing = f"no file {', '.join(suffixes)} below this directory"
+            below = list(_walk(pattern))
+            matches = [p for p in below if p.name.lower().endswith(suffixes)]
+            left_out += len(below) - len(matches)
         else:
-            wanted = "of this name"
-            names = [pattern] if os.path.exists(pattern) else _glob(pattern)
-            matched = [Path(name) for name in names if not os.path.isdir(name)]
-        if not matched:
+            missing = "no file of this name"
+            exact = os.path.exists(pattern)
+            names = [pattern] if exact else glob.glob(pattern, recursive=True)
+            matches = [Path(name) for name in names if not os.path.isdir(name)]
+        if not matches:
             where = "" if os.path.isabs(pattern) else f" (in {os.getcwd()})"
             raise errors.DataError(
-                f"{pattern}{where}: no file {wanted}; correct the source's path"
+                f"{pattern}{where}: {missing}; correct the source's path"
             )
-        found.update(dict.fromkeys(sorted(matched)))
-    if not found:
+        paths.update(dict.fromkeys(sorted(matches)))
+    if not paths:
         raise errors.DataError("the source's path is an empty list: name a file")
-    for file in found:
+    for file in paths:
         try:
             empty = file.stat().st_size == 0
         except OSError as error:
@@ -69,7 +77,8 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Found:
         if empty:
             raise errors.DataError(f"{file}: the file is empty; fill or remove it")
     ends = f"do not end in {', '.join(suffixes)}"
-    return Found(list(found), f"{left:,} files left out, which {ends}" if left else "")
+    note = f"{left_out:,} files left out, which {ends}" if left_out else ""
+    return Files(list(paths), note)
 
 
 def size(paths: Sequence[Path]) -> int:
@@ -77,8 +86,53 @@ def size(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
+def digests(paths: Sequence[Path]) -> list[str]:
+    """The sha256 of the bytes of each file.
+
+    That of a large file is kept in the user's cache, with its size and the time of its
+    last change, and is taken from there as long as these are the same.
+
+    Raises:
+      DataError: a file that cannot be read.
+    """
+    values = []
+    for path in paths:
+        try:
+            stat = path.stat()
+            values.append(_digest(path.resolve(), stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
+            raise unreadable(path, error) from error
+    return values
+
+
+@functools.lru_cache(maxsize=65536)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    if size < LARGE:
+        return _sha256(path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    note = cache / "alignjax" / "digests" / f"{name}.json"
+    state = {"path": str(path), "size": size, "mtime_ns": mtime_ns}
+    try:
+        stored = json_files.read(note, dict)
+    except errors.DataError:  # none yet, or no longer whole
+        stored = {}
+    if {**stored, "sha256": None} == {**state, "sha256": None}:
+        return stored["sha256"]
+    digest = _sha256(path)
+    if time.time() - mtime_ns / 1e9 > SETTLED:
+        with contextlib.suppress(OSError):  # then it is read again the next time
+            atomic.write_json(note, {**state, "sha256": digest})
+    return digest
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def unreadable(path: str | os.PathLike, error: OSError) -> errors.DataError:
-    """What to raise where a file or folder of a source cannot be read."""
+    """The error to raise where a file or folder of a source cannot be read."""
     return errors.DataError(
         f"{os.fspath(path)}: cannot be read ({error.strerror or error}); make it "
         "readable, or remove it"
@@ -89,14 +143,14 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """A file in parts of about BLOCK_BYTES that end where a line does.
 
     Yields:
-      `(number of its first line, from 1; its place in the file; bytes)`. A `.gz` is
-      unpacked on the way, and places are of what is in it.
+      `(number of its first line, from 1; its offset in the file; bytes)`. A `.gz` is
+      unpacked on the way, and offsets are of its contents.
 
     Raises:
       DataError: a file that cannot be read, a gzip file that is cut off or damaged, or
         a line beyond MOST_LINE_BYTES.
     """
-    number, place = 1, 0
+    number, offset = 1, 0
     try:
         with (
             gzip.open(path)
@@ -113,12 +167,12 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
                             f"{MOST_LINE_BYTES >> 20} MiB; break it up"
                         )
                     block += rest
-                yield number, place, block
+                yield number, offset, block
                 number += block.count(b"\n")
-                place += len(block)
+                offset += len(block)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise errors.DataError(
-            f"{path}: damaged or cut off after {place} unpacked bytes ({error}); "
+            f"{path}: damaged or cut off after {offset} unpacked bytes ({error}); "
             "copy the file again"
         ) from error
     except OSError as error:
@@ -137,14 +191,14 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
       DataError: as `blocks` does; and what is not UTF-8 text, with its line.
     """
-    for number, place, block in blocks(path):
+    for number, offset, block in blocks(path):
         if fault_of_bytes(block):
             for line in block.split(b"\n"):
                 if fault := fault_of_bytes(line):
-                    where = f"{path}:{number} (line at byte {place})"
+                    where = f"{path}:{number} (line at byte {offset})"
                     raise errors.DataError(f"{where}: {fault}")
                 number += 1
-                place += len(line) + 1
+                offset += len(line) + 1
         yield number, block.decode("utf-8")
 
 
@@ -155,29 +209,25 @@ def fault_of_bytes(line: bytes) -> str | None:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
-        found = line[error.start : error.start + 1].hex()
+        byte = line[error.start : error.start + 1].hex()
         return (
-            f"byte 0x{found} at byte {error.start} of the line is not UTF-8; "
+            f"byte 0x{byte} at byte {error.start} of the line is not UTF-8; "
             "convert the file, for instance with iconv -t utf-8"
         )
     return None
 
 
 def _walk(directory: str) -> Iterator[Path]:
-    """All files below; links are followed, and no folder is gone through twice."""
-    seen = set()
+    """All files below; links are followed, but no folder is listed twice."""
+    visited = set()
 
     def refuse(error: OSError):
         raise unreadable(error.filename, error) from error
 
     for folder, inner, names in os.walk(directory, onerror=refuse, followlinks=True):
-        inner.sort()  # so that it does not depend on the disk by which link one is met
-        if (real := os.path.realpath(folder)) in seen:
+        inner.sort()  # so that the link that a folder is met by does not vary
+        if (real := os.path.realpath(folder)) in visited:
             inner.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         yield from (Path(folder, name) for name in names)
-
-
-def _glob(pattern: str) -> list[str]:
-    return glob.glob(pattern, recursive=True)

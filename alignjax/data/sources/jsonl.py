@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax.data import formats, records
-from alignjax.data.sources import digests, files
+from alignjax.data.sources import files
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson")
 
@@ -40,7 +40,7 @@ def load(
                     bad = isinstance(row, records.BadRow)
                     yield f"{file}:{number}", row if bad else reader.read(row)
 
-    identity = {"files": digests.of_files(paths), **reader.identity}
+    identity = {"files": files.digests(paths), **reader.identity}
     return records.Source("jsonl", identity, files.size(paths), documents, note)
 
 

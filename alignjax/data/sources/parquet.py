@@ -9,7 +9,7 @@ from typing import Any
 
 from alignjax import errors
 from alignjax.data import formats, records
-from alignjax.data.sources import digests, files
+from alignjax.data.sources import files
 
 BATCH_ROWS = 1024
 
@@ -41,7 +41,7 @@ def load(
             for number, row in enumerate(_rows(file, reader), start=1):
                 yield f"{file}:{number}", reader.read(row)
 
-    identity = {"files": digests.of_files(paths), **reader.identity}
+    identity = {"files": files.digests(paths), **reader.identity}
     return records.Source("parquet", identity, files.size(paths), documents, note)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.sources import digests, files
+from alignjax.data.sources import files
 
 SUFFIXES = (".txt", ".md", ".text", ".txt.gz")
 
@@ -43,7 +43,7 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
             if empty:
                 raise errors.DataError(f"{file}: nothing but blank lines; remove it")
 
-    identity = {"files": digests.of_files(paths), "document": document}
+    identity = {"files": files.digests(paths), "document": document}
     return records.Source("text", identity, files.size(paths), documents, note)
 
 

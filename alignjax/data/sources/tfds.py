@@ -15,7 +15,7 @@ from typing import Any
 
 from alignjax import errors
 from alignjax.data import formats, records
-from alignjax.data.sources import digests, files
+from alignjax.data.sources import files
 
 CHUNK = 256  # examples read at a time
 
@@ -67,7 +67,7 @@ def load(
                 f"tfds {where}, split {split!r}: damaged ({error}); prepare it again"
             ) from error
 
-    identity = {"files": digests.of_files(paths), "split": split, **reader.identity}
+    identity = {"files": files.digests(paths), "split": split, **reader.identity}
     return records.Source("tfds", identity, files.size(paths), documents)
 
 

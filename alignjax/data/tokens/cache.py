@@ -30,7 +30,7 @@ import numpy as np
 from alignjax import errors
 from alignjax.data import records
 from alignjax.data.tokenizers import base
-from alignjax.data.tokens import pool, tokenizing
+from alignjax.data.tokens import tokenizing
 from alignjax.storage import atomic, json_files
 
 FORMAT = 3
@@ -106,7 +106,7 @@ def build(
         faults = records.Faults(on_bad_row)
         rows = records.good_rows(source.documents(), faults)
         batches = tokenizing.tokenized(
-            rows, tok, tokenize, settings, workers or pool.cpus()
+            rows, tok, tokenize, settings, workers or tokenizing.cpus()
         )
         with contextlib.closing(batches), _Writer(partial, tok, faults) as writer:
             for batch in batches:

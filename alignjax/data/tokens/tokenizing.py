@@ -7,7 +7,14 @@ import collections
 import contextlib
 import functools
 import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from multiprocessing import connection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +22,9 @@ import numpy as np
 from alignjax import errors
 from alignjax.data import records
 from alignjax.data.tokenizers import base
-from alignjax.data.tokens import pool
 
 BATCH_BYTES = 1 << 18  # of text that a worker gets at a time
-IN_PROCESS_BYTES = 8 << 20  # of text that are done before other processes are started
+IN_PROCESS_BYTES = 8 << 20  # of text that is done before other processes are started
 
 
 class Tokens(NamedTuple):
@@ -27,8 +33,8 @@ class Tokens(NamedTuple):
     Attributes:
       ids: ints [n].
       weights: floats [n], what each counts as a target, or None if all count 1.
-      fields: numbers, or tuples of them, that are known of the record, by name; all
-        records of a source have the same ones.
+      fields: numbers of the record, or tuples of them, by name; all records of a
+        source have the same names.
     """
 
     ids: Sequence[int]
@@ -45,13 +51,13 @@ class Batch(NamedTuple):
     """The tokens of n records that stand one after the other in a source.
 
     Attributes:
-      where: n names of places.
+      where: `file:line` of each.
       records: the n records.
       ids: uint32, of all records, joined.
       weights: float32, the same, or None if all are 1.
       lengths: int64 [n], how many of the ids each record has.
-      fields: what is known of each, n of them, or None if there is nothing.
-      hashes: uint64 [n], of what the records say.
+      fields: of each record, or None if none has any.
+      hashes: uint64 [n], of the records' keys.
       bad: `{index: reason}` of the records that have no tokens.
     """
 
@@ -67,12 +73,12 @@ class Batch(NamedTuple):
     def without(self, faults: Mapping[int, str]) -> Batch:
         """The same, with these records bad as well."""
         of = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        kept = ~np.isin(of, list(faults))
+        good = ~np.isin(of, list(faults))
         lengths = self.lengths.copy()
         lengths[list(faults)] = 0
         return self._replace(
-            ids=self.ids[kept],
-            weights=None if self.weights is None else self.weights[kept],
+            ids=self.ids[good],
+            weights=None if self.weights is None else self.weights[good],
             lengths=lengths,
             bad={**self.bad, **faults},
         )
@@ -120,27 +126,58 @@ def tokenized(
     arguments = (tok.kind, tok.files, tokenize, dict(settings))
     job = make_job(*arguments)
     batches = _batches(rows)
-    done = 0
+    size = 0
     for where, batch in batches:
         yield Batch(where, batch, *job(batch))
-        done += sum(record.size for record in batch)
-        if workers > 1 and done >= IN_PROCESS_BYTES:
+        size += sum(record.size for record in batch)
+        if workers > 1 and size >= IN_PROCESS_BYTES:
             break
-    waiting: collections.deque = collections.deque()
+    with contextlib.closing(in_processes(arguments, batches, workers)) as results:
+        yield from results
 
-    def sent() -> Iterator[list[Any]]:
+
+def in_processes(
+    arguments: tuple, batches: Iterable[tuple[list[str], list[Any]]], workers: int
+) -> Iterator[Batch]:
+    """The batches in order, tokenised by `workers` fresh processes.
+
+    Each process makes the job once, by `make_job(*arguments)`. At most three batches a
+    process are in flight, so memory does not grow with their number.
+
+    Raises:
+      RuntimeError: a process died; what a job raises comes out as it is.
+    """
+    pending: collections.deque[tuple] = collections.deque()
+    executor = futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=arguments,
+    )
+
+    def first() -> Batch:
+        where, batch, future = pending.popleft()
+        return Batch(where, batch, *future.result())
+
+    try:
         for where, batch in batches:
-            waiting.append((where, batch))
-            yield batch
-
-    results = pool.ordered_map(make_job, arguments, sent(), workers)
-    with contextlib.closing(results):
-        for result in results:
-            yield Batch(*waiting.popleft(), *result)
+            with _main_module_hidden():
+                pending.append((where, batch, executor.submit(_run, batch)))
+            if len(pending) >= 3 * workers:
+                yield first()
+        while pending:
+            yield first()
+    except futures.process.BrokenProcessPool as error:
+        raise RuntimeError(
+            "a tokenising process died, perhaps for want of memory; use fewer of them "
+            "(data.workers)"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def make_job(kind, files, tokenize, settings) -> Callable[[list[Any]], tuple]:
-    """The work on a batch of records: the last six fields of their Batch."""
+    """The function from a batch of records to the last six fields of its Batch."""
     tok = base.from_files(kind, files)
     function = functools.partial(tokenize, tok, **settings)
     return lambda batch: _tokenize(function, tok.vocab_size, batch)
@@ -151,8 +188,8 @@ def _tokenize(function, vocab_size: int, batch: list[Any]) -> tuple:
     for i, row in enumerate(rows):
         ids = np.asarray(row.ids, np.int64)
         if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-            found = ids[(ids < 0) | (ids >= vocab_size)][0]
-            bad[i] = f"token id {found} is outside the vocabulary of {vocab_size}"
+            outside = ids[(ids < 0) | (ids >= vocab_size)][0]
+            bad[i] = f"token id {outside} is outside the vocabulary of {vocab_size}"
             row = Tokens(ids[:0])
         rows[i] = Tokens(ids[:0]) if i in bad else row._replace(ids=ids)
     weights = None
@@ -205,3 +242,52 @@ def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], list[
             where, batch, size = [], [], 0
     if batch:
         yield where, batch
+
+
+def cpus() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_job: Callable[[Any], Any] | None = None  # of a worker process; set as it starts
+
+
+def _start(*arguments) -> None:
+    """In a new process: die with the parent, leave Ctrl-C to it, make the job."""
+    global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _job = make_job(*arguments)
+
+
+def _run(batch):
+    return _job(batch)
+
+
+def _die_with_parent() -> None:
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keeps new processes from importing the program that was started.
+
+    They would otherwise, and with it jax, or run a script that has no `__main__` guard
+    a second time. Jobs come from modules, so nothing in there is needed.
+    """
+    main = sys.modules["__main__"]
+    absent = object()
+    names = ("__spec__", "__file__")
+    saved = {name: getattr(main, name, absent) for name in names}
+    try:
+        main.__spec__ = main.__file__ = None
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is absent:
+                delattr(main, name)
+            else:
+                setattr(main, name, value)
