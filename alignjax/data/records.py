@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source yields: records, bad rows, and what happens to bad rows."""
+"""Records that sources yield, bad rows, and counting or refusing these."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from alignjax import errors
 
-# How many faults are listed before reading stops.
+# Bad rows that are listed before reading stops.
 MOST_FAULTS = 20
 # The normal numbers of float32, in which weights and values end up.
 LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -16,7 +16,7 @@ MEND = 'mend them, or set data.on_bad_row = "skip" to leave them out, counted'
 
 
 class Text(NamedTuple):
-    """A document, or a piece of one that is too large to be held at once.
+    """A document, or a piece of one that is too large for memory.
 
     The pieces of a document follow each other; all but the first have `first=False`,
     all but the last `final=False`.
@@ -28,12 +28,12 @@ class Text(NamedTuple):
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """Bytes, roughly."""
         return len(self.text)
 
     @property
     def key(self) -> str:
-        """What decides whether it is held out."""
+        """The text whose hash decides whether the record is held out."""
         return self.text
 
 
@@ -43,10 +43,10 @@ USER, ASSISTANT = "user", "assistant"
 
 
 def opening(turns: Sequence[Turn]) -> str:
-    """What a dialogue begins with, up to the first thing that the user says.
+    """The turns of a dialogue up to the first of the user, as text.
 
-    A split is by this. By the whole prompt, a dialogue could be trained on that goes on
-    where a held-out one stops, and so says its prompt and often its reply.
+    A split is by this. By the whole prompt, a training dialogue could continue a
+    held-out one, and so contain its prompt and often its reply.
     """
     roles = [role for role, _ in turns]
     first = roles.index(USER) + 1 if USER in roles else len(roles)
@@ -54,15 +54,15 @@ def opening(turns: Sequence[Turn]) -> str:
 
 
 class Chat(NamedTuple):
-    """A dialogue whose assistant's turns are to be imitated.
+    """A dialogue whose assistant's turns are to be learned.
 
     Attributes:
       turns: from the first to the last.
-      weight: what each of its trained tokens counts.
+      weight: of each of its learned tokens.
       tools: JSON schemas of functions that the assistant may call; for templates.
-      fields: of each turn, what its message has besides role and content, such as
-        `tool_calls`; None for nothing. For templates.
-      skipped: which of the assistant's turns are not imitated, from 0.
+      fields: of each turn, the fields of its message besides role and content, such as
+        `tool_calls`, or None. For templates.
+      skipped: the indices of turns of the assistant that are not learned.
     """
 
     turns: tuple[Turn, ...]
@@ -72,38 +72,38 @@ class Chat(NamedTuple):
     skipped: tuple[int, ...] = ()
 
     def learned(self, train_on: str) -> list[int]:
-        """Which turns are imitated: those of the assistant, "all" or the "last"."""
-        mine = [i for i, (role, _) in enumerate(self.turns) if role == ASSISTANT]
-        mine = mine if train_on == "all" else mine[-1:]
-        return [i for i in mine if i not in self.skipped]
+        """The indices of learned turns: the assistant's, "all" or only the "last"."""
+        turns = [i for i, (role, _) in enumerate(self.turns) if role == ASSISTANT]
+        turns = turns if train_on == "all" else turns[-1:]
+        return [i for i in turns if i not in self.skipped]
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """Bytes, roughly."""
         return sum(len(text) for _, text in self.turns)
 
     @property
     def key(self) -> str:
-        """What decides whether it is held out; see `opening`."""
+        """The text whose hash decides whether it is held out; see `opening`."""
         return opening(self.turns)
 
     @property
     def text(self) -> str:
-        """All that is said in it, for a tokenizer to learn from."""
+        """The text of all turns, for a tokenizer to learn from."""
         return "".join(f" {text}" for _, text in self.turns)
 
 
 class Comparison(NamedTuple):
-    """Responses to one prompt, and what is known of them.
+    """Responses to one prompt, and numbers that rate them.
 
     Attributes:
       prompt: turns; the last one is the user's.
       responses: K of them, the best first where an order is known.
-      values: numbers by name. Of the whole: "margin", by how much the first is to be
-        ahead; "gap", by how much it is better; "probability" that it is; "desirable",
+      values: numbers by name. Of the group: "margin", by which the first is to be
+        ahead; "gap", by which it is better; "probability" that it is; "desirable",
         1 or 0, for single responses; "target", a tuple of attributes. "reward" is a
         tuple of K.
-      weight: what it counts.
+      weight: of the group in the loss.
     """
 
     prompt: tuple[Turn, ...]
@@ -113,36 +113,38 @@ class Comparison(NamedTuple):
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
-        said = (*(text for _, text in self.prompt), *self.responses)
-        return sum(map(len, said))
+        """Bytes, roughly."""
+        return sum(map(len, self._texts))
 
     @property
     def key(self) -> str:
-        """What decides whether it is held out; see `opening`."""
+        """The text whose hash decides whether it is held out; see `opening`."""
         return opening(self.prompt)
 
     @property
     def text(self) -> str:
-        """All that is said in it, for a tokenizer to learn from."""
-        said = (*(text for _, text in self.prompt), *self.responses)
-        return "".join(f" {text}" for text in said)
+        """The prompt and all responses, for a tokenizer to learn from."""
+        return "".join(f" {text}" for text in self._texts)
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return (*(text for _, text in self.prompt), *self.responses)
 
 
 class BadRow(NamedTuple):
-    """Stands where a record would, if the row had been a good one."""
+    """A row that cannot be read as a record."""
 
     reason: str
 
 
 def plain(record: Any) -> Any:
-    """A Text, Chat or Comparison, or a BadRow where it is not to be trained on.
+    """The record as a Text, Chat or Comparison; a BadRow where it has no such form.
 
-    Records of other kinds, such as those of the world, have theirs as `record`.
+    Records of other types, such as those of the world, have it as `record`.
     """
-    found = getattr(record, "record", record)
-    if isinstance(found, (Text, Chat, Comparison, BadRow)):
-        return found
+    form = getattr(record, "record", record)
+    if isinstance(form, (Text, Chat, Comparison, BadRow)):
+        return form
     kind = type(record).__name__
     return BadRow(f"a {kind}, which is nothing to train on; name another split")
 
@@ -154,10 +156,10 @@ class Source(NamedTuple):
       kind: the name of its module, or `module:function`.
       identity: JSON-able; equal exactly when the records are: a digest of the bytes
         that are read, and the options that matter. No paths, so that data may move.
-      size: bytes on disk, where that is known.
+      size: bytes on disk, or None.
       documents: `() -> iterator of (where, record or BadRow)`, from the start at every
-        call; `where` is `file:line`. It holds a bounded piece of the data at a time.
-      note: what the log is to say of it, such as how many files are left out.
+        call, in bounded memory; `where` is `file:line`.
+      note: a line for the log, such as how many files are left out.
     """
 
     kind: str
@@ -168,7 +170,7 @@ class Source(NamedTuple):
 
 
 class Faults:
-    """Bad rows met so far: an error that lists them all, or a count of skipped ones."""
+    """Bad rows so far: an error that lists them all, or a count of skipped ones."""
 
     def __init__(self, on_bad_row: str, remedy: str = MEND):
         self.remedy = remedy
@@ -177,10 +179,10 @@ class Faults:
         self.first: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
-        """Notes a bad row.
+        """Adds a bad row.
 
         Raises:
-          DataError: there are too many to list, and they are not to be skipped.
+          DataError: there are too many to list, and they are not skipped.
         """
         self.count += 1
         if len(self.first) < MOST_FAULTS:
@@ -189,7 +191,7 @@ class Faults:
             self.check(complete=False)
 
     def check(self, complete: bool = True) -> None:
-        """Raises a DataError if there are bad rows that are not to be skipped."""
+        """Raises a DataError if there are bad rows and they are not skipped."""
         if self.skip or not self.count:
             return
         rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
@@ -200,10 +202,10 @@ class Faults:
 def good_rows(
     documents: Iterable[tuple[str, Any]], faults: Faults
 ) -> Iterator[tuple[str, Any]]:
-    """The records of a source without its bad rows, which go to `faults`.
+    """The records of a source without its bad rows, which are added to `faults`.
 
-    Once a row is bad that may not be skipped, no more records come out, but the rest is
-    read to list what else is wrong; the caller ends with `faults.check()`.
+    After a bad row that may not be skipped nothing more is yielded, but the rest is
+    read to list further bad rows; the caller ends with `faults.check()`.
     """
     for where, record in documents:
         if isinstance(record, BadRow):
@@ -213,14 +215,14 @@ def good_rows(
 
 
 def mapped(source: Source, function: Callable[[Any], Iterable[Any]]) -> Source:
-    """The source of `function(record)`, any number of records for each good one."""
+    """The source whose records are `function(record)`, any number for each good one."""
 
     def documents() -> Iterator[tuple[str, Any]]:
         for where, record in source.documents():
             if isinstance(record, BadRow):
                 yield where, record
             else:
-                yield from ((where, made) for made in function(record))
+                yield from ((where, new) for new in function(record))
 
     return source._replace(documents=documents)
 
@@ -236,13 +238,15 @@ def fault_of_text(text: Any) -> str | None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        found = text[error.start]
-        return f"a lone surrogate {found!r} at offset {error.start}: not Unicode text"
+        character = text[error.start]
+        return (
+            f"a lone surrogate {character!r} at offset {error.start}: not Unicode text"
+        )
     return None
 
 
 def fault_of_number(value: Any) -> str | None:
-    """Why this is no number that is finite in float32, or None if it is."""
+    """Why this is not a finite number of float32, or None if it is."""
     if isinstance(value, (int, float)) and abs(value) <= MOST:  # an int has no bounds
         return None
     return f"{value!r:.40} is not a finite number of float32, at most {MOST:.2g}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which row comes n-th: keyed permutations and mixtures, both in constant time.
+"""The order of rows: keyed permutations and mixtures, both in constant time.
 
 Written out rather than taken from numpy's generators, whose streams may change between
 versions: row n of a seed is the same for ever.
@@ -20,7 +20,7 @@ MOST_SLOTS = 1 << 16
 
 
 def key(*parts) -> np.uint64:
-    """64 bits that follow from some values, through their `repr`."""
+    """A hash of some values, by their `repr`."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest))
 
@@ -28,9 +28,9 @@ def key(*parts) -> np.uint64:
 def permute(indices: np.ndarray, size: int, keys: np.ndarray | np.uint64) -> np.ndarray:
     """A permutation of 0 .. size - 1 for each key, applied to `indices`.
 
-    A Feistel network permutes the numbers of just enough bits; those that come out too
-    large go through it again until they do not (Black and Rogaway 2002, "Ciphers with
-    arbitrary finite domains", cycle-walking).
+    A Feistel network permutes the numbers of just enough bits; results that are too
+    large go through it again (cycle-walking: Black and Rogaway 2002, "Ciphers with
+    arbitrary finite domains").
 
     Args:
       indices: int64 [n], each in 0 .. size - 1.
@@ -51,7 +51,7 @@ def _feistel(x, low: np.uint64, high: np.uint64, keys) -> np.ndarray:
     for i in range(ROUNDS):
         left, right = x >> low, x & _ones(low)
         mixed = mix(right ^ mix(keys + np.uint64(i)))
-        # The halves change places, so their widths do as well.
+        # The halves swap, and so do their widths.
         x = (right << high) | ((left ^ mixed) & _ones(high))
         low, high = high, low
     return x
@@ -75,7 +75,7 @@ class Mixture(NamedTuple):
 
     Attributes:
       source: int64 [K], the source of each slot.
-      before: int64 [K], how many slots before it have the same source.
+      before: int64 [K], the number of earlier slots with the same source.
       share: int64 [S], how many slots each source has.
     """
 
@@ -84,7 +84,7 @@ class Mixture(NamedTuple):
     share: np.ndarray
 
     def locate(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each n of the stream its source, and how manieth of that source it is."""
+        """For each n of the stream its source, and its index among that source's."""
         block, slot = np.divmod(n, len(self.source))
         source = self.source[slot]
         return source, block * self.share[source] + self.before[slot]
@@ -93,11 +93,11 @@ class Mixture(NamedTuple):
 def mixture(weights: Sequence[float]) -> Mixture:
     """The mixture whose proportions are those of `weights`.
 
-    They are exact where the weights are in ratios of whole numbers whose sum is at most
-    MOST_SLOTS; else right to 1 in MOST_SLOTS. The slots of a source are spread evenly.
+    They are exact where the weights have ratios of whole numbers that sum to at most
+    MOST_SLOTS; else to 1 in MOST_SLOTS. The slots of a source are spread evenly.
 
     Raises:
-      ValueError: a weight is too small, beside the others, to get a slot.
+      ValueError: a weight is too small beside the others to have a slot.
     """
     exact = [fractions.Fraction(weight).limit_denominator(10**6) for weight in weights]
     slots = math.lcm(*(x.denominator for x in exact))

@@ -247,10 +247,10 @@ def test_a_mixture_knows_what_all_of_it_know(tmp_path):
     sources = {"a": {}, "b": dict(responses=3)}  # whose best and last are a pair
     data = groups.build(tmp_path, sources, values=("reward",))
     assert list(data.rows(np.arange(4))["values"]) == ["reward"]
-    assert "a: gap is not known of all sources, and left out" in data.report
+    assert "a: gap: not in all sources" in data.report
     alone = groups.build(tmp_path)
     assert list(alone.rows(np.arange(4))["values"]) == ["gap", "reward"]
-    assert "not known" not in alone.report
+    assert "not in all" not in alone.report
 
 
 def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):

@@ -12,13 +12,13 @@ import numpy as np
 def rows(lengths: np.ndarray, capacity: int, most: int | None = None) -> np.ndarray:
     """The row of each piece.
 
-    All pieces of one length are placed together, and rows are kept by the room that is
-    left in them, so the cost is that of sorting, whatever the number of rows.
+    All pieces of one length are placed at once, and rows are indexed by the room left
+    in them, so the cost is that of sorting, whatever the number of rows.
 
     Args:
       lengths: ints [P], each in 1 .. capacity.
-      capacity: what a row holds.
-      most: pieces of a row, or None for any number.
+      capacity: the sum of lengths that a row has room for.
+      most: pieces of a row at most, or None for any number.
 
     Returns:
       int64 [P], rows from 0, numbered in order of their first piece.
@@ -32,15 +32,15 @@ def rows(lengths: np.ndarray, capacity: int, most: int | None = None) -> np.ndar
     for length, count in zip((-values).tolist(), counts.tolist(), strict=True):
         end = placed + count
         while placed < end:
-            found = room.smallest(length)
-            left, slots = found or (capacity, most)
-            each = min(left // length, slots)
-            wanted = -(-(end - placed) // each)
-            if found is None:
-                chosen = np.arange(opened, opened + wanted)
-                opened += wanted
+            smallest = room.smallest(length)
+            left, slots = smallest or (capacity, most)
+            each = min(left // length, slots)  # pieces that a row takes
+            count_rows = -(-(end - placed) // each)
+            if smallest is None:
+                chosen = np.arange(opened, opened + count_rows)
+                opened += count_rows
             else:
-                chosen = room.take(left, slots, wanted)
+                chosen = room.take(left, slots, count_rows)
             pieces = order[placed : min(end, placed + len(chosen) * each)]
             row_of[pieces] = np.repeat(chosen, each)[: len(pieces)]
             placed += len(pieces)
@@ -52,39 +52,39 @@ def rows(lengths: np.ndarray, capacity: int, most: int | None = None) -> np.ndar
 
 
 class _Room:
-    """Rows by the room that is left in them, and how many more pieces they may have."""
+    """Rows by the room left in them and by their slots: how many more pieces fit."""
 
     def __init__(self, most: int):
         self.base = most + 1  # keys are room * base + slots, so room comes first
         self.rows: dict[int, collections.deque[np.ndarray]] = {}
-        self.known: list[int] = []  # the keys that some row has, sorted
+        self.keys: list[int] = []  # of `rows`, sorted
 
     def smallest(self, length: int) -> tuple[int, int] | None:
         """The least room, and slots, of a row that `length` fits into."""
-        i = bisect.bisect_left(self.known, length * self.base)
-        return divmod(self.known[i], self.base) if i < len(self.known) else None
+        i = bisect.bisect_left(self.keys, length * self.base)
+        return divmod(self.keys[i], self.base) if i < len(self.keys) else None
 
     def take(self, left: int, slots: int, most: int) -> np.ndarray:
         """Up to `most`, and at least one, of the rows with so much room and slots."""
         key = left * self.base + slots
         rows = self.rows[key]
-        found = rows.popleft()
-        if len(found) > most:
-            rows.appendleft(found[most:])
-            found = found[:most]
+        taken = rows.popleft()
+        if len(taken) > most:
+            rows.appendleft(taken[most:])
+            taken = taken[:most]
         if not rows:
             del self.rows[key]
-            self.known.remove(key)
-        return found
+            self.keys.remove(key)
+        return taken
 
     def put(self, left: int, slots: int, rows: np.ndarray) -> None:
-        """Adds rows with so much room and slots; full ones are done with."""
+        """Adds rows with so much room and slots, unless they are full."""
         if not left or not slots or not len(rows):
             return
         key = left * self.base + slots
         if key not in self.rows:
             self.rows[key] = collections.deque()
-            bisect.insort(self.known, key)
+            bisect.insort(self.keys, key)
         self.rows[key].append(rows)
 
 

@@ -126,7 +126,7 @@ class Plan(NamedTuple):
       cuts: int32 [G], how many tokens its prompt has lost.
       offsets: int64 [R + 1], the first group of each row, and the end.
       manifest: counts; `groups` is the most of a row, `reserve` the tokens that are
-        kept free for a mismatched response, as many as any response has.
+        free for a mismatched response, as many as the longest response has.
     """
 
     key: str

@@ -125,8 +125,7 @@ class Layout(NamedTuple):
         for name, plan in zip(names, plans, strict=True):
             own = values([plan.tokens])
             if more := ", ".join(value for value in own if value not in shared):
-                why = "is not known of all sources, and left out"
-                lines.append(f"{name}: {more} {why}")
+                lines.append(f"{name}: {more}: not in all sources, so left out")
         if self.mismatched:
             lines += _without_partner(read, num_rows, batch_size)
         return lines

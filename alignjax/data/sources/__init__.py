@@ -2,7 +2,7 @@
 """Sources of records by kind: `kind = "text"` is `sources/text.py`.
 
 To add one, write a module with `load(**options) -> Source` and list it in `KINDS`, or
-any function of that shape elsewhere and say `kind = "module:function"`.
+name a function of that signature anywhere as `kind = "module:function"`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
     """The source called `kind`, with its options checked against its `load`.
 
     Raises:
-      ConfigError: no such kind; an option that it has not or that is missing.
+      ConfigError: no such kind; an option that is unknown or missing.
       DataError: from the source itself, such as a file that is not there.
     """
     if ":" in kind:
@@ -49,17 +49,17 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
 
 
 def _problems(signature: inspect.Signature, options: Mapping[str, Any]) -> list[str]:
-    known = signature.parameters
-    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    parameters = signature.parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return []
     problems = [
-        f"{name}: unknown option; {registry.closest(name, known)}"
+        f"{name}: unknown option; {registry.closest(name, parameters)}"
         for name in options
-        if name not in known
+        if name not in parameters
     ]
     problems += [
         f"{name}: required"
-        for name, parameter in known.items()
+        for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in options
     ]
     return problems

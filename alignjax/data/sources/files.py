@@ -18,7 +18,7 @@ from typing import NamedTuple
 from alignjax import errors
 from alignjax.storage import atomic, json_files
 
-# The longest line that is held in memory.
+# The longest line that is read into memory.
 MOST_LINE_BYTES = 1 << 26
 BLOCK_BYTES = 1 << 20
 LARGE = 1 << 28  # bytes; the digests of smaller files are computed at every start

@@ -26,7 +26,7 @@ def load(
     format: str = "text",
     columns: Mapping[str, str] | None = None,
 ) -> records.Source:
-    """A source of what the format says; `where` is `path/split:row`, from 0.
+    """A source of records of the format; `where` is `path/split:row`, from 0.
 
     The data is downloaded once, as Arrow files that are read as memory maps. No code of
     a data set is run.
@@ -35,7 +35,7 @@ def load(
       path: a repository of the Hub, a local directory, or a format such as "json".
       name: a configuration of the data set.
       split: such as "train" or "train[:10%]".
-      field, format, columns: which columns are what; see `formats.reader`.
+      field, format, columns: the columns to read; see `formats.reader`.
       revision: a commit of the repository; name one to always get the same data.
       data_files: files of the repository, or local ones.
 

@@ -19,11 +19,13 @@ def load(
     format: str = "text",
     columns: Mapping[str, str] | None = None,
 ) -> records.Source:
-    """A source of what the format says; `where` is `file:line`, blank ones are none.
+    """A source of records of the format; `where` is `file:line`.
+
+    Blank lines are skipped.
 
     Args:
       path: a file, a directory, a glob, or a list of these.
-      field, format, columns: which fields of an object are what; see `formats.reader`.
+      field, format, columns: the fields to read; see `formats.reader`.
 
     Raises:
       ConfigError: no such format.
@@ -45,7 +47,7 @@ def load(
 
 
 def parse_object(line: bytes) -> dict[str, Any] | records.BadRow:
-    """The object on a line, or why there is none."""
+    """The JSON object on a line."""
     if fault := files.fault_of_bytes(line):
         return records.BadRow(fault)
     try:

@@ -20,11 +20,11 @@ def load(
     format: str = "text",
     columns: Mapping[str, str] | None = None,
 ) -> records.Source:
-    """A source of what the format says; `where` is `file:row`, from 1. Needs pyarrow.
+    """A source of records of the format; `where` is `file:row`, from 1. Needs pyarrow.
 
     Args:
       path: a file, a directory, a glob, or a list of these.
-      field, format, columns: which columns are what; see `formats.reader`.
+      field, format, columns: the columns to read; see `formats.reader`.
 
     Raises:
       ConfigError: no such format.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain UTF-8 text: files, directories, globs; `.gz` too. Text is kept to the byte.
 
-A document beyond a mebibyte is passed on in pieces, cut at ends of lines.
+A document beyond a mebibyte is yielded in pieces, cut at ends of lines.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
 
     Args:
       path: a file, a directory, a glob, or a list of these.
-      document: what makes one document: a whole "file"; a "line", without its end;
-        a "paragraph", lines up to an empty one. Empty lines between them are no text.
+      document: the unit: a whole "file"; a "line", without its end; a "paragraph",
+        lines up to an empty one. Empty lines between them belong to none.
 
     Raises:
       ConfigError: `document` is none of these.
@@ -30,8 +30,8 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
     """
     splitters = {"file": _whole, "line": _by_line, "paragraph": _by_paragraph}
     if document not in splitters:
-        known = ", ".join(splitters)
-        raise errors.ConfigError(f"document: {document!r} is not one of {known}")
+        names = ", ".join(splitters)
+        raise errors.ConfigError(f"document: {document!r} is not one of {names}")
     paths, note = files.find(path, SUFFIXES)
 
     def documents() -> Iterator[tuple[str, records.Text]]:
@@ -66,22 +66,22 @@ def _by_line(path: Path) -> Iterator[tuple[int, records.Text]]:
 
 
 def _by_paragraph(path: Path) -> Iterator[tuple[int, records.Text]]:
-    held, start, size, first = [], 1, 0, True
+    lines, start, size, first = [], 1, 0, True
     for number, line in _lines(path):
         if size > files.BLOCK_BYTES and line.strip():
-            piece = "\n".join([*held, ""])
+            piece = "\n".join([*lines, ""])
             yield start, records.Text(piece, first, final=False)
-            held, size, first = [], 0, False
+            lines, size, first = [], 0, False
         if not line.strip():
-            if held:
-                yield start, _paragraph(held, first)
-            held, size, first = [], 0, True
+            if lines:
+                yield start, _paragraph(lines, first)
+            lines, size, first = [], 0, True
             continue
-        start = start if held else number
-        held.append(line)
+        start = start if lines else number
+        lines.append(line)
         size += len(line)
-    if held:
-        yield start, _paragraph(held, first)
+    if lines:
+        yield start, _paragraph(lines, first)
 
 
 def _paragraph(lines: list[str], first: bool) -> records.Text:

@@ -29,13 +29,13 @@ def load(
     format: str = "text",
     columns: Mapping[str, str] | None = None,
 ) -> records.Source:
-    """A source of what the format says; `where` is `name/split:example`, from 0.
+    """A source of records of the format; `where` is `name/split:example`, from 0.
 
     Args:
       name: of a prepared data set, such as "wiki40b/en:1.3.0", below `data_dir`.
       directory: of the prepared data itself, instead of a name.
       split: such as "train" or "train[:10%]".
-      field, format, columns: which features are what; see `formats.reader`.
+      field, format, columns: the features to read; see `formats.reader`.
       data_dir: where prepared data sets are; TFDS's own default if None.
 
     Raises:
@@ -53,9 +53,9 @@ def load(
         paths = [Path(path) for path in builder.info.splits[split].filepaths]
         examples = builder.as_data_source(split=split)
     except (ValueError, KeyError, NotImplementedError) as error:
-        known = ", ".join(builder.info.splits)
+        splits = ", ".join(builder.info.splits)
         raise errors.DataError(
-            f"tfds {where}, split {split!r}: {error}; known splits: {known}"
+            f"tfds {where}, split {split!r}: {error}; known splits: {splits}"
         ) from error
 
     def documents() -> Iterator[tuple[str, Any]]:
@@ -91,28 +91,29 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
     except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]  # the list of all data sets follows
         raise errors.DataError(f"tfds {name or directory}: {reason}") from error
-    found = builder.info.file_format
+    file_format = builder.info.file_format
     if directory is None and not builder.is_prepared():
         remedy = 'prepare it with file_format="array_record"'
         raise errors.DataError(f"tfds {name or directory}: not prepared; {remedy}")
-    if found is None or found.value != "array_record":
+    if file_format is None or file_format.value != "array_record":
         raise errors.DataError(
-            f"tfds {name or directory}: prepared as {found and found.value}, not "
-            'array_record; prepare it again with file_format="array_record"'
+            f"tfds {name or directory}: prepared as "
+            f"{file_format and file_format.value}, not array_record; prepare it again "
+            'with file_format="array_record"'
         )
     return builder
 
 
 def _check_features(directory: Path) -> None:
-    """Refuses data whose description would import code that is not TFDS's own."""
+    """Refuses data whose description would import code from outside TFDS."""
     path = directory / "features.json"
     try:
-        described = json.loads(path.read_text())
+        description = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise errors.DataError(
             f"{path}: no description of prepared data ({error}); correct directory"
         ) from error
-    names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(described))
+    names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(description))
     for name in names:
         if not name.startswith("tensorflow_datasets."):
             raise errors.DataError(

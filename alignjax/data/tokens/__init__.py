@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records made into tokens, once, and kept on disk."""
+"""Records to tokens, once, in a cache on disk."""

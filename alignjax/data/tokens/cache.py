@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens on disk, under a digest of all that they follow from, read as memory maps.
+"""Tokens on disk, under a digest of everything they depend on, read as memory maps.
 
-A cache is a directory of flat arrays. D documents stand one after the other:
+A cache is a directory of flat arrays. D documents follow each other:
 
     tokens.bin    uint16 or uint32 [tokens]
-    weights.bin   float32 [tokens]; not there if every weight is 1
+    weights.bin   float32 [tokens]; absent if every weight is 1
     offsets.bin   int64 [D + 1], where each document starts, and the end
-    hashes.bin    uint64 [D], of the document's text or its prompt: equal if that is
-    field_*.bin   float64 [D] or [D, n], what is known of each document, by name
-    where.bin     int64 [D, 2], a file of files.json and a line of it, or -1
+    hashes.bin    uint64 [D], of the document's text or its opening: equal if that is
+    field_*.bin   float64 [D] or [D, n], numbers of each document, by name
+    where.bin     int64 [D, 2], the index of a file in files.json, and its line or -1
     files.json    names of files
     manifest.json counts, and the bad rows that were skipped
 """
@@ -39,8 +39,8 @@ FORMAT = 3
 class TokenCache(NamedTuple):
     """An open cache: its arrays are memory maps as above, `manifest` its counts.
 
-    `reference`, where it is given, is float32 [tokens]: the log-probability of each
-    token of a response under a reference model.
+    `reference` is float32 [tokens], the reference log-probability of each token of a
+    response, or None.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class TokenCache(NamedTuple):
     reference: np.ndarray | None = None
 
     def describe(self, token: int) -> tuple[str, int]:
-        """`(file:line of its document, place in the document)` of a token."""
+        """`(file:line of its document, index in the document)` of a token."""
         document = int(np.searchsorted(self.offsets, token, side="right")) - 1
         file, line = self.where[document].tolist()
         name = _file_names(self.path)[file]
@@ -78,11 +78,11 @@ def build(
 
     Args:
       tokenize: records to tokens, a function of a module, called with `settings`. Its
-        name and these are part of the key, not its code. A function that has moved
-        keeps the name that it had in its attribute `key`, for runs to go on.
+        name and settings are part of the key, its code is not. A function that moves
+        keeps its first name in an attribute `key`, so that older runs still resume.
       on_bad_row: "error", or "skip" and count.
       workers: processes; by default one for each processor.
-      progress: called now and then with bytes of text done and bytes in all, if known.
+      progress: called now and then with the bytes of text done, and of all or None.
 
     Raises:
       DataError: bad rows, an id outside the vocabulary, or no document at all.
@@ -124,18 +124,18 @@ def build(
 
 
 class _Writer:
-    """Appends batches to the files of a cache; nothing grows with their number."""
+    """Appends batches to the files of a cache, in memory that does not grow."""
 
     def __init__(self, directory: Path, tok: base.Tokenizer, faults):
         self.directory = directory
-        self.faults = faults
+        self.faults = faults  # bad rows
         self.vocab_size = tok.vocab_size
         self.dtype = "uint16" if tok.vocab_size <= 1 << 16 else "uint32"
         self.documents = self.tokens = self.text_bytes = self.longest = 0
         self.weighted = False
         self.shapes: dict[str, tuple[int, ...]] | None = None  # of the fields
         self.names: dict[str, int] = {}
-        self.started = 0  # where the open document starts
+        self.start = 0  # of the open document
         self.hash: int | None = None  # of the pieces of the open document so far
         self.stack = contextlib.ExitStack()
 
@@ -149,7 +149,7 @@ class _Writer:
         self.stack.close()
 
     def write(self, batch: tokenizing.Batch) -> None:
-        """Appends what is good of a batch, notes what is bad."""
+        """Appends the good records of a batch and counts the bad ones."""
         batch = self._write_fields(batch)
         for i, reason in batch.bad.items():
             self._refuse(batch, i, reason)
@@ -168,8 +168,8 @@ class _Writer:
             if final:
                 offsets.append(int(ends[i]))
                 hashes.append(self.hash)
-                self.longest = max(self.longest, offsets[-1] - self.started)
-                self.started = offsets[-1]
+                self.longest = max(self.longest, offsets[-1] - self.start)
+                self.start = offsets[-1]
             self.text_bytes += record.size
         self.files["offsets"].write(np.array(offsets, np.int64).tobytes())
         self.files["hashes"].write(np.array(hashes, np.uint64).tobytes())
@@ -178,7 +178,7 @@ class _Writer:
         self.tokens += len(batch.ids)
 
     def manifest(self) -> dict[str, Any]:
-        """What is known of the whole."""
+        """Writes the names of the files; returns the counts."""
         names = json.dumps(list(self.names), ensure_ascii=True)
         (self.directory / "files.json").write_text(names)
         return {
@@ -217,7 +217,7 @@ class _Writer:
             self.files["weights"].write(weights.tobytes())
 
     def _write_fields(self, batch: tokenizing.Batch) -> tokenizing.Batch:
-        """Writes the fields of the good records that have what the first one has."""
+        """Writes the fields of good records; those unlike the first one's are bad."""
         rows = batch.fields or [{}] * len(batch.records)
         faults, good = {}, []
         for i, row in enumerate(rows):
@@ -231,7 +231,11 @@ class _Writer:
             if shapes == self.shapes:
                 good.append(row)
             else:
-                faults[i] = _unlike(shapes, self.shapes)
+                faults[i] = (
+                    f"it has {_listed(shapes)}, where the first row of its source has "
+                    f"{_listed(self.shapes)}; all rows of a source must have the same "
+                    "numbers of the same things"
+                )
         for name in self.shapes or ():
             values = np.array([row[name] for row in good], np.float64)
             self.files[f"field_{name}"].write(values.tobytes())
@@ -244,23 +248,16 @@ class _Writer:
         return self.names.setdefault(name, len(self.names)), int(line)
 
 
-def _unlike(found: Mapping[str, tuple], first: Mapping[str, tuple]) -> str:
-    """What a record knows that the first one of its source does not, or the reverse."""
-
-    def said(shapes: Mapping[str, tuple]) -> str:
-        each = (f"{k}{list(v) if v else ''}" for k, v in sorted(shapes.items()))
-        return ", ".join(each) or "nothing"
-
-    return (
-        f"it has {said(found)}, where the first row of its source has {said(first)}; "
-        "all rows of a source must have the same numbers of the same things"
-    )
+def _listed(shapes: Mapping[str, tuple]) -> str:
+    each = (f"{k}{list(v) if v else ''}" for k, v in sorted(shapes.items()))
+    return ", ".join(each) or "nothing"
 
 
-def _joined(before: int | None, piece: int) -> int:
-    if before is None:
-        return piece
-    both = before.to_bytes(8) + piece.to_bytes(8)
+def _joined(first: int | None, second: int) -> int:
+    """The hash of a document from those of its first pieces and of the next one."""
+    if first is None:
+        return second
+    both = first.to_bytes(8) + second.to_bytes(8)
     return int.from_bytes(hashlib.blake2b(both, digest_size=8).digest())
 
 
@@ -293,16 +290,16 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def open_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A read-only memory map of a file that has to be of exactly this size.
+    """A read-only memory map of a file that must have exactly this size.
 
     Raises:
       DataError: the file is missing or of another size.
     """
     expected = int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
-    found = path.stat().st_size if path.exists() else None
-    if found != expected:
+    size = path.stat().st_size if path.exists() else None
+    if size != expected:
         raise errors.DataError(
-            f"{path}: {'missing' if found is None else f'{found} bytes'}, expected "
+            f"{path}: {'missing' if size is None else f'{size} bytes'}, expected "
             f"{expected} bytes; remove {path.parent} and it will be built again"
         )
     if not expected:
@@ -318,7 +315,7 @@ def _file_names(path: Path) -> list[str]:
 def _printed_progress(
     kind: str, every: float = 2.0
 ) -> Callable[[int, int | None], None]:
-    """Prints a line to stderr every so many seconds; nothing for what is soon done."""
+    """Prints a line to stderr every so many seconds, so none where it takes fewer."""
     start = last = time.monotonic()
 
     def progress(done: int, total: int | None) -> None:
@@ -327,10 +324,10 @@ def _printed_progress(
         if now - last < every:
             return
         last = now
-        of = f" of {total / 1e6:.1f}" if total else ""
+        share = f" of {total / 1e6:.1f}" if total else ""
         rate = done / 1e6 / (now - start)
         print(
-            f"tokenising {kind}: {done / 1e6:.1f}{of} MB, {rate:.1f} MB/s",
+            f"tokenising {kind}: {done / 1e6:.1f}{share} MB, {rate:.1f} MB/s",
             file=sys.stderr,
             flush=True,
         )
