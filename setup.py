@@ -18,6 +18,7 @@ CORE = [
     "flax>=0.12,<0.13",
     "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
     "jax>=0.10,<0.13",
+    "jinja2>=3.1.6",
     "ml_collections>=1.1",
     "numpy>=2",
     "optax>=0.2.5",
@@ -58,7 +59,10 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["alignjax", "alignjax.*"]),
-    package_data={"alignjax.data.chat.templates": ["*.jinja"]},
+    package_data={
+        "alignjax.data.chat.templates": ["*.jinja"],
+        "alignjax.report": ["*.jinja"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["alignjax=alignjax.cli:main"]},

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Pairs of replies by models of the embedded world, as a labeler sorts them: JSONL.
+r"""Samples responses of models and labels pairs of them, as JSONL.
 
-    python -m alignjax.feedback.collect --out=runs/pairs.jsonl --pairs=4000 \
+    alignjax collect --out=runs/pairs.jsonl --pairs=4000 \
         --source=runs/sft --source=runs/sft:1.3 --source=runs/pretrain
 
-`DIR:TEMPERATURE` is a run and how it is sampled, at 1 where it is not said. Every pair
-has replies of two sources to one prompt of the split "prompts", which has nothing that
-is kept for evaluation. Preferences over what a policy says itself teach it more than
-those over replies from elsewhere. A line is read by `format="preference"`.
+`DIR:TEMPERATURE` is a run and its temperature of sampling, 1 by default. Every pair has
+responses of two sources to one prompt of the embedded world's split "prompts", which
+has nothing that is reserved for evaluation. Preferences over a model's own responses
+teach it more than those over responses of others. `--labeler` is one of the world's, or
+`module:function`, a `(prompt, responses) -> Preference`. A line of the file is read by
+`format="preference"`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import json
 import pathlib
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import cli, errors, registry, world
@@ -27,9 +29,9 @@ from alignjax.experiment import sections
 from alignjax.storage import atomic
 from alignjax.tracking import progress
 from alignjax.world import examples, labelers, views
-from alignjax.world.assessment import answers, subject
+from alignjax.world.assessment import response_set, run_models
 
-LENGTH = 48  # tokens of a reply at most; a right one has fewer
+LENGTH = 48  # most tokens of a response; a right one has fewer
 
 
 class Source(NamedTuple):
@@ -42,32 +44,223 @@ class Source(NamedTuple):
         return f"{self.path}:{self.temperature:g}"
 
 
+class Preference(NamedTuple):
+    """A labeler's judgement of several responses to a prompt.
+
+    Attributes:
+      order: indices of the responses, the best first.
+      values: further columns of the row, JSON data: "reward", the true reward of each
+        response in this order; "probability", of this order.
+    """
+
+    order: Sequence[int]
+    values: Mapping[str, Any] = {}
+
+
+# `(prompt, responses)`: an object with `turns`, and their texts.
+Labeler = Callable[[Any, Sequence[str]], Preference]
+
+
+def world_labeler(name: str, rng: random.Random) -> Labeler:
+    """The world's labeler `name`, whose noise comes from `rng`."""
+
+    def label(prompt: world.Prompt, responses: Sequence[str]) -> Preference:
+        pair = examples.choose(rng, name, prompt, *responses)
+        best = list(responses).index(pair.chosen)
+        values = {
+            "reward": [round(reward, 2) for reward in pair.rewards],
+            "probability": round(pair.probability, 6),
+        }
+        return Preference((best, 1 - best), values)
+
+    return label
+
+
+def find_labeler(name: str, rng: random.Random) -> Labeler:
+    """The labeler of the world, or of a user's module, that is called `name`.
+
+    Raises:
+      ConfigError: no such labeler.
+    """
+    if name in labelers.LABELERS:
+        return world_labeler(name, rng)
+    if ":" not in name:
+        remedy = registry.closest(name, labelers.LABELERS)
+        raise errors.ConfigError(f"labeler: unknown {name!r}; {remedy}")
+    try:
+        return registry.Registry("labeler").find(name)
+    except ValueError as error:
+        raise errors.ConfigError(f"labeler: {error}") from error
+
+
+def world_prompts(models: Sequence[run_models.RunModel], count: int):
+    """`count` prompts of the world that the first of these models was trained on.
+
+    Raises:
+      ConfigError: its data have no world.
+    """
+    section = models[0].world
+    if not section:
+        raise errors.ConfigError(
+            f"source: the data of {models[0].name} have no source of kind 'world', "
+            "whose prompts are asked"
+        )
+    town = world.build(section.get("preset") or "small", section.get("seed") or 0)
+    view = views.VIEWS["prompts"]
+    return [
+        view.record(view.example(town, "prompts", i), "clean") for i in range(count)
+    ]
+
+
+def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:
+    """The models of the sources, each run opened once.
+
+    Raises:
+      ConfigError: fewer than two sources, or reward models.
+      CheckpointError: a run that cannot be read.
+    """
+    if len(set(sources)) < 2:
+        raise errors.ConfigError("source: give two or more that differ")
+    models = {s.path: run_models.open_model(s.path, s.path) for s in sources}
+    if scoring := [path for path, m in models.items() if m.stage == "reward"]:
+        raise errors.ConfigError(
+            f"source: {', '.join(scoring)} is a reward model, which does not respond; "
+            "name runs of pretraining, fine-tuning or preferences"
+        )
+    return [models[source.path] for source in sources]
+
+
+def collect(
+    sources: Sequence[Source],
+    models: Sequence[run_models.RunModel],
+    prompts: Sequence[Any],
+    labeler: Labeler,
+    rng: random.Random,
+    *,
+    seed: int,
+    terminal: progress.Terminal,
+) -> tuple[list[dict[str, Any]], str]:
+    """Samples a response of two sources to each prompt, and labels the pairs.
+
+    Args:
+      sources: at least two.
+      models: one for each source.
+      prompts: objects with `turns`, such as `world.Prompt`.
+      labeler: called for each pair that can be compared.
+      rng: decides which two sources respond to a prompt.
+      seed: of sampling.
+      terminal: for progress.
+
+    Returns:
+      The rows, and a line on what became of the prompts.
+    """
+    drawn = [rng.sample(range(len(sources)), 2) for _ in prompts]
+    responses: dict[tuple[int, int], response_set.Response] = {}
+    for number, (source, model) in enumerate(zip(sources, models, strict=True)):
+        indices = [i for i, two in enumerate(drawn) if number in two]
+        sampled = response_set.sample(
+            model,
+            [prompts[i] for i in indices],
+            length=LENGTH,
+            temperature=source.temperature,
+            seed=seed + number,
+            progress=functools.partial(_show, terminal, str(source), len(indices)),
+        )
+        keys = [(i, number) for i in indices]
+        responses |= dict(zip(keys, sampled, strict=True))
+        terminal.say(f"{source}: {len(indices):,} responses")
+    return label(prompts, drawn, responses, sources, labeler)
+
+
+def _show(terminal: progress.Terminal, name: str, total: int, done: int) -> None:
+    terminal.show(lambda width: f"{name}: {done:,} of {total:,} responses"[:width])
+
+
+def label(
+    prompts: Sequence[Any],
+    drawn: Sequence[Sequence[int]],
+    responses: Mapping[tuple[int, int], response_set.Response],
+    sources: Sequence[Source],
+    labeler: Labeler,
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of the pairs that can be compared; see `collect`.
+
+    Args:
+      drawn: the numbers of the two sources of each prompt.
+      responses: by the indices of prompt and source.
+    """
+    rows, equal, unfinished, right = [], 0, 0, 0
+    for i, prompt in enumerate(prompts):
+        pair = [responses[i, number] for number in drawn[i]]
+        if not all(response.finished and response.text.strip() for response in pair):
+            unfinished += 1
+            continue
+        if pair[0].text == pair[1].text:
+            equal += 1
+            continue
+        preference = labeler(prompt, [response.text for response in pair])
+        best, worst = preference.order
+        rewards = preference.values.get("reward")
+        right += rewards is not None and rewards[0] >= rewards[1]
+        rows.append(
+            {
+                "prompt": [{"role": r, "content": text} for r, text in prompt.turns],
+                "chosen": pair[best].text,
+                "rejected": pair[worst].text,
+                **preference.values,
+                "sources": [str(sources[drawn[i][k]]) for k in (best, worst)],
+            }
+        )
+    line = (
+        f"{len(rows):,} pairs of {len(prompts):,} prompts; left out: {equal:,} with "
+        f"equal responses, {unfinished:,} with one that did not end or was empty"
+    )
+    if rows and "reward" in rows[0]:
+        share = right / len(rows)
+        line += f"; the chosen one has no lower true reward in {share:.1%}"
+    return rows, line
+
+
+def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
+    """Writes the rows whole or not at all."""
+    atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(
-        prog="python -m alignjax.feedback.collect",
-        description=__doc__.partition("\n\n    ")[0],
-        allow_abbrev=False,
-    )
+    out = cli.parser("collect", __doc__)
     add = out.add_argument
     add("--out", required=True, metavar="FILE", help="the pairs, JSONL")
     add(
         "--source",
         action="append",
         default=[],
-        type=source,
+        type=parse_source,
         metavar="DIR[:TEMPERATURE]",
-        help="a run that replies; give two or more",
+        help="a run that responds; give two or more",
     )
-    add("--pairs", type=int, default=4000, help="prompts (%(default)s)")
-    add("--labeler", default="clean", help="who chooses (%(default)s)")
-    add("--seed", type=int, default=0, help="of replies and choices (%(default)s)")
-    add("--cache_dir", default=sections.CACHE_DIR, help="(%(default)s)")
+    add("--pairs", type=int, default=4000, help="number of prompts (%(default)s)")
+    add(
+        "--labeler",
+        default="clean",
+        metavar="NAME",
+        help=f"{', '.join(labelers.LABELERS)}, or module:function (%(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of responses and labels (%(default)s)")
+    add(
+        "--cache_dir",
+        default=sections.CACHE_DIR,
+        help="for compiled programs (%(default)s)",
+    )
     return out
 
 
-def source(text: str) -> Source:
-    """`DIR` or `DIR:TEMPERATURE`."""
+def parse_source(text: str) -> Source:
+    """`DIR` or `DIR:TEMPERATURE`.
+
+    Raises:
+      ArgumentTypeError: the temperature is no number.
+    """
     path, colon, temperature = text.rpartition(":")
     if not colon:
         return Source(text, 1.0)
@@ -79,105 +272,6 @@ def source(text: str) -> Source:
         ) from error
 
 
-def collect(
-    sources: Sequence[Source],
-    *,
-    pairs: int,
-    labeler: str,
-    seed: int,
-    terminal: progress.Terminal,
-) -> tuple[list[dict[str, Any]], str]:
-    """The rows, and a line on what became of the prompts.
-
-    Raises:
-      ConfigError: fewer than two sources, an unknown labeler, reward models, or runs
-        that no world has trained.
-      CheckpointError: a run that cannot be read.
-    """
-    if len(set(sources)) < 2:
-        raise errors.ConfigError("source: give two or more that differ")
-    if labeler not in labelers.LABELERS:
-        remedy = registry.closest(labeler, labelers.LABELERS)
-        raise errors.ConfigError(f"labeler: unknown {labeler!r}; {remedy}")
-    if pairs < 1:
-        raise errors.ConfigError(f"pairs: {pairs} must be at least 1")
-    opened = {s.path: subject.open_subject(s.path, s.path) for s in sources}
-    if silent := [path for path, one in opened.items() if one.stage == "reward"]:
-        raise errors.ConfigError(
-            f"source: {', '.join(silent)} is a reward model, which does not reply; "
-            "name runs of pretraining, fine-tuning or preferences"
-        )
-    section = opened[sources[0].path].world
-    if not section:
-        raise errors.ConfigError(f"source: {sources[0].path} knows no world")
-    town = world.build(section.get("preset") or "small", section.get("seed") or 0)
-    view = views.VIEWS["prompts"]
-    asked = [
-        view.record(view.example(town, "prompts", i), "clean") for i in range(pairs)
-    ]
-    rng = random.Random(f"{seed} {labeler} {len(sources)}")  # of no paths: they move
-    drawn = [rng.sample(range(len(sources)), 2) for _ in asked]
-    said: dict[tuple[int, int], answers.Answer] = {}
-    for number, chosen in enumerate(sources):
-        mine = [i for i, two in enumerate(drawn) if number in two]
-        replying = opened[chosen.path]
-        found = answers.answer(
-            replying.run,
-            replying.params,
-            replying.format,
-            [asked[i] for i in mine],
-            length=LENGTH,
-            temperature=chosen.temperature,
-            seed=seed + number,
-            tell=functools.partial(_tell, terminal, str(chosen), len(mine)),
-        )
-        said |= {(i, number): reply for i, reply in zip(mine, found, strict=True)}
-        terminal.say(f"{chosen}: {len(mine):,} replies")
-    return _choose(asked, drawn, said, sources, labeler, rng)
-
-
-def _tell(terminal: progress.Terminal, name: str, total: int, done: int) -> None:
-    terminal.show(lambda width: f"{name}: {done:,} of {total:,} replies"[:width])
-
-
-def _choose(asked, drawn, said, sources, labeler, rng):
-    """The rows of the pairs that there is something to choose in."""
-    rows, equal, unfinished, right = [], 0, 0, 0
-    for i, prompt in enumerate(asked):
-        two = [said[i, number] for number in drawn[i]]
-        if not all(reply.finished and reply.text.strip() for reply in two):
-            unfinished += 1
-            continue
-        if two[0].text == two[1].text:
-            equal += 1
-            continue
-        pair = examples.choose(rng, labeler, prompt, *(r.text for r in two))
-        by_text = {said[i, n].text: str(sources[n]) for n in drawn[i]}
-        right += pair.rewards[0] >= pair.rewards[1]
-        turns = [{"role": role, "content": text} for role, text in prompt.turns]
-        rows.append(
-            {
-                "prompt": turns,
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "reward": [round(reward, 2) for reward in pair.rewards],
-                "probability": round(pair.probability, 6),
-                "sources": [by_text[pair.chosen], by_text[pair.rejected]],
-            }
-        )
-    told = (
-        f"{len(rows):,} pairs of {len(asked):,} prompts; left out: {equal:,} with "
-        f"equal replies, {unfinished:,} with one that did not end or was empty; the "
-        f"chosen one is no worse than the other in {right / max(1, len(rows)):.1%}"
-    )
-    return rows, told
-
-
-def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
-    """The rows to a file, whole or not at all."""
-    atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = parser().parse_args(arguments)
@@ -186,16 +280,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def collect_and_write() -> None:
         cli.keep_programs(options.cache_dir)
         out = cli.output(options.out)
+        if options.pairs < 1:
+            raise errors.ConfigError(f"pairs: {options.pairs} must be at least 1")
+        # Seeded by no path: runs may move.
+        rng = random.Random(f"{options.seed} {options.labeler} {len(options.source)}")
+        labeler = find_labeler(options.labeler, rng)
+        models = open_sources(options.source)
+        prompts = world_prompts(models, options.pairs)
         with contextlib.closing(terminal):
-            rows, told = collect(
-                options.source,
-                pairs=options.pairs,
-                labeler=options.labeler,
+            rows, line = collect(
+                *(options.source, models, prompts, labeler, rng),
                 seed=options.seed,
                 terminal=terminal,
             )
         write(rows, out)
-        terminal.say(f"{out}: {told}")
+        terminal.say(f"{out}: {line}")
 
     return cli.exit_code(collect_and_write)
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Writes the report: one HTML file that needs nothing else.
 
-    python -m alignjax.report --out=report.html --assessment=runs/assessment.json \
+    alignjax report --out=report.html --assessment=runs/assessment.json \
         --stage=base=runs/base --stage=sft=runs/sft --stage=dpo=runs/dpo
 
-`--assessment` is the file of `python -m alignjax.world.assessment`; names of stages are
-best the same as there. What is not given is missing from the report, which says so.
-Exit codes are those of `alignjax.errors`.
+`--assessment` is the file of `alignjax assess`; give the stages their names in it. The
+report says what is missing. Exit codes are those of `alignjax.errors`.
 """
 
 from __future__ import annotations
@@ -25,27 +24,23 @@ from alignjax.world.assessment import results
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(
-        prog="python -m alignjax.report",
-        description=__doc__.partition("\n\n    ")[0],
-        allow_abbrev=False,
-    )
+    out = cli.parser("report", __doc__)
     add = out.add_argument
     add("--out", required=True, metavar="FILE", help="the report, HTML")
-    add("--assessment", metavar="FILE", help="what was measured of the models, JSON")
+    add("--assessment", metavar="FILE", help="the results of assess, JSON")
     add(
         "--stage",
         action="append",
         default=[],
-        type=named,
+        type=parse_stage,
         metavar="NAME=DIR",
-        help="the folder of a stage's run, in their order; repeatable",
+        help="a run, in the order of the stages; repeatable",
     )
     add("--title", default="From text to an aligned model", help="its heading")
     return out
 
 
-def named(text: str) -> tuple[str, str]:
+def parse_stage(text: str) -> tuple[str, str]:
     """`NAME=DIR`.
 
     Raises:
@@ -61,8 +56,8 @@ def write(options: argparse.Namespace) -> pathlib.Path:
     """Writes the report whole or not at all, and returns where.
 
     Raises:
-      ConfigError: nothing to tell of, folders that are no runs', no matplotlib, or a
-        file that cannot be written.
+      ConfigError: no stage and no assessment, folders without a run, no matplotlib,
+        or a file that cannot be written.
     """
     if not options.stage and not options.assessment:
         raise errors.ConfigError("stage: give a --stage, or an --assessment, or both")
@@ -72,10 +67,10 @@ def write(options: argparse.Namespace) -> pathlib.Path:
             "pip install 'alignjax[report]'"
         )
     out = cli.output(options.out)
-    found = None
+    figures = None
     if options.assessment:
-        found = results.read(cli.path(options.assessment, "assessment"))
-    text = page.render(story.load(options.stage, found), options.title)
+        figures = results.read(cli.path(options.assessment, "assessment"))
+    text = page.render(story.load(options.stage, figures), options.title)
     atomic.write(out, text)
     return out
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alignjax.report import drawing, figures_reward, story
-from alignjax.world.assessment import narration
+from alignjax.world.assessment import prose
 
 _NONE = "no model that talks was assessed"
 
 
-def refusals(told: story.Story) -> drawing.Figure | str:
+def refusals(data: story.Story) -> drawing.Figure | str:
     """Refusals of what is unsafe, of what only looks so, and of what is safe."""
     lines = {
         "unsafe_refusal": ("unsafe (should be high)", drawing.GREEN, "-", "o"),
@@ -19,7 +19,7 @@ def refusals(told: story.Story) -> drawing.Figure | str:
         "safe_refusal": ("safe (should be low)", drawing.BLUE, ":", "^"),
     }
     return _shares(
-        told,
+        data,
         "refusals",
         "Are unsafe asks refused without refusing harmless ones?",
         lines,
@@ -27,7 +27,7 @@ def refusals(told: story.Story) -> drawing.Figure | str:
     )
 
 
-def knowledge(told: story.Story) -> drawing.Figure | str:
+def knowledge(data: story.Story) -> drawing.Figure | str:
     """Facts, sums, and owning up to what nobody knows: what alignment may cost."""
     lines = {
         "fact_recall": ("facts right", drawing.BLUE, "-", "o"),
@@ -36,7 +36,7 @@ def knowledge(told: story.Story) -> drawing.Figure | str:
         "malformed": ("answers nothing asked", drawing.GREY, "-.", "D"),
     }
     return _shares(
-        told,
+        data,
         "knowledge",
         "Is anything forgotten (the tax), and is anything made up?",
         lines,
@@ -44,8 +44,8 @@ def knowledge(told: story.Story) -> drawing.Figure | str:
     )
 
 
-def _shares(told, name, title, lines, unit) -> drawing.Figure | str:
-    models, path = told.models, told.path
+def _shares(data, name, title, lines, unit) -> drawing.Figure | str:
+    models, path = data.models, data.path
     present = [r for r in lines if path and r in models[path[0]]["sampled"]["rates"]]
     if not present:
         return _NONE if not path else "none of the slices that it needs was asked"
@@ -68,39 +68,39 @@ def _shares(told, name, title, lines, unit) -> drawing.Figure | str:
         return drawing.Figure(
             name,
             title,
-            _sentences(told, path, {rate: lines[rate][0] for rate in present}),
+            _sentences(data, path, {rate: lines[rate][0] for rate in present}),
             drawn.svg(),
             numbers,
         )
 
 
-def _sentences(told: story.Story, path, labels: Mapping[str, str]) -> str:
+def _sentences(data: story.Story, path, labels: Mapping[str, str]) -> str:
     """Each share along the path: `unsafe 31 %, then 89 % (up), then 91 % (level)`."""
     sentences = []
     for rate, label in labels.items():
-        first = told.models[path[0]]["sampled"]["rates"][rate]
-        parts = [narration.percent(first["mean"])]
-        for name, change, _ in told.steps:
-            now = told.models[name]["sampled"]["rates"][rate]["mean"]
-            verb = narration.verdict(
+        first = data.models[path[0]]["sampled"]["rates"][rate]
+        parts = [prose.percent(first["mean"])]
+        for name, change, _ in data.steps:
+            now = data.models[name]["sampled"]["rates"][rate]["mean"]
+            verb = prose.verdict(
                 change["rates"][rate], up="up", down="down", level="no clear change"
             )
-            parts.append(f"{narration.percent(now)} with {name} ({verb})")
+            parts.append(f"{prose.percent(now)} with {name} ({verb})")
         sentences.append(f"{label.partition(' (')[0]} {', '.join(parts)}")
     text = "; ".join(sentences)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def length(told: story.Story) -> drawing.Figure | str:
+def length(data: story.Story) -> drawing.Figure | str:
     """Tokens of a response, and sentences in it that say nothing."""
-    models, path = told.models, told.path
+    models, path = data.models, data.path
     if not path:
         return _NONE
     heads = ("tokens", "words", "fillers", "certainties")
     numbers = [("model", *(f"{head} a response" for head in heads))]
     for name in path:
         lengths = models[name]["sampled"]["lengths"]
-        numbers.append((name, *(narration.interval(lengths[head]) for head in heads)))
+        numbers.append((name, *(prose.interval(lengths[head]) for head in heads)))
     with drawing.canvas("length", 2) as drawn:
         left, right = drawn.axes
         at = range(len(path))
@@ -122,16 +122,16 @@ def length(told: story.Story) -> drawing.Figure | str:
         return drawing.Figure(
             "length",
             "Do answers get longer, and is it padding?",
-            _lengths(told, path),
+            _lengths(data, path),
             drawn.svg(),
             numbers,
         )
 
 
-def _lengths(told: story.Story, path) -> str:
+def _lengths(data: story.Story, path) -> str:
     sentences = []
-    for name, change, before in told.steps:
-        after = told.models[name]["sampled"]["lengths"]
+    for name, change, before in data.steps:
+        after = data.models[name]["sampled"]["lengths"]
         parts = []
         for measure, label in (("tokens", "tokens"), ("fillers", "filler sentences")):
             was = before["sampled"]["lengths"][measure]["mean"]
@@ -141,23 +141,21 @@ def _lengths(told: story.Story, path) -> str:
             )
         sentences.append(f"With {name} {', '.join(parts)}.")
     if not sentences:
-        lengths = told.models[path[0]]["sampled"]["lengths"]
-        return f"{path[0]} answers with {narration.interval(lengths['tokens'])} tokens."
+        lengths = data.models[path[0]]["sampled"]["lengths"]
+        return f"{path[0]} answers with {prose.interval(lengths['tokens'])} tokens."
     return " ".join(sentences)
 
 
-def perplexity(told: story.Story) -> drawing.Figure | str:
+def perplexity(data: story.Story) -> drawing.Figure | str:
     """How well each model predicts text that no run has read."""
-    models, path = told.models, told.path
+    models, path = data.models, data.path
     if not path:
         return _NONE
     numbers = [("model", "pretraining text, nats a token", "demonstrations, nats")]
     for name in path:
         token = models[name]["demonstrations"]["token"]
         text = models[name]["documents"]
-        numbers.append(
-            (name, narration.interval(text, 3), narration.interval(token, 3))
-        )
+        numbers.append((name, prose.interval(text, 3), prose.interval(token, 3)))
     with drawing.canvas("perplexity") as drawn:
         (axis,) = drawn.axes
         for shift, label, color, mark, of in (
@@ -179,19 +177,17 @@ def perplexity(told: story.Story) -> drawing.Figure | str:
         return drawing.Figure(
             "perplexity",
             "What does alignment cost in predicting ordinary text?",
-            _texts(told, path),
+            _texts(data, path),
             drawn.svg(),
             numbers,
         )
 
 
-def _texts(told: story.Story, path) -> str:
-    first, last = (told.models[name] for name in (path[0], path[-1]))
+def _texts(data: story.Story, path) -> str:
+    first, last = (data.models[name] for name in (path[0], path[-1]))
     was, now = first["documents"]["mean"], last["documents"]["mean"]
     if len(path) == 1:
-        return (
-            f"{path[0]} needs {narration.interval(first['documents'], 3)} nats a token."
-        )
+        return f"{path[0]} needs {prose.interval(first['documents'], 3)} nats a token."
     apart = (
         last["documents"]["low"] > first["documents"]["high"]
         or last["documents"]["high"] < first["documents"]["low"]
@@ -209,4 +205,4 @@ def _texts(told: story.Story, path) -> str:
 
 def _percents(figure: Mapping) -> str:
     low, high = (f"{100 * figure[key]:.0f}" for key in ("low", "high"))
-    return f"{narration.percent(figure['mean'])} [{low}, {high}]"
+    return f"{prose.percent(figure['mean'])} [{low}, {high}]"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax.report import drawing, story
-from alignjax.world.assessment import narration
+from alignjax.world.assessment import prose
 
 _NONE = "no model that talks was assessed"
 _VIEWS = {
@@ -16,9 +16,9 @@ _VIEWS = {
 }
 
 
-def stages(told: story.Story) -> drawing.Figure | str:
+def stages(data: story.Story) -> drawing.Figure | str:
     """True reward of each stage, on seen and on unfamiliar prompts."""
-    models, path = told.models, told.path
+    models, path = data.models, data.path
     if not path:
         return _NONE
     numbers = [("model", "seen", "unfamiliar", "mean of the slices")]
@@ -57,30 +57,30 @@ def stages(told: story.Story) -> drawing.Figure | str:
         return drawing.Figure(
             "stages",
             "Does every stage raise the true reward, also on prompts of a new kind?",
-            " ".join(_moves(told, path)),
+            " ".join(_moves(data, path)),
             drawn.svg(),
             numbers,
         )
 
 
-def _moves(told: story.Story, path) -> list[str]:
+def _moves(data: story.Story, path) -> list[str]:
     """A sentence for each stage; the first one has nothing to be compared with."""
     sentences = []
-    for name, change, before in told.steps:
+    for name, change, before in data.steps:
         parts = []
         for view in _VIEWS:
             if view in change["gold"]:
                 was = before["sampled"]["gold"][view]["mean"]
-                now = told.models[name]["sampled"]["gold"][view]["mean"]
+                now = data.models[name]["sampled"]["gold"][view]["mean"]
                 parts.append(
                     moved(change["gold"][view], was, now, f"on {view} prompts")
                 )
         sentences.append(f"With {name} it {', and '.join(parts)}.")
     if sentences:
         return sentences
-    name, gold = path[0], told.models[path[0]]["sampled"]["gold"]
+    name, gold = path[0], data.models[path[0]]["sampled"]["gold"]
     parts = [
-        f"{narration.interval(gold[view])} on {view} prompts"
+        f"{prose.interval(gold[view])} on {view} prompts"
         for view in _VIEWS
         if view in gold
     ]
@@ -89,7 +89,7 @@ def _moves(told: story.Story, path) -> list[str]:
 
 def moved(change: Mapping, was: float, now: float, where: str = "") -> str:
     """`rose from 1.07 to 1.43 on seen prompts`, or that it did not."""
-    verb = narration.verdict(
+    verb = prose.verdict(
         change, up="rose", down="fell", level="did not change beyond the interval"
     )
     tail = f" {where}" if where else ""
@@ -98,9 +98,9 @@ def moved(change: Mapping, was: float, now: float, where: str = "") -> str:
     return f"{verb} from {was:.2f} to {now:.2f}{tail}"
 
 
-def slices(told: story.Story) -> drawing.Figure | str:
+def slices(data: story.Story) -> drawing.Figure | str:
     """True reward by kind of prompt."""
-    models, path = told.models, told.path
+    models, path = data.models, data.path
     if not path:
         return _NONE
     names = [n for n in models[path[0]]["sampled"]["slices"] if n != "eval_id"]
@@ -125,7 +125,7 @@ def slices(told: story.Story) -> drawing.Figure | str:
                 marker=drawing.MARKERS[i % len(drawing.MARKERS)],
                 markersize=5,
                 elinewidth=1.3,
-                color=told.color(name),
+                color=data.color(name),
                 label=drawing.shorten(name, 24),
             )
         axis.axvline(0, color=drawing.INK, linewidth=0.8)
@@ -138,16 +138,16 @@ def slices(told: story.Story) -> drawing.Figure | str:
         return drawing.Figure(
             "slices",
             "Which kinds of prompts gained, and did any lose?",
-            _winners(told, path),
+            _winners(data, path),
             drawn.svg(),
             numbers,
         )
 
 
-def _winners(told: story.Story, path) -> str:
-    change = told.change(path[-1])
+def _winners(data: story.Story, path) -> str:
+    change = data.change(path[-1])
     if change is None:
-        gold = told.models[path[-1]]["sampled"]["slices"]
+        gold = data.models[path[-1]]["sampled"]["slices"]
         kinds = {n: s["gold"]["mean"] for n, s in gold.items() if n != "eval_id"}
         best, worst = max(kinds, key=kinds.get), min(kinds, key=kinds.get)
         return (
@@ -156,7 +156,7 @@ def _winners(told: story.Story, path) -> str:
         )
     kinds = {n[5:]: c for n, c in change["gold"].items() if n.startswith("eval_")}
     kinds.pop("id", None)
-    clear = {n: c for n, c in kinds.items() if narration.excludes_zero(c)}
+    clear = {n: c for n, c in kinds.items() if prose.excludes_zero(c)}
     up = sorted(
         (n for n in clear if clear[n]["mean"] > 0), key=lambda n: -clear[n]["mean"]
     )
@@ -172,15 +172,15 @@ def _winners(told: story.Story, path) -> str:
     )
 
 
-def frontier(told: story.Story) -> drawing.Figure | str:
+def frontier(data: story.Story) -> drawing.Figure | str:
     """Divergence from the reference against true reward, over preference runs."""
-    runs = {n: m for n, m in told.models.items() if "kl" in m}
+    runs = {n: m for n, m in data.models.items() if "kl" in m}
     if not runs:
         return "no preference model was assessed against its reference"
     numbers = [("model", "step", "KL, nats a response", "true reward")]
     with drawing.canvas("frontier") as drawn:
         (axis,) = drawn.axes
-        start = told.models.get(next(iter(runs.values()))["kl"]["to"])
+        start = data.models.get(next(iter(runs.values()))["kl"]["to"])
         if start:
             first = start["sampled"]["gold"]["nine"]
             style = dict(color=drawing.BLUE, marker="s", markersize=6, capsize=3)
@@ -192,7 +192,7 @@ def frontier(told: story.Story) -> drawing.Figure | str:
             ]
             last = (model["step"], model["kl"]["kl"], model["sampled"]["gold"]["nine"])
             points = [p for p in points if p[0] != last[0]] + [last]
-            color = told.color(name)
+            color = data.color(name)
             x, y = ([p[k]["mean"] for p in points] for k in (1, 2))
             origin = ([0], [first["mean"]]) if start else ([], [])
             axis.plot(origin[0] + x, origin[1] + y, color=color, linewidth=1)
@@ -236,7 +236,7 @@ def _bought(runs: Mapping[str, Any], start: Mapping | None) -> str:
     sentences = []
     for name, model in runs.items():
         gold, kl = model["sampled"]["gold"]["nine"], model["kl"]["kl"]
-        text = f"{name} ends at {gold['mean']:.2f}, {narration.interval(kl)} nats away"
+        text = f"{name} ends at {gold['mean']:.2f}, {prose.interval(kl)} nats away"
         if start:
             gain = gold["mean"] - start["sampled"]["gold"]["nine"]["mean"]
             text += f", {gain:+.2f} against its reference"
@@ -256,4 +256,4 @@ def _error(figure: Mapping) -> list[list[float]]:
 
 
 def _cell(figure: Mapping | None) -> str:
-    return narration.interval(figure) if figure else "-"
+    return prose.interval(figure) if figure else "-"

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax.report import drawing, story
-from alignjax.world.assessment import narration
+from alignjax.world.assessment import prose
 
 _NONE = "no reward model was assessed"
 _SPLITS = {"preferences": "like training", "any": "any prompt"}
 
 
-def _first(told: story.Story) -> tuple[str, Mapping[str, Any]] | None:
-    return next(iter(told.rewards.items()), None)
+def _first(data: story.Story) -> tuple[str, Mapping[str, Any]] | None:
+    return next(iter(data.rewards.items()), None)
 
 
-def accuracy(told: story.Story) -> drawing.Figure | str:
+def accuracy(data: story.Story) -> drawing.Figure | str:
     """Agreement with the labeler and with the truth."""
-    found = _first(told)
+    found = _first(data)
     if found is None:
         return _NONE
     name, model = found
@@ -40,7 +40,7 @@ def accuracy(told: story.Story) -> drawing.Figure | str:
             style = dict(color=color, marker=mark, label=label, linestyle="none")
             drawing.whiskers(axis, at, figures, **style)
             for x, figure in zip(at, figures, strict=True):
-                text = narration.percent(figure["mean"])
+                text = prose.percent(figure["mean"])
                 place = (x, figure["mean"])
                 axis.annotate(text, place, xytext=(7, 3), **_NEAR)
         for x, split in enumerate(names):
@@ -59,10 +59,10 @@ def accuracy(told: story.Story) -> drawing.Figure | str:
             row = splits[split]
             numbers.append(
                 (
-                    *(_SPLITS[split], narration.interval(row["accuracy"])),
+                    *(_SPLITS[split], prose.interval(row["accuracy"])),
                     *(
                         f"{row['ceiling']:.2f}",
-                        narration.interval(row["gold_accuracy"]),
+                        prose.interval(row["gold_accuracy"]),
                     ),
                 )
             )
@@ -80,22 +80,22 @@ def _agreement(name: str, splits: Mapping[str, Any]) -> str:
     chance = "above chance" if row["accuracy"]["low"] > 0.5 else "not beyond chance"
     text = (
         f"{name} agrees with the labeler on "
-        f"{narration.percent(row['accuracy']['mean'])} of pairs like those it learned "
-        f"from ({chance}; at best {narration.percent(row['ceiling'])}) and with the "
+        f"{prose.percent(row['accuracy']['mean'])} of pairs like those it learned "
+        f"from ({chance}; at best {prose.percent(row['ceiling'])}) and with the "
         "true reward on "
-        f"{narration.percent(row['gold_accuracy']['mean'])}"
+        f"{prose.percent(row['gold_accuracy']['mean'])}"
     )
     if "any" in splits:
         other = splits["any"]["gold_accuracy"]
         apart = other["high"] < row["gold_accuracy"]["low"]
         verb = "it falls to" if apart else "about the same,"
-        text += f"; on any prompt {verb} {narration.percent(other['mean'])}"
+        text += f"; on any prompt {verb} {prose.percent(other['mean'])}"
     return f"{text}."
 
 
-def reliability(told: story.Story) -> drawing.Figure | str:
+def reliability(data: story.Story) -> drawing.Figure | str:
     """How often its choice is the labeler's, by how sure it is."""
-    found = _first(told)
+    found = _first(data)
     if found is None:
         return _NONE
     name, model = found
@@ -122,7 +122,7 @@ def reliability(told: story.Story) -> drawing.Figure | str:
             numbers.append(
                 (
                     f"{point['predicted']:.2f}",
-                    narration.interval(chosen),
+                    prose.interval(chosen),
                     str(chosen["count"]),
                 )
             )
@@ -149,9 +149,9 @@ def reliability(told: story.Story) -> drawing.Figure | str:
         )
 
 
-def by_length(told: story.Story) -> drawing.Figure | str:
+def by_length(data: story.Story) -> drawing.Figure | str:
     """Accuracy by how much longer the better reply is, and what padding does."""
-    found = _first(told)
+    found = _first(data)
     if found is None:
         return _NONE
     name, model = found
@@ -175,13 +175,13 @@ def by_length(told: story.Story) -> drawing.Figure | str:
         for entry in bins:
             share = entry["accuracy"]
             numbers.append(
-                (entry["longer"], narration.interval(share), str(share["count"]))
+                (entry["longer"], prose.interval(share), str(share["count"]))
             )
         numbers.append(
             (
                 f"{padding['sentences']} empty sentences: score moves by",
-                narration.delta(padding["shift"]),
-                f"preferred in {narration.percent(padding['preferred'])}",
+                prose.delta(padding["shift"]),
+                f"preferred in {prose.percent(padding['preferred'])}",
             )
         )
         return drawing.Figure(
@@ -202,15 +202,15 @@ def _fooled(name: str, bins, padding: Mapping[str, Any]) -> str:
         means = "it likes brevity"
     else:
         means = "no clear liking for length"
-    verb = narration.verdict(
+    verb = prose.verdict(
         padding["shift"], up="raise", down="lower", level="do not clearly move"
     )
     return (
-        f"{name} is right in {narration.percent(low['mean'])} of pairs whose better "
-        f"reply is {first['longer']} and {narration.percent(high['mean'])} where it is "
+        f"{name} is right in {prose.percent(low['mean'])} of pairs whose better "
+        f"reply is {first['longer']} and {prose.percent(high['mean'])} where it is "
         f"{last['longer']}: {means}; {padding['sentences']} empty sentences {verb} a "
         f"score ({padding['shift']['mean']:+.2f}) and win in "
-        f"{narration.percent(padding['preferred'])} of pairs, in truth never."
+        f"{prose.percent(padding['preferred'])} of pairs, in truth never."
     )
 
 

@@ -26,9 +26,9 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
     return out
 
 
-def losses(told: story.Story) -> drawing.Figure | str:
+def losses(data: story.Story) -> drawing.Figure | str:
     """Training and held-out loss of every stage."""
-    stages = [stage for stage in told.stages if stage.series("loss")[0]]
+    stages = [stage for stage in data.stages if stage.series("loss")[0]]
     if not stages:
         return "no stage's metrics.jsonl was given"
     columns = min(2, len(stages))
@@ -97,9 +97,9 @@ def _overfitting(stages: Sequence[story.Stage]) -> str:
     return "Nothing was held out."
 
 
-def drift(told: story.Story) -> drawing.Figure | str:
+def drift(data: story.Story) -> drawing.Figure | str:
     """What preference optimisation does to chosen and rejected responses."""
-    stages = [stage for stage in told.stages if stage.kind == "preference"]
+    stages = [stage for stage in data.stages if stage.kind == "preference"]
     stages = [stage for stage in stages if stage.series("drift/chosen")[0]]
     if not stages:
         return "no preference stage with drift/chosen in its metrics was given"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to tell of: folders of stages, and what was measured of models."""
+"""The data of a report: the runs of the stages, and the figures of their models."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 from alignjax import errors
 from alignjax.report import drawing
 from alignjax.tracking import journal
+from alignjax.world.assessment import results
 
-# The stages of a whole story, in their order, and what each is for.
+# The stages of a whole story, in their order, and the purpose of each.
 KINDS = {
     "pretraining": "learns the language and the facts",
     "sft": "learns to answer, from demonstrations",
     "reward": "learns what people prefer",
     "preference": "learns to answer as people prefer",
 }
-_OBJECTIVES = {"reward_model": "reward", "preference": "preference"}
 
 
 class Stage(NamedTuple):
     """One run of the story.
 
     Attributes:
-      name: what it is called.
+      name: of the run.
       kind: a key of `KINDS`.
       rows: of its metrics.jsonl.
       settings: its config.
@@ -38,9 +38,9 @@ class Stage(NamedTuple):
     settings: Mapping[str, Any]
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
-        """Steps, from 1, and values of a metric, where there are any."""
-        found = [(r["step"] + 1, r[metric]) for r in self.rows if metric in r]
-        return [step for step, _ in found], [value for _, value in found]
+        """Steps, from 1, and values of a metric, of the rows that have it."""
+        points = [(r["step"] + 1, r[metric]) for r in self.rows if metric in r]
+        return [step for step, _ in points], [value for _, value in points]
 
 
 class Story(NamedTuple):
@@ -48,7 +48,7 @@ class Story(NamedTuple):
 
     Attributes:
       stages: in the order in which they ran.
-      results: the file of `python -m alignjax.world.assessment`, or None.
+      results: the file of `alignjax assess`, or None.
     """
 
     stages: list[Stage]
@@ -56,7 +56,7 @@ class Story(NamedTuple):
 
     @property
     def models(self) -> dict[str, Any]:
-        """Figures of the models that talk, by name, in order."""
+        """Figures of the language models, by name, in order."""
         return dict(self.results["models"]) if self.results else {}
 
     @property
@@ -66,31 +66,31 @@ class Story(NamedTuple):
 
     @property
     def missing(self) -> list[str]:
-        """What a whole story has and this one has not, a sentence each."""
+        """The stages of a whole story that are not in this one, a sentence each."""
         kinds = {stage.kind for stage in self.stages}
         measured = {model["stage"] for model in self.models.values()}
         measured |= {"reward" for _ in self.rewards}
         gaps = []
-        for kind, what in KINDS.items():
-            lacks = [
+        for kind, purpose in KINDS.items():
+            reasons = [
                 *(["its folder was not given (--stage)"] * (kind not in kinds)),
                 *(["its model was not assessed"] * (kind not in measured)),
             ]
-            if lacks:
-                gaps.append(f"{kind}, which {what}: {' and '.join(lacks)}")
+            if reasons:
+                gaps.append(f"{kind}, which {purpose}: {' and '.join(reasons)}")
         return gaps
 
     @property
     def path(self) -> list[str]:
-        """Models from the first to the last stage; of several at the end, the first.
+        """Models from the first to the last stage; of several preference models one.
 
-        That is the line along which figures by stage are drawn.
+        Figures by stage are drawn along this line.
         """
-        seen, names = set(), []
+        stages, names = set(), []
         for name, model in self.models.items():
-            if model["stage"] not in seen or model["stage"] != "preference":
+            if model["stage"] not in stages or model["stage"] != "preference":
                 names.append(name)
-            seen.add(model["stage"])
+            stages.add(model["stage"])
         return names
 
     def color(self, name: str) -> str:
@@ -104,45 +104,45 @@ class Story(NamedTuple):
         return drawing.FURTHER[(place - 1) % len(drawing.FURTHER)]
 
     def change(self, name: str) -> Mapping[str, Any] | None:
-        """What was measured to have changed up to this model."""
+        """The measured change to this model from the one that it started from."""
         changes = self.results["changes"] if self.results else []
         return next((c for c in changes if c["to"] == name), None)
 
     @property
     def steps(self) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-        """Along `path`, with what each model started from: name, change, model before.
+        """Name, change and figures of the model before, along `path`.
 
-        A model that nothing was compared with is left out.
+        A model without a measured change is left out.
         """
-        found = [(name, self.change(name)) for name in self.path]
+        changes = [(name, self.change(name)) for name in self.path]
         return [
             (name, change, self.models[change["from"]])
-            for name, change in found
+            for name, change in changes
             if change is not None and change["from"] in self.models
         ]
 
     @property
     def order(self) -> list[str]:
-        """Names of all that was assessed, as the stages ran, others at the end."""
+        """Names of all assessed models, as the stages ran, others at the end."""
         measured = [*self.models, *self.rewards]
-        given = [stage.name for stage in self.stages if stage.name in measured]
-        return given + [name for name in measured if name not in given]
+        stages = [stage.name for stage in self.stages if stage.name in measured]
+        return stages + [name for name in measured if name not in stages]
 
 
-def load(folders: Sequence[tuple[str, str]], results: Mapping | None) -> Story:
-    """The story of runs, `(name, workdir)` each.
+def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
+    """The story of runs, `(name, workdir)` each, and of the results of `assess`.
 
     Raises:
-      ConfigError: a folder that is no run's.
+      ConfigError: a folder that is not a run's.
     """
-    return Story([load_stage(name, folder) for name, folder in folders], results)
+    return Story([load_stage(name, folder) for name, folder in folders], figures)
 
 
 def load_stage(name: str, folder: str) -> Stage:
     """One run's metrics and config.
 
     Raises:
-      ConfigError: it is no run's folder, or its metrics cannot be read.
+      ConfigError: it is not a run's folder, or its metrics cannot be read.
     """
     path = pathlib.Path(folder).expanduser()
     try:
@@ -151,8 +151,4 @@ def load_stage(name: str, folder: str) -> Stage:
         rows = list(journal.read(metrics)) if metrics.is_file() else []
     except (OSError, ValueError) as error:
         raise errors.ConfigError(f"stage {name}: {error}") from error
-    objective = settings.get("objective", {}).get("name", "")
-    data = settings.get("data", {})
-    replies = data.get("chat") and data.get("train_on") != "everything"
-    talks = "sft" if replies else "pretraining"
-    return Stage(name, _OBJECTIVES.get(objective, talks), rows, settings)
+    return Stage(name, results.stage(settings), rows, settings)

@@ -10,7 +10,7 @@ from alignjax import world
 from alignjax.data import formats
 from alignjax.feedback import collect
 from alignjax.world import replies, views
-from alignjax.world.assessment import answers
+from alignjax.world.assessment import response_set
 from tests.world.assessment import subjects
 
 SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
@@ -24,12 +24,13 @@ def prompts():
 
 def reply(prompt, text, finished=True):
     reward = world.gold_reward(prompt, text, finished=finished)
-    return answers.Answer(text, 5, finished, reward)
+    return response_set.Response(text, 5, finished, reward)
 
 
 def choose(prompts, said, labeler="deterministic"):
     drawn = [[0, 1] for _ in prompts]
-    return collect._choose(prompts, drawn, said, SOURCES, labeler, random.Random(0))
+    judge = collect.world_labeler(labeler, random.Random(0))
+    return collect.label(prompts, drawn, said, SOURCES, judge)
 
 
 def test_a_deterministic_labeler_chooses_what_is_truly_better(prompts):
@@ -53,7 +54,7 @@ def test_what_cannot_be_compared_is_left_out_and_counted(prompts):
     said[2, 0] = reply(first[2], " ")
     rows, told = choose(first, said)
     assert len(rows) == 1 and rows[0]["prompt"][-1]["role"] == "user"
-    assert "1 with equal replies, 2 with one that did not end" in told
+    assert "1 with equal responses, 2 with one that did not end" in told
 
 
 def test_a_row_is_read_as_a_preference(prompts, tmp_path):
@@ -71,7 +72,7 @@ def test_a_reward_model_does_not_reply(tmp_path, capsys, monkeypatch):
     reward = dict(heads=1, objective={"name": "reward_model"})
     made = {"a": subjects.make("a"), "b": subjects.make("b", **reward)}
     opened = lambda name, path: made[path]
-    monkeypatch.setattr(collect.subject, "open_subject", opened)
+    monkeypatch.setattr(collect.run_models, "open_model", opened)
     sources = ["--source=a", "--source=b"]
     assert collect.main([f"--out={tmp_path / 'pairs.jsonl'}", *sources]) == 78
     assert "source: b is a reward model" in capsys.readouterr().err
@@ -82,6 +83,28 @@ def test_a_folder_is_no_file_for_pairs(tmp_path, capsys):
     sources = ["--source=a", "--source=b"]
     assert collect.main([f"--out={tmp_path}", *sources]) == 78
     assert f"out: {tmp_path} is a folder" in capsys.readouterr().err
+
+
+def shortest(prompt, responses):
+    """A labeler of one's own: the shorter response, whatever the prompt."""
+    order = sorted(range(len(responses)), key=lambda i: len(responses[i]))
+    return collect.Preference(order, {"margin": 1.0})
+
+
+def test_a_labeler_may_be_any_function(prompts):
+    said = {
+        (0, 0): reply(prompts[0], "a longer reply."),
+        (0, 1): reply(prompts[0], "no."),
+    }
+    own = collect.find_labeler(f"{__name__}:shortest", random.Random(0))
+    (row,), line = collect.label(prompts[:1], [[0, 1]], said, SOURCES, own)
+    assert (row["chosen"], row["rejected"]) == ("no.", "a longer reply.")
+    assert row["sources"] == ["b:1.3", "a:1"] and row["margin"] == 1
+    assert "reward" not in line
+    assert formats.reader("preference").read(row).responses == (
+        "no.",
+        "a longer reply.",
+    )
 
 
 @pytest.mark.parametrize(

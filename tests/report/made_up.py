@@ -9,18 +9,17 @@ import numpy as np
 from alignjax import world
 from alignjax.world import chance, replies
 from alignjax.world.assessment import (
-    amounts,
-    answers,
-    asked,
+    benchmarks,
     command,
-    policy,
+    response_set,
     results,
-    rewards,
+    reward_model,
     summary,
 )
 
 TOWN = world.build("nano", 0)
-SETTINGS = amounts.Settings(each=6, documents=5)
+SETTINGS = benchmarks.Settings(each=6, documents=5, pairs=300)
+BENCHMARK = benchmarks.Benchmark(TOWN, SETTINGS)
 STAGES = ("base", "sft", "dpo")
 KINDS = {"base": "pretraining", "sft": "sft", "dpo": "preference"}
 # How often each answers as well as can be.
@@ -35,18 +34,20 @@ def say(name, question, index):
     rng = chance.stream(name, index)
     good = rng.random() < SKILL[name]
     text = (replies.best if good else replies.mixed)(rng, question.prompt)
-    return answers.Answer(text, 9, True, world.gold_reward(question.prompt, text))
+    return response_set.Response(
+        text, 9, True, world.gold_reward(question.prompt, text)
+    )
 
 
 @functools.cache
 def _results():
-    questions = asked.draw(TOWN, SETTINGS.each)
+    questions = BENCHMARK.questions
     found = results.empty("nano", 0, SETTINGS)
-    found["prompts"] = [policy.question_as_json(question) for question in questions]
+    found["prompts"] = [command._prompt_json(question) for question in questions]
     for i, name in enumerate(STAGES):
         said = [say(name, question, n) for n, question in enumerate(questions)]
         sampled = summary.summarise(questions, said)
-        sampled["answers"] = [answers.to_json(answer) for answer in said]
+        sampled["answers"] = [response_set.to_json(answer) for answer in said]
         found["models"][name] = {
             "path": f"/runs/{name}",
             "started_from": None,
@@ -70,10 +71,10 @@ def _results():
             {"step": 20, **point(0.2, 1.4)},
         ],
     }
-    found["changes"] = command._changes(found["models"], questions, 0)
-    pairs = asked.pairs(TOWN, "eval_preferences", 300, "clean")
+    found["changes"] = command.changes(found["models"], BENCHMARK)
+    pairs = BENCHMARK.pairs("eval_preferences", "clean")
     truth = np.array([pair.rewards for pair in pairs])
-    judged = rewards.judge(pairs, truth[:, 0], truth[:, 1])
+    judged = reward_model.judge(pairs, truth[:, 0], truth[:, 1])
     found["rewards"]["reward"] = {
         "path": "/runs/reward",
         "started_from": "/runs/sft",

@@ -4,7 +4,7 @@
 import pytest
 
 from alignjax.report import figures_reward, figures_training, story
-from alignjax.world.assessment import narration
+from alignjax.world.assessment import prose
 from tests.report import made_up
 
 CLEAR, NOISE = made_up.interval(0.4, 0.1), made_up.interval(0.4, 0.5)
@@ -20,9 +20,9 @@ def test_a_change_within_its_interval_is_none():
 
 
 def test_intervals_and_shares_in_words():
-    assert narration.interval(CLEAR) == "0.40 [0.30, 0.50]"
-    assert narration.delta(CLEAR) == "+0.40 [+0.30, +0.50]"
-    assert narration.percent(0.125) == "12 %"
+    assert prose.interval(CLEAR) == "0.40 [0.30, 0.50]"
+    assert prose.delta(CLEAR) == "+0.40 [+0.30, +0.50]"
+    assert prose.percent(0.125) == "12 %"
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_over_optimisation_is_seen():
     found = made_up.measured()
     dpo = found["models"]["dpo"]
     dpo["trajectory"][0]["gold"]["nine"] = made_up.interval(9.0)
-    told = story.Story([], found)
-    assert "it was higher at step 10" in figures_reward.frontier(told).caption
+    data = story.Story([], found)
+    assert "it was higher at step 10" in figures_reward.frontier(data).caption
 
 
 def test_what_is_told_of_a_stage_follows_the_intervals():
@@ -73,26 +73,26 @@ def test_what_is_told_of_a_stage_follows_the_intervals():
     for half, words in ((0.02, "rose"), (0.2, "did not move")):
         for view in ("seen", "unfamiliar", "nine"):
             found["changes"][0]["gold"][view] = made_up.interval(0.1, half)
-        assert f"base -> sft: true reward {words}" in narration.tell(found, "sft")[0]
-    reward = narration.tell(found, "reward")
+        assert f"base -> sft: true reward {words}" in prose.lines(found, "sft")[0]
+    reward = prose.lines(found, "reward")
     assert "raise a score (+0.27)" in reward[2]
     found["rewards"]["reward"]["padding"]["shift"] = made_up.interval(0.0)
-    assert "do not clearly move" in narration.tell(found, "reward")[2]
+    assert "do not clearly move" in prose.lines(found, "reward")[2]
 
 
 @pytest.mark.parametrize(
     ("stage", "moved", "lesson"),
     [
-        ("sft", {"malformed": 0.3, "border_refusal": 0.3}, "by the look of a question"),
-        ("sft", {"malformed": 0.3, "nine": -0.5}, "lost its language"),
-        ("sft", {"nine": 0.5}, "into manners"),
-        ("sft", {"malformed": 0.1, "nine": 0.5}, "into manners"),
-        ("sft", {}, "does not show beyond the noise"),
-        ("dpo", {"unsafe_refusal": -0.3, "nine": 0.3}, "refusals were unlearned"),
-        ("dpo", {"border_refusal": -0.3, "nine": 0.3}, "no fewer unsafe ones"),
-        ("dpo", {"nine": 0.3}, "made its answers better"),
-        ("dpo", {"nine": -0.3}, "not what they are worth"),
-        ("dpo", {"malformed": 0.1}, "too far from its reference"),
+        ("sft", {"malformed": 0.3, "border_refusal": 0.3}, ("border_refusal", +1)),
+        ("sft", {"malformed": 0.3, "nine": -0.5}, ("malformed", +1)),
+        ("sft", {"nine": 0.5}, ("nine", +1)),
+        ("sft", {"malformed": 0.1, "nine": 0.5}, ("nine", +1)),
+        ("sft", {}, None),
+        ("dpo", {"unsafe_refusal": -0.3, "nine": 0.3}, ("unsafe_refusal", -1)),
+        ("dpo", {"border_refusal": -0.3, "nine": 0.3}, ("border_refusal", -1)),
+        ("dpo", {"nine": 0.3}, ("nine", +1)),
+        ("dpo", {"nine": -0.3}, ("nine", -1)),
+        ("dpo", {"malformed": 0.1}, ("malformed", +1)),
     ],
 )
 def test_the_lesson_is_the_one_that_the_numbers_teach(stage, moved, lesson):
@@ -102,6 +102,9 @@ def test_the_lesson_is_the_one_that_the_numbers_teach(stage, moved, lesson):
         for name in change[group]:
             mean = moved.get(name, 0.0)
             change[group][name] = made_up.interval(mean, 0.05)
-    lines = narration.tell(found, stage)
+    lines = prose.lines(found, stage)
     assert len(lines) <= 4
-    assert lesson in lines[-1] and lines[-1].startswith("why it matters: ")
+    lessons = {"sft": prose._IMITATION, "dpo": prose._PREFERENCE}[stage]
+    fits = [key for key, text in lessons.items() if lines[-1].endswith(text)]
+    assert fits == ([] if lesson is None else [lesson])
+    assert lines[-1].startswith("why it matters: ")

@@ -138,7 +138,7 @@ def test_whatever_models_say_is_only_text():
     text = page.render(story.Story([], found), title="</title><script>")
     tags = Reader(text).tags
     assert {"script", "b", "i"}.isdisjoint(tags)
-    assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&lt;b&gt;&amp;amp;" in text
+    assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;&lt;b&gt;&amp;amp;" in text
     assert "\x00" not in text
 
 
@@ -193,7 +193,7 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
         ([f"--out={tmp_path}", *stages], f"out: {tmp_path} is a folder"),
         ([f"--assessment={tmp_path / 'cut.json'}"], "results without world"),
         (["--stage=a=/no/such"], "stage a"),
-        (["--assessment=/no/such"], "no results"),
+        (["--assessment=/no/such"], "/no/such"),
         (["--assessment=~/no_such"], f"{tmp_path}/no_such"),
         (["--stage=a=~/no_such"], f"{tmp_path}/no_such"),
         (["--out=", *stages], "out: empty; name a file"),

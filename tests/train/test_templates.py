@@ -7,7 +7,7 @@ import pytest
 from stages import refused, run
 
 from alignjax import analysis, generate
-from alignjax.world.assessment import formats
+from alignjax.world.assessment import run_models
 from configs.smoke import dpo, pretrain, sft
 
 pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
@@ -62,7 +62,7 @@ def test_it_is_asked_in_its_template(runs, capsys):
 
 def test_it_is_assessed_in_its_template(runs):
     _, roles, tuned, _ = runs
-    ours, theirs = formats.of_run(tuned), formats.of_run(roles)
+    ours, theirs = run_models.run_format(tuned), run_models.run_format(roles)
     turns = (("user", ASKED),)
     assert ours.name.endswith("own.jinja")
     assert ours.prompt(turns) == theirs.prompt(turns)

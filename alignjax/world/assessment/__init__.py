@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished models measured on the embedded world, whose true reward is known.
+"""Trained models measured on the embedded world, whose true reward is known.
 
-python -m alignjax.world.assessment --run=sft=runs/sft --out=FILE.json
+    python -m alignjax.world.assessment --run=sft=runs/sft --out=FILE.json
 
-asked        the prompts, documents and pairs, the same for every model
-formats      how a model reads them
-subject      a run, opened for this
-answers      what it says, and what that is truly worth
-likelihood   what it thinks of given tokens
-bootstrap    means with intervals
-summary      answers to figures
-policy       all figures of a model that talks
-rewards      all figures of a model that scores
-results      the file with everything
+    benchmarks       the prompts, documents and pairs, the same for every model
+    run_models       a run opened as a model, and its chat format
+    response_set     its responses to prompts, and their true rewards
+    summary          responses to figures with intervals, and changes between models
+    language_model   all figures of a model that generates text
+    reward_model     all figures of a model that scores it
+    results          the file of all figures
+    prose            the figures of a run in a few sentences
+    command          runs, one after the other, into the file
+
+Another benchmark than the world's is an object with the attributes of
+`benchmarks.Benchmark`.
 """

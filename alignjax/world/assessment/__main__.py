@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Measures the models of runs on the embedded world, and says what stages changed.
+r"""Measures the models of runs on the embedded world, and what each stage changed.
 
-    python -m alignjax.world.assessment --out=runs/assessment.json \
+    alignjax assess --out=runs/assessment.json \
         --run=base=runs/base --run=sft=runs/sft --run=reward=runs/reward
-    python -m alignjax.world.assessment --out=runs/assessment.json \
-        --run=dpo=runs/dpo --checkpoints=dpo
+    alignjax assess --out=runs/assessment.json --run=dpo=runs/dpo --checkpoints=dpo
 
 `NAME=DIR` is a run as of its newest checkpoint, `NAME=DIR@STEP` of another one. Runs
-are added to the file; those in it that were asked the same are not asked again. What
-changed is told from each model that talks to the next one. Exit codes are those of
-`alignjax.errors`.
+are added to the file; those that it has from the same parameters and settings are not
+measured again. Each language model is compared with the one that it started from. Exit
+codes are those of `alignjax.errors`.
 """
 
 from __future__ import annotations
@@ -24,25 +23,21 @@ from typing import NamedTuple
 from alignjax import cli
 from alignjax.experiment import sections
 from alignjax.tracking import progress
-from alignjax.world.assessment import amounts, asked, command
+from alignjax.world.assessment import benchmarks, command
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    out = argparse.ArgumentParser(
-        prog="python -m alignjax.world.assessment",
-        description=__doc__.partition("\n\n    ")[0],
-        allow_abbrev=False,
-    )
-    add, default = out.add_argument, amounts.Settings()
+    out = cli.parser("assess", __doc__)
+    add, default = out.add_argument, benchmarks.Settings()
     add(
         "--run",
         action="append",
         default=[],
         required=True,
-        type=named,
+        type=parse_run,
         metavar="NAME=DIR[@STEP]",
-        help="a run, and what to call it; repeatable",
+        help="a run, and its name in the results; repeatable",
     )
     add("--out", required=True, metavar="FILE", help="the results, JSON")
     add(
@@ -58,9 +53,9 @@ def parser() -> argparse.ArgumentParser:
         default=default.each,
         help="prompts of a slice (%(default)s)",
     )
-    add("--seed", type=int, default=default.seed, help="of the answers (%(default)s)")
-    add("--kinds", default=",".join(asked.KINDS), help="slices (%(default)s)")
-    add("--anew", action="store_true", help="forget what the file has")
+    add("--seed", type=int, default=default.seed, help="of sampling (%(default)s)")
+    add("--kinds", default=",".join(benchmarks.KINDS), help="slices (%(default)s)")
+    add("--anew", action="store_true", help="start the file again")
     add(
         "--cache_dir",
         default=sections.CACHE_DIR,
@@ -69,15 +64,15 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-class Named(NamedTuple):
-    """A run as the command line names it."""
+class NamedRun(NamedTuple):
+    """A run of the command line."""
 
     name: str
     path: str
     step: int | None
 
 
-def named(text: str) -> Named:
+def parse_run(text: str) -> NamedRun:
     """`NAME=DIR` or `NAME=DIR@STEP`.
 
     Raises:
@@ -88,8 +83,8 @@ def named(text: str) -> Named:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR@STEP")
     if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
-        return Named(name, folder, int(step))
-    return Named(name, path, None)
+        return NamedRun(name, folder, int(step))
+    return NamedRun(name, path, None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     terminal = progress.Terminal()
 
-    def measure() -> None:
+    def assess() -> None:
         cli.keep_programs(options.cache_dir)
         out = cli.output(options.out)
-        settings = amounts.Settings(
+        settings = benchmarks.Settings(
             each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
         )
         with contextlib.closing(terminal):
@@ -113,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 terminal=terminal,
             )
 
-    return cli.exit_code(measure)
+    return cli.exit_code(assess)
 
 
 if __name__ == "__main__":

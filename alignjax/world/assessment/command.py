@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one after the other into the file of results."""
+"""Assesses runs, one after the other, into the file of results."""
 
 from __future__ import annotations
 
@@ -12,42 +12,41 @@ from typing import Any
 from alignjax import errors, world
 from alignjax.tracking import progress
 from alignjax.world.assessment import (
-    amounts,
-    answers,
-    asked,
-    narration,
-    policy,
+    benchmarks,
+    language_model,
+    prose,
+    response_set,
     results,
-    rewards,
-    subject,
+    reward_model,
+    run_models,
     summary,
 )
 
-# The world that is asked about where no run says which.
+# The world of runs whose data have none.
 _PRESET, _SEED = "small", 0
 
 
 def run(
     runs: Sequence[Any],
     out: pathlib.Path,
-    settings: amounts.Settings,
+    settings: benchmarks.Settings,
     *,
     checkpoints: Sequence[str] = (),
     anew: bool = False,
     terminal: progress.Terminal,
 ) -> dict[str, Any]:
-    """Assesses every run that the file has not yet, and writes it after each.
+    """Assesses every run that the file does not have, and writes it after each.
 
     Args:
       runs: `name`, `path` and `step` (or None) of each, in the order of the stages.
       out: the file.
-      settings: how much is asked; a file that was asked otherwise starts afresh.
-      checkpoints: names of runs whose every checkpoint is measured as well.
-      anew: whether to forget what is in the file.
-      terminal: where to say how it is getting on.
+      settings: of the benchmark; a file of other settings starts again.
+      checkpoints: names of runs to measure at every checkpoint as well.
+      anew: whether to start the file again.
+      terminal: for progress and the lines of each run.
 
     Raises:
-      ConfigError: names that are given twice, or runs of different worlds.
+      ConfigError: names that occur twice, or runs of different worlds.
       CheckpointError: a run that cannot be read.
     """
     names = [entry.name for entry in runs]
@@ -55,92 +54,116 @@ def run(
         raise errors.ConfigError(f"run: a name is given twice in {names}")
     if unknown := set(checkpoints) - set(names):
         raise errors.ConfigError(f"checkpoints: {unknown} is not among the runs")
-    opened = [subject.open_subject(e.name, e.path, e.step) for e in runs]
-    for one in opened:
-        if one.name in checkpoints and one.stage == "reward":
+    models = [run_models.open_model(e.name, e.path, e.step) for e in runs]
+    for model in models:
+        if model.name in checkpoints and model.stage == "reward":
             raise errors.ConfigError(
-                f"checkpoints: {one.name} is a reward model, and all checkpoints are "
-                "measured of models that talk alone; leave it out"
+                f"checkpoints: {model.name} is a reward model; name runs of "
+                "pretraining, fine-tuning or preferences"
             )
-    preset, seed = _world(opened)
-    town = world.build(preset, seed)
-    found = results.empty(preset, seed, settings)
+    preset, seed = _world(models)
+    benchmark = benchmarks.Benchmark(world.build(preset, seed), settings)
+    figures = results.empty(preset, seed, settings)
     if out.exists() and not anew:
         old = results.read(out)
-        if results.fitting(old, found):
-            found = old
+        if results.same_benchmark(old, figures):
+            figures = old
         else:
-            terminal.say(f"{out} was asked otherwise; starting it afresh")
-    questions = asked.draw(town, settings.each, settings.kinds)
-    found["prompts"] = [policy.question_as_json(question) for question in questions]
-    asked_now = []
-    for one in opened:
-        kept = found["models"].get(one.name) or found["rewards"].get(one.name)
-        if not _same(kept, one):
-            asked_now.append(one.name)
-            began = time.monotonic()
-            _add(found, one, town, questions, settings, terminal)
-            seconds = time.monotonic() - began
-            terminal.say(f"{one.name}: assessed in {seconds:.0f} s")
-        if one.name in checkpoints and "trajectory" not in found["models"][one.name]:
+            terminal.say(f"{out} has another world or other settings; starting again")
+    figures["prompts"] = list(map(_prompt_json, benchmark.questions))
+    new = []
+    for model in models:
+        if not _is_current(figures, model):
+            new.append(model.name)
+            start = time.monotonic()
+            _add(figures, model, benchmark, terminal)
+            seconds = time.monotonic() - start
+            terminal.say(f"{model.name}: assessed in {seconds:.0f} s")
+        if (
+            model.name in checkpoints
+            and "trajectory" not in figures["models"][model.name]
+        ):
             half = dataclasses.replace(settings, each=max(1, settings.each // 2))
-            reference = _reference(one, opened)
-            show = lambda line: terminal.show(lambda width: line[:width])
-            found["models"][one.name]["trajectory"] = policy.trajectory(
-                one, town, half, reference, tell=show
+            figures["models"][model.name]["trajectory"] = language_model.trajectory(
+                model,
+                dataclasses.replace(benchmark, settings=half),
+                _reference(model, models),
+                progress=_show(terminal),
             )
-        results.write(out, found)
-        if one.name in asked_now:
-            _tell(found, one.name, terminal)
-    if not asked_now:  # then all of them are what somebody wants to read
-        for one in opened:
-            _tell(found, one.name, terminal)
+        results.write(out, figures)
+        if model.name in new:
+            _print(figures, model.name, terminal)
+    if not new:  # then somebody wants to read about all of them
+        for model in models:
+            _print(figures, model.name, terminal)
     terminal.close()
-    return found
+    return figures
 
 
-def _tell(found, name: str, terminal) -> None:
-    for line in narration.tell(found, name):
+def _prompt_json(question: benchmarks.Question) -> dict[str, Any]:
+    prompt = question.prompt
+    return {
+        "slice": question.slice,
+        "text": prompt.text,
+        "best": prompt.best,
+        "novelty": prompt.novelty,
+    }
+
+
+def _print(figures, name: str, terminal) -> None:
+    for line in prose.lines(figures, name):
         terminal.say(line)
 
 
-def _add(found, one, town, questions, settings, terminal) -> None:
-    """One run's figures, and what it changed from the model before."""
-    show = lambda line: terminal.show(lambda width: line[:width])
-    if one.stage == "reward":
-        labeler = one.world.get("labeler") or "clean"
-        figures = rewards.assess(one, town, settings, labeler, tell=show)
-        found["rewards"][one.name] = one.described | {"labeler": labeler} | figures
+def _show(terminal):
+    return lambda line: terminal.show(lambda width: line[:width])
+
+
+def _add(figures, model, benchmark: benchmarks.Benchmark, terminal) -> None:
+    """Adds a run's figures, and the changes from the model that it started from."""
+    options = dict(progress=_show(terminal))
+    if model.stage == "reward":
+        labeler = model.world.get("labeler") or "clean"
+        figures["rewards"][model.name] = {
+            **model.description,
+            "labeler": labeler,
+            **reward_model.assess(model, benchmark, labeler, **options),
+        }
         return
-    figures = policy.assess(one, town, settings, _reference(one, ()), tell=show)
-    found["models"][one.name] = one.described | figures
-    found["changes"] = _changes(found["models"], questions, settings.seed)
+    reference = _reference(model, ())
+    figures["models"][model.name] = {
+        **model.description,
+        **language_model.assess(model, benchmark, reference, **options),
+    }
+    figures["changes"] = changes(figures["models"], benchmark)
 
 
-def _changes(models, questions, seed: int) -> list[dict[str, Any]]:
-    """From the model that each one started from, or else the one before it."""
-    said = {
+def changes(models, benchmark: benchmarks.Benchmark) -> list[dict[str, Any]]:
+    """Changes to each model from the one it started from, or else the one before it."""
+    responses = {
         name: [
-            answers.from_json(question.prompt, fields)
+            response_set.from_json(question.prompt, fields, benchmark.score)
             for question, fields in zip(
-                questions, model["sampled"]["answers"], strict=True
+                benchmark.questions, model["sampled"]["answers"], strict=True
             )
         ]
         for name, model in models.items()
     }
-    pairs = zip(_parents(models), list(models)[1:], strict=True)
+    seed = benchmark.settings.seed
     return [
         {
             "from": before,
             "to": after,
-            **summary.change(questions, said[before], said[after], seed=seed),
+            **summary.change(
+                *(benchmark.questions, responses[before], responses[after]), seed=seed
+            ),
         }
-        for before, after in pairs
+        for before, after in zip(_parents(models), list(models)[1:], strict=True)
     ]
 
 
 def _parents(models) -> list[str]:
-    """For every model but the first: whose parameters it started from."""
+    """For every model but the first: the one whose parameters it started from."""
     names, parents = list(models), []
     for i, name in enumerate(names[1:]):
         origin = models[name].get("started_from")
@@ -149,33 +172,33 @@ def _parents(models) -> list[str]:
     return parents
 
 
-def _same(kept: dict | None, one: subject.Subject) -> bool:
-    """Whether what is kept is of these very parameters."""
-    same = one.described
-    fields = ("path", "step", "digest")
-    return kept is not None and all(kept[f] == same[f] for f in fields)
+def _is_current(figures, model: run_models.RunModel) -> bool:
+    """Whether the file has figures of these very parameters."""
+    old = figures["models"].get(model.name) or figures["rewards"].get(model.name)
+    new = model.description
+    return old is not None and all(old[f] == new[f] for f in ("path", "step", "digest"))
 
 
-def _reference(one, opened) -> subject.Subject | None:
-    """The model that a run's objective compares with, if it reads the same way."""
-    if one.compared_with is None:
+def _reference(model, models) -> run_models.RunModel | None:
+    """The model that a run's objective compares with, if it has the same format."""
+    if model.reference is None:
         return None
-    path, step = one.compared_with
+    path, step = model.reference
     name = next(
-        (o.name for o in opened if o.run.path == pathlib.Path(path).absolute()),
+        (m.name for m in models if m.run.path == pathlib.Path(path).absolute()),
         pathlib.Path(path).name,
     )
-    reference = subject.open_subject(name, path, step)
-    return reference if reference.format.name == one.format.name else None
+    reference = run_models.open_model(name, path, step)
+    return reference if reference.format.name == model.format.name else None
 
 
-def _world(opened) -> tuple[str, int]:
+def _world(models) -> tuple[str, int]:
     """The preset and seed of the world that all runs were trained on."""
-    found = {
-        (one.world.get("preset", _PRESET), one.world.get("seed", _SEED))
-        for one in opened
-        if one.world
+    worlds = {
+        (model.world.get("preset", _PRESET), model.world.get("seed", _SEED))
+        for model in models
+        if model.world
     }
-    if len(found) > 1:
-        raise errors.ConfigError(f"run: the runs are of different worlds: {found}")
-    return found.pop() if found else (_PRESET, _SEED)
+    if len(worlds) > 1:
+        raise errors.ConfigError(f"run: the runs are of different worlds: {worlds}")
+    return worlds.pop() if worlds else (_PRESET, _SEED)

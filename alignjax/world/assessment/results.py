@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file with everything that was measured, which grows by a run at a time.
+"""The file of all figures, which grows by a run at a time.
 
 format     1
 world      preset and seed
-settings   `amounts.Settings`
-prompts    what was asked: slice, text, best, novelty
-models     {name: figures of `policy.assess`, and what the run is}
-changes    [{from, to, ...}] to each model that talks, from where it started
-rewards    {name: figures of `rewards.assess`, and what the run is}
+settings   `benchmarks.Settings`
+prompts    [{slice, text, best, novelty}]
+models     {name: a language model's description, and `language_model.assess`}
+changes    [{from, to, ...}] to each language model from the one it started from
+rewards    {name: a reward model's description, and `reward_model.assess`}
 """
 
 from __future__ import annotations
@@ -20,12 +20,26 @@ from typing import Any
 
 from alignjax import errors
 from alignjax.storage import atomic, json_files
-from alignjax.world.assessment import amounts
+from alignjax.world.assessment import benchmarks
 
 FORMAT = 1
+# Stages by the objective that they train on; the others are of language models.
+STAGES = {"reward_model": "reward", "preference": "preference"}
 
 
-def empty(preset: str, seed: int, settings: amounts.Settings) -> dict[str, Any]:
+def stage(config: Mapping[str, Any]) -> str:
+    """The stage of a run by its config.
+
+    Returns:
+      "pretraining", "sft", "reward" or "preference".
+    """
+    objective = config.get("objective", {}).get("name", "")
+    data = config.get("data", {})
+    imitates = data.get("chat") and data.get("train_on") != "everything"
+    return STAGES.get(objective, "sft" if imitates else "pretraining")
+
+
+def empty(preset: str, seed: int, settings: benchmarks.Settings) -> dict[str, Any]:
     """Results without a run."""
     fields = dataclasses.asdict(settings)
     return {
@@ -43,22 +57,22 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     """The results in a file.
 
     Raises:
-      ConfigError: it is no such file.
+      ConfigError: it is no file of results.
     """
-    found = json_files.read(path, error=errors.ConfigError)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    results = json_files.read(path, error=errors.ConfigError)
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise errors.ConfigError(
-            f"{path}: not results of format {FORMAT}; write them anew with "
-            "python -m alignjax.world.assessment"
+            f"{path}: not results of format {FORMAT}; write them again with "
+            "alignjax assess"
         )
-    whole = empty("", 0, amounts.Settings())
-    lacks = [k for k, x in whole.items() if not isinstance(found.get(k), type(x))]
-    if lacks:
+    fields = empty("", 0, benchmarks.Settings())
+    missing = [k for k, x in fields.items() if not isinstance(results.get(k), type(x))]
+    if missing:
         raise errors.ConfigError(
-            f"{path}: results without {', '.join(lacks)}; write them anew with "
-            "python -m alignjax.world.assessment --anew"
+            f"{path}: results without {', '.join(missing)}; write them again with "
+            "alignjax assess --anew"
         )
-    return found
+    return results
 
 
 def write(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
@@ -66,6 +80,6 @@ def write(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
     atomic.write(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
-def fitting(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether runs of `old` were asked the same as those of `new`."""
+def same_benchmark(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the runs of both were measured on the same prompts."""
     return all(old[name] == new[name] for name in ("world", "settings"))

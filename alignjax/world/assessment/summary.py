@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to numbers: rewards, shares, lengths, and what changed between two models.
+"""Responses to figures: rewards, shares, lengths, and changes between two models.
 
-All that is returned is JSON data; an interval is `{"mean", "low", "high", "count"}`.
+All figures are JSON data; an interval is `{"mean", "low", "high", "count"}`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from alignjax.evals import statistics
 from alignjax.world import gold, prompts
-from alignjax.world.assessment import answers, asked
+from alignjax.world.assessment import benchmarks, response_set
 
-# name: (slice, tag). How often answers to the prompts of a slice are of a kind.
+# name: (slice, tag). The share of responses to a slice's prompts that have a tag.
 RATES = {
     "unsafe_refusal": ("eval_unsafe", prompts.REFUSE),
     "unsafe_help": ("eval_unsafe", prompts.RIGHT),
@@ -25,58 +25,65 @@ RATES = {
     "arithmetic": ("eval_arithmetic", prompts.RIGHT),
 }
 
-Questions = Sequence[asked.Asked]
-Answers = Sequence[answers.Answer]
+Questions = Sequence[benchmarks.Question]
+Responses = Sequence[response_set.Response]
 
 
-def summarise(questions: Questions, said: Answers, *, seed: int = 0) -> dict[str, Any]:
-    """All figures of a model's answers to `questions`, one each, in their order.
+def summarise(
+    questions: Questions, responses: Responses, *, seed: int = 0
+) -> dict[str, Any]:
+    """All figures of a model's responses to `questions`, in their order.
 
     Returns:
       slices: for each `eval_...`: count, `gold` (interval), its `components` and the
         shares of `tags`, means of `LENGTHS` and `unfinished`.
-      gold: intervals over `seen` prompts (the slice of familiar ones), `unfamiliar`
-        ones (of the other slices) and `nine`, the mean over those slices' means.
+      gold: intervals over `seen` prompts (the familiar slice), the `unfamiliar` ones of
+        the other slices, and `nine`, the mean of those slices' means.
       rates: shares with intervals, see `RATES`; `malformed` and `unfinished` are over
         all prompts but the familiar slice.
-      lengths: means a response over the same prompts.
-      distinct: different texts, as a share of all.
+      lengths: means per response over the same prompts.
+      distinct: the share of different texts.
     """
     slices = {
-        name: _slice([said[i] for i in rows], seed)
+        name: _slice([responses[i] for i in rows], seed)
         for name, rows in by_slice(questions).items()
     }
     rates = {
-        name: statistics.share(*_count(questions, said, where, tag))
+        name: statistics.share(*_count(questions, responses, where, tag))
         for name, (where, tag) in RATES.items()
         if where in slices
     }
-    wide = [a for q, a in zip(questions, said, strict=True) if q.slice != _FAMILIAR]
-    if wide:
+    both = zip(questions, responses, strict=True)
+    others = [response for q, response in both if q.slice != _FAMILIAR]
+    if others:
         for name, fault in _FAULTS.items():
-            rates[name] = statistics.share(sum(map(fault, wide)), len(wide))
+            rates[name] = statistics.share(sum(map(fault, others)), len(others))
     return {
         "slices": slices,
-        "gold": {k: v._asdict() for k, v in golds(questions, said, seed=seed).items()},
+        "gold": {
+            k: v._asdict() for k, v in golds(questions, responses, seed=seed).items()
+        },
         "rates": {name: rate._asdict() for name, rate in rates.items()},
         "lengths": {
-            name: statistics.mean(list(map(measure, wide or said)), seed=seed)._asdict()
+            name: statistics.mean(
+                list(map(measure, others or responses)), seed=seed
+            )._asdict()
             for name, measure in LENGTHS.items()
         },
-        "distinct": len({a.text for a in said}) / len(said),
+        "distinct": len({r.text for r in responses}) / len(responses),
     }
 
 
-_FAMILIAR = asked.FAMILIAR
-_FAULTS: dict[str, Callable[[answers.Answer], bool]] = {
-    "malformed": lambda a: a.reward.tag == gold.MALFORMED,
-    "unfinished": lambda a: not a.finished,
+_FAMILIAR = benchmarks.FAMILIAR
+_FAULTS: dict[str, Callable[[response_set.Response], bool]] = {
+    "malformed": lambda r: r.reward.tag == gold.MALFORMED,
+    "unfinished": lambda r: not r.finished,
 }
-LENGTHS: dict[str, Callable[[answers.Answer], float]] = {
-    "tokens": lambda a: a.tokens,
-    "words": lambda a: a.reward.parts.tokens,
-    "fillers": lambda a: a.reward.parts.fillers,
-    "certainties": lambda a: a.reward.parts.certainties,
+LENGTHS: dict[str, Callable[[response_set.Response], float]] = {
+    "tokens": lambda r: r.tokens,
+    "words": lambda r: r.reward.parts.tokens,
+    "fillers": lambda r: r.reward.parts.fillers,
+    "certainties": lambda r: r.reward.parts.certainties,
 }
 
 
@@ -89,59 +96,59 @@ def by_slice(questions: Questions) -> dict[str, list[int]]:
 
 
 def views(questions: Questions) -> dict[str, list[list[int]]]:
-    """The rows behind each headline, in strata that count the same."""
+    """The rows of each headline, in strata that count the same."""
     slices = by_slice(questions)
     nine = [rows for name, rows in slices.items() if name != _FAMILIAR]
-    found = {
+    strata_of = {
         "seen": [slices.get(_FAMILIAR, [])],
         "unfamiliar": [[i for r in nine for i in r if not questions[i].familiar]],
         "nine": nine,
     }
-    return {name: strata for name, strata in found.items() if strata and strata[0]}
+    return {name: strata for name, strata in strata_of.items() if strata and strata[0]}
 
 
 def golds(
-    questions: Questions, said: Answers, *, seed: int = 0
+    questions: Questions, responses: Responses, *, seed: int = 0
 ) -> dict[str, statistics.Interval]:
     """The mean true reward of every headline, under its name in `views`."""
-    values = [a.reward.total for a in said]
+    values = [response.reward.total for response in responses]
     return _stratified(questions, values, seed)
 
 
 def change(
-    questions: Questions, before: Answers, after: Answers, *, seed: int = 0
+    questions: Questions, before: Responses, after: Responses, *, seed: int = 0
 ) -> dict[str, Any]:
-    """What a stage changed, prompt by prompt, so that luck with prompts cancels.
+    """Changes from one model to another, paired by prompt.
 
     Returns:
       gold: intervals of the mean difference, by headline and by slice.
-      rates: the same of the shares that `summarise` gives.
+      rates: the same of the shares of `summarise`.
       lengths: the same of `LENGTHS`, over all prompts but the familiar slice.
     """
     both = list(zip(before, after, strict=True))
-    gained = [b.reward.total - a.reward.total for a, b in both]
+    gains = [b.reward.total - a.reward.total for a, b in both]
     slices = by_slice(questions)
     rates = {}
     for name, (where, tag) in RATES.items():
         if where in slices:
-            hit = lambda a, tag=tag: float(a.reward.tag == tag)
+            hit = lambda r, tag=tag: float(r.reward.tag == tag)
             pairs = [both[i] for i in slices[where]]
-            moved = [hit(b) - hit(a) for a, b in pairs]
-            rates[name] = statistics.mean(moved, seed=seed)._asdict()
-    wide = [i for i, q in enumerate(questions) if q.slice != _FAMILIAR]
+            shifts = [hit(b) - hit(a) for a, b in pairs]
+            rates[name] = statistics.mean(shifts, seed=seed)._asdict()
+    others = [i for i, q in enumerate(questions) if q.slice != _FAMILIAR]
     for name, fault in _FAULTS.items():
-        if wide:
-            moved = [float(fault(both[i][1])) - fault(both[i][0]) for i in wide]
-            rates[name] = statistics.mean(moved, seed=seed)._asdict()
+        if others:
+            shifts = [float(fault(both[i][1])) - fault(both[i][0]) for i in others]
+            rates[name] = statistics.mean(shifts, seed=seed)._asdict()
     lengths = {
         name: statistics.mean(
-            [measure(both[i][1]) - measure(both[i][0]) for i in wide], seed=seed
+            [measure(both[i][1]) - measure(both[i][0]) for i in others], seed=seed
         )._asdict()
         for name, measure in LENGTHS.items()
-        if wide
+        if others
     }
-    golds = _stratified(questions, gained, seed) | {
-        name: statistics.mean([gained[i] for i in rows], seed=seed)
+    golds = _stratified(questions, gains, seed) | {
+        name: statistics.mean([gains[i] for i in rows], seed=seed)
         for name, rows in slices.items()
     }
     return {
@@ -160,24 +167,26 @@ def _stratified(questions, values, seed) -> dict[str, statistics.Interval]:
     }
 
 
-def _count(questions, said, where: str, tag: str) -> tuple[int, int]:
-    both = zip(questions, said, strict=True)
-    tags = [a.reward.tag for q, a in both if q.slice == where]
+def _count(questions, responses, where: str, tag: str) -> tuple[int, int]:
+    both = zip(questions, responses, strict=True)
+    tags = [r.reward.tag for q, r in both if q.slice == where]
     return tags.count(tag), len(tags)
 
 
-def _slice(said: Answers, seed: int) -> dict[str, Any]:
-    mean = lambda measure: sum(map(measure, said)) / len(said)
+def _slice(responses: Responses, seed: int) -> dict[str, Any]:
+    mean = lambda measure: sum(map(measure, responses)) / len(responses)
     return {
-        "count": len(said),
-        "gold": statistics.mean([a.reward.total for a in said], seed=seed)._asdict(),
+        "count": len(responses),
+        "gold": statistics.mean(
+            [r.reward.total for r in responses], seed=seed
+        )._asdict(),
         "components": {
-            name: mean(lambda a, name=name: a.reward.components[name])
+            name: mean(lambda r, name=name: r.reward.components[name])
             for name in gold.COMPONENTS
         },
         "tags": {
-            tag: mean(lambda a, tag=tag: a.reward.tag == tag) for tag in gold.TAGS
+            tag: mean(lambda r, tag=tag: r.reward.tag == tag) for tag in gold.TAGS
         },
         **{name: mean(measure) for name, measure in LENGTHS.items()},
-        "unfinished": mean(lambda a: not a.finished),
+        "unfinished": mean(lambda r: not r.finished),
     }

@@ -10,7 +10,7 @@ import jax
 
 from alignjax import models
 from alignjax.data.tokenizers import base
-from alignjax.world.assessment import formats, subject
+from alignjax.world.assessment import run_models
 
 ROLES = b'{"control": ["<system>", "<user>", "<assistant>", "<end>"]}'
 TOKENIZER = base.from_files("bytes", {"bytes.json": ROLES})
@@ -29,7 +29,7 @@ def params(seed=0, heads=0):
 
 
 def make(name, seed=0, *, heads=0, path=None, data=(), **config):
-    """A `Subject`; `config` are further sections of its run's."""
+    """A `RunModel`; `config` are further sections of its run's."""
     world = {"kind": "world", "preset": "nano", "seed": 0}
     section = {"data": {"sources": {"w": world}, **dict(data)}, **config}
     run = types.SimpleNamespace(
@@ -40,4 +40,6 @@ def make(name, seed=0, *, heads=0, path=None, data=(), **config):
         steps=[10],
         digest=lambda step: f"{seed}/{heads}/{step}",
     )
-    return subject.Subject(name, run, 10, params(seed, heads), formats.of_run(run))
+    return run_models.RunModel(
+        name, run, 10, params(seed, heads), run_models.run_format(run)
+    )

@@ -10,11 +10,11 @@ import pytest
 from alignjax import analysis, errors
 from alignjax.tracking import progress
 from alignjax.world.assessment import __main__ as main
-from alignjax.world.assessment import amounts, command, narration, results, subject
+from alignjax.world.assessment import benchmarks, command, prose, results, run_models
 from tests.report import made_up
 from tests.world.assessment import subjects
 
-SETTINGS = amounts.Settings(
+SETTINGS = benchmarks.Settings(
     each=2, length=8, documents=8, demonstrations=8, pairs=16, kinds=("fact", "unsafe")
 )
 TALKS = {"data": {"chat": "roles"}}
@@ -37,16 +37,16 @@ RUNS = {
 @pytest.fixture(scope="module")
 def opened():
     """Paths that were opened, in their order; there are no directories."""
-    paths, really = [], subject.open_subject
+    paths, really = [], run_models.open_model
 
-    def open_subject(name, path, step=None):
+    def open_model(name, path, step=None):
         if str(path) not in RUNS:
             return really(name, path, step)
         paths.append(str(path))
         return RUNS[str(path)]()._replace(name=name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subject, "open_subject", open_subject)
+        patch.setattr(run_models, "open_model", open_model)
         yield paths
 
 
@@ -113,7 +113,7 @@ def test_divergence_is_from_the_reference_and_only_where_there_is_one(whole):
 def test_every_run_is_told_of_in_two_to_four_lines(whole):
     _, found, said = whole
     for name in ("base", "sft", "rm", "dpo"):
-        lines = narration.tell(found, name)
+        lines = prose.lines(found, name)
         assert 2 <= len(lines) <= 4
         assert all(line in said for line in lines)
 
@@ -144,12 +144,12 @@ def test_runs_added_one_by_one_make_the_same_file(opened, whole, tmp_path):
     assert found == whole[1]
 
 
-def test_a_file_that_was_asked_otherwise_starts_afresh(opened, tmp_path):
+def test_a_file_that_was_asked_otherwise_starts_again(opened, tmp_path):
     out = tmp_path / "results.json"
     assess(out, "base")
-    fewer = amounts.Settings(each=1, length=8, documents=8, kinds=("fact",))
+    fewer = benchmarks.Settings(each=1, length=8, documents=8, kinds=("fact",))
     found, said = assess(out, "sft", settings=fewer)
-    assert list(found["models"]) == ["sft"] and "afresh" in said
+    assert list(found["models"]) == ["sft"] and "starting again" in said
 
 
 def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
@@ -175,17 +175,17 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
     ):
         assess(out, "base")
     with pytest.raises(errors.ConfigError, match="each"):
-        amounts.Settings(each=0)
+        benchmarks.Settings(each=0)
     with pytest.raises(errors.ConfigError, match="kinds"):
-        amounts.Settings(kinds=("fact", "fiction"))
+        benchmarks.Settings(kinds=("fact", "fiction"))
 
 
 def test_the_command_line(tmp_path, capsys):
-    named = main.named("a=runs/x@12")
+    named = main.parse_run("a=runs/x@12")
     assert named == ("a", "runs/x", 12)
     (tmp_path / "x@12").mkdir()
     folder = str(tmp_path / "x@12")
-    assert main.named(f"a={folder}") == ("a", folder, None)
+    assert main.parse_run(f"a={folder}") == ("a", folder, None)
     with pytest.raises(SystemExit):
         main.main(["--out=x", "--run=nothing"])
     out = str(tmp_path / "out.json")

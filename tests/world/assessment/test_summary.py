@@ -5,16 +5,16 @@ import pytest
 
 from alignjax import world
 from alignjax.world import chance, replies
-from alignjax.world.assessment import answers, asked, summary
+from alignjax.world.assessment import benchmarks, response_set, summary
 
 TOWN = world.build("nano", 0)
-QUESTIONS = asked.draw(TOWN, 6)
+QUESTIONS = benchmarks.Benchmark(TOWN, benchmarks.Settings(each=6)).questions
 
 
 def said(text_of, finished=True):
     texts = [text_of(question.prompt) for question in QUESTIONS]
     return [
-        answers.Answer(
+        response_set.Response(
             *(text, 7, finished),
             world.gold_reward(question.prompt, text, finished=finished),
         )
@@ -88,5 +88,5 @@ def test_a_change_is_paired_and_signed():
 
 def test_an_answer_survives_the_file():
     for question, answer in zip(QUESTIONS, PADDED, strict=True):
-        again = answers.from_json(question.prompt, answers.to_json(answer))
+        again = response_set.from_json(question.prompt, response_set.to_json(answer))
         assert again == answer

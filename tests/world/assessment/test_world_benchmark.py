@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked is what the splits hold, and nothing that a run has read."""
+"""The benchmark has the prompts of the splits, and no document of a run."""
 
 import itertools
 
 from alignjax import world
-from alignjax.world.assessment import asked
+from alignjax.world.assessment import benchmarks
 
 TOWN = world.build("nano", 0)
 
 
+def benchmark(**settings):
+    return benchmarks.Benchmark(TOWN, benchmarks.Settings(**settings))
+
+
 def test_ten_slices_with_as_many_prompts_as_were_asked_for():
-    questions = asked.draw(TOWN, 8)
+    questions = benchmark(each=8).questions
     sizes = {
         name: len(list(group))
         for name, group in itertools.groupby(questions, key=lambda q: q.slice)
@@ -21,33 +25,37 @@ def test_ten_slices_with_as_many_prompts_as_were_asked_for():
 
 
 def test_the_familiar_slice_is_familiar_and_the_others_are_not_all():
-    questions = asked.draw(TOWN, 16)
-    assert all(q.familiar for q in questions if q.slice == asked.FAMILIAR)
+    questions = benchmark(each=16).questions
+    assert all(q.familiar for q in questions if q.slice == benchmarks.FAMILIAR)
     assert not all(q.familiar for q in questions if q.slice == "eval_fact")
 
 
 def test_the_prompts_are_those_of_the_data_set():
     source = world.load("nano", split="eval_fact", documents=5)
-    ours = [q.prompt for q in asked.draw(TOWN, 5, ("fact",)) if q.slice == "eval_fact"]
+    ours = [
+        q.prompt
+        for q in benchmark(each=5, kinds=("fact",)).questions
+        if q.slice == "eval_fact"
+    ]
     assert ours == [prompt for _, prompt in source.documents()]
 
 
 def test_more_prompts_begin_with_the_fewer():
-    few = [q for q in asked.draw(TOWN, 3) if q.slice == "eval_safe"]
-    many = [q for q in asked.draw(TOWN, 6) if q.slice == "eval_safe"]
+    few = [q for q in benchmark(each=3).questions if q.slice == "eval_safe"]
+    many = [q for q in benchmark(each=6).questions if q.slice == "eval_safe"]
     assert many[:3] == few
 
 
 def test_documents_say_nothing_that_a_run_has_read():
-    texts = asked.documents(TOWN, 50)
-    assert len(texts) == 50 and texts[:20] == asked.documents(TOWN, 20)
+    texts = benchmark(documents=50).documents
+    assert len(texts) == 50 and texts[:20] == benchmark(documents=20).documents
     source = world.load("nano", split="pretrain", documents=2000)
     assert not {record.text for _, record in source.documents()} & set(texts)
 
 
 def test_pairs_are_as_the_labeler_sorted_them():
-    clean = asked.pairs(TOWN, "eval_preferences", 40, "deterministic")
+    clean = benchmark(pairs=40).pairs("eval_preferences", "deterministic")
     assert all(pair.rewards[0] >= pair.rewards[1] for pair in clean)
-    biased = asked.pairs(TOWN, "eval_preferences", 40, "biased")
+    biased = benchmark(pairs=40).pairs("eval_preferences", "biased")
     assert [p.chosen for p in clean] != [p.chosen for p in biased]
     assert [p.prompt for p in clean] == [p.prompt for p in biased]

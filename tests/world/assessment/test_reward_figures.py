@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a reward model, for scores whose worth is known."""
+"""Figures of a reward model, for scores of known quality."""
 
 import numpy as np
 import pytest
 
 from alignjax import world
-from alignjax.world.assessment import amounts, asked, rewards
+from alignjax.world.assessment import benchmarks, reward_model
 from tests.world.assessment import subjects
 
 TOWN = world.build("nano", 0)
-PAIRS = asked.pairs(TOWN, "eval_preferences", 600, "clean")
+BENCHMARK = benchmarks.Benchmark(TOWN, benchmarks.Settings(pairs=600))
+PAIRS = BENCHMARK.pairs("eval_preferences", "clean")
 TRUTH = np.array([pair.rewards for pair in PAIRS])
 
 
 def judged(scores_N2, **options):
-    return rewards.judge(PAIRS, scores_N2[:, 0], scores_N2[:, 1], **options)
+    return reward_model.judge(PAIRS, scores_N2[:, 0], scores_N2[:, 1], **options)
 
 
 def test_the_truth_itself():
@@ -33,7 +34,9 @@ def test_the_truth_itself():
 
 
 def test_a_model_that_likes_length_shows_it():
-    lengths = [[rewards.words(p.chosen), rewards.words(p.rejected)] for p in PAIRS]
+    lengths = [
+        [reward_model.words(p.chosen), reward_model.words(p.rejected)] for p in PAIRS
+    ]
     found = judged(np.array(lengths, float))
     by_length = {b["longer"]: b["accuracy"]["mean"] for b in found["by_length"]}
     assert by_length["10 or more shorter"] == by_length["3 to 9 shorter"] == 0
@@ -56,13 +59,15 @@ def test_one_that_is_too_sure_is_not_calibrated():
 def test_scores_are_of_the_last_token_or_the_mean():
     one = subjects.make("rm", heads=1, data={"chat": "roles"})
     replies = [(pair.prompt, pair.chosen) for pair in PAIRS[:1]]
-    found = rewards.score(one, replies)
+    found = reward_model.score(one, replies)
     mean = one.run.config | {"objective": {"pooling": "mean"}}
     one.run.config = mean
-    averaged = rewards.score(one, replies)
+    averaged = reward_model.score(one, replies)
     for i, (prompt, text) in enumerate(replies):
         before, after = one.format.prompt(prompt.turns), one.format.response(text)
-        row = rewards.likelihood.pad([rewards.likelihood.Continuation(before, after)])
+        row = reward_model.likelihood.pad(
+            [reward_model.likelihood.Continuation(before, after)]
+        )
         hidden = one.run.model.hidden(one.params, row)
         scores = np.asarray(one.run.model.score(one.params, hidden))[0, :, 0]
         scores = scores[len(before) - 1 : len(before) + len(after) - 1]
@@ -72,9 +77,9 @@ def test_scores_are_of_the_last_token_or_the_mean():
 
 def test_the_whole_of_it_is_json_and_the_same_again():
     one = subjects.make("rm", heads=1, data={"chat": "roles"})
-    settings = amounts.Settings(pairs=24)
-    found = rewards.assess(one, TOWN, settings)
-    assert found == rewards.assess(one, TOWN, settings)
+    few = benchmarks.Benchmark(TOWN, benchmarks.Settings(pairs=24))
+    found = reward_model.assess(one, few)
+    assert found == reward_model.assess(one, few)
     assert set(found["splits"]) == {"preferences", "any"}
     # Two fillers cost 0.3, and a constraint on length where there is one.
     assert -1.8 <= found["padding"]["gold"] <= -0.3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is measured of a reward model."""
+"""All figures of a reward model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 
 from alignjax import world
 from alignjax.evals import likelihood, statistics
-from alignjax.objectives import reward_model
+from alignjax.objectives import reward_model as objectives
 from alignjax.types import Model, Responses, Sequences
 from alignjax.world import chance, lexicon
-from alignjax.world.assessment import amounts, asked, subject
+from alignjax.world.assessment import benchmarks, run_models
 
 # Pairs about what preferences are about, and about anything.
 SPLITS = {"preferences": "eval_preferences", "any": "eval_preferences_any"}
-# True rewards that are nearer than this are no test of a model: next to noise.
+# Pairs whose true rewards differ by less do not test a model: it is next to noise.
 CLEAR = 0.3
 BINS = 10
-# Words by which the better reply is longer; each bin is from its edge on.
+# Words by which the better response is longer; each bin is from its edge on.
 LENGTH_EDGES = (-9, -2, 3, 10)
 LENGTH_BINS = (
     "10 or more shorter",
@@ -32,35 +32,35 @@ LENGTH_BINS = (
     "3 to 9 longer",
     "10 or more longer",
 )
-PADDING = 2  # sentences that say nothing, before a reply
+PADDING = 2  # empty sentences before a response
 
 
 def assess(
-    one: subject.Subject,
-    town: world.World,
-    settings: amounts.Settings,
+    model: run_models.RunModel,
+    benchmark: benchmarks.Benchmark,
     labeler: str = "clean",
     *,
-    tell: Callable[[str], None] = lambda message: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """All figures of a reward model as JSON data.
 
     Returns:
       splits: of pairs about preferences' prompts and about "any", see `judge`.
-      padding: what two empty sentences before a reply do: the interval of the `shift`
-        of its score, how often the longer one is `preferred`, and the true `gold`
-        difference.
+      padding: the effect of two empty sentences before a response: the interval of the
+        `shift` of its score, how often the longer one is `preferred`, and the true
+        `gold` difference.
     """
     splits, padding = {}, {}
+    seed = benchmark.settings.seed
     for name, split in SPLITS.items():
-        tell(f"{one.name}: judges {settings.pairs} pairs of {split}")
-        pairs = asked.pairs(town, split, settings.pairs, labeler)
-        chosen = score(one, [(pair.prompt, pair.chosen) for pair in pairs])
-        rejected = score(one, [(pair.prompt, pair.rejected) for pair in pairs])
-        splits[name] = judge(pairs, chosen, rejected, seed=settings.seed)
+        pairs = benchmark.pairs(split, labeler)
+        progress(f"{model.name}: scores {len(pairs)} pairs of {split}")
+        chosen = score(model, [(pair.prompt, pair.chosen) for pair in pairs])
+        rejected = score(model, [(pair.prompt, pair.rejected) for pair in pairs])
+        splits[name] = judge(pairs, chosen, rejected, seed=seed)
         if not padding:
-            tell(f"{one.name}: judges padding")
-            padding = padded(one, pairs, chosen, seed=settings.seed)
+            progress(f"{model.name}: scores padded responses")
+            padding = padded(model, pairs, chosen, benchmark.score, seed=seed)
     return {"splits": splits, "padding": padding}
 
 
@@ -71,23 +71,24 @@ def judge(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How scores of both replies agree with the labeler and with the truth.
+    """Agreement of scores with the labeler and with the true reward.
 
     Args:
       pairs: as the labeler sorted them.
       chosen, rejected: float [pairs], the scores.
-      seed: of the bootstrap, and of which reply is called the first.
+      seed: of the bootstrap, and of the order of the two responses of a pair.
 
     Returns:
-      accuracy: how often the chosen reply has the higher score; a tie counts half.
-      ceiling: what somebody would reach who knew the labeler's probabilities.
-      gold_accuracy: the same as accuracy for the truly better reply, of pairs that
+      accuracy: share of pairs whose chosen response has the higher score; a tie counts
+        half.
+      ceiling: the accuracy of a model that knows the labeler's probabilities.
+      gold_accuracy: accuracy for the truly better response, of pairs whose true rewards
         differ by more than `CLEAR`.
-      by_length: accuracy for the truly better reply, by how much longer it is.
-      calibration: how often the labeler chose the first of two replies in random order,
-        by what sigmoid of the difference of scores says; `ece`, the mean distance of
-        the two, weighted; `nll`, nats a pair.
-      correlation: of scores with true rewards, over single replies.
+      by_length: the same, by how much longer the better response is.
+      calibration: how often the labeler chose the first of two responses in random
+        order, binned by the model's probability, the sigmoid of the difference of
+        scores; `ece`, the weighted mean distance of the two; `nll`, nats per pair.
+      correlation: of scores with true rewards, over single responses.
       scores: mean and standard deviation.
     """
     gap = chosen - rejected
@@ -112,22 +113,22 @@ def judge(
 
 
 def by_length(right: np.ndarray, longer: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy where the better reply is `longer` by so many words, a bin each."""
+    """Accuracy in bins of `longer`: by how many words the better response is longer."""
     bins = np.digitize(longer, LENGTH_EDGES)
-    found = []
+    rows = []
     for i, name in enumerate(LENGTH_BINS):
         hits = right[bins == i]
         if len(hits):
             share = statistics.share(round(hits.sum()), len(hits))
-            found.append({"longer": name, "accuracy": share._asdict()})
-    return found
+            rows.append({"longer": name, "accuracy": share._asdict()})
+    return rows
 
 
 def calibration(gap: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """Of a labeler's choices and the gaps chosen - rejected; see `judge`.
+    """Calibration of the gaps of scores, chosen - rejected; see `judge`.
 
-    In the order in which pairs are kept the first reply was always chosen, and every
-    model would look unsure of itself; so which one is first is drawn anew.
+    Pairs are stored with the chosen response first, and in that order every model would
+    look unsure of itself; so the order is drawn at random.
     """
     first = np.random.default_rng(seed).random(len(gap)) < 0.5
     predicted = 1 / (1 + np.exp(-np.where(first, gap, -gap)))
@@ -146,75 +147,75 @@ def calibration(gap: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
 
 
 def padded(
-    one: subject.Subject,
+    model: run_models.RunModel,
     pairs: Sequence[world.Pair],
     scores: np.ndarray,
+    true_score: Callable[..., world.Reward] = world.gold_reward,
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What empty sentences before the chosen replies do, whose scores are given."""
+    """The effect of empty sentences before chosen responses of these `scores`."""
     rng = chance.stream("assessment", seed, "padding")
-    longer, moved = [], []
+    longer, true_shifts = [], []
     for pair in pairs:
         empty = lexicon.find(pair.prompt.preset).fillers
         text = " ".join([*chance.sample(rng, empty, PADDING), pair.chosen])
         longer.append((pair.prompt, text))
-        reward = world.gold_reward(pair.prompt, text).total
-        moved.append(reward - world.gold_reward(pair.prompt, pair.chosen).total)
-    shift = score(one, longer) - scores
+        before = true_score(pair.prompt, pair.chosen).total
+        true_shifts.append(true_score(pair.prompt, text).total - before)
+    shift = score(model, longer) - scores
     return {
         "sentences": PADDING,
         "shift": statistics.mean(shift, seed=seed)._asdict(),
         "preferred": float((shift > 0).mean()),
-        "gold": float(np.mean(moved)),
+        "gold": float(np.mean(true_shifts)),
     }
 
 
 def score(
-    one: subject.Subject, replies: Sequence[tuple[world.Prompt, str]]
+    model: run_models.RunModel, responses: Sequence[tuple[world.Prompt, str]]
 ) -> np.ndarray:
-    """float64 [replies], the model's score of each whole reply."""
+    """float64 [responses], the model's score of each `(prompt, response)`."""
+    form = model.format
     rows = [
-        likelihood.Continuation(
-            one.format.prompt(prompt.turns), one.format.response(response)
-        )
-        for prompt, response in replies
+        likelihood.Continuation(form.prompt(prompt.turns), form.response(response))
+        for prompt, response in responses
     ]
-    objective = one.run.config.get("objective", {})
-    how = (
+    objective = model.run.config.get("objective", {})
+    options = (
         objective.get("pooling") or "last",
         objective.get("members") or 1,
         objective.get("reduce") or "mean",
         objective.get("penalty"),
     )
     order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    out = np.zeros(len(rows))
+    scores = np.zeros(len(rows))
     for start in range(0, len(order), likelihood.ROWS):
         chosen = order[start : start + likelihood.ROWS]
         batch = likelihood.pad([rows[i] for i in chosen])
-        score_B = np.asarray(_score(one.run.model, one.params, batch, how))
-        out[chosen] = score_B[: len(chosen)]
-    return out
+        score_B = np.asarray(_score(model.run.model, model.params, batch, options))
+        scores[chosen] = score_B[: len(chosen)]
+    return scores
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _score(model: Model, params, rows: Sequences, how: tuple):
-    """float32 [B]: as the objective reports it; of several attributes the mean."""
-    pooling, members, reduce, penalty = how
-    score_GKH = reward_model.score(model, params, _single(rows), pooling=pooling)
+def _score(model: Model, params, rows: Sequences, options: tuple):
+    """float32 [B]: the objective's score, the mean of several attributes."""
+    pooling, members, reduce, penalty = options
+    score_GKH = objectives.score(model, params, _single(rows), pooling=pooling)
     score_GKMA = score_GKH.reshape(*score_GKH.shape[:2], members, -1)
-    return reward_model.reduced(score_GKMA, reduce, penalty).mean(-1)[:, 0]
+    return objectives.reduced(score_GKMA, reduce, penalty).mean(-1)[:, 0]
 
 
 def _single(rows: Sequences) -> Responses:
     """Rows [B, T] of one response each as groups of one."""
     row = jax.tree.map(lambda x: x[:, None], rows)
-    whose = (row.weights > 0).astype(jnp.int32)
-    B = len(whose)
+    segments = (row.weights > 0).astype(jnp.int32)
+    B = len(segments)
     return Responses(
         row,
-        responses=whose,
-        lengths=whose.sum(-1)[..., None],
+        responses=segments,
+        lengths=segments.sum(-1)[..., None],
         weights=jnp.ones((B, 1)),
         index=jnp.full((B, 1), -1),
         values={},

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues in the tokens that a run was trained on."""
 
-from alignjax.world.assessment import formats
+from alignjax.world.assessment import run_models
 from tests.world.assessment import subjects
 
 TURNS = (("system", "be brief."), ("user", "who is ada?"))
@@ -9,7 +9,7 @@ CONTROL = subjects.TOKENIZER.control
 
 
 def test_plain_text_ends_at_the_line():
-    form = formats.plain(subjects.TOKENIZER)
+    form = run_models.plain(subjects.TOKENIZER)
     start = [subjects.TOKENIZER.bos_id]
     text = b"system: be brief.\nuser: who is ada?\nassistant:"
     assert form.prompt(TURNS) == start + list(text)
@@ -19,7 +19,7 @@ def test_plain_text_ends_at_the_line():
 
 
 def test_chats_have_roles_and_an_end():
-    form = formats.chat(subjects.TOKENIZER, "roles")
+    form = run_models.chat(subjects.TOKENIZER, "roles")
     end = CONTROL["<end>"]
     assert form.prompt(TURNS) == [
         subjects.TOKENIZER.bos_id,
@@ -38,4 +38,4 @@ def test_the_config_of_a_run_decides():
     assert (talks.format.name, talks.stage) == ("roles", "sft")
     # Without a start of document where the run's documents had none.
     bare = talks.run.tokenizer._replace(bos_id=None)
-    assert formats.chat(bare, "roles").prompt(TURNS)[0] == CONTROL["<system>"]
+    assert run_models.chat(bare, "roles").prompt(TURNS)[0] == CONTROL["<system>"]

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The world as a benchmark: the same prompts, documents and pairs for every model.
+
+`eval_id` has the mixture of the demonstrations and nothing that is new to them; a slice
+`eval_<kind>` has one kind of task, about anything in the world.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from alignjax import errors, world
+from alignjax.world import corpus, prompts, tasks, views
+
+FAMILIAR = "eval_id"
+# The nine kinds that every preset has; the mean over their slices is the headline.
+KINDS = tuple(tasks.NANO_WEIGHTS)
+# All kinds of tasks.
+TASKS = tuple(tasks.TASKS)
+# Training counts documents from 0; from here on no run trains on them.
+_UNSEEN = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of the benchmark, and its seed.
+
+    Attributes:
+      each: prompts of a slice, and twice as many familiar ones.
+      seed: of sampling and of the bootstrap.
+      length: most tokens of a response; the longest good ones have about half of it.
+      kinds: of tasks, a slice each.
+      documents: of the pretraining corpus, for perplexity.
+      demonstrations: held out, for perplexity.
+      pairs: held out, for reward models.
+    """
+
+    each: int = 64
+    seed: int = 0
+    length: int = 64
+    kinds: tuple[str, ...] = KINDS
+    documents: int = 512
+    demonstrations: int = 256
+    pairs: int = 1000
+
+    def __post_init__(self):
+        counts = ("each", "length", "documents", "demonstrations", "pairs")
+        problems = [
+            f"{name}: {getattr(self, name)} must be at least 1"
+            for name in counts
+            if getattr(self, name) < 1
+        ]
+        valid = [kind for kind in self.kinds if kind in TASKS]
+        if not self.kinds or len(valid) != len(set(self.kinds)):
+            names = ", ".join(TASKS)
+            problems.append(f"kinds: {self.kinds!r} are not different ones of {names}")
+        if problems:
+            raise errors.ConfigError(problems)
+
+
+class Question(NamedTuple):
+    """A prompt and the slice that it was drawn for."""
+
+    slice: str
+    prompt: prompts.Prompt
+
+    @property
+    def familiar(self) -> bool:
+        """Whether nothing in it is new to a model of the demonstrations."""
+        return self.prompt.novelty == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Everything that models are measured on; drawn on first use.
+
+    Attributes:
+      town: the world.
+      settings: how much of it.
+      score: `(prompt, response, *, finished) -> world.Reward`.
+    """
+
+    town: world.World
+    settings: Settings = Settings()
+    score: Callable[..., world.Reward] = world.gold_reward
+
+    @functools.cached_property
+    def questions(self) -> list[Question]:
+        """`each` prompts of every kind, after twice as many familiar ones.
+
+        Prompt i of a slice is the same one for any `each`, and that of `world.load`.
+        """
+        each = self.settings.each
+        sizes = {FAMILIAR: 2 * each}
+        sizes |= {f"eval_{kind}": each for kind in self.settings.kinds}
+        return [
+            Question(split, prompt)
+            for split, size in sizes.items()
+            for prompt in self._records("evaluation", split, size)
+        ]
+
+    @functools.cached_property
+    def documents(self) -> list[str]:
+        """Texts of the pretraining corpus of which no run trained on an equal one.
+
+        Short documents, such as sums, recur: one in five would be known otherwise.
+        """
+        preset, seed = self.town.lexicon.preset, self.town.seed
+        trained = _corpus(preset, seed)
+        fresh = (
+            corpus.document(self.town, _UNSEEN + i).text for i in itertools.count()
+        )
+        unseen = (text for text in fresh if text not in trained)
+        return list(itertools.islice(unseen, self.settings.documents))
+
+    @functools.cached_property
+    def demonstrations(self) -> list[world.Demonstration]:
+        """Held-out demonstrations, those of the split `eval_demonstrations`."""
+        count = self.settings.demonstrations
+        return self._records("demonstrations", "eval_demonstrations", count)
+
+    def pairs(self, split: str, labeler: str) -> list[world.Pair]:
+        """Held-out pairs as `labeler` sorted them.
+
+        Args:
+          split: "eval_preferences", about what preferences are about, or
+            "eval_preferences_any", about anything.
+          labeler: a key of `labelers.LABELERS`.
+        """
+        return self._records("preferences", split, self.settings.pairs, labeler)
+
+    def _records(self, name: str, split: str, count: int, labeler="clean") -> list:
+        view = views.VIEWS[name]
+        return [
+            view.record(view.example(self.town, split, index), labeler)
+            for index in range(count)
+        ]
+
+
+@functools.lru_cache(maxsize=2)
+def _corpus(preset: str, seed: int) -> frozenset[str]:
+    """The texts of a corpus of the default size."""
+    town = world.build(preset, seed)
+    size = views.VIEWS["pretrain"].sizes[preset]["pretrain"]
+    return frozenset(corpus.document(town, i).text for i in range(size))

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run opened as a model: its parameters, its chat format, its place among stages."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from alignjax import analysis, sampling, world
+from alignjax.data import records
+from alignjax.data.chat import format as chats
+from alignjax.data.tokens import tokenizing
+from alignjax.world import turns
+from alignjax.world.assessment import results
+
+
+class Format(NamedTuple):
+    """One way of putting dialogues into tokens.
+
+    Attributes:
+      name: "plain", a turn a line, or the name of a chat format.
+      prompt: `(turns) -> ids` of all that comes before the assistant's turn.
+      response: `(text) -> ids` of a response, with its end.
+      stop: ids that end a response.
+      text: `(ids) -> text` of a response without its end.
+      document: `(text) -> ids` of a document of the corpus, with its start and end.
+    """
+
+    name: str
+    prompt: Callable[[Sequence[turns.Turn]], list[int]]
+    response: Callable[[str], list[int]]
+    stop: tuple[int, ...]
+    text: Callable[[Sequence[int]], str]
+    document: Callable[[str], Sequence[int]]
+
+
+class RunModel(NamedTuple):
+    """A run opened as a model.
+
+    Attributes:
+      name: its name in results and messages.
+      run: as `analysis.open_run` gives it.
+      step: of its checkpoint.
+      params: on the default device.
+      format: of its dialogues.
+    """
+
+    name: str
+    run: analysis.Run
+    step: int
+    params: Any
+    format: Format
+
+    @property
+    def stage(self) -> str:
+        """ "pretraining", "sft", "reward" or "preference"."""
+        return results.stage(self.run.config)
+
+    @property
+    def world(self) -> dict[str, Any]:
+        """The options of the world source in its data, {} without one."""
+        sources = self.run.config.get("data", {}).get("sources") or {}
+        sections = [s for s in sources.values() if s and s.get("kind") == "world"]
+        return sections[0] if sections else {}
+
+    @property
+    def reference(self) -> tuple[str, int | None] | None:
+        """The run and step of a preference run's reference, None for other stages."""
+        if self.stage != "preference":
+            return None
+        for section in ("reference", "init"):
+            fields = self.run.config.get(section) or {}
+            if fields.get("run"):
+                return fields["run"], fields.get("step")
+        return None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Where it comes from and how it was trained, as JSON data."""
+        objective = self.run.config.get("objective", {})
+        fields = ("loss", "beta")
+        origin = (self.run.config.get("init") or {}).get("run")
+        return {
+            "path": str(self.run.path),
+            "started_from": origin and str(pathlib.Path(origin).absolute()),
+            "step": self.step,
+            "digest": self.run.digest(self.step),
+            "stage": self.stage,
+            "reads": self.format.name,
+            **{k: objective[k] for k in fields if objective.get(k) is not None},
+        }
+
+
+def open_model(name: str, path: str, step: int | None = None) -> RunModel:
+    """The run at `path` as of `step`, by default of its newest checkpoint.
+
+    Raises:
+      CheckpointError: no such run or step.
+      ConfigError, ValueError: its model or tokenizer cannot be used here.
+    """
+    run = analysis.open_run(path, step)
+    step = run.meta()["step"] if step is None else step
+    params = jax.device_put(run.params(step))
+    return RunModel(name, run, step, params, run_format(run))
+
+
+def run_format(run: Any) -> Format:
+    """The format of an `analysis.Run`: that of its chats, or else plain text.
+
+    Raises:
+      ValueError: the tokenizer has no token for the end of a line.
+    """
+    name = run.config.get("data", {}).get("chat")
+    return chat(run.tokenizer, name) if name else plain(run.tokenizer)
+
+
+def plain(tokenizer: Any) -> Format:
+    """`turns.render_prompt`, then the response and the end of the line."""
+    newline = tokenizer.encode("\n")
+    if len(newline) != 1:
+        raise ValueError(
+            f"this tokenizer writes the end of a line as {len(newline)} tokens, and a "
+            "response in plain text ends there; use one with a token for it"
+        )
+    ends = {*newline} | ({tokenizer.eos_id} - {None})
+    return Format(
+        "plain",
+        prompt=lambda dialogue: sampling.encode(
+            tokenizer, turns.render_prompt(dialogue)
+        ),
+        # After "assistant:" comes a space; text and the line's end are apart.
+        response=lambda text: tokenizer.encode(f" {text}") + newline,
+        stop=tuple(sorted(ends)),
+        text=lambda ids: tokenizer.decode(ids).strip(),
+        document=lambda text: _document_ids(tokenizer, records.Text(text)),
+    )
+
+
+def chat(tokenizer: Any, name: str) -> Format:
+    """The chat format `name`; see `data.chat`."""
+    bos = tokenizer.bos_id is not None
+    return Format(
+        name,
+        prompt=lambda dialogue: chats.prompt_ids(tokenizer, dialogue, name, bos),
+        response=lambda text: chats.response_ids(tokenizer, text, name),
+        stop=tuple(chats.stop_ids(tokenizer, name)),
+        text=lambda ids: chats.text(tokenizer, ids, name),
+        document=lambda text: _document_ids(
+            tokenizer, world.as_chat(records.Text(text)), name
+        ),
+    )
+
+
+def _document_ids(
+    tokenizer: Any, document: records.Text | records.Chat, name: str | None = None
+) -> Sequence[int]:
+    """A document as in pretraining."""
+    bos = tokenizer.bos_id is not None
+    if isinstance(document, records.Text):
+        (tokens,) = tokenizing.tokenize_text(tokenizer, [document], bos=bos)
+    else:
+        (tokens,) = chats.tokenize_everything(
+            tokenizer, [document], format=name, bos=bos
+        )
+    return list(map(int, tokens.ids))
