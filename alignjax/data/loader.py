@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the section `data` of a config to a dataset, and its rows fetched ahead."""
+"""From the section `data` of a config to a dataset, whose rows are fetched ahead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from alignjax import config, errors
+from alignjax import bounds, config, errors
 from alignjax.data import dataset, records, shuffle, sources
 from alignjax.data.chat import comparisons
 from alignjax.data.chat import format as chat
@@ -23,7 +23,7 @@ from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache, tokenizing
 
 T = TypeVar("T")
-BLOCK = 1 << 20  # documents that are looked at at a time
+BLOCK = 1 << 20  # documents that are split into training and validation at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,30 +36,30 @@ class DataConfig:
         rows.
       validation_sources: the same, for data with a validation set of its own; then
         `validation_fraction` is 0.
-      validation_fraction: how much of the data is held out.
-      validation_by: "hash" holds out documents by what they say, "tail" the last tokens
-        of each source, which suits a corpus of a few long documents.
+      validation_fraction: the share of the data that is held out.
+      validation_by: "hash" holds out documents by a hash of their text, "tail" the last
+        tokens of each source, which suits a corpus of a few long documents.
       on_bad_row: "error" lists them all and stops, "skip" leaves them out, counted.
       pack: "best_fit", several documents a row; "none", one piece of a document a row.
-      long_documents: what becomes of a document of more than the context: "split" it
-        into pieces, "error", or "skip" it, counted. Groups of responses are never
-        split; "truncate_prompt" leaves out the beginning of a prompt, counted.
+      long_documents: for documents longer than the context: "split" them into pieces,
+        "error", or "skip" them, counted. Groups of responses are never split;
+        "truncate_prompt" leaves out the beginning of a prompt, counted.
       chat: the format of dialogues: "roles"; "tokenizer", the template that came with
         it; a built-in template, "chatml", "gemma", "llama3", "mistral" or "world"; or
         the path of a .jinja file. None for plain text.
-      train_on: which of the assistant's turns of a dialogue are learned; "everything"
-        is every token, of other documents too, as in pretraining. What messages of
-        weight 0 say never is.
-      share_prompt: whether the responses of a group are branches of one prompt, rather
-        than each having its own copy.
-      groups_per_row: the most groups of a row; None for as many as there is room for.
+      train_on: the turns of the assistant that are learned, "all" or the "last";
+        "everything" is every token, of other documents too, as in pretraining.
+        Messages of weight 0 are never learned.
+      share_prompt: whether the responses of a group are branches of one prompt; else
+        each has its own copy.
+      groups_per_row: the most groups in a row; None for as many as fit.
       bos: whether documents start with the tokenizer's start token.
       workers: processes that tokenise; None means one for each processor.
     """
 
     sources: dict
     validation_sources: dict = dataclasses.field(default_factory=dict)
-    validation_fraction: float = 0.01
+    validation_fraction: bounds.Share = 0.01
     validation_by: Literal["hash", "tail"] = "hash"
     on_bad_row: Literal["error", "skip"] = "error"
     pack: Literal["best_fit", "none"] = "best_fit"
@@ -67,9 +67,9 @@ class DataConfig:
     chat: str | None = None
     train_on: Literal["all", "last", "everything"] = "all"
     share_prompt: bool = False
-    groups_per_row: int | None = None
+    groups_per_row: bounds.Count | None = None
     bos: bool = False
-    workers: int | None = None
+    workers: bounds.Count | None = None
 
     def __post_init__(self):
         problems = []
@@ -80,19 +80,11 @@ class DataConfig:
                 problems += [
                     f"{field}.{name}.{problem}" for problem in _source_problems(section)
                 ]
-        if not 0 <= self.validation_fraction < 1:
-            problems.append(
-                f"validation_fraction: {self.validation_fraction} is not in [0, 1)"
-            )
         if self.validation_sources and self.validation_fraction:
             problems.append(
                 f"validation_fraction: {self.validation_fraction} beside "
                 "validation_sources; set it to 0 or leave them out"
             )
-        if self.workers is not None and self.workers < 1:
-            problems.append(f"workers: {self.workers} is not positive")
-        if self.groups_per_row is not None and self.groups_per_row < 1:
-            problems.append(f"groups_per_row: {self.groups_per_row} is not positive")
         if problems:
             raise errors.ConfigError(problems)
 
@@ -111,22 +103,19 @@ def _source_problems(section: Any) -> list[str]:
 
 
 def load_sources(sections: dict, path: str) -> dict[str, records.Source]:
-    """The sources of `DataConfig.sources`, opened; `path` is for messages.
+    """The opened sources of a section of the config, which is at `path`.
 
     Raises:
       ConfigError: an unknown kind or option.
-      DataError: files that are not there, for instance.
+      DataError: missing files, for instance.
     """
     opened = {}
     for name, section in config.to_json(sections).items():
         own = ("kind", "weight")
         options = {k: v for k, v in section.items() if k not in own and v is not None}
         try:
-            opened[name] = sources.load(section["kind"], options)
-        except errors.ConfigError as error:
-            raise errors.ConfigError(
-                [f"{path}.{name}.{problem}" for problem in error.problems]
-            ) from error
+            with config.errors_at(f"{path}.{name}"):
+                opened[name] = sources.load(section["kind"], options)
         except errors.DataError as error:
             raise errors.DataError(f"{path}.{name}: {error}") from error
     return opened
@@ -148,7 +137,7 @@ def build(
 
     Args:
       length: T, the targets of a row.
-      cache_dir: where tokens and plans are kept from one run to the next.
+      cache_dir: the folder of tokens and plans, which runs share.
       data: the kind, one of `types.Data`, which records are converted to by
         `comparisons.maker`. With `cfg.chat`, "text" is the assistant's turns of
         dialogues; the others are of `records.Comparison`.
@@ -359,9 +348,9 @@ def prefetch(
 ) -> Iterator[T]:
     """`fetch(i)` for i in start .. stop - 1, in order, fetched ahead in threads.
 
-    At most `depth` are fetched or waiting to be taken; 0 fetches without threads. What
-    `fetch` raises is raised where its result would be, and ends the iteration. Closing
-    the iterator ends the threads.
+    At most `depth` results are being fetched or waiting; 0 fetches without threads. An
+    exception of `fetch` is raised in place of its result, and ends the iteration.
+    Closing the iterator ends the threads.
     """
     numbers = itertools.count(start) if stop is None else iter(range(start, stop))
     if not depth:

@@ -268,19 +268,19 @@ def test_identity_is_of_all_that_the_rows_follow_from(corpus):
             ],
         ),
         (
-            dict(validation_fraction=1.0),
-            ["validation_fraction: 1.0 is not in [0, 1)"],
+            dict(validation_fraction=1.0, groups_per_row=0, workers=0),
+            ["data.validation_fraction: 1.0", "data.groups_per_row", "data.workers: 0"],
         ),
         (
             dict(validation_sources={"v": {"kind": "text"}}),
             ["validation_fraction: 0.01 beside validation_sources"],
         ),
-        (dict(workers=0), ["workers: 0 is not positive"]),
     ],
 )
 def test_settings_that_cannot_be(options, problems):
     with pytest.raises(errors.ConfigError) as caught:
-        loader.DataConfig(**{"sources": {"a": {"kind": "text"}}} | options)
+        section = {"sources": {"a": {"kind": "text"}}} | options
+        config.build(loader.DataConfig, section, "data")
     for problem in problems:
         assert problem in str(caught.value)
 
