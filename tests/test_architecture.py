@@ -34,7 +34,7 @@ LEVELS = [
 ]
 # These know less than their level would let them.
 ONLY = {
-    "data": {"config", "errors", "registry", "storage"},
+    "data": {"bounds", "config", "errors", "registry", "storage"},
     "losses": {"bounds", "config", "errors", "registry", "types"},
 }
 # Flax's modules stay in models/; elsewhere it gives one helper each.

@@ -20,7 +20,6 @@ from alignjax.data.tokens import cache
 from alignjax.storage import atomic, json_files
 
 FORMAT = 1
-BLOCK = 4096  # documents or pieces whose unknown tokens are counted at a time
 
 
 class Unknown(NamedTuple):
@@ -204,15 +203,11 @@ def count_unknown(
 
     def fill(partial: Path) -> dict[str, Any]:
         del partial
-        starts, lengths = plan.targets()
-        tokens, unknown, count = plan.tokens, 0, 0
-        for at in range(0, len(starts), BLOCK):
-            block = slice(at, at + BLOCK)
-            index, _ = cache.ranges(starts[block], lengths[block])
-            if tokens.weights is not None:
-                index = index[tokens.weights[index] > 0]
-            unknown += int((tokens.tokens[index] == unknown_id).sum())
-            count += len(index)
+        unknown = count = 0
+        for tokens, weights in plan.tokens.targets(*plan.targets()):
+            tokens = tokens if weights is None else tokens[weights > 0]
+            unknown += int((tokens == unknown_id).sum())
+            count += len(tokens)
         return Unknown(unknown, count)._asdict()
 
     key = json_files.digest([FORMAT, plan.key, unknown_id])

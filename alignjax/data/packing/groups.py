@@ -295,6 +295,9 @@ def plan(
         cuts[order].astype(np.int32).tofile(partial / "cuts.bin")
         offsets = np.concatenate([[0], ends]).astype(np.int64)
         offsets.tofile(partial / "rows.bin")
+        learned = responses.sum(1)
+        starts = tokens.offsets[documents + 1] - learned
+        weight, text_bytes = tokens.weigh(starts, learned, token_bytes)
         return {
             **counts,
             "kept": len(documents),
@@ -302,8 +305,8 @@ def plan(
             "groups": int(np.diff(offsets).max(initial=0)),
             "reserve": reserve,
             "targets": int(layout.total(prompts, responses).sum()),
-            "weight": float(responses.sum()),
-            "text_bytes": _text_bytes(tokens, documents, lengths, token_bytes),
+            "weight": weight,
+            "text_bytes": text_bytes,
         }
 
     manifest = atomic.obtain(path, fill)
@@ -371,13 +374,3 @@ def _rows(sizes: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         orders.append(at + np.argsort(row_of, kind="stable"))
         counts.append(np.bincount(row_of))
     return np.concatenate(orders), np.cumsum(np.concatenate(counts))
-
-
-def _text_bytes(tokens, documents, lengths, token_bytes) -> float:
-    """Bytes of text of all responses."""
-    total = 0
-    ends = np.asarray(tokens.offsets)[documents + 1]
-    starts = ends - lengths[:, 1:].sum(1)
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        total += int(token_bytes[tokens.tokens[start:end]].sum())
-    return float(total)

@@ -308,7 +308,7 @@ def _write(partial: Path, tokens, blocks, layout: Layout, token_bytes):
     ):
         rows_file.write(np.int64(0).tobytes())
         for starts, lengths in blocks:
-            sums = _weigh(tokens, starts, lengths, token_bytes)
+            sums = tokens.weigh(starts + 1, lengths, token_bytes)
             weight, text = weight + sums[0], text + sums[1]
             ends = np.arange(1, len(starts) + 1)
             if layout.pack == "best_fit":
@@ -323,17 +323,3 @@ def _write(partial: Path, tokens, blocks, layout: Layout, token_bytes):
             targets += int(lengths.sum(dtype=np.int64))
     sums = {"rows": rows, "pieces": pieces, "targets": targets}
     return {**sums, "weight": weight, "text_bytes": text}
-
-
-def _weigh(tokens, starts, lengths, token_bytes) -> tuple[float, float]:
-    """Weights of all targets, and the bytes of their text, so weighted."""
-    weight = text = 0.0
-    for at in range(0, len(starts), 4096):
-        index, _ = cache.ranges(starts[at : at + 4096] + 1, lengths[at : at + 4096])
-        size = token_bytes[tokens.tokens[index]]
-        if tokens.weights is None:
-            weight, text = weight + len(index), text + float(size.sum())
-        else:
-            weights = tokens.weights[index].astype(np.float64)
-            weight, text = weight + weights.sum(), text + (weights * size).sum()
-    return float(weight), float(text)

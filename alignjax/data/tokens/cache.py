@@ -21,7 +21,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from alignjax.data.tokens import tokenizing
 from alignjax.storage import atomic, json_files
 
 FORMAT = 3
+BLOCK = 4096  # ranges of tokens that are read at a time
 
 
 class TokenCache(NamedTuple):
@@ -61,6 +62,34 @@ class TokenCache(NamedTuple):
         name = _file_names(self.path)[file]
         where = name if line < 0 else f"{name}:{line}"
         return where, int(token - self.offsets[document])
+
+    def targets(
+        self, starts: np.ndarray, lengths: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """The tokens of many ranges and their weights, or None, in bounded blocks."""
+        for first in range(0, len(starts), BLOCK):
+            block = slice(first, first + BLOCK)
+            index, _ = ranges(starts[block], lengths[block])
+            weights = None if self.weights is None else self.weights[index]
+            yield self.tokens[index], weights
+
+    def weigh(
+        self, starts: np.ndarray, lengths: np.ndarray, token_bytes: np.ndarray
+    ) -> tuple[float, float]:
+        """The weight of the tokens of many ranges, and the bytes of text, so weighted.
+
+        Args:
+          token_bytes: int [V], bytes of text that each token stands for.
+        """
+        weight = text = 0.0
+        for tokens, weights in self.targets(starts, lengths):
+            size = token_bytes[tokens]
+            if weights is None:
+                weight, text = weight + len(tokens), text + float(size.sum())
+            else:
+                weights = weights.astype(np.float64)
+                weight, text = weight + weights.sum(), text + (weights * size).sum()
+        return float(weight), float(text)
 
 
 def build(
