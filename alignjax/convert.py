@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs from Hugging Face folders, and folders from runs: what may be and what is done.
+"""Runs from Hugging Face folders and PEFT adapters, and folders from runs.
 
     plan = convert.plan_import("hf:Qwen/Qwen2.5-0.5B", "runs/qwen")
     convert.import_folder(plan)
 
-No more than one tensor is in memory, twice. What is made appears under its name once it
-is whole.
+Memory holds two copies of the largest tensor at most. A run or folder appears under its
+name once it is whole.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.analysis import foreign, run
+from alignjax import errors, models
+from alignjax.analysis import run, stores
 from alignjax.checkpoint import step_folders
+from alignjax.data.tokenizers import base as tokenizers
 from alignjax.huggingface import folder as folders
-from alignjax.huggingface import merged, save
+from alignjax.huggingface import merged, peft, save
+from alignjax.models import lora
 from alignjax.storage import atomic, fingerprint, tensor_files
 
 Progress = Callable[[int, int], None]
@@ -29,7 +33,7 @@ class Import(NamedTuple):
     """A folder that is to become a run.
 
     Attributes:
-      source: what was asked for.
+      source: its path, or `hf:` and a repository.
       folder: opened.
       target: directory of the run.
     """
@@ -46,7 +50,7 @@ class Import(NamedTuple):
 
 
 def plan_import(source: str | pathlib.Path, target: str | pathlib.Path) -> Import:
-    """Opens the folder and looks whether the run can be made; nothing is written.
+    """Opens the folder and checks that the run can be made; writes nothing.
 
     Raises:
       ConfigError, DataError: as `folder.find` and `folder.open_folder`; a target that
@@ -63,57 +67,107 @@ def import_folder(
 ) -> run.Run:
     """Makes a run whose step 0 has the parameters of a folder, bit for bit.
 
-    Its config says which model, tokenizer and dialogues they go with; it names no
-    optimizer, so it is there to be started from and to be read.
+    Its config has the model, tokenizer and dialogues that go with them, and no
+    optimizer: it is there to be started from and to be read.
 
     Args:
-      progress: told of (bytes written, bytes in all).
+      progress: called with (bytes written, bytes in all).
 
     Raises:
       ConfigError: the target is no longer empty, or the disk too full.
     """
-    config = foreign.as_config(plan.folder)
+    config = stores.folder_config(plan.folder)
     config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
-    with atomic.folder(plan.target, plan.nbytes) as made:
-        path = step_folders.step_path(made / "checkpoints", 0)
+    tokenizer = plan.folder.tokenizer() if plan.folder.has_tokenizer else None
+    return _write_run(plan.target, plan.folder.leaves, config, {}, tokenizer, progress)
+
+
+def import_adapters(
+    source: str | pathlib.Path, base: str | pathlib.Path, target: str | pathlib.Path
+) -> run.Run:
+    """Makes a run that is as if it had trained the adapters in a PEFT folder.
+
+    Its other parameters stay in the base, which has to stay where it is. It can be
+    opened, exported with its adapters merged, and started from.
+
+    Args:
+      source: the folder.
+      base: a run, a Hugging Face folder, or `hf:` and a repository of the hub.
+      target: directory of the run; made, must not have content.
+
+    Raises:
+      ConfigError: as `peft.read`; a base that has adapters, a target that is not empty.
+      CheckpointError: the base is no run.
+    """
+    opened = run.open_run(base)
+    opened = opened.at(opened.meta()["step"])
+    leaves, section = opened.leaves(), opened.config["model"]
+    if any("/lora_" in name for name in leaves):
+        raise errors.ConfigError(
+            f"{opened.path}: has adapters already; export it with these merged, and "
+            "import the others onto that"
+        )
+    c = opened.model.config
+    adapters = peft.read(source, section["family"], c, leaves)
+    name = str(base) if str(base).startswith(folders.HUB) else str(opened.path)
+    config = {
+        **opened.config,
+        "model": {**section, **adapters.fields, "base": "float32"},
+        "trainable": lora.TRAINABLE,
+        "init": {"run": name, "step": opened.step},
+        "imported": {"from": str(source), "path": str(pathlib.Path(source).absolute())},
+    }
+    models.build(config["model"], c.vocab_size)  # refuses what could not be opened
+    target, data = pathlib.Path(target).absolute(), {"init": opened.digest()}
+    tokenizer = opened.full_tokenizer
+    return _write_run(target, adapters.leaves, config, data, tokenizer)
+
+
+def _write_run(
+    target: pathlib.Path,
+    leaves: Mapping[str, Any],
+    config: dict,
+    data: dict,
+    tokenizer: tokenizers.Tokenizer | None,
+    progress: Progress = lambda done, total: None,
+) -> run.Run:
+    """Writes a workdir with one step, 0, of format `step_folders.IMPORTED`."""
+    described = step_folders.describe({"params": leaves})
+    total = step_folders.nbytes(described)
+    with atomic.folder(target, total) as partial:
+        path = step_folders.step_path(partial / "checkpoints", 0)
         (path / "meta").mkdir(parents=True)
-        described = _write_leaves(path, plan, progress)
+        kinds = {name: (np.dtype(x.dtype), x.shape) for name, x in leaves.items()}
+        slots, done = tensor_files.create(path / step_folders.TENSORS, kinds), 0
+
+        def written(slot: tensor_files.Slot, leaf) -> Iterator[np.ndarray]:
+            nonlocal done
+            at = 0
+            for piece in fingerprint.pieces(leaf):
+                slot.write(piece, at)
+                at, done = at + piece.size, done + piece.nbytes
+                progress(done, total)
+                yield piece
+
+        for name, leaf in leaves.items():
+            digits = fingerprint.of_pieces(
+                leaf.dtype, written(slots[name], leaf)
+            ).digits
+            described[f"params/{name}"]["fingerprint"] = digits
         meta = step_folders.make_meta(
             0,
             described,
             format=step_folders.IMPORTED,
-            config=config,
-            data={},
+            config=json.loads(json.dumps(config)),
+            data=data,
             metrics={},
         )
         atomic.write_json(path / "meta" / "data.json", meta)
         (path / step_folders.MARKER).touch()
-        if plan.folder.has_tokenizer:
-            plan.folder.tokenizer().save(made / "tokenizer")
-        atomic.write_json(made / "config.json", config)
-    return run.open_run(plan.target)
-
-
-def _write_leaves(path: pathlib.Path, plan: Import, progress) -> dict[str, dict]:
-    """Writes the parameters; what meta says of each."""
-    held, done, total = plan.folder.leaves, 0, plan.nbytes
-    described = step_folders.describe({"params": held})
-    kinds = {name: (np.dtype(leaf.dtype), leaf.shape) for name, leaf in held.items()}
-    slots = tensor_files.create(path / step_folders.TENSORS, kinds)
-
-    def written(slot: tensor_files.Slot, leaf) -> Iterator[np.ndarray]:
-        nonlocal done
-        at = 0
-        for piece in fingerprint.pieces(leaf):
-            slot.write(piece, at)
-            at, done = at + piece.size, done + piece.nbytes
-            progress(done, total)
-            yield piece
-
-    for name, leaf in held.items():
-        found = fingerprint.of_pieces(leaf.dtype, written(slots[name], leaf))
-        described[f"params/{name}"]["fingerprint"] = found.digits
-    return described
+        if tokenizer is not None:
+            tokenizer.save(partial / "tokenizer")
+        atomic.write_json(partial / "config.json", config)
+    return run.open_run(target)
 
 
 class Export(NamedTuple):
@@ -121,7 +175,7 @@ class Export(NamedTuple):
 
     Attributes:
       run: opened, of one step.
-      leaves: `{path: what is read when it is sliced}`, adapters merged.
+      leaves: `{path: array that is read when it is sliced}`, adapters merged.
       plan: the tensors and files that there will be.
       target: the folder.
     """
@@ -140,23 +194,23 @@ def plan_export(
     dtype: str | None = None,
     max_shard_bytes: int = save.MAX_SHARD_BYTES,
 ) -> Export:
-    """How the run at `path` would be written to the folder `target`; nothing is.
+    """Plans how the run at `path` is written to the folder `target`; writes nothing.
 
     Args:
       path: of a run, or a folder of Hugging Face's.
-      step: of its checkpoints; the newest unless told.
+      step: of its checkpoints; the newest if None.
       dtype, max_shard_bytes: as in `save.plan`.
 
     Raises:
-      ConfigError: what the family's folders cannot say, or a target that is not empty.
+      ConfigError: what folders of the family cannot hold, or a target with content.
       CheckpointError: no such run or step.
     """
     opened = run.open_run(path, step)
     opened = opened.at(opened.meta()["step"])  # all that is read is of one step
     c = opened.model.config
-    held = merged.merge(opened.leaves(), c)
+    leaves = merged.merge(opened.leaves(), c)
     plan = save.plan(
-        held,
+        leaves,
         opened.config["model"]["family"],
         c,
         opened.full_tokenizer,
@@ -168,11 +222,11 @@ def plan_export(
     )
     target = pathlib.Path(target).absolute()
     atomic.check(target, plan.nbytes)
-    return Export(opened, held, plan, target)
+    return Export(opened, leaves, plan, target)
 
 
 def export_run(
-    made: Export, progress: Progress = lambda done, total: None
+    export: Export, progress: Progress = lambda done, total: None
 ) -> pathlib.Path:
     """Writes the folder that was planned, all of it or nothing; returns its path.
 
@@ -180,5 +234,5 @@ def export_run(
       ConfigError: the target is no longer empty, or the disk too full.
       CheckpointError: a parameter that is not what was written.
     """
-    save.write(made.plan, made.leaves, made.target, progress)
-    return made.target
+    save.write(export.plan, export.leaves, export.target, progress)
+    return export.target

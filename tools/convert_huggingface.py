@@ -29,7 +29,6 @@ from alignjax import analysis, errors
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from alignjax import cli, convert
-from alignjax.analysis import adapters
 from alignjax.huggingface import certificate, peft, save
 from alignjax.tracking import progress
 from tools import beside_transformers
@@ -185,7 +184,7 @@ def model(section) -> str:
 
 def import_adapters(options: argparse.Namespace) -> None:
     """Makes a run of adapters of PEFT's and what they belong to."""
-    made = adapters.import_adapters(options.adapters, options.source, options.target)
+    made = convert.import_adapters(options.adapters, options.source, options.target)
     c = made.model.config
     print(f"import the adapters in {options.adapters} for {options.source}")
     print(f"  rank {c.lora_rank}, of {c.lora_targets}")

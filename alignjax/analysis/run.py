@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run opened for a look: no config file, no mesh and no accelerator is needed.
 
-    run = checkpoint.open_run("runs/world")
+    run = alignjax.open_run("runs/world")
     run.steps, run.config["optimizer"]
     run.generate(["Once upon a time"], max_tokens=50)
 
@@ -17,110 +17,124 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from alignjax import errors, trees, types
-from alignjax.analysis import asking, workdir
+from alignjax import errors, models, sampling, trees, types
+from alignjax.analysis import stores
 from alignjax.checkpoint import step_folders
-from alignjax.huggingface import recognition
+from alignjax.data.chat import format
+from alignjax.data.tokenizers import base
+from alignjax.huggingface import folder, recognition
+from alignjax.models import quantized
+from alignjax.objectives import logprobs
+from alignjax.sampling import request
+from alignjax.tracking import journal
 
-# Models, tokenizers and samplers are imported where they are asked for: to look at
-# files should need none of them.
+T = TypeVar("T")
 
 
-def open_run(path, step: int | None = None) -> Run:
+def open_run(path: str | pathlib.Path, step: int | None = None) -> Run:
     """The run in the directory `path`, as of `step`; by default as of its newest.
 
-    A Hugging Face folder is one too, with the one step 0, and so is a repository of its
+    A Hugging Face folder is a run with the one step 0, and so is a repository of its
     hub, whose name begins with `hf:`.
 
     Raises:
       CheckpointError: it is not a run's directory, or has no such step.
-      ConfigError: it is a folder of Hugging Face's, and what is wrong with it.
+      ConfigError: it is a Hugging Face folder that cannot be read; says why.
     """
     path, name = pathlib.Path(path).expanduser().absolute(), str(path)
-    if name.startswith("hf:") or recognition.is_folder(path):
-        run = _foreign(name)
+    if name.startswith(folder.HUB) or recognition.is_folder(path):
+        store = stores.hugging_face(folder.open_folder(folder.find(name)))
     else:
-        run = Run(path, workdir.Workdir(path))
-    if not run.directory.is_dir() and not (run.path / "config.json").is_file():
-        here, hint = run.path, ""
-        if any((parent / "config.json").is_file() for parent in here.parents):
-            hint = "; a directory above it is: open that, and name the step"
-        raise errors.CheckpointError(
-            f"{here} is no run: it has neither config.json nor checkpoints/{hint}"
-        )
+        store = stores.workdir(path)
+        _check_is_workdir(path)
+    run = Run(store)
     return run if step is None else run.at(step)
 
 
-def _foreign(name: str) -> Run:
-    from alignjax.analysis import foreign
-    from alignjax.huggingface import folder
-
-    opened = folder.open_folder(folder.find(name))
-    return Run(opened.path, foreign.Foreign(opened))
+def _check_is_workdir(path: pathlib.Path) -> None:
+    if (path / "checkpoints").is_dir() or (path / "config.json").is_file():
+        return
+    hint = ""
+    if any((parent / "config.json").is_file() for parent in path.parents):
+        hint = "; a directory above it is: open that, and name the step"
+    raise errors.CheckpointError(
+        f"{path} is no run: it has neither config.json nor checkpoints/{hint}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run left on disk. Everything is read when it is asked for, and no more.
+    """What a run left on disk, each part of it read on first use.
 
-    Where a method takes a `step` and is given none, it is the one that the run was
-    opened with, or else the newest that is sound: that is what was written.
+    Methods with an argument `step` take, where it is None, the step that the run was
+    opened with, or else the newest one that is sound.
     """
 
-    path: pathlib.Path
-    held: Any  # `workdir.Workdir` or `foreign.Foreign`, which are alike
+    store: stores.Store
     step: int | None = None
 
-    def at(self, step: int) -> Run:
-        """The same run as of a step. Raises CheckpointError if it has no such step."""
-        found = dataclasses.replace(self, step=step)
-        found.meta()
-        return found
+    @property
+    def path(self) -> pathlib.Path:
+        """The directory of the run, or the Hugging Face folder."""
+        return self.store.path
 
     @property
     def directory(self) -> pathlib.Path:
+        """Where a run keeps its steps."""
         return self.path / "checkpoints"
 
     @property
     def steps(self) -> list[int]:
-        """The complete steps, ascending; read anew each time."""
-        return self.held.steps
+        """The complete steps, ascending; looked up at each access."""
+        return self.store.steps()
+
+    def at(self, step: int) -> Run:
+        """The same run as of a step. Raises CheckpointError if it has no such step."""
+        run = dataclasses.replace(self, step=step)
+        run.meta()
+        return run
 
     @functools.cached_property
     def config(self) -> dict:
-        """The resolved config: of the step that was asked for, or the run's own."""
-        return self.held.config(self.step)
+        """The resolved config: of the step that was opened, or the run's own."""
+        return self.store.config(self.step)
 
     @functools.cached_property
-    def tokenizer(self):
-        """The `data.tokenizer.Tokenizer` that the run was trained with.
+    def tokenizer(self) -> base.Tokenizer:
+        """The tokenizer that the run was trained with.
 
         It has no start token where the run's documents had none: prompts then begin as
         the model has seen documents begin.
+
+        Raises:
+          DataError: the run has no tokenizer.
         """
-        loaded = self.held.tokenizer()
+        loaded = self.store.tokenizer()
         starts = self.config.get("data", {}).get("bos", True)
         return loaded if starts else loaded._replace(bos_id=None)
 
     @functools.cached_property
-    def full_tokenizer(self):
+    def full_tokenizer(self) -> base.Tokenizer | None:
         """The same with its start token; None where no tokenizer was kept."""
-        return self.held.tokenizer() if self.held.has_tokenizer else None
+        return self.store.tokenizer() if self.store.has_tokenizer() else None
 
     @functools.cached_property
     def model(self) -> types.Model:
         """The model, with an attention that runs on whatever machine this is."""
-        from alignjax import models
-
         section = {**self.config["model"], "attention": "auto"}
         # Where the section has the rows of the embedding, no tokenizer has to be there.
         rows = section.get("vocab_size") or self.tokenizer.vocab_size
         return models.build(section, vocab_size=rows)
+
+    @property
+    def chats(self) -> str | None:
+        """The format of the dialogues that the run learned, if it learned any."""
+        return self.config.get("data", {}).get("chat")
 
     def meta(self, step: int | None = None) -> dict:
         """The JSON of a step: config, data, versions, metrics, leaves.
@@ -128,6 +142,11 @@ class Run:
         `leaves` is `{"params/..." or "train/...": {shape, dtype, fingerprint}}`.
         """
         return self._of(step, lambda stored: stored.meta)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, one a step."""
+        file = self.path / "metrics.jsonl"
+        return list(journal.read(file)) if file.is_file() else []
 
     def params(self, step: int | None = None, *, average: bool = False) -> dict:
         """All parameters, as nested dicts of numpy arrays, verified.
@@ -143,12 +162,12 @@ class Run:
           CheckpointError: there is no such step, it is broken, or has no average; or
             the run that it started from is gone, or another.
         """
-        read = _read_average if average else _read_params
+        read = _read_average if average else lambda stored: stored.read("params", None)
         trained = self._of(step, read)
         if self._base is None:
             return step_folders.nest(trained)
-        base = self._kept(trees.named_leaves(self._base.params()))
-        return step_folders.nest({**base, **trained})
+        frozen = self._frozen(trees.named_leaves(self._base.params()))
+        return step_folders.nest({**frozen, **trained})
 
     def leaves(self, step: int | None = None) -> dict[str, Any]:
         """`{path: array that is read when it is sliced}` of all parameters.
@@ -159,51 +178,70 @@ class Run:
         Raises:
           CheckpointError: as `params`; of a leaf that is broken, once it is sliced.
         """
-        own = self._of(step, lambda stored: stored.leaves())
-        return own if self._base is None else {**self._kept(self._base.leaves()), **own}
+        trained = self._of(step, lambda stored: stored.leaves())
+        if self._base is None:
+            return trained
+        return {**self._frozen(self._base.leaves()), **trained}
+
+    def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
+        """One parameter by its path, such as `layers/attention/q/kernel`, verified.
+
+        Of the `item` "train" it is a leaf of the optimizer's state. The other leaves
+        are not read.
+
+        Raises:
+          CheckpointError: there is no such leaf; the message lists those there are.
+        """
+
+        def read(stored: stores.Step) -> np.ndarray:
+            names = step_folders.names_of(stored.meta, item)
+            if name not in names:
+                raise errors.CheckpointError(
+                    f"{stored.path}: no leaf {name!r} in {item}; there are: "
+                    f"{', '.join(names)}"
+                )
+            return stored.read(item, [name])[name]
+
+        return self._of(step, read)
 
     def digest(self, step: int | None = None) -> str:
         """A sha256 of the parameters as of a step, from their fingerprints."""
-        prints = self._of(step, lambda stored: stored.fingerprints())
-        prints = {f"params/{name}": digits for name, digits in prints.items()}
+        digits = self._of(step, lambda stored: stored.fingerprints())
+        digits = {f"params/{name}": value for name, value in digits.items()}
         base = None if self._base is None else self._base.digest()
         kind = self.config["model"].get("base") or "float32"
-        kept = [] if base is None or kind == "float32" else [kind]
-        text = json.dumps([base, prints, *kept], sort_keys=True)
+        rounding = [] if base is None or kind == "float32" else [kind]
+        text = json.dumps([base, digits, *rounding], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _kept(self, base: dict[str, Any]) -> dict[str, Any]:
+    def _frozen(self, leaves: dict[str, Any]) -> dict[str, Any]:
         """The leaves of the run it started from, as this one computed with them."""
-        from alignjax.models import quantized
-
         kind = self.config["model"].get("base") or "float32"
         if kind == "float32":
-            return base
+            return leaves
         projections = self.model.config.projections
         kernels = set(quantized.names(projections, self.config["trainable"]))
 
-        def read(name, leaf):
-            if name not in kernels:
-                return leaf
+        def rounded(leaf):
             if isinstance(leaf, np.ndarray):
                 return quantized.rounded(leaf, kind)
             return quantized.Rounded(leaf, kind)
 
-        return {name: read(name, leaf) for name, leaf in base.items()}
+        return {n: rounded(x) if n in kernels else x for n, x in leaves.items()}
 
     @functools.cached_property
     def _base(self) -> Run | None:
         """The run that has the parameters that this one did not train."""
         if self.config.get("trainable", ".*") == ".*":
             return None
-        section, wanted = self.config["init"], self.meta()["data"]["init"]
+        section, digest = self.config["init"], self.meta()["data"]["init"]
         try:
             base = open_run(section["run"], section["step"])
-            if base.digest() == wanted:
+            if base.digest() == digest:
                 return base
             # It may have trained on since; then it may still have the older step.
             for step in base.steps if section["step"] is None else []:
-                if base.digest(step) == wanted:
+                if base.digest(step) == digest:
                     return open_run(section["run"], step)
         except errors.CheckpointError as error:
             raise errors.CheckpointError(
@@ -214,44 +252,19 @@ class Run:
             f"{self.path} started from other parameters than {base.path} has now"
         )
 
-    def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
-        """One parameter by its path, such as `layers/attention/q/kernel`, verified.
-
-        Of the `item` "train" it is a leaf of the optimizer's state. The other leaves
-        are not read.
-
-        Raises:
-          CheckpointError: there is no such leaf; the message says what there is.
-        """
-
-        def read(stored):
-            known = step_folders.names_of(stored.meta, item)
-            if name not in known:
-                raise errors.CheckpointError(
-                    f"{stored.path}: no leaf {name!r} in {item}; there are: "
-                    f"{', '.join(known)}"
-                )
-            return stored.read(item, [name])[name]
-
-        return self._of(step, read)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.jsonl`, one a step."""
-        from alignjax.tracking import journal
-
-        file = self.path / "metrics.jsonl"
-        return list(journal.read(file)) if file.is_file() else []
-
     def logits(self, tokens) -> np.ndarray:
-        """float32 [..., T, V]: after each of `tokens`, [T] or [B, T], what comes next.
+        """float32 [..., T, V]: the logits of the token after each of `tokens`.
+
+        Args:
+          tokens: [T] or [B, T], ids of whole documents.
 
         Raises:
           ConfigError: ids outside the vocabulary, more than the model's context, or
             rows of different lengths.
         """
-        tokens = asking.array(tokens)
-        rows = asking.rows(self.model, np.atleast_2d(tokens))
-        logits_BTV = np.asarray(asking.logits(self.model)(self._weights, rows))
+        tokens = _token_array(tokens)
+        batch = rows(self.model, np.atleast_2d(tokens))
+        logits_BTV = np.asarray(compiled_logits(self.model)(self._weights, batch))
         return logits_BTV.reshape(*tokens.shape, -1)
 
     def logprobs(
@@ -265,8 +278,6 @@ class Run:
         Raises:
           ConfigError: ids outside the vocabulary, no response, or nothing before it.
         """
-        from alignjax.sampling import request
-
         before, after = prompt, response
         if isinstance(before, str):
             before = request.encode(self.tokenizer, before)
@@ -276,43 +287,37 @@ class Run:
             raise errors.ConfigError(
                 "logprobs needs a token before the response, and one in it"
             )
-        tokens = asking.array([[*before, *after]])
-        rows = asking.rows(self.model, tokens[:, :-1])
-        rows = rows.replace(targets=asking.checked(self.model, tokens[:, 1:]))
-        logps_BT = asking.logprobs(self.model)(self._weights, rows)
+        tokens = _token_array([[*before, *after]])
+        batch = rows(self.model, tokens[:, :-1])
+        batch = batch.replace(targets=_checked(self.model, tokens[:, 1:]))
+        logps_BT = _compiled_logprobs(self.model)(self._weights, batch)
         return np.asarray(logps_BT)[0, len(before) - 1 :]
 
     def generate(self, prompts: Sequence, **options) -> list:
         """A completion of each prompt; the options are those of `sampling.generate`."""
-        from alignjax import sampling
-
         return sampling.generate(
             self.model, self._weights, self.tokenizer, prompts, **options
         )
 
     def reply(self, dialogues: Sequence, **options) -> list:
-        """What a model of dialogues says next in each of them.
+        """The next turn of each dialogue, by a model of dialogues.
 
-        A dialogue is what a user says, or turns `(role, text)` that end with a user's;
+        A dialogue is a user's message, or turns `(role, text)` that end with a user's;
         the options are those of `sampling.generate`.
 
         Raises:
           ConfigError: the run did not learn dialogues (`data.chat`).
           DataError: turns that are no prompt.
         """
-        from alignjax.data.chat import format
-
         prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
         stop = format.stop_ids(self.tokenizer, self.chats)
         return [
-            found._replace(text=format.text(self.tokenizer, found.ids, self.chats))
-            for found in self.generate(prompts, **{"stop_ids": stop, **options})
+            reply._replace(text=format.text(self.tokenizer, reply.ids, self.chats))
+            for reply in self.generate(prompts, **{"stop_ids": stop, **options})
         ]
 
-    def prompt_ids(self, dialogue) -> list[int]:
-        """The tokens that a dialogue of `reply` begins with."""
-        from alignjax.data.chat import format
-
+    def prompt_ids(self, dialogue: str | Sequence[tuple[str, str]]) -> list[int]:
+        """The tokens of a dialogue of `reply`, up to where the reply begins."""
         if not self.chats:
             raise errors.ConfigError(
                 f"data.chat: {self.path} did not learn dialogues; use generate"
@@ -321,35 +326,78 @@ class Run:
         starts = self.tokenizer.bos_id is not None
         return format.prompt_ids(self.tokenizer, turns, self.chats, starts)
 
-    @property
-    def chats(self) -> str | None:
-        """The format of the dialogues that the run learned, if it learned any."""
-        return self.config.get("data", {}).get("chat")
-
     @functools.cached_property
-    def _weights(self):
-        """The parameters on the default device, read once."""
+    def _weights(self) -> dict:
+        """The parameters on the default device."""
         return jax.device_put(self.params())
 
-    def _of(self, step: int | None, read: Callable[[Any], Any]):
-        """`read` of a step, or of the newest for which it succeeds."""
-        return self.held.at(self.step if step is None else step, read)
+    def _of(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
+        return self.store.at(self.step if step is None else step, read)
 
 
-def _read_params(stored) -> dict[str, np.ndarray]:
-    return stored.read("params")
-
-
-def _read_average(stored) -> dict[str, np.ndarray]:
+def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
     """The moving average of the parameters, `TrainState.extra["average"]`."""
-    kept = step_folders.names_of(stored.meta, "train")
+    train = step_folders.names_of(stored.meta, "train")
     names = {}
     for parameter in step_folders.names_of(stored.meta, "params"):
-        found = [name for name in kept if name.endswith(f"/average/{parameter}")]
-        if len(found) != 1:
+        averages = [name for name in train if name.endswith(f"/average/{parameter}")]
+        if len(averages) != 1:
             raise errors.CheckpointError(
                 f"{stored.path}: no average of {parameter} was kept; see optimizer.ema"
             )
-        names[found[0]] = parameter
+        names[averages[0]] = parameter
     leaves = stored.read("train", list(names))
     return {names[name]: leaf for name, leaf in leaves.items()}
+
+
+def rows(model: types.Model, tokens_BT: np.ndarray) -> types.Sequences:
+    """Each row one document, whose tokens are all inputs.
+
+    Raises:
+      ConfigError: ids outside the vocabulary, or more than the model's context.
+    """
+    tokens_BT = _checked(model, tokens_BT)
+    T = tokens_BT.shape[1]
+    limit = model.config.max_length
+    if not 0 < T <= limit:
+        raise errors.ConfigError(
+            f"tokens: {T} tokens, where the model takes 1 to {limit}"
+        )
+    return types.Sequences.of(tokens_BT, last=True)
+
+
+@functools.lru_cache(maxsize=4)
+def compiled_logits(model: types.Model):
+    """A compiled (params, rows) -> float32 [B, T, V]."""
+    return jax.jit(lambda p, rows: model.unembed(p, model.hidden(p, rows)))
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled_logprobs(model: types.Model):
+    """A compiled (params, rows) -> float32 [B, T], of the rows' targets."""
+    return jax.jit(lambda p, rows: logprobs.token_logps(model, p, rows)[0])
+
+
+def _token_array(tokens) -> np.ndarray:
+    try:
+        array = np.asarray(tokens)
+    except ValueError as error:
+        raise errors.ConfigError(
+            "tokens: rows of different lengths; give one row at a time"
+        ) from error
+    if array.ndim not in (1, 2):
+        raise errors.ConfigError(f"tokens: shape {array.shape} is not [T] or [B, T]")
+    return array
+
+
+def _checked(model: types.Model, tokens: np.ndarray) -> np.ndarray:
+    """As int32; an embedding clips ids outside of it, silently."""
+    size = model.config.vocab_size
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise errors.ConfigError(f"tokens: {tokens.dtype}, not integers")
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= size):
+        raise errors.ConfigError(
+            f"tokens: ids from {tokens.min()} to {tokens.max()} in a vocabulary of "
+            f"{size}"
+        )
+    return tokens.astype(np.int32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One writer for each working directory: a lock file that survives kill -9.
+"""One writer for each workdir: a lock file that outlives kill -9, and is then replaced.
 
 The file names its owner. On the same machine the owner's process is looked up, which is
 decisive; from another machine only its heartbeat can be seen, the time at which the
@@ -15,10 +15,13 @@ import logging
 import os
 import pathlib
 import socket
+import tempfile
 import threading
 import uuid
+from collections.abc import Iterator
 
 from alignjax import errors
+from alignjax.storage import json_files
 
 NAME = "LOCK"
 BEAT_SECONDS = 10.0
@@ -28,17 +31,29 @@ log = logging.getLogger(__name__)
 
 
 class Lock:
-    """Holds `directory/LOCK` from construction to `release`.
-
-    Raises:
-      ConfigError: somebody else holds it; the message names who.
-    """
+    """The lock of `directory`, held from `acquire` to `release`."""
 
     def __init__(self, directory: pathlib.Path):
         self.path = directory / NAME
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
-        self._acquire()
+
+    def acquire(self) -> None:
+        """Writes the file and starts to touch it now and then.
+
+        Raises:
+          ConfigError: another process holds it; the message names which.
+        """
+        with _one_at_a_time(self.path.parent):
+            self._remove_stale()
+            # Without locks of the file system two may come here: one of them creates.
+            try:
+                with self.path.open("x") as file:
+                    json.dump(_owner(self._token), file)
+            except FileExistsError as error:
+                raise errors.ConfigError(
+                    f"workdir: {self.path.parent} was taken by another process just now"
+                ) from error
         beat = threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True)
         beat.start()
 
@@ -52,48 +67,32 @@ class Lock:
             )
 
     def release(self) -> None:
+        """Removes the file if it is still ours."""
         self._stop.set()
+        with _one_at_a_time(self.path.parent):
+            owner = _read(self.path)
+            if owner is not None and owner.get("token") == self._token:
+                self.path.unlink(missing_ok=True)
+
+    def _remove_stale(self) -> None:
         owner = _read(self.path)
-        if owner is not None and owner.get("token") == self._token:
-            self.path.unlink(missing_ok=True)
-
-    def _acquire(self) -> None:
-        mine = self.path.with_name(f"{NAME}.{self._token}")
-        mine.write_text(json.dumps(_owner(self._token)))
-        try:
-            for _ in range(10):
-                try:
-                    _link(mine, self.path)
-                    return
-                except FileExistsError:
-                    self._remove_stale(now=mine.stat().st_mtime)
-            raise errors.ConfigError(f"workdir: {self.path} changes hands too quickly")
-        finally:
-            mine.unlink(missing_ok=True)
-
-    def _remove_stale(self, now: float) -> None:
-        """Removes a dead owner's file; `now` is by the file system's own clock."""
-        try:
-            file = self.path.open("r+")
-        except FileNotFoundError:
+        if owner is None:
             return
-        with file:
-            age = now - os.fstat(file.fileno()).st_mtime
-            owner = _parse(file.read())
-            if _alive(owner, age):
-                raise errors.ConfigError(
-                    f"workdir: {self.path.parent} is being written by "
-                    f"{_describe(owner)}, last seen {max(age, 0):.0f} s ago. Wait for "
-                    "it, stop it, or use another workdir"
-                )
-            # Of those who found it dead one removes it; the next then sees that the
-            # name stands for another file.
-            with contextlib.suppress(OSError):  # some file systems cannot; see `check`
-                fcntl.flock(file, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
-                    self.path.unlink()
-                    log.warning("took over %s: %s is gone", self.path, _describe(owner))
+        # By the clock of the file system, which may be another machine's.
+        with tempfile.TemporaryFile(dir=self.path.parent) as new:
+            now = os.fstat(new.fileno()).st_mtime
+        try:
+            age = now - self.path.stat().st_mtime
+        except FileNotFoundError:  # released since
+            return
+        if _alive(owner, age):
+            raise errors.ConfigError(
+                f"workdir: {self.path.parent} is being written by {_describe(owner)}, "
+                f"last seen {max(age, 0):.0f} s ago. Wait for it, stop it, or use "
+                "another workdir"
+            )
+        self.path.unlink(missing_ok=True)
+        log.warning("took over %s: %s is gone", self.path, _describe(owner))
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -104,20 +103,20 @@ class Lock:
                 log.warning("no heartbeat on %s: %s", self.path, error)
 
 
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Makes `target` appear at once and whole; FileExistsError if there is one."""
+@contextlib.contextmanager
+def _one_at_a_time(directory: pathlib.Path) -> Iterator[None]:
+    """Held while a process looks at a lock file and takes its place."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links; half an owner counts as foreign
-        with target.open("x") as file:
-            file.write(source.read_text())
+        with contextlib.suppress(OSError):  # some file systems cannot; see `check`
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _alive(owner: dict, age: float) -> bool:
-    mine = _owner("")
-    if owner.get("machine") == mine["machine"]:
+    if owner.get("machine") == _machine():
         return _started(owner["pid"]) == owner["started"] and _exists(owner["pid"])
     return age <= STALE_SECONDS
 
@@ -161,20 +160,13 @@ def _exists(pid: int) -> bool:
 
 
 def _read(path: pathlib.Path) -> dict | None:
-    """The owner written in a lock file; None where there is no file."""
-    try:
-        return _parse(path.read_text())
-    except FileNotFoundError:
+    """The owner in a lock file; {} where it is damaged, None where there is no file."""
+    if not path.exists():
         return None
-
-
-def _parse(text: str) -> dict:
-    """An owner, or {} where the text is none."""
     try:
-        owner = json.loads(text)
-    except ValueError:
+        return json_files.read(path, dict)
+    except errors.DataError:
         return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def _describe(owner: dict) -> str:

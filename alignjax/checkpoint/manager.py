@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 import jax
 
 from alignjax import errors, types
-from alignjax.checkpoint import claim, lock, resume_policy, settings, step_folders
+from alignjax.checkpoint import lock, resume, settings, step_folders
 from alignjax.distributed import multihost
-from alignjax.storage import atomic, fingerprint
+from alignjax.storage import atomic, fingerprint, json_files
 
 MAX_QUARANTINED = 2
 SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else grows in the workdir
@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """Saves and restores the state of the run in `workdir`, and owns that directory.
 
-    Every process makes one and calls the same methods in the same order. A context
-    manager; `close` says whether the last save succeeded.
+    Every process makes one, enters it, and calls the same methods in the same order.
 
     Attributes:
       quarantined: (step, reason) of what was set aside: steps without their commit
@@ -39,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, *, config: Mapping, data_identity: Mapping, **options):
-        """Locks the workdir and writes `config.json`.
+        """Stores what `open` needs.
 
         Args:
           workdir: a directory that all processes share; made if missing.
@@ -48,8 +47,7 @@ class Checkpoints:
           **options: the fields of `settings.CheckpointConfig`.
 
         Raises:
-          ConfigError: the workdir is of another config, writer or program.
-          CheckpointError: it cannot be written, or its checkpoints are lost.
+          ConfigError: wrong options, or a workdir in a bucket.
         """
         if ":/" in str(workdir):  # a Path has but one slash
             raise errors.ConfigError(
@@ -69,16 +67,24 @@ class Checkpoints:
         self._pending: tuple[int, concurrent.futures.Future] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._lock: lock.Lock | None = None
+
+    def open(self) -> None:
+        """Locks the workdir, writes `config.json` and sees which steps there are.
+
+        Raises:
+          ConfigError: the workdir is of another config, writer or program.
+          CheckpointError: it cannot be written, or its checkpoints are lost.
+        """
         multihost.same_everywhere(
             "config", {"config": self._config, "data": self._data}
         )
         try:
             with multihost.all_or_none(f"cannot use {self.workdir}"):
                 if jax.process_index() == 0:
-                    self._open()
+                    self._claim()
             with multihost.all_or_none("workdir"):
                 self._check_shared()
-            self._reload()
+            self._list_steps()
         except BaseException:
             self._unlock()
             raise
@@ -200,6 +206,7 @@ class Checkpoints:
             self._unlock()
 
     def __enter__(self) -> Checkpoints:
+        self.open()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -210,22 +217,24 @@ class Checkpoints:
                 raise
             log.error("%s", late)  # what ended the run goes first
 
-    def _open(self) -> None:
+    def _claim(self) -> None:
         """On one process: checks whose workdir this is, takes the lock, cleans up."""
-        claim.check(self.workdir, self._config, self._options.every)
+        resume.check_workdir(self.workdir, self._config, self._options.every)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = lock.Lock(self.workdir)
+        held = lock.Lock(self.workdir)
+        held.acquire()
+        self._lock = held
         old = self._config_of_run()
         if old is not None:
             where, accept = str(self.workdir), self._options.accept
-            resume_policy.check(old, self._config, where=where, accept=accept)
+            resume.check_same_run(old, self._config, where=where, accept=accept)
         for name in step_folders.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
         self._set_incomplete_aside()
         self._write_config(self._config if old is None else old)
 
-    def _write_config(self, known: Mapping) -> None:
-        atomic.write_json(self.workdir / "config.json", known)
+    def _write_config(self, config: Mapping) -> None:
+        atomic.write_json(self.workdir / "config.json", config)
 
     def _check_shared(self) -> None:
         """Raises ConfigError where this process does not see what process 0 wrote."""
@@ -241,23 +250,24 @@ class Checkpoints:
             self._lock = None
 
     def _config_of_run(self) -> Mapping | None:
-        """The config that what is saved here was made with; None if nothing is."""
+        """The config of the run whose steps are here; None if there are none."""
         steps = self.steps
         if not steps and not self.quarantine.is_dir():
             return None
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.workdir / "config.json").read_text())
+        with contextlib.suppress(errors.DataError):
+            file = self.workdir / "config.json"
+            return json_files.read(file, dict, allow_nan=True)
         for step in reversed(steps):
             with contextlib.suppress(errors.BrokenStep):
                 path = step_folders.step_path(self.directory, step)
                 return step_folders.read_meta(path)["config"]
         return None
 
-    def _reload(self) -> None:
-        """Reads which steps there are, with their metrics; process 0 decides."""
-        mine = self.steps if jax.process_index() == 0 else []
-        self._saved = multihost.from_primary(mine)
-        for step in mine:
+    def _list_steps(self) -> None:
+        """Lists the steps, on every process as on process 0, which reads metrics."""
+        steps = self.steps if jax.process_index() == 0 else []
+        self._saved = multihost.from_primary(steps)
+        for step in steps:
             # Without its metrics a step is not known to be dispensable: it is kept.
             with contextlib.suppress(errors.BrokenStep):
                 meta = step_folders.read_meta(
@@ -268,14 +278,14 @@ class Checkpoints:
     def _sound_leaves(self, step: int, items) -> dict[str, dict]:
         """Shape, dtype and fingerprint of each leaf. Raises NonFiniteError."""
         leaves = step_folders.describe(items)
-        found = fingerprint.fingerprints(items)
+        prints = fingerprint.fingerprints(items)
         for name, leaf in leaves.items():
-            leaf["fingerprint"] = found[name].digits
+            leaf["fingerprint"] = prints[name].digits
         # A scalar of the optimizer may be infinite: some begin as the worst of all.
         bad = [
             name
             for name, leaf in leaves.items()
-            if found[name].nonfinite and (name.startswith("params/") or leaf["shape"])
+            if prints[name].nonfinite and (name.startswith("params/") or leaf["shape"])
         ]
         if bad:
             raise errors.NonFinite(
@@ -326,16 +336,16 @@ class Checkpoints:
         with multihost.unanimous(path):
             meta = step_folders.read_meta(path)
         where, accept = str(path), self._options.accept
-        resume_policy.check(meta["config"], self._config, where=where, accept=accept)
+        resume.check_same_run(meta["config"], self._config, where=where, accept=accept)
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
-        resume_policy.check(*data, where=where, accept=accept)
+        resume.check_same_run(*data, where=where, accept=accept)
         renamed = step_folders.renamed_leaves(meta["leaves"])
         items = step_folders.rename(items, {new: old for old, new in renamed.items()})
         _check_fits(path, meta["leaves"], step_folders.describe(items))
-        if step > (wanted := self._config.get("steps", step)):
+        if step > (steps := self._config.get("steps", step)):
             raise errors.ConfigError(
-                f"steps: {wanted}, and {path} is beyond; ask for {step} at least, or "
-                "use another workdir"
+                f"steps: {steps}, and {path} is beyond; set at least {step}, or use "
+                "another workdir"
             )
         with multihost.unanimous(path):
             loaded = step_folders.read(path, items)
@@ -373,19 +383,19 @@ class Checkpoints:
         os.rename(step_folders.step_path(self.directory, step), target)
 
     def _report(self) -> str:
-        now = [f"step {step}: {reason}" for step, reason in self.quarantined]
-        return "; ".join(now) or f"see {self.quarantine}"
+        lines = [f"step {step}: {reason}" for step, reason in self.quarantined]
+        return "; ".join(lines) or f"see {self.quarantine}"
 
 
-def _check_fits(path, saved: Mapping[str, dict], wanted: Mapping[str, dict]) -> None:
+def _check_fits(path, saved: Mapping[str, dict], here: Mapping[str, dict]) -> None:
     """Raises ConfigError unless the leaves have the shapes and dtypes of this model."""
     keys = ("shape", "dtype")
     saved = {name: {k: leaf[k] for k in keys} for name, leaf in saved.items()}
     show = lambda leaf: f"{leaf['dtype']}{leaf['shape']}" if leaf else "absent"
     lines = [
-        f"  {name}: {show(saved.get(name))} saved, {show(wanted.get(name))} here"
-        for name in sorted({*saved, *wanted})
-        if saved.get(name) != wanted.get(name)
+        f"  {name}: {show(saved.get(name))} saved, {show(here.get(name))} here"
+        for name in sorted({*saved, *here})
+        if saved.get(name) != here.get(name)
     ]
     if lines:
         more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []

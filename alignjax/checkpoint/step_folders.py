@@ -16,15 +16,15 @@ keys: what optax calls its containers, and how it nests empty ones, is not on di
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -188,12 +188,13 @@ def read_meta(path: pathlib.Path) -> dict:
     """The JSON beside a step. Raises BrokenStep."""
     if not (path / MARKER).is_file():
         raise errors.BrokenStep(f"{path} is incomplete: no {MARKER}")
+    file = path / "meta" / "data.json"
+    meta = json_files.read(file, dict, error=errors.BrokenStep, allow_nan=True)
     try:
-        meta = json.loads((path / "meta" / "data.json").read_text())
         content = {key: value for key, value in meta.items() if key != "sha256"}
         good = meta["sha256"] == json_files.compact_digest(content)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise errors.BrokenStep(f"{path}: meta cannot be read: {error!r}") from error
+    except KeyError as error:
+        raise errors.BrokenStep(f"{file}: without {error}") from error
     if not good:
         raise errors.BrokenStep(f"{path}: meta does not match its own hash")
     if str(meta["step"]) != path.name:
@@ -213,10 +214,10 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
     array as a numpy array; Orbax casts silently, so dtypes are checked before by
     whoever asks. Every process calls it. Raises BrokenStep.
     """
-    wanted = {item: nest(named) for item, named in abstract.items()}
+    trees_of_items = {item: nest(named) for item, named in abstract.items()}
     try:
         with _context(timeout=600, partial=True):
-            loaded = ocp.load_checkpointables(path, wanted)
+            loaded = ocp.load_checkpointables(path, trees_of_items)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # says nothing of the file
     except Exception as error:  # whatever a damaged file makes a parser raise
@@ -224,13 +225,13 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
         raise errors.BrokenStep(
             f"{path}: a file is missing or damaged ({type(error).__name__}: {text})"
         ) from error
-    found = {item: trees.named_leaves(loaded[item]) for item in abstract}
-    for item, named in found.items():
+    items = {item: trees.named_leaves(loaded[item]) for item in abstract}
+    for item, named in items.items():
         for name, leaf in named.items():
-            # What a partial load does not find it leaves as it was asked for.
+            # A partial load leaves an absent leaf as it is in `abstract`.
             if not isinstance(leaf, (jax.Array, np.ndarray)):
                 raise errors.BrokenStep(f"{path}: {item}/{name} is missing")
-    return found
+    return items
 
 
 def verify(path: pathlib.Path, meta: dict, items: Mapping[str, Mapping[str, Any]]):
@@ -238,8 +239,9 @@ def verify(path: pathlib.Path, meta: dict, items: Mapping[str, Mapping[str, Any]
     _check(path, meta, fingerprint.fingerprints(items))
 
 
-def _check(path: pathlib.Path, meta: dict, found: Mapping[str, Any]) -> None:
-    bad = [n for n, f in found.items() if f.digits != meta["leaves"][n]["fingerprint"]]
+def _check(path: pathlib.Path, meta: dict, prints: Mapping[str, Any]) -> None:
+    leaves = meta["leaves"]
+    bad = [n for n, p in prints.items() if p.digits != leaves[n]["fingerprint"]]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise errors.BrokenStep(
@@ -254,8 +256,8 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
     if is_one_file(meta) and item == "params":
-        found = lazy_leaves(path, meta)
-        return {name: found[name][...] for name in (found if names is None else names)}
+        lazy = lazy_leaves(path, meta)
+        return {name: lazy[name][...] for name in (lazy if names is None else names)}
     leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
     # Only shapes and dtypes of these are looked at: an element each will do.
     blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
@@ -265,8 +267,8 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     }
     loaded = read(path, {item: abstract})[item]
     for name, leaf in loaded.items():
-        found = fingerprint.of_pieces(leaf.dtype, [leaf])
-        _check(path, meta, {f"{item}/{name}": found})
+        digits = fingerprint.of_pieces(leaf.dtype, [leaf])
+        _check(path, meta, {f"{item}/{name}": digits})
     return loaded
 
 
@@ -278,19 +280,19 @@ def is_one_file(meta: dict) -> bool:
 def tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
     """`{name: tensor}` of the parameters in a safetensors file. Raises BrokenStep."""
     try:
-        found = tensor_files.open_file(path / TENSORS)
+        held = tensor_files.open_file(path / TENSORS)
     except errors.ConfigError as error:
         raise errors.BrokenStep(
             f"{path}: a file is missing or damaged ({error})"
         ) from error
-    have = describe({"params": found})
+    described = describe({"params": held})
     for name in names_of(meta, "params"):
-        want = meta["leaves"][f"params/{name}"]
-        if have.get(f"params/{name}") != {k: want[k] for k in ("shape", "dtype")}:
+        leaf = meta["leaves"][f"params/{name}"]
+        if described.get(f"params/{name}") != {k: leaf[k] for k in ("shape", "dtype")}:
             raise errors.BrokenStep(
                 f"{path}: params/{name} is missing, or of another shape"
             )
-    return found
+    return held
 
 
 def names_of(meta: dict, item: str) -> list[str]:
@@ -353,74 +355,51 @@ def _context(timeout: float, partial: bool = False) -> ocp.Context:
     return context
 
 
-def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, Any]:
-    """`{name: array that is read when it is sliced}` of a step's parameters.
+def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, LazyLeaf]:
+    """`{name: parameter that is read when it is sliced}` of a step, verified.
 
-    Those that Orbax wrote are read as a whole, and the last that was read is kept;
-    those in a safetensors file are read by the slice. Raises BrokenStep.
+    Those that Orbax wrote are read as a whole, and the last one that was read is kept;
+    those in a safetensors file are verified once and then read by the slice.
+
+    Raises:
+      BrokenStep: here, or by slices.
     """
-    names = names_of(meta, "params")
-    known = {name: meta["leaves"][f"params/{name}"] for name in names}
-    if not is_one_file(meta):
-        reader = _Reader(path, meta)
-        return {name: Whole(reader, name, leaf) for name, leaf in known.items()}
-    held = tensors(path, meta)
-    digits = lambda name: known[name]["fingerprint"]
-    return {name: Verified(held[name], digits(name), path, name) for name in names}
+    last: dict[str, np.ndarray] = {}
+    verified: set[str] = set()
+
+    def of_orbax(name: str, index) -> np.ndarray:
+        if name not in last:
+            last.clear()  # before the next one is read
+            last.update(read_numpy(path, meta, "params", [name]))
+        return last[name][index]
+
+    def of_one_file(name: str, index) -> np.ndarray:
+        tensor = parts[name]
+        if name not in verified:
+            digits = fingerprint.of_pieces(tensor.dtype, fingerprint.pieces(tensor))
+            _check(path, meta, {f"params/{name}": digits})
+            verified.add(name)
+        return tensor[index]
+
+    parts = tensors(path, meta) if is_one_file(meta) else {}
+    read = of_one_file if is_one_file(meta) else of_orbax
+    return {
+        name: LazyLeaf(meta["leaves"][f"params/{name}"], functools.partial(read, name))
+        for name in names_of(meta, "params")
+    }
 
 
-class Verified:
-    """A tensor whose fingerprint is taken once, before anything of it is given out."""
+class LazyLeaf:
+    """A parameter on disk: `shape`, `dtype`, `ndim`, `size`, and slices as in numpy."""
 
-    def __init__(self, tensor, digits: str, path: pathlib.Path, name: str):
-        self._tensor, self._digits, self._sound = tensor, digits, False
-        self._where = path, name
-        self.shape, self.dtype = tuple(tensor.shape), np.dtype(tensor.dtype)
-        self.ndim, self.size = len(self.shape), math.prod(self.shape)
-
-    def __getitem__(self, index) -> np.ndarray:
-        if not self._sound:
-            path, name = self._where
-            pieces = fingerprint.pieces(self._tensor)
-            found = fingerprint.of_pieces(self.dtype, pieces)
-            if found.digits != self._digits:
-                raise errors.BrokenStep(
-                    f"{path}: not what was written, by its fingerprint: params/{name}"
-                )
-            self._sound = True
-        return self._tensor[index]
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        del copy
-        return self[...] if dtype is None else self[...].astype(dtype)
-
-
-class Whole:
-    """A leaf that is read at once, since its file has it in one piece."""
-
-    def __init__(self, reader: _Reader, name: str, leaf: dict):
-        self._reader, self._name = reader, name
+    def __init__(self, leaf: Mapping, read: Callable[[Any], np.ndarray]):
         self.shape, self.dtype = tuple(leaf["shape"]), jax.numpy.dtype(leaf["dtype"])
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
+        self._read = read
 
     def __getitem__(self, index) -> np.ndarray:
-        return self._reader.read(self._name)[index]
+        return self._read(index)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         del copy
         return self[...] if dtype is None else self[...].astype(dtype)
-
-
-class _Reader:
-    """Reads leaves of a step one at a time, and keeps the last one."""
-
-    def __init__(self, path: pathlib.Path, meta: dict):
-        self._path, self._meta = path, meta
-        self._last: tuple[str, np.ndarray] | None = None
-
-    def read(self, name: str) -> np.ndarray:
-        if self._last is None or self._last[0] != name:
-            self._last = None  # before the next one is read
-            found = read_numpy(self._path, self._meta, "params", [name])
-            self._last = name, found[name]
-        return self._last[1]

@@ -122,7 +122,7 @@ def _longest(c: decoder_config.DecoderConfig) -> int:
 def load_tokenizer(start: Start) -> base.Tokenizer:
     """The tokenizer of a run, with its start token. Raises ConfigError."""
     try:
-        return start.run.held.tokenizer()
+        return start.run.store.tokenizer()
     except errors.DataError as error:
         raise errors.ConfigError(f"init.run: {error}") from error
 

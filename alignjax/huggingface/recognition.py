@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a directory is a Hugging Face folder; in a module that imports nothing."""
+"""Whether a directory is a Hugging Face folder."""
 
 from __future__ import annotations
 
-import json
 import pathlib
+
+from alignjax import errors
+from alignjax.storage import json_files
 
 _FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_config.json")
 
@@ -16,9 +18,7 @@ def is_folder(path: pathlib.Path) -> bool:
     if any(any(path.glob(name)) for name in _FILES):
         return True
     try:
-        known = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError):
+        known = json_files.read(path / "config.json", dict)
+    except errors.DataError:
         return False
-    return isinstance(known, dict) and bool(
-        {"model_type", "architectures"} & set(known)
-    )
+    return bool({"model_type", "architectures"} & known.keys())

@@ -26,12 +26,14 @@ def read(
     *,
     error: type[Exception] = errors.DataError,
     max_bytes: int = MAX_BYTES,
+    allow_nan: bool = False,
 ) -> Any:
     """The value in a JSON file.
 
     Args:
       kind: such as dict, which the value must be.
       error: the class to raise.
+      allow_nan: for files of ours, which Python may have written infinities to.
 
     Raises:
       DataError, or `error`: it cannot be read, or is not such JSON; names the file.
@@ -41,7 +43,8 @@ def read(
             content = file.read(max_bytes + 1)
     except OSError as fault:
         raise error(f"{path}: {fault.strerror}") from fault
-    return parse(content, str(path), kind, error=error, max_bytes=max_bytes)
+    options = {"error": error, "max_bytes": max_bytes, "allow_nan": allow_nan}
+    return parse(content, str(path), kind, **options)
 
 
 def parse(
@@ -51,6 +54,7 @@ def parse(
     *,
     error: type[Exception] = errors.DataError,
     max_bytes: int = MAX_BYTES,
+    allow_nan: bool = False,
 ) -> Any:
     """The value in JSON text, UTF-8 where it is bytes; `where` is named in errors.
 
@@ -61,9 +65,8 @@ def parse(
         if len(content) > max_bytes:
             raise ValueError(f"more than {max_bytes:,} bytes")
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_refuse_constant
-        )
+        constant = None if allow_nan else _refuse_constant
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=constant)
         _check_depth(value)
         if kind is not None and not isinstance(value, kind):
             raise ValueError(f"a JSON {type(value).__name__}, not {kind.__name__}")

@@ -39,7 +39,7 @@ def original(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
     tokens = base.build(base.TokenizerConfig(kind="bytes"), (), workdir)
     assert tokens.vocab_size == VOCABULARY
-    with tiny.open_checkpoints(workdir, config=CONFIG) as checkpoints:
+    with tiny.checkpoints_of(workdir, config=CONFIG) as checkpoints:
         tokens.save(workdir / "tokenizer")
         for step in STEPS:
             params = weights(step)
@@ -92,7 +92,7 @@ def test_average_of_the_weights(run):
 
 def test_run_without_an_average(tmp_path):
     test = tiny.abstract(tiny.mesh_of(1))
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         checkpoints.maybe_save(5, tiny.state_at(5, test))
     with pytest.raises(errors.CheckpointError, match=r"no average.*optimizer\.ema"):
         analysis.open_run(tmp_path).params(average=True)
@@ -190,7 +190,7 @@ def test_what_is_no_run(run, tmp_path):
 
 
 def test_run_that_has_saved_nothing_yet(tmp_path):
-    with tiny.open_checkpoints(tmp_path, config=CONFIG):
+    with tiny.checkpoints_of(tmp_path, config=CONFIG):
         run = analysis.open_run(tmp_path)
     assert run.steps == [] and run.config == CONFIG and run.metrics() == []
     with pytest.raises(errors.CheckpointError, match="none yet"):
@@ -199,7 +199,7 @@ def test_run_that_has_saved_nothing_yet(tmp_path):
 
 def test_broken_step_is_refused_if_asked_for_and_passed_over_if_not(tmp_path, caplog):
     like = tiny.abstract(tiny.mesh_of(1))
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         for step in STEPS:
             checkpoints.maybe_save(step, tiny.state_at(step, like))
     tiny.damage(tmp_path, 10)
@@ -225,7 +225,7 @@ def test_damaged_config_is_taken_from_the_newest_step(workdir, tmp_path, caplog)
 
 
 def test_opened_while_the_run_goes_on(workdir):
-    with tiny.open_checkpoints(workdir, config=CONFIG, keep_last=1) as checkpoints:
+    with tiny.checkpoints_of(workdir, config=CONFIG, keep_last=1) as checkpoints:
         run = analysis.open_run(workdir)
         before = sorted(path.name for path in workdir.iterdir())
         state = types.TrainState(jax.numpy.int32(15), weights(15), ())
@@ -267,7 +267,7 @@ def test_inspection(tmp_path, capsys):
         return code, capsys.readouterr().out
 
     like = tiny.abstract(tiny.mesh_of(1))
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         for step in STEPS:
             state = tiny.state_at(step, like)
             checkpoints.maybe_save(step, state, metrics={"eval/loss": 1.5})

@@ -37,7 +37,7 @@ def test_any_mesh_gets_the_same_bits(tmp_path, axis):
         )
         assert jax.tree.structure(state) == jax.tree.structure(like)
         workdir = tmp_path / str(step)
-        with tiny.open_checkpoints(workdir) as checkpoints:
+        with tiny.checkpoints_of(workdir) as checkpoints:
             assert checkpoints.maybe_save(7, state, force=True)
 
 
@@ -66,7 +66,7 @@ def test_eleven_parts_of_a_chain_keep_their_order(tmp_path):
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         checkpoints.maybe_save(5, state)
     assert tiny.bits(tiny.restore(tmp_path, like)[0]) == tiny.bits(state)
 
@@ -84,7 +84,7 @@ def test_first_start_is_init_and_writes_the_config(tmp_path):
 
 
 def test_saves_when_due_or_forced_and_never_twice(tmp_path):
-    with tiny.open_checkpoints(tmp_path, every=5) as checkpoints:
+    with tiny.checkpoints_of(tmp_path, every=5) as checkpoints:
         done = [
             checkpoints.maybe_save(step, tiny.state_at(step, LIKE), force=step == 7)
             for step in range(1, 11)
@@ -94,14 +94,14 @@ def test_saves_when_due_or_forced_and_never_twice(tmp_path):
         assert checkpoints.steps == [5, 7, 10]
     assert [i + 1 for i, saved in enumerate(done) if saved] == [5, 7, 10]
     assert not again
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         before = (tmp_path / "checkpoints" / "10" / "meta" / "data.json").stat()
         assert not checkpoints.maybe_save(10, tiny.state_at(10, LIKE), force=True)
     assert (tmp_path / "checkpoints" / "10" / "meta" / "data.json").stat() == before
 
 
 def test_step_must_be_the_states(tmp_path):
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         with pytest.raises(ValueError, match="of step 5, not 10"):
             checkpoints.maybe_save(10, tiny.state_at(5, LIKE))
         assert checkpoints.steps == []
@@ -213,7 +213,7 @@ def test_config_of_the_step_counts_where_the_runs_is_lost(tmp_path):
 def test_other_config_is_refused_before_anything_is_built(tmp_path):
     tiny.save(tmp_path, 5)
     with pytest.raises(errors.ConfigError, match="steps: 40 -> 41"):
-        tiny.open_checkpoints(tmp_path, config={**tiny.CONFIG, "steps": 41})
+        tiny.checkpoints_of(tmp_path, config={**tiny.CONFIG, "steps": 41}).open()
 
 
 def test_config_of_the_step_counts_where_the_runs_was_edited(tmp_path):
@@ -225,9 +225,9 @@ def test_config_of_the_step_counts_where_the_runs_was_edited(tmp_path):
 
 
 def test_run_that_saved_nothing_may_change_its_config(tmp_path):
-    with tiny.open_checkpoints(tmp_path):
+    with tiny.checkpoints_of(tmp_path):
         pass
-    with tiny.open_checkpoints(tmp_path, config={**tiny.CONFIG, "steps": 41}):
+    with tiny.checkpoints_of(tmp_path, config={**tiny.CONFIG, "steps": 41}):
         pass
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 41
 
@@ -263,18 +263,23 @@ def test_other_model_is_refused_by_name_and_nothing_moves(tmp_path, size):
     assert not (tmp_path / "quarantine").exists()
 
 
+def test_making_them_touches_nothing(tmp_path):
+    tiny.checkpoints_of(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_second_writer_is_refused(tmp_path):
     with (
-        tiny.open_checkpoints(tmp_path),
+        tiny.checkpoints_of(tmp_path),
         pytest.raises(errors.ConfigError, match=f"process {os.getpid()} on host"),
     ):
-        tiny.open_checkpoints(tmp_path)
-    with tiny.open_checkpoints(tmp_path):
+        tiny.checkpoints_of(tmp_path).open()
+    with tiny.checkpoints_of(tmp_path):
         pass
 
 
 def test_writer_that_lost_its_lock_stops(tmp_path):
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         (tmp_path / "LOCK").unlink()
         with pytest.raises(errors.CheckpointError, match="was removed"):
             checkpoints.maybe_save(5, tiny.state_at(5, LIKE))
@@ -289,7 +294,7 @@ def test_state_that_is_not_finite_is_not_saved(tmp_path, where, value):
     state = tiny.state_at(5, LIKE)
     tree = state.params if where == "params" else state.opt_state[1].nu
     tree["embed"]["kernel"] = tree["embed"]["kernel"].at[3, 1].set(value)
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         with pytest.raises(errors.NonFinite, match="embed/kernel"):
             checkpoints.maybe_save(5, state)
         assert checkpoints.steps == []
@@ -301,7 +306,7 @@ def test_optimizers_scalar_may_begin_at_infinity(tmp_path):
     state = dataclasses.replace(
         state, opt_state=(state.opt_state, jnp.float32(jnp.inf))
     )
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         assert checkpoints.maybe_save(5, state)
 
 
@@ -317,7 +322,7 @@ def test_optimizers_scalar_may_begin_at_infinity(tmp_path):
 )
 def test_leaves_that_storage_would_confuse_are_refused(tmp_path, params, message):
     state = types.TrainState(jnp.int32(5), params, ())
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         with pytest.raises(ValueError, match=message):
             checkpoints.maybe_save(5, state)
         abstract = jax.eval_shape(lambda: state)
@@ -332,7 +337,7 @@ def test_saved_is_what_was_there_before_the_donation(tmp_path):
     )
     state = tiny.state_at(5, like)
     want = tiny.bits(state)
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         assert checkpoints.maybe_save(5, state)
         for _ in range(20):
             state = step_fn(state)

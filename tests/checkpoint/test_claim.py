@@ -24,14 +24,14 @@ def content(path: pathlib.Path) -> dict[str, bytes | None]:
 def refused(workdir, error):
     """The message with which a workdir is refused, in which nothing changes."""
     before = content(workdir)
-    with pytest.raises(error) as caught, tiny.open_checkpoints(workdir) as checkpoints:
+    with pytest.raises(error) as caught, tiny.checkpoints_of(workdir) as checkpoints:
         checkpoints.restore_or_init(ONE, lambda: "fresh")
     assert content(workdir) == before
     return str(caught.value)
 
 
 def begins(workdir) -> None:
-    with tiny.open_checkpoints(workdir) as checkpoints:
+    with tiny.checkpoints_of(workdir) as checkpoints:
         assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
 
 
@@ -112,7 +112,7 @@ def test_a_run_begins_where_nothing_is_lost(tmp_path, files):
 def test_the_cache_may_lie_in_the_workdir(tmp_path):
     fill(tmp_path, {"cache/tokens/x": ""})
     known = {**tiny.CONFIG, "cache_dir": str(tmp_path / "cache")}
-    with tiny.open_checkpoints(tmp_path, config=known) as checkpoints:
+    with tiny.checkpoints_of(tmp_path, config=known) as checkpoints:
         assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
     refused(tmp_path / "cache", errors.ConfigError)
 

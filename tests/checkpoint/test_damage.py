@@ -28,7 +28,7 @@ ONE = tiny.abstract(tiny.mesh_of(1))
 def run(tmp_path_factory):
     """A workdir with the steps 5, 10 and 15."""
     workdir = tmp_path_factory.mktemp("run")
-    with tiny.open_checkpoints(workdir) as checkpoints:
+    with tiny.checkpoints_of(workdir) as checkpoints:
         for step in (5, 10, 15):
             checkpoints.maybe_save(step, tiny.state_at(step, ONE))
     return workdir
@@ -126,7 +126,7 @@ def test_every_item_deleted(copy, item):
 
 def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
     tiny.damage(copy, 15)
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 10 and tiny.bits(state) == BITS[10]
         ((broken, why),) = checkpoints.quarantined
@@ -139,7 +139,7 @@ def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
         assert checkpoints.steps == [10, 15, 20]
     (kept,) = os.listdir(copy / "quarantine")
     assert kept.startswith("15-")
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 20 and tiny.bits(state) == BITS[20]
         assert checkpoints.quarantined == []
@@ -147,7 +147,7 @@ def test_broken_newest_is_set_aside_and_training_goes_on(copy, caplog):
 
 def test_two_broken_are_set_aside(copy):
     tiny.damage(copy, 10, 15)
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         state, step = checkpoints.restore_or_init(ONE, tiny.never)
         assert step == 5 and tiny.bits(state) == BITS[5]
         assert [s for s, _ in checkpoints.quarantined] == [15, 10]
@@ -157,7 +157,7 @@ def test_all_broken_stops_and_deletes_nothing(copy):
     tiny.damage(copy, 5, 10, 15)
     with (
         pytest.raises(errors.CheckpointError, match="3 checkpoints in a row") as error,
-        tiny.open_checkpoints(copy) as checkpoints,
+        tiny.checkpoints_of(copy) as checkpoints,
     ):
         checkpoints.restore_or_init(ONE, tiny.never)
     for step in (5, 10, 15):
@@ -168,12 +168,12 @@ def test_all_broken_stops_and_deletes_nothing(copy):
     for _ in range(2):
         with (
             pytest.raises(errors.CheckpointError, match="no sound checkpoint"),
-            tiny.open_checkpoints(copy) as checkpoints,
+            tiny.checkpoints_of(copy) as checkpoints,
         ):
             checkpoints.restore_or_init(ONE, tiny.never)
     assert len(os.listdir(copy / "quarantine")) == 3
     shutil.rmtree(copy / "quarantine")
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
 
 
@@ -186,7 +186,7 @@ def test_incomplete_copies_and_junk_are_never_chosen(copy, caplog):
     for name in ("0100", "-1", "1e3", "²", "100000000000"):
         shutil.copytree(directory / "15", directory / name)
     (directory / "notes.txt").write_text("mine")
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         assert checkpoints.steps == [5, 10, 15]
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 15
         assert [step for step, _ in checkpoints.quarantined] == [98, 99]
@@ -199,7 +199,7 @@ def test_a_step_without_its_marker_makes_way_for_later_saves(copy):
     (copy / "checkpoints" / "10" / step_folders.MARKER).unlink()
     shutil.copytree(copy / "checkpoints" / "10", copy / "checkpoints" / "20")
     content = [file.read_bytes() for file in tiny.files_of(copy / "checkpoints" / "20")]
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 15
         for step in (20, 25):
             assert checkpoints.maybe_save(step, tiny.state_at(step, ONE))
@@ -216,7 +216,7 @@ def test_steps_without_markers_do_not_count_as_broken_in_a_row(copy):
     for step in (20, 25, 30):
         (copy / "checkpoints" / str(step)).mkdir()
     tiny.damage(copy, 10, 15)
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 5
         steps = [step for step, _ in checkpoints.quarantined]
     assert steps == [20, 25, 30, 15, 10]
@@ -225,7 +225,7 @@ def test_steps_without_markers_do_not_count_as_broken_in_a_row(copy):
 def test_step_under_another_name_is_refused(copy):
     """A renamed directory would resume with the wrong batch."""
     os.rename(copy / "checkpoints" / "15", copy / "checkpoints" / "17")
-    with tiny.open_checkpoints(copy) as checkpoints:
+    with tiny.checkpoints_of(copy) as checkpoints:
         assert checkpoints.restore_or_init(ONE, tiny.never)[1] == 10
         assert "it is of step 15" in checkpoints.quarantined[0][1]
 
@@ -240,7 +240,7 @@ def test_checkpoint_of_a_later_format_is_refused(copy):
     file.write_text(step_folders.json.dumps(meta))
     with (
         pytest.raises(errors.CheckpointError, match="newer than this code"),
-        tiny.open_checkpoints(copy) as checkpoints,
+        tiny.checkpoints_of(copy) as checkpoints,
     ):
         checkpoints.restore_or_init(ONE, tiny.never)
     assert (copy / "checkpoints" / "15").is_dir()

@@ -21,7 +21,7 @@ def test_disk_that_would_fill_up_is_noticed_before(tmp_path, monkeypatch):
     tiny.save(tmp_path, 5)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         with pytest.raises(errors.CheckpointError, match="1 MiB free and a save"):
             checkpoints.maybe_save(10, tiny.state_at(10, LIKE))
         monkeypatch.undo()
@@ -45,7 +45,7 @@ def fail_to_write(checkpoints, like):
 def test_failed_write_is_reported_at_the_next_step(tmp_path):
     like = tiny.abstract(tiny.mesh_of(2), size=4096)
     tiny.save(tmp_path, 5, like=like)
-    with tiny.open_checkpoints(tmp_path) as checkpoints:
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
         fail_to_write(checkpoints, like)
         with pytest.raises(errors.CheckpointError, match="saving step 10") as error:
             checkpoints.maybe_save(11, tiny.state_at(11, like))
@@ -61,7 +61,7 @@ def test_failed_last_write_is_reported_by_close(tmp_path):
     tiny.save(tmp_path, 5, like=like)
     with (
         pytest.raises(errors.CheckpointError, match="saving step 10"),
-        tiny.open_checkpoints(tmp_path) as checkpoints,
+        tiny.checkpoints_of(tmp_path) as checkpoints,
     ):
         fail_to_write(checkpoints, like)
     state, step = tiny.restore(tmp_path, like)
@@ -73,7 +73,7 @@ def test_failed_last_write_does_not_hide_what_ended_the_run(tmp_path, caplog):
     like = tiny.abstract(tiny.mesh_of(2), size=4096)
     with (
         pytest.raises(KeyError, match="the reason"),
-        tiny.open_checkpoints(tmp_path) as checkpoints,
+        tiny.checkpoints_of(tmp_path) as checkpoints,
     ):
         fail_to_write(checkpoints, like)
         raise KeyError("the reason")
@@ -93,12 +93,12 @@ def test_workdir_that_cannot_be_written(workdir):
     if not pathlib.Path(workdir).parent.exists():
         pytest.skip("no such file system here")
     with pytest.raises(errors.CheckpointError, match=f"cannot use {workdir}: "):
-        tiny.open_checkpoints(workdir)
+        tiny.checkpoints_of(workdir).open()
 
 
 def test_bucket_is_refused():
     with pytest.raises(errors.ConfigError, match="mount the bucket"):
-        tiny.open_checkpoints("gs://bucket/run")
+        tiny.checkpoints_of("gs://bucket/run")
 
 
 def test_every_byte_of_a_step_is_synced(tmp_path, monkeypatch):

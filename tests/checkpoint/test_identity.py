@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from alignjax import errors
-from alignjax.checkpoint import resume_policy
+from alignjax.checkpoint import resume
 
 OLD = {
     "steps": 100,
@@ -34,13 +34,13 @@ def changed(**fields):
     ],
 )
 def test_what_does_not_change_the_trajectory_may_differ(new):
-    resume_policy.check(OLD, new, where="run")
+    resume.check_same_run(OLD, new, where="run")
 
 
 @pytest.mark.parametrize("field", ["steps", "seed", "meshes", "checkpointing", "data"])
 def test_anything_else_is_refused_with_the_diff(field):
     with pytest.raises(errors.ConfigError) as error:
-        resume_policy.check(OLD, {**OLD, field: 7}, where="runs/a")
+        resume.check_same_run(OLD, {**OLD, field: 7}, where="runs/a")
     assert "runs/a holds another run" in error.value.problems[0]
     assert error.value.problems[1] == f"  {field}: {OLD.get(field)} -> 7"
     assert f"checkpoint.accept=\"('{field}',)\"" in error.value.problems[-1]
@@ -49,7 +49,7 @@ def test_anything_else_is_refused_with_the_diff(field):
 def test_every_difference_is_shown_and_only_those():
     new = changed(steps=7, optimizer={"learning_rate": 2e-3, "name": "adamw"})
     with pytest.raises(errors.ConfigError) as error:
-        resume_policy.check(OLD, new, where="run")
+        resume.check_same_run(OLD, new, where="run")
     assert error.value.problems[1:-1] == [
         "  optimizer.learning_rate: 0.001 -> 0.002",
         "  steps: 100 -> 7",
@@ -59,5 +59,5 @@ def test_every_difference_is_shown_and_only_those():
 @pytest.mark.parametrize("accept", ["steps", "st*"])
 def test_accepted_fields_are_logged(accept, caplog):
     with caplog.at_level(logging.WARNING):
-        resume_policy.check(OLD, changed(steps=7), where="run", accept=[accept])
+        resume.check_same_run(OLD, changed(steps=7), where="run", accept=[accept])
     assert "steps: 100 -> 7" in caplog.text

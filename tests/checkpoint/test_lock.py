@@ -2,6 +2,8 @@
 """One writer: who is refused, who may take over, and what a race ends in."""
 
 import concurrent.futures
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -25,6 +27,12 @@ def leave(directory, age: float = 0.0, **owner):
     return file
 
 
+def acquired(directory) -> lock.Lock:
+    held = lock.Lock(directory)
+    held.acquire()
+    return held
+
+
 def dead_process() -> dict:
     """The pid and start of a process that has ended."""
     code = "from alignjax.checkpoint import lock; import json, os;"
@@ -36,9 +44,9 @@ def dead_process() -> dict:
 
 
 def test_second_writer_is_refused_by_name(tmp_path):
-    first = lock.Lock(tmp_path)
+    first = acquired(tmp_path)
     with pytest.raises(errors.ConfigError) as error:
-        lock.Lock(tmp_path)
+        acquired(tmp_path)
     for part in (
         str(os.getpid()),
         socket.gethostname(),
@@ -48,7 +56,7 @@ def test_second_writer_is_refused_by_name(tmp_path):
         assert part in str(error.value)
     first.check()
     first.release()
-    second = lock.Lock(tmp_path)
+    second = acquired(tmp_path)
     second.check()
     second.release()
     assert os.listdir(tmp_path) == []
@@ -58,7 +66,7 @@ def test_dead_owner_on_this_machine_is_succeeded_at_once(tmp_path, caplog):
     owner = dead_process()
     leave(tmp_path, **owner)
     with caplog.at_level(logging.WARNING):
-        held = lock.Lock(tmp_path)
+        held = acquired(tmp_path)
     held.check()
     assert f"process {owner['pid']}" in caplog.text
     held.release()
@@ -67,29 +75,29 @@ def test_dead_owner_on_this_machine_is_succeeded_at_once(tmp_path, caplog):
 
 def test_process_id_used_again_is_another_process(tmp_path):
     leave(tmp_path, pid=os.getpid(), started="1")
-    lock.Lock(tmp_path).release()
+    acquired(tmp_path).release()
 
 
 def test_other_machine_is_judged_by_its_heartbeat(tmp_path):
     elsewhere = {"host": "elsewhere", "machine": "other boot", "pid": 1}
     file = leave(tmp_path, age=lock.STALE_SECONDS - 20, **elsewhere)
     with pytest.raises(errors.ConfigError, match="process 1 on host elsewhere"):
-        lock.Lock(tmp_path)
+        acquired(tmp_path)
     assert file.exists()
     leave(tmp_path, age=lock.STALE_SECONDS + 20, **elsewhere)
-    lock.Lock(tmp_path).release()
+    acquired(tmp_path).release()
 
 
 def test_unreadable_lock_counts_as_a_foreign_one(tmp_path):
     file = leave(tmp_path)
     file.write_text('{"half')
     with pytest.raises(errors.ConfigError, match="unknown process"):
-        lock.Lock(tmp_path)
+        acquired(tmp_path)
 
 
 def test_heart_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
-    held = lock.Lock(tmp_path)
+    held = acquired(tmp_path)
     os.utime(held.path, (0, 0))
     deadline = time.monotonic() + 10
     while held.path.stat().st_mtime == 0 and time.monotonic() < deadline:
@@ -99,7 +107,7 @@ def test_heart_beats(tmp_path, monkeypatch):
 
 
 def test_loss_of_the_lock_is_noticed_and_the_thief_keeps_it(tmp_path):
-    held = lock.Lock(tmp_path)
+    held = acquired(tmp_path)
     file = leave(tmp_path, pid=4242)
     with pytest.raises(errors.CheckpointError, match="4242"):
         held.check()
@@ -110,29 +118,36 @@ def test_loss_of_the_lock_is_noticed_and_the_thief_keeps_it(tmp_path):
         held.check()
 
 
-def test_file_systems_without_links(tmp_path, monkeypatch):
-    def no_links(*_):
-        raise PermissionError(1, "Operation not permitted")
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(os, "link", no_links)
-    held = lock.Lock(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    held = acquired(tmp_path)
     held.check()
     with pytest.raises(errors.ConfigError, match=str(os.getpid())):
-        lock.Lock(tmp_path)
+        acquired(tmp_path)
     held.release()
+    leave(tmp_path, pid=os.getpid(), started="1")
+    acquired(tmp_path).release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_making_one_takes_nothing(tmp_path):
+    lock.Lock(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_at_once_one_gets_it(tmp_path, stale, monkeypatch):
-    same = os.path.samestat
+    read = lock._read
 
-    def late(a, b):  # time for others to come between the look and the deed
-        found = same(a, b)
+    def late(path):  # time for others to come between the look and the deed
+        owner = read(path)
         time.sleep(0.01)
-        return found
+        return owner
 
-    monkeypatch.setattr(os.path, "samestat", late)
+    monkeypatch.setattr(lock, "_read", late)
     for attempt in range(10):
         directory = tmp_path / str(attempt)
         directory.mkdir()
@@ -141,7 +156,7 @@ def test_of_many_at_once_one_gets_it(tmp_path, stale, monkeypatch):
 
         def take(_, directory=directory):
             try:
-                return lock.Lock(directory)
+                return acquired(directory)
             except errors.ConfigError:
                 return None
 

@@ -63,7 +63,7 @@ def test_saved_on_two_restored_on_one_and_back(saved, tmp_path):
     shutil.copytree(source, workdir)
 
     like = tiny.abstract(tiny.mesh_of(8), axis=1)
-    with tiny.open_checkpoints(workdir) as checkpoints:
+    with tiny.checkpoints_of(workdir) as checkpoints:
         state, step = checkpoints.restore_or_init(like, None)
         assert step == 10 and tiny.bits(state) == bits_at(10)
         checkpoints.maybe_save(15, tiny.state_at(15, like))
@@ -87,7 +87,7 @@ def test_saved_on_two_restored_on_one_and_back(saved, tmp_path):
     apart = [report["apart"] for report in reports]
     assert apart[0] == "CheckpointError: workdir: another process says why"
     assert f"{workdir}-1 is another directory for process 1" in apart[1]
-    with tiny.open_checkpoints(workdir) as checkpoints:
+    with tiny.checkpoints_of(workdir) as checkpoints:
         state, step = checkpoints.restore_or_init(like, None)
         assert step == 20 and tiny.bits(state) == bits_at(20)
 

@@ -31,7 +31,7 @@ def bits(state) -> str:
 
 
 def save(workdir, like, index):
-    with tiny.open_checkpoints(workdir) as checkpoints:
+    with tiny.checkpoints_of(workdir) as checkpoints:
         state, step = checkpoints.restore_or_init(like, lambda: tiny.state_at(0, like))
         first = bits(state)
         for number in (5, 10):
@@ -41,7 +41,7 @@ def save(workdir, like, index):
 
 def resume(workdir, like, index):
     """From a run whose newest step is broken; and on from there."""
-    with tiny.open_checkpoints(workdir) as checkpoints:
+    with tiny.checkpoints_of(workdir) as checkpoints:
         state, step = checkpoints.restore_or_init(like, None)
         aside = checkpoints.quarantined
         checkpoints.maybe_save(20, tiny.state_at(20, like))
@@ -58,15 +58,16 @@ def refusals(checkpoints, workdir, like, index):
     out["full"] = error_of(lambda: checkpoints.maybe_save(25, tiny.state_at(25, like)))
     shutil.disk_usage = usage
     other = {**tiny.CONFIG, "steps": 40 + index}
-    out["unlike"] = error_of(lambda: tiny.open_checkpoints(workdir, config=other))
-    out["locked"] = error_of(lambda: tiny.open_checkpoints(workdir))
-    out["apart"] = error_of(lambda: tiny.open_checkpoints(f"{workdir}-{index}"))
+    out["unlike"] = error_of(lambda: tiny.checkpoints_of(workdir, config=other).open())
+    out["locked"] = error_of(lambda: tiny.checkpoints_of(workdir).open())
+    out["apart"] = error_of(tiny.checkpoints_of(f"{workdir}-{index}").open)
     return out
 
 
 def fail(workdir, like, index):
     """A write that fails on process 1 alone, while process 0 goes on."""
-    checkpoints = tiny.open_checkpoints(workdir, timeout=10)
+    checkpoints = tiny.checkpoints_of(workdir, timeout=10)
+    checkpoints.open()
     like = tiny.abstract(tiny.mesh_of(4), size=4096)
     if index == 1:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

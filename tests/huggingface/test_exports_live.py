@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from alignjax import convert
-from alignjax.analysis import asking
+from alignjax.analysis import run as runs
 from alignjax.data import loader
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import save
@@ -45,7 +45,7 @@ def test_scores_are_the_same(name, tmp_path):
     )
     assert not told["missing_keys"] and not told["unexpected_keys"]
     opened = analysis.open_run(tmp_path / "out")
-    params, rows = opened.params(), asking.rows(opened.model, np.array([IDS]))
+    params, rows = opened.params(), runs.rows(opened.model, np.array([IDS]))
     want = opened.model.score(params, opened.model.hidden(params, rows))[0, -1]
     got = model.float()(torch.tensor([IDS])).logits.detach().numpy()[0]
     np.testing.assert_allclose(got, want, atol=1e-5)

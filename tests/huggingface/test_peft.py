@@ -7,8 +7,7 @@ import adapted
 import numpy as np
 import pytest
 
-from alignjax import analysis, errors, trees
-from alignjax.analysis import adapters
+from alignjax import analysis, convert, errors, trees
 from alignjax.huggingface import peft
 from alignjax.storage import tensor_files
 from tools import convert_huggingface
@@ -29,7 +28,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
     """Theirs that are several of ours too: there B is in blocks, here A is shared."""
     opened, fields = adapted.base(family), adapted.KINDS[kind]
     c, whole, folder = adapted.written(opened, fields, tmp_path / "peft")
-    run = adapters.import_adapters(folder, opened.path, tmp_path / "run")
+    run = convert.import_adapters(folder, opened.path, tmp_path / "run")
     wanted = adapted.logits(c, whole, TOKENS)
     again = run.model.config
     found = adapted.logits(
@@ -56,7 +55,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
 
 def test_the_run_opens_and_holds_adapters_alone(llama, tmp_path):
     _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
-    run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    run = convert.import_adapters(folder, llama.path, tmp_path / "run")
     opened = analysis.open_run(tmp_path / "run")
     leaves = opened.meta()["leaves"]
     assert leaves and all("/lora_" in name for name in leaves)
@@ -66,11 +65,11 @@ def test_the_run_opens_and_holds_adapters_alone(llama, tmp_path):
     assert opened.digest() == run.digest() != llama.digest()
     assert opened.config["model"]["lora_dora"] and opened.steps == [0]
     size = sum(p.stat().st_size for p in run.directory.rglob("*") if p.is_file())
-    assert size < 1.5 * sum(x.nbytes for x in opened.held.at(0, held).values()) + 2**15
+    assert size < 1.5 * sum(x.nbytes for x in opened.store.at(0, held).values()) + 2**15
 
 
 def held(stored):
-    return stored.read("params")
+    return stored.read("params", None)
 
 
 def test_names_are_peft_s(llama, tmp_path):
@@ -141,7 +140,7 @@ def test_what_is_not_computed_is_refused_by_name(case, llama, tmp_path):
     fields, words = REFUSED[case]
     changed(folder, **fields)
     with pytest.raises(errors.ConfigError) as error:
-        adapters.import_adapters(folder, llama.path, tmp_path / "run")
+        convert.import_adapters(folder, llama.path, tmp_path / "run")
     assert words in str(error.value), str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"peft"}
 
@@ -175,7 +174,7 @@ def test_what_is_no_object_and_what_are_no_floats_are_refused(llama, tmp_path):
     tensors, known = peft.write(leaves, "llama", c)
     whole = {name: x.astype(np.int32) for name, x in tensors.items()}
     folder = peft.save(tmp_path / "peft", whole, known)
-    import_ = lambda: adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    import_ = lambda: convert.import_adapters(folder, llama.path, tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="has numbers of int32; save them as"):
         import_()
     (folder / peft.CONFIG).write_text("[]")
@@ -190,7 +189,7 @@ def test_a_run_that_could_not_be_opened_is_not_made(llama, tmp_path, monkeypatch
     odd = found._replace(fields={**found.fields, "lora_targets": "nothing"})
     monkeypatch.setattr(peft, "read", lambda *arguments: odd)
     with pytest.raises(errors.ConfigError, match="lora_targets: 'nothing' matches no"):
-        adapters.import_adapters(folder, llama.path, tmp_path / "run")
+        convert.import_adapters(folder, llama.path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -198,19 +197,19 @@ def test_what_cannot_be_exported_is_refused(llama, tmp_path):
     with pytest.raises(errors.ConfigError, match="has no adapters"):
         peft.export(llama, tmp_path / "none")
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
-    run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    run = convert.import_adapters(folder, llama.path, tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="not empty"):
         peft.export(run, folder)
     run.config["trainable"] = r".*/lora_[abm]|norm/.*"
     with pytest.raises(errors.ConfigError, match="norm/scale is trained too"):
         peft.export(run, tmp_path / "others")
     with pytest.raises(errors.ConfigError, match="has adapters already"):
-        adapters.import_adapters(folder, run.path, tmp_path / "twice")
+        convert.import_adapters(folder, run.path, tmp_path / "twice")
 
 
 def test_the_command_merges_adapters_into_what_it_exports(llama, tmp_path, capsys):
     _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
-    run = adapters.import_adapters(folder, llama.path, tmp_path / "run")
+    run = convert.import_adapters(folder, llama.path, tmp_path / "run")
     out = tmp_path / "out"
     assert convert_huggingface.main(["export", str(run.path), str(out)]) == 0
     said = capsys.readouterr().out

@@ -1,29 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run may begin or go on in a workdir; looked at before anything is written.
+"""Whether a run may begin in a workdir, or go on there; checked before anything else.
 
-A workdir is new (empty, but for what cannot be lost), a run's, or something else's.
+A workdir is new (empty, but for what cannot be lost), a run's, or something else's. A
+run goes on with its own config, but for fields that do not change what it ends with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import fnmatch
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from alignjax import config as configs
 from alignjax import errors
 from alignjax.checkpoint import lock, step_folders
+from alignjax.storage import json_files
 from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
-LEFTOVERS = re.compile(r"checkpoints|config\.json\.(\d+\.)?tmp")
+LEFTOVERS = re.compile(rf"checkpoints|config\.json\.(\d+\.)?tmp|{lock.NAME}(\..*)?")
 # What a shell or a scheduler writes there before the run begins.
 LOGS = (".log", ".out", ".err")
+# Fields of a config that do not change which parameters a run ends with, beyond the
+# rounding of another order of summation. A pattern also covers what is below it. Paths
+# may differ, since what is read from them is part of the data's identity. `steps` is
+# not here: schedules are stretched over it.
+MAY_DIFFER = (
+    "mesh",
+    "sharding_rules",
+    "microbatches",
+    "model.attention",
+    "model.remat",
+    "model.unroll",
+    "objective.chunk",
+    "nonfinite",
+    "max_skipped",
+    "checkpoint",
+    "evaluation",
+    "sample",
+    "log",
+    "watchdog",
+    "prefetch",
+    "cache_dir",
+    "tokenizer.path",
+    "init.run",
+    "reference.run",
+    "reference.store",
+    "model.context",
+    "data.workers",
+    "data.*.data_dir",
+    "data.sources.*.path",
+    "data.validation_sources.*.path",
+)
+
+log = logging.getLogger(__name__)
 
 
-def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
+def check_same_run(
+    old: Mapping, new: Mapping, *, where: str, accept: Sequence[str] = ()
+) -> None:
+    """Refuses another run; logs the differences that are allowed.
+
+    `old` and `new` are JSON. `accept` has patterns of further fields that may differ.
+
+    Raises:
+      ConfigError: the diff, a line for each field.
+    """
+    refused = []
+    for line in configs.differences(old, new):
+        field = line.partition(": ")[0]
+        if _matches(field, MAY_DIFFER):
+            log.info("%s goes on with %s", where, line)
+        elif _matches(field, accept):
+            log.warning("%s goes on with %s, as checkpoint.accept says", where, line)
+        else:
+            refused.append(line)
+    if refused:
+        fields = tuple(line.partition(": ")[0] for line in refused)
+        remedy = "use another workdir, or go on all the same with"
+        raise errors.ConfigError(
+            [
+                f"{where} holds another run; old -> new:",
+                *(f"  {line}" for line in refused),
+                f'{remedy} --config.checkpoint.accept="{fields}"',
+            ]
+        )
+
+
+def _matches(field: str, patterns: Sequence[str]) -> bool:
+    return any(
+        fnmatch.fnmatchcase(field, p) or fnmatch.fnmatchcase(field, f"{p}.*")
+        for p in patterns
+    )
+
+
+def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     """Raises unless a run of this config may begin, or go on, in `workdir`.
 
     Args:
@@ -37,7 +112,7 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     directory = workdir / "checkpoints"
     steps = step_folders.all_steps(directory)
     complete = [step for step, whole in steps.items() if whole]
-    if not _of_a_run(workdir, config, complete):
+    if not _is_of_a_run(workdir, config, complete):
         others = sorted(_others(workdir, config))
         if others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
@@ -57,7 +132,7 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
             f"whole, whose fingerprints are then checked; {anew}"
         )
     if _entries(workdir / "quarantine"):
-        return  # `restore_or_init` says what was set aside
+        return  # `Checkpoints.restore_or_init` reports what was set aside
     last = journal.last_step(workdir / "metrics.jsonl")
     # Each save waits for the one before, so that by then one was complete.
     if last is not None and (not directory.is_dir() or last >= 2 * every):
@@ -68,14 +143,12 @@ def check(workdir: pathlib.Path, config: Mapping, every: int) -> None:
         )
 
 
-def _of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) -> bool:
+def _is_of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) -> bool:
     """Whether config.json has most fields of a config, or a step has its meta."""
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads((workdir / "config.json").read_text())
-        if isinstance(known, dict):
-            common = known.keys() & config.keys()
-            if 2 * len(common) >= len(config):
-                return True
+    with contextlib.suppress(errors.DataError):
+        old = json_files.read(workdir / "config.json", dict, allow_nan=True)
+        if 2 * len(old.keys() & config.keys()) >= len(config):
+            return True
     for step in reversed(complete):
         with contextlib.suppress(errors.BrokenStep):
             step_folders.read_meta(
@@ -86,15 +159,14 @@ def _of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) -> bo
 
 
 def _others(workdir: pathlib.Path, config: Mapping) -> Iterator[str]:
-    """What could be lost, and is of no start that was interrupted."""
+    """Names of what could be lost, and was not left by an interrupted start."""
     cache = config.get("cache_dir")
     cache = cache and pathlib.Path(cache).expanduser().absolute()
     for path in _entries(workdir):
-        hidden_or_log = path.name.startswith(".") or path.suffix in LOGS
-        left = LEFTOVERS.fullmatch(path.name) is not None
-        left = left or path.name.partition(".")[0] == lock.NAME
+        harmless = path.name.startswith(".") or path.suffix in LOGS
+        harmless = harmless or LEFTOVERS.fullmatch(path.name)
         holds_cache = cache and cache.is_relative_to(path)
-        if not (hidden_or_log or left or holds_cache or _is_output(path)):
+        if not (harmless or holds_cache or _is_output(path)):
             yield path.name
     for path in _entries(workdir / "checkpoints"):
         if not step_folders.is_leftover(path):

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run's steps are: in its workdir, or in a Hugging Face folder, as step 0.
+
+Both are read and never written.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from alignjax import errors
+from alignjax.checkpoint import step_folders
+from alignjax.data.tokenizers import base
+from alignjax.huggingface import folder as folders
+from alignjax.storage import fingerprint, json_files
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """One step that is complete.
+
+    Attributes:
+      path: of its directory.
+      meta: config, data, versions, metrics and leaves, as JSON; see `Run.meta`.
+      read: (item, names or None for all) -> `{name: verified numpy array}`.
+      leaves: () -> `{name: parameter that is read when it is sliced}`.
+      fingerprints: () -> `{name: hexadecimal digits}` of the parameters.
+    """
+
+    path: pathlib.Path
+    meta: dict
+    read: Callable[..., dict[str, Any]]
+    leaves: Callable[[], dict[str, Any]]
+    fingerprints: Callable[[], dict[str, str]]
+
+
+class Store(NamedTuple):
+    """What holds the steps of a run.
+
+    Attributes:
+      path: of the workdir or folder.
+      steps: () -> the complete steps, ascending; looked up at each call.
+      config: (step or None) -> the resolved config of a step, or of the run.
+      has_tokenizer: () -> whether a tokenizer is there.
+      tokenizer: () -> the tokenizer, with its start token; DataError where it is none.
+      at: (step or None, function of a `Step`) -> its value for that step, or for the
+        newest for which it raises no `BrokenStep`.
+    """
+
+    path: pathlib.Path
+    steps: Callable[[], list[int]]
+    config: Callable[[int | None], dict]
+    has_tokenizer: Callable[[], bool]
+    tokenizer: Callable[[], base.Tokenizer]
+    at: Callable[[int | None, Callable[[Step], T]], T]
+
+
+def workdir(path: pathlib.Path) -> Store:
+    """The store of a workdir, whose run may still train.
+
+    Raises, from `config` and `at`:
+      CheckpointError: there is no such step, or none that is sound.
+    """
+    directory = path / "checkpoints"
+    steps = lambda: step_folders.complete_steps(directory)
+
+    def config(step: int | None) -> dict:
+        file = path / "config.json"
+        if step is None and file.is_file():
+            try:
+                return json_files.read(file, dict, allow_nan=True)
+            except errors.DataError as error:
+                log.warning("%s; taking the config of a step", error)
+        return at(step, lambda step: step.meta)["config"]
+
+    def at(step: int | None, read: Callable[[Step], T]) -> T:
+        if step is not None:
+            _check_complete(path, step)
+            return read_step(step, read)
+        faults = []
+        for candidate in reversed(steps()):
+            try:
+                return read_step(candidate, read)
+            except errors.BrokenStep as error:
+                log.warning("trying the step before, since %s", error)
+                faults.append(str(error))
+        raise errors.CheckpointError(
+            f"{path} has no sound checkpoint: {'; '.join(faults) or 'none yet'}"
+        )
+
+    def read_step(step: int, read: Callable[[Step], T]) -> T:
+        place = step_folders.step_path(directory, step)
+        try:
+            return read(_step(place))
+        except errors.BrokenStep as error:
+            if not place.is_dir():
+                raise errors.BrokenStep(
+                    f"{place} was deleted while it was read; the run keeps only some "
+                    "steps"
+                ) from error
+            raise
+
+    folder = path / "tokenizer"
+    return Store(path, steps, config, folder.is_dir, lambda: base.load(folder), at)
+
+
+def _step(path: pathlib.Path) -> Step:
+    meta = step_folders.read_meta(path)
+    names = step_folders.names_of(meta, "params")
+    return Step(
+        path,
+        meta,
+        read=functools.partial(step_folders.read_numpy, path, meta),
+        leaves=lambda: step_folders.lazy_leaves(path, meta),
+        fingerprints=lambda: {
+            name: meta["leaves"][f"params/{name}"]["fingerprint"] for name in names
+        },
+    )
+
+
+def _check_complete(path: pathlib.Path, step: int) -> None:
+    steps = step_folders.all_steps(path / "checkpoints")
+    complete = [number for number, whole in steps.items() if whole]
+    if step not in steps:
+        raise errors.CheckpointError(f"{path} has no step {step}; it has {complete}")
+    if not steps[step]:
+        raise errors.CheckpointError(
+            f"step {step} of {path} is incomplete, as an interrupted copy leaves it; "
+            f"complete are {complete}"
+        )
+
+
+def hugging_face(folder: folders.Folder) -> Store:
+    """The store of a Hugging Face folder: one step, number 0.
+
+    Its `meta` has no fingerprints; for `fingerprints` every tensor is read, once.
+    """
+    leaves = dict(folder.leaves)
+    # These read the tokenizer's files, which a look at the weights does not need.
+    config = functools.cache(lambda: folder_config(folder))
+    described = step_folders.describe({"params": leaves})
+
+    def read(item: str, names=None) -> dict[str, Any]:
+        names = (leaves if item == "params" else ()) if names is None else names
+        return {name: leaves[name][...] for name in names}
+
+    @functools.cache
+    def fingerprints() -> dict[str, str]:
+        return {
+            name: fingerprint.of_pieces(leaf.dtype, fingerprint.pieces(leaf)).digits
+            for name, leaf in leaves.items()
+        }
+
+    @functools.cache
+    def only() -> Step:
+        meta = {"step": 0, "leaves": described, "config": config()}
+        meta |= {"data": {}, "metrics": {}, "versions": {}}
+        return Step(folder.path, meta, read, lambda: dict(leaves), fingerprints)
+
+    def at(step: int | None, read: Callable[[Step], T]) -> T:
+        if step not in (None, 0):
+            raise errors.CheckpointError(
+                f"{folder.path} has no step {step}; it has [0]"
+            )
+        return read(only())
+
+    return Store(
+        folder.path,
+        steps=lambda: [0],
+        config=lambda step: config(),
+        has_tokenizer=lambda: folder.has_tokenizer,
+        tokenizer=folder.tokenizer,
+        at=at,
+    )
+
+
+def folder_config(folder: folders.Folder) -> dict:
+    """The config of a run that ended with what a Hugging Face folder has."""
+    config = {
+        "model": folder.section,
+        "data": {"chat": "tokenizer" if folder.chat else None, "bos": folder.bos},
+    }
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {k: folder.json[k] for k in names if folder.json.get(k) is not None}
+    if ids:
+        config["token_ids"] = ids  # for an export, where no tokenizer tells
+    if folder.has_tokenizer:
+        kind = folders.tokenizer_kind(folder.path)
+        config["tokenizer"] = {"kind": kind, "path": str(folder.path)}
+    return json.loads(json.dumps(config))  # tuples become lists
