@@ -21,7 +21,7 @@ from alignjax.data.tokenizers import base as tokenizers
 from alignjax.data.tokenizers import huggingface
 from alignjax.huggingface import layout, leaves, matching
 from alignjax.models import names
-from alignjax.storage import filenames, tensor_files
+from alignjax.storage import filenames, json_files, tensor_files
 
 HUB = "hf:"
 # What is fetched of a repository: nothing that could be run, nothing pickled, and no
@@ -326,12 +326,6 @@ def _no_weights(path: pathlib.Path) -> str:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a file, empty where there is no file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise errors.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise errors.ConfigError(f"{path}: is a {type(found).__name__}, not an object")
-    return found
+    return json_files.read(path, dict, error=errors.ConfigError)

@@ -22,7 +22,7 @@ import numpy as np
 from alignjax import errors
 from alignjax.huggingface import matching, peft_config
 from alignjax.models import decoder_config, families, names
-from alignjax.storage import atomic, tensor_files
+from alignjax.storage import atomic, json_files, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -135,7 +135,7 @@ def _base_of(run) -> str | None:
         path = pathlib.Path(name)
         if name.startswith("hf:") or not (path / "checkpoints").is_dir():
             return name.removeprefix("hf:")
-        known = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        known = json_files.read(path / "config.json", dict, allow_nan=True)
         if imported := known.get("imported"):
             return imported["from"].removeprefix("hf:")
         if known.get("trainable", ".*") == ".*":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import re
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from alignjax import config, errors
 from alignjax.models import decoder_config
+from alignjax.storage import json_files
 
 # They are read, or change nothing about what adapters compute.
 _KNOWN = set(
@@ -79,11 +79,7 @@ def _of(patterns: Mapping[str, Any], module: str):
 
 def read(path: pathlib.Path) -> Known:
     """Raises ConfigError with everything that is not computed here, by name."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.ConfigError(f"{path}: cannot be read as JSON: {error}") from error
-    config.expect(found, dict, str(path))
+    found = json_files.read(path, dict, error=errors.ConfigError)
     refuse = lambda name, why: f"{path}: {name} = {found.get(name)!r}: {why}"
     problems = [
         refuse(name, f"{why}, which is not computed here")

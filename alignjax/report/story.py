@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import errors
 from alignjax.report import drawing
+from alignjax.storage import json_files
 from alignjax.tracking import journal
 from alignjax.world.assessment import results
 
@@ -146,7 +146,7 @@ def load_stage(name: str, folder: str) -> Stage:
     """
     path = pathlib.Path(folder).expanduser()
     try:
-        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        settings = json_files.read(path / "config.json", dict, allow_nan=True)
         metrics = path / "metrics.jsonl"
         rows = list(journal.read(metrics)) if metrics.is_file() else []
     except (OSError, ValueError) as error:

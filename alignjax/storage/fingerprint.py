@@ -26,7 +26,7 @@ _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 class Fingerprint(NamedTuple):
-    """What is known of a leaf: 16 hex digits, and whether it has a NaN or infinity."""
+    """A leaf's hash, 16 hex digits, and whether it has a NaN or infinity."""
 
     digits: str
     nonfinite: bool

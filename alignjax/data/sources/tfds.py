@@ -16,6 +16,7 @@ from typing import Any
 from alignjax import errors
 from alignjax.data import formats, records
 from alignjax.data.sources import files
+from alignjax.storage import json_files
 
 CHUNK = 256  # examples read at a time
 
@@ -107,12 +108,7 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
 def _check_features(directory: Path) -> None:
     """Refuses data whose description would import code from outside TFDS."""
     path = directory / "features.json"
-    try:
-        description = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise errors.DataError(
-            f"{path}: no description of prepared data ({error}); correct directory"
-        ) from error
+    description = json_files.read(path)
     names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(description))
     for name in names:
         if not name.startswith("tensorflow_datasets."):

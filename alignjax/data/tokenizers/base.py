@@ -176,7 +176,7 @@ def load(directory: str | Path) -> Tokenizer:
     """
     path = Path(directory) / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json_files.read(path, dict)
         names, kind = manifest["files"], manifest["kind"]
         _check_names(names, path)
         files = {name: path.with_name(name).read_bytes() for name in names}

@@ -6,12 +6,12 @@ All of them are kept with the tokenizer, as they are, so that an export is compl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignjax import config, errors
+from alignjax.storage import json_files
 
 CONFIG, GENERATION = "tokenizer_config.json", "generation_config.json"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -150,11 +150,7 @@ def _extra(files: Mapping[str, bytes]) -> list[str]:
 
 
 def _json(files: Mapping[str, bytes], name: str, path: str | None = None) -> dict:
-    try:
-        found = json.loads(files.get(name, b"{}"))
-    except ValueError as error:
-        raise errors.DataError(f"{path or name}: no JSON ({error})") from error
-    return config.expect(found, dict, path or name)
+    return json_files.parse(files.get(name, b"{}"), path or name, dict)
 
 
 def _content(token: Any, where: str) -> str:
