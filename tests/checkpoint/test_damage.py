@@ -2,6 +2,7 @@
 """Whatever happens to its files, a step restores exactly or is refused by name."""
 
 import gc
+import json
 import os
 import pathlib
 import random
@@ -237,7 +238,7 @@ def test_checkpoint_of_a_later_format_is_refused(copy):
     meta["sha256"] = json_files.compact_digest(
         {k: v for k, v in meta.items() if k != "sha256"}
     )
-    file.write_text(step_folders.json.dumps(meta))
+    file.write_text(json.dumps(meta))
     with (
         pytest.raises(errors.CheckpointError, match="newer than this code"),
         tiny.checkpoints_of(copy) as checkpoints,
