@@ -31,7 +31,7 @@ CORE = [
     "tensorflow-datasets>=4.9.7",
 ]
 
-HUGGING_FACE = ["huggingface_hub", "jinja2>=3.1.6", "tokenizers>=0.20"]
+HUGGING_FACE = ["huggingface_hub", "tokenizers>=0.20"]
 
 EXTRAS = {
     "cuda": ["jax[cuda12]"],

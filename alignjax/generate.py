@@ -68,10 +68,13 @@ def run(options: argparse.Namespace) -> None:
     opened = analysis.open_run(options.run, step=options.step)
     params = jax.device_put(opened.params(average=options.average))
     dialogues = opened.chats and not options.plain
+    stop_ids = None
+    if dialogues:
+        stop_ids = list(format.of(opened.tokenizer, opened.chats).stop_ids)
     sampler = Sampler(
         arguments=(opened.model, params, opened.tokenizer),
         encode=opened.prompt_ids if dialogues else None,
-        stop_ids=format.stop_ids(opened.tokenizer, opened.chats) if dialogues else None,
+        stop_ids=stop_ids,
     )
     if options.interactive:
         _converse(sampler, options)

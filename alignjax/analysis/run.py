@@ -310,10 +310,11 @@ class Run:
           DataError: turns that are no prompt.
         """
         prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
-        stop = format.stop_ids(self.tokenizer, self.chats)
+        form = format.of(self.tokenizer, self.chats)
+        options = {"stop_ids": list(form.stop_ids), **options}
         return [
-            reply._replace(text=format.text(self.tokenizer, reply.ids, self.chats))
-            for reply in self.generate(prompts, **{"stop_ids": stop, **options})
+            reply._replace(text=form.text(reply.ids))
+            for reply in self.generate(prompts, **options)
         ]
 
     def prompt_ids(self, dialogue: str | Sequence[tuple[str, str]]) -> list[int]:
@@ -324,7 +325,7 @@ class Run:
             )
         turns = ((format.USER, dialogue),) if isinstance(dialogue, str) else dialogue
         starts = self.tokenizer.bos_id is not None
-        return format.prompt_ids(self.tokenizer, turns, self.chats, starts)
+        return format.of(self.tokenizer, self.chats).prompt_ids(turns, starts)
 
     @functools.cached_property
     def _weights(self) -> dict:

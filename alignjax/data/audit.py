@@ -294,8 +294,6 @@ def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Text]:
     """What reads threads of a format: their turns, and what each token is."""
     if format is None:
         return lambda thread: Text(thread, [], [], tok, frozenset(), "")
-    if format == "roles":
-        return lambda thread: _parse_roles(thread, tok)
     shape = template_marks.of(tok, format)
     return lambda thread: _parse(thread, tok, shape)
 
@@ -309,30 +307,6 @@ def said(text: Text) -> list[str]:
         roles[before:stop] = [turn.role] * (stop - before)
         before = stop
     return roles
-
-
-def _parse_roles(thread: Thread, tok: base.Tokenizer) -> Text:
-    roles = {tok.control[name]: role for role, name in chat.ROLES.items()}
-    kinds, turns, role, start = [], [], None, 0
-    end = tok.control[chat.STOP]
-    for i, token in enumerate(thread.ids.tolist()):
-        if token in roles:
-            if role is not None:
-                turns.append(Turn(role, start, i, None))
-            role, start = roles[token], i + 1
-            kinds.append(MARKER)
-        elif token == end and role is not None:
-            turns.append(Turn(role, start, i, i))
-            role = None
-            kinds.append(END)
-        elif token == tok.bos_id:
-            kinds.append(START)
-        else:
-            outside = BETWEEN if MARKER in kinds else BEFORE
-            kinds.append(outside if role is None else TEXT)
-    if role is not None and (start < len(thread.ids) or role != chat.ASSISTANT):
-        turns.append(Turn(role, start, len(thread.ids), None))
-    return Text(thread, turns, kinds, tok, frozenset([end, tok.eos_id]), chat.STOP)
 
 
 def _parse(thread: Thread, tok: base.Tokenizer, shape: template_marks.Shape) -> Text:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.chat import special_tokens, template
-from alignjax.data.tokenizers import base
+from alignjax.data.chat import format as chat
+from alignjax.data.tokenizers import base, special_tokens
 
 # Fewer tokens than these, none of them special, may as well be something said.
 FEWEST = 3
@@ -51,8 +51,8 @@ class Shape(NamedTuple):
 
 
 def of(tok: base.Tokenizer, format: str) -> Shape:
-    """The shape of a template; not of the format "roles". Raises ConfigError."""
-    form = template.find(tok, format)
+    """The shape of a template. Raises ConfigError."""
+    form = chat.of(tok, format)
     found: dict[Mark, None] = {}
     for roles in (
         ("user", "assistant", "user", "assistant"),
@@ -64,7 +64,7 @@ def of(tok: base.Tokenizer, format: str) -> Shape:
             continue
     # A response of a group ends where its turn does.
     found |= {Mark((stop,), None, 0): None for stop in form.stop_ids}
-    names = {i: name for name, i in special_tokens.marks(tok).items()}
+    names = {i: name for name, i in special_tokens.ids_by_name(tok).items()}
     return Shape(
         marks=tuple(sorted(found, key=lambda mark: -len(mark.ids))),
         stop_ids=frozenset(form.stop_ids),
@@ -72,17 +72,17 @@ def of(tok: base.Tokenizer, format: str) -> Shape:
     )
 
 
-def _marks(form: template.Template, roles: Sequence[str]) -> list[Mark]:
+def _marks(form: chat.ChatFormat, roles: Sequence[str]) -> list[Mark]:
     turns = list(zip(roles, SAID[-len(roles) :], strict=True))
-    text = template.render(form, turns).text
-    tokens = special_tokens.encode(form.tok, [text])[0]
+    ((text, _),) = form.render([chat.Request(turns)])
+    (tokens,) = form.encode([text])
     ids, at, marks = tokens.ids.tolist(), 0, []
     for i, (role, said) in enumerate([*turns, (None, "")]):
         start, stop = at, text.find(said, at) if said else len(text)
         if stop < 0:
             return marks
         if role == records.ASSISTANT:  # what it is asked with, and not how it begins
-            asked = template.render(form, turns[:i], prompt=True).text
+            ((asked, _),) = form.render([chat.Request(turns[:i], prompt=True)])
             stop = len(asked) if text.startswith(asked) else stop
         inside = (tokens.starts >= start) & (tokens.stops <= stop) & (stop > start)
         between = [token for token, yes in zip(ids, inside, strict=True) if yes]
@@ -92,5 +92,9 @@ def _marks(form: template.Template, roles: Sequence[str]) -> list[Mark]:
             ends = [n for n, token in enumerate(between) if token in form.stop_ids]
             end = ends[0] if ends and i else None
             marks.append(Mark(tuple(between), role, end))
+            # A row may begin after the end of a turn.
+            rest = () if end is None else tuple(between[end + 1 :])
+            if role and {*rest} & {*form.tok.control.values()}:
+                marks.append(Mark(rest, role, None))
         at = text.find(said, at) + len(said)
     return marks

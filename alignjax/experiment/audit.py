@@ -119,7 +119,7 @@ def summary(
     trained = Counter(said[real & counted].tolist())
     for role, number in of_role.most_common():
         yield f"  {role:<9} {number:>9,} targets, {trained[role]:>9,} count"
-    stop = chat.stop_ids(tok, format)
+    stop = list(chat.of(tok, format).stop_ids)
     ends = counted & np.isin(rows["targets"], stop)
     yield f"  {int(ends.sum()):,} turns end in a trained {spelled(tok)[stop[0]]}"
 

@@ -149,8 +149,9 @@ def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
     prompts = list(s.prompts)
     if c.data.chat:
         turns = [(("user", text),) for text in prompts]
-        stop = format.stop_ids(tok, c.data.chat)
-        prompts = [format.prompt_ids(tok, t, c.data.chat, c.data.bos) for t in turns]
+        form = format.of(tok, c.data.chat)
+        stop = list(form.stop_ids)
+        prompts = [form.prompt_ids(t, c.data.bos) for t in turns]
     asked = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
     asked |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
     try:

@@ -69,7 +69,7 @@ class Folder:
     @functools.cached_property
     def chat(self) -> bool:
         """Whether its tokenizer has a chat template."""
-        return self.has_tokenizer and templates.there(self.tokenizer())
+        return self.has_tokenizer and templates.with_tokenizer(self.tokenizer())
 
     @functools.cached_property
     def bos(self) -> bool:

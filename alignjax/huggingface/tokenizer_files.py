@@ -77,7 +77,7 @@ def stop_ids(tok, chat: str | None) -> list[int]:
     found = []
     if chat:
         try:
-            found = chats.stop_ids(tok, chat)
+            found = chats.of(tok, chat).stop_ids
         except errors.ConfigError:
             # A template that came along may be one that we do not write with.
             if chat != templates.OWN:
@@ -92,7 +92,7 @@ def _template(tok, chat: str | None, bos: bool) -> str | None:
     """
     if not chat or chat == templates.OWN or tok.kind in ("bytes", "chars"):
         return None
-    source = templates.find(tok, "world" if chat == "roles" else chat)
+    source = templates.find(tok, chat)
     if bos and tok.bos_id is not None and "bos_token" not in source:
         return "{{- bos_token -}}\n" + source
     return source

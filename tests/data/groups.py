@@ -112,5 +112,7 @@ def seen(rows) -> dict[tuple[int, int, int], tuple]:
 
 def expected(group: records.Comparison, k: int, bos=False) -> tuple:
     """The same of a comparison, from the tokens of its texts."""
-    context = format.prompt_ids(TOK, group.prompt, "roles", bos)
-    return tuple(context), tuple(format.response_ids(TOK, group.responses[k], "roles"))
+    context = format.of(TOK, "roles").prompt_ids(group.prompt, bos)
+    return tuple(context), tuple(
+        format.of(TOK, "roles").response_ids(group.responses[k])
+    )

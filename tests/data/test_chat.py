@@ -84,17 +84,21 @@ def test_text_cannot_spell_a_control_token(tmp_path, kind):
 def test_replies_are_read_back(tmp_path, kind):
     tok = learned(kind, tmp_path)
     for text in ("a sea", " the day", "grey"):
-        ids = chat.response_ids(tok, text, "roles")
+        ids = chat.of(tok, "roles").response_ids(text)
         assert ids[-1] == tok.control[chat.STOP] and ids.count(ids[-1]) == 1
-        assert chat.text(tok, ids, "roles") == chat.text(tok, ids[:-1], "roles") == text
-        assert chat.text(tok, [*ids, *ids], "roles") == text
+        assert (
+            chat.of(tok, "roles").text(ids)
+            == chat.of(tok, "roles").text(ids[:-1])
+            == text
+        )
+        assert chat.of(tok, "roles").text([*ids, *ids]) == text
 
 
 def test_prompt_and_response_are_the_dialogue():
     whole = tokens_of(DIALOGUE, bos=True)
-    prompt = chat.prompt_ids(TOK, DIALOGUE[:-1], "roles", True)
+    prompt = chat.of(TOK, "roles").prompt_ids(DIALOGUE[:-1], True)
     assert prompt[-1] == TOK.control["<assistant>"]
-    assert [*prompt, *chat.response_ids(TOK, "so long", "roles")] == whole.ids
+    assert [*prompt, *chat.of(TOK, "roles").response_ids("so long")] == whole.ids
     words = learned("bytes", None).encode(" hello")
     assert whole.ids[whole.ids.index(TOK.control["<assistant>"]) + 1 :][:6] == words
 
@@ -145,7 +149,7 @@ def test_weights_that_cannot_be(weight):
 )
 def test_prompts_that_cannot_be_answered(turns, reason):
     with pytest.raises(errors.DataError, match=reason):
-        chat.prompt_ids(TOK, turns, "roles", False)
+        chat.of(TOK, "roles").prompt_ids(turns, False)
 
 
 def test_formats_and_tokenizers_that_cannot_be():
@@ -157,7 +161,7 @@ def test_formats_and_tokenizers_that_cannot_be():
     with pytest.raises(
         errors.ConfigError, match=r"tokenizer\.control_tokens: .*<user>"
     ):
-        chat.response_ids(bare, "x", "roles")
+        chat.of(bare, "roles").response_ids("x")
     with pytest.raises(errors.ConfigError, match=r"data\.bos"):
         chat.check(TOK._replace(bos_id=None), "roles", bos=True)
 

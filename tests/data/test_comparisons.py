@@ -45,8 +45,8 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
     ]
     tokens = cached(rows, tmp_path)
     for i, row in enumerate(rows):
-        prompt = format.prompt_ids(TOK, row.prompt, "roles", True)
-        said = [format.response_ids(TOK, text, "roles") for text in row.responses]
+        prompt = format.of(TOK, "roles").prompt_ids(row.prompt, True)
+        said = [format.of(TOK, "roles").response_ids(text) for text in row.responses]
         document = tokens.tokens[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
         assert document == [*prompt, *said[0], *said[1]]
         lengths = [len(prompt), len(said[0]), len(said[1])]

@@ -341,7 +341,7 @@ def test_responses_can_be_imitated(tmp_path):
     data = loader.build(cfg, groups.TOK, length=64, seed=0, cache_dir=tmp_path)
     rows = data.epoch_rows(np.arange(1))
     trained = rows["targets"][rows["weights"] > 0]
-    assert chat.text(groups.TOK, trained, "roles") == "hello" and len(trained) == 7
+    assert chat.of(groups.TOK, "roles").text(trained) == "hello" and len(trained) == 7
 
 
 def test_real_pairs(tmp_path):
@@ -368,4 +368,4 @@ def test_real_pairs(tmp_path):
     tokens = data.parts[0].tokens
     lengths = tokens.fields["lengths"][0].astype(int)
     ids = tokens.tokens[lengths[0] : lengths[0] + lengths[1]]
-    assert first["chosen"].endswith(chat.text(groups.TOK, ids, "roles"))
+    assert first["chosen"].endswith(chat.of(groups.TOK, "roles").text(ids))

@@ -9,8 +9,8 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.chat import format, special_tokens
-from alignjax.data.tokenizers import base, tokenizer_files
+from alignjax.data.chat import format
+from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 
 SYLLABLES = "ta ri mon sel ku ber lo ish ent qua for the is on a day".split()
 LLAMA = dict(
@@ -196,7 +196,7 @@ def test_all_files_are_kept_byte_for_byte(models, tmp_path):
     tok.save(tmp_path / "saved")
     again = base.load(tmp_path / "saved")
     assert again.files == expected and again.identity == tok.identity
-    assert again.stop_ids == (2, 7) == tuple(format.stop_ids(again, "tokenizer"))
+    assert again.stop_ids == (2, 7) == tuple(format.of(again, "tokenizer").stop_ids)
     assert again.encode("the day") == tok.encode("the day")
     (place / "generation_config.json").write_text('{"eos_token_id": 400}')
     with pytest.raises(errors.ConfigError, match=r"\[400\] end a text"):
@@ -261,14 +261,14 @@ def hub(tmp_path):
 def test_a_tokenizer_json_knows_what_is_beside_it(hub):
     tok = opened(hub, "huggingface")
     assert tok.bos_id is None and tok.eos_id == 2
-    assert tok.stop_ids == (2, 0) == tuple(format.stop_ids(tok, "tokenizer"))
+    assert tok.stop_ids == (2, 0) == tuple(format.of(tok, "tokenizer").stop_ids)
     assert tok.names == {"eos_token": "<|im_end|>"}
     assert tok.encode("<think>") == [tok.vocab_size - 1]
     assert not {0, 1, 2} & set(tok.encode("<|endoftext|><|im_start|><|im_end|>"))
     (found,) = special_tokens.encode(tok, ["é<|im_end|>\n"])
     assert found.ids.tolist()[-2] == 2 and found.starts.tolist() == [0, 0, 1, 11]
     turns = (("user", "the day"),)
-    ids = format.prompt_ids(tok, turns, "tokenizer", False)
+    ids = format.of(tok, "tokenizer").prompt_ids(turns, False)
     assert ids[0] == 1 and ids.count(2) == 1
     row = records.Chat((*turns, ("assistant", "a")), tools=({"name": "f"},))
     options = dict(format="tokenizer", train_on="all", bos=False)

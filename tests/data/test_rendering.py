@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates: rendered as transformers does, and kept from harm and from endlessness."""
 
-import concurrent.futures
 import datetime
 import importlib.util
 import pathlib
 
 import pytest
 
-from alignjax import errors
+from alignjax import errors, workers
 from alignjax.data.chat import rendering, templates
-
-pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
 
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 TOOLS = [
@@ -32,6 +29,11 @@ CALL = {
     "id": "a1b2c3d4e",
     "function": {"name": "weigh", "arguments": {"what": "a “cat”"}},
 }
+
+
+def render(source, messages, names=None, *, prompt=False, tools=None, **options):
+    dialogue = rendering.Dialogue(source, messages, prompt, tools)
+    return rendering.render([dialogue], names, **options)[0]
 
 
 def message(role, content, **more):
@@ -153,8 +155,8 @@ def both(source, name, tools, prompt):
     except Exception:  # of the template, and of whatever kind
         texts.append(None)
     try:
-        found = rendering.render(
-            source, DIALOGUES[name], prompt=prompt, tools=tools, names=NAMES, now=now
+        found = render(
+            source, DIALOGUES[name], NAMES, prompt=prompt, tools=tools, now=now
         )
         texts.append((found.text, list(found.spans)))
     except errors.DataError:
@@ -202,8 +204,8 @@ def test_built_in_templates_write_what_the_official_ones_write(name):
             found = []
             for source in (own()[name], sources[OFFICIAL[name]]):
                 try:
-                    text = rendering.render(
-                        source, DIALOGUES[dialogue], prompt=prompt, names=NAMES
+                    text = render(
+                        source, DIALOGUES[dialogue], NAMES, prompt=prompt
                     ).text
                 except errors.DataError:
                     text = None
@@ -242,7 +244,7 @@ WRITTEN = {
 @pytest.mark.parametrize("name", WRITTEN)
 def test_built_in_templates_write_what_they_should(name):
     path = pathlib.Path(templates.__file__).with_name(f"{name}.jinja")
-    found = rendering.render(path.read_text("utf-8"), DIALOGUES["long"], names=NAMES)
+    found = render(path.read_text("utf-8"), DIALOGUES["long"], NAMES)
     assert found.text == WRITTEN[name]
     said = [found.text[start:stop].strip() for start, stop in found.spans]
     assert len(said) == 2 and said[0].startswith("hello")
@@ -251,59 +253,44 @@ def test_built_in_templates_write_what_they_should(name):
 
 def test_a_date_is_the_same_on_any_day():
     source = "{{ strftime_now('%d %b %Y') }}"
-    assert rendering.render(source, []).text == "26 Jul 2024"
+    assert render(source, []).text == "26 Jul 2024"
     now = datetime.datetime(2026, 1, 2)
-    assert rendering.render(source, [], now=now).text == "02 Jan 2026"
+    assert render(source, [], now=now).text == "02 Jan 2026"
 
 
+# What a worker of one second and little memory stops, and what the template is then.
 ENDLESS = {
     "loops": (
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        errors.ConfigError,
+        "{% for a in range(9999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     ),
-    "recursion": (
-        "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}"
-        "{% endif %}{% endfor %}"
+    "a long power": (errors.ConfigError, "{{ 9 ** (9 ** 9) }}"),
+    "memory": (errors.DataError, "{{ messages[0].content * 10 ** 10 }}"),
+    "memory while it is read": (errors.DataError, "{{ 'a' * 10 ** 10 }}"),
+    "depth": (errors.DataError, "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+    "range": (errors.DataError, "{% for a in range(10 ** 9) %}{% endfor %}"),
+    "output": (
+        errors.ConfigError,
+        "{% set b = 'a' * 99999 %}{% for i in range(2000) %}{{ b }}{% endfor %}",
     ),
-    "macros": (
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
-        "{% endmacro %}{{ f(60) }}"
-    ),
-    "depth": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "range": "{% for a in range(10 ** 9) %}{% endfor %}",
-    "product": "{{ 'a' * 10 ** 10 }}",
-    "product of lists": "{{ 10 ** 10 * [0] }}",
-    "power": "{% set ns = namespace(x=9) %}{% for i in range(99) %}"
-    "{% set ns.x = ns.x ** 9 %}{% endfor %}",
-    "doubling": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}"
-    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-    "sums": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}"
-    "{% set ns.x = ns.x + ns.x %}{% endfor %}",
-    "padding": "{{ 'x' | center(10 ** 10) }}",
-    "padding by a method": "{{ 'x'.ljust(10 ** 10) }}",
-    "format": "{{ '{:>9999999999}'.format(1) }}",
-    "hidden format": "{{ '{0:{1}}'.format('a', '>9999999999') }}",
-    "percent": "{{ '%9999999999d' % 1 }}",
-    "star": "{{ '%*d' % (10 ** 10, 1) }}",
-    "replace": "{% set b = 'a' * 99999 %}{{ b.replace('', b) }}",
-    "join": "{% set b = 'a' * 99999 %}{{ range(99999) | join(b) }}",
-    "join of texts": "{{ (['a' * 99999] * 9999) | join }}",
-    "indent": "{{ ('a\n' * 99999) | indent(99999) }}",
-    "json": "{{ (['a' * 99999] * 9999) | tojson }}",
-    "text of a list": "{{ ['a' * 99999] * 9999 }}",
-    "words": "{{ ('a ' * 3000000) | wordwrap(1) }}",
-    "a large join": "{{ ('a' * 4000) | join('b' * 4000) }}",
-    "slices": "{{ [1] | slice(9999999) | list | length }}",
-    "slow slices": "{{ [1] | slice(1000000) | list | length }}" * 99,
-    "slow filters": "{% set b = ('a ' * 400000) | urlize %}" * 999,
-    "sorts": "{% set b = ([2, 1] * 400000) | sort %}" * 999,
-    "output": "{% set b = 'a' * 99999 %}{% for i in range(99999) %}{{ b }}{% endfor %}",
 }
 
 
+@pytest.fixture(scope="module")
+def worker():
+    limits = workers.Limits(cpu_seconds=1, answer_bytes=1 << 27)
+    worker = workers.Worker(rendering.WORKER.function, limits)
+    yield worker
+    worker.close()
+
+
 @pytest.mark.parametrize("name", ENDLESS)
-def test_templates_that_do_not_end_are_stopped(name):
-    with pytest.raises(errors.DataError, match="does not end, or does too much"):
-        rendering.render(ENDLESS[name], DIALOGUES["asked"])
+def test_templates_that_do_not_end_are_stopped(worker, name):
+    error, source = ENDLESS[name]
+    with pytest.raises(error, match=r"data\.chat|the template does too much"):
+        render(source, DIALOGUES["asked"], worker=worker)
+    fine = render("{{ messages[0].content }}", DIALOGUES["asked"], worker=worker)
+    assert fine.text == DIALOGUES["asked"][0]["content"]
 
 
 def test_long_messages_are_written_several_times():
@@ -312,26 +299,7 @@ def test_long_messages_are_written_several_times():
         "{% for m in messages %}{{ m.content }}{{ m.content | trim | tojson }}"
         "{{ m.content.split(' ') | join('_') | upper }}{% endfor %}"
     )
-    assert len(rendering.render(source, long).text) > 15 * 10**6
-
-
-def test_endless_templates_are_stopped_in_threads_at_the_same_step():
-    count = (
-        "{% for a in range(1500) %}{% for b in range(1500) %}{% endfor %}{% endfor %}"
-    )
-    fine = "{% for m in messages %}{{ m.content }}{% endfor %}"
-
-    def told(i):
-        try:
-            return rendering.render(fine if i % 2 else count, DIALOGUES["asked"]).text
-        except errors.DataError as error:
-            return str(error)
-
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(told, range(8)))
-    assert len(set(found)) == 2
-    assert found[1] == DIALOGUES["asked"][0]["content"]
-    assert "more than 1,010,208 turns" in found[0]
+    assert len(render(source, long).text) > 15 * 10**6
 
 
 def test_long_dialogues_have_time_enough():
@@ -341,24 +309,24 @@ def test_long_dialogues_have_time_enough():
         "{% endfor %}"
     )
     many = [message("user", "a" * 99)] * 1500
-    assert rendering.render(source, many).text == "1500" * 1500
+    assert render(source, many).text == "1500" * 1500
 
 
 ESCAPES = {
     "class": "{{ ''.__class__.__mro__ }}",
-    "class by attr": "{{ '' | attr('__class__') }}",
+    "class by attr": "{{ ('' | attr('__class__')).x }}",
     "globals": "{{ self.__init__.__globals__ }}",
-    "globals of a function": "{{ raise_exception.__globals__ }}",
+    "globals of a function": "{{ raise_exception.__globals__.x }}",
     "change": "{{ messages.append(1) }}",
-    "namespace": "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
-    "state": "{{ strftime_now.__closure__ }}",
+    "date": "{{ strftime_now.__self__.x }}",
 }
 
 
+@pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize("name", ESCAPES)
-def test_escapes_from_the_sandbox_are_stopped(name):
+def test_escapes_from_the_sandbox_are_stopped(name, trusted):
     with pytest.raises(errors.DataError, match="what none may do, and was stopped"):
-        rendering.render(ESCAPES[name], DIALOGUES["asked"])
+        render(ESCAPES[name], DIALOGUES["asked"], trusted=trusted)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +343,7 @@ def test_escapes_from_the_sandbox_are_stopped(name):
 )
 def test_what_else_goes_wrong_is_an_error_of_the_data(source):
     with pytest.raises(errors.DataError, match="the template"):
-        rendering.render(source, DIALOGUES["asked"])
+        render(source, DIALOGUES["asked"])
 
 
 @pytest.mark.parametrize(
@@ -397,4 +365,4 @@ def test_what_is_no_template_is_an_error_of_the_config(source, reason):
 def test_generation_inside_of_a_macro_is_refused():
     source = "{% set x %}{% generation %}hi{% endgeneration %}{% endset %}said: {{ x }}"
     with pytest.raises(errors.DataError, match="inside of a macro or a set block"):
-        rendering.render(source, DIALOGUES["asked"])
+        render(source, DIALOGUES["asked"])

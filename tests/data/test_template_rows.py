@@ -22,8 +22,6 @@ from alignjax.data import audit, formats, loader, records
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
 
-pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
-
 CALLS = [{"type": "function", "function": {"name": "weigh", "arguments": {"a": "cat"}}}]
 TOOLS = [{"type": "function", "function": {"name": "weigh", "description": "weighs"}}]
 ROW = {
@@ -127,8 +125,8 @@ def test_a_token_that_is_partly_of_a_reply_counts_and_prompts_stay(tmp_path):
     row = tokens_of(turns, path, tok)
     assert said(row, tok) == "::::b</s>"  # as one token, so all of it
     group = records.Comparison((("user", "a"),), ("::b", "c"), {})
-    ((prompt, (first, other)),) = chat.replies(tok, [group], format=path, bos=False)
-    assert prompt == chat.prompt_ids(tok, turns[:1], path, False)
+    ((prompt, (first, other)),) = chat.of(tok, path).replies([group], False)
+    assert prompt == chat.of(tok, path).prompt_ids(turns[:1], False)
     assert named(tok, first) == "::b</s>" and named(tok, other) == "c</s>"
 
 
@@ -176,7 +174,7 @@ def test_masks_are_those_of_transformers(tmp_path):
         ours = np.array(row.weights) > 0
         apart = np.flatnonzero(ours != (mask > 0))
         assert {named(tok, [row.ids[i]]) for i in apart} <= {"\n"}, which
-        stops = chat.stop_ids(tok, template(tmp_path, source, which))
+        stops = chat.of(tok, template(tmp_path, source, which)).stop_ids
         assert all(row.ids[i - 1] in stops and not ours[i] for i in apart)
         assert ours.sum() > 10
 
@@ -193,7 +191,7 @@ def load_pair() -> records.Source:
     "format, start", [("chatml", "<|im_start|>"), ("mistral", "[INST]")]
 )
 def test_long_prompts_are_cut_where_a_turn_begins(tmp_path, format, start):
-    assert chat.cuts(TOK, format, True) == (1, (TOK.control[start],))
+    assert chat.of(TOK, format).cuts(True) == (1, (TOK.control[start],))
     cfg = loader.DataConfig(
         sources={"a": {"kind": "test_template_rows:load_pair"}},
         validation_fraction=0,

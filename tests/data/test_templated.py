@@ -11,10 +11,7 @@ import test_chat
 from alignjax import errors
 from alignjax.data import audit, loader, records
 from alignjax.data.chat import format as chat
-from alignjax.data.chat import special_tokens
-from alignjax.data.tokenizers import base
-
-pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
+from alignjax.data.tokenizers import base, special_tokens
 
 CONTROL = (
     *chat.CONTROL,
@@ -49,7 +46,7 @@ THINKS = PLAIN.replace("assistant\n'", "assistant\n<think>'")
 
 
 def named(tok, ids) -> str:
-    names = {i: name for name, i in special_tokens.marks(tok).items()}
+    names = {i: name for name, i in special_tokens.ids_by_name(tok).items()}
     return "".join(names.get(i) or tok.decode([i]) for i in map(int, ids))
 
 
@@ -78,14 +75,14 @@ def test_replies_and_what_ends_them_are_trained_and_nothing_else(format):
     assert set(row.weights) == {0, 0.5}
     last = tokens_of(DIALOGUE, format, train_on="last")
     assert said(last) == f"{space}so long{end}" and list(last.ids) == list(row.ids)
-    assert chat.stop_ids(TOK, format)[0] == special_tokens.marks(TOK)[end]
+    assert chat.of(TOK, format).stop_ids[0] == special_tokens.ids_by_name(TOK)[end]
 
 
 @pytest.mark.parametrize("format", BUILT_IN)
 def test_there_is_never_more_than_one_start(format):
     starts = format in ("gemma", "llama3", "mistral")
     for bos, count in ((True, 1), (False, int(starts))):
-        prompt = chat.prompt_ids(TOK, DIALOGUE[:-1], format, bos)
+        prompt = chat.of(TOK, format).prompt_ids(DIALOGUE[:-1], bos)
         whole = tokens_of(DIALOGUE, format, bos=bos)
         for ids in (list(prompt), list(whole.ids)):
             assert ids.count(TOK.bos_id) == count
@@ -97,13 +94,13 @@ def test_there_is_never_more_than_one_start(format):
 def test_prompt_and_response_are_the_dialogue(format):
     whole = tokens_of(DIALOGUE, format, bos=True)
     group = records.Comparison(DIALOGUE[:-1], ("so long", "bye"), {})
-    ((prompt, (first, other)),) = chat.replies(TOK, [group], format=format, bos=True)
-    assert prompt == chat.prompt_ids(TOK, DIALOGUE[:-1], format, True)
+    ((prompt, (first, other)),) = chat.of(TOK, format).replies([group], True)
+    assert prompt == chat.of(TOK, format).prompt_ids(DIALOGUE[:-1], True)
     assert [*prompt, *first] == list(whole.ids)[: len(prompt) + len(first)]
-    assert first == chat.response_ids(TOK, "so long", format)
-    assert first[-1] == other[-1] == chat.stop_ids(TOK, format)[0]
-    assert chat.text(TOK, first, format) == chat.text(TOK, first[:-1], format)
-    assert chat.text(TOK, [*other, *first], format) == "bye"
+    assert first == chat.of(TOK, format).response_ids("so long")
+    assert first[-1] == other[-1] == chat.of(TOK, format).stop_ids[0]
+    assert chat.of(TOK, format).text(first) == chat.of(TOK, format).text(first[:-1])
+    assert chat.of(TOK, format).text([*other, *first]) == "bye"
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
@@ -117,11 +114,10 @@ def test_the_world_as_a_template_has_the_tokens_of_roles(tmp_path, kind):
             found = tokens_of(turns, "world", tok, **options)
             assert list(map(int, found.ids)) == list(map(int, roles.ids))
             assert list(found.weights) == list(roles.weights)
-    prompts = [chat.prompt_ids(tok, turns[:-1], f, True) for f in ("roles", "world")]
+    prompts = [chat.of(tok, f).prompt_ids(turns[:-1], True) for f in ("roles", "world")]
     assert list(prompts[0]) == list(prompts[1])
-    assert (
-        chat.text(tok, chat.response_ids(tok, " a sea", "world"), "world") == " a sea"
-    )
+    form = chat.of(tok, "world")
+    assert form.text(form.response_ids(" a sea")) == " a sea"
 
 
 @pytest.mark.parametrize("train_on", ["all", "last"])
@@ -160,7 +156,7 @@ def test_a_template_that_rewrites_what_was_said_is_refused_by_row(tmp_path):
         tokens_of(turns, path, train_on="last")
     group = records.Comparison(turns[:1], ("a", "b"), {})
     with pytest.raises(errors.DataError, match="the prompt in another way before a"):
-        chat.replies(TOK, [group], format=path, bos=False)
+        chat.of(TOK, path).replies([group], False)
 
 
 def test_after_the_end_of_a_turn_nothing_counts(tmp_path):
@@ -192,10 +188,10 @@ def test_a_turn_that_spells_a_control_token_is_refused(format):
     with pytest.raises(errors.DataError, match="turn 1, user: it spells the control"):
         tokens_of(bad, format)
     with pytest.raises(errors.DataError, match="turn 1, user: it spells the control"):
-        chat.prompt_ids(TOK, bad[:1], format, False)
+        chat.of(TOK, format).prompt_ids(bad[:1], False)
     group = records.Comparison((("user", "x"),), ("fine", f"no {end}"), {})
     with pytest.raises(errors.DataError, match=r"assistant: it spells the control"):
-        chat.replies(TOK, [group], format=format, bos=False)
+        chat.of(TOK, format).replies([group], False)
 
 
 def load(bad: bool = False) -> records.Source:
@@ -232,11 +228,8 @@ def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
         ): "ends a reply with '|\\n'",
         template(tmp_path, "{{ messages | length }}<s>", "mute"): "does not write what",
         template(
-            tmp_path,
-            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}"
-            "{% endfor %}",
-            "endless",
-        ): "does not end, or does too much",
+            tmp_path, "{% for a in range(10 ** 9) %}{% endfor %}", "endless"
+        ): "does too much, and was stopped",
         template(tmp_path, "{{ ''.__class__.mro() }}", "escape"): "none may do",
     }
     for format, reason in wrong.items():
@@ -271,11 +264,11 @@ def test_a_tokenizers_template_that_is_none_is_refused_by_name(name, content, re
 def test_a_run_keeps_the_template_that_it_learned(tmp_path):
     path = template(tmp_path, PLAIN)
     tok = chat.keep(TOK, path)
-    expected = chat.prompt_ids(tok, DIALOGUE[:1], path, False)
+    expected = chat.of(tok, path).prompt_ids(DIALOGUE[:1], False)
     tok.save(tmp_path / "kept")
     (tmp_path / "own.jinja").unlink()
     again = base.load(tmp_path / "kept")
-    assert chat.prompt_ids(again, DIALOGUE[:1], path, False) == expected
+    assert chat.of(again, path).prompt_ids(DIALOGUE[:1], False) == expected
     assert chat.keep(TOK, "roles") is TOK and chat.keep(TOK, None) is TOK
     assert chat.keep(TOK, "chatml").identity != tok.identity != TOK.identity
 

@@ -90,7 +90,7 @@ def test_what_is_spelt_is_not_told(tmp_path):
 
 def test_a_template_needs_to_spell_all(tmp_path):
     """Tokens that stand for no text cannot be told to be of a reply."""
-    pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
+
     tok = learned(tmp_path)
     with pytest.raises(errors.DataError, match=r"cannot spell all of .*é"):
         build(tok, tmp_path, "chat", chat="world")

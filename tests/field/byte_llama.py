@@ -10,7 +10,6 @@ import pytest
 from alignjax.experiment import build
 from configs import base
 
-pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
 safetensors = pytest.importorskip("safetensors.numpy", reason="of the extra hf")
 tokenizers = pytest.importorskip("tokenizers", reason="of the extra hf")
 

@@ -10,8 +10,6 @@ from alignjax import analysis, generate
 from alignjax.world.assessment import run_models
 from configs.smoke import dpo, pretrain, sft
 
-pytest.importorskip("jinja2", reason="templates need jinja2, of the extra hf")
-
 pytestmark = pytest.mark.slow  # four runs
 
 ASKED = "what is two plus three?"

@@ -70,7 +70,7 @@ def test_demonstrations_become_dialogues(place):
         replies[-1].append(token)
         if token == end:
             replies.append([])
-    found = sorted(format.text(TOK, ids, "roles") for ids in replies[:-1])
+    found = sorted(format.of(TOK, "roles").text(ids) for ids in replies[:-1])
     # Of a dialogue of several turns each of the assistant's is trained.
     said = [
         text

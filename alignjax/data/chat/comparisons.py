@@ -15,6 +15,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.data import records
+from alignjax.data.chat import faults, templates
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
@@ -47,12 +48,13 @@ def tokenize(
       DataError: a comparison that is none; see `fault`.
     """
     chat.check(tok, format, bos)
+    form = chat.of(tok, format)
     for group in groups:
         if reason := fault(group, data, format):
             raise errors.DataError(reason)
     rows = []
-    said = chat.replies(tok, groups, format=format, bos=bos)
-    for group, (prompt, found) in zip(groups, said, strict=True):
+    replies = form.replies(groups, bos)
+    for group, (prompt, found) in zip(groups, replies, strict=True):
         if reason := _fault_of_tokens(found):
             raise errors.DataError(reason)
         fields = {LENGTHS: (len(prompt), *map(len, found)), WEIGHT: group.weight}
@@ -73,8 +75,8 @@ def fault(group: Any, data: str, format: str = "roles") -> str | None:
     if not isinstance(group, records.Comparison):
         kind = type(group).__name__
         return f"expected responses to a prompt, found {kind}; {data} need them"
-    found = chat.fault_of_prompt(group.prompt, format)
-    found = found or chat.fault_of_weight(group.weight)
+    found = faults.of_prompt(group.prompt, templates.is_literal(format))
+    found = found or faults.of_weight(group.weight)
     for i, text in enumerate(group.responses, start=1):
         if not found and (reason := records.fault_of_text(text)):
             found = f"response {i} of {len(group.responses)}: {reason}"

@@ -1,27 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates in Jinja, rendered as transformers renders them, and bounded.
+"""Chat templates in Jinja, rendered as transformers renders them.
 
 The names and filters are those of `transformers.utils.chat_template_utils`. What is not
-the same from day to day or draw to draw is fixed: the date is `DAY`, unless told, and
-there is no filter `random`. `sandbox` says what keeps a template in its place.
+the same from day to day or draw to draw is fixed: the date is `DAY`, and there is no
+filter `random`. A template runs in jinja2's immutable sandbox; one that is not of this
+package does so in a worker process, which it cannot leave, nor keep busy for long.
 """
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 import datetime
 import functools
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import errors
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+from jinja2 import nodes
 
-# What strftime_now tells, so that the same rows are the same tokens on any day. It is
-# the date that Llama 3.1's template writes where it is told none.
+from alignjax import errors, workers
+
+# What strftime_now returns, so that the same rows are the same tokens on any day. It is
+# the date that Llama 3.1's template writes where it gets none.
 DAY = datetime.datetime(2024, 7, 26)
-
 TAG = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
+
+WORKER = workers.Worker("alignjax.data.chat.rendering:answer")
+
+
+class Dialogue(NamedTuple):
+    """What a template is given.
+
+    Attributes:
+      source: the template.
+      messages: `{"role": ..., "content": ..., ...}`; fields that are None are left out.
+      prompt: whether the assistant is to speak next, `add_generation_prompt`.
+      tools: JSON schemas of functions.
+    """
+
+    source: str
+    messages: Sequence[Mapping[str, Any]]
+    prompt: bool = False
+    tools: Sequence[Mapping[str, Any]] | None = None
 
 
 class Rendered(NamedTuple):
@@ -32,123 +56,201 @@ class Rendered(NamedTuple):
 
 
 def tracks(source: str) -> bool:
-    """Whether the template says itself what a model generates."""
+    """Whether the template marks what a model generates."""
     return bool(TAG.search(source))
 
 
-def check(source: str) -> None:
-    """Raises ConfigError if this is not a template, or jinja2 is not installed."""
-    _compiled(source)
-
-
 def render(
-    source: str,
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    prompt: bool = False,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    dialogues: Sequence[Dialogue],
     names: Mapping[str, Any] | None = None,
-    now: datetime.datetime | None = None,
-) -> Rendered:
-    """The messages as the template writes them.
+    *,
+    trusted: bool = False,
+    now: datetime.datetime = DAY,
+    worker: workers.Worker = WORKER,
+) -> list[Rendered]:
+    """Each dialogue as its template writes it.
 
     Args:
-      messages: `{"role": ..., "content": ..., ...}`; fields that are None are left out.
-      prompt: whether the assistant is to speak next, `add_generation_prompt`.
-      tools: JSON schemas of functions.
-      names: further variables, such as `bos_token`.
-      now: what `strftime_now` tells; None for `DAY`.
+      names: further variables of the templates, such as `bos_token`.
+      trusted: whether the templates are this package's own, and need no worker.
+      now: what `strftime_now` returns.
+      worker: where other templates are rendered.
 
     Raises:
-      ConfigError: as `check` does.
-      DataError: it refuses the messages, leaves the sandbox, does too much, or fails.
+      ConfigError: one is no template, or uses more time or memory than it may.
+      DataError: a template refuses messages, leaves the sandbox, or fails.
     """
-    template, sandbox = _compiled(source), _sandbox()
-    variables = {
-        **(names or {}),
-        "messages": [
-            {name: value for name, value in message.items() if value is not None}
-            for message in messages
+    sources = list(dict.fromkeys(dialogue.source for dialogue in dialogues))
+    request = {
+        "sources": sources,
+        "dialogues": [
+            [
+                sources.index(source),
+                [_without_none(message) for message in messages],
+                prompt,
+                None if tools is None else list(tools),
+            ]
+            for source, messages, prompt, tools in dialogues
         ],
-        "tools": tools,
-        "documents": None,
-        "add_generation_prompt": prompt,
+        "names": dict(names or {}),
+        "now": now.isoformat(),
     }
-    said = _characters([messages, tools])
-    counted = sandbox.counted(now or DAY, len(messages), said)
-    with counted as state, _told(sandbox):
-        text = "".join(map(state.write, template.generate(**variables)))
-    for start, said in state.generated:
-        if not text.startswith(said, start):
-            raise errors.DataError(
-                "the template has {% generation %} inside of a macro or a set block, "
-                "so where it is in the text cannot be told; take it out of there"
-            )
-    return Rendered(text, tuple((s, s + len(said)) for s, said in state.generated))
+    texts = _ask(request, trusted, worker)
+    return [Rendered(text, tuple(map(tuple, spans))) for text, spans in texts]
 
 
-def _characters(value: Any) -> int:
-    """How many are in all texts of a JSON value."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return _characters([*value, *value.values()])
-    return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 0
+def check(source: str, *, trusted: bool = False) -> None:
+    """Raises ConfigError if this is not a template."""
+    request = {"sources": [source], "dialogues": [], "names": {}}
+    _ask({**request, "now": DAY.isoformat()}, trusted, WORKER)
 
 
-@contextlib.contextmanager
-def _told(sandbox) -> Iterator[None]:
-    """Says what went wrong in a template."""
-    known = sandbox.jinja2.exceptions
+def _ask(request: dict[str, Any], trusted: bool, worker: workers.Worker) -> list:
     try:
-        yield
-    except known.SecurityError as error:
-        raise errors.DataError(
-            f"the template does what none may do, and was stopped: {error}"
+        result = answer(request) if trusted else worker.call(request)
+    except TypeError as error:
+        raise errors.DataError(f"messages or tools are not JSON: {error}") from error
+    except workers.WorkerError as error:
+        raise errors.ConfigError(
+            f"data.chat: the template {request['sources'][0]!r:.60} was stopped: "
+            f"{error}; mend it, or take another"
         ) from error
-    except (sandbox.Excess, MemoryError, RecursionError, OverflowError) as error:
-        raise errors.DataError(
-            f"the template does not end, or does too much, and was stopped: {error}"
-        ) from error
-    except known.UndefinedError as error:
-        raise errors.DataError(
-            f"the template asks for what is not there: {error}"
-        ) from error
-    except known.TemplateError as error:
-        raise errors.DataError(f"the template refuses it: {error}") from error
-    except Exception as error:  # a template may raise whatever Python does
-        raise errors.DataError(
-            f"the template fails: {type(error).__name__}: {error}"
-        ) from error
+    if "config" in result:
+        raise errors.ConfigError(f"data.chat: {result['config']}")
+    if "data" in result:
+        raise errors.DataError(result["data"])
+    return result["texts"]
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """`render` on the worker's side: JSON in, JSON out.
+
+    Returns:
+      `{"texts": [[text, spans], ...]}`; or `{"config": reason}` for a source that is no
+      template, or `{"data": reason}` for a dialogue that cannot be rendered.
+    """
+    try:
+        templates = [_compiled(source) for source in request["sources"]]
+    except jinja2.TemplateSyntaxError as error:
+        return {"config": f"no Jinja template: line {error.lineno}: {error.message}"}
+    except Exception as error:  # such as too deep a nesting
+        return {"config": f"the template cannot be read: {_named(error)}"}
+    now = datetime.datetime.fromisoformat(request["now"])
+    texts = []
+    for which, messages, prompt, tools in request["dialogues"]:
+        variables = {
+            **request["names"],
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": prompt,
+            "strftime_now": now.strftime,
+        }
+        try:
+            texts.append(_rendered(templates[which], variables))
+        except Exception as error:  # a template may raise whatever Python does
+            return {"data": _fault(error)}
+    return {"texts": texts}
+
+
+def _rendered(template: jinja2.Template, variables: Mapping[str, Any]):
+    """[the text, the spans of `{% generation %}`]."""
+    output = _Output()
+    token = _OUTPUT.set(output)
+    try:
+        for block in template.generate(variables):
+            output.blocks.append(block)
+            output.size += len(block)
+    finally:
+        _OUTPUT.reset(token)
+    text = "".join(output.blocks)
+    if not all(text.startswith(said, start) for start, said in output.generated):
+        raise jinja2.TemplateError(
+            "{% generation %} is inside of a macro or a set block, so where it is in "
+            "the text cannot be known; take it out of there"
+        )
+    return [text, [[at, at + len(said)] for at, said in output.generated]]
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, jinja2.sandbox.SecurityError):
+        return f"the template does what none may do, and was stopped: {error}"
+    if isinstance(error, (MemoryError, RecursionError, OverflowError)):
+        return f"the template does too much, and was stopped: {_named(error)}"
+    if isinstance(error, jinja2.UndefinedError):
+        return f"the template needs what is not there: {error}"
+    if isinstance(error, jinja2.TemplateError):
+        return f"the template refuses it: {error}"
+    return f"the template fails: {_named(error)}"
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class _Output:
+    """What a template has written so far; `generated` are (start, text) of blocks."""
+
+    def __init__(self):
+        self.blocks: list[str] = []
+        self.size = 0
+        self.generated: list[tuple[int, str]] = []
+
+
+_OUTPUT: contextvars.ContextVar[_Output] = contextvars.ContextVar("output")
+
+
+class _Generation(jinja2.ext.Extension):
+    """The tag `{% generation %}`: around what a model writes."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser):
+        """The block as a call, so that its text is known."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_written", [])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _written(self, caller) -> str:
+        output, text = _OUTPUT.get(), caller()
+        output.generated.append((output.size, text))
+        return text
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(source: str):
-    sandbox = _sandbox()
-    try:
-        with sandbox.counted(DAY):  # constants are worked out here already
-            sandbox.check_size(len(source))
-            return _environment().from_string(source)
-    except sandbox.jinja2.exceptions.TemplateSyntaxError as error:
-        raise errors.ConfigError(
-            f"data.chat: no Jinja template: line {error.lineno}: {error.message}"
-        ) from error
-    except Exception as error:  # such as too deep a nesting
-        raise errors.ConfigError(
-            f"data.chat: the template cannot be read: {type(error).__name__}: {error}"
-        ) from error
+def _compiled(source: str) -> jinja2.Template:
+    return _environment().from_string(source)
 
 
 @functools.cache
-def _environment():
-    return _sandbox().environment()
+def _environment() -> jinja2.Environment:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    # Not the same from one rendering to the next, and a text generator.
+    del environment.filters["random"], environment.globals["lipsum"]
+    return environment
 
 
-def _sandbox():
-    try:
-        from alignjax.data.chat import sandbox
-    except ImportError as error:
-        raise errors.ConfigError(
-            "data.chat: templates need the extra hf: pip install alignjax[hf]"
-        ) from error
-    return sandbox
+def _raise_exception(message):
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """Jinja's own escapes HTML."""
+    return json.dumps(
+        x,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if value is not None}

@@ -71,7 +71,7 @@ def layout(
     Raises:
       ConfigError: sources that lack a value, or have unequal numbers of responses.
     """
-    head, turns = chat.cuts(tok, cfg.chat, cfg.bos)
+    head, turns = chat.of(tok, cfg.chat).cuts(cfg.bos)
     packed = "packed" if cfg.pack == "best_fit" else "padded"
     return Layout(
         name="shared" if cfg.share_prompt else packed,

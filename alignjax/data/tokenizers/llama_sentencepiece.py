@@ -17,8 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from alignjax import errors
-from alignjax.data.chat import special_tokens
-from alignjax.data.tokenizers import base, tokenizer_files, word_cache
+from alignjax.data.tokenizers import (
+    base,
+    special_tokens,
+    tokenizer_files,
+    word_cache,
+)
 
 MODEL = "tokenizer.model"
 # Appended to a serialized model, of which later fields count: normalizer_spec (3) with
@@ -71,7 +75,7 @@ def from_files(
 
     def encode(
         text: str, found: Mapping[str, tokenizer_files.Added]
-    ) -> special_tokens.Marked:
+    ) -> special_tokens.Placed:
         rows = []
         for start, stop, token in _cut(text, found):
             if token is not None:
@@ -86,7 +90,7 @@ def from_files(
                 start, put = start + len(part), False
         columns = zip(*rows, strict=True) if rows else ([], [], [])
         flat = [np.array([x for row in column for x in row], int) for column in columns]
-        return special_tokens.Marked(*flat)
+        return special_tokens.Placed(*flat)
 
     def decode(tokens: Iterable[int]) -> str:
         said, plain, by_id = "", [], {i: name for name, i in ids.items()}

@@ -141,13 +141,13 @@ def plain(tokenizer: Any) -> Format:
 
 def chat(tokenizer: Any, name: str) -> Format:
     """The chat format `name`; see `data.chat`."""
-    bos = tokenizer.bos_id is not None
+    form, bos = chats.of(tokenizer, name), tokenizer.bos_id is not None
     return Format(
         name,
-        prompt=lambda dialogue: chats.prompt_ids(tokenizer, dialogue, name, bos),
-        response=lambda text: chats.response_ids(tokenizer, text, name),
-        stop=tuple(chats.stop_ids(tokenizer, name)),
-        text=lambda ids: chats.text(tokenizer, ids, name),
+        prompt=lambda dialogue: form.prompt_ids(dialogue, bos),
+        response=form.response_ids,
+        stop=form.stop_ids,
+        text=form.text,
         document=lambda text: _document_ids(
             tokenizer, world.as_chat(records.Text(text)), name
         ),

@@ -1,63 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the chat template of a format is: built in, the tokenizer's own, or a file.
+"""Which chat template a format is: built in, the tokenizer's own, or a file.
 
 The built-in ones are the `.jinja` files beside this one.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from alignjax import config, errors, registry
 from alignjax.data.tokenizers import base, tokenizer_files
 
 OWN = "tokenizer"  # the format of the template that came with the tokenizer
 FILE, CONFIG = "chat_template.jinja", tokenizer_files.CONFIG
-_TEMPLATE = f"{CONFIG}.chat_template"
 # The file of a tokenizer that keeps the template that a run learned, and its format.
 KEPT = "alignjax_chat.json"
-# The control tokens that built-in ones need, besides start and end.
-NEEDED = {
-    "chatml": ("<|im_start|>", "<|im_end|>"),
-    "gemma": ("<start_of_turn>", "<end_of_turn>"),
-    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-    "world": ("<system>", "<user>", "<assistant>", "<end>"),
+CONTROL = ("<system>", "<user>", "<assistant>", "<end>")  # of the world's dialogues
+
+
+class BuiltIn(NamedTuple):
+    """A format that comes with this package.
+
+    Attributes:
+      template: the name of its file.
+      tokens: the control tokens that it needs, besides start and end.
+      literal: whether what turns say is text whatever it spells, and no control token;
+        turns are then texts of the system, the user and the assistant, in this order.
+    """
+
+    template: str
+    tokens: tuple[str, ...] = ()
+    literal: bool = False
+
+
+BUILT_IN = {
+    "roles": BuiltIn("world", CONTROL, literal=True),
+    "chatml": BuiltIn("chatml", ("<|im_start|>", "<|im_end|>")),
+    "gemma": BuiltIn("gemma", ("<start_of_turn>", "<end_of_turn>")),
+    "llama3": BuiltIn(
+        "llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    ),
+    "mistral": BuiltIn("mistral"),
+    "world": BuiltIn("world", CONTROL),
 }
+OTHER = BuiltIn("")  # of the tokenizer, or of a file
 
 
-def names() -> list[str]:
-    """The built-in ones."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.jinja"))
+def is_literal(format: str | None) -> bool:
+    """Whether this is a literal format; see `BuiltIn`."""
+    return BUILT_IN.get(format, OTHER).literal
 
 
 def keep(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
     """The tokenizer with the template of this format among its files.
 
     So a run can be read where the path is gone or the built-in one has changed, and
-    what depends on the tokenizer depends on the template. The formats "roles" and
-    "tokenizer" need nothing more.
+    what depends on the tokenizer depends on the template. Formats that are literal
+    never change, and the tokenizer's own is there.
 
     Raises:
       ConfigError: there is no such template.
     """
-    if format in (None, "roles", OWN):
+    if format in (None, OWN) or is_literal(format):
         return tok
     try:
-        template = _named(format)
+        template = _read(format)
     except errors.ConfigError:
-        before = json.loads(tok.files.get(KEPT, b"{}"))
-        if before.get("format") == format:  # as the run before read it
+        if _kept(tok).get("format") == format:  # as the run before read it
             return tok
         raise
-    kept = json.dumps({"format": format, "template": template}).encode()
-    return tok._replace(files={**tok.files, KEPT: kept})
-
-
-def kept(tok: base.Tokenizer) -> str | None:
-    """The template that a run learned, where that is not the tokenizer's own."""
-    found = tok.files.get(KEPT)
-    return None if found is None else json.loads(found)["template"]
+    content = json.dumps({"format": format, "template": template}).encode()
+    return tok._replace(files={**tok.files, KEPT: content})
 
 
 def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
@@ -71,29 +87,40 @@ def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
     """
     if format == OWN:
         return _own(tok, tools)
-    if KEPT in tok.files:
-        found = json.loads(tok.files[KEPT])
-        if found["format"] == format:
-            return found["template"]
-    return _named(format)
+    kept = _kept(tok)
+    return kept["template"] if kept.get("format") == format else _read(format)
 
 
-def there(tok: base.Tokenizer) -> bool:
+def with_tokenizer(tok: base.Tokenizer) -> bool:
     """Whether a template came with the tokenizer, sound or not."""
     return FILE in tok.files or bool(
         tokenizer_files.setting(tok.files, "chat_template")
     )
 
 
-def _named(format: str) -> str:
-    if format in names():
-        return Path(__file__).with_name(f"{format}.jinja").read_text("utf-8")
+@functools.cache
+def sources() -> frozenset[str]:
+    """The built-in templates."""
+    return frozenset(map(_source, BUILT_IN.values()))
+
+
+def _source(entry: BuiltIn) -> str:
+    return Path(__file__).with_name(f"{entry.template}.jinja").read_text("utf-8")
+
+
+def _kept(tok: base.Tokenizer) -> dict[str, str]:
+    return json.loads(tok.files.get(KEPT, b"{}"))
+
+
+def _read(format: str) -> str:
+    if format in BUILT_IN:
+        return _source(BUILT_IN[format])
     path = Path(format).expanduser()
     if path.suffix != ".jinja":
-        known = ["roles", OWN, *names()]
-        remedy = registry.closest(format, known)
+        names = [*BUILT_IN, OWN]
+        remedy = registry.closest(format, names)
         raise errors.ConfigError(
-            f"data.chat: {format!r} is not one of {', '.join(known)}, nor the path of "
+            f"data.chat: {format!r} is not one of {', '.join(names)}, nor the path of "
             f"a .jinja file; {remedy}"
         )
     try:
@@ -108,19 +135,22 @@ def _own(tok: base.Tokenizer, tools: bool) -> str:
             return tok.files[FILE].decode()
         except UnicodeDecodeError as error:
             raise errors.ConfigError(f"{FILE}: {error}; save it as UTF-8") from error
-    found, where = tokenizer_files.setting(tok.files, "chat_template"), _TEMPLATE
-    if isinstance(found, list):  # several, by name
-        entries = [config.expect(entry, dict, where) for entry in found]
-        name = lambda entry: config.expect(entry.get("name"), str, where)
-        several = {name(entry): entry.get("template") for entry in entries}
-        found = several.get("tool_use") if tools else None
-        found = found or several.get("default")
-    if found:
-        config.expect(found, str, where)
-    else:
+    where = f"{CONFIG}.chat_template"
+    template = tokenizer_files.setting(tok.files, "chat_template")
+    if isinstance(template, list):  # several, by name
+        by_name = {}
+        for entry in template:
+            entry = config.expect(entry, dict, where)
+            by_name[config.expect(entry.get("name"), str, where)] = entry.get(
+                "template"
+            )
+        template = (by_name.get("tool_use") if tools else None) or by_name.get(
+            "default"
+        )
+    if not template:
         raise errors.ConfigError(
             'data.chat: "tokenizer", but the tokenizer came with no template: there is '
-            f"neither {FILE} nor chat_template in {CONFIG}; say one of "
-            f"{', '.join(names())}, or the path of a .jinja file"
+            f"neither {FILE} nor chat_template in {CONFIG}; take one of "
+            f"{', '.join(BUILT_IN)}, or the path of a .jinja file"
         )
-    return found
+    return config.expect(template, str, where)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: calls and answers, limits, and starting again."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from alignjax import workers
+
+WORK = f"{__name__}:work"
+
+
+def work(request):
+    """What the workers of these tests do, by the name of it."""
+    name, *rest = request
+    if name == "echo":
+        return rest
+    if name == "pid":
+        return os.getpid()
+    if name == "modules":
+        return sorted(set(sys.modules) & {"jax", "flax", "numpy", "alignjax.workers"})
+    if name == "sleep":
+        time.sleep(rest[0])
+    if name == "loop":
+        while True:
+            pass
+    if name == "memory":
+        return len(bytearray(rest[0]))
+    if name == "answer":
+        return "x" * rest[0]
+    if name == "write":
+        pathlib.Path(rest[0]).write_text("here")
+    if name == "die":
+        os._exit(3)
+    return None
+
+
+@pytest.fixture(scope="module")
+def worker():
+    limits = workers.Limits(1, 60.0, 1 << 28, 1 << 16)
+    worker = workers.Worker(WORK, limits)
+    yield worker
+    worker.close()
+
+
+def test_calls_are_answered_by_one_process_without_jax(worker):
+    values = [1, 2.5, None, "é \ud800 ☃", {"a": [True]}]
+    assert worker.call(["echo", *values]) == values
+    assert worker.call(["pid"]) == worker.call(["pid"]) != os.getpid()
+    assert worker.call(["modules"]) == ["alignjax.workers"]
+
+
+@pytest.mark.parametrize(
+    "request_, reason",
+    [
+        (["loop"], "more than 1 s of processor time"),
+        (["memory", 1 << 29], "MemoryError"),
+        (["answer", 1 << 17], "are the most"),
+        (["die"], "exit code 3"),
+    ],
+)
+def test_what_goes_beyond_a_limit_is_an_error_and_the_next_call_is_not(
+    worker, request_, reason
+):
+    with pytest.raises(workers.WorkerError, match=reason):
+        worker.call(request_)
+    assert worker.call(["echo", 1]) == [1]
+
+
+def test_no_file_can_be_written(worker, tmp_path):
+    with pytest.raises(workers.WorkerError, match="OSError"):
+        worker.call(["write", str(tmp_path / "file")])
+    assert not (tmp_path / "file").exists() or not (tmp_path / "file").read_text()
+
+
+def test_a_slow_worker_is_stopped():
+    worker = workers.Worker(WORK, workers.Limits(wall_seconds=2.0))
+    worker.call(["pid"])
+    start = time.monotonic()
+    with pytest.raises(workers.WorkerError, match="not done after 2 s"):
+        worker.call(["sleep", 60])
+    assert time.monotonic() - start < 30
+    worker.close()
+
+
+def test_a_worker_that_was_killed_is_started_again(worker):
+    first = worker.call(["pid"])
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while worker._process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert worker.call(["pid"]) != first
+
+
+def test_what_is_not_json_is_refused_before_it_is_sent(worker):
+    with pytest.raises(TypeError):
+        worker.call(["echo", object()])
+    assert worker.call(["echo", 1]) == [1]
+
+
+def test_a_worker_ends_with_its_parent():
+    program = (
+        f"from alignjax import workers;print(workers.Worker({WORK!r}).call(['pid']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    pid, deadline = int(done.stdout), time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the worker {pid} is still there")
