@@ -31,8 +31,12 @@ CATALOGUE = {
     "reward": REWARD,
 }
 
-# The values that fields of `Traits` may have.
-DATA = ("pairs", "rankings", "labels", "ratings")
+# The kinds of data that a loss can be of, and the shape of log-probabilities in a dry
+# run. Its sizes differ from one another and from the 2 of a pair: no axis passes for
+# another.
+B, K, A = 5, 3, 4
+SHAPES = {"pairs": (B, 2), "rankings": (B, K), "labels": (B,), "ratings": (B, A)}
+# The values that `Traits.needs` may have.
 OPTIONAL = [f.name for f in dataclasses.fields(types.LogProbs) if f.default is None]
 # Inputs that follow from the batch itself; all others are in `Responses.values`.
 FROM_BATCH = ("weight_B", "present_BK", "present_BA")
@@ -51,7 +55,7 @@ class Traits:
         share one statistic, computed before any of them.
       margin: whether it depends on the log-ratios by their difference alone, so that
         the gradients of chosen and rejected are opposite.
-      data: what one example of the loss is, one of `DATA`.
+      data: what one example of the loss is, one of `SHAPES`.
       normalised: of losses without a reference, whether the implicit reward of a
         response is its log-probability per token rather than the sum.
     """
@@ -89,7 +93,7 @@ def declare(**fields) -> Callable[[Callable], Callable]:
     def decorate(function):
         for field, names, allowed in (
             ("needs", declared.needs, OPTIONAL),
-            ("data", (declared.data,), DATA),
+            ("data", (declared.data,), tuple(SHAPES)),
             ("inputs", declared.inputs, inspect.signature(function).parameters),
         ):
             for name in set(names) - set(allowed):
@@ -201,11 +205,6 @@ def _check_link(link: str, section: Mapping) -> None:
     config.fill(config.fields(function, leading=2), section, "link_options")
 
 
-# Different from one another and from the 2 of a pair, so that no axes are confused.
-B, K, A = 5, 3, 4
-_SHAPES = {"pairs": (B, 2), "rankings": (B, K), "labels": (B,), "ratings": (B, A)}
-
-
 def _dry_run(loss: functools.partial, scores: bool) -> None:
     """Raises ValueError unless the loss returns [B] of what its traits promise it.
 
@@ -214,7 +213,7 @@ def _dry_run(loss: functools.partial, scores: bool) -> None:
     """
     declared = traits(loss)
     array = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
-    x = array(_SHAPES[declared.data])
+    x = array(SHAPES[declared.data])
     groups = x.shape if declared.data in ("pairs", "rankings") else (B, 1)
     arrays = {
         "reward_BK": array(groups),
