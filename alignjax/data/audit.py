@@ -1,39 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens are trained on, and what is wrong with it: the faults that masks have.
+"""Faults of loss masks: which tokens of finished rows are trained on and should not be.
 
-It reads finished rows and the tokenizer, and nothing of the code that made them. A
-thread is what attention sees as one text: a segment, or the beginning of one and a
-branch; each fault is a function that looks at one.
+It reads rows, the tokenizer and renderings of the chat template, and none of the code
+that made the rows. A thread is a text as attention sees it: a segment, or the beginning
+of one with a branch; each fault is a function of a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data import template_marks
+from alignjax import errors
+from alignjax.data import records
 from alignjax.data.chat import format as chat
-from alignjax.data.tokenizers import base
+from alignjax.data.tokenizers import base, special_tokens
 
-# What a token is: the start, before any turn, between turns, a turn's role, text, end.
+# The kind of a token: the start, before any turn, between turns, a turn's role, text,
+# its end.
 START, BEFORE, BETWEEN = "start", "before", "between"
 MARKER, TEXT, END = "marker", "text", "end"
-# Marks of templates, whose presence in a text says that it has been through one.
+# Markers of templates; a text that contains one has been rendered before.
 TEMPLATES = ("<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<start_of_turn>")
 TEMPLATES += ("<|start_header_id|>", "<|eot_id|>", "\n\nHuman:", "\n\nAssistant:")
+# A short dialogue, whose rendering shows the markers of a template.
+PROBE = ("alignjax first", "then alignjax asks", "so alignjax replies")
+PROBE += ("again alignjax asks", "last alignjax replies")
+FEWEST = 3  # fewer tokens, none of them special, could as well be part of a text
 
 
 class Thread(NamedTuple):
     """The first input of a text and all targets, n tokens.
 
     Attributes:
-      where: the row, and which of its texts.
+      where: the row, the segment and the branch.
       ids: ints [n].
       weights: floats [n], of the targets; that of the first is 0.
-      responses: ints [n], whose response it is, 0 for none.
-      whole: whether inputs, targets and positions go together, one after the other.
+      responses: ints [n], the number of the response that each is of, 0 for none.
+      whole: whether inputs, targets and positions are consecutive.
       grouped: whether it is of a group of responses.
     """
 
@@ -46,10 +52,10 @@ class Thread(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What is said between a marker of a role and the next; indices of a thread.
+    """The text between a marker of a role and the next, by indices of a thread.
 
-    `start` is its first token after the marker, `stop` the end of its text; `end` is
-    its `<end>`, or None.
+    `start` is its first token after the marker, `stop` the end of its text, `end` the
+    token that ends it, or None.
     """
 
     role: str
@@ -58,8 +64,8 @@ class Turn(NamedTuple):
     end: int | None
 
 
-class Text(NamedTuple):
-    """A thread with what its tokens are.
+class Parsed(NamedTuple):
+    """A thread with its turns and the kind of each token.
 
     `ends` are the tokens that end turns or documents, `stop` the name of the first.
     """
@@ -73,7 +79,7 @@ class Text(NamedTuple):
 
     @property
     def trained(self) -> list[Turn]:
-        """The assistant's turns of which something counts."""
+        """The assistant's turns with a token of weight."""
         weights = self.thread.weights
         stops = [(t, t.stop if t.end is None else t.end + 1) for t in self.turns]
         return [
@@ -83,14 +89,14 @@ class Text(NamedTuple):
         ]
 
 
-def _no_terminator(text: Text) -> str | None:
+def _no_terminator(text: Parsed) -> str | None:
     for turn in text.trained:
         if turn.end is not None and not text.thread.weights[turn.end]:
             return f"the {text.stop} at {turn.end} is not trained: a model never stops"
     return None
 
 
-def _two_terminators(text: Text) -> str | None:
+def _two_terminators(text: Parsed) -> str | None:
     ids = text.thread.ids.tolist()
     for i in range(1, len(ids)):
         if ids[i] in text.ends and ids[i - 1] in text.ends:
@@ -98,7 +104,7 @@ def _two_terminators(text: Text) -> str | None:
     return None
 
 
-def _user_trained(text: Text) -> str | None:
+def _user_trained(text: Parsed) -> str | None:
     for turn in text.turns:
         stop = turn.stop if turn.end is None else turn.end + 1
         count = np.count_nonzero(text.thread.weights[turn.start : stop])
@@ -107,7 +113,7 @@ def _user_trained(text: Text) -> str | None:
     return None
 
 
-def _prompt_trained(text: Text) -> str | None:
+def _prompt_trained(text: Parsed) -> str | None:
     kinds = np.array(text.kinds)
     outside = np.isin(kinds, [START, BETWEEN, MARKER])
     if text.thread.grouped:
@@ -120,7 +126,7 @@ def _prompt_trained(text: Text) -> str | None:
     return None
 
 
-def _two_starts(text: Text) -> str | None:
+def _two_starts(text: Parsed) -> str | None:
     if text.tok.bos_id is None:
         return None
     at = np.flatnonzero(text.thread.ids == text.tok.bos_id).tolist()
@@ -129,7 +135,7 @@ def _two_starts(text: Text) -> str | None:
     return None
 
 
-def _leak(text: Text) -> str | None:
+def _leak(text: Parsed) -> str | None:
     if not text.thread.whole:
         return "inputs, targets and positions are not those of one text"
     systems = [i for i, turn in enumerate(text.turns) if turn.role == chat.SYSTEM]
@@ -141,7 +147,7 @@ def _leak(text: Text) -> str | None:
     return None
 
 
-def _truncated(text: Text) -> str | None:
+def _truncated(text: Parsed) -> str | None:
     if text.turns and text.turns[-1].end is None:
         return f"the last turn, of the {text.turns[-1].role}, has no {text.stop}"
     for turn in text.trained:
@@ -152,16 +158,16 @@ def _truncated(text: Text) -> str | None:
     return None
 
 
-def _template_inside(text: Text) -> str | None:
+def _template_inside(text: Parsed) -> str | None:
     for turn in text.turns:
-        said = text.tok.decode(text.thread.ids[turn.start : turn.stop].tolist())
-        for mark in (*text.tok.control, *TEMPLATES):
-            if mark in said:
-                return f"the text of the {turn.role} at {turn.start} spells {mark!r}"
+        content = text.tok.decode(text.thread.ids[turn.start : turn.stop].tolist())
+        for marker in (*text.tok.control, *TEMPLATES):
+            if marker in content:
+                return f"the text of the {turn.role} at {turn.start} spells {marker!r}"
     return None
 
 
-def _reply_lost(text: Text) -> str | None:
+def _reply_lost(text: Parsed) -> str | None:
     for turn in text.trained:
         lost = np.flatnonzero(text.thread.weights[turn.start : turn.stop] == 0)
         if len(lost):
@@ -170,11 +176,11 @@ def _reply_lost(text: Text) -> str | None:
     return None
 
 
-def _nothing_trained(text: Text) -> str | None:
+def _nothing_trained(text: Parsed) -> str | None:
     return None if text.thread.weights.any() else "no token of it counts"
 
 
-FAULTS: dict[str, Callable[[Text], str | None]] = {
+FAULTS: dict[str, Callable[[Parsed], str | None]] = {
     "no terminator": _no_terminator,
     "two terminators": _two_terminators,
     "user trained": _user_trained,
@@ -186,7 +192,7 @@ FAULTS: dict[str, Callable[[Text], str | None]] = {
     "reply lost": _reply_lost,
     "nothing trained": _nothing_trained,
 }
-# These are seen without reading what is said.
+# These need no roles.
 PLAIN = ("two starts", "leak", "nothing trained")
 PADDING = "padding trained"
 LENGTHS = "lengths"
@@ -195,21 +201,21 @@ LENGTHS = "lengths"
 def faults(
     rows: Mapping[str, Any], tok: base.Tokenizer, *, format: str | None = "roles"
 ) -> list[str]:
-    """What is wrong with rows, a line each, which begins with the name of the fault.
+    """The faults of rows, a line each, which begins with the name of the fault.
 
     Args:
       rows: of a `dataset.Dataset`, text or groups.
-      format: that of `chat` which they are in; None for plain text, of which only what
-        needs no roles is looked at.
+      format: of the dialogues, see `chat`; None for plain text, which is checked for
+        the faults that need no roles.
     """
-    found = _padding(rows) + _lengths(rows)
+    lines = _padding(rows) + _lengths(rows)
     parse = parser(tok, format)
     for thread in threads(rows):
         text = parse(thread)
         for name, check in FAULTS.items():
             if (format or name in PLAIN) and (reason := check(text)):
-                found.append(f"{name}: {thread.where}: {reason}")
-    return found
+                lines.append(f"{name}: {thread.where}: {reason}")
+    return lines
 
 
 def _padding(rows: Mapping[str, Any]) -> list[str]:
@@ -228,27 +234,27 @@ def _lengths(rows: Mapping[str, Any]) -> list[str]:
     """Groups whose `lengths` are not those of the responses in the row."""
     if "responses" not in rows:
         return []
-    lengths, found = np.asarray(rows["lengths"]), []
+    lengths, lines = np.asarray(rows["lengths"]), []
     size = lengths[0].size if len(lengths) else 0
     for i, row in enumerate(np.asarray(rows["responses"])):
         count = np.bincount(row.ravel(), minlength=size + 1)[1:]
         if count.tolist() != lengths[i].ravel().tolist():
-            found.append(f"{LENGTHS}: row {i}: not what its responses have")
+            lines.append(f"{LENGTHS}: row {i}: not those of its responses")
         silent = (lengths[i] > 0).any(1) & (np.asarray(rows["group_weights"])[i] == 0)
         if silent.any():
-            found.append(f"{LENGTHS}: row {i}: a group that counts nothing")
-    return found
+            lines.append(f"{LENGTHS}: row {i}: a group of weight 0")
+    return lines
 
 
 def threads(rows: Mapping[str, Any]) -> Iterator[Thread]:
-    """All texts of rows; of a segment with branches one for each branch."""
+    """All threads of rows; of a segment with branches, one for each branch."""
     return (thread for _, _, thread in placed(rows))
 
 
 def placed(
     rows: Mapping[str, Any],
 ) -> Iterator[tuple[tuple[int, ...], np.ndarray, Thread]]:
-    """(the sequence, the places in it, the text) of all texts of rows."""
+    """The index of its sequence, its positions there, and each thread of rows."""
     grouped = "responses" in rows
     shape = rows["inputs"].shape
     flat = {
@@ -268,7 +274,7 @@ def placed(
             for branch in np.unique(branches[s][inside]).tolist():
                 several = branches[s][inside].any()
                 if several and not branch:
-                    continue  # the beginning, which every branch has
+                    continue  # the beginning, which is part of every branch
                 at = np.flatnonzero(inside & np.isin(branches[s], [0, branch]))
                 where = f"{row}, segment {segment}"
                 where += f", branch {branch}" if several else ""
@@ -290,44 +296,126 @@ def _whole(one: Mapping[str, np.ndarray], together: bool) -> bool:
     return bool(together and shifted and counted)
 
 
-def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Text]:
-    """What reads threads of a format: their turns, and what each token is."""
+def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Parsed]:
+    """The function that finds the turns of threads of a format; None for plain text.
+
+    Raises:
+      ConfigError: a format that the tokenizer cannot write.
+    """
     if format is None:
-        return lambda thread: Text(thread, [], [], tok, frozenset(), "")
-    shape = template_marks.of(tok, format)
-    return lambda thread: _parse(thread, tok, shape)
+        return lambda thread: Parsed(thread, [], [], tok, frozenset(), "")
+    markers = _markers(tok, format)
+    return lambda thread: _parse(thread, tok, markers)
 
 
-def said(text: Text) -> list[str]:
-    """Whose turn each token of a thread is of; what is before a turn is of it."""
-    roles = [""] * len(text.kinds)
+def roles(text: Parsed) -> list[str]:
+    """The role of each token of a thread; that before a turn is part of the turn."""
+    out = [""] * len(text.kinds)
     before = 0
     for turn in text.turns:
         stop = turn.stop if turn.end is None else turn.end + 1
-        roles[before:stop] = [turn.role] * (stop - before)
+        out[before:stop] = [turn.role] * (stop - before)
         before = stop
-    return roles
+    return out
 
 
-def _parse(thread: Thread, tok: base.Tokenizer, shape: template_marks.Shape) -> Text:
+class Marker(NamedTuple):
+    """Tokens that a template writes between two turns.
+
+    Attributes:
+      ids: the tokens.
+      role: of the turn after them, or None.
+      end: the index of the id that ends the turn before, or None.
+    """
+
+    ids: tuple[int, ...]
+    role: str | None
+    end: int | None
+
+
+class Markers(NamedTuple):
+    """The markers of a template, the longest first, and the tokens that end turns."""
+
+    markers: tuple[Marker, ...]
+    stop_ids: frozenset[int]
+    stop: str
+
+    def at(self, ids: Sequence[int], i: int) -> Marker | None:
+        """The marker that starts at index i."""
+        for marker in self.markers:
+            if tuple(ids[i : i + len(marker.ids)]) == marker.ids:
+                return marker
+        return None
+
+
+def _markers(tok: base.Tokenizer, format: str) -> Markers:
+    """The markers of a template, from renderings of short dialogues."""
+    form = chat.of(tok, format)
+    markers: dict[Marker, None] = {}
+    for turns in (
+        ("user", "assistant", "user", "assistant"),
+        ("system", "user", "assistant", "user", "assistant"),
+    ):
+        try:
+            markers |= dict.fromkeys(_markers_between(form, turns))
+        except errors.DataError:  # such as a template without system turns
+            continue
+    # A response of a group ends where its turn does.
+    markers |= {Marker((stop,), None, 0): None for stop in form.stop_ids}
+    names = {i: name for name, i in special_tokens.ids_by_name(tok).items()}
+    return Markers(
+        markers=tuple(sorted(markers, key=lambda marker: -len(marker.ids))),
+        stop_ids=frozenset(form.stop_ids),
+        stop=names.get(form.stop_ids[0], str(form.stop_ids[0])),
+    )
+
+
+def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker]:
+    turns = list(zip(roles, PROBE[-len(roles) :], strict=True))
+    ((text, _),) = form.render([chat.Request(turns)])
+    (tokens,) = form.encode([text])
+    ids, at, markers = tokens.ids.tolist(), 0, []
+    for i, (role, content) in enumerate([*turns, (None, "")]):
+        start, stop = at, text.find(content, at) if content else len(text)
+        if stop < 0:
+            return markers
+        if role == records.ASSISTANT:  # up to the end of the prompt of a generation
+            ((prompt, _),) = form.render([chat.Request(turns[:i], prompt=True)])
+            stop = len(prompt) if text.startswith(prompt) else stop
+        inside = (tokens.starts >= start) & (tokens.stops <= stop) & (stop > start)
+        between = [token for token, yes in zip(ids, inside, strict=True) if yes]
+        if between and between[0] == form.tok.bos_id:
+            between = between[1:]
+        if len(between) >= FEWEST or {*between} & {*form.tok.control.values()}:
+            ends = [n for n, token in enumerate(between) if token in form.stop_ids]
+            end = ends[0] if ends and i else None
+            markers.append(Marker(tuple(between), role, end))
+            # A row may begin after the end of a turn.
+            rest = () if end is None else tuple(between[end + 1 :])
+            if role and {*rest} & {*form.tok.control.values()}:
+                markers.append(Marker(rest, role, None))
+        at = text.find(content, at) + len(content)
+    return markers
+
+
+def _parse(thread: Thread, tok: base.Tokenizer, markers: Markers) -> Parsed:
     kinds, turns, role, start = [], [], None, 0
     ids = thread.ids.tolist()
     while len(kinds) < len(ids):
         i = len(kinds)
-        mark = shape.at(ids, i)
-        if mark is None:
-            started = MARKER in kinds
-            outside = BETWEEN if started else BEFORE
+        marker = markers.at(ids, i)
+        if marker is None:
+            outside = BETWEEN if MARKER in kinds else BEFORE
             kinds.append(TEXT if role else START if ids[i] == tok.bos_id else outside)
             continue
-        kinds += [MARKER] * len(mark.ids)
-        if mark.end is not None:
-            kinds[i + mark.end] = END
+        kinds += [MARKER] * len(marker.ids)
+        if marker.end is not None:
+            kinds[i + marker.end] = END
         if role is not None:
-            end = None if mark.end is None else i + mark.end
+            end = None if marker.end is None else i + marker.end
             turns.append(Turn(role, start, i, end))
-        role, start = mark.role, len(kinds)
+        role, start = marker.role, len(kinds)
     if role is not None and (start < len(ids) or role != chat.ASSISTANT):
         turns.append(Turn(role, start, len(ids), None))
-    ends = shape.stop_ids | {tok.eos_id}
-    return Text(thread, turns, kinds, tok, ends, shape.stop)
+    ends = markers.stop_ids | {tok.eos_id}
+    return Parsed(thread, turns, kinds, tok, ends, markers.stop)

@@ -46,17 +46,17 @@ def spelled(tok: base.Tokenizer) -> list[str]:
 
 
 def roles(rows: Mapping[str, Any], tok: base.Tokenizer, format: str) -> np.ndarray:
-    """Whose turn each target is of, text; the shape of `rows["targets"]`.
+    """The role of the turn of each target, as text [..., T].
 
-    What all branches share is told of the first.
+    Targets that several branches share have that of the first branch.
     """
-    found = np.full(rows["targets"].shape, "", object)
+    out = np.full(rows["targets"].shape, "", object)
     parse = audit.parser(tok, format)
     for place, at, thread in audit.placed(rows):
-        said = np.array([role or "-" for role in audit.said(parse(thread))], object)
-        new = [t for t in at if not found[(*place, t)]]
-        found[place][new] = said[1:][np.isin(at, new)]
-    return found
+        names = np.array([role or "-" for role in audit.roles(parse(thread))], object)
+        new = [t for t in at if not out[(*place, t)]]
+        out[place][new] = names[1:][np.isin(at, new)]
+    return out
 
 
 def table(
