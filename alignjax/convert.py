@@ -22,7 +22,7 @@ from alignjax.analysis import run, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base as tokenizers
 from alignjax.huggingface import folder as folders
-from alignjax.huggingface import merged, peft, save
+from alignjax.huggingface import layout, peft, save
 from alignjax.models import lora
 from alignjax.storage import atomic, fingerprint, tensor_files
 
@@ -208,7 +208,7 @@ def plan_export(
     opened = run.open_run(path, step)
     opened = opened.at(opened.meta()["step"])  # all that is read is of one step
     c = opened.model.config
-    leaves = merged.merge(opened.leaves(), c)
+    leaves = layout.merge(opened.leaves(), c)
     plan = save.plan(
         leaves,
         opened.config["model"]["family"],

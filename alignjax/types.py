@@ -214,7 +214,8 @@ class Model(NamedTuple):
       config: the frozen dataclass that it was built from.
       init: `(key) -> Params` whose leaves are boxed with the names of their axes.
       hidden: `(params, sequences, key=None) -> x_BTD` in the compute dtype; `key`
-        turns dropout and noise on.
+        turns dropout and noise on. With `every_layer=True` it gives the embeddings and
+        the output of every layer before the last norm, float32 [L + 1, B, T, D].
       unembed: `(params, x_BTD) -> logits_BTV`, float32. Apart from `hidden` so that
         log-probabilities can be computed in chunks of time.
       init_cache: `(batch, length) -> cache`, room for `length` tokens a row.

@@ -137,7 +137,7 @@ def check_options(options: argparse.Namespace) -> None:
 def describe_import(plan: convert.Import) -> list[str]:
     """What will be done, before it is."""
     folder, count = plan.folder, sum(x.size for x in plan.folder.leaves.values())
-    files = {t.path for x in folder.leaves.values() for t, _, _ in x.held.values()}
+    files = {t.path for x in folder.leaves.values() for t, _, _ in x.pieces.values()}
     kinds = sorted({str(x.dtype) for x in folder.leaves.values()})
     lines = [
         f"import {folder.path}",

@@ -12,7 +12,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from alignjax.models import decoder_config, families, names
+from alignjax.huggingface import config_json
+from alignjax.models import decoder_config, families
 
 
 def timed(
@@ -62,7 +63,7 @@ def in_transformers(family: str, c: decoder_config.DecoderConfig, seed: int = 0)
     import transformers
 
     torch.manual_seed(seed)
-    said = names.config_json(families.module(family), c)
+    said = config_json.write(c, families.find(family))
     shape = transformers.AutoConfig.for_model(**said)
     return transformers.AutoModelForCausalLM.from_config(
         shape, attn_implementation="sdpa"

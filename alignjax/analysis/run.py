@@ -27,7 +27,7 @@ from alignjax.analysis import stores
 from alignjax.checkpoint import step_folders
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
-from alignjax.huggingface import folder, recognition
+from alignjax.huggingface import folder
 from alignjax.models import quantized
 from alignjax.objectives import logprobs
 from alignjax.sampling import request
@@ -47,7 +47,7 @@ def open_run(path: str | pathlib.Path, step: int | None = None) -> Run:
       ConfigError: it is a Hugging Face folder that cannot be read; says why.
     """
     path, name = pathlib.Path(path).expanduser().absolute(), str(path)
-    if name.startswith(folder.HUB) or recognition.is_folder(path):
+    if name.startswith(folder.HUB) or folder.is_folder(path):
         store = stores.hugging_face(folder.open_folder(folder.find(name)))
     else:
         store = stores.workdir(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far apart two opened models are: layer by layer, in their logits, bit by bit."""
+"""How much two opened models differ: in each layer, in their logits, bit by bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import errors, models, types
-from alignjax.models import hidden_states as states
 
 FORMAT = 1
 # A row is longer than the windows of models made small for tests.
@@ -23,23 +22,23 @@ PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "numpy")
 
 
 def make(first, second, *, dtype: str = "float32", outside: Callable | None = None):
-    """The certificate, as JSON: how far `second` is from `first`.
+    """The certificate, as JSON: how much `second` differs from `first`.
 
     Both are run on the same tokens in the same way, so that for equal parameters every
     difference is exactly 0.
 
     Args:
-      first, second: as `checkpoint.open_run` gives them.
-      dtype: of activations; parameters are computed with as they are.
+      first, second: from `alignjax.open_run`.
+      dtype: of activations; parameters have their own.
       outside: tokens [B, T] -> (hidden states [L + 1, B, T, D] before the last norm,
         but for the last, which is after it; logits [B, T, V]) of the same model by
-        another implementation, which `second` is compared with.
+        another implementation, to compare `second` with.
 
     Returns:
       `layers`: for the embedding and each layer max |difference| of hidden states, and
       the largest of them, for scale. `logits`: max |difference| and the mean and
-      largest KL(first || second) in nats. `digests`: of the parameters of both, and
-      whether they are equal. `tokens`: what was read. `versions`.
+      largest KL(first || second) in nats. `first`, `second`: each run, with the digest
+      of its parameters. `same_parameters`, `tokens`, `versions`.
 
     Raises:
       ConfigError: models of different shapes.
@@ -53,14 +52,13 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
         )
     rows = _rows(models_[0])
     with jax.default_matmul_precision("highest"):
-        found = [
+        (layers_1, _, logits_1), (layers_2, last_2, logits_2) = (
             _computed(m, r, rows) for m, r in zip(models_, (first, second), strict=True)
-        ]
+        )
         if outside is not None:
-            theirs = outside(rows.inputs)
-    (states_1, _, logits_1), (states_2, _, logits_2) = found
+            outside_layers, outside_logits = outside(rows.inputs)
     digests = [run.digest() for run in (first, second)]
-    made = {
+    certificate = {
         "format": FORMAT,
         "first": _described(first, digests[0]),
         "second": _described(second, digests[1]),
@@ -72,32 +70,33 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
             "seed": SEED,
             "sha256": hashlib.sha256(rows.inputs.tobytes()).hexdigest(),
         },
-        "layers": _apart_by_layer(states_1, states_2),
-        "logits": _apart(logits_1, logits_2),
+        "layers": _layer_differences(layers_1, layers_2),
+        "logits": _logit_differences(logits_1, logits_2),
         "versions": versions(),
     }
     if outside is not None:
-        # The last of theirs is after the norm.
-        mine = np.concatenate([states_2[:-1], found[1][1][None]])
-        made["outside"] = {
-            "layers": _apart_by_layer(theirs[0], mine),
-            "logits": _apart(theirs[1], logits_2),
+        # Its last layer is after the norm.
+        layers_2 = np.concatenate([layers_2[:-1], last_2[None]])
+        certificate["outside"] = {
+            "layers": _layer_differences(outside_layers, layers_2),
+            "logits": _logit_differences(outside_logits, logits_2),
         }
-    return made
+    return certificate
 
 
-def summary(made: dict) -> str:
-    """What a certificate says, in a line or two."""
-    same = "the same" if made["same_parameters"] else "other"
-    lines = [f"{same} parameters, bit for bit; {_in_words(made)}"]
-    if "outside" in made:
-        lines.append(f"beside another implementation: {_in_words(made['outside'])}")
+def summary(certificate: dict) -> str:
+    """A certificate in a line or two."""
+    same = "the same" if certificate["same_parameters"] else "other"
+    lines = [f"{same} parameters, bit for bit; {_in_words(certificate)}"]
+    if "outside" in certificate:
+        words = _in_words(certificate["outside"])
+        lines.append(f"beside another implementation: {words}")
     return "\n".join(lines)
 
 
-def _in_words(found: dict) -> str:
-    states = max(layer["max_abs_delta"] for layer in found["layers"])
-    logits = found["logits"]
+def _in_words(differences: dict) -> str:
+    states = max(layer["max_abs_delta"] for layer in differences["layers"])
+    logits = differences["logits"]
     return (
         f"hidden states differ by {states:.2e} at most, logits by "
         f"{logits['max_abs_delta']:.2e}, KL {logits['kl_max']:.2e}"
@@ -105,14 +104,14 @@ def _in_words(found: dict) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that computed."""
-    found = {"python": platform.python_version()}
+    """Of Python and of the packages that compute."""
+    numbers = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
+            numbers[name] = "not installed as a package"
+    return numbers
 
 
 def _model(run, dtype: str) -> types.Model:
@@ -129,18 +128,18 @@ def _rows(model: types.Model) -> types.Sequences:
 
 
 def _computed(model: types.Model, run, rows: types.Sequences):
-    """States [L + 1, B, T, D], the normalised last [B, T, D] and logits [B, T, V]."""
+    """Layers [L + 1, B, T, D], the normalised last [B, T, D] and logits [B, T, V]."""
 
-    def last(params):
+    def computed(params):
         x_BTD = model.hidden(params, rows)
-        return x_BTD.astype(jnp.float32), model.unembed(params, x_BTD)
+        layers_LBTD = model.hidden(params, rows, every_layer=True)
+        return layers_LBTD, x_BTD.astype(jnp.float32), model.unembed(params, x_BTD)
 
     params = jax.device_put(run.params())
-    found = (states.reader(model.config)(params, rows), *jax.jit(last)(params))
-    return tuple(np.asarray(x) for x in found)
+    return tuple(np.asarray(x) for x in jax.jit(computed)(params))
 
 
-def _apart_by_layer(a_LBTD: np.ndarray, b_LBTD: np.ndarray) -> list[dict[str, Any]]:
+def _layer_differences(a_LBTD: np.ndarray, b_LBTD: np.ndarray) -> list[dict[str, Any]]:
     return [
         {
             "layer": "embedding" if i == 0 else i - 1,
@@ -151,7 +150,7 @@ def _apart_by_layer(a_LBTD: np.ndarray, b_LBTD: np.ndarray) -> list[dict[str, An
     ]
 
 
-def _apart(a_BTV: np.ndarray, b_BTV: np.ndarray) -> dict[str, float]:
+def _logit_differences(a_BTV: np.ndarray, b_BTV: np.ndarray) -> dict[str, float]:
     logs = [np.asarray(jax.nn.log_softmax(np.float64(x))) for x in (a_BTV, b_BTV)]
     logs = [x.astype(np.float64) for x in logs]
     kl_BT = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1)
@@ -163,11 +162,11 @@ def _apart(a_BTV: np.ndarray, b_BTV: np.ndarray) -> dict[str, float]:
 
 
 def _described(run, digest: str) -> dict[str, Any]:
-    described = run.meta()["leaves"]
+    meta = run.meta()
     return {
         "path": str(run.path),
-        "step": run.meta()["step"],
+        "step": meta["step"],
         "family": run.config["model"]["family"],
-        "dtypes": sorted({leaf["dtype"] for leaf in described.values()}),
+        "dtypes": sorted({leaf["dtype"] for leaf in meta["leaves"].values()}),
         "digest": digest,
     }

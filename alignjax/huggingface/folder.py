@@ -7,21 +7,25 @@ folder.section, folder.leaves["layers/q/kernel"][3], folder.tokenizer()
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import jax
+import numpy as np
 
 from alignjax import config, errors, models
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base as tokenizers
 from alignjax.data.tokenizers import huggingface
-from alignjax.huggingface import layout, leaves, matching
-from alignjax.models import names
-from alignjax.storage import filenames, json_files, tensor_files
+from alignjax.huggingface import config_json, layout
+from alignjax.models import families
+from alignjax.storage import filenames, fingerprint, json_files, tensor_files
 
 HUB = "hf:"
 # What is fetched of a repository: nothing that could be run, nothing pickled, and no
@@ -29,29 +33,37 @@ HUB = "hf:"
 WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 UNWANTED = ("*/*", "consolidated*")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What we compute in where their weights are of another kind: no number of theirs is
-# lost. `model.dtype` says otherwise.
+# Dtype of the weights: a dtype of activations in which none of their values is lost.
 COMPUTE = {"bfloat16": "bfloat16", "float32": "float32", "float16": "float32"}
 SCORES = "ForSequenceClassification"
 HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", SCORES)
+TIED = "lm_head.weight"
+# Buffers that older versions of transformers saved and every version computes anew, and
+# the parts of models that see.
+IGNORED = (
+    r".*\.rotary_emb\.(inv_freq|cos_cached|sin_cached)",
+    r"(.*\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask of GPT-2
+    r".*\bposition_ids",
+    r"(model\.)?(vision_tower|vision_model|multi_modal_projector)\..*",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Folder:
-    """What a folder holds.
+    """A folder whose files fit together.
 
     Attributes:
       path: of the folder.
       json: its config.json.
       section: the section `model` of a config that describes its model.
-      leaves: `{path of ours: Leaf}`, every parameter of the model.
-      ignored: tensors that no parameter is made of, and that change nothing.
+      leaves: `{path: Leaf}`, every parameter of the model.
+      ignored: names of tensors that no parameter needs.
     """
 
     path: pathlib.Path
     json: dict
     section: dict
-    leaves: Mapping[str, leaves.Leaf]
+    leaves: Mapping[str, layout.Leaf]
     ignored: tuple[str, ...]
 
     @property
@@ -59,7 +71,7 @@ class Folder:
         return tokenizer_kind(self.path) is not None
 
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """Its tokenizer. Raises ConfigError, DataError where there is none we read."""
+        """Raises ConfigError or DataError where there is none that can be read."""
         return self._tokenizer
 
     @functools.cached_property
@@ -74,32 +86,47 @@ class Folder:
     @functools.cached_property
     def bos(self) -> bool:
         """Whether its tokenizer puts its start token before a text."""
-        known = _json(self.path / "tokenizer_config.json")
-        if known.get("add_bos_token") is not None:
-            return bool(known["add_bos_token"])
+        settings = _json(self.path / "tokenizer_config.json")
+        if settings.get("add_bos_token") is not None:
+            return bool(settings["add_bos_token"])
         if not (self.path / "tokenizer.json").is_file():
             return self.has_tokenizer  # sentencepiece models of Llama and Gemma do
-        name = known.get("bos_token")
-        name = name.get("content") if isinstance(name, dict) else name
+        token = settings.get("bos_token")
+        token = token.get("content") if isinstance(token, dict) else token
         processor = _json(self.path / "tokenizer.json").get("post_processor")
-        return name is not None and json.dumps(name) in json.dumps(processor)
+        return token is not None and json.dumps(token) in json.dumps(processor)
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    """Whether a directory looks like such a folder, sound or not; a run's does not."""
+    if (path / "checkpoints").is_dir():
+        return False
+    patterns = ("*.safetensors", "pytorch_model*.bin", "adapter_config.json")
+    if any(any(path.glob(pattern)) for pattern in patterns):
+        return True
+    try:
+        keys = _json(path / "config.json")
+    except errors.ConfigError:
+        return False
+    return bool({"model_type", "architectures"}.intersection(keys))
 
 
 def find(name: str) -> pathlib.Path:
-    """The folder that `name` means: a path, or a repository of the hub.
+    """The folder of that name: a path, or a repository of the hub.
 
-    A name that begins with `hf:` may be either; where there is such a folder it wins.
-    Of a repository the newest version is fetched, or without a network the one that is
-    in the hub's cache.
+    A name that begins with `hf:` may be either; a folder that exists wins. Of a
+    repository the newest version is fetched, or without a network the one in the hub's
+    cache is taken.
 
     Raises:
       ConfigError: it is neither, or the hub cannot be reached.
     """
-    asked = name.removeprefix(HUB)
-    path = pathlib.Path(asked).expanduser()
+    repository = name.removeprefix(HUB)
+    path = pathlib.Path(repository).expanduser()
     if path.exists():
         return path
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", asked) or not name.startswith(HUB):
+    plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository)
+    if not plain or not name.startswith(HUB):
         raise errors.ConfigError(
             f"{name}: there is no such folder, and it is no repository's name such as "
             "hf:Qwen/Qwen3-4B; check the path"
@@ -114,7 +141,7 @@ def find(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(
             huggingface_hub.snapshot_download(
-                asked, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+                repository, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
             )
         )
     except Exception as error:  # of the library, of its transport, of the network
@@ -127,40 +154,43 @@ def find(name: str) -> pathlib.Path:
 
 
 def open_folder(path: str | pathlib.Path) -> Folder:
-    """The folder at `path`, once all that is in it fits together.
+    """The folder at `path`, once all files in it fit together.
 
     Raises:
       ConfigError: every problem that can be seen together: of config.json, of the
         files of weights, of tensors that are missing, too many or of another shape, of
-        a tokenizer that the embedding has no rows for.
+        a tokenizer with more tokens than the embedding has rows.
       DataError: a tokenizer that cannot be read.
     """
     path = pathlib.Path(path).expanduser().absolute()
-    known = _config(path)
-    _refuse_code(path, known)
-    family = _family(path, known)
+    hf = _config(path)
+    _refuse_code(path, hf)
     try:
-        section = dict(family.fields(known))
+        family = config_json.family_of(hf)
+        if hf.get("quantization_config"):
+            raise errors.ConfigError(
+                "config.json.quantization_config: the weights are quantised; take the "
+                "folder in bfloat16 that they were made of"
+            )
+        section = config_json.read(hf, family)
     except errors.ConfigError as error:
-        problems = [f"{path}: {p}" for p in error.problems]
-        raise errors.ConfigError(problems) from error
+        raise errors.ConfigError([f"{path}: {p}" for p in error.problems]) from error
     tensors = weights(path)
-    section |= {"family": family.__name__.rpartition(".")[2]}
-    section |= {"dtype": _dtype(known, tensors)}
-    if _has_scores(path, known):
-        section |= matching.scores(path, tensors)
+    section |= {"family": family.name, "dtype": _dtype(hf, tensors)}
+    if _has_scores(path, hf):
+        section |= _scores(path, tensors)
     try:
         model = models.build(section, 1)
     except errors.ConfigError as error:
-        problems = [names.in_their_words(family, p) for p in error.problems]
+        problems = [config_json.naming_keys(family, p) for p in error.problems]
         raise errors.ConfigError([f"{path}: {p}" for p in problems]) from error
-    table = layout.table(family, model.config)
     shapes = layout.shapes(model.config)
-    found = matching.match(path, family, table, shapes, tensors)
-    opened = Folder(path, known, section, found.leaves, found.ignored)
-    if opened.has_tokenizer:
-        opened.tokenizer()
-    return opened
+    places = tuple(layout.places(layout.table(family, model.config), shapes))
+    leaves, ignored = _match(path, family, places, shapes, tensors)
+    folder = Folder(path, hf, section, leaves, ignored)
+    if folder.has_tokenizer:
+        folder.tokenizer()
+    return folder
 
 
 def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
@@ -168,7 +198,7 @@ def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
 
     Raises:
       ConfigError: there are none, or none that are safe; a file that the index names is
-        not there, is damaged, or has other tensors than the index says.
+        missing, damaged, or has other tensors than the index lists.
     """
     if (path / SINGLE).is_file():
         return tensor_files.open_file(path / SINGLE)
@@ -177,7 +207,7 @@ def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
     index = _json(path / INDEX).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise errors.ConfigError(f"{path / INDEX}: has no weight_map; fetch it again")
-    problems, found = [], {}
+    problems, files = [], {}
     for name in sorted(set(map(str, index.values()))):
         if not filenames.is_plain(name):
             problems.append(
@@ -190,18 +220,33 @@ def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
             )
         else:
             try:
-                found[name] = tensor_files.open_file(path / name)
+                files[name] = tensor_files.open_file(path / name)
             except errors.ConfigError as error:
                 problems += error.problems
     if problems:
         raise errors.ConfigError(problems)
-    lost = [tensor for tensor, name in index.items() if tensor not in found[str(name)]]
+    lost = [tensor for tensor, name in index.items() if tensor not in files[str(name)]]
     if lost:
         raise errors.ConfigError(
-            f"{path / INDEX}: {matching.some(lost)} not in the files that it names for "
+            f"{path / INDEX}: {some(lost)} not in the files that it names for "
             "them; fetch all files of one version"
         )
-    return {tensor: found[str(name)][tensor] for tensor, name in index.items()}
+    return {tensor: files[str(name)][tensor] for tensor, name in index.items()}
+
+
+def _no_weights(path: pathlib.Path) -> str:
+    pickled = sorted(p.name for p in path.glob("*.bin") if p.is_file())
+    pickled += sorted(p.name for p in path.glob("*.pt*") if p.is_file())
+    if pickled:
+        return (
+            f"{path}: its weights are pickled ({', '.join(pickled[:3])}), which can "
+            "run code when they are read, so they never are. Save those you trust"
+            " anew with transformers: "
+            "AutoModelForCausalLM.from_pretrained(SRC).save_pretrained(DST)"
+        )
+    others = sorted(p.name for p in path.glob("*.safetensors"))
+    beside = f"; it has {', '.join(others[:3])}" if others else ""
+    return f"{path}: has neither {SINGLE} nor {INDEX}{beside}; fetch all of its files"
 
 
 def tokenizer_kind(path: pathlib.Path) -> str | None:
@@ -222,21 +267,20 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
         )
     file = path / "tokenizer.model" if kind == "sentencepiece" else path
     section = tokenizers.TokenizerConfig(kind=kind, path=str(file))
-    named = lambda line: line if str(path) in line else f"{path}: {line}"
+    naming_path = lambda line: line if str(path) in line else f"{path}: {line}"
     try:
         tok = tokenizers.build(section, (), path)
     except errors.ConfigError as error:
-        raise errors.ConfigError(list(map(named, error.problems))) from error
+        raise errors.ConfigError(list(map(naming_path, error.problems))) from error
     except errors.DataError as error:
-        raise errors.DataError(named(str(error))) from error
+        raise errors.DataError(naming_path(str(error))) from error
     if tok.vocab_size <= rows:
         return tok
     # Special tokens that no text spells, and that the model never had, do no harm.
-    if kind == "huggingface" and {*range(rows, tok.vocab_size)} <= {
-        *tok.control.values()
-    }:
-        kept = {**tok.files, huggingface.ROWS: json.dumps({"rows": rows}).encode()}
-        return tokenizers.from_files(kind, kept)
+    extra = {*range(rows, tok.vocab_size)}
+    if kind == "huggingface" and extra.issubset(tok.control.values()):
+        files = {**tok.files, huggingface.ROWS: json.dumps({"rows": rows}).encode()}
+        return tokenizers.from_files(kind, files)
     raise errors.ConfigError(
         f"{path}: its tokenizer has {tok.vocab_size:,} tokens and its embedding "
         f"{rows:,} rows, so that some would be read as others; take the tokenizer that "
@@ -258,70 +302,177 @@ def _config(path: pathlib.Path) -> dict:
     raise errors.ConfigError(f"{path}: has no config.json, so it is no model's folder")
 
 
-def _refuse_code(path: pathlib.Path, known: Mapping[str, Any]) -> None:
+def _refuse_code(path: pathlib.Path, hf: Mapping[str, Any]) -> None:
     """Raises ConfigError where the folder wants code of its own to be run."""
-    beside = _json(path / "tokenizer_config.json")
-    files = {"config.json": known, "tokenizer_config.json": beside}
+    settings = _json(path / "tokenizer_config.json")
+    files = {"config.json": hf, "tokenizer_config.json": settings}
     problems = [
-        f"{path / name}: auto_map asks for code of the folder ({found['auto_map']}), "
+        f"{path / name}: auto_map asks for code of the folder ({content['auto_map']}), "
         "which alignjax never runs; if the model is what transformers itself has under "
         "this model_type, copy the folder and take auto_map out of this file"
-        for name, found in files.items()
-        if found.get("auto_map")
+        for name, content in files.items()
+        if content.get("auto_map")
     ]
     if problems:
         raise errors.ConfigError(problems)
 
 
-def _family(path: pathlib.Path, known: Mapping[str, Any]):
-    try:
-        family = names.reader(known)
-    except errors.ConfigError as error:
-        raise errors.ConfigError([f"{path}: {p}" for p in error.problems]) from error
-    if known.get("quantization_config"):
-        raise errors.ConfigError(
-            f"{path / 'config.json'}: quantization_config: the weights are quantised; "
-            "take the folder in bfloat16 that they were made of"
-        )
-    return family
-
-
-def _has_scores(path: pathlib.Path, known: Mapping[str, Any]) -> bool:
+def _has_scores(path: pathlib.Path, hf: Mapping[str, Any]) -> bool:
     """Whether it has heads for scores instead of one for tokens."""
     where = f"{path / 'config.json'}: architectures"
-    for name in config.expect(known.get("architectures") or [], list, where):
+    for name in config.expect(hf.get("architectures") or [], list, where):
         if not str(name).endswith(HEADS):
             raise errors.ConfigError(
-                f"{path / 'config.json'}: architectures: {name} is none of *"
-                f"{', *'.join(HEADS)}; its head is not what alignjax computes"
+                f"{where}: {name} is none of *{', *'.join(HEADS)}; its head is not "
+                "what alignjax computes"
             )
         return str(name).endswith(SCORES)
     return False
 
 
-def _dtype(known: Mapping[str, Any], tensors: Mapping[str, tensor_files.Tensor]) -> str:
-    text = known.get("text_config") or {}
-    for where in (known, text):
-        for name in ("dtype", "torch_dtype"):
-            if (asked := str(where.get(name)).removeprefix("torch.")) in COMPUTE:
-                return COMPUTE[asked]
-    kinds = {str(tensor.dtype) for tensor in tensors.values()}
-    return "bfloat16" if kinds == {"bfloat16"} else "float32"
-
-
-def _no_weights(path: pathlib.Path) -> str:
-    pickled = sorted(p.name for p in path.glob("*.bin") if p.is_file())
-    pickled += sorted(p.name for p in path.glob("*.pt*") if p.is_file())
-    if pickled:
-        return (
-            f"{path}: its weights are pickled ({', '.join(pickled[:3])}), which can "
-            "run code when they are read, so they never are. Save those you trust"
-            " anew with transformers: "
-            "AutoModelForCausalLM.from_pretrained(SRC).save_pretrained(DST)"
+def _scores(path: pathlib.Path, tensors: Mapping[str, tensor_files.Tensor]) -> dict:
+    """Fields of a model whose head gives scores; it is tied, having no other head."""
+    name = layout.SCORES
+    if name not in tensors or len(tensors[name].shape) != 2:
+        raise errors.ConfigError(
+            f"{path}: architectures says that it gives scores, and it has no matrix "
+            f"{name}"
         )
-    others = sorted(p.name for p in path.glob("*.safetensors"))
-    beside = f"; it has {', '.join(others[:3])}" if others else ""
-    return f"{path}: has neither {SINGLE} nor {INDEX}{beside}; fetch all of its files"
+    return {"score_heads": tensors[name].shape[0], "tied": True}
+
+
+def _dtype(hf: Mapping[str, Any], tensors: Mapping[str, tensor_files.Tensor]) -> str:
+    for part in (hf, hf.get("text_config") or {}):
+        for key in ("dtype", "torch_dtype"):
+            if (name := str(part.get(key)).removeprefix("torch.")) in COMPUTE:
+                return COMPUTE[name]
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    return "bfloat16" if dtypes == {"bfloat16"} else "float32"
+
+
+def _match(
+    path: pathlib.Path,
+    family: families.Family,
+    places: Sequence[layout.Place],
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, tensor_files.Tensor],
+) -> tuple[dict[str, layout.Leaf], tuple[str, ...]]:
+    """(`{path: Leaf}` of all parameters, names of tensors that none needs).
+
+    Raises:
+      ConfigError: tensors that are missing, too many, of another shape, or of a dtype
+        that is not computed with.
+    """
+    tensors = _in_names_of(places, tensors)
+    expected = {place.name for place in places}
+    problems = []
+    if missing := [place.name for place in places if place.name not in tensors]:
+        problems.append(
+            f"{path}: {some(missing)} missing; fetch all of its files, or check that "
+            "config.json is of this model"
+        )
+    others = [name for name in tensors if name not in expected]
+    ignored = [name for name in others if re.fullmatch("|".join(IGNORED), name)]
+    extra = [name for name in others if name not in ignored]
+    if TIED in extra:
+        extra.remove(TIED)
+        ignored.append(TIED)
+        problems += _check_tied_head(path, places, tensors)
+    if extra:
+        problems.append(
+            f"{path}: {some(extra)} no part of a {family.name} model with this "
+            "config.json; the model may be of another family, or have adapters that "
+            "are to be merged first"
+        )
+    present = [place for place in places if place.name in tensors]
+    if wrong := [p for p in present if tensors[p.name].shape != p.shape]:
+        lines = [f"{p.name} is {tensors[p.name].shape}, not {p.shape}" for p in wrong]
+        problems.append(
+            f"{path}: {'; '.join(lines[:3])}{_more(lines)}: config.json and the "
+            "weights are not of one model"
+        )
+    dtypes = {place.name: str(tensors[place.name].dtype) for place in present}
+    if odd := [name for name, dtype in dtypes.items() if dtype not in layout.FLOATS]:
+        lines = [f"{name} of {dtypes[name]}" for name in odd]
+        problems.append(
+            f"{path}: {', '.join(lines[:3])}{_more(odd)}: weights that are quantised "
+            f"or no floats; take the folder in one of {', '.join(layout.FLOATS)}"
+        )
+    if problems:
+        raise errors.ConfigError(problems)
+    return _leaves(path, places, shapes, tensors), tuple(ignored)
+
+
+def _in_names_of(
+    places: Iterable[layout.Place], tensors: Mapping[str, tensor_files.Tensor]
+) -> dict[str, tensor_files.Tensor]:
+    """The tensors under the names of the table.
+
+    The same model is saved with and without its prefix, and as a part of one that sees.
+    """
+    names = [place.name for place in places]
+    renamings = (
+        lambda name: name,
+        lambda name: re.sub(r"^(model|transformer)\.", "", name),
+        lambda name: f"language_model.{name}",
+        lambda name: re.sub(r"^model\.", "model.language_model.", name),
+    )
+    hits = lambda rename: sum(rename(name) in tensors for name in names)
+    rename = max(renamings, key=hits)  # the first of equals
+    back = {rename(name): name for name in (*names, TIED)}
+    return {back.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def _check_tied_head(path, places, tensors) -> list[str]:
+    """Problems with a head in a folder whose head should be the embedding."""
+    (embedding,) = (x.name for x in places if x.parts[0].path == "embed")
+    if embedding not in tensors or _same(tensors[TIED], tensors[embedding]):
+        return []
+    problem = (
+        f"{path}: {TIED} is not {embedding}, though tie_word_embeddings is true; set "
+        f"that to false in config.json if the two are to differ, or take {TIED} out"
+    )
+    return [problem]
+
+
+def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
+    """Whether two tensors are equal bit for bit. Parts of both are read at a time."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    step = max(1, fingerprint.PIECE_BYTES * a.shape[0] // max(1, a.nbytes))
+    bits = lambda tensor, i: tensor[i : i + step].view(np.uint8)
+    starts = range(0, a.shape[0], step)
+    return all(np.array_equal(bits(a, i), bits(b, i)) for i in starts)
+
+
+def _leaves(path, places, shapes, tensors) -> dict[str, layout.Leaf]:
+    pieces = collections.defaultdict(dict)
+    for place in places:
+        for part in place.parts:
+            pieces[part.path][part.index] = (tensors[place.name], place, part)
+    leaves, problems = {}, []
+    for name, shape in shapes.items():
+        dtypes = {str(tensor.dtype) for tensor, _, _ in pieces[name].values()}
+        if len(dtypes) > 1:
+            problems.append(
+                f"{path}: the tensors of {name} are {' and '.join(sorted(dtypes))} in "
+                "different layers; convert the folder to one of them"
+            )
+        stacked = len(next(iter(pieces[name])))
+        dtype = jax.numpy.dtype(min(dtypes))
+        leaves[name] = layout.Leaf(tuple(shape), dtype, stacked, pieces[name])
+    if problems:
+        raise errors.ConfigError(problems)
+    return leaves
+
+
+def some(names: Sequence[str]) -> str:
+    """`a, b, c and 5 more are`, or `a is`."""
+    return f"{', '.join(names[:3])}{_more(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _more(items: Sequence) -> str:
+    return f" and {len(items) - 3} more" if len(items) > 3 else ""
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

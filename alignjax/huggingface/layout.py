@@ -1,37 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which part of which of our parameters each of their tensors is.
+"""Parameters in the tensors of a folder: where each piece is, read when it is sliced.
 
-A family's table has a line for each kind of tensor. Theirs are apart by layer, and by
-expert; ours are stacked. Theirs are matrices, mostly [out, in]; ours have an axis for
-each of heads and widths, inputs first. Some of theirs are several of ours side by side.
+A family's table has a line for each kind of tensor. Tensors are apart by layer, and by
+expert; parameters are stacked. Tensors are matrices, mostly [out, in]; parameters have
+an axis for each of heads and widths, inputs first. Some tensors hold several parameters
+side by side.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.models import decoder_config, names
+from alignjax import errors, trees
+from alignjax.models import decoder, decoder_config, families, lora
+from alignjax.models.tensor_names import Tensor
 from alignjax.storage import tensor_files
 
 SCORES = "score.weight"
+FLOATS = ("float32", "bfloat16", "float16")
 
 
 class Part(NamedTuple):
-    """A piece of one of our parameters that a tensor of theirs has.
+    """A piece of a parameter, within a tensor.
 
     Attributes:
-      ours: path of the parameter.
-      index: where in its stacked axes, such as (layer,) or (layer, expert).
+      path: of the parameter.
+      index: of the piece in the stacked axes: (layer,) or (layer, expert), or ().
       shape: of the piece, without the stacked axes.
-      start, stop: which rows, or columns, of theirs it is; see `Place.axis`.
+      start, stop: rows, or columns, of the tensor; see `Place.axis`.
     """
 
-    ours: str
+    path: str
     index: tuple[int, ...]
     shape: tuple[int, ...]
     start: int
@@ -39,13 +44,13 @@ class Part(NamedTuple):
 
 
 class Place(NamedTuple):
-    """One of their tensors.
+    """One tensor of a folder.
 
     Attributes:
-      name, shape: as in their files.
-      parts: pieces of ours, side by side along `axis`.
-      transposed: whether theirs is [out, in].
-      axis: of theirs, along which outputs lie.
+      name, shape: as in its file.
+      parts: pieces of parameters, side by side along `axis`.
+      transposed: whether the tensor is [out, in].
+      axis: of the tensor, along which outputs lie.
     """
 
     name: str
@@ -54,24 +59,25 @@ class Place(NamedTuple):
     transposed: bool
     axis: int
 
-    def read(self, part: Part, theirs: np.ndarray) -> np.ndarray:
-        """The piece of ours in a tensor of theirs; nothing is copied."""
-        piece = theirs[(slice(None),) * self.axis + (slice(part.start, part.stop),)]
+    def read(self, part: Part, tensor: np.ndarray) -> np.ndarray:
+        """The piece of a parameter in the tensor; a view of it."""
+        piece = tensor[(slice(None),) * self.axis + (slice(part.start, part.stop),)]
         return (piece.T if self.transposed else piece).reshape(part.shape)
 
     def blocks(self, most: int) -> Iterator[tuple[int, list[tuple[str, tuple]]]]:
-        """(first element, [(path of ours, index)]) of what theirs is written in.
+        """(first element, [(path of a parameter, index)]) of what is written at once.
 
-        A block is whole rows of theirs, and has at most `most` elements or one index of
-        ours; where parts lie beside each other in a row it is all of the tensor.
+        A block is whole rows of the tensor, and has at most `most` elements or one
+        index of a parameter; where parts lie beside each other in a row it is all of
+        the tensor.
         """
         if self.axis:
-            yield 0, [(part.ours, part.index) for part in self.parts]
+            yield 0, [(part.path, part.index) for part in self.parts]
             return
         row = math.prod(self.shape[1:])
         for part in self.parts:
-            matrix = _matrix(part.ours, part.shape)
-            # The axis of ours that rows of theirs go along, and how many at each index.
+            matrix = _matrix(part.path, part.shape)
+            # The axis of the parameter along which rows of the tensor lie.
             axis = 0
             if self.transposed:
                 inputs = np.cumprod(part.shape).tolist()
@@ -79,15 +85,15 @@ class Place(NamedTuple):
             rows = (part.stop - part.start) // part.shape[axis]
             step = max(1, most // max(1, rows * row))
             for start in range(0, part.shape[axis], step):
-                taken = (*[slice(None)] * axis, slice(start, start + step))
-                at = (part.start + start * rows) * row
-                yield at, [(part.ours, (*part.index, *taken))]
+                index = (*[slice(None)] * axis, slice(start, start + step))
+                first = (part.start + start * rows) * row
+                yield first, [(part.path, (*part.index, *index))]
 
     def join(self, pieces: Sequence[np.ndarray]) -> np.ndarray:
-        """What of theirs a block of ours is."""
+        """The rows of the tensor that a block of parameters makes."""
         # The parts of one tensor are alike, so the first may stand for any.
         parts = zip(self.parts, pieces, strict=False)
-        flat = [piece.reshape(_matrix(part.ours, piece.shape)) for part, piece in parts]
+        flat = [piece.reshape(_matrix(part.path, piece.shape)) for part, piece in parts]
         if self.axis:
             return np.concatenate(flat, self.axis)
         return tensor_files.copy(flat[0].T) if self.transposed else flat[0]
@@ -95,74 +101,198 @@ class Place(NamedTuple):
 
 def shapes(c: decoder_config.DecoderConfig) -> dict[str, tuple[int, ...]]:
     """`{path: shape}` of the parameters that a folder has of a model: no adapters."""
-    found = names.shapes(c)
+    abstract = decoder.abstract(decoder.build(c.without_extras()))
+    by_path = {path: leaf.shape for path, leaf in trees.named_leaves(abstract).items()}
     if c.score_heads:
-        found |= {"score/kernel": (c.d_model, c.score_heads)}
-    return found
+        by_path["score/kernel"] = (c.d_model, c.score_heads)
+    return by_path
 
 
-def table(family, c: decoder_config.DecoderConfig) -> list[names.Tensor]:
-    """The lines of a family, a module of `models`, for a model with the settings `c`.
+def table(family: families.Family, c: decoder_config.DecoderConfig) -> list[Tensor]:
+    """The lines of a family's table that a model has.
 
     Raises:
-      ConfigError: a parameter that the family's folders have no tensor for.
+      ConfigError: a parameter for which the family's folders have no tensor.
     """
-    lines = list(names.tensors(family, c))
-    return [*lines, names.Tensor(SCORES, "score/kernel")] if c.score_heads else lines
+    paths = set(shapes(c))
+    scores = Tensor(SCORES, "score/kernel")
+    lines = [x for x in (*family.tensors, scores) if paths.issuperset(x.paths)]
+    if missing := paths - {path for line in lines for path in line.paths}:
+        raise errors.ConfigError(
+            f"model: checkpoints of {family.architecture} have no tensor for "
+            f"{', '.join(sorted(missing))}"
+        )
+    return lines
 
 
 def places(
-    table: Iterable[names.Tensor], shapes: Mapping[str, tuple[int, ...]]
+    table: Iterable[Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Place]:
-    """Every tensor of theirs, layer by layer, in the order of the table.
+    """Every tensor of a folder, layer by layer, in the order of the table.
 
     Args:
-      table: `models.names.Tensor` lines.
-      shapes: of our parameters, as `shapes` has them.
+      table: as `table` returns it.
+      shapes: of parameters, as `shapes` returns them.
     """
-    layered = lambda line: "{layer}" in line.theirs
+    layered = lambda line: "{layer}" in line.name
     for stacked, lines in itertools.groupby(table, layered):
         lines = list(lines)
         if not stacked:
             yield from (_place(line, (), shapes) for line in lines)
             continue
-        for layer in range(shapes[lines[0].leaves[0]][0]):
+        for layer in range(shapes[lines[0].paths[0]][0]):
             for line in lines:
-                if "{expert}" not in line.theirs:
+                if "{expert}" not in line.name:
                     yield _place(line, (layer,), shapes)
                     continue
-                for expert in range(shapes[line.leaves[0]][1]):
+                for expert in range(shapes[line.paths[0]][1]):
                     yield _place(line, (layer, expert), shapes)
 
 
-def _place(line, index: tuple[int, ...], shapes) -> Place:
-    named = dict(zip(("layer", "expert"), index, strict=False))
-    pieces = {name: tuple(shapes[name][len(index) :]) for name in line.leaves}
-    matrices = [_matrix(name, shape) for name, shape in pieces.items()]
+def _place(line: Tensor, index: tuple[int, ...], shapes) -> Place:
+    numbers = dict(zip(("layer", "expert"), index, strict=False))
+    pieces = {path: tuple(shapes[path][len(index) :]) for path in line.paths}
+    matrices = [_matrix(path, shape) for path, shape in pieces.items()]
     first = matrices[0]
     transposed = line.transposed and len(first) == 2
-    beside = len(line.leaves) > 1 and not transposed
+    beside = len(line.paths) > 1 and not transposed
     axis = len(first) - 1 if beside else 0
     parts, end = [], 0
-    for (name, shape), matrix in zip(pieces.items(), matrices, strict=True):
+    for (path, shape), matrix in zip(pieces.items(), matrices, strict=True):
         width = matrix[-1] if transposed or beside else matrix[0]
-        parts.append(Part(name, index, shape, end, end + width))
+        parts.append(Part(path, index, shape, end, end + width))
         end += width
     rest = first[:1] if transposed else first[1:]
     whole = (*first[:-1], end) if axis else (end, *rest)
-    return Place(line.theirs.format(**named), whole, tuple(parts), transposed, axis)
+    return Place(line.name.format(**numbers), whole, tuple(parts), transposed, axis)
 
 
-def _matrix(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a piece of ours as a matrix [in, out], or as a vector.
+def _matrix(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a piece of a parameter as a matrix [in, out], or as a vector.
 
-    Heads and their width are one axis of theirs: of the inputs of the projection `o`,
+    Heads and their width are one axis of a tensor: of the inputs of the projection `o`,
     and of the outputs of others.
     """
-    *_, owner, last = f"/{name}".split("/")
+    *_, owner, last = f"/{path}".split("/")
     if last == "kernel" and len(shape) == 3:
         a, b, c = shape
         return (a * b, c) if owner == "o" else (a, b * c)
     if last == "bias":
         return (math.prod(shape),)
     return shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leaf:
+    """A parameter in the tensors of a folder, read when it is sliced.
+
+    Attributes:
+      shape, dtype: of the whole.
+      stacked: how many leading axes have a tensor for each index.
+      pieces: `{index along those: (tensor, its place, the part)}`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    stacked: int
+    pieces: Mapping[tuple[int, ...], tuple[tensor_files.Tensor, Place, Part]]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def __getitem__(self, index) -> np.ndarray:
+        """A part of it, as an array of its own; integers and slices as in numpy.
+
+        Only the bytes of that part are read, and one tensor is mapped at a time.
+        """
+        index = _whole_index(index, self.ndim)
+        lead, rest = index[: self.stacked], index[self.stacked :]
+        sizes = self.shape[: self.stacked]
+        indices = [_indices(i, n) for i, n in zip(lead, sizes, strict=True)]
+        counts = tuple(map(len, indices))
+        inner = np.broadcast_to(np.int8(0), self.shape[self.stacked :])[rest].shape
+        out = np.empty((*counts, *inner), self.dtype)
+        for target in np.ndindex(counts):
+            source = tuple(x[i] for x, i in zip(indices, target, strict=True))
+            tensor, place, part = self.pieces[source]
+            # An index of its own keeps a scalar an array that can be written to.
+            into = out[(*target, ...)]
+            tensor_files.copy_to(into, place.read(part, tensor.view())[(*rest, ...)])
+        return out[tuple(0 if isinstance(i, int) else slice(None) for i in lead)]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy
+        return self[...] if dtype is None else self[...].astype(dtype)
+
+
+class Merged:
+    """A kernel with its adapter merged into it, float32, a layer at a time when sliced.
+
+    Attributes:
+      stored: the dtype of the kernel itself.
+    """
+
+    def __init__(self, parts: Mapping[str, Any], c: decoder_config.DecoderConfig):
+        kernel = parts["kernel"]
+        self._parts, self._config = parts, c
+        self.shape, self.ndim = tuple(kernel.shape), len(kernel.shape)
+        self.size = math.prod(self.shape)
+        self.stored, self.dtype = np.dtype(kernel.dtype), np.dtype(np.float32)
+
+    def __getitem__(self, index) -> np.ndarray:
+        first, *rest = _whole_index(index, self.ndim)
+        if not isinstance(first, slice):
+            return self._layer(first)[tuple(rest)]
+        layers = range(*first.indices(self.shape[0]))
+        return np.stack([self._layer(i)[tuple(rest)] for i in layers])
+
+    def _layer(self, i: int) -> np.ndarray:
+        i %= self.shape[0]
+        layer = {
+            name: np.asarray(leaf[i : i + 1]).astype(np.float32)
+            for name, leaf in self._parts.items()
+        }
+        return np.asarray(lora.merge(layer, self._config)["kernel"][0])
+
+
+def merge(leaves: Mapping[str, Any], c: decoder_config.DecoderConfig) -> dict[str, Any]:
+    """`lora.merge` of parameters by path that are read when they are sliced."""
+    merged = {}
+    for path, leaf in leaves.items():
+        owner, _, last = path.rpartition("/")
+        if last.startswith("lora_"):
+            continue
+        if last == "kernel" and f"{owner}/lora_a" in leaves:
+            names = ("kernel", "lora_a", "lora_b", "lora_m")
+            parts = {
+                x: leaves[f"{owner}/{x}"] for x in names if f"{owner}/{x}" in leaves
+            }
+            leaf = Merged(parts, c)
+        merged[path] = leaf
+    return merged
+
+
+def _whole_index(index: Any, ndim: int) -> tuple[int | slice, ...]:
+    """`index` with an entry for each of `ndim` axes. Raises IndexError, TypeError."""
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        missing = (slice(None),) * (ndim - len(index) + 1)
+        index = (*index[:at], *missing, *index[at + 1 :])
+    if len(index) > ndim:
+        raise IndexError(f"{len(index)} indices into {ndim} axes")
+    index = (*index, *[slice(None)] * (ndim - len(index)))
+    return tuple(i if isinstance(i, slice) else int(i.__index__()) for i in index)
+
+
+def _indices(index: int | slice, size: int) -> range:
+    if isinstance(index, slice):
+        return range(*index.indices(size))
+    if not -size <= index < size:
+        raise IndexError(f"index {index} of an axis of {size}")
+    return range(index % size, index % size + 1)

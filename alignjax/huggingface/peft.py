@@ -1,63 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters as PEFT keeps them: adapter_model.safetensors and adapter_config.json.
+"""Adapters as PEFT stores them: adapter_model.safetensors and adapter_config.json.
 
-PEFT has two matrices for each module of theirs, `lora_A` [r, in] and `lora_B` [out, r],
-and with DoRA a vector of magnitudes; `names.Tensor` tells which projection of ours a
-module is. Some of theirs are several of ours side by side, such as `qkv_proj`. Of those
-all parts of ours share the A that is read; of ours each has an A of its own, so what is
-written has the ranks of all of them, and B is block by block.
+PEFT has two matrices for each linear module of a model, `lora_A` [r, in] and `lora_B`
+[out, r], and with DoRA a vector of magnitudes. A module is one projection here, or
+several side by side, such as `qkv_proj`. Those share the A that is read; here each has
+an A of its own, so what is written has the ranks of all of them, and B block by block.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import errors
-from alignjax.huggingface import matching, peft_config
-from alignjax.models import decoder_config, families, names
+from alignjax import config, errors
+from alignjax.huggingface import folder, layout
+from alignjax.models import decoder_config, families
 from alignjax.storage import atomic, json_files, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-_PART = re.compile(
+_TENSOR = re.compile(
     r"(.+)\.(lora_[AB])(?:\.default)?\.weight|"
     r"(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?"
 )
+# Fields of adapter_config.json that are read, or change nothing that adapters compute.
+_KNOWN = set(
+    "peft_type r lora_alpha lora_dropout use_rslora use_dora rank_pattern "
+    "alpha_pattern target_modules base_model_name_or_path bias init_lora_weights "
+    "auto_mapping inference_mode peft_version revision task_type fan_in_fan_out "
+    "qalora_group_size ensure_weight_tying exclude_modules runtime_config eva_config "
+    "megatron_core".split()
+)
+# Ways to start that leave the weights of the model as they are; "pissa" does not.
+_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+_REFUSED = {
+    "layers_to_transform": "adapters of some layers only; write zeros into the others",
+    "layers_pattern": "adapters of some layers only",
+    "modules_to_save": "whole modules trained beside adapters; merge them into the "
+    "model with PEFT's merge_and_unload, and import that",
+    "lora_bias": "biases of B",
+    "trainable_token_indices": "rows of the embedding",
+    "target_parameters": "adapters of parameters that are no modules",
+    "layer_replication": "layers that are repeated",
+    "use_qalora": "adapters of groups of inputs",
+    "loftq_config": "a base that was changed; save it, and import that first",
+    "corda_config": "a base that was changed; save it, and import that first",
+}
 
 
 class Module(NamedTuple):
-    """A linear layer of theirs, in each layer of the model.
+    """A linear layer of a folder's model, in each layer of the model.
 
     Attributes:
-      theirs: its name, with {layer}.
-      ours: the projections that it is, side by side along the outputs.
+      name: with {layer}.
+      projections: paths of the projections that it is, side by side along the outputs.
       transposed: whether its weight is [out, in].
     """
 
-    theirs: str
-    ours: tuple[str, ...]
+    name: str
+    projections: tuple[str, ...]
     transposed: bool
 
     @property
     def short(self) -> str:
-        """What is the same in all layers: `self_attn.q_proj`."""
-        return self.theirs.partition("{layer}.")[2]
+        """The part that is the same in all layers: `self_attn.q_proj`."""
+        return self.name.partition("{layer}.")[2]
 
 
 class Adapters(NamedTuple):
-    """What a folder of PEFT's holds.
+    """The contents of a folder of adapters.
 
     Attributes:
       fields: of the section `model`: `lora_rank` and others.
       leaves: `{path: float32 array}`, stacked over layers.
-      base: the name of the model that they belong to, as PEFT was told it, or None.
+      base: the name of the model that they belong to, as PEFT stored it, or None.
     """
 
     fields: dict[str, Any]
@@ -65,55 +86,71 @@ class Adapters(NamedTuple):
     base: str | None
 
 
+class Settings(NamedTuple):
+    """The contents of an adapter_config.json.
+
+    Attributes:
+      base: name of the model, or None.
+      targets: names of modules; none where the file has a pattern.
+      rslora, dora, dropout: as in `DecoderConfig`.
+      ranks, alphas: by pattern, of modules that differ; "" is for all others.
+    """
+
+    base: str | None
+    targets: tuple[str, ...]
+    rslora: bool
+    dora: bool
+    dropout: float
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+
+    def rank(self, module: str) -> int:
+        return _matching(self.ranks, module)
+
+    def alpha(self, module: str) -> float:
+        return _matching(self.alphas, module)
+
+    def scale(self, module: str) -> float:
+        """The factor of the product of A and B of a module."""
+        return self.alpha(module) / self.rank(module) ** (0.5 if self.rslora else 1.0)
+
+
+def _matching(patterns: Mapping[str, Any], module: str):
+    """As PEFT: of the first pattern that matches the end of a module's name."""
+    for pattern, value in patterns.items():
+        if pattern and re.fullmatch(rf"(.*\.)?({pattern})", module):
+            return value
+    return patterns[""]
+
+
 def modules(family: str, c: decoder_config.DecoderConfig) -> list[Module]:
     """The modules of a model that may have adapters."""
     kernels = {f"{path}/kernel" for path in c.projections}
-    found = []
-    for line in names.tensors(families.module(family), c):
-        if kernels.issuperset(line.leaves):
-            ours = tuple(leaf.removesuffix("/kernel") for leaf in line.leaves)
-            theirs = line.theirs.removesuffix(".weight")
-            found.append(Module(theirs, ours, line.transposed))
-    return found
+    return [
+        Module(
+            line.name.removesuffix(".weight"),
+            tuple(path.removesuffix("/kernel") for path in line.paths),
+            line.transposed,
+        )
+        for line in layout.table(families.find(family), c)
+        if kernels.issuperset(line.paths)
+    ]
 
 
 def export(run, target: str | pathlib.Path, base: str | None = None) -> pathlib.Path:
-    """Writes the adapters of a run as a folder of PEFT's, all of it or nothing.
+    """Writes the adapters of a run as a folder for PEFT, all of it or nothing.
 
     Args:
-      run: a `checkpoint.Run`, of a model with adapters.
+      run: an `analysis.Run` of a model with adapters.
       target: made; must not have content.
-      base: the name or path of the model in Hugging Face's form that they belong to;
-        by default what the run started from, where that is such a model.
+      base: name or path of the folder of the model that they belong to; by default that
+        which the run started from, where that is such a folder.
 
     Raises:
       ConfigError: a run without adapters, or one that trained other parameters too; a
         target that is not empty.
     """
     c, leaves = run.model.config, run.leaves()
-    _check_run(run, c, leaves)
-    if base is None:
-        base = _base_of(run)
-    tensors, known = write(leaves, run.config["model"]["family"], c)
-    return save(target, tensors, {**known, "base_model_name_or_path": base})
-
-
-def save(
-    target: str | pathlib.Path, tensors: Mapping[str, np.ndarray], known: Mapping
-) -> pathlib.Path:
-    """Writes the two files of a folder of PEFT's. Raises ConfigError, see `export`."""
-    target = pathlib.Path(target).absolute()
-    with atomic.folder(target, sum(x.nbytes for x in tensors.values())) as made:
-        kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}
-        slots = tensor_files.create(made / WEIGHTS, kinds)
-        for name, x in tensors.items():
-            slots[name].write(x)
-        text = json.dumps(known, indent=2, sort_keys=True)
-        (made / CONFIG).write_text(text + "\n", encoding="utf-8")
-    return target
-
-
-def _check_run(run, c: decoder_config.DecoderConfig, leaves: Mapping[str, Any]) -> None:
     if not any(name.endswith("/lora_a") for name in leaves):
         raise errors.ConfigError(
             f"{run.path}: has no adapters (model.lora_rank is {c.lora_rank}); export "
@@ -123,24 +160,41 @@ def _check_run(run, c: decoder_config.DecoderConfig, leaves: Mapping[str, Any]) 
     others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
     if others:
         raise errors.ConfigError(
-            f"{run.path}: {matching.some(others)} trained too, which a folder of "
+            f"{run.path}: {folder.some(others)} trained too, which a folder of "
             "adapters has no place for; export the whole model, merged"
         )
+    tensors, settings = write(leaves, run.config["model"]["family"], c)
+    settings["base_model_name_or_path"] = _base_of(run) if base is None else base
+    return save(target, tensors, settings)
 
 
 def _base_of(run) -> str | None:
-    """What a run started from, where PEFT would find a model there."""
-    known = run.config
-    while name := (known.get("init") or {}).get("run"):
+    """The folder or repository that a run started from, if it still is that model."""
+    settings = run.config
+    while name := (settings.get("init") or {}).get("run"):
         path = pathlib.Path(name)
-        if name.startswith("hf:") or not (path / "checkpoints").is_dir():
-            return name.removeprefix("hf:")
-        known = json_files.read(path / "config.json", dict, allow_nan=True)
-        if imported := known.get("imported"):
-            return imported["from"].removeprefix("hf:")
-        if known.get("trainable", ".*") == ".*":
+        if name.startswith(folder.HUB) or not (path / "checkpoints").is_dir():
+            return name.removeprefix(folder.HUB)
+        settings = json_files.read(path / "config.json", dict, allow_nan=True)
+        if imported := settings.get("imported"):
+            return imported["from"].removeprefix(folder.HUB)
+        if settings.get("trainable", ".*") == ".*":
             return None
     return None
+
+
+def save(
+    target: str | pathlib.Path, tensors: Mapping[str, np.ndarray], settings: Mapping
+) -> pathlib.Path:
+    """Writes the two files of a folder for PEFT. Raises ConfigError, see `export`."""
+    target = pathlib.Path(target).absolute()
+    with atomic.folder(target, sum(x.nbytes for x in tensors.values())) as path:
+        kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}
+        slots = tensor_files.create(path / WEIGHTS, kinds)
+        for name, x in tensors.items():
+            slots[name].write(x)
+        atomic.write_json(path / CONFIG, settings)
+    return target
 
 
 def write(
@@ -149,61 +203,89 @@ def write(
     """(the tensors by name, adapter_config.json) of adapters.
 
     Args:
-      leaves: `{path: array, or what is read when it is sliced}`: adapters, and with
-        DoRA the kernels too.
-      family: a module of `models`, by name.
-      c: settings of the model.
+      leaves: `{path: array, or leaf that is read when it is sliced}`: adapters, and
+        with DoRA the kernels too.
+      family: of the model, by name.
+      c: of the model.
     """
-    found, ranks, targets = {}, {}, []
+    tensors, ranks, targets = {}, {}, []
     all_modules = modules(family, c)
     for module in all_modules:
-        have = [path for path in module.ours if f"{path}/lora_a" in leaves]
-        if not have:
+        adapted = [path for path in module.projections if f"{path}/lora_a" in leaves]
+        if not adapted:
             continue
         targets.append(module)
-        if len(have) > 1:
-            ranks[module.short] = len(have) * c.lora_rank
+        if len(adapted) > 1:
+            ranks[module.short] = len(adapted) * c.lora_rank
         for i in range(c.layers):
-            name = PREFIX + module.theirs.format(layer=i)
-            for part, x in _join(leaves, module, have, i, c).items():
-                found[f"{name}.{part}"] = np.ascontiguousarray(x, np.float32)
-    known = peft_config.write(
-        c,
-        targets=_short(targets, all_modules),
-        ranks=ranks,
-        transposed=all(module.transposed for module in targets),
-    )
-    return found, known
+            name = PREFIX + module.name.format(layer=i)
+            for part, x in _join(leaves, module, adapted, i, c).items():
+                tensors[f"{name}.{part}"] = np.ascontiguousarray(x, np.float32)
+    transposed = all(module.transposed for module in targets)
+    settings = _settings(c, _short(targets, all_modules), ranks, transposed)
+    return tensors, settings
 
 
-def _join(leaves, module: Module, have: list[str], i: int, c) -> dict[str, np.ndarray]:
-    """The tensors of a module in layer i, `have` being those of ours with adapters."""
+def _settings(
+    c: decoder_config.DecoderConfig,
+    targets: Sequence[str],
+    ranks: Mapping[str, int],
+    transposed: bool,
+) -> dict[str, Any]:
+    """adapter_config.json; `ranks` are of modules whose rank is not `c.lora_rank`."""
+    plain = lambda x: int(x) if x == int(x) else x
+    root = 0.5 if c.lora_rslora else 1.0
+    alpha = lambda rank: plain(c.lora_alpha * (rank / c.lora_rank) ** root)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": c.lora_rank,
+        "lora_alpha": plain(c.lora_alpha),
+        "lora_dropout": c.lora_dropout,
+        "use_rslora": c.lora_rslora,
+        "use_dora": c.lora_dora,
+        "target_modules": list(targets),
+        "rank_pattern": {re.escape(name): rank for name, rank in ranks.items()},
+        "alpha_pattern": {re.escape(name): alpha(r) for name, r in ranks.items()},
+        "bias": "none",
+        "fan_in_fan_out": not transposed,
+        "modules_to_save": None,
+        "layers_to_transform": None,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _join(
+    leaves, module: Module, adapted: list[str], i: int, c
+) -> dict[str, np.ndarray]:
+    """The tensors of a module in layer i; `adapted` are its projections' adapters."""
     rank = c.lora_rank
     read = lambda path, part: np.asarray(leaves[f"{path}/{part}"][i], np.float32)
-    a = [read(path, "lora_a").reshape(-1, rank) for path in have]
+    a = [read(path, "lora_a").reshape(-1, rank) for path in adapted]
     inputs = len(a[0])
     columns, magnitudes = [], []
-    for path in module.ours:
-        if path in have:
+    for path in module.projections:
+        if path in adapted:
             b = read(path, "lora_b").reshape(rank, -1)
         else:
             size = math.prod(leaves[f"{path}/kernel"].shape[1:])
             b = np.zeros((rank, size // inputs), np.float32)
-        at = have.index(path) if path in have else 0
-        block = np.zeros((len(have) * rank, b.shape[1]), np.float32)
+        at = adapted.index(path) if path in adapted else 0
+        block = np.zeros((len(adapted) * rank, b.shape[1]), np.float32)
         block[at * rank : (at + 1) * rank] = b
         columns.append(block)
         if c.lora_dora:
             norm = _norm(read(path, "kernel"), inputs)
-            more = read(path, "lora_m").reshape(-1) if path in have else 0
-            magnitudes.append(norm + more)
-    out = {
+            delta = read(path, "lora_m").reshape(-1) if path in adapted else 0
+            magnitudes.append(norm + delta)
+    tensors = {
         "lora_A.weight": np.concatenate(a, axis=1).T,
         "lora_B.weight": np.concatenate(columns, axis=1).T,
     }
     if c.lora_dora:
-        out["lora_magnitude_vector"] = np.concatenate(magnitudes)
-    return out
+        tensors["lora_magnitude_vector"] = np.concatenate(magnitudes)
+    return tensors
 
 
 def _norm(kernel: np.ndarray, inputs: int) -> np.ndarray:
@@ -211,18 +293,18 @@ def _norm(kernel: np.ndarray, inputs: int) -> np.ndarray:
     return np.linalg.norm(kernel.reshape(inputs, -1).astype(np.float32), axis=0)
 
 
-def _short(targets: list[Module], known: list[Module]) -> list[str]:
-    """Names that PEFT finds these modules by and no others: `q_proj`, if that will do.
+def _short(targets: list[Module], all_modules: list[Module]) -> list[str]:
+    """Names by which PEFT finds these modules and no others: `q_proj` where it can.
 
     Several families call two modules the same, such as `attn.c_proj` and `mlp.c_proj`.
     """
     last = lambda module: module.short.rpartition(".")[2]
-    out = set()
+    names = set()
     for module in targets:
-        same = [other for other in known if last(other) == last(module)]
+        same = [other for other in all_modules if last(other) == last(module)]
         fits = all(other in targets for other in same)
-        out.add(last(module) if fits else module.short)
-    return sorted(out)
+        names.add(last(module) if fits else module.short)
+    return sorted(names)
 
 
 def read(
@@ -231,157 +313,224 @@ def read(
     c: decoder_config.DecoderConfig,
     leaves: Mapping[str, Any],
 ) -> Adapters:
-    """The adapters in a folder of PEFT's, for a model.
+    """The adapters in a folder, for a model.
 
-    Adapters of a rank below the largest get rows of zeros, and where their scale is
-    another than that of the largest, B is multiplied with what it is more.
+    Adapters of a rank below the largest get rows of zeros, and where their scale is not
+    that of the largest, B is multiplied by the ratio.
 
     Args:
       path: of the folder.
-      family: a module of `models`, by name.
-      c: settings of the model, without adapters.
-      leaves: `{path: array, or what is read when it is sliced}` of the model; its
+      family: of the model, by name.
+      c: of the model without adapters.
+      leaves: `{path: array, or leaf that is read when it is sliced}` of the model; its
         kernels are read where there are magnitudes.
 
     Raises:
-      ConfigError: every problem that can be seen together: what the adapters have that
-        is not computed here, tensors of modules that the model has not, of other
-        shapes, or that lack in some layer.
+      ConfigError: every problem that can be seen together: adapters that are not
+        computed here, tensors of unknown modules, of other shapes, or that are missing
+        in some layer.
     """
     path = pathlib.Path(path)
-    known = peft_config.read(path / CONFIG)
-    tensors = _open(path)
-    found, problems = _sort(path, tensors, modules(family, c), c)
-    asked = {}
-    for module in found:
-        layers = [module.theirs.format(layer=i) for i in range(c.layers)]
-        each = {(known.rank(x), known.scale(x), known.alpha(x)) for x in layers}
+    settings = read_settings(path / CONFIG)
+    by_module, problems = _by_module(path, modules(family, c), c)
+    kinds = {}  # module: (rank, scale, alpha)
+    for module in by_module:
+        names = [module.name.format(layer=i) for i in range(c.layers)]
+        kind = lambda name: tuple(
+            of(name) for of in (settings.rank, settings.scale, settings.alpha)
+        )
+        each = set(map(kind, names))
         if len(each) > 1:
             problems.append(
                 f"{path / CONFIG}: rank_pattern or alpha_pattern tell layers of "
                 f"{module.short} apart, which is not computed here"
             )
-        asked[module] = min(each)
-    problems += _shapes(path, found, asked, known, leaves)
+        kinds[module] = min(each)
+    problems += _check_shapes(path, by_module, kinds, settings, leaves)
     problems += [
         f"{path / CONFIG}: target_modules: {name!r} has no tensors in {WEIGHTS}"
-        for name in known.targets
-        if not any(f".{m.short}".endswith(f".{name}") for m in found)
+        for name in settings.targets
+        if not any(f".{module.short}".endswith(f".{name}") for module in by_module)
     ]
     if problems:
         raise errors.ConfigError(problems)
 
-    rank, scale, alpha = max(asked.values())
-    out: dict[str, list] = {}
-    for module, layers in found.items():
-        share = asked[module][1] / scale
-        for layer, parts in enumerate(layers):
-            for name, x in _split(module, parts, leaves, layer, rank, share):
-                out.setdefault(name, []).append(x)
+    rank, scale, alpha = max(kinds.values())
+    layers: dict[str, list] = {}
+    for module, tensors_by_layer in by_module.items():
+        ratio = kinds[module][1] / scale
+        for i, tensors in enumerate(tensors_by_layer):
+            for name, x in _split(module, tensors, leaves, i, rank, ratio):
+                layers.setdefault(name, []).append(x)
     fields = dict(
         lora_rank=rank,
         lora_alpha=float(alpha),
-        lora_rslora=known.rslora,
-        lora_dora=known.dora,
-        lora_dropout=known.dropout,
-        lora_targets="|".join(p for module in found for p in module.ours),
+        lora_rslora=settings.rslora,
+        lora_dora=settings.dora,
+        lora_dropout=settings.dropout,
+        lora_targets="|".join(p for module in by_module for p in module.projections),
     )
-    stacked = {name: np.stack(layers) for name, layers in out.items()}
-    return Adapters(fields, stacked, known.base)
+    stacked = {name: np.stack(arrays) for name, arrays in layers.items()}
+    return Adapters(fields, stacked, settings.base)
 
 
-def _open(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
-    if (path / WEIGHTS).is_file():
-        return tensor_files.open_file(path / WEIGHTS)
-    pickled = [p.name for p in path.glob("adapter_model.bin")]
-    reason = f"; {pickled[0]} is pickled, and never read" if pickled else ""
-    raise errors.ConfigError(
-        f"{path}: has no {WEIGHTS}{reason}; save the adapters with PEFT's "
-        "save_pretrained"
+def read_settings(path: pathlib.Path) -> Settings:
+    """An adapter_config.json.
+
+    Raises:
+      ConfigError: every field that asks for what is not computed here.
+    """
+    hf = json_files.read(path, dict, error=errors.ConfigError)
+    refuse = lambda name, reason: f"{path}: {name} = {hf.get(name)!r}: {reason}"
+    problems = [
+        refuse(name, f"{reason}, which is not computed here")
+        for name, reason in _REFUSED.items()
+        if hf.get(name)
+    ]
+    if hf.get("peft_type") != "LORA":
+        problems.append(refuse("peft_type", "only LORA is read"))
+    if hf.get("bias", "none") != "none":
+        problems.append(
+            refuse("bias", "biases of the model were trained too; merge them into it")
+        )
+    if hf.get("init_lora_weights", True) not in _STARTS:
+        problems.append(
+            refuse(
+                "init_lora_weights",
+                "it changed the weights of the model; save the adapters with PEFT's "
+                "path_initial_model_for_weight_conversion",
+            )
+        )
+    problems += [
+        refuse(name, "an unknown field, which may change what adapters compute")
+        for name, value in hf.items()
+        if name not in _KNOWN and name not in _REFUSED and value
+    ]
+    patterns = lambda name: config.expect(hf.get(name) or {}, dict, f"{path}: {name}")
+    ranks = {"": hf.get("r")} | patterns("rank_pattern")
+    alphas = {"": hf.get("lora_alpha")} | patterns("alpha_pattern")
+    if bad := [x for x in ranks.values() if type(x) is not int or x < 1]:
+        problems.append(refuse("r", f"{bad[0]!r} is no positive whole number"))
+    if bad := [x for x in alphas.values() if not _is_number(x) or x <= 0]:
+        problems.append(refuse("lora_alpha", f"{bad[0]!r} is no positive number"))
+    dropout = hf.get("lora_dropout") or 0.0
+    if not _is_number(dropout) or not 0 <= dropout < 1:
+        problems.append(refuse("lora_dropout", "it is not in [0, 1)"))
+    for name in (*ranks, *alphas):
+        try:
+            re.compile(name)
+        except re.error as error:
+            problems.append(f"{path}: the pattern {name!r}: {error}")
+    if problems:
+        raise errors.ConfigError(problems)
+    targets = hf.get("target_modules")
+    return Settings(
+        base=hf.get("base_model_name_or_path"),
+        targets=tuple(targets) if isinstance(targets, list) else (),
+        rslora=bool(hf.get("use_rslora")),
+        dora=bool(hf.get("use_dora")),
+        dropout=float(dropout),
+        ranks=ranks,
+        alphas=alphas,
     )
 
 
-def _sort(path, tensors, known: list[Module], c: decoder_config.DecoderConfig):
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _by_module(path, all_modules: list[Module], c: decoder_config.DecoderConfig):
     """({module: its tensors by layer}, problems)."""
-    where = {
-        module.theirs.format(layer=i): (module, i)
-        for module in known
+    if not (path / WEIGHTS).is_file():
+        pickled = [p.name for p in path.glob("adapter_model.bin")]
+        reason = f"; {pickled[0]} is pickled, and never read" if pickled else ""
+        raise errors.ConfigError(
+            f"{path}: has no {WEIGHTS}{reason}; save the adapters with PEFT's "
+            "save_pretrained"
+        )
+    owners = {
+        module.name.format(layer=i): (module, i)
+        for module in all_modules
         for i in range(c.layers)
     }
-    found: dict[Module, list[dict]] = {}
-    strange = []
-    for name, tensor in tensors.items():
-        match = _PART.fullmatch(name.removeprefix(PREFIX))
+    by_module: dict[Module, list[dict]] = {}
+    unknown = []
+    for name, tensor in tensor_files.open_file(path / WEIGHTS).items():
+        match = _TENSOR.fullmatch(name.removeprefix(PREFIX))
         owner = match and (match[1] or match[3])
-        if owner not in where:
-            strange.append(name)
+        if owner not in owners:
+            unknown.append(name)
             continue
-        module, i = where[owner]
-        layers = found.setdefault(module, [{} for _ in range(c.layers)])
+        module, i = owners[owner]
+        layers = by_module.setdefault(module, [{} for _ in range(c.layers)])
         layers[i][match[2] or "m"] = tensor
     problems = []
-    if strange:
+    if unknown:
         problems.append(
-            f"{path / WEIGHTS}: {matching.some(strange)} of no projection of this "
+            f"{path / WEIGHTS}: {folder.some(unknown)} of no projection of this "
             "model; such adapters are not computed here"
         )
-    if not found and not strange:
+    if not by_module and not unknown:
         problems.append(f"{path / WEIGHTS}: has no tensors")
-    return found, problems
+    return by_module, problems
 
 
-def _shapes(path, found, asked, known, leaves) -> list[str]:
-    """Tensors that lack, are no floats, or have another shape than is said."""
+def _check_shapes(path, by_module, kinds, settings: Settings, leaves) -> list[str]:
+    """Tensors that are missing, no floats, or of another shape than the files say."""
     problems = []
-    for module, layers in found.items():
-        rank, sizes = asked[module][0], _sizes(module, leaves)
-        want = {"lora_A": (rank, sizes[0]), "lora_B": (sum(sizes[1:]), rank)}
-        if known.dora:
-            want["m"] = (sum(sizes[1:]),)
-        for i, parts in enumerate(layers):
-            name = module.theirs.format(layer=i)
-            shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
-            if shapes != want:
+    for module, layers in by_module.items():
+        rank, (inputs, *widths) = kinds[module][0], _sizes(module, leaves)
+        expected = {"lora_A": (rank, inputs), "lora_B": (sum(widths), rank)}
+        if settings.dora:
+            expected["m"] = (sum(widths),)
+        for i, tensors in enumerate(layers):
+            name = module.name.format(layer=i)
+            shapes = {part: tuple(tensor.shape) for part, tensor in tensors.items()}
+            if shapes != expected:
                 problems.append(
                     f"{path / WEIGHTS}: {name} has {shapes or 'nothing'}, and the "
-                    f"model and {CONFIG} ask {want} of every layer"
+                    f"model and {CONFIG} ask {expected} of every layer"
                 )
-            kinds = {str(tensor.dtype) for tensor in parts.values()}
-            if odd := kinds.difference(matching.FLOATS):
+            dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+            if odd := dtypes.difference(layout.FLOATS):
                 problems.append(
                     f"{path / WEIGHTS}: {name} has numbers of {', '.join(odd)}; save "
-                    f"them as one of {', '.join(matching.FLOATS)}"
+                    f"them as one of {', '.join(layout.FLOATS)}"
                 )
     return problems[:8]
 
 
 def _sizes(module: Module, leaves) -> list[int]:
-    """Inputs of a module, and outputs of each projection that it is."""
-    shapes = [tuple(leaves[f"{path}/kernel"].shape[1:]) for path in module.ours]
-    contract = 2 if module.ours[0].endswith("/o") else 1
-    inputs = math.prod(shapes[0][:contract])
+    """Inputs of a module, and outputs of each of its projections."""
+    shapes = [tuple(leaves[f"{p}/kernel"].shape[1:]) for p in module.projections]
+    inputs = math.prod(shapes[0][: _contracted(module.projections[0])])
     return [inputs, *(math.prod(shape) // inputs for shape in shapes)]
 
 
-def _split(module: Module, parts, leaves, layer: int, rank: int, share: float):
-    """(path, array) of the adapters of one layer that a module's tensors are."""
+def _contracted(projection: str) -> int:
+    """The number of input axes of a projection's kernel."""
+    return 2 if projection.endswith("/o") else 1
+
+
+def _split(
+    module: Module, tensors, leaves, layer: int, rank: int, ratio: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, array) of the adapters of one layer in a module's tensors."""
     inputs, *widths = _sizes(module, leaves)
     a = np.zeros((inputs, rank), np.float32)
     b = np.zeros((rank, sum(widths)), np.float32)
-    theirs = {
-        part: np.asarray(tensor[...], np.float32) for part, tensor in parts.items()
-    }
-    have = len(theirs["lora_A"])
-    a[:, :have] = theirs["lora_A"].T
-    b[:have] = theirs["lora_B"].T if share == 1 else theirs["lora_B"].T * share
+    arrays = {part: np.asarray(x[...], np.float32) for part, x in tensors.items()}
+    narrow = len(arrays["lora_A"])
+    a[:, :narrow] = arrays["lora_A"].T
+    b[:narrow] = arrays["lora_B"].T if ratio == 1 else arrays["lora_B"].T * ratio
     ends = np.cumsum(widths)
-    for path, end, width in zip(module.ours, ends, widths, strict=True):
+    for path, end, width in zip(module.projections, ends, widths, strict=True):
         shape = tuple(leaves[f"{path}/kernel"].shape[1:])
-        contract = 2 if path.endswith("/o") else 1
-        here = slice(end - width, end)
-        yield f"{path}/lora_a", a.reshape(*shape[:contract], rank)
-        yield f"{path}/lora_b", b[:, here].reshape(rank, *shape[contract:])
-        if "m" in theirs:
+        split = _contracted(path)
+        columns = slice(end - width, end)
+        yield f"{path}/lora_a", a.reshape(*shape[:split], rank)
+        yield f"{path}/lora_b", b[:, columns].reshape(rank, *shape[split:])
+        if "m" in arrays:
             kernel = np.asarray(leaves[f"{path}/kernel"][layer], np.float32)
-            m = theirs["m"][here] - _norm(kernel, inputs)
-            yield f"{path}/lora_m", m.reshape(shape[contract:])
+            m = arrays["m"][columns] - _norm(kernel, inputs)
+            yield f"{path}/lora_m", m.reshape(shape[split:])

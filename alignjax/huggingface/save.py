@@ -2,14 +2,13 @@
 """A model written as a Hugging Face folder, one tensor at a time.
 
 The sizes of all tensors are known beforehand, so the files are laid out first and then
-filled in whatever order our parameters are read.
+filled in the order in which parameters are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,8 +18,8 @@ import jax
 import numpy as np
 
 from alignjax import errors
-from alignjax.huggingface import folder, layout, tokenizer_files
-from alignjax.models import decoder_config, families, names, published
+from alignjax.huggingface import config_json, folder, layout, tokenizer_files
+from alignjax.models import decoder_config, families
 from alignjax.storage import atomic, filenames, tensor_files
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,15 +28,15 @@ MAX_SHARD_BYTES = 5 * 10**9
 
 
 class Plan(NamedTuple):
-    """What an export will be.
+    """The files of an export.
 
     Attributes:
       places: the tensors, in the order of the files.
       dtypes: `{name of a tensor: dtype}`.
       files: `{file name: names of its tensors}`.
       json: its config.json.
-      extra: `{file name: bytes}` of what is beside the weights.
-      notes: what somebody should know of it, a sentence each.
+      extra: `{file name: bytes}` beside the weights.
+      notes: for the user, a sentence each.
     """
 
     places: tuple[layout.Place, ...]
@@ -67,21 +66,22 @@ def plan(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Plan:
-    """How a model would be written; nothing is.
+    """The files that `write` would write; nothing is written.
 
     Args:
-      leaves: `{path: array, or what is read when it is sliced}`, without adapters.
-      family: a module of `models`, by name.
-      c: settings of the model.
-      tok: its `data.tokenizer.Tokenizer`, or None.
+      leaves: `{path: array, or leaf that is read when it is sliced}`, without adapters.
+      family: of the model, by name.
+      c: of the model.
+      tok: its tokenizer, or None.
       chat: the format of its dialogues, as in `data.chat`.
       bos: whether its documents begin with the start token.
-      token_ids: fields of config.json about tokens, where `tok` does not tell.
-      dtype: one of DTYPES; None keeps that of each parameter.
-      max_shard_bytes: of tensors in a file; a tensor that is larger has its own.
+      token_ids: keys of config.json about tokens, for a model without a tokenizer.
+      dtype: one of DTYPES; None is that of each parameter.
+      max_shard_bytes: of tensors in a file; a larger tensor has a file of its own.
 
     Raises:
-      ConfigError: what the family's folders cannot say, or options that make no sense.
+      ConfigError: fields that the family's config.json cannot express, or an unknown
+        dtype or size.
     """
     if dtype is not None and dtype not in DTYPES:
         raise errors.ConfigError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -91,71 +91,72 @@ def plan(
     if c.score_heads and "head" in leaves:
         notes.append("the head for tokens is left out: a model for scores has none")
         leaves = {name: leaf for name, leaf in leaves.items() if name != "head"}
-    extras = published.without_extras() | {"score_heads": c.score_heads}
+    heads = c.score_heads
     # Where there is no head for tokens it is as if it were tied.
-    c = dataclasses.replace(c, **extras, tied=c.tied or bool(c.score_heads))
-    module = families.module(family)
+    tied = c.tied or bool(heads)
+    c = dataclasses.replace(c.without_extras(), score_heads=heads, tied=tied)
+    record = families.find(family)
     shapes = layout.shapes(c)
     _check_leaves(leaves, shapes)
-    places = tuple(layout.places(layout.table(module, c), shapes))
+    places = tuple(layout.places(layout.table(record, c), shapes))
     dtypes = {place.name: _dtype(place, leaves, dtype) for place in places}
-    used = {str(d) for d in dtypes.values()}
-    found = names.config_json(module, c)
-    kept = dtype or (used.pop() if len(used) == 1 else "float32")
+    names = {str(d) for d in dtypes.values()}
+    main = dtype or (names.pop() if len(names) == 1 else "float32")
+    hf = config_json.write(c, record)
     # transformers 4 reads the first, 5 the second.
-    found |= {"torch_dtype": kept, "dtype": kept}
+    hf |= {"torch_dtype": main, "dtype": main}
     if c.score_heads:
-        found |= _of_scores(found, c)
-    extra, more, said = tokenizer_files.files(tok, c, chat=chat, bos=bos)
-    notes += said
-    more = {k: v for k, v in more.items() if v is not None}
-    found |= {**(token_ids or {}), **more}
-    made = Plan(places, dtypes, {}, found, extra, tuple(notes))
-    return made._replace(files=_files(made, max_shard_bytes))
+        hf |= _score_keys(hf["architectures"][0], c.score_heads)
+    beside = tokenizer_files.files(tok, c, chat=chat, bos=bos)
+    keys = {k: v for k, v in beside.keys.items() if v is not None}
+    hf |= {**(token_ids or {}), **keys}
+    notes += beside.notes
+    plan = Plan(places, dtypes, {}, hf, beside.files, tuple(notes))
+    return plan._replace(files=_files(plan, max_shard_bytes))
 
 
 def write(
-    made: Plan,
+    plan: Plan,
     leaves: Mapping[str, Any],
     target: str | pathlib.Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Writes what was planned to the folder `target`, all of it or nothing.
+    """Writes the planned files to the folder `target`, all of them or nothing.
 
-    Each parameter is read once and in slices, so that of arrays that are read when they
+    Each parameter is read once and in slices, so that of leaves that are read when they
     are sliced no more is in memory than one tensor, twice.
 
     Args:
-      progress: told of (bytes written, bytes in all) after each tensor.
+      progress: called with (bytes written, bytes in all) after each tensor.
 
     Raises:
       ConfigError: the folder is not empty, the disk too full, or the name of a file is
         not plain.
     """
-    if problems := filenames.not_plain([*made.files, *made.extra]):
+    if problems := filenames.not_plain([*plan.files, *plan.extra]):
         raise errors.ConfigError(
             f"{target}: {', '.join(problems)} is no plain name of a file, so that it "
             "might be written elsewhere; nothing is written"
         )
-    target, total = pathlib.Path(target), made.nbytes
+    target, total = pathlib.Path(target), plan.nbytes
     with atomic.folder(target, total) as path:
         slots = {}
-        by_name = {place.name: place for place in made.places}
-        for name, inside in made.files.items():
-            described = {n: (made.dtypes[n], by_name[n].shape) for n in inside}
-            slots |= tensor_files.create(path / name, described)
+        by_name = {place.name: place for place in plan.places}
+        for name, tensors in plan.files.items():
+            kinds = {n: (plan.dtypes[n], by_name[n].shape) for n in tensors}
+            slots |= tensor_files.create(path / name, kinds)
         done = 0
-        for place in _by_leaf(made.places):
-            dtype = made.dtypes[place.name]
-            for at, block in place.blocks(BLOCK_BYTES // dtype.itemsize):
+        for place in _by_leaf(plan.places):
+            dtype = plan.dtypes[place.name]
+            for first, block in place.blocks(BLOCK_BYTES // dtype.itemsize):
                 pieces = [_read(leaves[name], index, dtype) for name, index in block]
-                slots[place.name].write(place.join(pieces), at)
-            done += made.size(place)
+                slots[place.name].write(place.join(pieces), first)
+            done += plan.size(place)
             progress(done, total)
-        if len(made.files) > 1:
-            _write_json(path / folder.INDEX, _index(made))
-        _write_json(path / "config.json", made.json)
-        for name, content in made.extra.items():
+        if len(plan.files) > 1:
+            atomic.write_json(path / folder.INDEX, _index(plan))
+        atomic.write_json(path / "config.json", plan.json)
+        for name, content in plan.extra.items():
             (path / name).write_bytes(content)
 
 
@@ -174,84 +175,79 @@ def parse_size(text: str) -> int:
 
 
 def _check_leaves(leaves, shapes) -> None:
-    have = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    if have != shapes:
+    actual = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    if actual != shapes:
         lines = [
-            f"export: {name} is {have.get(name)} in the run, {shapes.get(name)} in a "
+            f"export: {name} is {actual.get(name)} in the run, {shapes.get(name)} in a "
             "folder of this model"
-            for name in sorted({*have, *shapes})
-            if have.get(name) != shapes.get(name)
+            for name in sorted({*actual, *shapes})
+            if actual.get(name) != shapes.get(name)
         ]
         raise errors.ConfigError(lines)
 
 
-def _dtype(place: layout.Place, leaves, asked: str | None) -> np.dtype:
-    if asked is not None:
-        return jax.numpy.dtype(asked)
-    found = [leaves[part.ours] for part in place.parts]
-    kinds = [np.dtype(getattr(leaf, "stored", leaf.dtype)) for leaf in found]
-    return np.dtype(functools.reduce(jax.numpy.promote_types, kinds))
+def _dtype(place: layout.Place, leaves, dtype: str | None) -> np.dtype:
+    if dtype is not None:
+        return jax.numpy.dtype(dtype)
+    parts = [leaves[part.path] for part in place.parts]
+    dtypes = [np.dtype(getattr(leaf, "stored", leaf.dtype)) for leaf in parts]
+    return np.dtype(functools.reduce(jax.numpy.promote_types, dtypes))
 
 
 def _read(leaf, index: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A piece of ours. Raises ConfigError where a narrower dtype cannot hold it."""
+    """A piece of a leaf. Raises ConfigError where float16 cannot hold it."""
     piece = np.asarray(leaf[index])
     with np.errstate(over="ignore"):  # looked for below
-        found = piece.astype(dtype, copy=False)
-    if dtype == np.float16 and found is not piece and np.isinf(found).any():
+        cast = piece.astype(dtype, copy=False)
+    if dtype == np.float16 and cast is not piece and np.isinf(cast).any():
         raise errors.ConfigError(
             "dtype: float16 ends at 65504, and some weight is larger; take bfloat16"
         )
-    return found
+    return cast
 
 
 def _by_leaf(places) -> list[layout.Place]:
-    """The places in the order in which whole parameters come one after the other."""
-    order: dict[tuple[str, ...], list[layout.Place]] = {}
+    """The places in an order that reads one whole parameter after the other."""
+    groups: dict[tuple[str, ...], list[layout.Place]] = {}
     for place in places:
-        order.setdefault(tuple(p.ours for p in place.parts), []).append(place)
-    return [place for together in order.values() for place in together]
+        groups.setdefault(tuple(p.path for p in place.parts), []).append(place)
+    return [place for group in groups.values() for place in group]
 
 
-def _files(made: Plan, most: int) -> dict[str, tuple[str, ...]]:
+def _files(plan: Plan, most: int) -> dict[str, tuple[str, ...]]:
     groups: list[list[str]] = [[]]
     size = 0
-    for place in made.places:
-        if groups[-1] and size + made.size(place) > most:
+    for place in plan.places:
+        if groups[-1] and size + plan.size(place) > most:
             groups.append([])
             size = 0
         groups[-1].append(place.name)
-        size += made.size(place)
+        size += plan.size(place)
     if len(groups) == 1:
         return {folder.SINGLE: tuple(groups[0])}
     name = lambda i: f"model-{i:05d}-of-{len(groups):05d}.safetensors"
     return {name(i): tuple(group) for i, group in enumerate(groups, start=1)}
 
 
-def _index(made: Plan) -> dict:
-    weight_map = {n: file for file, inside in made.files.items() for n in inside}
-    count = sum(math.prod(place.shape) for place in made.places)
-    metadata = {"total_parameters": count, "total_size": made.nbytes}
+def _index(plan: Plan) -> dict:
+    weight_map = {n: file for file, tensors in plan.files.items() for n in tensors}
+    count = sum(math.prod(place.shape) for place in plan.places)
+    metadata = {"total_parameters": count, "total_size": plan.nbytes}
     return {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def _of_scores(found: dict, c: decoder_config.DecoderConfig) -> dict:
-    """What config.json says of a model whose head gives scores."""
-    name = found["architectures"][0]
+def _score_keys(architecture: str, heads: int) -> dict:
+    """Keys of config.json of a model whose head gives scores."""
     # The one family whose class for scores is called after its text model.
-    stem = {"Gemma3ForCausalLM": "Gemma3Text"}.get(name)
+    stem = {"Gemma3ForCausalLM": "Gemma3Text"}.get(architecture)
     for ending in folder.HEADS:
-        if stem is None and name.endswith(ending):
-            stem = name.removesuffix(ending)
-    labels = {str(i): f"LABEL_{i}" for i in range(c.score_heads)}
+        if stem is None and architecture.endswith(ending):
+            stem = architecture.removesuffix(ending)
+    labels = {str(i): f"LABEL_{i}" for i in range(heads)}
     return {
         "architectures": [f"{stem}{folder.SCORES}"],
         "id2label": labels,
         "label2id": {label: int(i) for i, label in labels.items()},
-        "num_labels": c.score_heads,
+        "num_labels": heads,
         "problem_type": "regression",
     }
-
-
-def _write_json(path: pathlib.Path, value: Mapping) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

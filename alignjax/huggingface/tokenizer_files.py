@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies beside the weights of an export: tokenizer, template, what ends a reply."""
+"""The files beside the weights of an export: tokenizer, template, stop tokens."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignjax import errors
 from alignjax.data.chat import format as chats
@@ -16,79 +16,94 @@ GENERATION = tokenizer_files.GENERATION
 TRAINED = "sentencepiece.model"  # the file of a model that was trained here
 
 
+class Files(NamedTuple):
+    """Files beside the weights.
+
+    Attributes:
+      files: `{name: bytes}`.
+      keys: of config.json, about tokens.
+      notes: for the user, a sentence each.
+    """
+
+    files: dict[str, bytes]
+    keys: dict[str, Any]
+    notes: list[str]
+
+
 def files(
     tok, c: decoder_config.DecoderConfig, *, chat: str | None, bos: bool
-) -> tuple[dict[str, bytes], dict[str, Any], list[str]]:
-    """(`{name: bytes}`, fields of config.json, what somebody should know).
+) -> Files:
+    """The files of a tokenizer and its chat template.
 
-    Files that came with the tokenizer are given back byte for byte. Only where the
-    dialogues of the run end otherwise than its generation_config.json says are these
-    stops added to it, and only where it learned another template than the tokenizer's
-    is that one written.
+    Files that came with the tokenizer are given back byte for byte. Stop tokens are
+    added to its generation_config.json only where dialogues of the run end with others,
+    and a template is written only where the run learned another than the tokenizer's.
 
     Args:
-      tok: a `data.tokenizer.Tokenizer`, or None.
+      tok: a tokenizer, or None.
       chat: the format of dialogues that the run learned, or None.
       bos: whether its documents begin with the start token.
     """
     if tok is None:
-        return {}, {}, ["there is no tokenizer to go with it"]
+        return Files({}, {}, ["there is no tokenizer to go with it"])
     notes: list[str] = []
-    kept = {name: tok.files[name] for name in tokenizer_files.KEPT if name in tok.files}
+    content = {x: tok.files[x] for x in tokenizer_files.KEPT if x in tok.files}
     if tok.kind in ("bytes", "chars"):
         notes.append(
             f"a tokenizer of the kind {tok.kind!r} has no form that transformers "
             "reads: the weights are complete; their tokens are made with alignjax"
         )
     elif TRAINED in tok.files:
-        kept["tokenizer.model"] = tok.files[TRAINED]
-        kept["tokenizer_config.json"] = _json(_of_sentencepiece(tok, bos))
+        content["tokenizer.model"] = tok.files[TRAINED]
+        content["tokenizer_config.json"] = _json(_sentencepiece_config(tok, bos))
         notes.append(
             "tokenizer.model is as it was trained here; transformers makes the same "
             "tokens of a text, but for one that spells a control token"
         )
-    stops = stop_ids(tok, chat)
-    known = {} if GENERATION not in kept else json.loads(kept[GENERATION])
-    said = known.get("eos_token_id")
-    said = said if isinstance(said, list) else [] if said is None else [said]
-    if lacking := [i for i in stops if i not in said]:
-        if known:
+    generation = json.loads(content[GENERATION]) if GENERATION in content else {}
+    stops = generation.get("eos_token_id")
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if missing := [i for i in stop_ids(tok, chat) if i not in stops]:
+        if generation:
             notes.append(
-                f"{GENERATION}: also ends at {lacking}, as dialogues of this run do"
+                f"{GENERATION}: also ends at {missing}, as dialogues of this run do"
             )
-        ends = {"eos_token_id": [*said, *lacking]}
+        stops = [*stops, *missing]
         begins = {"bos_token_id": tok.bos_id} if tok.bos_id is not None else {}
-        kept[GENERATION] = _json({**begins, **known, **ends})
-        said = ends["eos_token_id"]
+        content[GENERATION] = _json({**begins, **generation, "eos_token_id": stops})
     source = _template(tok, chat, bos)
     if source is not None:
-        kept[templates.FILE] = source.encode()
+        content[templates.FILE] = source.encode()
         notes.append(f"{templates.FILE}: the template of data.chat = {chat!r}")
-    fields = {"bos_token_id": tok.bos_id, "eos_token_id": _one_or_all(said)}
-    pad = tok.names.get("pad_token")
-    fields["pad_token_id"] = tok.control.get(pad)
-    if c.score_heads and fields["pad_token_id"] is None:
-        fields["pad_token_id"] = tok.eos_id  # without it only batches of one are read
-    return kept, fields, notes
+    pad_id = tok.control.get(tok.names.get("pad_token"))
+    if c.score_heads and pad_id is None:
+        pad_id = tok.eos_id  # without it only batches of one are read
+    keys = {
+        "bos_token_id": tok.bos_id,
+        "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
+        "pad_token_id": pad_id,
+    }
+    return Files(content, keys, notes)
 
 
 def stop_ids(tok, chat: str | None) -> list[int]:
-    """All tokens that may end what the model says."""
-    found = []
+    """All tokens that may end a reply of the model."""
+    ids = []
     if chat:
         try:
-            found = chats.of(tok, chat).stop_ids
+            ids = chats.of(tok, chat).stop_ids
         except errors.ConfigError:
-            # A template that came along may be one that we do not write with.
+            # A template that came along may be one that cannot be used here.
             if chat != templates.OWN:
                 raise
-    return list(dict.fromkeys([*found, *tok.stop_ids, *_known(tok.eos_id)]))
+    ids = [*ids, *tok.stop_ids, tok.eos_id]
+    return [token for token in dict.fromkeys(ids) if token is not None]
 
 
 def _template(tok, chat: str | None, bos: bool) -> str | None:
     """The template of a format, where it is not the tokenizer's own.
 
-    Here the start of a document is the data's to give; theirs has to write it.
+    Here the data adds the start token of a document; in transformers the template does.
     """
     if not chat or chat == templates.OWN or tok.kind in ("bytes", "chars"):
         return None
@@ -98,7 +113,7 @@ def _template(tok, chat: str | None, bos: bool) -> str | None:
     return source
 
 
-def _of_sentencepiece(tok, bos: bool) -> dict[str, Any]:
+def _sentencepiece_config(tok, bos: bool) -> dict[str, Any]:
     """tokenizer_config.json of a sentencepiece model that was trained here."""
     piece = {i: name for name, i in tok.control.items()}
     named = {"bos_token": tok.bos_id, "eos_token": tok.eos_id}
@@ -117,14 +132,6 @@ def _of_sentencepiece(tok, bos: bool) -> dict[str, Any]:
         "unk_token": "<unk>",
         **names,
     }
-
-
-def _known(token: int | None) -> list[int]:
-    return [] if token is None else [token]
-
-
-def _one_or_all(tokens: list[int]) -> int | list[int] | None:
-    return tokens[0] if len(tokens) == 1 else tokens or None
 
 
 def _json(value: Any) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Causal attention over packed rows: one function a backend, equal in value.
+"""Causal attention over packed rows: one function for each backend, equal in value.
 
 Every backend is `(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, softcap, scale,
 branches=None) -> out_BTNH`. A query sees keys at or before it, of its own segment,
@@ -8,6 +8,9 @@ the shared beginning and its own branch. Products of queries and keys are multip
 `scale`, 1 / sqrt(H) where it is None, and capped where there is a softcap. Softmax is
 float32 in all of them. Each of the K kv heads serves N/K query heads, so K = N is
 multi-head and K = 1 multi-query.
+
+Kernels never hold all the weights. The compiler cannot partition them, so on a mesh
+each device runs one on the rows and heads that it holds.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,17 +27,18 @@ from alignjax import registry
 
 BACKENDS = registry.Registry("attention backend")
 
+BLOCK = 512  # of splash's queries and keys, at most; as its own tuning tables favour
 # Large enough to vanish under exp, small enough to survive arithmetic in float32.
 MASKED = -1e30
-# A window that nothing is outside of.
+# A window that covers everything.
 EVERYTHING = np.iinfo(np.int32).max
 
 
 class Branches(NamedTuple):
-    """Where segments branch: `types.Sequences.branches`, and positions in the document.
+    """The branches of segments, `types.Sequences.branches`, and document positions.
 
-    Both are int32 [B, T]. What lies between two tokens of a row may be another branch,
-    so how far apart they are is the difference of their positions.
+    Both are int32 [B, T]. Between two tokens of a row may lie another branch, so their
+    distance is the difference of their positions.
     """
 
     ids: Any
@@ -48,10 +53,10 @@ def resolve(
     *,
     branches: Branches | None = None,
 ) -> str:
-    """What `auto` stands for with these queries; other names are themselves.
+    """The backend that `auto` chooses for these queries; other names are themselves.
 
-    A kernel where the platform (by default that of the devices at hand) has one that
-    takes the shape, the dtype and the softcap; `xla` otherwise, and for branches.
+    A kernel where the platform (by default that of this process) has one for the shape,
+    the dtype and the softcap; `xla` otherwise, and for branches.
     """
     if backend != "auto":
         return backend
@@ -83,9 +88,9 @@ def run(
     """Attention by a backend, or `auto`, in a layer with the window or without it.
 
     Args:
-      window: that of the layers that have one.
-      windowed: whether this layer does; an array of one bool where that is known only
-        while the program runs.
+      window: of the layers that have one.
+      windowed: whether this layer has it; an array of one bool where that is known only
+        when the program runs.
     """
     backend = resolve(backend, q_BTNH, softcap, branches=branches)
     attend = functools.partial(
@@ -119,10 +124,9 @@ def attend(
     softcap: float | None = None,
     scale: float | None = None,
 ):
-    """Attention under an explicit mask, True where a query may look; [B, N, T, H].
+    """Attention under an explicit mask, True where a query sees a key; [B, N, T, H].
 
-    A query that may look nowhere (padding) gets the mean of all values: finite, and
-    never used.
+    A query that sees none (padding) gets the mean of all values: finite, and unused.
     """
     B, N, T, H = q_BNTH.shape
     K = k_BKSH.shape[1]
@@ -149,10 +153,10 @@ def causal_mask(query_ids_BT, key_ids_BS, offset: int, window: int | None):
 def branch_mask(query: Branches, key: Branches, window: int | None):
     """True where key s is shared or of the branch of query t, and not far."""
     t, s = (lambda x: x[:, :, None]), (lambda x: x[:, None, :])
-    seen = (s(key.ids) == 0) | (s(key.ids) == t(query.ids))
+    mask = (s(key.ids) == 0) | (s(key.ids) == t(query.ids))
     if window is not None:
-        seen &= t(query.positions) - s(key.positions) < window
-    return seen
+        mask &= t(query.positions) - s(key.positions) < window
+    return mask
 
 
 @BACKENDS.register
@@ -168,9 +172,12 @@ def xla(
     branches: Branches | None = None,
     block: int = 128,
 ):
-    """Plain XLA, everywhere. Queries go in blocks that skip the keys after them; where
-    there are several, the weights of one are recomputed in the backward pass rather
-    than kept. The window may be an array of one number."""
+    """Plain XLA, on any platform.
+
+    Queries are taken in blocks that skip the keys after them; where there are several,
+    the weights of one are recomputed in the backward pass, not stored. The window may
+    be an array of one number.
+    """
     T = q_BTNH.shape[1]
     q_BNTH, k_BKTH, v_BKTH = map(heads_first, (q_BTNH, k_BTKH, v_BTKH))
 
@@ -200,3 +207,127 @@ def xla(
             )
         )
     return heads_first(jnp.concatenate(blocks, axis=2))
+
+
+@BACKENDS.register
+def cudnn(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    segment_ids_BT,
+    *,
+    window,
+    softcap,
+    scale=None,
+    branches=None,
+):
+    """cuDNN's fused attention, bfloat16 or float16 on NVIDIA GPUs from Ampere on."""
+    _refuse(branches, "cudnn")
+    if softcap is not None:
+        raise ValueError("model.attention: cudnn has no softcap; use xla")
+    if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"model.attention: cudnn computes in 16 bits, model.dtype is "
+            f"{q_BTNH.dtype}; use bfloat16, or attention xla"
+        )
+
+    def attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
+        same = segment_ids_BT[:, None, :, None] == segment_ids_BT[:, None, None, :]
+        return jax.nn.dot_product_attention(
+            q_BTNH,
+            k_BTKH,
+            v_BTKH,
+            mask=same,
+            scale=scale,
+            is_causal=True,
+            # In jax's terms: so many keys to the left, the query's own not counted.
+            local_window_size=None if window is None else (window - 1, 0),
+            implementation="cudnn",
+        )
+
+    return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+
+
+@BACKENDS.register
+def splash(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    segment_ids_BT,
+    *,
+    window,
+    softcap,
+    scale=None,
+    branches=None,
+    interpret: bool = False,
+):
+    """Splash attention, a Pallas kernel for TPUs; `interpret` runs it anywhere, slowly.
+
+    Keys that no query of a block sees are skipped, so causality and windows save their
+    share of the work.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as lib
+
+    _refuse(branches, "splash")
+    T, H = q_BTNH.shape[1], q_BTNH.shape[3]
+    if T % 128:
+        raise ValueError(
+            f"model.attention: splash needs rows of a multiple of 128 tokens, "
+            f"length is {T}; change it, or use xla"
+        )
+    block = next(size for size in (BLOCK, 256, 128) if T % size == 0)
+    sizes = lib.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    if window is None:
+        mask = lib.CausalMask((T, T))
+    else:
+        mask = lib.LocalMask((T, T), (window - 1, 0), 0)
+
+    def attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
+        B, _, N, _ = q_BTNH.shape
+        K = k_BTKH.shape[2]
+        kernel = lib.make_splash_mqa_single_device(
+            lib.MultiHeadMask([mask] * (N // K)),
+            block_sizes=sizes,
+            attn_logits_soft_cap=softcap,
+            interpret=interpret,
+        )
+        per_kv_head = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # [G,T,H], [T,H], [T,H]
+        per_row = jax.vmap(per_kv_head)
+        scaled_BTNH = q_BTNH * (H**-0.5 if scale is None else scale)
+        q_BKGTH = heads_first(scaled_BTNH).reshape(B, K, N // K, T, H)
+        ids = lib.SegmentIds(segment_ids_BT, segment_ids_BT)
+        out_BKGTH = per_row(q_BKGTH, heads_first(k_BTKH), heads_first(v_BTKH), ids)
+        return heads_first(out_BKGTH.reshape(B, N, T, H))
+
+    return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+
+
+def _refuse(branches, kernel: str) -> None:
+    if branches is not None:
+        raise ValueError(
+            f"model.attention: {kernel} has no branches, by which responses share "
+            "their prompt; use xla, or set data.share_prompt=False"
+        )
+
+
+def _on_each_device(attend):
+    """`attend` on the rows and heads of each device; without a mesh, itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return attend
+    spec = nn.logical_to_mesh_axes
+    q, kv = ("batch", None, "heads", None), ("batch", None, "kv_heads", None)
+    return jax.shard_map(
+        attend,
+        in_specs=(spec(q), spec(kv), spec(kv), spec(("batch", None))),
+        out_specs=spec(q),
+        check_vma=False,
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One layer of a decoder: attention, then the MLP, each added to what it is given.
+"""One layer of a decoder: attention, then the MLP, each added to its input.
 
 The layers of some models differ: some have a window, and perhaps rotations of their
 own. In a scan over layers that is a value known only while it runs.
@@ -27,13 +27,13 @@ from alignjax.models import (
 
 
 class ByLayer(NamedTuple):
-    """What layers without a window are given, and those with one where it differs."""
+    """An input of layers without a window, and of those with one where it differs."""
 
     far: Any
     near: Any = None
 
     def of(self, windowed):
-        """What a layer is given; `windowed` is a bool, or an array of one."""
+        """The input of one layer; `windowed` is a bool, or an array of one."""
         if self.near is None:
             return self.far
         if isinstance(windowed, bool):
@@ -43,18 +43,26 @@ class ByLayer(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What every layer is given: segments for whole rows, mask and slot for a cache."""
+    """Inputs that all layers share: segments for whole rows, mask and slot for a cache.
 
-    rotations: ByLayer | None = None  # cosines and sines; None: learned positions
+    Attributes:
+      rotations: cosines and sines; None for learned positions.
+      segment_ids, branches: of whole rows.
+      mask: bool [B, T, S], the slots of the cache that a query sees.
+      slot: int32, of the cache, for the first of the T tokens.
+      counts: bool [B, T], the tokens whose routing to experts is summed up.
+    """
+
+    rotations: ByLayer | None = None
     segment_ids: Any = None
     branches: attention.Branches | None = None
-    mask: ByLayer | None = None  # bool [B, T, S], the slots a query may look at
-    slot: Any = None  # int32, where in the cache the first of the T tokens goes
-    counts: Any = None  # bool [B, T], tokens whose routing to experts is summed up
+    mask: ByLayer | None = None
+    slot: Any = None
+    counts: Any = None
 
 
 def windowed(c: decoder_config.DecoderConfig, layer):
-    """Whether a layer has the window: a bool where that is known, or an array."""
+    """Whether a layer has the window: a bool, or an array where `layer` is one."""
     flags = c.layers_with_window if c.window else (False,)
     if len(set(flags)) == 1:
         return flags[0]
@@ -68,7 +76,7 @@ class Block(nn.Module):
 
     Attributes:
       config, train: of the decoder.
-      layer: which one it is, where that is known when the program is made.
+      layer: its index, where that is known when the program is traced.
     """
 
     config: decoder_config.DecoderConfig
@@ -77,14 +85,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry, layer: jax.Array, shared: Shared):
-        """(x_BTD, keys and values of the cache or None), before and after.
+        """The carry, (x_BTD, keys and values of the cache or None), after the layer.
 
-        Beside it, the `types.Routing` of the tokens that count, if any, and experts.
+        Beside it the `types.Routing` of `shared.counts`, or None.
         """
         x_BTD, kv = carry
         c = self.config
         before, after = c.norm_placement != "post", c.norm_placement != "pre"
-        norm = lambda name, x, wanted: self._norm(name)(x) if wanted else x
+        norm = lambda name, x, here: self._norm(name)(x) if here else x
         dropout = nn.Dropout(c.dropout, deterministic=not self.train)
         add = lambda x, y: sharding.constrain(x + dropout(y), "batch", "seq", None)
 
@@ -104,7 +112,7 @@ class Block(nn.Module):
         return self.config.init_std * (2 * self.config.layers) ** -0.5
 
     def _mlp(self, x_BTD, counts_BT):
-        """What the MLP, or the experts, make of it, and where the tokens went."""
+        """The output of the MLP or of the experts, and the routing."""
         c, lora = self.config, self.config.lora(self.train)
         if c.experts:
             return moe.Experts(
@@ -129,7 +137,7 @@ class Block(nn.Module):
         return mlp(x_BTD), None
 
     def _attention(self, h_BTD, kv, layer, shared: Shared):
-        """What attention makes of its input, and the cache with its keys and values."""
+        """The output of attention, and the cache with its keys and values."""
         c = self.config
         has_window = windowed(c, layer if self.layer is None else self.layer)
         q_BTNH, k_BTKH, v_BTKH = self._heads(h_BTD, shared, has_window)

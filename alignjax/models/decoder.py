@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder-only transformer: a scanned block, `hidden`, two kinds of head, a cache."""
+"""A decoder-only transformer: embedding, scanned blocks, two kinds of head, a cache."""
 
 from __future__ import annotations
 
 import functools
-import operator
 
 import flax.linen as nn
 import jax
@@ -18,12 +17,11 @@ from alignjax.models import (
     decoder_config,
     kv_cache,
     layers,
-    neftune,
     rope,
 )
 from alignjax.tracking import throughput
 
-REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
+REMAT_POLICIES = {  # what the forward pass saves for the backward pass
     "none": None,  # everything
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
@@ -32,7 +30,7 @@ REMAT_POLICIES = {  # what the forward pass keeps for the backward pass
 
 
 def _block(c: decoder_config.DecoderConfig):
-    """The layer, recomputing in the backward pass what the policy does not keep."""
+    """The layer, which recomputes what its policy does not save."""
     if REMAT_POLICIES[c.remat] is None:
         return block.Block
     # Inside a loop, merging common subexpressions cannot undo the recomputation.
@@ -41,7 +39,7 @@ def _block(c: decoder_config.DecoderConfig):
 
 
 class Decoder(nn.Module):
-    """Embedding, scanned blocks, final norm; the head is a method of its own."""
+    """Embedding, scanned blocks, final norm; the heads are methods of their own."""
 
     config: decoder_config.DecoderConfig
     train: bool = False
@@ -100,35 +98,35 @@ class Decoder(nn.Module):
             rope.frequencies, c.rotated_dimensions, c.rope_theta, c.rope_scaling
         )
         if isinstance(long_BT1, bool):
-            chosen = frequencies(long=long_BT1)
+            scaled = frequencies(long=long_BT1)
         else:
-            chosen = jnp.where(long_BT1, frequencies(long=True), frequencies())
+            scaled = jnp.where(long_BT1, frequencies(long=True), frequencies())
         rotate = functools.partial(rope.rotations, positions_BT)
-        far = rotate(chosen, rope.amplitude(c.rope_scaling))
+        far = rotate(scaled, rope.amplitude(c.rope_scaling))
         if c.local_rope_theta is None:
             return block.ByLayer(far)
         near = rope.frequencies(c.rotated_dimensions, c.local_rope_theta)
         return block.ByLayer(far, rotate(near))
 
     def _is_long(self, segment_ids_BT, positions_BT, branches_BT):
-        """Of each token, whether its document is longer than the original length."""
+        """Whether the document of each token is longer than the original length."""
         scaling, T = self.config.rope_scaling, segment_ids_BT.shape[1]
         if scaling is None or not scaling.by_length or scaling.original_length >= T:
             return False
         if branches_BT is not None:
             raise errors.ConfigError(
-                "model.rope_scaling: longrope goes by the length of a document, which "
-                "responses that share their prompt may not have in common; say "
+                "model.rope_scaling: longrope depends on the length of a document, "
+                "which may differ between responses that share their prompt; set "
                 "data.share_prompt=False"
             )
-        lengths_BT = neftune.lengths(segment_ids_BT, positions_BT)
+        lengths_BT = layers.document_lengths(segment_ids_BT, positions_BT)
         return (lengths_BT > scaling.original_length)[..., None]
 
     def _indices(self):
         return jnp.arange(self.config.layers)
 
     def start(self):
-        """Goes through every parameter, which is how Flax makes them."""
+        """Uses every parameter, which is how Flax makes them."""
         tokens_BT = jnp.zeros((1, 1), jnp.int32)
         x_BTD = self.hidden(tokens_BT, tokens_BT, tokens_BT)
         if self.config.score_heads:
@@ -138,30 +136,50 @@ class Decoder(nn.Module):
         return self._read(*inputs, counts_BT=None)[0]
 
     def routed(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
-        """As `hidden`, and where the experts' tokens went."""
+        """As `hidden`, and the `types.Routing` of the tokens of documents."""
         inputs = (inputs_BT, positions_BT, segment_ids_BT, branches_BT)
         return self._read(*inputs, counts_BT=segment_ids_BT != 0)
 
-    def _read(
-        self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None, *, counts_BT
-    ):
+    def every_layer(self, *inputs):
+        """float32 [L + 1, B, T, D]: embeddings, then what each layer adds up to.
+
+        Before the norm at the end.
+        """
+        x_BTD, shared = self._begin(*inputs)
+        layer = block.Block(self.config, self.train, parent=None)
+
+        def step(x_BTD, params_and_index):
+            params, i = params_and_index
+            carry = (x_BTD, None)
+            (x_BTD, _), _ = layer.apply({"params": params}, carry, i, shared)
+            return x_BTD, x_BTD
+
+        stacked = (self.layers.variables["params"], self._indices())
+        _, x_LBTD = jax.lax.scan(step, x_BTD, stacked)
+        return jnp.concatenate([x_BTD[None], x_LBTD]).astype(jnp.float32)
+
+    def _begin(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
+        """The embeddings x_BTD, and what all layers share."""
         c, noise_BTD = self.config, None
         if self.train and c.embedding_noise:
-            lengths_BT = neftune.lengths(segment_ids_BT, positions_BT, branches_BT)
-            noise_BTD = neftune.uniform(
+            noise_BTD = layers.embedding_noise(
                 self.make_rng("noise"),
                 c.embedding_noise,
-                lengths_BT,
+                layers.document_lengths(segment_ids_BT, positions_BT, branches_BT),
                 segment_ids_BT,
                 c.d_model,
             )
         long_BT1 = self._is_long(segment_ids_BT, positions_BT, branches_BT)
         rotations = self._rotations(positions_BT, long_BT1)
-        shared = block.Shared(rotations, segment_ids_BT, counts=counts_BT)
+        branches = None
         if branches_BT is not None:
             branches = attention.Branches(branches_BT, positions_BT)
-            shared = shared._replace(branches=branches)
-        x_BTD = self._embed(inputs_BT, positions_BT, noise_BTD)
+        shared = block.Shared(rotations, segment_ids_BT, branches)
+        return self._embed(inputs_BT, positions_BT, noise_BTD), shared
+
+    def _read(self, *inputs, counts_BT):
+        x_BTD, shared = self._begin(*inputs)
+        shared = shared._replace(counts=counts_BT)
         if self.config.unroll == self.config.layers and not self.is_initializing():
             x_BTD, routing = self._unrolled(x_BTD, shared)
         else:
@@ -172,42 +190,40 @@ class Decoder(nn.Module):
     def _unrolled(self, x_BTD, shared: block.Shared):
         """The layers one after the other, with no loop in the program.
 
-        A loop keeps what the backward pass needs in arrays of all layers, which it
+        A loop saves what the backward pass needs in arrays of all layers, which it
         clears and copies. Splitting once makes the gradient one concatenation.
         """
         c = self.config
         make = functools.partial(_block(c), c, self.train, parent=None)
-        stacked = self.layers.variables["params"]
-        apart = lambda x: [piece[0] for piece in jnp.split(x, c.layers)]
-        split = jax.tree.map(apart, stacked)
-        is_split = lambda x: isinstance(x, list)
+        leaves, tree = jax.tree.flatten(self.layers.variables["params"])
+        split = [[piece[0] for piece in jnp.split(x, c.layers)] for x in leaves]
         routing = []
-        for i in range(c.layers):
-            layer = jax.tree.map(operator.itemgetter(i), split, is_leaf=is_split)
+        for i, layer in enumerate(zip(*split, strict=True)):
+            params = {"params": jax.tree.unflatten(tree, layer)}
             rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
             carry = (x_BTD, None)
             (x_BTD, _), routed = make(layer=i).apply(
-                {"params": layer}, carry, i, shared, rngs=rngs
+                params, carry, i, shared, rngs=rngs
             )
             routing.append(routed)
         return x_BTD, jax.tree.map(lambda *x: sum(x), *routing)
 
     def extend(self, tokens_BT, positions_BT, cache):
-        """Sees the cache's tokens and its own, up to each position; `types.Model`."""
+        """Attends to the cache's tokens and its own, up to each; see `types.Model`."""
         slot = cache["slot"]
-        seen_BS, mask_BTS = kv_cache.see(cache, positions_BT)
+        slots_BS, mask_BTS = kv_cache.see(cache, positions_BT)
         mask = block.ByLayer(mask_BTS)
         if self.config.window is not None:
-            near_BTS = kv_cache.near(seen_BS, positions_BT, self.config.window)
+            near_BTS = kv_cache.near(slots_BS, positions_BT, self.config.window)
             mask = mask._replace(near=mask_BTS & near_BTS)
-        # Padding has no position: any valid one will do, since nothing looks at it.
+        # Padding has no position: any valid one will do, since nothing attends to it.
         positions_BT = jnp.maximum(positions_BT, 0)
         shared = block.Shared(self._rotations(positions_BT), mask=mask, slot=slot)
         x_BTD = self._embed(tokens_BT, positions_BT)
         carry = (x_BTD, cache["layers"])
         (x_BTD, kv), _ = self.layers(carry, self._indices(), shared)
         slot += tokens_BT.shape[1]
-        cache = {"layers": kv, "positions": seen_BS, "slot": slot}
+        cache = {"layers": kv, "positions": slots_BS, "slot": slot}
         return self.norm(x_BTD), cache
 
     def unembed(self, x_BTD):
@@ -238,7 +254,10 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
         rngs = {"dropout": key, "noise": jax.random.fold_in(key, 1)}
         return trained.apply({"params": params}, *inputs, method=method, rngs=rngs)
 
-    hidden = functools.partial(read, method="hidden")
+    def hidden(params, sequences, key=None, every_layer=False):
+        method = "every_layer" if every_layer else "hidden"
+        return read(params, sequences, key, method=method)
+
     routing = functools.partial(read, method="routed") if c.experts else None
 
     def unembed(params, x_BTD):
@@ -251,8 +270,8 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
             raise errors.ConfigError(
                 "model.rope_scaling: longrope has other frequencies for documents of "
                 f"more than {scaling.original_length} tokens, so that a text with room "
-                f"for {length} may have to be read again on the way; ask for fewer "
-                "tokens, or give short_factor the numbers of long_factor"
+                f"for {length} may have to be read again on the way; make it shorter, "
+                "or set short_factor to the numbers of long_factor"
             )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
         return kv_cache.init(*sizes, c.dtype)
@@ -264,12 +283,17 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
     def score(params, x_BTD):
         if not c.score_heads:
             raise errors.ConfigError(
-                "model.score_heads: 0, so that the model has no scores; ask for 1, or "
-                "for as many as there are attributes or members of an ensemble"
+                "model.score_heads: 0, so that the model has no scores; set it to 1, "
+                "or to the number of attributes or of members of an ensemble"
             )
         return evaluated.apply({"params": params}, x_BTD, method="scores")
 
     return types.Model(c, init, hidden, unembed, init_cache, extend, score, routing)
+
+
+def abstract(model: types.Model) -> types.Params:
+    """Shapes and dtypes of a model's parameters; nothing is computed."""
+    return jax.eval_shape(lambda key: nn.unbox(model.init(key)), jax.random.key(0))
 
 
 def flops_per_token(
@@ -278,14 +302,13 @@ def flops_per_token(
     """FLOPs of a training step a token; see `throughput.flops_per_token`.
 
     Args:
-      model: its shape says how many there are.
+      model: its shape gives the number of parameters.
       context: tokens of a row.
       trainable: pattern of the parameters that are trained.
       unembeds: whether logits are computed; a reward model needs scores alone.
     """
     c = model.config
-    abstract = jax.eval_shape(lambda key: nn.unbox(model.init(key)), jax.random.key(0))
-    trained, frozen = trees.partition(trainable, abstract)
+    trained, frozen = trees.partition(trainable, abstract(model))
 
     def matrices(part):
         if not unembeds:
@@ -318,7 +341,7 @@ def flops_per_token(
 
 
 def _idle(part, c: decoder_config.DecoderConfig) -> int:
-    """Parameters of the experts that a token does not go through."""
+    """The number of parameters of the experts that a token does not go through."""
     experts = part.get("layers", {}).get("moe", {})
     size = sum(trees.count(experts.get(x, {})) for x in ("gate", "up", "down"))
     return size // max(c.experts, 1) * (c.experts - c.experts_per_token)

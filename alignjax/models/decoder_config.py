@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a decoder, which families give their defaults, and what they allow."""
+"""The fields of a decoder and their checks; families set the defaults."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Literal
 
-from alignjax import errors
-from alignjax.models import layers, projection, rope, validation
+from alignjax import bounds, errors
+from alignjax.models import attention, layers, projection, rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,45 +20,45 @@ class DecoderConfig:
       vocab_size: V, rows of the embedding.
       d_model, layers, heads, d_ff: D, L, N and F of the legend in `types`.
       max_length: T at most; learned positions have this many rows.
-      context: how long texts may be that the model reads, where training is on shorter
-        ones; what exports say. The default, None, is `max_length`.
+      context: tokens that the model can read, for exports, where training is on shorter
+        texts. The default, None, is `max_length`.
       kv_heads: K; the default, None, is as many as `heads`.
       head_dim: H; the default is d_model / heads.
-      norm, norm_epsilon: the kind of norm and what is added to its variance.
-      norm_offset: what norms add to their scale: 1 in Gemma, whose scales are kept as
+      norm, norm_epsilon: the kind of norm, and the constant added to its variance.
+      norm_offset: added to the scales of norms: 1 in Gemma, which stores them as
         differences from 1.
-      norm_placement: whether sublayers have a norm of what goes in, of what comes out
+      norm_placement: whether sublayers have a norm of their input, of their output
         (arXiv:2501.00656), or of both (arXiv:2408.00118).
       positions: rotary, or learned and added to the embeddings.
       rope_theta: base of the rotary frequencies.
       local_rope_theta: the base in layers with a window, where it is another one; these
         are then not scaled (arXiv:2503.19786 section 2.1).
-      rope_scaling: how frequencies are stretched to longer texts; see `rope.Scaling`.
+      rope_scaling: stretches frequencies to longer texts; see `rope.Scaling`.
       rope_fraction: of the dimensions of a head, the first of which are rotated.
       activation: of the MLP; `swiglu` and those that begin with `geglu` are gated.
-        GELU by its tanh approximation, unless `exact` says by the error function.
+        GELU by its tanh approximation, or with `exact` by the error function.
       attention_bias: which projections of attention have biases: none, `qkv`, or all.
       mlp_bias: whether the projections of the MLP have biases.
-      experts: E, how many MLPs a layer has of which each token goes through few; 0 is
-        one MLP for all tokens. See `moe`.
-      experts_per_token: how many that is.
+      experts: E, MLPs of a layer, of which each token goes through few; 0 is one MLP
+        for all tokens. See `moe`.
+      experts_per_token: J, the experts that one token goes through.
       expert_d_ff: F of each; the default, None, is `d_ff`.
       norm_topk: whether the weights of a token's experts are made to sum to 1.
       router_loss, router_z_loss: coefficients of the balance loss and of the z-loss of
-        routers, which every objective then adds; see `objectives.router`.
+        routers, which every objective then adds.
       qk_norm: RMSNorm of queries and keys, per `head` (arXiv:2302.05442), or over the
         `full` width of all heads (arXiv:2501.00656).
       embedding_scale: embeddings are multiplied by sqrt(D), rounded to `dtype`.
-      attention_scale: what products of queries and keys are multiplied by; the default
+      attention_scale: factor of the products of queries and keys; the default, None,
         is 1 / sqrt(H).
       tied: the head is the transposed embedding.
       attention_softcap, logit_softcap: c in c * tanh(x / c), off by default.
       window: each query sees this many keys, itself included; None is all.
       window_pattern: which layers have the window: layer i where flag i modulo their
-        number is true. Kept as the shortest that says the same; by default all have it.
-      dropout: on embeddings and on what each sublayer adds.
-      embedding_noise: the alpha of NEFTune; see `noise`. The paper has 5 to 15.
-      init_std: of all matrices; what adds to the residual is divided by sqrt(2 L).
+        number is true. Stored as the shortest equal pattern; by default all have it.
+      dropout: rate on embeddings and on the output of each sublayer.
+      embedding_noise: the alpha of NEFTune, 5 to 15 in its paper; see `layers`.
+      init_std: of all matrices; of those that add to the residual over sqrt(2 L).
       dtype: of activations and matrix products; parameters stay float32.
       attention: a name in `attention.BACKENDS`, or `auto`.
       remat: a name in `REMAT_POLICIES`.
@@ -65,79 +66,87 @@ class DecoderConfig:
       score_heads: scalar heads over the last hidden states, of a reward model; each
         starts from values of its own, so that several make an ensemble.
       lora_rank: of the adapters of projections (LoRA, arXiv:2106.09685); 0 is none.
-      lora_alpha, lora_rslora: what adapters add is multiplied by alpha / rank, or by
+      lora_alpha, lora_rslora: the factor of adapters is alpha / rank, or
         alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732), which suits high ranks.
-      lora_targets: pattern of the projections that get adapters, which are `layers/q`,
-        `k`, `v` and `o`, and `layers/mlp/gate`, `up` and `down`. Routers and experts
-        get none.
-      lora_dropout: on what goes into adapters.
+      lora_targets: pattern of the projections that get adapters: `layers/q`, `k`, `v`
+        and `o`, and `layers/mlp/gate`, `up` and `down`. Routers and experts get none.
+      lora_dropout: rate on the input of adapters.
       lora_dora: whether adapters learn the magnitude of each output apart from its
-        direction (DoRA, arXiv:2402.09353); see `dora`.
-      base: how kernels of projections that are not trained are kept; see `quantized`.
+        direction (DoRA, arXiv:2402.09353); see `projection`.
+      base: dtype of the kernels of projections that are not trained; see `quantized`.
         Those of experts and routers stay float32.
     """
 
-    vocab_size: int
-    d_model: int
-    layers: int
-    heads: int
-    d_ff: int
-    max_length: int
-    context: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
+    vocab_size: bounds.Count
+    d_model: bounds.Count
+    layers: bounds.Count
+    heads: bounds.Count
+    d_ff: bounds.Count
+    max_length: bounds.Count
+    context: bounds.Count | None = None
+    kv_heads: bounds.Count | None = None
+    head_dim: bounds.Count | None = None
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    norm_epsilon: float = 1e-6
+    norm_epsilon: bounds.Positive = 1e-6
     norm_offset: float = 0.0
     norm_placement: Literal["pre", "post", "both"] = "pre"
     positions: Literal["rope", "learned"] = "rope"
-    rope_theta: float = 10_000.0
-    local_rope_theta: float | None = None
+    rope_theta: bounds.Positive = 10_000.0
+    local_rope_theta: bounds.Positive | None = None
     rope_scaling: rope.Scaling | None = None
-    rope_fraction: float = 1.0
+    rope_fraction: bounds.PositiveShare = 1.0
     activation: Literal["swiglu", "geglu", "geglu_exact", "gelu", "gelu_exact"] = (
         "swiglu"
     )
     attention_bias: Literal["none", "qkv", "all"] = "none"
     mlp_bias: bool = False
-    experts: int = 0
-    experts_per_token: int = 2
-    expert_d_ff: int | None = None
+    experts: bounds.CountOrZero = 0
+    experts_per_token: bounds.Count = 2
+    expert_d_ff: bounds.Count | None = None
     norm_topk: bool = True
-    router_loss: float = 0.0
-    router_z_loss: float = 0.0
+    router_loss: bounds.NonNegative = 0.0
+    router_z_loss: bounds.NonNegative = 0.0
     qk_norm: Literal["head", "full"] | None = None
     tied: bool = True
     embedding_scale: bool = False
-    attention_scale: float | None = None
-    attention_softcap: float | None = None
-    logit_softcap: float | None = None
-    window: int | None = None
+    attention_scale: bounds.Positive | None = None
+    attention_softcap: bounds.Positive | None = None
+    logit_softcap: bounds.Positive | None = None
+    window: bounds.Count | None = None
     window_pattern: tuple[bool, ...] = (True,)
-    dropout: float = 0.0
-    embedding_noise: float = 0.0
-    init_std: float = 0.02
+    dropout: bounds.Share = 0.0
+    embedding_noise: bounds.NonNegative = 0.0
+    init_std: bounds.NonNegative = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "auto"
     remat: Literal["none", "dots", "attention", "full"] = "none"
-    unroll: int = 1
-    score_heads: int = 0
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
+    unroll: bounds.Count = 1
+    score_heads: bounds.CountOrZero = 0
+    lora_rank: bounds.CountOrZero = 0
+    lora_alpha: bounds.Positive = 16.0
     lora_targets: str = ".*"
     lora_rslora: bool = False
-    lora_dropout: float = 0.0
+    lora_dropout: bounds.Share = 0.0
     lora_dora: bool = False
     base: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
 
     def __post_init__(self):
-        if problems := validation.problems(self):
+        if problems := _problems(self):
             raise errors.ConfigError(problems)
         object.__setattr__(self, "window_pattern", shortest(self.layers_with_window))
 
+    def without_extras(self) -> DecoderConfig:
+        """The same model without adapters and scores, all its kernels in float32."""
+        extras = {
+            field.name: field.default
+            for field in dataclasses.fields(self)
+            if field.name.startswith("lora_") or field.name in ("score_heads", "base")
+        }
+        return dataclasses.replace(self, **extras)
+
     @property
     def projections(self) -> list[str]:
-        """Paths of all projections of a layer, which adapters can be of."""
+        """Paths of all projections of a layer that can have adapters."""
         gated = layers.ACTIVATIONS[self.activation][1]
         mlp = ["gate", "up", "down"] if gated else ["up", "down"]
         mlp = [] if self.experts else mlp
@@ -149,7 +158,7 @@ class DecoderConfig:
         return self.lora_alpha / self.lora_rank**root
 
     def lora(self, train: bool) -> projection.Lora | None:
-        """What adapters are like, where there are any; dropout is for training."""
+        """The adapters of projections, or None; dropout is for training."""
         if not self.lora_rank:
             return None
         dropout = self.lora_dropout if train else 0.0
@@ -175,18 +184,139 @@ class DecoderConfig:
 
     @property
     def rotated_dimensions(self) -> int:
-        """How many dimensions of a head rotary positions turn."""
+        """Dimensions of a head that rotary positions turn."""
         return int(self.size_of_head * self.rope_fraction)
 
     @property
     def layers_with_window(self) -> tuple[bool, ...]:
-        """Of each layer, whether the pattern gives it the window, if there is one."""
+        """Whether each layer has the window, if there is one."""
         pattern = self.window_pattern
         return tuple(pattern[i % len(pattern)] for i in range(self.layers))
 
 
 def shortest(flags: Sequence[bool]) -> tuple[bool, ...]:
-    """The shortest beginning of `flags` that gives them all when it is repeated."""
+    """The shortest beginning of `flags` that makes all of them when repeated."""
     flags = tuple(flags)
     fits = lambda p: all(x == flags[i % p] for i, x in enumerate(flags))
     return flags[: next(p for p in range(1, len(flags) + 1) if fits(p))]
+
+
+def _problems(c: DecoderConfig) -> list[str]:
+    """Lines `field: problem`."""
+    problems = _shapes(c) + _windows(c) + _positions(c) + _experts(c)
+    problems += _adapters(c) + _base(c)
+    if c.attention != "auto" and c.attention not in attention.BACKENDS:
+        names = ", ".join(["auto", *attention.BACKENDS])
+        problems.append(f"attention: {c.attention!r} is not one of {names}")
+    return problems
+
+
+def _shapes(c) -> list[str]:
+    problems = []
+    if c.head_dim is None and c.d_model % c.heads:
+        problems.append(
+            f"heads: {c.heads} do not divide d_model = {c.d_model}; "
+            "change either, or set head_dim"
+        )
+    if c.heads % c.num_kv_heads:
+        problems.append(f"kv_heads: {c.num_kv_heads} do not divide heads = {c.heads}")
+    if c.layers % c.unroll:
+        problems.append(f"unroll: {c.unroll} does not divide layers = {c.layers}")
+    return problems
+
+
+def _windows(c) -> list[str]:
+    if not c.window_pattern:
+        return ["window_pattern: empty; leave it out where all layers have the window"]
+    if c.window is None and not all(c.window_pattern):
+        return ["window_pattern: has no effect without window; set that, or leave it"]
+    if not any(c.window_pattern):
+        return ["window_pattern: no layer has the window; leave both out"]
+    if c.local_rope_theta is not None and c.window is None:
+        return ["local_rope_theta: has no effect without window; set that, or leave it"]
+    return []
+
+
+def _positions(c) -> list[str]:
+    if c.context is not None and c.context < c.max_length:
+        return [f"context: {c.context} is less than max_length = {c.max_length}"]
+    if c.positions != "rope":
+        problems = []
+        for name in ("rope_scaling", "local_rope_theta", "context"):
+            if getattr(c, name) is not None:
+                problems.append(
+                    f"{name}: has no effect with positions = {c.positions!r}"
+                )
+        if c.rope_fraction != 1:
+            problems.append(
+                f"rope_fraction: has no effect with positions = {c.positions!r}"
+            )
+        return problems
+    if c.size_of_head % 2:
+        return [f"head_dim: {c.size_of_head} is odd; rotary positions pair"]
+    R = c.rotated_dimensions
+    if R < 2 or R % 2:
+        of = f"{c.rope_fraction} of head_dim = {c.size_of_head}"
+        return [f"rope_fraction: {of} are {R} dimensions, which is not even"]
+    problems = []
+    for name in ("short_factor", "long_factor"):
+        values = getattr(c.rope_scaling, name, None)
+        if values is not None and len(values) != R // 2:
+            problems.append(
+                f"rope_scaling.{name}: has {len(values)} numbers for {R // 2} "
+                "frequencies"
+            )
+    return problems
+
+
+def _experts(c) -> list[str]:
+    if not c.experts:
+        names = ("expert_d_ff", "router_loss", "router_z_loss")
+        return [
+            f"{name}: has no effect without experts; set those, or leave it"
+            for name in names
+            if getattr(c, name)
+        ]
+    problems = []
+    if c.experts_per_token > c.experts:
+        problems.append(
+            f"experts_per_token: {c.experts_per_token} are more than the "
+            f"experts = {c.experts} that there are"
+        )
+    if c.mlp_bias:
+        problems.append("mlp_bias: experts have no biases; set it to False")
+    return problems
+
+
+def _base(c) -> list[str]:
+    if c.base != "nf4":
+        return []
+    return [
+        f"base: 'nf4' keeps two codes a byte, and {name} is odd; choose another"
+        for name in ("d_model", "d_ff", "size_of_head")
+        if getattr(c, name) % 2
+    ]
+
+
+def _adapters(c) -> list[str]:
+    problems = []
+    if not c.lora_rank:
+        for field in dataclasses.fields(c):
+            value = getattr(c, field.name)
+            if field.name.startswith("lora_") and value != field.default:
+                problems.append(
+                    f"{field.name}: {value!r} has no effect with lora_rank = 0; "
+                    f"set that, or this to {field.default!r}"
+                )
+    try:
+        matches = [re.fullmatch(c.lora_targets, x) for x in c.projections]
+    except re.error as error:
+        problems.append(f"lora_targets: {c.lora_targets!r}: {error}")
+    else:
+        if not any(matches):
+            but = "; experts get no adapters" if c.experts else ""
+            problems.append(
+                f"lora_targets: {c.lora_targets!r} matches no projection; there "
+                f"are: {', '.join(c.projections)}{but}"
+            )
+    return problems

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of keys and values: what tokens that were read before left behind.
+"""The cache of the keys and values of earlier tokens.
 
 A dict of `layers`, the keys `k` and values `v` of all layers, [L, B, K, S, H]; of
-`positions`, int32 [B, S], -1 where there is nothing to see; and of `slot`, the next of
-the S to be filled, in every row alike. Loops over layers and over tokens carry the
-arrays, so that they are updated in place; what a loop scans over it would copy. In
-this order of axes, products over S and over H need no transposition in memory.
+`positions`, int32 [B, S], -1 in empty slots; and of `slot`, the next of the S to be
+filled, in every row alike. Loops over layers and over tokens carry the arrays, so that
+they are updated in place; arrays that a loop scans over would be copied. In this order
+of axes, products over S and over H need no transposition in memory.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ def init(L: int, B: int, K: int, S: int, H: int, dtype) -> dict:
 
 
 def see(cache: dict, positions_BT: jax.Array):
-    """Positions of all slots once T tokens are in, and which of them each may look at.
+    """Positions of all slots once T tokens are in, and the slots that each token sees.
 
     Returns (int32 [B, S], bool [B, T, S]); `near` is for layers with a window.
     """
-    seen_BS = jax.lax.dynamic_update_slice_in_dim(
+    slots_BS = jax.lax.dynamic_update_slice_in_dim(
         cache["positions"], positions_BT, cache["slot"], axis=1
     )
-    back_BTS = positions_BT[:, :, None] - seen_BS[:, None, :]
-    return seen_BS, (back_BTS >= 0) & (seen_BS >= 0)[:, None, :]
+    back_BTS = positions_BT[:, :, None] - slots_BS[:, None, :]
+    return slots_BS, (back_BTS >= 0) & (slots_BS >= 0)[:, None, :]
 
 
-def near(seen_BS: jax.Array, positions_BT: jax.Array, window: int) -> jax.Array:
-    """Which slots are fewer than `window` positions back, bool [B, T, S]."""
-    return positions_BT[:, :, None] - seen_BS[:, None, :] < window
+def near(slots_BS: jax.Array, positions_BT: jax.Array, window: int) -> jax.Array:
+    """The slots that are fewer than `window` positions back, bool [B, T, S]."""
+    return positions_BT[:, :, None] - slots_BS[:, None, :] < window
 
 
 def write(layers: dict, layer, slot, k_BTKH: jax.Array, v_BTKH: jax.Array) -> dict:
@@ -52,6 +52,6 @@ def write(layers: dict, layer, slot, k_BTKH: jax.Array, v_BTKH: jax.Array) -> di
 
 
 def read(layers: dict, layer) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of one layer, as attention takes them: [B, K, S, H]."""
+    """Keys and values of one layer, [B, K, S, H]."""
     get = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
     return get(layers["k"]), get(layers["v"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers that decoders are made of: norms, MLPs, heads for scores.
+"""The layers that decoders are made of: norms, MLPs, heads for scores, noise.
 
 Parameters are float32 and named by their axes where they are made; compute happens in
 the dtype of the input, except for norms, which are float32 throughout.
@@ -57,7 +57,7 @@ class Scores(nn.Module):
             nn.initializers.normal((D + 1) ** -0.5), ("embed", None)
         )
         kernel = self.param("kernel", initializer, (D, self.heads))
-        # Of next to no cost, and differences of scores are what is learned from.
+        # Costs next to nothing, and losses depend on differences of scores.
         x_BTD = x_BTD.astype(jnp.float32)
         return jnp.matmul(x_BTD, kernel, precision="highest")
 
@@ -103,3 +103,38 @@ class MLP(nn.Module):
             lora=self.lora,
             name="down",
         )(h_BTF)
+
+
+def document_lengths(segment_ids_BT, positions_BT, branches_BT=None) -> jax.Array:
+    """Tokens of the sequence that each token is part of, int32 [B, T].
+
+    A sequence is a document, whatever else is packed into the row. A document that
+    branches is as many sequences as it has branches, each with the beginning that they
+    share; the beginning itself counts as part of the longest.
+    """
+
+    def same(query, key):  # one row, [T] each
+        same_document = query[0][:, None] == key[0][None, :]
+        if len(query) == 1:
+            return same_document
+        query_branch, key_branch = query[1][:, None], key[1][None, :]
+        shared = (query_branch == 0) | (key_branch == 0)
+        return same_document & (shared | (query_branch == key_branch))
+
+    def of_row(ids, positions):
+        return jnp.where(same(ids, ids), positions[None, :], -1).max(-1) + 1
+
+    ids = (segment_ids_BT,) if branches_BT is None else (segment_ids_BT, branches_BT)
+    return jax.vmap(of_row)(ids, positions_BT)
+
+
+def embedding_noise(key, alpha: float, lengths_BT, segment_ids_BT, D: int) -> jax.Array:
+    """NEFTune (arXiv:2310.05914 Algorithm 1): noise on embeddings while training.
+
+    Uniform in [-1, 1] times alpha / sqrt(L D), float32 [B, T, D]; 0 at padding. L are
+    the `document_lengths`, as in the authors' code; the length of a padded row, which
+    some implementations take, would make the noise depend on the rest of the batch.
+    """
+    noise_BTD = jax.random.uniform(key, (*lengths_BT.shape, D), minval=-1.0)
+    scale_BT = alpha * jax.lax.rsqrt(lengths_BT * float(D))
+    return noise_BTD * jnp.where(segment_ids_BT == 0, 0.0, scale_BT)[..., None]

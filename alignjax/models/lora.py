@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA (arXiv:2106.09685) from outside: adapters merged into kernels, or left out.
+"""LoRA (arXiv:2106.09685): adapters merged into kernels, or left out.
 
-`projection.Projection` computes with them. A model that is given parameters without
-adapters computes what it would have without them, so the frozen base of a policy is
-also its reference.
+`projection.Projection` computes with adapters. With parameters that have none a model
+computes what its base does, so the frozen base of a policy is also its reference.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import re
 import jax
 import jax.numpy as jnp
 
-from alignjax.models import decoder_config, dora
+from alignjax.models import decoder_config, projection
 from alignjax.types import Params
 
-# The pattern of what is trained; with heads for scores, `r".*/lora_[abm]|score/.*"`.
+# Pattern of the trained parameters; with heads for scores, `r".*/lora_[abm]|score/.*"`.
 TRAINABLE = r".*/lora_[abm]"
 _NAMES = ("lora_a", "lora_b", "lora_m")
 
@@ -24,8 +23,8 @@ _NAMES = ("lora_a", "lora_b", "lora_m")
 def merge(params: Params, c: decoder_config.DecoderConfig) -> Params:
     """Parameters without adapters that compute what `params` do: W + scale A B.
 
-    Where there are none they are unchanged. They suit the model of `c`, and one whose
-    `lora_rank` is 0. Kernels are in float32; see `quantized.round_trip`.
+    Without adapters they are unchanged. They suit the model of `c`, and one whose
+    `lora_rank` is 0. Kernels are in float32.
     """
     if not isinstance(params, dict):
         return params
@@ -38,15 +37,15 @@ def merge(params: Params, c: decoder_config.DecoderConfig) -> Params:
     added = c.lora_scale * jnp.matmul(a, b, precision="highest")
     if "lora_m" in params:
         m = params["lora_m"].reshape(layers, -1)
-        stretch = lambda *x: dora.stretch(*x, c.lora_scale)
-        merged = (merged + added) * jax.vmap(stretch)(merged, a, b, m)[:, None]
+        factor = lambda *x: projection.dora_factor(*x, c.lora_scale)
+        merged = (merged + added) * jax.vmap(factor)(merged, a, b, m)[:, None]
     else:
         merged = merged + added
     return strip(params) | {"kernel": merged.reshape(kernel.shape)}
 
 
 def strip(params: Params) -> Params:
-    """Parameters without adapters, which compute what the base does."""
+    """Parameters without adapters, with which a model computes what its base does."""
     if not isinstance(params, dict):
         return params
     return {name: strip(value) for name, value in params.items() if name not in _NAMES}

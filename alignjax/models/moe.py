@@ -2,10 +2,10 @@
 """Mixtures of experts: each token goes through a few of E MLPs, which a router chooses.
 
 No expert has a limit of tokens and no token is ever dropped: the choices of all tokens
-are sorted by expert, and each run of rows is multiplied with the kernel of its own
-expert. On a mesh every device sorts the tokens of its own rows, and
-computes them for the experts that it holds ("experts" in `sharding.RULES`) or for its
-slice of all of them ("expert_mlp"); one sum over these devices makes the output.
+are sorted by expert, and each run of rows is multiplied by the kernel of its own
+expert. On a mesh every device sorts the tokens of its own rows, and computes them for
+the experts that it holds ("experts" in `sharding.RULES`) or for its slice of all of
+them ("expert_mlp"); one sum over these devices makes the output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from alignjax import errors
 from alignjax.distributed import sharding
-from alignjax.models import layers, ragged_dot
+from alignjax.models import layers
 from alignjax.types import Routing
 
 
@@ -84,7 +84,7 @@ class Experts(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, counts_BT: jax.Array | None = None
     ) -> tuple[jax.Array, Routing | None]:
-        """The output, like x, and where the tokens went that `counts_BT` is true of."""
+        """The output, like x, and the routing of the tokens in `counts_BT`."""
         E, D, F = self.experts, x_BTD.shape[-1], self.d_ff
         probability_BTE, logz_BT = Router(E, self.std, name="router")(x_BTD)
         inner, outer = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp")
@@ -110,13 +110,13 @@ class Experts(nn.Module):
 
 
 def routing(probability_BTE, logz_BT, expert_BTJ, counts_BT) -> Routing:
-    """The sums over the tokens of each row that `counts_BT` is true of."""
+    """Sums over the tokens of each row that are true in `counts_BT`."""
     E = probability_BTE.shape[-1]
     counts_BT1 = counts_BT.astype(jnp.float32)[..., None]
     chosen_BTE = (expert_BTJ[..., None] == jnp.arange(E)).sum(-2)
-    # p log p is 0 at p = 0, and its gradient is not asked for.
-    fixed = lax.stop_gradient(probability_BTE)
-    plogp_BTE = fixed * jnp.log(jnp.where(fixed > 0, fixed, 1.0))
+    # p log p is 0 at p = 0, and the entropy needs no gradient.
+    p_BTE = lax.stop_gradient(probability_BTE)
+    plogp_BTE = p_BTE * jnp.log(jnp.where(p_BTE > 0, p_BTE, 1.0))
     total = lambda x_BTX: (x_BTX * counts_BT1).sum(1)
     return Routing(
         chosen=total(chosen_BTE),
@@ -138,10 +138,10 @@ def mixture(
     first=0,
     cut: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
-    """What the likeliest experts make of each token, and which these are, [B, T, J].
+    """The output of the likeliest experts of each token, and their numbers, [B, T, J].
 
     See `Experts` and `summed`; `cut` are axes of the mesh along which devices have the
-    same tokens and other kernels, over which the output is summed.
+    same tokens and different kernels, over which the output is summed.
     """
     weight_BTJ, expert_BTJ = lax.top_k(probability_BTE, per_token)
     if normalised:
@@ -149,7 +149,7 @@ def mixture(
     if not cut:
         y_BTD = summed(x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation)
         return y_BTD, expert_BTJ
-    # What each device makes of these differs, so their gradients are summed.
+    # Each device multiplies these by other kernels, so their gradients are summed.
     x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
     y_BTD = summed(
         x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation, first=first
@@ -160,15 +160,15 @@ def mixture(
 def summed(
     x_BTD, expert_BTJ, weight_BTJ, kernels: dict, *, activation: str, first=0
 ) -> jax.Array:
-    """The weighted sum of what the chosen experts make of each token, like x.
+    """The weighted sum of the outputs of the chosen experts of each token, like x.
 
     Args:
       x_BTD: tokens.
       expert_BTJ, weight_BTJ: the experts that each goes through, and their weights.
-      kernels: `up` and `down`, and `gate` of a gated activation, [E, ...]: all experts,
-        or some consecutive ones. The others add nothing.
+      kernels: `up` and `down`, and `gate` of a gated activation, [E, ...]: of all
+        experts, or of some consecutive ones. The others add nothing.
       activation: a name in `layers.ACTIVATIONS`.
-      first: the expert that the first of the kernels is of.
+      first: the number of the first of these experts.
     """
     B, T, D = x_BTD.shape
     J, E = expert_BTJ.shape[-1], kernels["up"].shape[0]
@@ -177,10 +177,10 @@ def summed(
     expert_M = jnp.where((expert_M >= 0) & (expert_M < E), expert_M, E)
     order = jnp.argsort(expert_M)
     sizes_E = (expert_M[:, None] == jnp.arange(E)).sum(0, dtype=jnp.int32)
-    # What a product leaves in rows of no group is not said: they are cleared here and
-    # below, which the gradient passes through in the other direction.
+    # Rows of no run are undefined in a product: they are cleared here and below, where
+    # the gradient passes in the other direction.
     here_M1 = (jnp.arange(B * T * J) < sizes_E.sum())[:, None]
-    dot = lambda x_MX, name: ragged_dot.multiply(x_MX, kernels[name], sizes_E)
+    dot = lambda x_MX, name: ragged_dot(x_MX, kernels[name], sizes_E)
     x_MD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, J, D)).reshape(-1, D)
     x_MD = jnp.where(here_M1, _permuted(x_MD, order, jnp.argsort(order)), 0)
     function, gated = layers.ACTIVATIONS[activation]
@@ -191,6 +191,52 @@ def summed(
     y_BTJD = _permuted(y_MD, jnp.argsort(order), order).reshape(B, T, J, D)
     y_BTD = (y_BTJD * weight_BTJ[..., None].astype(jnp.float32)).sum(2)
     return y_BTD.astype(x_BTD.dtype)
+
+
+def ragged_dot(
+    x_MD: jax.Array, kernels_EDF: jax.Array, sizes_E: jax.Array
+) -> jax.Array:
+    """Runs of rows, each times a matrix of its own: [M, F], in the dtype of x.
+
+    `lax.ragged_dot` on accelerators. On CPUs that would multiply all rows with all
+    matrices and put zeros in between; there the runs are cut into blocks, each of rows
+    of one matrix.
+
+    Args:
+      x_MD: the rows, in runs one after the other.
+      kernels_EDF: a matrix for each run.
+      sizes_E: int32, rows of each run, perhaps 0. Rows beyond the last run are
+        undefined in the product.
+    """
+    if jax.default_backend() == "cpu":
+        return ragged_dot_in_blocks(x_MD, kernels_EDF, sizes_E)
+    return lax.ragged_dot(x_MD, kernels_EDF, sizes_E)
+
+
+def ragged_dot_in_blocks(
+    x_MD, kernels_EDF, sizes_E, size: int | None = None
+) -> jax.Array:
+    """As `ragged_dot`: one batched product, with a copy of its matrix for each block.
+
+    Blocks have `size` rows, by default half of a run's average, so that at most a third
+    of the rows are padding.
+    """
+    M, E = len(x_MD), len(kernels_EDF)
+    size = size or max(8, M // (2 * E))
+    count = M // size + E  # each run may end with a block that is not full
+    ends_E, last_E = jnp.cumsum(sizes_E), jnp.cumsum(-(-sizes_E // size))
+    starts_E, first_E = ends_E - sizes_E, last_E - (-(-sizes_E // size))
+    run_of = lambda n, ends: jnp.minimum((ends <= n[..., None]).sum(-1), E - 1)
+    # Row m of run e lies in the blocks at m + shift.
+    shift_E = first_E * size - starts_E
+    run_C = run_of(jnp.arange(count), last_E)
+    row_CR = jnp.arange(count * size).reshape(count, size) - shift_E[run_C][:, None]
+    full_CR = row_CR < ends_E[run_C][:, None]
+    row_CR = jnp.clip(row_CR, 0, M - 1)
+    x_CRD = jnp.where(full_CR[..., None], x_MD[row_CR], 0)
+    y_CRF = jnp.einsum("CRD,CDF->CRF", x_CRD, kernels_EDF[run_C])
+    m = jnp.arange(M)
+    return y_CRF.reshape(count * size, -1)[m + shift_E[run_of(m, ends_E)]]
 
 
 @jax.custom_vjp
@@ -212,10 +258,10 @@ _permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
 def _on_mesh(compute, B: int, E: int, F: int):
-    """`compute` of what each device holds, and the sum of it; itself without a mesh.
+    """`compute` on each device, and the sum over devices; itself without a mesh.
 
-    Left to the partitioner, sorting would bring the tokens of all devices together, and
-    so would choosing the likeliest experts of each.
+    Left to the partitioner, sorting would gather the tokens of all devices, and so
+    would choosing the likeliest experts of each.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -241,8 +287,8 @@ def _on_mesh(compute, B: int, E: int, F: int):
     outer = PartitionSpec(experts or None, mlp or None, None)
 
     def part(x_BTD, probability_BTE, kernels):
-        held = kernels["up"].shape[0]
-        first = lax.axis_index(experts) * held if experts else 0
+        local = kernels["up"].shape[0]
+        first = lax.axis_index(experts) * local if experts else 0
         cut = (*experts, *mlp)
         return compute(x_BTD, probability_BTE, kernels, first=first, cut=cut)
 

@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The projections of a layer: a kernel of named axes, perhaps a bias and an adapter."""
+"""The projections of a layer: a kernel of named axes, perhaps a bias and an adapter.
+
+Adapters are LoRA's (arXiv:2106.09685), and perhaps DoRA's (arXiv:2402.09353): the
+magnitude of each output apart from its direction. Its Eq. 5 is
+W' = m (W + s A B) / |W + s A B|, norms over the inputs of each output, and m begins as
+|W|. What is learned here is m - |W|, which begins as zero: then the factor of W is
+exactly 1 at first, however a device sums, and no optimizer without weight decay can
+tell the difference.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +18,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from alignjax.models import dora, quantized
+from alignjax.models import quantized
 
-# How a kernel may be given; see `quantized`.
+# A kernel, or its parts in fewer bits; see `quantized`.
 _KERNELS = ("kernel", "kernel_bfloat16", "kernel_int8", "kernel_nf4", "kernel_absmax")
 
 
@@ -24,8 +33,8 @@ class Lora(NamedTuple):
       rank: of the product of A and B.
       scale: alpha / rank, or alpha / sqrt(rank) (arXiv:2312.03732).
       targets: pattern of the projections that get one, by path: `layers/mlp/up`.
-      dropout: on what A is multiplied with.
-      dora: whether each output has a magnitude of its own; see `dora`.
+      dropout: rate on the input of A.
+      dora: whether each output has a magnitude of its own.
     """
 
     rank: int
@@ -38,16 +47,16 @@ class Lora(NamedTuple):
 class Projection(nn.Module):
     """Contracts the last `contract` axes of x with a kernel of named axes.
 
-    The kernel is made in float32. One that is not trained may be given in fewer bits.
+    The kernel is made in float32. One that is not trained may come in fewer bits.
 
     Attributes:
       features: sizes of the output's axes.
       axes: names of the kernel's axes, inputs first.
-      contract: how many trailing axes of x are summed over.
+      contract: the number of trailing axes of x to sum over.
       std: standard deviation of the kernel at initialisation.
       use_bias: whether to add a bias, initially zero.
-      lora: what an adapter is like, if the projection is one of its targets. It is made
-        with the parameters, and left out where they have none.
+      lora: of the adapter, if the projection is one of its targets. It is made with the
+        parameters, and left out where they have none.
     """
 
     features: tuple[int, ...]
@@ -76,10 +85,10 @@ class Projection(nn.Module):
         return x
 
     def _kernel(self, inputs: tuple[int, ...]) -> dict[str, jax.Array]:
-        """The parts of the kernel, as many as it is given in."""
-        given = [name for name in _KERNELS if self.has_variable("params", name)]
-        if given and given != ["kernel"]:
-            return {name: self.get_variable("params", name) for name in given}
+        """The kernel, or its parts in fewer bits, by name."""
+        names = [name for name in _KERNELS if self.has_variable("params", name)]
+        if names and names != ["kernel"]:
+            return {name: self.get_variable("params", name) for name in names}
         initializer = nn.with_logical_partitioning(
             nn.initializers.normal(self.std), self.axes
         )
@@ -95,7 +104,7 @@ class Projection(nn.Module):
     def _adapted(
         self, x: jax.Array, y: jax.Array, parts: dict, inputs: tuple[int, ...]
     ) -> jax.Array:
-        """y + scale x A B of matrices x and y = x W, stretched where it is DoRA.
+        """y + scale x A B of matrices x and y = x W, times the factor of DoRA.
 
         B begins as zeros, and so does the product.
         """
@@ -113,6 +122,27 @@ class Projection(nn.Module):
             return y
         m = self.param("lora_m", named(zeros, self.axes[split:]), self.features)
         kernel = quantized.widen(parts).reshape(x.shape[-1], -1)
-        stretch = dora.stretch(kernel, a, b, m.reshape(-1), scale)
-        # Rounded once: in bfloat16 the stretch itself would be off by up to a 256th.
-        return (y.astype(jnp.float32) * stretch).astype(y.dtype)
+        factor = dora_factor(kernel, a, b, m.reshape(-1), scale)
+        # Rounded once: in bfloat16 the factor itself would be off by up to a 256th.
+        return (y.astype(jnp.float32) * factor).astype(y.dtype)
+
+
+def dora_factor(
+    kernel_IO: jax.Array, a_IR: jax.Array, b_RO: jax.Array, m_O: jax.Array, scale: float
+) -> jax.Array:
+    """float32 [O], m' / |W + s A B| where m' = |W| + m_O, of float32 arrays.
+
+    The norm counts as constant in the backward pass, as in section 4.3; a gradient goes
+    to `m_O` alone. The sum W + s A B is not made: its squared norm is that of W times
+    1 + e, and e follows from A^T W and A^T A. A norm of 0 counts as 1.
+    """
+    kernel_IO, a_IR, b_RO = lax.stop_gradient((kernel_IO, a_IR, b_RO))
+    norm_O = jnp.sqrt(jnp.square(kernel_IO.astype(jnp.float32)).sum(0))
+    norm_O = jnp.where(norm_O == 0, 1.0, norm_O)
+    dot = lambda x, y: jnp.matmul(x, y, precision="highest")
+    mixed_O = (b_RO * dot(a_IR.T, kernel_IO)).sum(0)
+    square_O = (b_RO * dot(dot(a_IR.T, a_IR), b_RO)).sum(0)
+    e_O = (2 * scale * mixed_O + scale**2 * square_O) / jnp.square(norm_O)
+    # Only rounding could make it less, where adapters undo all of W.
+    share_O = jnp.maximum(1 + e_O, jnp.finfo(jnp.float32).eps)
+    return (1 + m_O / norm_O) / jnp.sqrt(share_O)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen kernels in fewer bits: bfloat16, int8 or NF4, widened where they are used.
 
-A projection that is not trained may have, in place of `kernel`, float32 [..., n],
+A projection that is not trained may have, instead of `kernel`, float32 [..., n],
 
     kernel_bfloat16               bfloat16 [..., n], rounded to the nearest
     kernel_int8, kernel_absmax    int8 [..., n] and float32 [..., ceil(n / 64)]
@@ -59,7 +59,7 @@ _PART = re.compile(r"(.*/kernel)_(bfloat16|int8|nf4|absmax)")
 
 
 def shapes(shape: tuple[int, ...], kind: str) -> dict[str, tuple[tuple, Any]]:
-    """`{part: (shape, dtype)}` of a kernel that is kept as `kind`."""
+    """`{part: (shape, dtype)}` of a kernel stored as `kind`."""
     *lead, n = shape
     if kind == "bfloat16":
         return {"kernel_bfloat16": (shape, jnp.bfloat16)}
@@ -70,7 +70,7 @@ def shapes(shape: tuple[int, ...], kind: str) -> dict[str, tuple[tuple, Any]]:
 
 
 def shape(parts: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of a kernel, from those of its parts by name or path."""
+    """The shape of a kernel from the shapes of its parts, by name or path."""
     (name,) = [name for name in parts if not name.endswith("absmax")]
     *lead, n = parts[name]
     return (*lead, 2 * n if name.endswith("nf4") else n)
@@ -84,20 +84,20 @@ def quantise(kernel: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     rows = kernel.reshape(-1, n)
     starts = np.arange(0, n, BLOCK)
     code = {"int8": _int8, "nf4": _nf4}[kind]
-    found = shapes((len(rows), n), kind)
-    codes, absmax = (np.empty(shape, dtype) for shape, dtype in found.values())
+    kinds = shapes((len(rows), n), kind)
+    codes, absmax = (np.empty(shape, dtype) for shape, dtype in kinds.values())
     step = max(1, _AT_ONCE // n)
     for i in range(0, len(rows), step):
-        here = rows[i : i + step]
-        absmax[i : i + step] = np.maximum.reduceat(np.abs(here), starts, axis=-1)
-        codes[i : i + step] = code(here, _each(absmax[i : i + step], n))
-    parts = zip(found, (codes, absmax), strict=True)
+        piece = rows[i : i + step]
+        absmax[i : i + step] = np.maximum.reduceat(np.abs(piece), starts, axis=-1)
+        codes[i : i + step] = code(piece, _each(absmax[i : i + step], n))
+    parts = zip(kinds, (codes, absmax), strict=True)
     return {name: x.reshape(*lead, x.shape[-1]) for name, x in parts}
 
 
 def _int8(x: np.ndarray, absmax: np.ndarray) -> np.ndarray:
     scale = 127 / np.where(absmax == 0, 1, absmax)
-    with np.errstate(invalid="ignore"):  # what is not finite, absmax tells of
+    with np.errstate(invalid="ignore"):  # absmax is not finite either
         return np.rint(x * scale).astype(np.int8)
 
 
@@ -137,8 +137,8 @@ def widen(parts: Mapping[str, Any]):
 def product(x: jax.Array, parts: Mapping[str, jax.Array]) -> jax.Array:
     """x [M, I] times a kernel [inputs..., outputs...] as a matrix [I, O], like x.
 
-    Of a kernel in float32 there is a gradient. Any other is frozen: what the backward
-    pass keeps of it are its parts, from which it is widened again.
+    A kernel in float32 has a gradient. Any other is frozen: the backward pass stores
+    its parts, and widens them again.
     """
     if "kernel" in parts:
         kernel = parts["kernel"].astype(x.dtype)
@@ -166,17 +166,17 @@ _product.defvjp(_forward, _backward)
 
 
 def names(projections: Iterable[str], trainable: str) -> list[str]:
-    """The kernels that are kept in fewer bits: of projections that are not trained."""
+    """The kernels stored in fewer bits: of projections that are not trained."""
     kernels = [f"{path}/kernel" for path in projections]
     return [name for name in kernels if not re.fullmatch(trainable, name)]
 
 
 def problems(c, trainable: str) -> list[str]:
-    """What is wrong with the base of a `settings.DecoderConfig` that is trained so."""
+    """Problems with `base` of a DecoderConfig, given the pattern of what is trained."""
     if c.base == "float32" or names(c.projections, trainable):
         return []
     problem = (
-        f"model.base: {c.base!r} is how kernels that are not trained are kept, and "
+        f"model.base: {c.base!r} is for kernels that are not trained, and "
         f"trainable = {trainable!r} trains them all; train adapters (model.lora_rank, "
         "and trainable = r'.*/lora_[abm]'), or set model.base to 'float32'"
     )
@@ -185,26 +185,26 @@ def problems(c, trainable: str) -> list[str]:
 
 def gather(parts: Iterable[str]) -> dict[str, list[str]]:
     """`{path of a kernel: paths of its parts}`, of those that have any."""
-    found: dict[str, list[str]] = {}
+    kernels: dict[str, list[str]] = {}
     for name in parts:
         if match := _PART.fullmatch(name):
-            found.setdefault(match[1], []).append(name)
-    return found
+            kernels.setdefault(match[1], []).append(name)
+    return kernels
 
 
 def kind_of(parts: Iterable[str]) -> str:
-    """What kind of kernel the parts are of."""
+    """The kind of a kernel, from the names of its parts."""
     kinds = {name.rpartition("kernel_")[2] for name in parts}
     return (kinds - {"absmax"}).pop()
 
 
 def rounded(leaf, kind: str) -> np.ndarray:
-    """The float32 values that a kernel of any float dtype has when kept as `kind`."""
+    """The float32 values of a kernel of any float dtype, once stored as `kind`."""
     return widen(quantise(np.asarray(leaf).astype(np.float32), kind))
 
 
 class Rounded:
-    """An array that is read when it is sliced, with the values that `kind` keeps."""
+    """An array that is read when it is sliced, with the values that `kind` stores."""
 
     def __init__(self, leaf, kind: str):
         self.leaf, self.kind = leaf, kind
@@ -223,7 +223,7 @@ class Rounded:
 
 
 def keep(params: Params, kernels: Iterable[str], kind: str) -> Params:
-    """Parameters whose `kernels`, paths of numpy arrays, are kept as `kind`."""
+    """Parameters whose `kernels`, paths of numpy arrays, are stored as `kind`."""
     return _each_kernel(
         params, kernels, lambda leaf: quantise(np.asarray(leaf, np.float32), kind)
     )
@@ -235,14 +235,14 @@ def round_trip(params: Params, kernels: Iterable[str], kind: str) -> Params:
 
 
 def _each_kernel(params: Params, kernels, function) -> Params:
-    wanted = set(kernels)
+    kernels = set(kernels)
 
     def replace(tree, prefix=""):
         out = {}
         for name, value in tree.items():
             if isinstance(value, dict):
                 out[name] = replace(value, f"{prefix}{name}/")
-            elif f"{prefix}{name}" in wanted:
+            elif f"{prefix}{name}" in kernels:
                 out |= function(value)
             else:
                 out[name] = value

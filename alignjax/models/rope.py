@@ -17,7 +17,7 @@ import numpy as np
 
 from alignjax import errors
 
-# What each kind must be given, and what it may be.
+# Required and optional numbers of each kind.
 KINDS = {
     "linear": ({"factor"}, set()),
     "llama3": (
@@ -45,15 +45,15 @@ class Scaling:
         does so by dimension and sharpens attention (arXiv:2309.00071); `longrope`
         divides each by a number of its own, from one list or another according to the
         document's length (arXiv:2402.13753).
-      factor: how much longer texts became.
-      original_length: tokens of the texts before that.
+      factor: of the length of texts.
+      original_length: in tokens, of texts before stretching.
       low_freq_factor, high_freq_factor: original_length over these are the wavelengths
         from which on frequencies are divided, and up to which they stay.
       beta_fast, beta_slow: turns within original_length, from which on frequencies
-        stay, and up to which they are divided; 32 and 1 unless given.
-      truncate: whether the dimensions that follow from these are rounded; they are.
-      attention_factor: what cosines and sines are multiplied by; unless given, 1 for
-        longrope and 1 + ln(factor) / 10 for yarn.
+        stay, and up to which they are divided; by default 32 and 1.
+      truncate: whether the dimensions that follow from these are rounded; by default.
+      attention_factor: of cosines and sines; by default 1 for longrope and
+        1 + ln(factor) / 10 for yarn.
       short_factor, long_factor: for documents of up to original_length tokens, and for
         longer ones; one number a frequency.
     """
@@ -79,8 +79,8 @@ class Scaling:
                 if name in required:
                     problems.append(f"{name}: {self.kind} needs it")
             elif name not in required | optional:
-                known = ", ".join(sorted(required | optional))
-                problems.append(f"{name}: {self.kind} has none; it has {known}")
+                names = ", ".join(sorted(required | optional))
+                problems.append(f"{name}: {self.kind} has none; it has {names}")
             elif not isinstance(value, tuple) and name != "truncate" and value <= 0:
                 problems.append(f"{name}: {value} must be positive")
             elif isinstance(value, tuple) and not all(x > 0 for x in value):
@@ -95,7 +95,7 @@ class Scaling:
 
     @property
     def by_length(self) -> bool:
-        """Whether frequencies depend on how long a document is."""
+        """Whether frequencies depend on the length of a document."""
         return self.kind == "longrope" and self.short_factor != self.long_factor
 
 
@@ -104,7 +104,7 @@ def frequencies(
 ) -> np.ndarray:
     """Radians a token, float32 [dimensions / 2], the highest first.
 
-    `long` asks for those of documents longer than `scaling.original_length`.
+    With `long` those of documents longer than `scaling.original_length`.
     """
     f32 = np.float32
     exponents = np.arange(0, dimensions, 2, dtype=f32) / f32(dimensions)
@@ -129,8 +129,8 @@ def _llama3(plain, s: Scaling) -> np.ndarray:
     wavelengths = f32(2 * math.pi) * (f32(1) / plain)
     turns = f32(s.original_length) * (f32(1) / wavelengths)
     low, high = s.low_freq_factor, s.high_freq_factor
-    kept = (turns - f32(low)) / f32(high - low)
-    mixed = (f32(1) - kept) * plain / f32(s.factor) + kept * plain
+    share = (turns - f32(low)) / f32(high - low)
+    mixed = (f32(1) - share) * plain / f32(s.factor) + share * plain
     divided = wavelengths > s.original_length / low
     unchanged = wavelengths < s.original_length / high
     return np.where(divided, plain / f32(s.factor), np.where(unchanged, plain, mixed))
@@ -140,7 +140,7 @@ def _yarn(powers, theta: float, s: Scaling) -> np.ndarray:
     f32, half = np.float32, len(powers)
 
     def dimension(turns: float) -> float:
-        """Where a frequency makes so many turns in the original length, Eq. 17."""
+        """The dimension that makes so many turns in the original length, Eq. 17."""
         ratio = math.log(s.original_length / (turns * 2 * math.pi))
         return 2 * half * ratio / (2 * math.log(theta))
 
@@ -151,13 +151,13 @@ def _yarn(powers, theta: float, s: Scaling) -> np.ndarray:
     if low == high:
         high += 0.001
     ramp = (np.arange(half, dtype=f32) - f32(low)) / f32(high - low)
-    kept = f32(1) - np.clip(ramp, 0, 1)
+    share = f32(1) - np.clip(ramp, 0, 1)
     divided = f32(1) / (f32(s.factor) * powers)
-    return divided * (f32(1) - kept) + f32(1) / powers * kept
+    return divided * (f32(1) - share) + f32(1) / powers * share
 
 
 def amplitude(scaling: Scaling | None) -> float:
-    """What cosines and sines are multiplied by."""
+    """The factor of cosines and sines."""
     if scaling is None or scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:

@@ -12,7 +12,7 @@ import safetensors.numpy
 from alignjax import analysis, convert, errors
 from alignjax.experiment import initial
 from alignjax.experiment.sections import InitConfig
-from alignjax.huggingface import folder, recognition
+from alignjax.huggingface import folder
 
 SHARD = "model-00002-of-00003.safetensors"
 
@@ -210,7 +210,7 @@ def test_it_is_refused_and_nothing_is_left(make, tmp_path):
     with pytest.raises(errors.ConfigError, match=BAD[make]):
         analysis.open_run(f"hf:{path}")
     # One that looks like a folder of theirs needs no prefix; the rest is no run.
-    if recognition.is_folder(path):
+    if folder.is_folder(path):
         with pytest.raises(errors.ConfigError, match=BAD[make]):
             convert.plan_import(path, tmp_path / "run")
     assert [x.name for x in tmp_path.iterdir()] == ["folder"]
@@ -219,7 +219,7 @@ def test_it_is_refused_and_nothing_is_left(make, tmp_path):
 VALUES = {
     "hidden_size": ("32", "'32' is str, not int"),
     "num_attention_heads": (3, "num_key_value_heads: 2 do not divide num_attention_"),
-    "num_hidden_layers": (0, "0 must be positive"),
+    "num_hidden_layers": (0, "0 is not at least 1"),
     "vocab_size": (None, "null is not int; give it, or leave it out"),
     "rms_norm_eps": (None, "null is not float"),
     "rope_theta": ("x", "'x' is str, not float"),

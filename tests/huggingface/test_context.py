@@ -9,8 +9,8 @@ import pytest
 from alignjax import analysis, errors, models
 from alignjax.experiment import initial
 from alignjax.experiment.sections import InitConfig
-from alignjax.huggingface import save
-from alignjax.models import families, names
+from alignjax.huggingface import config_json, save
+from alignjax.models import families
 
 LINEAR = dict(kind="linear", factor=4.0)
 
@@ -28,7 +28,7 @@ def complete(begun, **fields):
 
 def said(section) -> int:
     c = models.build(section, 1).config
-    hf = names.config_json(families.module("llama"), c)
+    hf = config_json.write(c, families.find("llama"))
     return json.loads(json.dumps(hf))["max_position_embeddings"]
 
 

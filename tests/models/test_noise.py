@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignjax import errors, models
-from alignjax.models import neftune
+from alignjax.models import layers
 from tests import rows
 from tests.models import small
 
@@ -14,11 +14,11 @@ ALPHA = 5.0
 
 
 def noise_of(sequences, key=0, D=64):
-    lengths = neftune.lengths(
+    lengths = layers.document_lengths(
         sequences.segment_ids, sequences.positions, sequences.branches
     )
     key = jax.random.key(key)
-    return neftune.uniform(key, ALPHA, lengths, sequences.segment_ids, D)
+    return layers.embedding_noise(key, ALPHA, lengths, sequences.segment_ids, D)
 
 
 def test_moments_are_those_of_the_paper():
@@ -40,7 +40,7 @@ def test_a_packed_document_has_the_noise_of_its_own_length():
     assert len(packed.inputs) < len(padded.inputs)
     lengths = [len(doc) - 1 for doc in docs]
     for batch in (packed, padded):
-        found = neftune.lengths(batch.segment_ids, batch.positions)
+        found = layers.document_lengths(batch.segment_ids, batch.positions)
         at_starts = found[(batch.positions == 0) & (batch.segment_ids > 0)]
         assert at_starts.tolist() == lengths
         scale = ALPHA / np.sqrt(found * 64.0)[..., None]
@@ -55,7 +55,7 @@ def test_branches_have_the_noise_of_the_rows_that_they_stand_for():
     ids = np.array([[1, 1, 1, 1, 1, 1, 2, 2, 0]])
     branches = np.array([[0, 0, 1, 1, 1, 2, 0, 0, 0]])
     positions = np.array([[0, 1, 2, 3, 4, 2, 0, 1, 0]])
-    found = neftune.lengths(ids, positions, branches)
+    found = layers.document_lengths(ids, positions, branches)
     assert found.tolist() == [[5, 5, 5, 5, 5, 3, 2, 2, 1]]
 
 
@@ -79,7 +79,7 @@ def test_noise_is_added_to_the_embeddings(monkeypatch):
         assert (alpha, D) == (ALPHA, 32) and (lengths_BT == small.T).all()
         return delta_TD[None]
 
-    monkeypatch.setattr(neftune, "uniform", known)
+    monkeypatch.setattr(layers, "embedding_noise", known)
     model, params = small.make(embedding_noise=ALPHA)
     moved = {**params, "embed": params["embed"].at[: small.T].add(delta_TD)}
     np.testing.assert_allclose(
@@ -100,5 +100,5 @@ def test_noise_moves_no_dropout():
 
 
 def test_noise_is_refused_below_zero():
-    with pytest.raises(errors.ConfigError, match=r"embedding_noise: -1\.0 must be at"):
+    with pytest.raises(errors.ConfigError, match=r"embedding_noise: -1\.0 "):
         models.build(small.SMALL | dict(embedding_noise=-1.0), small.V)

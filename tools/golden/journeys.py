@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from alignjax import convert, models, trees
-from alignjax.huggingface import merged, peft, save
+from alignjax.huggingface import layout, peft, save
 from tools.golden import ours
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -85,7 +85,7 @@ def adapted(model, params, tokens: np.ndarray) -> np.ndarray:
 
 def export_merged(run, model, params, target: pathlib.Path) -> pathlib.Path:
     """The folder of a model whose adapters are in its kernels."""
-    held = merged.merge(trees.named_leaves(params), model.config)
+    held = layout.merge(trees.named_leaves(params), model.config)
     plan = save.plan(held, run.config["model"]["family"], model.config)
     save.write(plan, held, target)
     return target

@@ -14,7 +14,7 @@ import numpy as np
 
 from alignjax import analysis, objectives, sampling, trees
 from alignjax.huggingface import layout
-from alignjax.models import decoder, families, names
+from alignjax.models import decoder, families
 from alignjax.sampling import distribution
 from alignjax.types import Frozen, Sequences
 
@@ -102,8 +102,8 @@ def named(run, params) -> dict[str, np.ndarray]:
     """Parameters, or what has their shapes, by the names of the folder's tensors."""
     leaves = {k: np.asarray(v) for k, v in trees.named_leaves(params).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    family = families.module(run.config["model"]["family"])
-    table, found = names.tensors(family, run.model.config), {}
+    family = families.find(run.config["model"]["family"])
+    table, found = layout.table(family, run.model.config), {}
     for place in layout.places(table, shapes):
         whole = np.empty(place.shape, np.float32).reshape(-1)
         for first, block in place.blocks(whole.size):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alignjax import config, errors
-from alignjax.models import decoder_config, names, published
+from alignjax.models import families, tensor_names
 from alignjax.models.families import gemma, gemma2
 
 DEFAULTS = gemma.DEFAULTS | dict(
@@ -31,7 +31,7 @@ _LONG = _SIZE | dict(
     rope_scaling=dict(kind="linear", factor=8.0),
 )
 
-CONFIGS = {
+SIZES = {
     "270m": _SHORT | dict(d_model=640, layers=18, heads=4, kv_heads=1, d_ff=2048),
     "1b": _SHORT | dict(d_model=1152, layers=26, heads=4, kv_heads=1, d_ff=6912),
     "4b": _LONG | dict(d_model=2560, layers=34, heads=8, kv_heads=4, d_ff=10_240),
@@ -41,101 +41,82 @@ CONFIGS = {
     | dict(head_dim=128, attention_scale=168**-0.5),
 }
 
-MODEL_TYPES = ("gemma3_text", "gemma3")
-ARCHITECTURE = "Gemma3ForCausalLM"
-TENSORS = (
-    *names.OUTER,
-    *names.NORMS_AROUND,
-    *names.ATTENTION,
-    *names.QK_NORMS,
-    *names.MLP,
-)
-KEYS = published.KEYS | {"logit_softcap": "final_logit_softcapping"}
-_ABSENT = {
-    "vocab_size": 262_208,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 131_072,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": True,
-    "final_logit_softcapping": None,
-    "sliding_window": 4096,
-}
-_KNOWN = (
-    *gemma2.KNOWN,
-    "rope_local_base_freq",
-    "sliding_window_pattern",
-    "_sliding_window_pattern",  # not read by its class
-)
-# Of a model that also sees; the rest of it is not read.
-_OUTSIDE = (
-    "text_config",
-    "vision_config",
-    "mm_tokens_per_image",
-    "boi_token_index",
-    "eoi_token_index",
-    "image_token_index",
-    "tie_word_embeddings",
-)
 
-
-def fields(hf: Mapping) -> dict:
-    """config.json -> fields of a decoder; ConfigError for what we do not compute."""
-    if "text_config" in hf:
-        published.read(hf, {}, absent={}, known=_OUTSIDE)
-        shared = ("dtype", "torch_dtype", "tie_word_embeddings")
-        hf = {key: hf[key] for key in shared if key in hf} | published.within(
-            hf, "text_config"
-        )
-    fixed = {"attn_logit_softcapping": (None,)}  # its class has the key and ignores it
-    said = published.read(hf, KEYS, absent=_ABSENT, fixed=fixed, known=_KNOWN)
-    period = published.whole(hf, "sliding_window_pattern", 6)
-    usual = [(layer + 1) % period != 0 for layer in range(said["layers"])]
-    window = {**_ABSENT, **hf}["sliding_window"]
-    said |= published.windows(window, published.read_layer_types(hf, usual))
-    said |= _read_rope(hf, said)
-    return published.complete(hf, {**DEFAULTS, **said, **gemma2.attention(hf)})
-
-
-def _read_rope(hf: Mapping, said: Mapping) -> dict:
-    """Rotations of the layers without a window, and the base of the others."""
-    new = published.within(hf, "rope_parameters")
+def _normalise(hf: dict) -> dict:
+    """The keys of transformers 4; 5 has rotations for each kind of layer in one."""
+    where = "config.json.rope_parameters"
+    ropes = config.expect(hf.pop("rope_parameters", None) or {}, dict, where)
+    kinds = ("full_attention", "sliding_attention")
+    if unknown := sorted(set(ropes).difference(kinds)):
+        raise errors.ConfigError(f"{where}.{unknown[0]}: not one of {', '.join(kinds)}")
     far, near = (
-        config.expect(new.get(kind) or {}, dict, f"config.json.rope_parameters.{kind}")
-        for kind in ("full_attention", "sliding_attention")
+        config.expect(ropes.get(kind) or {}, dict, f"{where}.{kind}") for kind in kinds
     )
-    if unknown := set(new) - {"full_attention", "sliding_attention"}:
-        raise errors.ConfigError(
-            f"config.json.rope_parameters.{unknown.pop()}: no kind of layer"
-        )
-    without = {k: v for k, v in hf.items() if k != "rope_parameters"}
-    scaling = {**far, **published.within(hf, "rope_scaling")}
-    found = published.read_rope(
-        {**without, "rope_scaling": scaling}, said["max_length"], 1_000_000.0
-    )
-    theta = hf.get("rope_local_base_freq", 10_000.0)
-    local = published.read_rope({"rope_scaling": near}, said["max_length"], theta)
-    if local["rope_scaling"] is not None:
-        raise errors.ConfigError(
-            "config.json.rope_parameters.sliding_attention: rotations of layers with a "
-            "window are not scaled here"
-        )
-    theta = None if said["window"] is None else local["rope_theta"]
-    return {**found, "local_rope_theta": theta}
+    unscaled = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
+    for key, value in near.items():
+        if key != "rope_theta" and value not in (None, unscaled.get(key)):
+            raise errors.ConfigError(
+                f"{where}.sliding_attention.{key}: {value!r}: the rotations of layers "
+                "with a window cannot be scaled here"
+            )
+    if near.get("rope_theta") is not None:
+        hf["rope_local_base_freq"] = near["rope_theta"]
+    scaling = hf.get("rope_scaling") or {}
+    scaling = config.expect(scaling, dict, "config.json.rope_scaling")
+    return {**hf, "rope_scaling": {**far, **scaling}}
 
 
-def config_json(c: decoder_config.DecoderConfig) -> dict:
-    """The config.json of a decoder; see `names.config_json`, which checks it."""
+def _adjust(hf: Mapping, fields: Mapping) -> dict:
+    return {} if fields["window"] else {"local_rope_theta": None}
+
+
+def _export(c, hf: dict) -> dict:
     local = c.rope_theta if c.local_rope_theta is None else c.local_rope_theta
-    return {
-        "architectures": [ARCHITECTURE],
-        **published.write(c, "gemma3_text", KEYS),
-        **published.write_rope(c),
-        "rope_local_base_freq": local,
-        **gemma2.write_attention(c),
-        "attn_logit_softcapping": None,
-    }
+    return {**hf, "rope_local_base_freq": local}
+
+
+FAMILY = families.Family(
+    name="gemma3",
+    defaults=DEFAULTS,
+    sizes=SIZES,
+    model_types=("gemma3_text", "gemma3"),
+    architecture="Gemma3ForCausalLM",
+    tensors=tensor_names.table(tensor_names.NORMS_AROUND, tensor_names.QK_NORMS),
+    keys=families.KEYS
+    | {
+        "logit_softcap": "final_logit_softcapping",
+        "local_rope_theta": "rope_local_base_freq",
+    },
+    absent=gemma2.ABSENT
+    | {
+        "vocab_size": 262_208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "final_logit_softcapping": None,
+    },
+    activation=gemma2.ACTIVATION,
+    activations=gemma2.ACTIVATIONS,
+    fixed={"attn_logit_softcapping": (None,)},  # its class has the key and ignores it
+    constants={"attn_logit_softcapping": None},
+    ignored=("_sliding_window_pattern",),
+    windows=families.Windows(
+        lambda layer, period: (layer + 1) % period != 0,
+        key="sliding_window_pattern",
+        absent=6,
+    ),
+    beside_text=(
+        "vision_config",
+        "mm_tokens_per_image",
+        "boi_token_index",
+        "eoi_token_index",
+        "image_token_index",
+    ),
+    normalise=_normalise,
+    adjust=_adjust,
+    export=_export,
+)

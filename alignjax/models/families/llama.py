@@ -6,11 +6,7 @@ The defaults of a decoder are Llama's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from alignjax.models import decoder_config, names, published
-
-DEFAULTS = {}
+from alignjax.models import families, tensor_names
 
 _LLAMA_2 = dict(
     vocab_size=32_000,
@@ -45,7 +41,7 @@ def _longer(factor: float) -> dict:
     return dict(max_length=131_072, rope_scaling=scaling)
 
 
-CONFIGS = {
+SIZES = {
     # Sizes for CPUs; the vocabulary comes from the tokenizer.
     "nano": dict(d_model=128, layers=4, heads=4, d_ff=352, max_length=256),
     "small": dict(d_model=256, layers=4, heads=4, d_ff=704, max_length=256),
@@ -68,42 +64,22 @@ CONFIGS = {
     "3.2-3b": _LLAMA_3 | _3B | _longer(32.0) | dict(tied=True),
 }
 
-MODEL_TYPES = ("llama",)
-ARCHITECTURE = "LlamaForCausalLM"
-TENSORS = (
-    *names.OUTER,
-    *names.NORMS_BEFORE,
-    *names.ATTENTION,
-    *names.MLP,
-    *names.MLP_BIASES,
+FAMILY = families.Family(
+    name="llama",
+    defaults={},
+    sizes=SIZES,
+    model_types=("llama",),
+    architecture="LlamaForCausalLM",
+    tensors=tensor_names.table(mlp=tensor_names.MLP + tensor_names.MLP_BIASES),
+    keys=families.KEYS | {"mlp_bias": "mlp_bias"},
+    absent={
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
 )
-KEYS = published.KEYS | {"mlp_bias": "mlp_bias"}
-_ABSENT = {
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "mlp_bias": False,
-}
-
-
-def fields(hf: Mapping) -> dict:
-    """config.json -> fields of a decoder; ConfigError for what we do not compute."""
-    known = ("hidden_act", "attention_bias", *published.rope_keys())
-    said = published.read(hf, KEYS, absent=_ABSENT, known=known)
-    said |= published.read_rope(hf, said["max_length"])
-    said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
-    said["attention_bias"] = published.biases(hf)
-    return published.complete(hf, said)
-
-
-def config_json(c: decoder_config.DecoderConfig) -> dict:
-    """The config.json of a decoder; see `names.config_json`, which checks it."""
-    return {
-        "architectures": [ARCHITECTURE],
-        **published.write(c, "llama", KEYS),
-        **published.write_rope(c),
-        "hidden_act": published.word(c.activation, published.GATED),
-        "attention_bias": published.write_biases(c),
-    }

@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from alignjax.models import decoder_config, names, published
-
-DEFAULTS = {}
+from alignjax.models import families, tensor_names
 
 _7B = dict(
     d_model=4096,
@@ -23,7 +19,7 @@ _7B = dict(
 _LATER = dict(rope_theta=1_000_000.0)
 _12B = _7B | dict(vocab_size=131_072, d_model=5120, layers=40, head_dim=128)
 
-CONFIGS = {
+SIZES = {
     "7b-v0.1": _7B | dict(vocab_size=32_000, window=4096),
     "7b-v0.2": _7B | _LATER | dict(vocab_size=32_000),
     "7b-v0.3": _7B | _LATER | dict(vocab_size=32_768),
@@ -31,35 +27,22 @@ CONFIGS = {
     "small-24b": _12B | dict(d_ff=32_768, rope_theta=100_000_000.0),
 }
 
-MODEL_TYPES = ("mistral",)
-ARCHITECTURE = "MistralForCausalLM"
-TENSORS = (*names.OUTER, *names.NORMS_BEFORE, *names.ATTENTION, *names.MLP)
-KEYS = published.KEYS | {"window": "sliding_window"}
-_ABSENT = {
-    "num_key_value_heads": 8,
-    "head_dim": None,
-    "max_position_embeddings": 131_072,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "sliding_window": 4096,
-}
-
-
-def fields(hf: Mapping) -> dict:
-    """config.json -> fields of a decoder; ConfigError for what we do not compute."""
-    known = ("hidden_act", *published.rope_keys())
-    fixed = published.NO_BIASES
-    said = published.read(hf, KEYS, absent=_ABSENT, fixed=fixed, known=known)
-    said |= published.read_rope(hf, said["max_length"])
-    said["activation"] = published.choice(hf, "hidden_act", published.GATED, "silu")
-    return published.complete(hf, said)
-
-
-def config_json(c: decoder_config.DecoderConfig) -> dict:
-    """The config.json of a decoder; see `names.config_json`, which checks it."""
-    return {
-        "architectures": [ARCHITECTURE],
-        **published.write(c, "mistral", KEYS),
-        **published.write_rope(c),
-        "hidden_act": published.word(c.activation, published.GATED),
-    }
+FAMILY = families.Family(
+    name="mistral",
+    defaults={},
+    sizes=SIZES,
+    model_types=("mistral",),
+    architecture="MistralForCausalLM",
+    tensors=tensor_names.table(),
+    keys=families.KEYS | {"window": "sliding_window"},
+    absent={
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": False,
+        "sliding_window": 4096,
+    },
+    fixed=families.NO_BIASES,
+)
