@@ -54,8 +54,8 @@ class Figure(NamedTuple):
 
     Attributes:
       name: a word, unique on the page.
-      title: what to look at.
-      caption: what it means, given the numbers; one sentence.
+      title: the question that it answers.
+      caption: the answer, from the numbers.
       svg: the drawing.
       numbers: the same as a table, a row of headings first.
     """
@@ -68,25 +68,33 @@ class Figure(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """A matplotlib figure and its axes; `svg()` is what is drawn on it so far."""
+    """A matplotlib figure and its axes."""
 
     name: str
     figure: Any
     axes: Sequence[Any]
+
+    def legend(self, columns: int) -> None:
+        """One legend for all axes, above them."""
+        self.figure.legend(loc="outside upper center", ncols=columns)
 
     def svg(self) -> str:
         """One `<svg>` element without a fixed size."""
         out = io.StringIO()
         self.figure.savefig(out, format="svg", metadata={"Date": None})
         text = out.getvalue()
-        return _own_names(text[text.index("<svg") :], self.name)
+        return _unique_ids(text[text.index("<svg") :], self.name)
+
+    def finish(self, title: str, caption: str, numbers) -> Figure:
+        """The drawing as a figure of the report."""
+        return Figure(self.name, title, caption, self.svg(), numbers)
 
 
 @contextlib.contextmanager
 def canvas(
     name: str, columns: int = 1, rows: int = 1, *, height: float = HEIGHT, **options
 ) -> Iterator[Canvas]:
-    """An empty figure with as many axes.
+    """An empty figure of `rows` times `columns` axes.
 
     The figure belongs to no window and to no global state, and `options` are those of
     `matplotlib.figure.Figure.subplots`.
@@ -101,31 +109,37 @@ def canvas(
         yield Canvas(name, figure, list(axes.flat))
 
 
-def _own_names(svg: str, name: str) -> str:
-    """Ids are one namespace for the whole page, so each figure's get its name."""
+def _unique_ids(svg: str, name: str) -> str:
+    """Puts the figure's name before its ids, which must be unique on the page."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    # The page decides the size; `viewBox` has the proportions.
+    # The page sets the size; `viewBox` has the proportions.
     head, rest = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-labelledby="{name}-title">{rest}'
 
 
+def errors(figures: Sequence[Mapping]) -> list[list[float]]:
+    """Distances from means to the low and high ends of their intervals."""
+    return [
+        [max(0.0, figure["mean"] - figure["low"]) for figure in figures],
+        [max(0.0, figure["high"] - figure["mean"]) for figure in figures],
+    ]
+
+
 def whiskers(
     axis: Any, at: Sequence[float], figures: Sequence[Mapping], **style: Any
 ) -> None:
-    """Means as marks at `at`, with their intervals, upright."""
+    """Means as marks at `at`, with upright intervals."""
     means = [figure["mean"] for figure in figures]
-    low = [max(0.0, figure["mean"] - figure["low"]) for figure in figures]
-    high = [max(0.0, figure["high"] - figure["mean"]) for figure in figures]
     style = {"capsize": 3, "markersize": 6, "elinewidth": 1.5, **style}
-    axis.errorbar(at, means, yerr=[low, high], **style)
+    axis.errorbar(at, means, yerr=errors(figures), **style)
 
 
 def label_stages(axis: Any, names: Sequence[str]) -> None:
-    """Stages along the horizontal axis, evenly, with room at both ends."""
+    """Names along the horizontal axis, evenly, with room at both ends."""
     axis.set_xticks(range(len(names)), [shorten(name) for name in names])
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.grid(visible=False, axis="x")
@@ -137,7 +151,12 @@ def shorten(name: str, most: int = 14) -> str:
 
 
 def percent_axis(axis: Any, low: float = 0.0) -> None:
-    """Shares from 0 to 1, in percent."""
+    """Shares from 0 to 1 along the vertical axis, in percent."""
     axis.set_ylim(low - 0.03, 1.03)
+    axis.set_yticks(*percent_ticks())
+
+
+def percent_ticks() -> tuple[list[float], list[str]]:
+    """Places and labels of shares from 0 to 1, in percent."""
     ticks = [0, 0.25, 0.5, 0.75, 1]
-    axis.set_yticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
+    return ticks, [f"{100 * tick:.0f}" for tick in ticks]

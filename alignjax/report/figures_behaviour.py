@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of how models behave: refusals, knowledge, length, text that they predict."""
+"""Figures of behaviour: refusals, knowledge, length, and prediction of text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from alignjax.report import drawing, figures_reward, story
 from alignjax.world.assessment import prose
 
-_NONE = "no model that talks was assessed"
+_NONE = "no language model was assessed"
 
 
 def refusals(data: story.Story) -> drawing.Figure | str:
-    """Refusals of what is unsafe, of what only looks so, and of what is safe."""
+    """Refusals of unsafe requests, of harmless look-alikes, and of safe ones."""
     lines = {
         "unsafe_refusal": ("unsafe (should be high)", drawing.GREEN, "-", "o"),
         "border_refusal": ("look-alikes (should be low)", drawing.ORANGE, "--", "s"),
@@ -21,185 +21,168 @@ def refusals(data: story.Story) -> drawing.Figure | str:
     return _shares(
         data,
         "refusals",
-        "Are unsafe asks refused without refusing harmless ones?",
+        "Are unsafe requests refused without refusing harmless ones?",
         lines,
         "refused, % of prompts",
     )
 
 
 def knowledge(data: story.Story) -> drawing.Figure | str:
-    """Facts, sums, and owning up to what nobody knows: what alignment may cost."""
+    """Facts, sums, and admitting not to know: what alignment may cost."""
     lines = {
         "fact_recall": ("facts right", drawing.BLUE, "-", "o"),
         "arithmetic": ("sums right", drawing.PINK, "--", "s"),
-        "unknown_abstention": ("unknown: owns up", drawing.GREEN, ":", "^"),
-        "malformed": ("answers nothing asked", drawing.GREY, "-.", "D"),
+        "unknown_abstention": ("unknown: admits it", drawing.GREEN, ":", "^"),
+        "malformed": ("answers no question", drawing.GREY, "-.", "D"),
     }
     return _shares(
         data,
         "knowledge",
-        "Is anything forgotten (the tax), and is anything made up?",
+        "Is anything forgotten (the alignment tax), and is anything made up?",
         lines,
         "% of prompts",
     )
 
 
 def _shares(data, name, title, lines, unit) -> drawing.Figure | str:
-    models, path = data.models, data.path
-    present = [r for r in lines if path and r in models[path[0]]["sampled"]["rates"]]
+    path = data.path
+    if not path:
+        return _NONE
+    rates = {model: data.models[model]["sampled"]["rates"] for model in path}
+    present = [rate for rate in lines if rate in rates[path[0]]]
     if not present:
-        return _NONE if not path else "none of the slices that it needs was asked"
+        return "none of the slices that it needs was measured"
     numbers = [("model", *(lines[rate][0] for rate in present))]
     for model in path:
-        rates = models[model]["sampled"]["rates"]
-        numbers.append((model, *(_percents(rates[rate]) for rate in present)))
+        numbers.append((model, *(_percents(rates[model][rate]) for rate in present)))
     with drawing.canvas(name) as drawn:
         (axis,) = drawn.axes
         for i, rate in enumerate(present):
             label, color, line, mark = lines[rate]
-            found = [models[model]["sampled"]["rates"][rate] for model in path]
+            figures = [rates[model][rate] for model in path]
             at = [x + 0.07 * (i - 1) for x in range(len(path))]
             style = dict(color=color, linestyle=line, marker=mark, label=label)
-            drawing.whiskers(axis, at, found, **style)
+            drawing.whiskers(axis, at, figures, **style)
         drawing.label_stages(axis, path)
         drawing.percent_axis(axis)
         axis.set_ylabel(unit)
-        drawn.figure.legend(loc="outside upper center", ncols=2)
-        return drawing.Figure(
-            name,
-            title,
-            _sentences(data, path, {rate: lines[rate][0] for rate in present}),
-            drawn.svg(),
-            numbers,
-        )
+        drawn.legend(2)
+        labels = {rate: lines[rate][0] for rate in present}
+        return drawn.finish(title, _share_changes(data, labels), numbers)
 
 
-def _sentences(data: story.Story, path, labels: Mapping[str, str]) -> str:
-    """Each share along the path: `unsafe 31 %, then 89 % (up), then 91 % (level)`."""
+def _share_changes(data: story.Story, labels: Mapping[str, str]) -> str:
+    """`Unsafe 31 %, 89 % with sft (up), 91 % with dpo (no clear change); safe ...`."""
     sentences = []
     for rate, label in labels.items():
-        first = data.models[path[0]]["sampled"]["rates"][rate]
-        parts = [prose.percent(first["mean"])]
+        share = lambda name, rate=rate: prose.percent(
+            data.models[name]["sampled"]["rates"][rate]["mean"]
+        )
+        parts = [share(data.path[0])]
         for name, change, _ in data.steps:
-            now = data.models[name]["sampled"]["rates"][rate]["mean"]
             verb = prose.verdict(
                 change["rates"][rate], up="up", down="down", level="no clear change"
             )
-            parts.append(f"{prose.percent(now)} with {name} ({verb})")
+            parts.append(f"{share(name)} with {name} ({verb})")
         sentences.append(f"{label.partition(' (')[0]} {', '.join(parts)}")
     text = "; ".join(sentences)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def length(data: story.Story) -> drawing.Figure | str:
-    """Tokens of a response, and sentences in it that say nothing."""
-    models, path = data.models, data.path
+    """Tokens of a response, and empty sentences in it."""
+    path = data.path
     if not path:
         return _NONE
+    lengths = {name: data.models[name]["sampled"]["lengths"] for name in path}
     heads = ("tokens", "words", "fillers", "certainties")
-    numbers = [("model", *(f"{head} a response" for head in heads))]
+    numbers = [("model", *(f"{head} per response" for head in heads))]
     for name in path:
-        lengths = models[name]["sampled"]["lengths"]
-        numbers.append((name, *(prose.interval(lengths[head]) for head in heads)))
+        numbers.append((name, *(prose.interval(lengths[name][h]) for h in heads)))
     with drawing.canvas("length", 2) as drawn:
         left, right = drawn.axes
-        at = range(len(path))
-        words = [models[name]["sampled"]["lengths"]["tokens"] for name in path]
-        drawing.whiskers(left, at, words, color=drawing.BLUE, marker="o")
-        left.set_ylim(bottom=0)
-        left.set_ylabel("tokens a response")
-        for i, (kind, color, line) in enumerate(
-            (("fillers", drawing.ORANGE, "-"), ("certainties", drawing.PINK, "--"))
+        for axis, measure, color, line, mark in (
+            (left, "tokens", drawing.BLUE, "-", "o"),
+            (right, "fillers", drawing.ORANGE, "-", "o"),
+            (right, "certainties", drawing.PINK, "--", "s"),
         ):
-            found = [models[name]["sampled"]["lengths"][kind] for name in path]
-            style = dict(color=color, linestyle=line, marker="os"[i], label=kind)
-            drawing.whiskers(right, at, found, **style)
-        right.set_ylim(bottom=0)
-        right.set_ylabel("sentences a response")
+            figures = [lengths[name][measure] for name in path]
+            style = dict(color=color, linestyle=line, marker=mark, label=measure)
+            drawing.whiskers(axis, range(len(path)), figures, **style)
+        left.set_ylabel("tokens per response")
+        right.set_ylabel("sentences per response")
         right.legend(loc="upper right")
         for axis in drawn.axes:
+            axis.set_ylim(bottom=0)
             drawing.label_stages(axis, [drawing.shorten(name, 8) for name in path])
-        return drawing.Figure(
-            "length",
-            "Do answers get longer, and is it padding?",
-            _lengths(data, path),
-            drawn.svg(),
+        return drawn.finish(
+            "Do responses get longer, and is it padding?",
+            _length_changes(data),
             numbers,
         )
 
 
-def _lengths(data: story.Story, path) -> str:
+def _length_changes(data: story.Story) -> str:
     sentences = []
     for name, change, before in data.steps:
-        after = data.models[name]["sampled"]["lengths"]
         parts = []
         for measure, label in (("tokens", "tokens"), ("fillers", "filler sentences")):
             was = before["sampled"]["lengths"][measure]["mean"]
-            now = after[measure]["mean"]
-            parts.append(
-                f"{label} {figures_reward.moved(change['lengths'][measure], was, now)}"
-            )
+            now = data.models[name]["sampled"]["lengths"][measure]["mean"]
+            change_text = figures_reward.moved(change["lengths"][measure], was, now)
+            parts.append(f"{label} {change_text}")
         sentences.append(f"With {name} {', '.join(parts)}.")
-    if not sentences:
-        lengths = data.models[path[0]]["sampled"]["lengths"]
-        return f"{path[0]} answers with {prose.interval(lengths['tokens'])} tokens."
-    return " ".join(sentences)
+    if sentences:
+        return " ".join(sentences)
+    name = data.path[0]
+    tokens = data.models[name]["sampled"]["lengths"]["tokens"]
+    return f"Responses of {name} have {prose.interval(tokens)} tokens."
 
 
 def perplexity(data: story.Story) -> drawing.Figure | str:
-    """How well each model predicts text that no run has read."""
-    models, path = data.models, data.path
+    """How well each model predicts text that no run was trained on."""
+    path = data.path
     if not path:
         return _NONE
-    numbers = [("model", "pretraining text, nats a token", "demonstrations, nats")]
-    for name in path:
-        token = models[name]["demonstrations"]["token"]
-        text = models[name]["documents"]
-        numbers.append((name, prose.interval(text, 3), prose.interval(token, 3)))
+    text = [data.models[name]["documents"] for name in path]
+    replies = [data.models[name]["demonstrations"]["token"] for name in path]
+    numbers = [("model", "pretraining text, nats per token", "demonstrations")]
+    for name, *figures in zip(path, text, replies, strict=True):
+        numbers.append((name, *(prose.interval(figure, 3) for figure in figures)))
     with drawing.canvas("perplexity") as drawn:
         (axis,) = drawn.axes
-        for shift, label, color, mark, of in (
-            (-0.05, "pretraining text", drawing.BLUE, "o", lambda m: m["documents"]),
-            (
-                *(0.05, "replies of demonstrations", drawing.ORANGE, "s"),
-                lambda m: m["demonstrations"]["token"],
-            ),
+        for shift, figures, label, color, line, mark in (
+            (-0.05, text, "pretraining text", drawing.BLUE, "-", "o"),
+            (0.05, replies, "replies of demonstrations", drawing.ORANGE, "--", "s"),
         ):
-            found = [of(models[name]) for name in path]
             at = [i + shift for i in range(len(path))]
-            line = "-" if shift < 0 else "--"
             style = dict(color=color, marker=mark, label=label, linestyle=line)
-            drawing.whiskers(axis, at, found, **style)
+            drawing.whiskers(axis, at, figures, **style)
         drawing.label_stages(axis, path)
         axis.set_ylim(bottom=0)
-        axis.set_ylabel("nats a token, lower is better")
+        axis.set_ylabel("nats per token, lower is better")
         axis.legend(loc="best")
-        return drawing.Figure(
-            "perplexity",
+        return drawn.finish(
             "What does alignment cost in predicting ordinary text?",
-            _texts(data, path),
-            drawn.svg(),
+            _loss_changes(path, text, replies),
             numbers,
         )
 
 
-def _texts(data: story.Story, path) -> str:
-    first, last = (data.models[name] for name in (path[0], path[-1]))
-    was, now = first["documents"]["mean"], last["documents"]["mean"]
+def _loss_changes(path, text, replies) -> str:
+    first, last = text[0], text[-1]
     if len(path) == 1:
-        return f"{path[0]} needs {prose.interval(first['documents'], 3)} nats a token."
-    apart = (
-        last["documents"]["low"] > first["documents"]["high"]
-        or last["documents"]["high"] < first["documents"]["low"]
-    )
-    verb = ("rose" if now > was else "fell") if apart else "did not change clearly"
-    was_reply, now_reply = (
-        model["demonstrations"]["token"]["mean"] for model in (first, last)
-    )
+        return f"{path[0]} needs {prose.interval(first, 3)} nats per token."
+    verb = "did not change clearly"
+    if last["low"] > first["high"]:
+        verb = "rose"
+    elif last["high"] < first["low"]:
+        verb = "fell"
     return (
         f"From {path[0]} to {path[-1]} the loss on pretraining text {verb} "
-        f"({was:.3f}, then {now:.3f} nats a token), that on replies of demonstrations "
-        f"went from {was_reply:.3f} to {now_reply:.3f}."
+        f"({first['mean']:.3f}, then {last['mean']:.3f} nats per token), that on "
+        f"replies of demonstrations went from {replies[0]['mean']:.3f} to "
+        f"{replies[-1]['mean']:.3f}."
     )
 
 

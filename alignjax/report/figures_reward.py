@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of what answers are truly worth."""
+"""Figures of the true reward of responses."""
 
 from __future__ import annotations
 
@@ -9,37 +9,33 @@ from typing import Any
 from alignjax.report import drawing, story
 from alignjax.world.assessment import prose
 
-_NONE = "no model that talks was assessed"
-_VIEWS = {
-    "seen": ("seen", drawing.BLUE, "-", "o"),
-    "unfamiliar": ("unfamiliar", drawing.ORANGE, "--", "s"),
+_NONE = "no language model was assessed"
+_STYLES = {
+    "seen": dict(color=drawing.BLUE, linestyle="-", marker="o"),
+    "unfamiliar": dict(color=drawing.ORANGE, linestyle="--", marker="s"),
 }
 
 
 def stages(data: story.Story) -> drawing.Figure | str:
-    """True reward of each stage, on seen and on unfamiliar prompts."""
+    """True reward of each stage, on familiar and on unfamiliar prompts."""
     models, path = data.models, data.path
     if not path:
         return _NONE
-    numbers = [("model", "seen", "unfamiliar", "mean of the slices")]
+    numbers = [("model", *prose.VIEWS.values(), "mean of the slices")]
     for name in path:
         gold = models[name]["sampled"]["gold"]
-        cells = [_cell(gold.get(view)) for view in ("seen", "unfamiliar", "nine")]
-        numbers.append((name, *cells))
+        numbers.append((name, *(_cell(gold.get(v)) for v in (*prose.VIEWS, "nine"))))
     with drawing.canvas("stages") as drawn:
         (axis,) = drawn.axes
-        for shift, (view, (label, color, line, mark)) in zip(
-            (-0.06, 0.06), _VIEWS.items(), strict=True
-        ):
-            found = [models[name]["sampled"]["gold"].get(view) for name in path]
-            if None in found:
+        for shift, (view, style) in zip((-0.06, 0.06), _STYLES.items(), strict=True):
+            figures = [models[name]["sampled"]["gold"].get(view) for name in path]
+            if None in figures:
                 continue
             at = [i + shift for i in range(len(path))]
-            style = dict(color=color, linestyle=line, marker=mark, label=label)
-            drawing.whiskers(axis, at, found, **style)
-            # Off the lines: the upper view's above its interval, the other's below.
+            drawing.whiskers(axis, at, figures, label=prose.VIEWS[view], **style)
+            # Off the lines: one view's numbers above its interval, the other's below.
             above = view == "seen"
-            for x, figure in zip(at, found, strict=True):
+            for x, figure in zip(at, figures, strict=True):
                 axis.annotate(
                     f"{figure['mean']:.2f}",
                     (x, figure["high" if above else "low"]),
@@ -47,54 +43,51 @@ def stages(data: story.Story) -> drawing.Figure | str:
                     textcoords="offset points",
                     ha="right" if above else "left",
                     va="bottom" if above else "top",
-                    color=color,
+                    color=style["color"],
                     fontsize=9,
                 )
         axis.margins(y=0.14)
         drawing.label_stages(axis, path)
-        axis.set_ylabel("true reward of an answer")
-        drawn.figure.legend(loc="outside upper center", ncols=2)
-        return drawing.Figure(
-            "stages",
+        axis.set_ylabel("true reward of a response")
+        drawn.legend(2)
+        return drawn.finish(
             "Does every stage raise the true reward, also on prompts of a new kind?",
-            " ".join(_moves(data, path)),
-            drawn.svg(),
+            _stage_changes(data),
             numbers,
         )
 
 
-def _moves(data: story.Story, path) -> list[str]:
-    """A sentence for each stage; the first one has nothing to be compared with."""
+def _stage_changes(data: story.Story) -> str:
+    """A sentence for each stage after the first."""
     sentences = []
     for name, change, before in data.steps:
         parts = []
-        for view in _VIEWS:
+        for view, label in prose.VIEWS.items():
             if view in change["gold"]:
                 was = before["sampled"]["gold"][view]["mean"]
                 now = data.models[name]["sampled"]["gold"][view]["mean"]
-                parts.append(
-                    moved(change["gold"][view], was, now, f"on {view} prompts")
-                )
+                where = f"on {label} prompts"
+                parts.append(moved(change["gold"][view], was, now, where))
         sentences.append(f"With {name} it {', and '.join(parts)}.")
     if sentences:
-        return sentences
-    name, gold = path[0], data.models[path[0]]["sampled"]["gold"]
+        return " ".join(sentences)
+    name = data.path[0]
+    gold = data.models[name]["sampled"]["gold"]
     parts = [
-        f"{prose.interval(gold[view])} on {view} prompts"
-        for view in _VIEWS
+        f"{prose.interval(gold[view])} on {label} prompts"
+        for view, label in prose.VIEWS.items()
         if view in gold
     ]
-    return [f"{name} has {' and '.join(parts)}; there is nothing to compare it with."]
+    return f"{name} has {' and '.join(parts)}; there is no model to compare it with."
 
 
 def moved(change: Mapping, was: float, now: float, where: str = "") -> str:
-    """`rose from 1.07 to 1.43 on seen prompts`, or that it did not."""
-    verb = prose.verdict(
-        change, up="rose", down="fell", level="did not change beyond the interval"
-    )
+    """`rose from 1.07 to 1.43 on familiar prompts`, or that it did not change."""
     tail = f" {where}" if where else ""
-    if verb.startswith("did not"):
-        return f"{verb}{tail} ({was:.2f}, then {now:.2f})"
+    if not prose.excludes_zero(change):
+        level = "did not change beyond the interval"
+        return f"{level}{tail} ({was:.2f}, then {now:.2f})"
+    verb = "rose" if change["mean"] > 0 else "fell"
     return f"{verb} from {was:.2f} to {now:.2f}{tail}"
 
 
@@ -104,23 +97,21 @@ def slices(data: story.Story) -> drawing.Figure | str:
     if not path:
         return _NONE
     names = [n for n in models[path[0]]["sampled"]["slices"] if n != "eval_id"]
-    names = names[::-1]
+    gold = {name: models[name]["sampled"]["slices"] for name in path}
     numbers = [("kind of prompt", *path)]
-    height = 0.36 * len(names) + 1.0
-    with drawing.canvas("slices", height=height) as drawn:
+    for kind in names:
+        cells = [_cell(gold[name][kind]["gold"]) for name in path]
+        numbers.append((kind.removeprefix("eval_"), *cells))
+    with drawing.canvas("slices", height=0.36 * len(names) + 1.0) as drawn:
         (axis,) = drawn.axes
+        upwards = names[::-1]
         for i, name in enumerate(path):
-            found = [models[name]["sampled"]["slices"][s]["gold"] for s in names]
-            means = [figure["mean"] for figure in found]
-            errors = [
-                [max(0.0, f["mean"] - f["low"]) for f in found],
-                [max(0.0, f["high"] - f["mean"]) for f in found],
-            ]
+            figures = [gold[name][kind]["gold"] for kind in upwards]
             shift = 0.22 * (i - (len(path) - 1) / 2)
             axis.errorbar(
-                means,
+                [figure["mean"] for figure in figures],
                 [y - shift for y in range(len(names))],
-                xerr=errors,
+                xerr=drawing.errors(figures),
                 linestyle="none",
                 marker=drawing.MARKERS[i % len(drawing.MARKERS)],
                 markersize=5,
@@ -129,45 +120,38 @@ def slices(data: story.Story) -> drawing.Figure | str:
                 label=drawing.shorten(name, 24),
             )
         axis.axvline(0, color=drawing.INK, linewidth=0.8)
-        axis.set_yticks(range(len(names)), [n.removeprefix("eval_") for n in names])
-        axis.set_xlabel("true reward of an answer")
-        drawn.figure.legend(loc="outside upper center", ncols=min(3, len(path)))
-        for name in names[::-1]:
-            row = [models[m]["sampled"]["slices"][name]["gold"] for m in path]
-            numbers.append((name.removeprefix("eval_"), *map(_cell, row)))
-        return drawing.Figure(
-            "slices",
+        axis.set_yticks(range(len(names)), [n.removeprefix("eval_") for n in upwards])
+        axis.set_xlabel("true reward of a response")
+        drawn.legend(min(3, len(path)))
+        return drawn.finish(
             "Which kinds of prompts gained, and did any lose?",
-            _winners(data, path),
-            drawn.svg(),
+            _kind_changes(data),
             numbers,
         )
 
 
-def _winners(data: story.Story, path) -> str:
-    change = data.change(path[-1])
+def _kind_changes(data: story.Story) -> str:
+    last = data.path[-1]
+    change = data.change(last)
     if change is None:
-        gold = data.models[path[-1]]["sampled"]["slices"]
-        kinds = {n: s["gold"]["mean"] for n, s in gold.items() if n != "eval_id"}
-        best, worst = max(kinds, key=kinds.get), min(kinds, key=kinds.get)
+        gold = data.models[last]["sampled"]["slices"]
+        means = {n[5:]: s["gold"]["mean"] for n, s in gold.items() if n != "eval_id"}
+        best, worst = max(means, key=means.get), min(means, key=means.get)
         return (
-            f"{path[-1]} does best on {best[5:]} ({kinds[best]:.2f}) and worst on "
-            f"{worst[5:]} ({kinds[worst]:.2f})."
+            f"{last} does best on {best} ({means[best]:.2f}) and worst on {worst} "
+            f"({means[worst]:.2f})."
         )
     kinds = {n[5:]: c for n, c in change["gold"].items() if n.startswith("eval_")}
     kinds.pop("id", None)
-    clear = {n: c for n, c in kinds.items() if prose.excludes_zero(c)}
-    up = sorted(
-        (n for n in clear if clear[n]["mean"] > 0), key=lambda n: -clear[n]["mean"]
-    )
-    down = sorted(
-        (n for n in clear if clear[n]["mean"] < 0), key=lambda n: clear[n]["mean"]
-    )
-    name = lambda found: ", ".join(f"{n} ({clear[n]['mean']:+.2f})" for n in found)
-    gains = f"gained on {name(up)}" if up else "gained on no kind beyond its interval"
-    losses = f"lost on {name(down)}" if down else "lost on none"
+    clear = {n: c["mean"] for n, c in kinds.items() if prose.excludes_zero(c)}
+    order = sorted(clear, key=clear.get)
+    up = [name for name in order[::-1] if clear[name] > 0]
+    down = [name for name in order if clear[name] < 0]
+    listed = lambda names: ", ".join(f"{n} ({clear[n]:+.2f})" for n in names)
+    gains = f"gained on {listed(up)}" if up else "gained on no kind beyond its interval"
+    losses = f"lost on {listed(down)}" if down else "lost on none"
     return (
-        f"From {change['from']} to {path[-1]} the answers {gains}, and {losses}; "
+        f"From {change['from']} to {last} the responses {gains}, and {losses}; "
         f"{len(kinds) - len(clear)} of {len(kinds)} kinds did not clearly change."
     )
 
@@ -177,62 +161,62 @@ def frontier(data: story.Story) -> drawing.Figure | str:
     runs = {n: m for n, m in data.models.items() if "kl" in m}
     if not runs:
         return "no preference model was assessed against its reference"
-    numbers = [("model", "step", "KL, nats a response", "true reward")]
+    numbers = [("model", "step", "KL, nats per response", "true reward")]
     with drawing.canvas("frontier") as drawn:
         (axis,) = drawn.axes
+        origin_x, origin_y = [], []
         start = data.models.get(next(iter(runs.values()))["kl"]["to"])
         if start:
-            first = start["sampled"]["gold"]["nine"]
-            style = dict(color=drawing.BLUE, marker="s", markersize=6, capsize=3)
-            style |= dict(linestyle="none", label="reference", zorder=3)
-            axis.errorbar([0], [first["mean"]], yerr=_error(first), **style)
+            gold = start["sampled"]["gold"]["nine"]
+            origin_x, origin_y = [0], [gold["mean"]]
+            style = dict(color=drawing.BLUE, marker="s", linestyle="none", zorder=3)
+            drawing.whiskers(axis, origin_x, [gold], label="reference", **style)
         for i, (name, model) in enumerate(runs.items()):
-            points = [
-                (p["step"], p["kl"]["kl"], p["gold"]["nine"]) for p in _past(model)
-            ]
             last = (model["step"], model["kl"]["kl"], model["sampled"]["gold"]["nine"])
-            points = [p for p in points if p[0] != last[0]] + [last]
+            points = [
+                (p["step"], p["kl"]["kl"], p["gold"]["nine"])
+                for p in _checkpoints(model)
+                if p["step"] != last[0]
+            ]
+            points.append(last)
             color = data.color(name)
             x, y = ([p[k]["mean"] for p in points] for k in (1, 2))
-            origin = ([0], [first["mean"]]) if start else ([], [])
-            axis.plot(origin[0] + x, origin[1] + y, color=color, linewidth=1)
+            axis.plot(origin_x + x, origin_y + y, color=color, linewidth=1)
             axis.plot(x, y, color=color, marker="o", markersize=4, linewidth=0)
             axis.errorbar(
                 x[-1:],
                 y[-1:],
-                xerr=_error(last[1]),
-                yerr=_error(last[2]),
+                xerr=drawing.errors([last[1]]),
+                yerr=drawing.errors([last[2]]),
                 color=color,
                 marker=drawing.MARKERS[(i + 2) % len(drawing.MARKERS)],
                 markersize=7,
                 capsize=3,
                 linestyle="none",
-                label=_beta(name, model),
+                label=_label(name, model),
             )
             numbers += [(name, str(s), _cell(k), _cell(g)) for s, k, g in points]
-        axis.set_xlabel("KL(model ‖ reference), nats a response")
+        axis.set_xlabel("KL(model ‖ reference), nats per response")
         axis.set_ylabel("true reward (mean of the slices)")
         axis.set_xlim(left=min(-0.02, axis.get_xlim()[0]))
-        drawn.figure.legend(loc="outside upper center", ncols=3)
-        return drawing.Figure(
-            "frontier",
+        drawn.legend(3)
+        return drawn.finish(
             "How much reward does each nat away from the reference buy?",
-            _bought(runs, start),
-            drawn.svg(),
+            _ends(runs, start),
             numbers,
         )
 
 
-def _past(model: Mapping[str, Any]) -> list[Mapping]:
+def _checkpoints(model: Mapping[str, Any]) -> list[Mapping]:
     return [p for p in model.get("trajectory", []) if "kl" in p]
 
 
-def _beta(name: str, model: Mapping[str, Any]) -> str:
+def _label(name: str, model: Mapping[str, Any]) -> str:
     beta = f", β = {model['beta']:g}" if "beta" in model else ""
     return f"{drawing.shorten(name)}{beta}"
 
 
-def _bought(runs: Mapping[str, Any], start: Mapping | None) -> str:
+def _ends(runs: Mapping[str, Any], start: Mapping | None) -> str:
     sentences = []
     for name, model in runs.items():
         gold, kl = model["sampled"]["gold"]["nine"], model["kl"]["kl"]
@@ -240,19 +224,12 @@ def _bought(runs: Mapping[str, Any], start: Mapping | None) -> str:
         if start:
             gain = gold["mean"] - start["sampled"]["gold"]["nine"]["mean"]
             text += f", {gain:+.2f} against its reference"
-        points = _past(model)
+        points = _checkpoints(model)
         best = max(points, key=lambda p: p["gold"]["nine"]["mean"], default=None)
         if best and best["gold"]["nine"]["mean"] > gold["high"]:
             text += f"; it was higher at step {best['step']}: over-optimised since"
         sentences.append(f"{text}.")
     return " ".join(sentences)
-
-
-def _error(figure: Mapping) -> list[list[float]]:
-    return [
-        [max(0.0, figure["mean"] - figure["low"])],
-        [max(0.0, figure["high"] - figure["mean"])],
-    ]
 
 
 def _cell(figure: Mapping | None) -> str:

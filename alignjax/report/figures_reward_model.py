@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a reward model: whom it agrees with, how sure it may be, what fools it."""
+"""Figures of a reward model: agreement, calibration, and bias to length."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from alignjax.report import drawing, story
@@ -13,64 +13,62 @@ _NONE = "no reward model was assessed"
 _SPLITS = {"preferences": "like training", "any": "any prompt"}
 
 
-def _first(data: story.Story) -> tuple[str, Mapping[str, Any]] | None:
-    return next(iter(data.rewards.items()), None)
+def _of_first(draw: Callable[[str, Mapping[str, Any]], drawing.Figure]):
+    """From `(name, figures)` of a reward model to a function of a story."""
 
-
-def accuracy(data: story.Story) -> drawing.Figure | str:
-    """Agreement with the labeler and with the truth."""
-    found = _first(data)
-    if found is None:
+    def figure(data: story.Story) -> drawing.Figure | str:
+        for name, model in data.rewards.items():
+            return draw(name, model)
         return _NONE
-    name, model = found
+
+    figure.__doc__ = draw.__doc__
+    return figure
+
+
+@_of_first
+def accuracy(name: str, model: Mapping[str, Any]) -> drawing.Figure:
+    """Agreement with the labeler and with the true reward."""
     splits = model["splits"]
-    heads = ("pairs", "agrees with the labeler", "at best", "agrees with the truth")
-    numbers = [heads]
+    present = [split for split in _SPLITS if split in splits]
+    numbers = [("pairs", "agrees with labeler", "at best", "agrees with true reward")]
+    for split in present:
+        row = splits[split]
+        agreement = [prose.interval(row[k]) for k in ("accuracy", "gold_accuracy")]
+        ceiling = f"{row['ceiling']:.2f}"
+        numbers.append((_SPLITS[split], agreement[0], ceiling, agreement[1]))
     with drawing.canvas("accuracy") as drawn:
         (axis,) = drawn.axes
-        names = [split for split in _SPLITS if split in splits]
-        for i, (key, label, color, mark) in enumerate(
-            (
-                ("accuracy", "with the labeler", drawing.BLUE, "o"),
-                ("gold_accuracy", "with the truth", drawing.GREEN, "D"),
-            )
+        for shift, key, label, color, mark in (
+            (-0.12, "accuracy", "with the labeler", drawing.BLUE, "o"),
+            (0.12, "gold_accuracy", "with the true reward", drawing.GREEN, "D"),
         ):
-            at = [x + 0.12 * (2 * i - 1) for x in range(len(names))]
-            figures = [splits[split][key] for split in names]
+            at = [x + shift for x in range(len(present))]
+            figures = [splits[split][key] for split in present]
             style = dict(color=color, marker=mark, label=label, linestyle="none")
             drawing.whiskers(axis, at, figures, **style)
             for x, figure in zip(at, figures, strict=True):
-                text = prose.percent(figure["mean"])
-                place = (x, figure["mean"])
-                axis.annotate(text, place, xytext=(7, 3), **_NEAR)
-        for x, split in enumerate(names):
+                axis.annotate(
+                    prose.percent(figure["mean"]),
+                    (x, figure["mean"]),
+                    xytext=(7, 3),
+                    textcoords="offset points",
+                    fontsize=9,
+                )
+        for x, split in enumerate(present):
             best = splits[split]["ceiling"]
             label = "labeler's ceiling" if x == 0 else None
             style = dict(color=drawing.INK, linestyle=":", linewidth=1.5, label=label)
             axis.plot([x - 0.3, x + 0.3], [best, best], **style)
         axis.axhline(0.5, color=drawing.GREY, linewidth=1, linestyle="--")
-        axis.text(len(names) - 0.52, 0.505, "chance", fontsize=8, ha="right")
-        drawing.label_stages(axis, [_SPLITS[split] for split in names])
+        axis.text(len(present) - 0.52, 0.505, "chance", fontsize=8, ha="right")
+        drawing.label_stages(axis, [_SPLITS[split] for split in present])
         axis.set_ylim(0.45, 1.02)
         axis.set_yticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], "50 60 70 80 90 100".split())
         axis.set_ylabel("agrees, % of held-out pairs")
-        drawn.figure.legend(loc="outside upper center", ncols=3)
-        for split in names:
-            row = splits[split]
-            numbers.append(
-                (
-                    *(_SPLITS[split], prose.interval(row["accuracy"])),
-                    *(
-                        f"{row['ceiling']:.2f}",
-                        prose.interval(row["gold_accuracy"]),
-                    ),
-                )
-            )
-        return drawing.Figure(
-            "accuracy",
-            "Has the reward model learned the labels, or the truth behind them?",
+        drawn.legend(3)
+        return drawn.finish(
+            "Has the reward model learned the labels, or the true reward behind them?",
             _agreement(name, splits),
-            drawn.svg(),
             numbers,
         )
 
@@ -79,10 +77,9 @@ def _agreement(name: str, splits: Mapping[str, Any]) -> str:
     row = splits["preferences"]
     chance = "above chance" if row["accuracy"]["low"] > 0.5 else "not beyond chance"
     text = (
-        f"{name} agrees with the labeler on "
-        f"{prose.percent(row['accuracy']['mean'])} of pairs like those it learned "
-        f"from ({chance}; at best {prose.percent(row['ceiling'])}) and with the "
-        "true reward on "
+        f"{name} agrees with the labeler on {prose.percent(row['accuracy']['mean'])} "
+        f"of pairs like those of its training ({chance}; at best "
+        f"{prose.percent(row['ceiling'])}) and with the true reward on "
         f"{prose.percent(row['gold_accuracy']['mean'])}"
     )
     if "any" in splits:
@@ -93,130 +90,107 @@ def _agreement(name: str, splits: Mapping[str, Any]) -> str:
     return f"{text}."
 
 
-def reliability(data: story.Story) -> drawing.Figure | str:
-    """How often its choice is the labeler's, by how sure it is."""
-    found = _first(data)
-    if found is None:
-        return _NONE
-    name, model = found
+@_of_first
+def reliability(name: str, model: Mapping[str, Any]) -> drawing.Figure:
+    """How often the labeler chooses the first response, by the model's probability."""
     row = model["splits"]["preferences"]
     curve = row["calibration"]
     numbers = [("predicted", "chosen by the labeler", "pairs")]
+    for point in curve:
+        chosen = point["chosen"]
+        cells = (prose.interval(chosen), str(chosen["count"]))
+        numbers.append((f"{point['predicted']:.2f}", *cells))
     with drawing.canvas("reliability") as drawn:
         (axis,) = drawn.axes
-        axis.plot(
-            [0, 1], [0, 1], color=drawing.GREY, linestyle="--", label="as it says"
-        )
+        diagonal = dict(color=drawing.GREY, linestyle="--", label="calibrated")
+        axis.plot([0, 1], [0, 1], **diagonal)
         at = [point["predicted"] for point in curve]
         figures = [point["chosen"] for point in curve]
         style = dict(color=drawing.GREEN, marker="D", label=drawing.shorten(name))
         drawing.whiskers(axis, at, figures, **style)
-        ticks = [0, 0.25, 0.5, 0.75, 1]
-        axis.set_xticks(ticks, [f"{100 * t:.0f}" for t in ticks])
+        axis.set_xticks(*drawing.percent_ticks())
         drawing.percent_axis(axis)
-        axis.set_xlabel("says that the first reply is preferred, %")
-        axis.set_ylabel("it was, % of pairs")
+        axis.set_xlabel("predicted: the first response is preferred, %")
+        axis.set_ylabel("measured, % of pairs")
         axis.legend(loc="upper left")
-        for point in curve:
-            chosen = point["chosen"]
-            numbers.append(
-                (
-                    f"{point['predicted']:.2f}",
-                    prose.interval(chosen),
-                    str(chosen["count"]),
-                )
-            )
-        sure = [p for p in curve if p["predicted"] > 0.5]
-        excess = [
-            (p["predicted"] - p["chosen"]["mean"]) * p["chosen"]["count"] for p in sure
-        ]
-        total = sum(p["chosen"]["count"] for p in sure) or 1
-        gap = sum(excess) / total
-        judged = (
-            "too sure of itself"
-            if gap > 0.02
-            else "not sure enough"
-            if gap < -0.02
-            else "about as sure as it may be"
-        )
-        return drawing.Figure(
-            "reliability",
+        return drawn.finish(
             "When the reward model is sure, is it right?",
-            f"The calibration error is {row['ece']:.3f} over {row['count']} pairs; "
-            f"where it favours a reply it is {judged} (by {gap:+.2f} on average).",
-            drawn.svg(),
+            _calibration(row),
             numbers,
         )
 
 
-def by_length(data: story.Story) -> drawing.Figure | str:
-    """Accuracy by how much longer the better reply is, and what padding does."""
-    found = _first(data)
-    if found is None:
-        return _NONE
-    name, model = found
+def _calibration(row: Mapping[str, Any]) -> str:
+    sure = [p for p in row["calibration"] if p["predicted"] > 0.5]
+    excess = sum(
+        (p["predicted"] - p["chosen"]["mean"]) * p["chosen"]["count"] for p in sure
+    )
+    gap = excess / (sum(p["chosen"]["count"] for p in sure) or 1)
+    verdict = "calibrated"
+    if abs(gap) > 0.02:
+        verdict = "overconfident" if gap > 0 else "underconfident"
+    return (
+        f"The calibration error is {row['ece']:.3f} over {row['count']} pairs; where "
+        f"it favours a response it is {verdict} (by {gap:+.2f} on average)."
+    )
+
+
+@_of_first
+def by_length(name: str, model: Mapping[str, Any]) -> drawing.Figure:
+    """Accuracy by how much longer the better response is, and the effect of padding."""
     bins = model["splits"]["preferences"]["by_length"]
     padding = model["padding"]
-    numbers = [("the better reply is", "right", "pairs")]
+    numbers = [("the better response is", "right", "pairs")]
+    for row in bins:
+        share = row["accuracy"]
+        numbers.append((row["longer"], prose.interval(share), str(share["count"])))
+    numbers.append(
+        (
+            f"{padding['sentences']} empty sentences: the score moves by",
+            prose.delta(padding["shift"]),
+            f"preferred in {prose.percent(padding['preferred'])}",
+        )
+    )
     with drawing.canvas("by_length") as drawn:
         (axis,) = drawn.axes
-        figures = [entry["accuracy"] for entry in bins]
-        drawing.whiskers(
-            axis, range(len(bins)), figures, color=drawing.GREEN, marker="D"
-        )
+        figures = [row["accuracy"] for row in bins]
+        at = range(len(bins))
+        drawing.whiskers(axis, at, figures, color=drawing.GREEN, marker="D")
         axis.axhline(0.5, color=drawing.GREY, linewidth=1, linestyle="--")
-        labels = [entry["longer"].replace(" or more ", "+ ") for entry in bins]
-        labels = [label.replace(" to ", "–") for label in labels]
-        axis.set_xticks(range(len(bins)), [_broken(label) for label in labels])
+        axis.set_xticks(at, [_two_lines(row["longer"]) for row in bins])
         axis.set_xlim(-0.5, len(bins) - 0.5)
         drawing.percent_axis(axis)
-        axis.set_xlabel("the better reply, in words")
+        axis.set_xlabel("the better response, in words")
         axis.set_ylabel("scored higher, % of pairs")
-        for entry in bins:
-            share = entry["accuracy"]
-            numbers.append(
-                (entry["longer"], prose.interval(share), str(share["count"]))
-            )
-        numbers.append(
-            (
-                f"{padding['sentences']} empty sentences: score moves by",
-                prose.delta(padding["shift"]),
-                f"preferred in {prose.percent(padding['preferred'])}",
-            )
-        )
-        return drawing.Figure(
-            "by_length",
+        return drawn.finish(
             "Does length fool the reward model?",
-            _fooled(name, bins, padding),
-            drawn.svg(),
+            _length_bias(name, bins, padding),
             numbers,
         )
 
 
-def _fooled(name: str, bins, padding: Mapping[str, Any]) -> str:
+def _length_bias(name: str, bins, padding: Mapping[str, Any]) -> str:
     first, last = bins[0], bins[-1]
     low, high = first["accuracy"], last["accuracy"]
+    bias = "no clear bias to length"
     if high["low"] > low["high"]:
-        means = "it likes length"
+        bias = "it prefers long responses"
     elif low["low"] > high["high"]:
-        means = "it likes brevity"
-    else:
-        means = "no clear liking for length"
+        bias = "it prefers short responses"
     verb = prose.verdict(
         padding["shift"], up="raise", down="lower", level="do not clearly move"
     )
     return (
         f"{name} is right in {prose.percent(low['mean'])} of pairs whose better "
-        f"reply is {first['longer']} and {prose.percent(high['mean'])} where it is "
-        f"{last['longer']}: {means}; {padding['sentences']} empty sentences {verb} a "
+        f"response is {first['longer']} and in {prose.percent(high['mean'])} where it "
+        f"is {last['longer']}: {bias}; {padding['sentences']} empty sentences {verb} a "
         f"score ({padding['shift']['mean']:+.2f}) and win in "
-        f"{prose.percent(padding['preferred'])} of pairs, in truth never."
+        f"{prose.percent(padding['preferred'])} of pairs, by the true reward in none."
     )
 
 
-def _broken(label: str) -> str:
-    head, _, tail = label.rpartition(" ")
+def _two_lines(label: str) -> str:
+    head, _, tail = (
+        label.replace(" or more ", "+ ").replace(" to ", "–").rpartition(" ")
+    )
     return f"{head}\n{tail}"
-
-
-_NEAR = dict(textcoords="offset points", fontsize=9)

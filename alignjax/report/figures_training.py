@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of what happened during training."""
+"""Figures of training: losses, and the drift of log-probs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from alignjax.report import drawing, story
 
 _UNITS = {
-    "pretraining": "nats a token",
-    "sft": "nats a token",
-    "reward": "nats a pair",
-    "preference": "loss a pair",
+    "pretraining": "nats per token",
+    "sft": "nats per token",
+    "reward": "nats per pair",
+    "preference": "loss per pair",
 }
 _HELD_OUT = dict(color=drawing.INK, marker="o", markersize=4, linestyle="--")
 
@@ -34,7 +34,7 @@ def losses(data: story.Story) -> drawing.Figure | str:
     columns = min(2, len(stages))
     rows = -(-len(stages) // columns)
     height = 2.3 if columns == 2 else drawing.HEIGHT
-    parts, numbers = [], [("stage", "steps", "loss at first", "at last", "held out")]
+    parts, numbers = [], [("stage", "steps", "first loss", "last loss", "held out")]
     with drawing.canvas("losses", columns, rows, height=height) as drawn:
         for axis, stage in zip(drawn.axes, stages, strict=False):
             steps, values = stage.series("loss")
@@ -43,39 +43,39 @@ def losses(data: story.Story) -> drawing.Figure | str:
             color = drawing.COLORS[stage.kind]
             axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
             axis.plot(steps, even, color=color)
-            at, held = stage.series("eval/loss")
+            at, held_out = stage.series("eval/loss")
             if at:
-                axis.plot(at, held, **_HELD_OUT)
+                axis.plot(at, held_out, **_HELD_OUT)
             axis.set_title(drawing.shorten(stage.name, 20), fontsize=10, loc="left")
             axis.set_xlabel("steps")
             axis.set_ylabel(_UNITS[stage.kind])
-            axis.set_ylim(*_frame(even[width:] or even, held))
+            axis.set_ylim(*_limits(even[width:] or even, held_out))
             axis.locator_params(axis="x", nbins=4)
             first, last = values[0], even[-1]
-            shown = f"{held[-1]:.3f}" if held else "-"
             parts.append(f"{stage.name} {first:.2f} to {last:.2f}")
+            cells = (str(len(values)), f"{first:.3f}", f"{last:.3f}")
             numbers.append(
-                (stage.name, str(len(values)), f"{first:.3f}", f"{last:.3f}", shown)
+                (stage.name, *cells, f"{held_out[-1]:.3f}" if held_out else "-")
             )
         for axis in drawn.axes[len(stages) :]:
             axis.set_visible(False)
-        # One for all, outside: curves of small views run under what is inside.
+        # One legend for all, outside: in small axes it would hide the curves.
         drawn.axes[0].plot([], [], color=drawing.INK, label="training")
         if any(stage.series("eval/loss")[0] for stage in stages):
             drawn.axes[0].plot([], [], **_HELD_OUT, label="held out")
-        drawn.figure.legend(loc="outside upper center", ncols=2)
-        return drawing.Figure(
-            "losses",
-            "Does every stage learn, and does what it learns hold on new data?",
+        drawn.legend(2)
+        return drawn.finish(
+            "Does every stage learn, and does the loss fall on held-out data too?",
             f"The loss went in {'; '.join(parts)}. {_overfitting(stages)}",
-            drawn.svg(),
             numbers,
         )
 
 
-def _frame(training: Sequence[float], held: Sequence[float]) -> tuple[float, float]:
-    """Where the curves are after the first, steep part, with a margin."""
-    values = sorted(v for v in [*training, *held] if math.isfinite(v))
+def _limits(
+    training: Sequence[float], held_out: Sequence[float]
+) -> tuple[float, float]:
+    """The range of the curves after their first, steep part, with a margin."""
+    values = sorted(v for v in [*training, *held_out] if math.isfinite(v))
     if not values:
         return 0.0, 1.0
     low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]
@@ -84,12 +84,11 @@ def _frame(training: Sequence[float], held: Sequence[float]) -> tuple[float, flo
 
 
 def _overfitting(stages: Sequence[story.Stage]) -> str:
-    """What the held-out curves say."""
     rises = []
     for stage in stages:
-        _, held = stage.series("eval/loss")
-        if len(held) > 1 and held[-1] > min(held) * 1.02:
-            rises.append(f"{stage.name} ({min(held):.3f} to {held[-1]:.3f})")
+        _, losses = stage.series("eval/loss")
+        if len(losses) > 1 and losses[-1] > min(losses) * 1.02:
+            rises.append(f"{stage.name} ({min(losses):.3f} to {losses[-1]:.3f})")
     if rises:
         return f"Held-out loss rose again at the end of {', '.join(rises)}."
     if any(stage.series("eval/loss")[0] for stage in stages):
@@ -98,13 +97,13 @@ def _overfitting(stages: Sequence[story.Stage]) -> str:
 
 
 def drift(data: story.Story) -> drawing.Figure | str:
-    """What preference optimisation does to chosen and rejected responses."""
+    """Log-probs of chosen and rejected responses during preference optimisation."""
     stages = [stage for stage in data.stages if stage.kind == "preference"]
     stages = [stage for stage in stages if stage.series("drift/chosen")[0]]
     if not stages:
         return "no preference stage with drift/chosen in its metrics was given"
     stage = stages[0]
-    numbers = [("response", "nats at first", "nats at the end")]
+    numbers = [("response", "first, nats", "last, nats")]
     ends = {}
     with drawing.canvas("drift") as drawn:
         (axis,) = drawn.axes
@@ -120,26 +119,26 @@ def drift(data: story.Story) -> drawing.Figure | str:
             ends[side] = even[-1]
             numbers.append((side, f"{values[0]:+.3f}", f"{even[-1]:+.3f}"))
         axis.set_xlabel("steps")
-        axis.set_ylabel("log p − log p_ref, nats a response")
+        axis.set_ylabel("log p − log p_ref, nats per response")
         axis.legend(loc="lower left")
-        return drawing.Figure(
-            "drift",
-            "Are chosen responses made likelier, or only rejected ones unlikelier?",
+        return drawn.finish(
+            "Do chosen responses become likelier, or only rejected ones less likely?",
             _displacement(**ends),
-            drawn.svg(),
             numbers,
         )
 
 
 def _displacement(chosen: float, rejected: float) -> str:
-    moved = f"chosen responses by {chosen:+.2f} nats, rejected ones by {rejected:+.2f}"
-    if chosen >= rejected:
-        means = (
+    if chosen < rejected:
+        meaning = "the rejected ones gained more: the preferences were not learned"
+    elif chosen < 0:
+        meaning = (
             "the margin comes mostly from pushing rejected responses down, and the "
             "chosen ones lost probability too (likelihood displacement)"
-            if chosen < 0
-            else "chosen responses became likelier: no likelihood displacement"
         )
     else:
-        means = "the rejected ones gained more: the preferences were not learned"
-    return f"The log-probability moved, against the reference, of {moved}; {means}."
+        meaning = "chosen responses became likelier: no likelihood displacement"
+    return (
+        "The log-probability, against the reference, of chosen responses changed by "
+        f"{chosen:+.2f} nats, of rejected ones by {rejected:+.2f}; {meaning}."
+    )
