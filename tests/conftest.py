@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every test sees 8 virtual CPU devices; set before jax is imported."""
 
+import gc
 import os
+import sys
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
@@ -11,6 +15,15 @@ if "backend_optimization_level" not in flags:
     # Tests compile far more than they compute; this halves the time of compiling.
     flags += " --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = flags
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_programs():
+    """Compiled programs are kept for ever, gigabytes of them over the whole suite."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items):
