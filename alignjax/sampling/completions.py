@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text in, text out: batches of padded rows, and what the host looks for in them.
+"""Text in, text out: batches of padded rows, and stop strings found by the host.
 
 Shapes come in few sizes, so that few programs are compiled: the prompts of a batch are
 padded to 16, 32, 64, ... 512 tokens and then to multiples of 512, the room for
@@ -20,7 +20,7 @@ import numpy as np
 from alignjax.sampling import loop, request, text
 from alignjax.types import Model, Params
 
-# Steps between two looks of the host, where it has to look for stop strings.
+# Tokens between two looks of the host for stop strings, where there are any.
 CHUNK = 16
 
 
@@ -72,7 +72,7 @@ def generate(
     the other rows, their order or the size of batches.
 
     Args:
-      model: what to ask.
+      model: the model.
       params: its parameters; under `sharding.use` they may lie anywhere on the mesh.
       tokenizer: see `data.tokenizer.Tokenizer`.
       prompts: texts, which get the tokenizer's start of document before them, or
@@ -90,7 +90,7 @@ def generate(
     Raises:
       ConfigError: values that do not fit, all of them at once.
     """
-    asked = request.make(
+    query = request.make(
         model,
         tokenizer,
         prompts,
@@ -102,13 +102,13 @@ def generate(
         **dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )
     params = jax.tree.map(jnp.asarray, params)
-    order = sorted(range(len(asked.prompts)), key=lambda i: len(asked.prompts[i]))
+    order = sorted(range(len(query.prompts)), key=lambda i: len(query.prompts[i]))
     done: dict[int, Completion] = {}
-    for first in range(0, len(order), asked.batch_size):
-        rows = order[first : first + asked.batch_size]
-        batch = asked._replace(
-            prompts=[asked.prompts[i] for i in rows],
-            seeds=[asked.seeds[i] for i in rows],
+    for first in range(0, len(order), query.batch_size):
+        rows = order[first : first + query.batch_size]
+        batch = query._replace(
+            prompts=[query.prompts[i] for i in rows],
+            seeds=[query.seeds[i] for i in rows],
         )
         *_, last = _run(model, params, tokenizer, batch, CHUNK if stop else max_tokens)
         done |= {i: _completion(tokenizer, batch, *last, n) for n, i in enumerate(rows)}
@@ -140,7 +140,7 @@ def stream(
     Raises:
       ConfigError: values that do not fit; at once, not at the first piece.
     """
-    asked = request.make(
+    query = request.make(
         model,
         tokenizer,
         [prompt],
@@ -155,11 +155,11 @@ def stream(
 
     def pieces():
         shown = ""
-        for responses, found in _run(model, params, tokenizer, asked, chunk):
-            row = _completion(tokenizer, asked, responses, found, 0)
+        for responses, matches in _run(model, params, tokenizer, query, chunk):
+            row = _completion(tokenizer, query, responses, matches, 0)
             now = row.text
             if row.finish_reason == "length" and len(row.ids) < max_tokens:
-                now = text.settled(now, asked.stop)
+                now = text.settled(now, query.stop)
             if len(now) > len(shown):
                 yield now[len(shown) :]
                 shown = now
@@ -167,32 +167,32 @@ def stream(
     return pieces()
 
 
-def _run(model, params, tokenizer, asked: request.Request, chunk: int):
-    """Yields (responses, stop strings found) every `chunk` steps and at the end."""
-    count, V = len(asked.prompts), model.config.vocab_size
-    prompts_BP, seeds_B = _pad(asked)
+def _run(model, params, tokenizer, query: request.Request, chunk: int):
+    """Yields (responses, stop matches) every `chunk` steps and at the end."""
+    count, V = len(query.prompts), model.config.vocab_size
+    prompts_BP, seeds_B = _pad(query)
     draw = loop.Draw(
         keys_B=_keys(seeds_B),
-        allowed_V=_allowed(tokenizer, asked.stop_ids, V),
-        stops_V=np.isin(np.arange(V), asked.stop_ids),
-        settings=asked.settings,
+        allowed_V=_allowed(tokenizer, query.stop_ids, V),
+        stops_V=np.isin(np.arange(V), query.stop_ids),
+        settings=query.settings,
     )
-    tokens_BP, room = np.maximum(prompts_BP, 0), bucket(asked.max_tokens)
+    tokens_BP, room = np.maximum(prompts_BP, 0), bucket(query.max_tokens)
     state = _start(model, params, tokens_BP, prompts_BP >= 0, room)
     done_B = np.arange(len(seeds_B)) >= count
-    found: list[text.Found | None] = [None] * count
-    seen, until = 0, min(chunk, asked.max_tokens)
+    matches: list[text.StopMatch | None] = [None] * count
+    seen, until = 0, min(chunk, query.max_tokens)
     while True:
         state = _advance(model, params, state, done_B, draw, until)
         responses = jax.device_get(state.responses)
         for i in range(count):
-            found[i] = found[i] or _find(tokenizer, asked, responses, i, seen)
-        yield responses, found
+            matches[i] = matches[i] or _find(tokenizer, query, responses, i, seen)
+        yield responses, matches
         done_B = responses.done_B.copy()
-        done_B[:count] |= [f is not None for f in found]
-        if until == asked.max_tokens or done_B.all():
+        done_B[:count] |= [match is not None for match in matches]
+        if until == query.max_tokens or done_B.all():
             return
-        seen, until = until, min(until + chunk, asked.max_tokens)
+        seen, until = until, min(until + chunk, query.max_tokens)
 
 
 _start = jax.jit(loop.start, static_argnums=(0, 4))
@@ -200,23 +200,23 @@ _advance = jax.jit(loop.advance, static_argnums=0, donate_argnums=2)
 _keys = jax.jit(jax.vmap(jax.random.key))
 
 
-def _find(tokenizer, asked, responses, i: int, seen: int) -> text.Found | None:
-    ids, prompt = _written(asked, responses, i), asked.prompts[i]
+def _find(tokenizer, query, responses, i: int, seen: int) -> text.StopMatch | None:
+    ids, prompt = _written(query, responses, i), query.prompts[i]
     text_of = lambda count: text.of_response(tokenizer.decode, prompt, ids[:count])
-    return text.find(text_of, min(seen, len(ids)), len(ids), asked.stop)
+    return text.find_stop(text_of, min(seen, len(ids)), len(ids), query.stop)
 
 
-def _written(asked, responses, i: int) -> list[int]:
+def _written(query, responses, i: int) -> list[int]:
     """The response's tokens, without the stop token, which is no part of the text."""
     ids = responses.tokens_BR[i, : responses.length_B[i]].tolist()
-    return ids[:-1] if ids[-1] in asked.stop_ids else ids
+    return ids[:-1] if ids[-1] in query.stop_ids else ids
 
 
-def _completion(tokenizer, asked, responses, found, i: int) -> Completion:
-    prompt, ids = asked.prompts[i], _written(asked, responses, i)
+def _completion(tokenizer, query, responses, matches, i: int) -> Completion:
+    prompt, ids = query.prompts[i], _written(query, responses, i)
     count, reason, stop = int(responses.length_B[i]), "length", None
-    if found[i] is not None:
-        reason, (stop, written, count) = "stop_string", found[i]
+    if matches[i] is not None:
+        reason, (stop, written, count) = "stop_string", matches[i]
     else:
         written = text.of_response(tokenizer.decode, prompt, ids)
         if len(ids) < count:
@@ -232,21 +232,21 @@ def _completion(tokenizer, asked, responses, found, i: int) -> Completion:
     )
 
 
-def _pad(asked: request.Request) -> tuple[np.ndarray, np.ndarray]:
+def _pad(query: request.Request) -> tuple[np.ndarray, np.ndarray]:
     """Prompts int32 [B, P], padded on the left with -1, and seeds uint32 [B]."""
-    count = len(asked.prompts)
+    count = len(query.prompts)
     devices = max(1, jax.sharding.get_abstract_mesh().size)
     rows = -(-(1 << (count - 1).bit_length()) // devices) * devices
     # The last token of a prompt does not go into the cache with the others.
-    length = 1 + bucket(max(map(len, asked.prompts)) - 1)
+    length = 1 + bucket(max(map(len, query.prompts)) - 1)
     prompts_BP = np.full((rows, length), -1, np.int32)
-    for row, prompt in zip(prompts_BP, asked.prompts, strict=False):
+    for row, prompt in zip(prompts_BP, query.prompts, strict=False):
         row[length - len(prompt) :] = prompt
-    return prompts_BP, np.array(asked.seeds + [0] * (rows - count), np.uint32)
+    return prompts_BP, np.array(query.seeds + [0] * (rows - count), np.uint32)
 
 
 def bucket(length: int) -> int:
-    """The size that prompts of this length, and the room for responses, get."""
+    """The padded size of prompts of this length, and of the room for responses."""
     if length > loop.PREFILL:
         return -(-length // loop.PREFILL) * loop.PREFILL
     return max(16, 1 << max(length - 1, 0).bit_length())

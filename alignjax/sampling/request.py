@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be generated, checked before any of it is."""
+"""Checks the arguments of generation, all of them before the first token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make(
     batch_size: int,
     **filters,
 ) -> Request:
-    """The request that these arguments of `generate` are.
+    """The checked request that these arguments of `generate` make.
 
     Raises:
       ConfigError: values that do not fit, all of them at once.
@@ -52,8 +52,8 @@ def make(
     stop, faults = _listed("stop", stop)
     problems += faults + _stop_problems(stop)
     if stop_ids is None:
-        known = (*getattr(tokenizer, "stop_ids", ()), tokenizer.eos_id)
-        stop_ids = list(dict.fromkeys(i for i in known if i is not None))
+        ends = (*getattr(tokenizer, "stop_ids", ()), tokenizer.eos_id)
+        stop_ids = list(dict.fromkeys(i for i in ends if i is not None))
     stop_ids, faults = _tokens("stop_ids", stop_ids, tokenizer.vocab_size)
     problems += faults
     rows, faults = _rows(tokenizer, prompts)
@@ -125,12 +125,13 @@ def _listed(name: str, value) -> tuple[list, list[str]]:
 
 
 def _tokens(name: str, tokens, vocab_size: int) -> tuple[list[int], list[str]]:
-    found, problems = _listed(name, tokens)
-    bad = [t for t in found if not _is_int(t) or not 0 <= t < vocab_size]
+    ids, problems = _listed(name, tokens)
+    bad = [t for t in ids if not _is_int(t) or not 0 <= t < vocab_size]
     if bad:
-        known = f"there are 0 to {vocab_size - 1}"
-        return [], [f"{name}: {bad[0]!r} is not a token; {known}"]
-    return [int(token) for token in found], problems
+        return [], [
+            f"{name}: {bad[0]!r} is not a token; they are 0 to {vocab_size - 1}"
+        ]
+    return [int(token) for token in ids], problems
 
 
 def _stop_problems(stop: list) -> list[str]:

@@ -16,7 +16,7 @@ CONTEXT = 8
 def of_response(
     decode: Callable[[Sequence[int]], str], prompt: Sequence[int], ids: Sequence[int]
 ) -> str:
-    """What `ids` add to the text of the prompt.
+    """The text that `ids` add to that of the prompt.
 
     Decoded together with the prompt's end, since some decoders drop a space that
     comes first and since a character may begin in the prompt.
@@ -29,12 +29,12 @@ def of_response(
     return after[next(differs, length) :]
 
 
-class Found(NamedTuple):
+class StopMatch(NamedTuple):
     """A stop string in a response.
 
     Attributes:
-      stop: which.
-      text: what comes before it.
+      stop: the stop string.
+      text: the text before it.
       count: tokens up to and with the one that completed it.
     """
 
@@ -43,9 +43,9 @@ class Found(NamedTuple):
     count: int
 
 
-def find(
+def find_stop(
     text_of: Callable[[int], str], seen: int, total: int, stops: Sequence[str]
-) -> Found | None:
+) -> StopMatch | None:
     """The stop string that is complete first; of several at once, the leftmost.
 
     Args:
@@ -63,7 +63,7 @@ def find(
         seen, total = (seen, middle) if has(middle) else (middle, total)
     text = text_of(total)
     start, stop = _leftmost(text, stops)
-    return Found(stop, text[:start], total)
+    return StopMatch(stop, text[:start], total)
 
 
 def _leftmost(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
