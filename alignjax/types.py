@@ -139,6 +139,12 @@ class Mean:
     total: Any
     weight: Any
 
+    @classmethod
+    def of(cls, x, weight) -> Mean:
+        """The weighted mean of arrays; where the weight is 0, `x` may be anything."""
+        total = jnp.where(weight > 0, x * weight, 0.0).sum(dtype=jnp.float32)
+        return cls(total, weight.sum(dtype=jnp.float32))
+
     def __add__(self, other: Mean) -> Mean:
         return Mean(self.total + other.total, self.weight + other.weight)
 
@@ -150,7 +156,7 @@ class Mean:
 
 @flax.struct.dataclass
 class LogProbs:
-    """What one model says of whole responses: float32 sums over a response's tokens.
+    """Log-probabilities of whole responses under one model: float32 sums over tokens.
 
     Every field has one value a response: [B, 2] for pairs, the chosen one first; [B]
     for responses judged alone; [B, K] for ranked lists, the best one first. Only the
@@ -238,36 +244,57 @@ class Model(NamedTuple):
     routing: Callable[..., tuple[jax.Array, Routing]] | None = None
 
 
+class Needs(NamedTuple):
+    """The data and models that an objective needs.
+
+    Attributes:
+      data: the kind of its batches.
+      values: required keys of `Responses.values`.
+      mismatched: whether each labelled response is followed, in its group, by one that
+        answers another prompt.
+      reference: whether it compares with a reference model.
+      unstored: reference quantities that cannot be precomputed.
+      scores: whether the model must have heads for scores.
+    """
+
+    data: Data = "text"
+    values: tuple[str, ...] = ()
+    mismatched: bool = False
+    reference: bool = False
+    unstored: tuple[str, ...] = ()
+    scores: bool = False
+
+
+class BatchStatistic(NamedTuple):
+    """A quantity of the whole global batch on which the loss of each row depends.
+
+    Attributes:
+      observe: `(params, frozen, batch, key, train) -> pytree` of arrays with a leading
+        B, computed for each microbatch without gradients.
+      combine: `(observed) -> pytree`, the statistic of all rows: scalars, which all
+        microbatches share, and arrays with a leading B, which are split as the batch.
+    """
+
+    observe: Callable[..., Any]
+    combine: Callable[[Any], Any]
+
+
 class Objective(NamedTuple):
     """What is learned from a batch.
 
     Attributes:
-      loss: `(params, frozen, batch, key, statistic=None) -> (Mean, {name: Mean})`, the
-        loss and further metrics, summed and not yet divided. Its `total` is what is
-        differentiated. Without a `statistic` the batch at hand is the whole one.
-      observe: `(params, frozen, batch, key) -> arrays with a leading B`, for objectives
-        whose terms depend on the whole batch: what its statistic follows from.
-      statistic: `(observed) -> pytree` of scalars, and of arrays with the leading B.
-      derive: `({name: float}) -> {name: float}`, figures that are no means but follow
-        from them, such as a calibration error.
-      data: what its batches are made of.
-      mismatched: whether its labelled responses come with another prompt's each.
-      values: names in `Responses.values` that it cannot do without.
-      reference: whether it asks a reference model.
-      unstored: what it asks of that beyond log-probabilities that were stored.
-      scores: whether it needs a model with heads for scores.
+      loss: `(params, frozen, batch, key, train) -> (Mean, {name: Mean})`, the loss and
+        further metrics, summed and not yet divided; the `total` of the loss is
+        differentiated. `key` turns dropout on, None is none; `train` is False in
+        evaluations. An objective with a `statistic` takes it as a further argument,
+        `statistic=None`: without it the batch at hand is the whole one.
+      statistic: for losses that depend on the whole batch.
+      needs: the data and models that it needs.
     """
 
     loss: Callable[..., tuple[Mean, dict[str, Mean]]]
-    observe: Callable[..., Any] | None = None
-    statistic: Callable[[Any], Any] | None = None
-    derive: Callable[[dict[str, float]], dict[str, float]] | None = None
-    data: Data = "text"
-    mismatched: bool = False
-    values: tuple[str, ...] = ()
-    reference: bool = False
-    unstored: tuple[str, ...] = ()
-    scores: bool = False
+    statistic: BatchStatistic | None = None
+    needs: Needs = Needs()
 
 
 @flax.struct.dataclass

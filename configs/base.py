@@ -40,6 +40,7 @@ def language_model() -> ConfigDict:
     c.objective.name = "language_model"  # of objectives.OBJECTIVES, or module:function
     c.objective.loss = placeholder(str)  # "cross_entropy", or "dft" for fine-tuning
     c.objective.z_loss = placeholder(float)  # weight of log(Z)^2; 1e-4 is usual
+    c.objective.router_scope = placeholder(str)  # of the balance: "microbatch", "batch"
     c.objective.chunk = placeholder(int)  # positions whose logits exist at one time
 
     c.tokenizer = ConfigDict()
@@ -124,6 +125,7 @@ def reward_model() -> ConfigDict:
     c.objective.reduce = placeholder(str)  # to one score: "mean", "min", "penalised"
     c.objective.penalty = placeholder(float)  # standard deviations taken off
     c.objective.bootstrap = placeholder(bool)  # members see samples of the pairs
+    c.objective.router_scope = placeholder(str)  # of the balance: "microbatch", "batch"
     c.objective.centring = placeholder(float)
     c.objective.label_smoothing = placeholder(float)
     return c
@@ -136,6 +138,7 @@ def preference() -> ConfigDict:
     c.objective.name = "preference"
     c.objective.loss = "dpo"  # of losses.catalogue, or module:function
     c.objective.mixture = ConfigDict()  # loss -> weight, or {weight, option: value}
+    c.objective.router_scope = placeholder(str)  # of the balance: "microbatch", "batch"
     c.objective.chunk = placeholder(int)  # positions whose logits exist at one time
     # What losses take; one that the loss at hand does not take is refused.
     for option in (

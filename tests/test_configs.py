@@ -56,13 +56,13 @@ def batch_of(objective, c):
     """The shapes of a batch of packed rows."""
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.int32)
     B, T, P, K = c.batch_size, c.length, 3, 2
-    rows = (B, T) if objective.data == "text" else (B, 1, T)
+    rows = (B, T) if objective.needs.data == "text" else (B, 1, T)
     ints, floats = shape(*rows), shape(*rows).update(dtype=np.float32)
     sequences = Sequences(ints, ints, floats, ints, ints)
-    if objective.data == "text":
+    if objective.needs.data == "text":
         return sequences
     weights = shape(B, P).update(dtype=np.float32)
-    values = dict.fromkeys(objective.values, weights)
+    values = dict.fromkeys(objective.needs.values, weights)
     return Responses(sequences, ints, shape(B, P, K), weights, shape(B, P), values)
 
 
@@ -86,7 +86,7 @@ def test_builds_and_traces(path, monkeypatch):
         train_step = step.make_train_step(
             objective, optimizer, microbatches=c.microbatches
         )
-        frozen = Frozen({}, params if objective.reference else None)
+        frozen = Frozen({}, params if objective.needs.reference else None)
         return train_step(state, frozen, batch, key)
 
     shapes = jax.random.key(0), batch_of(objective, c)
@@ -144,7 +144,7 @@ def test_base_names_every_field_that_a_flag_could_set():
     }
     for name, (stage, kinds) in sections_of.items():
         make = objectives.OBJECTIVES[name]
-        known = options([make], {"name"}) - {"options"}
+        known = options([make], {"name", "router_scope"}) - {"options"}
         for loss in (loss for kind in kinds for loss in kind.values()):
             known |= set(catalogue.options(loss))
         assert set(stage().objective) == known - {"link_options"}, name

@@ -40,7 +40,7 @@ from alignjax.data import loader
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.experiment import sections
-from alignjax.objectives import logprobs, responses
+from alignjax.objectives import logprobs
 from alignjax.training import optim, step
 from alignjax.types import Frozen, TrainState
 from tools import pair_batches, requires, timing
@@ -126,11 +126,11 @@ class Jax:
 
     def _stored(self, batch, reference):
         ask = jax.jit(
-            lambda params, rows: logprobs.token_logps(
-                self.model, params, rows, chunk=self.args.chunk
-            )[0]
+            lambda params, rows: (
+                logprobs.tokens(self.model, params, rows, chunk=self.args.chunk).logp
+            )
         )
-        logp = ask(reference, responses.rows(batch))
+        logp = ask(reference, logprobs.rows(batch))
         logp = np.asarray(logp).reshape(batch.responses.shape)
         return batch.replace(reference=np.where(batch.responses > 0, logp, 0))
 
@@ -162,7 +162,7 @@ def analyses(args, documents, vocab: int) -> dict[str, float]:
 
         def total(params, reference, batch):
             frozen = Frozen(reference=reference)
-            loss, metrics = objective.loss(params, frozen, batch, None)
+            loss, metrics = objective.loss(params, frozen, batch, None, False)
             return loss.value(), metrics
 
         gradient = jax.jit(jax.grad(total, has_aux=True))

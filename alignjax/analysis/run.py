@@ -376,7 +376,7 @@ def compiled_logits(model: types.Model):
 @functools.lru_cache(maxsize=4)
 def _compiled_logprobs(model: types.Model):
     """A compiled (params, rows) -> float32 [B, T], of the rows' targets."""
-    return jax.jit(lambda p, rows: logprobs.token_logps(model, p, rows)[0])
+    return jax.jit(lambda p, rows: logprobs.tokens(model, p, rows).logp)
 
 
 def _token_array(tokens) -> np.ndarray:

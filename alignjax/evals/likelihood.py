@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.objectives import logprobs
 from alignjax.types import Model, Params, Sequences
 
 # Rows of one program; lengths are padded to multiples of `STRIDE`.
@@ -97,22 +98,10 @@ def pad(rows: Sequence[Continuation]) -> Sequences:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums(model: Model, params, reference, batch: Sequences):
-    def logps(params):
-        logits_BTV = model.unembed(params, model.hidden(params, batch))
-        return jax.nn.log_softmax(logits_BTV, axis=-1)
-
-    ours_BTV, theirs_BTV = logps(params), logps(reference)
-    probs_BTV = jnp.exp(ours_BTV)
-    target = lambda logps_BTV: jnp.take_along_axis(
-        logps_BTV, batch.targets[..., None], axis=-1
-    )[..., 0]
-    expected = lambda x_BTV: (probs_BTV * x_BTV).sum(-1)
-    figures = (
-        target(ours_BTV),
-        target(theirs_BTV),
-        -expected(ours_BTV),
-        expected(ours_BTV - theirs_BTV),
+    tokens = logprobs.tokens(
+        model, params, batch, needs=("entropy", "kl"), reference=reference
     )
-    # Where, not times: what padding holds may not be finite.
-    kept = batch.weights > 0
-    return jnp.stack([jnp.where(kept, x_BT, 0.0).sum(-1) for x_BT in figures])
+    figures = tokens.logp, tokens.reference_logp, tokens.entropy, tokens.kl
+    # Where, not times: the figures of padding may not be finite.
+    counts_BT = batch.weights > 0
+    return jnp.stack([jnp.where(counts_BT, x_BT, 0.0).sum(-1) for x_BT in figures])

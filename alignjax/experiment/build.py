@@ -93,9 +93,9 @@ def build(section: Mapping) -> Experiment:
         seed=c.seed,
         cache_dir=cache_dir,
         split=split,
-        data=objective.data,
-        values=objective.values,
-        batch_size=c.batch_size if objective.mismatched else None,
+        data=objective.needs.data,
+        values=objective.needs.values,
+        batch_size=c.batch_size if objective.needs.mismatched else None,
     )
     train = data("train")
     identity = {"tokenizer": tok.identity, "train": train.identity}
@@ -269,21 +269,21 @@ def check(section: dict) -> Checked:
         objective = attempt(objectives.build, model, c.objective)
         problems += quantized.problems(model.config, c.trainable)
         problems += lora.problems(model.config, c.trainable)
-    if objective is not None and objective.mismatched and c.batch_size < 2:
+    if objective is not None and objective.needs.mismatched and c.batch_size < 2:
         loss = c.objective.get("loss") or c.objective["name"]
         problems.append(
             f"batch_size: {c.batch_size}, where the loss {loss!r} measures a baseline "
             "by the responses of other rows of the batch; make it at least 2"
         )
     reference = None
-    if objective is not None and objective.reference:
+    if objective is not None and objective.needs.reference:
         reference = attempt(start.find, c.reference, "reference") or begun
         if reference is None:
             problems.append("reference.run: the objective asks one; or name init.run")
-        if c.reference.store and objective.unstored:
+        if c.reference.store and objective.needs.unstored:
             problems.append(
-                f"reference.store: the loss asks {', '.join(objective.unstored)} of "
-                "the reference, which a store cannot tell; set it to False"
+                f"reference.store: the loss needs {', '.join(objective.needs.unstored)}"
+                " of the reference, which cannot be stored; set it to False"
             )
     elif objective is not None and c.reference != sections.ReferenceConfig():
         problems.append("reference: the objective asks none; leave it out")

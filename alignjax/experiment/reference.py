@@ -21,7 +21,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from alignjax import errors, types
+from alignjax import errors, trees, types
 from alignjax.data import dataset
 from alignjax.data.packing import groups
 from alignjax.distributed import sharding
@@ -29,7 +29,7 @@ from alignjax.experiment import build, initial, parameters
 from alignjax.models import quantized
 from alignjax.objectives import logprobs
 from alignjax.storage import atomic, json_files
-from alignjax.types import Params
+from alignjax.types import Frozen, Mean, Params, Responses
 
 FORMAT = 2
 FILE = "logps.bin"
@@ -84,19 +84,18 @@ def attach(
     return run._replace(train=with_reference(run.train, "train"), validation=validation)
 
 
-def check_first_step(
-    run: build.Experiment, metrics: dict[str, float], say: Callable[[str], None]
-) -> None:
-    """Raises ConfigError unless the first loss is that of a policy like its reference.
+def first_loss(
+    run: build.Experiment, params: Params, frozen: Frozen, batch, say
+) -> Mean | None:
+    """The loss that step 0 must have: that of the policy compared with itself.
 
-    Only where the policy starts as its reference and nothing is random; `say` is told
-    what is, since a model's section may come from the run in `init`.
+    None where the policy does not start as its reference, or where something in it is
+    random; `say` is told what, since a model's section may come from the run in `init`.
     """
-    expected = metrics.get("loss/at_reference")
-    same = run.reference is not None and run.start is not None
-    same = same and run.reference.digest == run.start.digest
-    if expected is None or not same:
-        return
+    if run.reference is None or run.start is None:
+        return None
+    if run.reference.digest != run.start.digest:
+        return None
     names = ("dropout", "embedding_noise", "lora_dropout")
     shape = run.model.config
     random = [f"model.{name} = {x}" for name in names if (x := getattr(shape, name))]
@@ -106,13 +105,26 @@ def check_first_step(
             "random; what the config leaves open is as in the run of init.run: set it "
             "to 0 to have the check"
         )
-        return
-    if not math.isclose(metrics["loss"], expected, rel_tol=1e-3, abs_tol=1e-4):
+        return None
+
+    @jax.jit
+    def loss(params, base, batch):
+        itself = Frozen(base, reference=trees.merge(params, base))
+        if isinstance(batch, Responses):  # then it may have stored log-probs
+            batch = batch.replace(reference=None)
+        return run.objective.loss(params, itself, batch, None, True)[0]
+
+    return loss(params, frozen.base, batch)
+
+
+def check_first_step(expected: float, loss: float) -> None:
+    """Raises ConfigError unless the loss of step 0 is that of `first_loss`."""
+    if not math.isclose(loss, expected, rel_tol=1e-3, abs_tol=1e-4):
         raise errors.ConfigError(
-            f"the loss of step 0 is {metrics['loss']:.6f}, where a policy that is its "
-            f"reference has {expected:.6f}: the two do not agree on the same tokens. "
-            "Check that reference.run has the model, dtype and tokenizer of init.run; "
-            "with reference.store, remove the folder `reference` of cache_dir"
+            f"the loss of step 0 is {loss:.6f}, where a policy that is its reference "
+            f"has {expected:.6f}: the two do not agree on the same tokens. Check that "
+            "reference.run has the model, dtype and tokenizer of init.run; with "
+            "reference.store, remove the folder `reference` of cache_dir"
         )
 
 
@@ -153,8 +165,7 @@ def _compute(
         directory / FILE, np.float32, "w+", shape=part.tokens.tokens.shape
     )
     logps[:] = np.nan
-    read = functools.partial(logprobs.token_logps, run.model)
-    ask = jax.jit(lambda params, rows: read(params, rows)[0])
+    ask = jax.jit(lambda params, rows: logprobs.tokens(run.model, params, rows).logp)
     count = -(-rows // size)
     say(f"{name}: computing {rows:,} rows in {count:,} batches")
     responses, every = 0, max(1, count // 10)

@@ -272,7 +272,8 @@ def measure(loss: Callable, policy, reference, **available):
         return None
     bound = loss.keywords if isinstance(loss, functools.partial) else {}
     values = {**bound, **available}
-    parameters = inspect.signature(function).parameters
-    return function(
-        policy, reference, **{k: v for k, v in values.items() if k in parameters}
-    )
+    parameters = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = {p.name for p in parameters}
+        values = {k: v for k, v in values.items() if k in names}
+    return function(policy, reference, **values)

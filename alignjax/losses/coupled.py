@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference losses whose terms depend on the other pairs of the batch.
 
-Each has a statistic, taken over the whole global batch without gradients and handed to
+Each has a statistic of the whole global batch, computed without gradients and passed to
 every microbatch, so that neither microbatches nor devices change what is learned.
 """
 
@@ -57,7 +57,7 @@ def aot(
     The policy's margins lw - ll are to dominate the reference's, rank by rank. A loss
     belongs to the pair of its policy margin.
     """
-    del reference  # it is in the statistic
+    del reference  # its margins are in the statistic
     margin_B = scores.difference(policy.total) - lax.stop_gradient(statistic)
     return links.cross_entropy(beta * margin_B, label_smoothing)
 
@@ -84,7 +84,7 @@ def aot_unpaired(
 
 
 class BetaStatistic(NamedTuple):
-    """What `beta_dpo` learns of its batch.
+    """The statistic of `beta_dpo`.
 
     Attributes:
       excess: a scalar, the mean log-ratio margin of the pairs kept, less `center`.
@@ -105,7 +105,7 @@ def beta_statistic(
     key=None,
     weight_B=None,
 ) -> BetaStatistic:
-    """Which pairs `beta_dpo` keeps, and how far their margins are from the usual.
+    """Chooses the pairs that `beta_dpo` keeps, and measures their mean margin.
 
     Args:
       policy, reference: [B, 2].
@@ -149,7 +149,7 @@ def beta_dpo(
     `excess` is by how much the batch's mean margin exceeds the usual; a share `drop` of
     the pairs, likeliest those with unusual margins, is left out. beta is at least 1e-3.
     """
-    del drop  # it is in the statistic
+    del drop  # the statistic has applied it
     excess, weight_B = lax.stop_gradient(tuple(statistic))
     beta = jnp.maximum(beta * (1 + sensitivity * excess), 1e-3)
     return weight_B * preference.dpo(policy, reference, beta=beta)

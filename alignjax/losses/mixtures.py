@@ -8,7 +8,7 @@ token of its own response, and a token of the whole batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -168,52 +168,44 @@ def build(section: Mapping[str, Any], path: str) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def traits(terms: tuple[Term, ...]) -> catalogue.Traits:
-    """What the terms ask for together; the statistic is `measure` of them all."""
-    each = [catalogue.traits(term.function) for term in terms]
-    together = lambda field: tuple(sorted({x for t in each for x in getattr(t, field)}))
-    return catalogue.Traits(
-        reference=any(t.reference for t in each),
-        needs=together("needs"),
-        inputs=together("inputs"),
-        statistic=functools.partial(measure, terms)
-        if any(t.coupled for t in each)
-        else None,
-        margin=all(t.margin for t in each),
-        data=each[0].data,
-        normalised=each[0].normalised,
+def combine(terms: Sequence[Term]) -> Callable:
+    """The weighted sum of losses as one function with the traits of a loss.
+
+    It is `(policy, reference, *, statistic, **inputs) -> (loss_B, {name: term_B})`:
+    beside the sum it returns each term before its weight, float32 [B]. Its statistic is
+    a dict of those of the batch-coupled terms, by name.
+    """
+    each = {term.name: catalogue.traits(term.function) for term in terms}
+    together = lambda field: tuple(
+        sorted({x for traits in each.values() for x in getattr(traits, field)})
     )
 
+    def measure(policy, reference, **available):
+        return {
+            term.name: catalogue.measure(term.function, policy, reference, **available)
+            for term in terms
+            if each[term.name].coupled
+        }
 
-def required_values(terms: tuple[Term, ...]) -> tuple[str, ...]:
-    """The keys of `Responses.values` that some of the terms cannot do without."""
-    each = (catalogue.required_values(term.function) for term in terms)
-    return tuple(sorted(set().union(*each)))
+    def combined(policy, reference, *, statistic=None, **inputs):
+        values = {}
+        for term in terms:
+            traits = each[term.name]
+            arguments = {name: inputs[name] for name in traits.inputs if name in inputs}
+            if traits.coupled:
+                arguments["statistic"] = statistic[term.name]
+            values[term.name] = term.function(policy, reference, **arguments)
+        return sum(term.weight * values[term.name] for term in terms), values
 
-
-def measure(terms: tuple[Term, ...], policy, reference, **available) -> dict:
-    """The statistics of the batch-coupled terms, by name; see `catalogue.measure`."""
-    return {
-        term.name: catalogue.measure(term.function, policy, reference, **available)
-        for term in terms
-        if catalogue.traits(term.function).coupled
-    }
-
-
-def evaluate(
-    terms: tuple[Term, ...],
-    policy: LogProbs,
-    reference: LogProbs | None,
-    *,
-    statistic: Mapping[str, Any] | None = None,
-    **inputs,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum of the terms, and each term before its weight, float32 [B]."""
-    values = {}
-    for term in terms:
-        asked = catalogue.traits(term.function)
-        given = {name: inputs[name] for name in asked.inputs if name in inputs}
-        if asked.coupled:
-            given["statistic"] = statistic[term.name]
-        values[term.name] = term.function(policy, reference, **given)
-    return sum(term.weight * values[term.name] for term in terms), values
+    coupled = any(traits.coupled for traits in each.values())
+    first = each[terms[0].name]
+    combined.traits = catalogue.Traits(
+        reference=any(traits.reference for traits in each.values()),
+        needs=together("needs"),
+        inputs=together("inputs"),
+        statistic=measure if coupled else None,
+        margin=all(traits.margin for traits in each.values()),
+        data=first.data,
+        normalised=first.normalised,
+    )
+    return combined

@@ -45,7 +45,7 @@ class DecoderConfig:
       expert_d_ff: F of each; the default, None, is `d_ff`.
       norm_topk: whether the weights of a token's experts are made to sum to 1.
       router_loss, router_z_loss: coefficients of the balance loss and of the z-loss of
-        routers, which every objective then adds.
+        routers, which are added to every objective; see `router_loss`.
       qk_norm: RMSNorm of queries and keys, per `head` (arXiv:2302.05442), or over the
         `full` width of all heads (arXiv:2501.00656).
       embedding_scale: embeddings are multiplied by sqrt(D), rounded to `dtype`.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alignjax import config, errors, registry
+from alignjax.models import router_loss
 from alignjax.objectives import language_model, preference, reward_model
 from alignjax.types import Model, Objective
 
@@ -18,6 +19,9 @@ OBJECTIVES.register(reward_model.make, "reward_model")
 def build(model: Model, section: Mapping, path: str = "objective") -> Objective:
     """The objective called `section["name"]`, with the section's other fields.
 
+    For a model with experts it has the routers' loss, `router_loss.wrap`, whose `scope`
+    is the field `router_scope`.
+
     Raises:
       ConfigError: an unknown objective, or a field that it does not take.
     """
@@ -26,4 +30,15 @@ def build(model: Model, section: Mapping, path: str = "objective") -> Objective:
         make = OBJECTIVES.find(fields.pop("name", ""))
     except ValueError as error:
         raise errors.ConfigError(f"{path}.name: {error}") from error
-    return config.call(make, fields, path, model)
+    scope = fields.pop("router_scope", None)
+    problem = None
+    if scope is not None and not router_loss.learns(model):
+        problem = "has no effect without model.router_loss or router_z_loss"
+    elif scope not in (None, *router_loss.SCOPES):
+        problem = f"{scope!r} is none of {', '.join(router_loss.SCOPES)}"
+    if problem:
+        raise errors.ConfigError(f"{path}.router_scope: {problem}")
+    build = lambda model: config.call(make, fields, path, model)
+    if model.routing is None:
+        return build(model)
+    return router_loss.wrap(build, model, scope or "microbatch")

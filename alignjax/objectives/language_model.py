@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from alignjax import errors, trees
 from alignjax.losses import language_model as losses
-from alignjax.objectives import logprobs, router
+from alignjax.objectives import logprobs
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
 
 LOSSES = {"cross_entropy": losses.cross_entropy, "dft": losses.dft}
@@ -28,43 +28,36 @@ def make(
       model: the policy.
       loss: -log p, or that of `losses.dft`, for fine-tuning.
       z_loss: weight of the squared log-normaliser, PaLM (arXiv:2204.02311) uses 1e-4.
-      chunk: positions whose logits exist at one time; see `logprobs.token_logps`.
+      chunk: positions whose logits exist at one time; see `logprobs.tokens`.
 
     Metrics: `nll`, -log p(target) in nats a token whatever the loss; `accuracy`, how
     often no token is likelier than the target; `entropy`, nats a token; `z_loss` where
-    it has a weight; those of `router.add` where the model has experts.
+    it has a weight.
     """
-
     problems = [f"chunk: {chunk} must be at least 1"] if chunk < 1 else []
     problems += [f"z_loss: {z_loss} must be at least 0"] if z_loss < 0 else []
     if problems:
         raise errors.ConfigError(problems)
     token_loss = LOSSES[loss]
 
-    def observe(params, frozen: Frozen, batch: Sequences, key):
+    def objective(params, frozen: Frozen, batch: Sequences, key, train: bool):
+        del train
         params = trees.merge(params, frozen.base)
-        _, routing = model.routing(params, batch, key)
-        return router.observe(routing, batch.weights.sum(-1, dtype=jnp.float32))
-
-    def objective(params, frozen: Frozen, batch: Sequences, key, statistic=None):
-        params = trees.merge(params, frozen.base)
-        found = logprobs.tokens(
+        tokens = logprobs.tokens(
             model, params, batch, key, chunk=chunk, needs=("hit", "entropy")
         )
         weight = batch.weights.sum(dtype=jnp.float32)
         mean = lambda x_BT: Mean((x_BT * batch.weights).sum(dtype=jnp.float32), weight)
         metrics = {
-            "nll": mean(losses.cross_entropy(found.logp)),
-            "accuracy": mean(found.hit),
-            "entropy": mean(found.entropy),
+            "nll": mean(losses.cross_entropy(tokens.logp)),
+            "accuracy": mean(tokens.hit),
+            "entropy": mean(tokens.entropy),
         }
-        total_BT = token_loss(found.logp)
+        total_BT = token_loss(tokens.logp)
         if z_loss:
-            z_BT = losses.z_loss(found.logz)
+            z_BT = losses.z_loss(tokens.logz)
             metrics["z_loss"] = mean(z_BT)
             total_BT = total_BT + z_loss * z_BT
-        return router.add(model, found.routing, mean(total_BT), metrics, statistic)
+        return mean(total_BT), metrics
 
-    if not router.learns(model):
-        return Objective(objective)
-    return Objective(objective, observe=observe, statistic=router.statistic)
+    return Objective(objective)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of tokens: one primitive for training, evaluation, analysis.
+"""Log-probabilities of tokens and of responses: one primitive for training, evaluation
+and analysis.
 
-`tokens` is the one loop over the vocabulary; `objectives.responses` sums what it gives
-over responses.
+`tokens` computes figures of every target, the logits existing for one chunk of time
+after the other. `of_responses` sums them over responses, with the same result in the
+three layouts of `types.Responses`: a target counts by its response and its rank there,
+never by its row. Arrays of responses are flat, [G, K] with G = B P, in the order of the
+batch.
 """
 
 from __future__ import annotations
@@ -15,15 +19,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax.losses import language_model
-from alignjax.objectives import router
-from alignjax.types import Model, Params, Routing, Sequences
+from alignjax.types import LogProbs, Model, Params, Responses, Sequences
 
 # Logits of one chunk are [B, chunk, V] float32; this many positions of one row at once.
 CHUNK = 128
+# Fields of `LogProbs` that are sums over some of the tokens.
+CHOICES = ("head", "sample")
+# Fields of `Tokens` that compare with a reference.
+COMPARISONS = ("reference_kl", "kl")
 
 
 class Tokens(NamedTuple):
-    """What a model says at each position: float32 [B, T]; None what was not asked for.
+    """Figures of each position, float32 [B, T]; None where they were not asked for.
 
     Attributes:
       logp: the log-probability of the target, in nats.
@@ -32,8 +39,8 @@ class Tokens(NamedTuple):
       hit: 1 where no token is likelier than the target, else 0.
       collision: log sum_v p(v)^2.
       reference_logp: `logp` under the reference.
-      reference_kl: KL(reference || policy).
-      routing: where the model sent the tokens, if it has experts; not by position.
+      reference_kl: KL(reference || policy) over the vocabulary, in nats.
+      kl: KL(policy || reference).
     """
 
     logp: jax.Array
@@ -43,28 +50,7 @@ class Tokens(NamedTuple):
     collision: jax.Array | None = None
     reference_logp: jax.Array | None = None
     reference_kl: jax.Array | None = None
-    routing: Routing | None = None
-
-
-def token_logps(
-    model: Model, params: Params, sequences: Sequences, key=None, *, chunk: int = CHUNK
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each target, without ever holding the logits of all of them.
-
-    Args:
-      model: what to ask.
-      params: its parameters.
-      sequences: rows [B, T].
-      key: turns dropout on.
-      chunk: positions of each row whose logits exist at one time. The values and the
-        gradients do not depend on it; T need not be a multiple of it.
-
-    Returns:
-      `(logp_BT, logz_BT)`, float32: the log-probability of each target in nats, and the
-      log-normaliser of its logits.
-    """
-    found = tokens(model, params, sequences, key, chunk=chunk)
-    return found.logp, found.logz
+    kl: jax.Array | None = None
 
 
 def tokens(
@@ -77,50 +63,57 @@ def tokens(
     needs: tuple[str, ...] = (),
     reference: Params | None = None,
 ) -> Tokens:
-    """As `token_logps`, with whatever else of the logits is asked for.
+    """`logp` and `logz` of each target, without ever holding the logits of all of them.
 
     Args:
-      model, params, sequences, key, chunk: see `token_logps`.
-      needs: fields of `Tokens` beyond `logp` and `logz`.
-      reference: parameters of a reference, for the fields that compare with it: logits
-        of both models then exist for one chunk at a time. No gradient goes to them.
+      model: of `params` and of `reference`.
+      params: of the policy.
+      sequences: rows [B, T].
+      key: turns dropout on.
+      chunk: positions of each row whose logits exist at one time. The values and the
+        gradients do not depend on it; T need not be a multiple of it.
+      needs: further fields of `Tokens`; names of other things are passed over.
+      reference: parameters of a reference, for `reference_logp` and the fields in
+        `COMPARISONS`. Logits of both models then exist for one chunk at a time. No
+        gradient goes to it.
+
+    Raises:
+      ValueError: a comparison without a reference.
     """
-    x_BTD, routing = router.hidden(model, params, sequences, key)
-    if reference is None:
-        found = over_chunks(
-            lambda x, targets: _tokens(model.unembed(params, x), targets, needs),
-            (x_BTD, sequences.targets),
-            chunk,
+    if reference is None and any(name in needs for name in COMPARISONS):
+        raise ValueError(f"{', '.join(COMPARISONS)} compare two models: no reference")
+    arrays = (model.hidden(params, sequences, key), sequences.targets)
+    if reference is not None:
+        reference = lax.stop_gradient(reference)
+        arrays += (model.hidden(reference, sequences),)
+
+    def figures(x_BCD, targets_BC, reference_BCD=None):
+        logits_BCV = model.unembed(params, x_BCD)
+        policy = _figures(logits_BCV, targets_BC, needs)
+        if reference is None:
+            return policy
+        other_BCV = model.unembed(reference, reference_BCD)
+        kl = language_model.reference_kl
+        return policy._replace(
+            reference_logp=language_model.token_logp(other_BCV, targets_BC)[0],
+            reference_kl=kl(logits_BCV, other_BCV) if "reference_kl" in needs else None,
+            kl=kl(other_BCV, logits_BCV) if "kl" in needs else None,
         )
-        return found._replace(routing=routing)
-    reference = lax.stop_gradient(reference)
-    other_BTD = model.hidden(reference, sequences)
 
-    def compare(x, other, targets):
-        policy, logits = model.unembed(params, x), model.unembed(reference, other)
-        found = _tokens(policy, targets, needs)
-        logp = language_model.token_logp(logits, targets)[0]
-        kl = None
-        if "reference_kl" in needs:
-            kl = language_model.reference_kl(policy, logits)
-        return found._replace(reference_logp=logp, reference_kl=kl)
-
-    found = over_chunks(compare, (x_BTD, other_BTD, sequences.targets), chunk)
-    return found._replace(routing=routing)
+    return over_chunks(figures, arrays, chunk)
 
 
-def _tokens(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> Tokens:
+def _figures(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> Tokens:
     logp, logz = language_model.token_logp(logits, targets)
-    found = Tokens(logp, logz)
+    fields, fixed = {}, lax.stop_gradient(logits)
     if "entropy" in needs:
-        found = found._replace(entropy=entropy(lax.stop_gradient(logits)))
+        fields["entropy"] = entropy(fixed)
     if "hit" in needs:
-        fixed = lax.stop_gradient(logits)
         target = jnp.take_along_axis(fixed, targets[..., None], axis=-1)[..., 0]
-        found = found._replace(hit=(target >= fixed.max(-1)).astype(jnp.float32))
+        fields["hit"] = (target >= fixed.max(-1)).astype(jnp.float32)
     if "collision" in needs:
-        found = found._replace(collision=language_model.collision(logits))
-    return found
+        fields["collision"] = language_model.collision(logits)
+    return Tokens(logp, logz, **fields)
 
 
 def entropy(logits: jax.Array) -> jax.Array:
@@ -134,8 +127,8 @@ def entropy(logits: jax.Array) -> jax.Array:
 def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
     """`function` of slices of time, one after the other, its results joined.
 
-    What `function` makes inside is not kept for the backward pass but made again, so
-    that no more than one slice's ever exists. Where one slice is all, it is kept.
+    The backward pass computes what `function` makes inside once more, so that no more
+    than one slice of it ever exists. Where one slice is all, it is kept.
 
     Args:
       function: of arrays [B, C, ...], gives a pytree of arrays [B, C].
@@ -154,6 +147,108 @@ def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
     padding = count * size - T
     pad = lambda x: jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
     split = lambda x: pad(x).reshape(B, count, size, *x.shape[2:]).swapaxes(0, 1)
-    found = lax.map(lambda parts: run(*parts), tuple(map(split, arrays)))
+    slices = lax.map(lambda parts: run(*parts), tuple(map(split, arrays)))
     join = lambda x: x.swapaxes(0, 1).reshape(B, count * size)[:, :T]
-    return jax.tree.map(join, found)
+    return jax.tree.map(join, slices)
+
+
+def rows(batch: Responses) -> Sequences:
+    """The sequences of a batch, [B R, T], as a model takes them."""
+    return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch.sequences)
+
+
+def groups(x):
+    """[B, P, ...] -> [G, ...], in every array of a tree."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), x)
+
+
+def ungrouped(x, shape: tuple[int, int]):
+    """[G, ...] -> [B, P, ...], in every array of a tree; `shape` is (B, P)."""
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), x)
+
+
+def of_responses(
+    batch: Responses, figures: Tokens, needs: tuple[str, ...] = ()
+) -> LogProbs:
+    """Sums over the tokens of each response, every field float32 [G, K].
+
+    Args:
+      batch: in any layout.
+      figures: of `rows(batch)`. Those of other tokens are never read, be they NaN.
+      needs: optional fields of `LogProbs`.
+    """
+    total = lambda x_BT: total_of(batch, x_BT)
+    logp = figures.logp.reshape(batch.responses.shape)
+    fields = {}
+    if "head" in needs:
+        fields["head"] = total(jnp.where(_first(batch), logp, 0))
+    if "sample" in needs:
+        fields["sample"] = total(jnp.where(_drawn(batch), logp, 0))
+    for name in ("collision", "reference_kl"):
+        if name in needs:
+            fields[name] = total(getattr(figures, name))
+    length_GK = groups(batch.lengths).astype(jnp.float32)
+    return LogProbs(total(logp), length_GK, **fields)
+
+
+def total_of(batch: Responses, x: jax.Array) -> jax.Array:
+    """The sum of `x` over the tokens of each response, float32 [G, K].
+
+    `x` is [B, R, T] or [B R, T]. A sum of products with zeros and ones, so that it is
+    as exact on a device whose matrix products are not.
+    """
+    B, P, K = batch.lengths.shape
+    x_BRT1 = x.reshape(batch.responses.shape).astype(jnp.float32)[..., None]
+    whose_BRT1 = batch.responses[..., None]
+    picked = jnp.where(whose_BRT1 == 1 + jnp.arange(P * K), x_BRT1, 0.0)
+    return picked.sum((1, 2)).reshape(B * P, K)
+
+
+def last(batch: Responses) -> jax.Array:
+    """bool [B, R, T], true at the last target of each response."""
+    follows = jnp.pad(batch.responses[..., 1:], ((0, 0), (0, 0), (0, 1)))
+    return (batch.responses != 0) & (follows != batch.responses)
+
+
+def ranks(batch: Responses) -> jax.Array:
+    """int32 [B, R, T], which token of its response a target is, from 0.
+
+    The targets of a response stand one after the other in every layout.
+    """
+    whose = batch.responses
+    before = jnp.pad(whose[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=-1)
+    t = jnp.broadcast_to(jnp.arange(whose.shape[-1]), whose.shape)
+    start = lax.cummax(jnp.where(whose != before, t, 0), axis=whose.ndim - 1)
+    return t - start
+
+
+def _first(batch: Responses) -> jax.Array:
+    """`language_model.first` of each target, bool [B, R, T]; no target outside them."""
+    shorter_B1 = batch.lengths.min(-1).reshape(len(batch.lengths), -1)
+    whose = batch.responses
+    P, K = batch.lengths.shape[1:]
+    group = jnp.clip((whose - 1) // K, 0, P - 1)
+    shorter = jnp.take_along_axis(shorter_B1[:, None], group, axis=-1)
+    return (whose != 0) & (ranks(batch) < shorter)
+
+
+def _drawn(batch: Responses) -> jax.Array:
+    """`language_model.drawn` of each target, bool [B, R, T]; false outside responses.
+
+    The draw follows from the group's index and the rank of a token in its response, so
+    it depends on neither layout, nor microbatches, nor the step.
+    """
+    B, P, K = batch.lengths.shape
+    R, T = batch.responses.shape[1:]
+    counts_GKT = jnp.arange(T) < groups(batch.lengths)[..., None]
+    fold = lambda keys, numbers: jax.vmap(jax.random.fold_in, (None, 0))(keys, numbers)
+    key_G = fold(jax.random.key(0), batch.index.reshape(-1))
+    key_GK = jax.vmap(fold, (0, None))(key_G, jnp.arange(K))
+    key_GKT = jax.vmap(jax.vmap(fold, (0, None)), (0, None))(key_GK, jnp.arange(T))
+    draw = jax.vmap(jax.vmap(jax.vmap(jax.random.uniform)))
+    drawn_GKT = language_model.smallest(counts_GKT, draw(key_GKT))
+    drawn_BX = drawn_GKT.reshape(B, P * K * T)
+    whose = batch.responses
+    place = jnp.clip(whose - 1, 0) * T + ranks(batch)
+    chosen = jnp.take_along_axis(drawn_BX, place.reshape(B, R * T), axis=-1)
+    return (whose != 0) & chosen.reshape(B, R, T)

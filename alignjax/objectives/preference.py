@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DPO family: any loss of responses' log-probabilities, or a sum of several.
 
-A batch-coupled loss has its statistic taken over the whole global batch: here, where
-the batch is in one piece; else `step` gathers what `observe` sees of every piece, asks
-`statistic`, and hands each piece its part. So neither changes what is learned.
+The statistic of a batch-coupled loss is one of the whole global batch: of the batch at
+hand where that is in one piece; else `training.step` gathers what `observe` returns for
+every microbatch, combines it, and hands each microbatch its part.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,38 +18,38 @@ from jax import lax
 
 from alignjax import errors, trees
 from alignjax.losses import catalogue, mixtures
-from alignjax.objectives import inputs, logprobs, pair_metrics, responses, router
-from alignjax.types import Frozen, LogProbs, Mean, Model, Objective, Responses
+from alignjax.objectives import logprobs, metrics
+from alignjax.types import (
+    BatchStatistic,
+    Frozen,
+    LogProbs,
+    Mean,
+    Model,
+    Needs,
+    Objective,
+    Responses,
+)
 
 KINDS = ("preference", "unpaired", "ranked")
-# What stored log-probabilities cannot tell: the first compares whole distributions, the
-# second is of a prompt and a response that only a batch brings together.
+# Reference quantities that cannot be precomputed: the first compares whole
+# distributions, the second is of a prompt and a response that only a batch joins.
 NOT_STORED = ("reference_kl", "mismatched")
 
 
-class Seen(NamedTuple):
-    """What a loss needs to know of a batch, flat over its groups.
+class Arguments(NamedTuple):
+    """The arguments of a loss, flat over the groups of a batch.
 
     Attributes:
       policy, reference: `LogProbs` [G, K], or [G] of labelled responses; the reference
-        is None where the loss asks none.
+        is None where the loss needs none.
       weight: float32 [G], what each group counts.
-      inputs: further arguments of the loss, arrays with a leading G.
+      inputs: further arguments, arrays with a leading G.
     """
 
     policy: LogProbs
     reference: LogProbs | None
     weight: jax.Array
     inputs: dict[str, jax.Array]
-
-
-class Asked(NamedTuple):
-    """What is to be learned: the terms of the loss, and what they ask for together."""
-
-    terms: tuple[mixtures.Term, ...]
-    traits: catalogue.Traits
-    values: tuple[str, ...]  # of a batch, that there must be
-    scale: float  # of the rewards that are reported
 
 
 def make(
@@ -68,17 +68,15 @@ def make(
         `module:function`; "dpo" where there is no mixture either.
       mixture: several preference losses, `{loss: weight}` or
         `{loss: {"weight": w, option: value}}`, instead of one.
-      chunk: positions whose logits exist at one time; see `logprobs.token_logps`.
+      chunk: positions whose logits exist at one time; see `logprobs.tokens`.
       **options: of the loss.
 
-    The reference's log-probabilities are those that the batch has, else those of
-    `frozen.reference`. Metrics: `comparisons`; `entropy`, nats a token of the
-    responses; `loss/at_reference`, the loss were the policy the reference;
-    `kl/reference`, KL(reference || policy) in nats a token of the responses, where the
-    reference itself is there, in evaluations and for the losses that need it;
+    The reference log-probabilities are those that the batch has, else those of
+    `frozen.reference`. Metrics: `metrics.PREFERENCES`; `entropy`, nats a token of the
+    responses; `kl/reference`, KL(reference || policy) in nats a token of the responses,
+    in evaluations if there is a reference model, and for the losses that need it;
     `term/<name>`, each term of a mixture before its weight; `kl/baseline`, the
-    statistic of KTO, and `statistic/<name>`, that of others that have one number; those
-    of `router.add` where the policy has experts.
+    statistic of KTO, and `statistic/<name>`, that of others that have one number.
 
     Raises:
       ConfigError: an unknown loss, or options that it does not take.
@@ -86,83 +84,64 @@ def make(
     if chunk < 1:
         raise errors.ConfigError(f"chunk: {chunk} must be at least 1")
     terms = _terms(loss, mixture, options)
-    traits = mixtures.traits(terms)
-    asked = Asked(terms, traits, mixtures.required_values(terms), _scale(terms))
-
-    def observe(params, frozen: Frozen, batch: Responses, key):
-        observed = {}
-        if traits.coupled:
-            seen, found = _read(model, asked, chunk, params, frozen, batch, key)
-            observed["seen"] = responses.ungrouped(seen, batch.weights.shape)
-            routing = found.routing
-        else:
-            params = trees.merge(params, frozen.base)
-            _, routing = model.routing(params, responses.rows(batch), key)
-        if router.learns(model):
-            observed["router"] = router.observe(routing, batch.weights.sum(-1))
-        return observed
-
-    def statistic(observed):
-        made = {}
-        if "router" in observed:
-            made["router"] = router.statistic(observed["router"])
-        if "seen" in observed:
-            seen = observed["seen"]
-            shape = seen.weight.shape
-            found = _statistics(asked, responses.groups(seen))
-            keep = lambda x: responses.ungrouped(x, shape) if x.ndim else x
-            # The reference need not be asked a second time.
-            made |= {"reference": seen.reference, "of": jax.tree.map(keep, found)}
-        return made
-
-    def objective(params, frozen: Frozen, batch: Responses, key, statistic=None):
-        known, found, statistic = None, None, statistic or {}
-        if "of" in statistic:
-            known = responses.groups(statistic["reference"])
-            merge = lambda x: responses.groups(x) if x.ndim else x
-            found = jax.tree.map(merge, statistic["of"])
-        seen, tokens = _read(
-            model, asked, chunk, params, frozen, batch, key, known=known
-        )
-        entropy_GK = responses.total_of(batch, tokens.entropy)
-        entropy_G = entropy_GK[:, 0] if traits.data == "labels" else entropy_GK.sum(-1)
-        if traits.coupled and found is None:
-            found = _statistics(asked, lax.stop_gradient(seen))
-        of = lambda x_G: pair_metrics.mean(x_G, seen.weight)
-        loss_G, terms_G = _evaluate(asked, seen, found and found["policy"])
-        metrics = _metrics(asked, lax.stop_gradient(seen), entropy_G)
-        if mixture:
-            metrics |= {f"term/{name}": of(x_G) for name, x_G in terms_G.items()}
-        if traits.reference:
-            at = seen._replace(policy=_at_reference(seen))
-            metrics["loss/at_reference"] = of(
-                _evaluate(asked, at, found and found["reference"])[0]
-            )
-        for name, x in ((found or {}).get("policy") or {}).items():
-            if isinstance(x, jax.Array) and x.ndim == 0:
-                kto = "mismatched" in traits.needs
-                name = "kl/baseline" if kto else f"statistic/{name}"
-                metrics[name] = of(jnp.broadcast_to(x, seen.weight.shape))
-        metrics = lax.stop_gradient(metrics)
-        known = statistic.get("router")
-        return router.add(model, tokens.routing, of(loss_G), metrics, known)
-
-    observed = traits.coupled or router.learns(model)
-    return Objective(
-        objective,
-        observe=observe if observed else None,
-        statistic=statistic if observed else None,
-        derive=pair_metrics.margins if traits.data == "labels" else None,
+    function = mixtures.combine(terms) if mixture else terms[0].function
+    traits, name, scale = catalogue.traits(function), terms[0].name, _scale(terms)
+    each = [catalogue.required_values(term.function) for term in terms]
+    needs = Needs(
         data=traits.data,
+        values=tuple(sorted(set().union(*each))),
         mismatched="mismatched" in traits.needs,
-        values=asked.values,
         reference=traits.reference,
-        unstored=_unstored(traits),
+        unstored=tuple(field for field in NOT_STORED if field in traits.needs),
     )
+    read = functools.partial(_read, model, traits, needs, chunk)
+
+    def measure(args: Arguments):
+        args = lax.stop_gradient(args)
+        return catalogue.measure(
+            function, args.policy, args.reference, weight_B=args.weight, **args.inputs
+        )
+
+    def observe(params, frozen: Frozen, batch: Responses, key, train: bool):
+        args, _ = read(params, frozen, batch, key, train)
+        return logprobs.ungrouped(args, batch.weights.shape)
+
+    def combine(args: Arguments):
+        shape = args.weight.shape
+        measured = measure(logprobs.groups(args))
+        split = lambda x: logprobs.ungrouped(x, shape) if x.ndim else x
+        # The reference is read once.
+        return {"reference": args.reference, "of": jax.tree.map(split, measured)}
+
+    def objective(params, frozen, batch: Responses, key, train, statistic=None):
+        reference = measured = None
+        if statistic is not None:
+            reference = logprobs.groups(statistic["reference"])
+            flat = lambda x: logprobs.groups(x) if x.ndim else x
+            measured = jax.tree.map(flat, statistic["of"])
+        args, entropy_G = read(params, frozen, batch, key, train, reference)
+        inputs = args.inputs
+        if traits.coupled:
+            measured = measure(args) if measured is None else measured
+            inputs = inputs | {"statistic": measured}
+        value = function(args.policy, args.reference, **inputs)
+        loss_G, terms_G = value if mixture else (value, {})
+        mean = lambda x_G: Mean.of(x_G, args.weight)
+        reported = _metrics(traits, scale, lax.stop_gradient(args), entropy_G)
+        reported |= {f"term/{term}": mean(x_G) for term, x_G in terms_G.items()}
+        named = (measured or {}) if mixture else {name: measured}
+        for term, x in named.items():
+            if isinstance(x, jax.Array) and x.ndim == 0:
+                metric = "kl/baseline" if needs.mismatched else f"statistic/{term}"
+                reported[metric] = mean(jnp.broadcast_to(x, args.weight.shape))
+        return mean(loss_G), lax.stop_gradient(reported)
+
+    statistic = BatchStatistic(observe, combine) if traits.coupled else None
+    return Objective(objective, statistic, needs)
 
 
 def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
-    """The terms of a mixture; a loss of its own is a mixture of one."""
+    """The terms of a mixture, or the one loss with its options."""
     if mixture:
         problems = [f"{name}: give it to the terms of the mixture" for name in options]
         if loss is not None:
@@ -171,11 +150,11 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
             raise errors.ConfigError(problems)
         return mixtures.build(mixture, "mixture")
     name = "dpo" if loss is None else loss
-    function = find(name)
-    if (data := catalogue.traits(function).data) not in pair_metrics.MEASURES:
+    function = catalogue.find(name, *KINDS)
+    if (data := catalogue.traits(function).data) not in metrics.PREFERENCES:
         raise errors.ConfigError(
             f"loss: {name} is of {data}; preferences have "
-            f"{', '.join(pair_metrics.MEASURES)}"
+            f"{', '.join(metrics.PREFERENCES)}"
         )
     try:
         bound = catalogue.bind(function, options, "")
@@ -185,13 +164,8 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
     return (mixtures.Term(name, 1.0, bound),)
 
 
-def find(name: str) -> Callable:
-    """The loss of this name among `KINDS`, or at `module:function`; ConfigError."""
-    return catalogue.find(name, *KINDS)
-
-
-def _scale(terms) -> float:
-    """The beta of the first term that has one; RSO calls it gamma; else 1."""
+def _scale(terms: Iterable[mixtures.Term]) -> float:
+    """The scale of the reported rewards: the first beta, or RSO's gamma; else 1."""
     for term in terms:
         options = term.function.keywords
         has_beta = options.get("beta") is not None
@@ -204,133 +178,137 @@ def _scale(terms) -> float:
 
 def _read(
     model: Model,
-    asked: Asked,
+    traits: catalogue.Traits,
+    needs: Needs,
     chunk: int,
     params,
     frozen: Frozen,
     batch: Responses,
     key,
-    known: LogProbs | None = None,
-) -> tuple[Seen, logprobs.Tokens]:
-    """What the models say of a batch, and what the policy says of its tokens.
+    train: bool,
+    reference: LogProbs | None = None,
+) -> tuple[Arguments, jax.Array]:
+    """The arguments of the loss, and the policy's entropy summed over each group, [G].
 
-    `known` is what the reference says, where that was read before.
+    `reference` is given where it was read before. Raises ConfigError, at tracing, for a
+    batch that does not have what the loss needs.
     """
-    traits = asked.traits
-    _check(asked, frozen, batch)
-    params = trees.merge(params, frozen.base)
-    needs = traits.needs
-    if key is None and traits.reference and batch.reference is None:
+    _check(needs, frozen, batch)
+    fields = traits.needs
+    if not train and needs.reference and batch.reference is None:
         # An evaluation has the time to compare whole distributions.
-        needs = tuple(dict.fromkeys((*needs, "reference_kl")))
-    compares = "reference_kl" in needs
-    sequences = responses.rows(batch)
-    read = functools.partial(logprobs.tokens, model, chunk=chunk)
-    found = read(
-        params,
+        fields = tuple(dict.fromkeys((*fields, "reference_kl")))
+    compares = "reference_kl" in fields
+    sequences = logprobs.rows(batch)
+    tokens = functools.partial(logprobs.tokens, model, chunk=chunk)
+    of_policy = tokens(
+        trees.merge(params, frozen.base),
         sequences,
         key,
-        needs=("entropy", *needs),
+        needs=("entropy", *fields),
         reference=frozen.reference if compares else None,
     )
-    policy = _view(traits, responses.summed(batch, found, needs))
-    reference = known
-    if traits.reference and known is None:
+    if needs.reference and reference is None:
         if compares:
-            tokens = logprobs.Tokens(found.reference_logp)
-        elif batch.reference is not None and not _unstored(traits):
-            tokens = logprobs.Tokens(batch.reference)
+            of_reference = logprobs.Tokens(of_policy.reference_logp)
+        elif batch.reference is not None and not needs.unstored:
+            of_reference = logprobs.Tokens(batch.reference)
         else:
-            tokens = read(lax.stop_gradient(frozen.reference), sequences)
-        wanted = tuple(n for n in traits.needs if n in responses.CHOICES)
-        reference = _view(traits, responses.summed(batch, tokens, wanted))
-        reference = lax.stop_gradient(reference)
-    weight_G = responses.groups(batch.weights)
-    arguments = inputs.of(batch, traits.inputs, asked.values)
-    return Seen(policy, reference, weight_G, arguments), found
+            of_reference = tokens(lax.stop_gradient(frozen.reference), sequences)
+        chosen = tuple(field for field in traits.needs if field in logprobs.CHOICES)
+        reference = logprobs.of_responses(batch, of_reference, chosen)
+        reference = lax.stop_gradient(_view(needs, reference))
+    entropy_GK = logprobs.total_of(batch, of_policy.entropy)
+    args = Arguments(
+        _view(needs, logprobs.of_responses(batch, of_policy, fields)),
+        reference,
+        logprobs.groups(batch.weights),
+        batch_inputs(batch, traits.inputs, needs.values),
+    )
+    labels = needs.data == "labels"
+    return args, entropy_GK[:, 0] if labels else entropy_GK.sum(-1)
 
 
-def _unstored(traits: catalogue.Traits) -> tuple[str, ...]:
-    return tuple(name for name in NOT_STORED if name in traits.needs)
-
-
-def _check(asked: Asked, frozen: Frozen, batch: Responses) -> None:
-    """Raises ConfigError where the loss cannot be had of this; when it is traced."""
-    traits, K = asked.traits, batch.lengths.shape[-1]
-    names = ", ".join(term.name for term in asked.terms)
-    if traits.reference and frozen.reference is None:
+def _check(needs: Needs, frozen: Frozen, batch: Responses) -> None:
+    if needs.reference and frozen.reference is None:
         if batch.reference is None:
             raise errors.ConfigError(
-                f"loss: {names} compares with a reference, and there is none: neither "
-                "a model nor stored log-probabilities"
+                "objective.loss: it compares with a reference, and there is neither a "
+                "reference model nor stored log-probabilities"
             )
-        if unstored := _unstored(traits):
+        if needs.unstored:
             raise errors.ConfigError(
-                f"loss: {names} needs {', '.join(unstored)} of the reference, which "
-                "stored log-probabilities cannot tell; set reference.store = False"
+                f"objective.loss: it needs {', '.join(needs.unstored)} of the "
+                "reference, which cannot be stored; set reference.store = False"
             )
-    paired = traits.data == "pairs"
-    if K != 2 and (paired or "mismatched" in traits.needs):
-        what = "pairs" if paired else "each response with a mismatched one"
+    K = batch.lengths.shape[-1]
+    if K != 2 and (needs.data == "pairs" or needs.mismatched):
+        pairs = "each response with a mismatched one" if needs.mismatched else "pairs"
         raise errors.ConfigError(
-            f"loss: {names} is of {what}, and the batch has groups of {K}"
+            f"objective.loss: it is of {pairs}, and the batch has groups of {K}"
         )
 
 
-def _view(traits: catalogue.Traits, found: LogProbs) -> LogProbs:
+def batch_inputs(
+    batch: Responses, arguments: Iterable[str], required: Iterable[str] = ()
+) -> dict[str, jax.Array]:
+    """Arguments of a loss that are arrays of the batch: [G], [G, K] or [G, A].
+
+    An argument such as `gap_B` is `batch.values["gap"]`; the presence of responses and
+    of ratings follows from the batch itself, as in `catalogue.FROM_BATCH`.
+
+    Args:
+      batch: its values of groups that count nothing are replaced by ones, so that no
+        loss meets a gap of 0 there.
+      arguments: the `inputs` of the loss's traits; those that the batch lacks are left
+        out.
+      required: `catalogue.required_values` of the loss.
+
+    Raises:
+      ConfigError: the batch lacks a required value; at tracing.
+    """
+    if missing := [name for name in required if name not in batch.values]:
+        raise errors.ConfigError(
+            f"objective.loss: it takes {', '.join(missing)} of each example, and the "
+            f"data has {', '.join(batch.values) or 'no values'}; choose other data or "
+            "a loss that needs none"
+        )
+    counts_G = logprobs.groups(batch.weights) > 0
+    inputs = {}
+    for argument in arguments:
+        name = catalogue.value_name(argument)
+        if argument == "present_BK":
+            inputs[argument] = logprobs.groups(batch.lengths) > 0
+        elif argument == "present_BA":  # an attribute that was not rated is NaN
+            inputs[argument] = ~jnp.isnan(logprobs.groups(batch.values["target"]))
+        elif argument not in catalogue.FROM_BATCH and name in batch.values:
+            x = logprobs.groups(batch.values[name])
+            there = counts_G.reshape(-1, *(1,) * (x.ndim - 1)) & ~jnp.isnan(x)
+            x = jnp.where(there, x, 1.0)
+            inputs[argument] = x > 0.5 if name == "desirable" else x
+    return inputs
+
+
+def _view(needs: Needs, logps: LogProbs) -> LogProbs:
     """As losses of this kind of data take them: the first one of labelled responses."""
-    if traits.data != "labels":
-        return found
-    own = jax.tree.map(lambda x_GK: x_GK[:, 0], found)
-    if "mismatched" in traits.needs:
-        own = own.replace(mismatched=found.total[:, 1])
-    return own
+    if needs.data != "labels":
+        return logps
+    own = jax.tree.map(lambda x_GK: x_GK[:, 0], logps)
+    return own.replace(mismatched=logps.total[:, 1]) if needs.mismatched else own
 
 
-def _evaluate(asked: Asked, seen: Seen, statistic):
-    """The loss of each group, float32 [G], and that of each term."""
-    return mixtures.evaluate(
-        asked.terms, seen.policy, seen.reference, statistic=statistic, **seen.inputs
+def _metrics(
+    traits: catalogue.Traits, scale: float, args: Arguments, entropy_G
+) -> Mapping[str, Mean]:
+    policy, reference, weight_G, inputs = args
+    reward = metrics.implicit_rewards(policy, reference, scale, traits.normalised)
+    reported = metrics.PREFERENCES[traits.data](
+        policy, reference, reward, weight_G, inputs
     )
-
-
-def _statistics(asked: Asked, seen: Seen) -> dict[str, Any]:
-    """The statistics of the batch: as it is, and were the policy the reference."""
-    measure = lambda policy: mixtures.measure(
-        asked.terms, policy, seen.reference, weight_B=seen.weight, **seen.inputs
-    )
-    found = {"policy": measure(seen.policy)}
-    if asked.traits.reference:
-        found["reference"] = measure(_at_reference(seen))
-    return found
-
-
-def _at_reference(seen: Seen) -> LogProbs:
-    """The policy were it the reference; its sums of p^2 stay, which no store has."""
-    policy, reference = lax.stop_gradient((seen.policy, seen.reference))
-    fields = ("total", "head", "sample", "mismatched")
-    moved = policy.replace(**{name: getattr(reference, name) for name in fields})
-    if policy.reference_kl is None:
-        return moved
-    return moved.replace(reference_kl=jnp.zeros_like(policy.reference_kl))
-
-
-def _metrics(asked: Asked, seen: Seen, entropy_G) -> dict[str, Mean]:
-    policy, reference = seen.policy, seen.reference
-    reward = pair_metrics.rewards(
-        policy, reference, asked.scale, asked.traits.normalised
-    )
-    metrics = pair_metrics.MEASURES[asked.traits.data](
-        policy, reference, reward, seen.weight, seen.inputs
-    )
-    length_G = policy.length.reshape(len(seen.weight), -1).sum(-1)
-    tokens = lambda x_G: Mean(
-        pair_metrics.mean(x_G, seen.weight).total,
-        pair_metrics.mean(length_G, seen.weight).total,
-    )
-    metrics["entropy"] = tokens(entropy_G)
+    of_group = lambda x: x.reshape(len(weight_G), -1).sum(-1)
+    total = lambda x_G: Mean.of(x_G, weight_G).total
+    of_token = lambda x_G: Mean(total(x_G), total(of_group(policy.length)))
+    reported["entropy"] = of_token(entropy_G)
     if policy.reference_kl is not None:
-        metrics["kl/reference"] = tokens(
-            policy.reference_kl.reshape(len(seen.weight), -1).sum(-1)
-        )
-    return metrics
+        reported["kl/reference"] = of_token(of_group(policy.reference_kl))
+    return reported

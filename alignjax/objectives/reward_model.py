@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reward models: scores of responses, learned from comparisons or from ratings.
 
-A model has `members * attributes` heads on one trunk. Each member of the ensemble has
-the loss of its own; what is reported is one score, reduced from all of them.
+A model has `members * attributes` heads on one trunk. Each member of the ensemble has a
+loss of its own; metrics are of one score, reduced from all of them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from jax import lax
 
 from alignjax import errors, trees
 from alignjax.losses import catalogue
-from alignjax.objectives import inputs, pair_metrics, responses, reward_metrics, router
-from alignjax.types import Frozen, Mean, Model, Objective, Params, Responses
+from alignjax.objectives import logprobs, metrics, preference
+from alignjax.types import Frozen, Mean, Model, Needs, Objective, Params, Responses
 
 # P(X > n) of a Poisson variable of mean 1, for n from 0; there are no more than 7.
 _MORE_THAN = (0.632121, 0.264241, 0.080301, 0.018988, 0.003660, 0.000594, 0.000083)
@@ -40,15 +40,13 @@ def make(
       loss: a name in `catalogue.REWARD`, or `module:function`.
       pooling: see `score`.
       members: of an ensemble.
-      reduce, penalty: how the score that is reported follows from the members'; see
-        `reduced`.
+      reduce, penalty: how the reported score follows from the members'; see `reduced`.
       bootstrap: whether each member sees a sample of the groups of its own, drawn with
         replacement: a group counts 0, 1, 2, ... times (Poisson, of mean 1) for it, by
-        the group's index. In training alone: where there is no key, all count once.
+        the group's index. In training alone: in evaluations all count once.
       **options: of the loss.
 
-    Metrics: `reward_measures`; `score/disagreement`, the deviation between members;
-    those of `router.add` where the model has experts.
+    Metrics: `metrics.SCORES`; `score/disagreement`, the deviation between members.
 
     Raises:
       ConfigError: an unknown loss, options that it does not take, or a model whose
@@ -56,7 +54,7 @@ def make(
     """
     function = catalogue.find(loss, "reward")
     traits = catalogue.traits(function)
-    if traits.data not in reward_metrics.MEASURES:
+    if traits.data not in metrics.SCORES:
         raise errors.ConfigError(f"loss: {loss} is of {traits.data}, not of scores")
     attributes = _attributes(model, traits, loss, members)
     problems = []
@@ -70,61 +68,43 @@ def make(
     if problems:
         raise errors.ConfigError(problems)
     bound = catalogue.bind(function, options, "", scores=True)
-    values = catalogue.required_values(bound)
+    needs = Needs(
+        data=traits.data, values=catalogue.required_values(bound), scores=True
+    )
 
-    def weights(batch: Responses, key):  # float32 [G, M]
-        weight_G = responses.groups(batch.weights)
-        weight_GM = jnp.broadcast_to(weight_G[:, None], (len(weight_G), members))
-        if bootstrap and key is not None:
-            weight_GM *= _copies(batch.index.reshape(-1), members)
-        return weight_GM
-
-    def observe(params, frozen: Frozen, batch: Responses, key):
+    def objective(params, frozen: Frozen, batch: Responses, key, train: bool):
         params = trees.merge(params, frozen.base)
-        _, routing = model.routing(params, responses.rows(batch), key)
-        weight_G = weights(batch, key).sum(-1) / members
-        return router.observe(routing, weight_G.reshape(batch.weights.shape).sum(-1))
-
-    def objective(params, frozen: Frozen, batch: Responses, key, statistic=None):
-        params = trees.merge(params, frozen.base)
-        score_GKH, routing = _score(model, params, batch, key, pooling)
+        score_GKH = score(model, params, batch, key, pooling=pooling)
         G, K, _ = score_GKH.shape
-        _check(traits, loss, K)
         score_GKMA = score_GKH.reshape(G, K, members, attributes)
-        given = inputs.of(batch, traits.inputs, values)
-        _check_targets(given.get("target_BA"), members, attributes)
+        inputs = preference.batch_inputs(batch, traits.inputs, needs.values)
+        _check(traits, loss, K, inputs.get("target_BA"), members, attributes)
         of_group = lambda x_GKA: (
             x_GKA[:, 0] if traits.data == "ratings" else x_GKA[..., 0]
         )
-        member_loss = lambda x_GKA: bound(of_group(x_GKA), **given)
+        member_loss = lambda x_GKA: bound(of_group(x_GKA), **inputs)
         loss_GM = jax.vmap(member_loss, 2, 1)(score_GKMA)
-        weight_G = responses.groups(batch.weights)
-        total = pair_metrics.mean(loss_GM, weights(batch, key))
+        weight_G = logprobs.groups(batch.weights)
+        weight_GM = jnp.broadcast_to(weight_G[:, None], (G, members))
+        if bootstrap and train:
+            weight_GM *= _copies(batch.index.reshape(-1), members)
+        total = Mean.of(loss_GM, weight_GM)
         total = Mean(total.total / members, total.weight / members)
 
         score_GKMA = lax.stop_gradient(score_GKMA)
         score_GKA = reduced(score_GKMA, reduce, penalty)
-        length_GK = responses.groups(batch.lengths).astype(jnp.float32)
-        metrics = reward_metrics.MEASURES[traits.data](
-            score_GKA, length_GK > 0, length_GK, weight_G, given
+        length_GK = logprobs.groups(batch.lengths).astype(jnp.float32)
+        reported = metrics.SCORES[traits.data](
+            score_GKA, length_GK > 0, length_GK, weight_G, inputs
         )
         if members > 1:
             spread_GKA = score_GKMA.std(2)
             weight_GK1 = jnp.where(length_GK > 0, weight_G[:, None], 0.0)[..., None]
             weight_GKA = jnp.broadcast_to(weight_GK1, spread_GKA.shape)
-            metrics["score/disagreement"] = pair_metrics.mean(spread_GKA, weight_GKA)
-        return router.add(model, routing, total, metrics, statistic)
+            reported["score/disagreement"] = Mean.of(spread_GKA, weight_GKA)
+        return total, reported
 
-    observed = router.learns(model)
-    return Objective(
-        objective,
-        observe=observe if observed else None,
-        statistic=router.statistic if observed else None,
-        derive=reward_metrics.derive,
-        data=traits.data,
-        values=values,
-        scores=True,
-    )
+    return Objective(objective, needs=needs)
 
 
 def score(
@@ -135,7 +115,7 @@ def score(
     *,
     pooling: Literal["last", "mean"] = "last",
 ) -> jax.Array:
-    """What each head says of each response, float32 [G, K, H]; 0 where there is none.
+    """The scores of each response, float32 [G, K, H]; 0 where there is none.
 
     Args:
       model, params: with heads for scores.
@@ -145,17 +125,12 @@ def score(
         which has seen all of the response up to its terminator, and the terminator is
         always the same; "mean" the mean over all targets of the response.
     """
-    return _score(model, params, batch, key, pooling)[0]
-
-
-def _score(model: Model, params: Params, batch: Responses, key, pooling: str):
-    """`score`, and the routing of a model with experts."""
-    x_BTD, routing = router.hidden(model, params, responses.rows(batch), key)
+    x_BTD = model.hidden(params, logprobs.rows(batch), key)
     score_BTH = model.score(params, x_BTD)
     B, P, K = batch.lengths.shape
     whose = batch.responses
     if pooling == "last":
-        whose = jnp.where(responses.last(batch), whose, 0)
+        whose = jnp.where(logprobs.last(batch), whose, 0)
     score_BXH = score_BTH.reshape(B, -1, score_BTH.shape[-1])
     of_BXN = whose.reshape(B, -1, 1) == 1 + jnp.arange(P * K)
     total_BNH = jnp.einsum(
@@ -165,7 +140,7 @@ def _score(model: Model, params: Params, batch: Responses, key, pooling: str):
         precision=lax.Precision.HIGHEST,  # a choice among scores must not round them
     )
     count_BN1 = jnp.maximum(of_BXN.sum(1), 1)[..., None]
-    return (total_BNH / count_BN1).reshape(B * P, K, -1), routing
+    return (total_BNH / count_BN1).reshape(B * P, K, -1)
 
 
 def reduced(score_GKMA: jax.Array, how: str, penalty: float | None = None) -> jax.Array:
@@ -201,18 +176,16 @@ def _attributes(model: Model, traits: catalogue.Traits, loss: str, members: int)
     return attributes
 
 
-def _check(traits: catalogue.Traits, loss: str, K: int) -> None:
-    """Raises ConfigError where the batch has groups of another size; when traced."""
-    wanted = {"pairs": 2, "ratings": 1}.get(traits.data, K)
-    if wanted != K:
+def _check(
+    traits: catalogue.Traits, loss: str, K: int, target_GA, members: int, attributes
+) -> None:
+    """Raises ConfigError, at tracing, for a batch of other groups or ratings."""
+    size = {"pairs": 2, "ratings": 1}.get(traits.data, K)
+    if size != K:
         raise errors.ConfigError(
-            f"objective.loss: {loss} is of groups of {wanted}, and the batch has "
-            f"groups of {K}"
+            f"objective.loss: {loss} is of groups of {size}, and the batch has groups "
+            f"of {K}"
         )
-
-
-def _check_targets(target_GA, members: int, attributes: int) -> None:
-    """Raises ConfigError unless each member has a score for each; when traced."""
     if target_GA is not None and (A := target_GA.shape[-1]) != attributes:
         raise errors.ConfigError(
             f"model.score_heads: {members * attributes} give {attributes} scores for "

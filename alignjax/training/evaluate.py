@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 
+from alignjax.objectives import metrics
 from alignjax.types import Mean
 
 
@@ -28,24 +29,23 @@ def evaluate(eval_step: Callable, params, frozen, batches: Iterable) -> dict[str
     return sums
 
 
-def figures(sums: dict[str, Mean], derive: Callable | None = None) -> dict[str, float]:
-    """The means themselves, and what an objective derives from them.
+def figures(sums: dict[str, Mean]) -> dict[str, float]:
+    """The means themselves, and the figures that follow from them (`metrics.derive`).
 
     Args:
       sums: from `evaluate`.
-      derive: `Objective.derive`.
 
     Returns:
-      Numbers by name, without those whose names begin with `_`: they are moments that
-      only `derive` wants. A mean of nothing, such as of a kind of response that the
-      data lack, is no number and left out. `loss_weight` is how much the mean loss is
-      of: tokens of text, groups of responses.
+      Numbers by name, without those whose names begin with `_`: they are moments from
+      which figures are derived. A mean of nothing, such as of a kind of response that
+      the data lack, is left out. `loss_weight` is the weight of the mean loss: tokens
+      of text, groups of responses.
     """
     means = {k: m.total / m.weight for k, m in sums.items() if m.weight}
-    found = {k: x for k, x in means.items() if not k.startswith("_")}
+    named = {k: x for k, x in means.items() if not k.startswith("_")}
     if "loss" in sums:
-        found["loss_weight"] = sums["loss"].weight
-    return found | (derive(means) if derive is not None else {})
+        named["loss_weight"] = sums["loss"].weight
+    return named | metrics.derive(means)
 
 
 def _add(sums: dict[str, Mean], means: dict[str, Mean]) -> None:

@@ -46,7 +46,7 @@ class Loop:
                 run.model,
                 run.config.length,
                 trainable=run.config.trainable,
-                unembeds=not run.objective.scores,
+                unembeds=not run.objective.needs.scores,
             ),
             device_kind=jax.devices()[0].device_kind,
             devices=jax.device_count(),
@@ -65,6 +65,10 @@ class Loop:
             for i, batch in enumerate(batches, start):
                 self.dog.beat(f"step {i}")
                 self.trace(i)
+                if i == 0:
+                    self.first_loss = reference.first_loss(
+                        self.run, train_state.params, self.frozen, batch, self.log.say
+                    )
                 train_state, metrics = self.train_step(
                     train_state, self.frozen, batch, self.key
                 )
@@ -115,9 +119,13 @@ class Loop:
         metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
         rates = self.meter.step(self.tokens)
         metrics["tokens"] = (i + 1) * self.tokens
+        expected = None
+        if i == 0 and self.first_loss is not None:
+            expected = float(self.first_loss.value())
+            metrics["loss/at_reference"] = expected
         self.log.write(i, {**metrics, **rates, **found})
-        if i == 0:
-            reference.check_first_step(self.run, metrics, self.log.say)
+        if expected is not None:
+            reference.check_first_step(expected, metrics["loss"])
         self.skipped = self.skipped + 1 if metrics["skipped"] else 0
         if self.skipped:
             self._refuse(i, metrics)
@@ -173,7 +181,7 @@ class Loop:
 
     def _figures(self, means: Mapping[str, types.Mean], prefix: str):
         """What is reported of the sums of an evaluation."""
-        found = evaluate.figures(means, self.run.objective.derive)
+        found = evaluate.figures(means)
         found = {f"{prefix}/{k}": x for k, x in found.items()}
         if nats := found.get(f"{prefix}/nll"):
             bits = nats / math.log(2)

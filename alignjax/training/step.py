@@ -22,11 +22,10 @@ def make_train_step(
 
     Totals, weights and gradients of totals are summed over microbatches and divided
     once, so the update does not depend on how many microbatches there are or on how
-    padding falls among them. Where the terms of an objective depend on the whole batch,
-    a first pass over the microbatches observes it, without gradients, and all of them
-    share one statistic. `copies` of the weights, from `optim.moving_copies`, follow the
-    update in `TrainState.extra`; the loss is computed with a moving reference as it was
-    before.
+    padding falls among them. Where an objective has a statistic of the whole batch, a
+    first pass over the microbatches observes it, without gradients, and all of them
+    share it. `copies` of the weights, from `optim.moving_copies`, follow the update in
+    `TrainState.extra`; the loss is computed with a moving reference as it was before.
 
     Where the loss or the norm of its gradient is not finite the update is left out:
     all but `step` stays as it was and `metrics["skipped"]` is 1. What to do
@@ -34,21 +33,22 @@ def make_train_step(
 
     Metrics are float32 scalars: the objective's, `loss`, `loss_weight` (what the loss
     was divided by), `grad_norm` (before clipping), `param_norm`, `skipped`. Names that
-    begin with `_` are for `Objective.derive` of whole evaluations, and left out here.
+    begin with `_` are for figures of whole evaluations, and left out here.
     """
 
-    def total_loss(params, frozen, batch, key, statistic=None):
-        given = {} if statistic is None else {"statistic": statistic}
-        loss, metrics = objective.loss(params, frozen, batch, key, **given)
+    def total_loss(params, frozen, batch, key, *statistic):
+        loss, metrics = objective.loss(params, frozen, batch, key, True, *statistic)
         return loss.total, {"loss": loss, **metrics}
 
     grads_and_means = jax.grad(total_loss, has_aux=True)
 
     def accumulate(params, frozen, batch, key):
         steps = (_split(batch, microbatches), jax.random.split(key, microbatches))
-        if objective.observe is not None:
-            observe = lambda step: objective.observe(params, frozen, *step)
-            statistic = objective.statistic(_join(lax.map(observe, steps)))
+        if objective.statistic is not None:
+            observe = lambda step: objective.statistic.observe(
+                params, frozen, *step, True
+            )
+            statistic = objective.statistic.combine(_join(lax.map(observe, steps)))
             steps = (*steps, _split(lax.stop_gradient(statistic), microbatches))
         one = lambda step: grads_and_means(params, frozen, *step)
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], steps))
@@ -109,11 +109,11 @@ def make_eval_step(objective: Objective):
     """Returns eval_step(params, frozen, batch) -> {name: Mean}, not yet divided.
 
     The objective gets no key, so nothing in it is random. The batch is the whole one
-    for an objective whose terms depend on it.
+    for an objective with a statistic.
     """
 
     def eval_step(params, frozen, batch):
-        loss, metrics = objective.loss(params, frozen, batch, None)
+        loss, metrics = objective.loss(params, frozen, batch, None, False)
         return {"loss": loss, **metrics}
 
     return eval_step

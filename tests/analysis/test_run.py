@@ -142,7 +142,7 @@ def test_logprobs_are_those_of_the_objectives(run):
     tokens = np.array([*WORDS, 33])
     rows = sequences(tokens[:-1]).replace(targets=tokens[None, 1:])
     params = weights(10)
-    want, _ = logprobs.token_logps(run.model, params, rows)
+    want = logprobs.tokens(run.model, params, rows).logp
     np.testing.assert_allclose(run.logprobs([72], tokens[1:]), want[0], atol=1e-5)
 
 

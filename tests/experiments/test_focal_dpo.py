@@ -94,7 +94,7 @@ def test_it_trains_from_outside_of_the_package(base):
     rows = run(base.path.parent, "focal", section, **changes).metrics()
     # At z = 0: (1/2)^2 log 2.
     assert rows[0]["loss"] == pytest.approx(np.log(2) / 4, rel=1e-4)
-    assert all(row["loss/at_reference"] == pytest.approx(np.log(2) / 4) for row in rows)
+    assert rows[0]["loss/at_reference"] == pytest.approx(np.log(2) / 4)
     assert rows[-1]["rewards/margins"] != 0.0
     assert rows[-1]["loss"] < rows[0]["loss"]
 

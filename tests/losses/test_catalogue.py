@@ -215,8 +215,8 @@ def test_a_mixture_says_all_that_is_wrong():
 
 
 def test_a_mixture_asks_for_what_its_terms_ask_for():
-    build = lambda *names: mixtures.traits(
-        mixtures.build(dict.fromkeys(names, 1.0), "terms")
+    build = lambda *names: catalogue.traits(
+        mixtures.combine(mixtures.build(dict.fromkeys(names, 1.0), "terms"))
     )
     alone = catalogue.Traits(reference=False, normalised=True)
     assert build("simpo", "nll") == alone
@@ -230,11 +230,11 @@ def test_a_mixture_asks_for_what_its_terms_ask_for():
 def test_a_mixture_is_the_sum_of_its_terms():
     policy, reference, inputs = batches.batch("preference")
     given = {"odpo": 0.5, "aot": {"weight": 2.0, "beta": 0.3}, "nll_mean": 1.5}
-    terms = mixtures.build(given, "terms")
-    statistic = mixtures.traits(terms).statistic(policy, reference, **inputs)
+    combined = mixtures.combine(mixtures.build(given, "terms"))
+    statistic = catalogue.measure(combined, policy, reference, **inputs)
     assert set(statistic) == {"aot"}
-    loss_B, each = mixtures.evaluate(
-        terms, policy, reference, statistic=statistic, gap_B=inputs["gap_B"]
+    loss_B, each = combined(
+        policy, reference, statistic=statistic, gap_B=inputs["gap_B"]
     )
     expected = {
         "odpo": batches.call("preference", "odpo", {}),
@@ -256,9 +256,9 @@ def test_mpo_is_the_mixture_of_its_paper():
         "bco_pair": {"weight": 0.2, "beta": 0.1},
         "nll_mean": 1.0,
     }
-    terms = mixtures.build(given, "terms")
-    statistic = mixtures.measure(terms, policy, reference)
-    loss_B, _ = mixtures.evaluate(terms, policy, reference, statistic=statistic)
+    combined = mixtures.combine(mixtures.build(given, "terms"))
+    statistic = catalogue.measure(combined, policy, reference)
+    loss_B, _ = combined(policy, reference, statistic=statistic)
     mpo_B = batches.call("preference", "mpo", {})(policy, reference, {})
     np.testing.assert_allclose(mpo_B, loss_B, rtol=1e-6)
 

@@ -212,9 +212,10 @@ def test_a_mixture_of_three():
         "terms",
     )
     policy, reference = canonical()
-    statistic = mixtures.measure(terms, policy, reference)
+    combined = mixtures.combine(terms)
+    statistic = catalogue.measure(combined, policy, reference)
     np.testing.assert_allclose(statistic["bco_pair"], GOLDEN["bco.delta"], rtol=1e-6)
-    loss_B, each = mixtures.evaluate(terms, policy, reference, statistic=statistic)
+    loss_B, each = combined(policy, reference, statistic=statistic)
     np.testing.assert_allclose(loss_B.mean(), GOLDEN["mpo(.8,.2,1)"], rtol=1e-6)
     np.testing.assert_allclose(each["dpo"].mean(), GOLDEN["dpo.mean"], rtol=1e-6)
 

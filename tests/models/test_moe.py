@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import errors, models, objectives, trees, types
+from alignjax import errors, models, trees, types
 from alignjax.distributed import sharding
-from alignjax.models import decoder, decoder_config, moe
+from alignjax.models import decoder, decoder_config, moe, router_loss
 from tests import rows
 from tests.models import small
 
@@ -227,7 +227,7 @@ def balance(logits, counts, J=2):
         decoder_config.DecoderConfig(61, 32, 2, 4, 48, 64, experts=E), *[None] * 7
     )
     nothing = types.Mean(jnp.float32(0), jnp.float32(1))
-    metrics = objectives.router.add(model, routed(logits, counts, J), nothing, {})[1]
+    metrics = router_loss.add(model, routed(logits, counts, J), nothing, {})[1]
     return {name: float(mean.value()) for name, mean in metrics.items()}
 
 

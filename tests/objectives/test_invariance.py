@@ -12,7 +12,6 @@ import itertools
 import pytest
 
 from alignjax.losses import catalogue
-from alignjax.objectives import pair_metrics
 from alignjax.types import Mean
 from tests.objectives import batches, trajectory
 
@@ -92,8 +91,8 @@ def test_a_mean_of_means_would_be_seen(monkeypatch):
         return Mean(whole.value(), 1.0)
 
     expected = plain("bco")
-    of = pair_metrics.mean
-    monkeypatch.setattr(pair_metrics, "mean", mean_of_means)
+    of = Mean.of
+    monkeypatch.setattr(Mean, "of", mean_of_means)
     broken = take("bco", microbatches=4)
     with pytest.raises(AssertionError):
         trajectory.assert_same(broken, expected)

@@ -23,7 +23,7 @@ def run(**section):
     )
 
     def value(params):
-        loss, metrics = objective.loss(params, Frozen(), batch, None)
+        loss, metrics = objective.loss(params, Frozen(), batch, None, False)
         return loss.total / loss.weight, {"loss": loss, **metrics}
 
     params = subject.params()

@@ -8,7 +8,7 @@ import pytest
 
 from alignjax import errors, objectives
 from alignjax.losses import catalogue, mixtures
-from alignjax.objectives import logprobs, preference, responses
+from alignjax.objectives import logprobs, preference
 from alignjax.training import evaluate
 from alignjax.types import Frozen, LogProbs
 from tests.objectives import batches, subject
@@ -27,18 +27,18 @@ def build(name=None, **options):
 
 
 def groups_of(objective):
-    return 3 if objective.data == "rankings" else 2
+    return 3 if objective.needs.data == "rankings" else 2
 
 
 def run(objective, params, frozen, batch):
     """The loss, its gradient and the metrics, all divided."""
 
     def value(params):
-        loss, metrics = objective.loss(params, frozen, batch, None)
-        return loss.total, (loss, metrics)
+        loss, means = objective.loss(params, frozen, batch, None, False)
+        return loss.total, (loss, means)
 
-    gradient, (loss, metrics) = jax.grad(value, has_aux=True)(params)
-    figures = evaluate.figures(jax.device_get({"loss": loss, **metrics}))
+    gradient, (loss, means) = jax.grad(value, has_aux=True)(params)
+    figures = evaluate.figures(jax.device_get({"loss": loss, **means}))
     return float(loss.value()), gradient, figures
 
 
@@ -54,21 +54,19 @@ def finite(tree):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss(name):
-    """It has a gradient, also beside empty responses and padding, and where the policy
-    is the reference it is what it is said to be there."""
+    """It has a gradient, also beside empty responses and padding; in training it is
+    the loss that it is in evaluations."""
     objective = build(name)
     K = groups_of(objective)
     batch = subject.batch(K=K, empty=(1, 3), padding=2)
     loss, gradient, metrics = run(objective, subject.params(), REFERENCE, batch)
     assert finite((loss, gradient, metrics))
     assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(gradient))
-    assert objective.reference == ("loss/at_reference" in metrics)
-    if objective.reference:
-        _, _, there = run(objective, subject.params(1), REFERENCE, batch)
-        assert there["loss"] == pytest.approx(there["loss/at_reference"], rel=1e-6)
-        assert there["loss"] != pytest.approx(loss, rel=1e-6)
-        if name not in ("wpo", "wpo_authors"):  # whose weights are of the policy
-            assert metrics["loss/at_reference"] == pytest.approx(there["loss"], 1e-5)
+    trained, _ = objective.loss(subject.params(), REFERENCE, batch, None, True)
+    assert float(trained.value()) == pytest.approx(loss, rel=1e-6)
+    there, _, _ = run(objective, subject.params(1), REFERENCE, batch)
+    assert there != pytest.approx(loss, rel=1e-6)
+    assert objective.needs.reference == any(key.startswith("drift/") for key in metrics)
 
 
 @pytest.mark.parametrize("name", DELICATE)
@@ -132,7 +130,6 @@ def test_dpo_and_its_metrics_by_hand():
     )
     expected = {
         "loss": mean(np.log1p(np.exp(-margin))),
-        "loss/at_reference": np.log(2),
         "loss_weight": sum(g.weight for g in groups),
         "rewards/margins": mean(margin),
         "rewards/accuracies": mean(margin > 0),
@@ -185,8 +182,8 @@ def test_kto_and_its_metrics():
     kind = weight * ~desirable
     reward = (0.3 * ratio[:, 0] * kind).sum() / kind.sum()
     np.testing.assert_allclose(metrics["rewards/undesirable"], reward, rtol=1e-5)
-    derived = objective.derive(metrics)["rewards/margins"]
-    assert derived == metrics["rewards/desirable"] - metrics["rewards/undesirable"]
+    margin = metrics["rewards/desirable"] - metrics["rewards/undesirable"]
+    assert metrics["rewards/margins"] == margin
 
 
 @pytest.mark.parametrize("desirable", [True, False])
@@ -199,7 +196,7 @@ def test_a_kind_of_response_that_is_not_there_has_no_figures(desirable):
     there, missing = ("desirable", "undesirable")[:: 1 if desirable else -1]
     for name in ("rewards", "logps", "length", "drift"):
         assert f"{name}/{there}" in metrics and f"{name}/{missing}" not in metrics
-    assert objective.derive(metrics) == {}
+    assert "rewards/margins" not in metrics
 
 
 def test_rankings_are_accurate_where_the_best_is_ahead_of_all():
@@ -246,7 +243,7 @@ def test_a_mixture_adds_up():
 
 def stored(batch):
     """The batch with the reference's log-probabilities, and NaN where none belong."""
-    sequences = responses.rows(batch)
+    sequences = logprobs.rows(batch)
     logp = logprobs.tokens(subject.model(), REFERENCE.reference, sequences).logp
     logp = logp.reshape(batch.responses.shape)
     return batch.replace(reference=jnp.where(batch.responses > 0, logp, jnp.nan))
@@ -255,7 +252,7 @@ def stored(batch):
 STORABLE = [
     name
     for name in LOSSES
-    if not set(catalogue.traits(preference.find(name)).needs)
+    if not set(catalogue.traits(catalogue.find(name, *preference.KINDS)).needs)
     & set(preference.NOT_STORED)
 ]
 
@@ -277,9 +274,9 @@ def test_a_store_says_what_a_frozen_copy_says(name):
 )
 def test_what_a_store_cannot_tell_is_refused_by_name(name, field):
     objective, batch = build(name), stored(subject.batch())
-    assert objective.unstored == (field,)
-    with pytest.raises(errors.ConfigError, match=f"{name} needs {field}"):
-        objective.loss(subject.params(), Frozen(), batch, None)
+    assert objective.needs.unstored == (field,)
+    with pytest.raises(errors.ConfigError, match=f"it needs {field}"):
+        objective.loss(subject.params(), Frozen(), batch, None, True)
     # With a model beside the store, the model is asked.
     loss, _, _ = run(objective, subject.params(), REFERENCE, batch)
     expected, _, _ = run(objective, subject.params(), REFERENCE, subject.batch())
@@ -287,15 +284,16 @@ def test_what_a_store_cannot_tell_is_refused_by_name(name, field):
 
 
 def test_what_the_batch_lacks_is_named():
-    with pytest.raises(errors.ConfigError, match="dpo compares with a reference"):
-        build("dpo").loss(subject.params(), Frozen(), subject.batch(), None)
+    with pytest.raises(errors.ConfigError, match="it compares with a reference"):
+        build("dpo").loss(subject.params(), Frozen(), subject.batch(), None, True)
     bare = subject.batch().replace(values={})
     with pytest.raises(errors.ConfigError, match="takes gap of each example"):
-        build("odpo").loss(subject.params(), REFERENCE, bare, None)
+        build("odpo").loss(subject.params(), REFERENCE, bare, None, True)
     with pytest.raises(errors.ConfigError, match="groups of 3"):
-        build("dpo").loss(subject.params(), REFERENCE, subject.batch(K=3), None)
-    assert build("odpo").values == ("gap",) and build("dpo").values == ()
-    assert build("kto").values == ("desirable",)
+        build("dpo").loss(subject.params(), REFERENCE, subject.batch(K=3), None, True)
+    assert build("odpo").needs.values == ("gap",)
+    assert build("dpo").needs.values == ()
+    assert build("kto").needs.values == ("desirable",)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +360,7 @@ def rated(policy, reference, *, target_BA):
 
 def test_a_loss_from_outside_the_package():
     objective = build(f"{__name__}:outside", beta=2.0)
-    assert objective.data == "labels" and objective.reference
+    assert objective.needs.data == "labels" and objective.needs.reference
     _, _, metrics = run(objective, subject.params(), REFERENCE, subject.batch())
     assert metrics["rewards/desirable"] != 0
     with pytest.raises(errors.ConfigError, match="beta: required"):
@@ -371,7 +369,7 @@ def test_a_loss_from_outside_the_package():
 
 def test_every_coupled_loss_says_so_to_the_step():
     for name in LOSSES:
-        coupled = catalogue.traits(preference.find(name)).coupled
-        assert (build(name).observe is not None) == coupled
+        coupled = catalogue.traits(catalogue.find(name, *preference.KINDS)).coupled
+        assert (build(name).statistic is not None) == coupled
     terms = mixtures.build({"dpo": 1.0, "aot": 1.0}, "mixture")
-    assert mixtures.traits(terms).coupled
+    assert catalogue.traits(mixtures.combine(terms)).coupled

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignjax import models, objectives
-from alignjax.objectives import logprobs, responses
+from alignjax.objectives import logprobs
 from alignjax.types import Frozen, Sequences
 from tests.objectives import batches, subject, trajectory
 
@@ -32,9 +32,15 @@ def found(layout, chunk):
     reference = parameters(model, 1)
 
     def total(params):
-        said = responses.responses(
-            model, params, batch, chunk=chunk, needs=NEEDS, reference=reference
+        tokens = logprobs.tokens(
+            model,
+            params,
+            logprobs.rows(batch),
+            chunk=chunk,
+            needs=NEEDS,
+            reference=reference,
         )
+        said = logprobs.of_responses(batch, tokens, NEEDS)
         fields = [said.total, *(getattr(said, name) for name in NEEDS)]
         scaled = [jnp.sin(i + x).sum() for i, x in enumerate(fields)]
         return sum(scaled), said
@@ -97,9 +103,9 @@ def test_layouts_and_chunks_change_neither_values_nor_gradients(layout, chunk):
 def drawn(layout, groups):
     """Which tokens are drawn: their numbers in each response, by their own values."""
     batch = batches.make(groups, layout, 64)
-    bits = 2.0 ** responses.ranks(batch)  # a sum of powers of two names its terms
+    bits = 2.0 ** logprobs.ranks(batch)  # a sum of powers of two names its terms
     needs = ("sample", "head")
-    return responses.summed(batch, logprobs.Tokens(jnp.asarray(bits)), needs)
+    return logprobs.of_responses(batch, logprobs.Tokens(jnp.asarray(bits)), needs)
 
 
 def test_the_draw_goes_by_the_group_alone():
@@ -123,19 +129,18 @@ def test_the_draw_goes_by_the_group_alone():
 def test_what_stands_outside_of_responses_is_never_looked_at():
     batch = subject.batch("packed", padding=1)
     outside = jnp.where(batch.responses > 0, 1.0, jnp.nan)
-    said = responses.summed(batch, logprobs.Tokens(outside), ("head", "sample"))
+    said = logprobs.of_responses(batch, logprobs.Tokens(outside), ("head", "sample"))
     np.testing.assert_array_equal(said.total, said.length)
     assert np.isfinite(said.head).all() and np.isfinite(said.sample).all()
 
 
 def test_a_comparison_needs_a_reference():
-    with pytest.raises(ValueError, match="give a reference"):
-        responses.responses(
-            subject.model(),
-            subject.params(),
-            subject.batch(),
-            needs=("reference_kl",),
-        )
+    sequences = logprobs.rows(subject.batch())
+    for field in logprobs.COMPARISONS:
+        with pytest.raises(ValueError, match="no reference"):
+            logprobs.tokens(
+                subject.model(), subject.params(), sequences, needs=(field,)
+            )
 
 
 SIZES = dict(trajectory.MODEL, d_model=64, d_ff=192, max_length=256, unroll=2)
@@ -150,7 +155,7 @@ def compiled(section, V, T, count, *, stored):
     table = np.zeros(batch.responses.shape, np.float32)
     batch = batch.replace(reference=table) if stored else batch
     frozen = Frozen() if stored else Frozen(reference=params)
-    loss = lambda p, f, b: objective.loss(p, f, b, None)[0].total
+    loss = lambda p, f, b: objective.loss(p, f, b, None, False)[0].total
     return jax.jit(jax.grad(loss)).lower(params, frozen, batch).compile()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignjax import errors, objectives
-from alignjax.objectives import reward_metrics, reward_model
+from alignjax.objectives import metrics, reward_model
 from alignjax.training import evaluate
 from alignjax.types import Frozen
 from tests.objectives import batches, subject
@@ -23,12 +23,12 @@ def run(objective, batch, heads=1, key=None):
     """The loss, its gradient and all figures, evaluated on one batch."""
 
     def value(params):
-        loss, metrics = objective.loss(params, Frozen(), batch, key)
+        loss, metrics = objective.loss(params, Frozen(), batch, key, key is not None)
         return loss.total / loss.weight, {"loss": loss, **metrics}
 
     params = subject.params(0, heads)
     (loss, means), gradient = jax.value_and_grad(value, has_aux=True)(params)
-    return loss, gradient, evaluate.figures(jax.device_get(means), objective.derive)
+    return loss, gradient, evaluate.figures(jax.device_get(means))
 
 
 def by_hand(K, heads=1, count=5, pooling="last"):
@@ -75,8 +75,7 @@ def test_bradley_terry_and_its_figures():
     confidence = 1 / (1 + np.exp(-abs(margin)))
     bins = np.minimum((2 * confidence - 1) * 10 // 1, 9)
     ece = sum(
-        abs(mean((confidence - right) * (bins == k)))
-        for k in range(reward_metrics.BINS)
+        abs(mean((confidence - right) * (bins == k))) for k in range(metrics.BINS)
     )
     expected = {
         "loss_weight": weight.sum(),
@@ -107,8 +106,8 @@ def judged(scores):
     """The figures of pairs with these scores, all of one length."""
     score = jnp.asarray(scores)[..., None]
     ones = jnp.ones(score.shape[:2])
-    means = reward_metrics.pairs(score, ones > 0, ones, ones[:, 0], {})
-    return evaluate.figures(jax.device_get(means), reward_metrics.derive)
+    means = metrics.score_pairs(score, ones > 0, ones, ones[:, 0], {})
+    return evaluate.figures(jax.device_get(means))
 
 
 def test_calibration_does_not_follow_from_the_order_of_pairs():
@@ -133,7 +132,7 @@ def test_lists_with_less_than_all_responses(loss):
         run(objective, subject.batch(layout, K=3, empty=(1,), padding=2))
         for layout in batches.LAYOUTS
     ]
-    assert objective.data == "rankings"
+    assert objective.needs.data == "rankings"
     for loss, gradient, figures in found:
         np.testing.assert_allclose(loss, found[0][0], rtol=1e-5)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
@@ -146,7 +145,7 @@ def test_lists_with_less_than_all_responses(loss):
 
 def test_ratings_of_two_attributes_of_which_some_are_not_rated():
     objective = build(heads=2, loss="regression")
-    assert objective.data == "ratings" and objective.values == ("target",)
+    assert objective.needs.data == "ratings" and objective.needs.values == ("target",)
     batch = subject.batch(K=1)
     target = batch.values["target"].at[1, 0, 0].set(jnp.nan)
     loss, gradient, figures = run(

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of routers: in every objective, of the whole batch however it is cut."""
+"""Losses of routers, in every objective: of microbatches, or of the whole batch."""
 
 import functools
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
 
-from alignjax import models, objectives, types
+from alignjax import errors, models, objectives, types
 from alignjax.distributed import sharding
 from alignjax.training import state, step
 from tests import rows
@@ -29,6 +30,7 @@ SECTIONS = {
     "coupled": (dict(name="preference", loss="bco", beta=0.5), 1, 0),
     "pairs": (dict(name="preference", loss="dpo", beta=0.5), 2, 0),
 }
+WHOLE = dict(router_scope="batch")
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,7 @@ def mixture(monkeypatch):
 )
 def test_one_loss_however_it_is_computed(subject, how):
     section, K, heads = SECTIONS[subject]
+    section = section | WHOLE
     expected = trajectory.take(section, K, heads=heads)
     assert expected[0]["router/balance"] > 1.5
     trajectory.assert_same(trajectory.take(section, K, heads=heads, **how), expected)
@@ -60,13 +63,21 @@ def text(words=trajectory.V):
     return jax.tree.map(empty, weighted)
 
 
-def train(mesh=None, microbatches=1, steps=1, words=trajectory.V, rate=1.0, **fields):
+def train(
+    mesh=None,
+    microbatches=1,
+    steps=1,
+    words=trajectory.V,
+    rate=1.0,
+    scope=None,
+    **fields,
+):
     """Metrics of each step on text, and how the parameters changed."""
     sizes = mesh or dict(fsdp=1)
     devices = jax.devices()[: int(np.prod(list(sizes.values())))]
     grid, rules = sharding.make_mesh(sizes, devices), sharding.rules()
     model = models.build(MIXTURE | fields, trajectory.V)
-    objective = objectives.build(model, dict(name="language_model"))
+    objective = objectives.build(model, dict(name="language_model", router_scope=scope))
     optimizer = optax.sgd(rate)
     with sharding.use(grid, rules):
         abstract = state.abstract_state(model, optimizer, grid, rules)
@@ -101,7 +112,7 @@ def plain():
     ids=str,
 )
 def test_text_on_experts_apart_and_in_microbatches(how):
-    (metrics,), took = train(**how)
+    (metrics,), took = train(scope="batch", **how)
     trajectory.assert_same((metrics, took), plain())
 
 
@@ -116,21 +127,66 @@ def test_the_loss_is_what_the_metrics_say():
     assert "router/z_loss" not in without
 
 
-def test_the_whole_batch_is_seen_only_where_that_is_needed():
-    observes = lambda **fields: [
-        objectives.build(
-            models.build(MIXTURE | fields, trajectory.V), dict(name=name)
-        ).observe
-        is not None
-        for name in ("language_model", "preference")
-    ]
+def parts(batch, count):
+    """The microbatches of a step, as a step takes them apart."""
+    return [jax.tree.map(lambda x, k=k: x[k::count], batch) for k in range(count)]
+
+
+def test_by_default_the_loss_is_a_mean_over_microbatches():
+    """Its balance is theirs, weighted by tokens, and other than the whole batch's."""
+    (metrics,), took = train(microbatches=4)
+    expected, one = plain()
+    assert metrics["nll"] == pytest.approx(expected["nll"], rel=1e-5)
+    assert metrics["router/balance"] > expected["router/balance"] + 1e-4
+    leaves = map(jax.tree.leaves, (took, one))
+    assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(*leaves, strict=True))
+    model = models.build(MIXTURE, trajectory.V)
+    objective = objectives.build(model, dict(name="language_model"))
+    params = nn.unbox(model.init(jax.random.key(0)))
+    loss = jax.jit(lambda b: objective.loss(params, types.Frozen(), b, None, True))
+    each = [loss(part) for part in parts(text(), 4)]
+    for name in ("router/balance", "router/busiest", "router/z_loss", "nll"):
+        total = sum(found[name].total for _, found in each)
+        weight = sum(found[name].weight for _, found in each)
+        whole = float(total / weight)
+        assert metrics[name] == pytest.approx(whole, rel=1e-5), name
+    whole = sum(x.total for x, _ in each) / sum(x.weight for x, _ in each)
+    assert metrics["loss"] == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_the_whole_batch_is_observed_only_where_that_is_asked_for():
+    def observes(scope, name="language_model", **fields):
+        model = models.build(MIXTURE | fields, trajectory.V)
+        section = dict(name=name, router_scope=scope)
+        return objectives.build(model, section).statistic is not None
+
+    assert observes("batch") and observes("batch", "preference", router_loss=0.0)
+    assert not observes(None) and not observes("microbatch", "preference")
     nothing = dict(router_loss=0.0, router_z_loss=0.0)
-    assert observes() == observes(router_loss=0.0) == [True, True]
-    assert observes(**nothing) == [False, False]
-    assert observes(**nothing, family="llama", experts=0, expert_d_ff=None) == [
-        False,
-        False,
+    assert not observes(None, **nothing)
+    for fields in (nothing, dict(family="llama", experts=0, expert_d_ff=None)):
+        with pytest.raises(errors.ConfigError, match="router_scope"):
+            observes("batch", **nothing | fields)
+    with pytest.raises(errors.ConfigError, match="router_scope"):
+        observes("row")
+
+
+def test_the_routing_is_that_of_the_policy_and_not_of_its_reference():
+    """With the reference's parameters changed, the routers' figures are the same."""
+    model = trajectory.model()
+    section, K, _ = SECTIONS["pairs"]
+    objective = objectives.build(model, section)
+    policy, other = (nn.unbox(model.init(jax.random.key(i))) for i in range(2))
+    batch = trajectory.batch("packed", K)
+    balance = [
+        objective.loss(policy, types.Frozen(reference=reference), batch, None, train)[
+            1
+        ]["router/balance"].value()
+        for reference, train in ((policy, True), (other, True), (other, False))
     ]
+    swapped = objective.loss(other, types.Frozen(reference=policy), batch, None, True)
+    assert balance[0] == balance[1] == balance[2]
+    assert swapped[1]["router/balance"].value() != balance[0]
 
 
 def test_a_dense_model_says_nothing_of_routers():

@@ -9,7 +9,7 @@ import optax
 
 from alignjax import models, objectives, types
 from alignjax.distributed import sharding
-from alignjax.objectives import logprobs, responses
+from alignjax.objectives import logprobs
 from alignjax.training import state, step
 from tests.objectives import batches
 
@@ -74,10 +74,10 @@ def take(
             built, optimizer, abstract, jax.random.key(seed)
         )
         frozen = types.Frozen()
-        if objective.reference:
+        if objective.needs.reference:
             frozen = types.Frozen(reference=start(1).params)
         if store:
-            found = logprobs.tokens(built, frozen.reference, responses.rows(rows))
+            found = logprobs.tokens(built, frozen.reference, logprobs.rows(rows))
             logp = np.asarray(found.logp).reshape(rows.responses.shape)
             rows, frozen = rows.replace(reference=logp), types.Frozen()
         now = start(0)

@@ -25,8 +25,8 @@ def objective(model, *, poison: tuple[int, ...] = ()) -> Objective:
     """Next tokens, but NaN in batches whose inputs add up to one of `poison`."""
     healthy = language_model.make(model)
 
-    def loss(params, frozen, batch, key):
-        mean, _ = healthy.loss(params, frozen, batch, key)
+    def loss(params, frozen, batch, key, train):
+        mean, _ = healthy.loss(params, frozen, batch, key, train)
         bad = jnp.isin(batch.inputs.sum(), jnp.array(poison))
         return Mean(mean.total * jnp.where(bad, jnp.nan, 1.0), mean.weight), {}
 

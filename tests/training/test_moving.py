@@ -33,7 +33,9 @@ def reference(state, base=None):
 
 def by_hand(objective, every, share, steps):
     """Losses and references of plain descent, the reference moved outside the step."""
-    total = lambda params, frozen: objective.loss(params, frozen, batch, None)[0].total
+    total = lambda params, frozen: (
+        objective.loss(params, frozen, batch, None, True)[0].total
+    )
     weight = float(subject.batch().weights.sum())
     batch, ask = subject.batch(), jax.jit(jax.value_and_grad(total))
     params = old = jax.device_get(subject.params())

@@ -106,7 +106,7 @@ def test_chunks_change_neither_loss_nor_gradient(chunk):
 
     def value_and_grad(**options):
         objective = objectives.build(model, dict(name="language_model", **options))
-        total = lambda p: objective.loss(p, Frozen(), batch, None)[0].total
+        total = lambda p: objective.loss(p, Frozen(), batch, None, True)[0].total
         return jax.jit(jax.value_and_grad(total))(params)
 
     value, grad = value_and_grad(chunk=chunk)
@@ -122,7 +122,7 @@ def test_the_logits_of_all_positions_never_exist():
     objective = objectives.build(model, dict(name="language_model", chunk=32))
     params = jax.eval_shape(lambda: _unboxed(model, jax.random.key(0)))
     batch = rows.unpacked(rows.documents(B, 256, V), 256)
-    grad = jax.grad(lambda p: objective.loss(p, Frozen(), batch, None)[0].total)
+    grad = jax.grad(lambda p: objective.loss(p, Frozen(), batch, None, True)[0].total)
     whole = B * 256 * V
     assert f"[{B},256,{V}]" not in str(jax.make_jaxpr(grad)(params))
     memory = jax.jit(grad).lower(params).compile().memory_analysis()
@@ -135,7 +135,7 @@ def _unboxed(model, key):
     return nn.unbox(model.init(key))
 
 
-def quadratic(params, frozen, batch, key):
+def quadratic(params, frozen, batch, key, train):
     """A loss with a mean of x over the rows, to follow by hand."""
     del frozen, key
     total = (batch["w"] * jnp.square(params["x"] - batch["y"])).sum()
@@ -197,7 +197,7 @@ def test_a_batch_of_padding_teaches_nothing_and_is_finite():
 def test_key_differs_from_step_to_step():
     import optax
 
-    def noise(params, frozen, batch, key):
+    def noise(params, frozen, batch, key, train):
         return Mean(jax.random.normal(key) + 0 * params["x"], 1.0), {}
 
     optimizer = optax.sgd(0.1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from alignjax import objectives
 from alignjax.objectives import logprobs
+from alignjax.objectives import metrics as figures
 from alignjax.types import Frozen, Sequences
 from tools.crosscheck import batches, cases, task, weights
 
@@ -58,15 +59,14 @@ class Side:
         @jax.jit
         def run(params):
             def total(params):
-                loss, metrics = objective.loss(params, frozen, batch, None)
+                loss, metrics = objective.loss(params, frozen, batch, None, False)
                 return loss.value(), metrics
 
             return jax.value_and_grad(total, has_aux=True)(params)
 
         (loss, metrics), gradients = run(params)
         named = {name: float(mean.value()) for name, mean in metrics.items()}
-        if objective.derive is not None:
-            named |= objective.derive(named)
+        named |= figures.derive(named)
         return Result(float(loss), weights.to_transformers(gradients), named)
 
     def _batch(self, case: cases.Case):
@@ -94,7 +94,7 @@ class Side:
     def _stored(self, batch):
         """The batch with what the reference says of its tokens, as a store gives it."""
         flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch.sequences)
-        logp, _ = logprobs.token_logps(self.model, self.reference, flat)
+        logp = logprobs.tokens(self.model, self.reference, flat).logp
         stored = np.where(batch.responses > 0, logp.reshape(batch.responses.shape), 0)
         return batch.replace(reference=stored.astype(np.float32))
 

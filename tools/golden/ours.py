@@ -88,7 +88,9 @@ def loss_and_gradients(run, tokens: np.ndarray) -> Taught:
     rows = Sequences.of(tokens)
 
     def mean(params):
-        found, metrics = objective.loss(params, Frozen({}), rows, jax.random.key(0))
+        found, metrics = objective.loss(
+            params, Frozen({}), rows, jax.random.key(0), True
+        )
         values = {name: m.total / m.weight for name, m in metrics.items()}
         return found.total / found.weight, values
 
