@@ -115,7 +115,7 @@ class Checkpoints:
         Raises:
           CheckpointError: this save cannot start, or the one before failed. What was
             complete stays so.
-          NonFiniteError: a parameter or statistic has a NaN or an infinity.
+          NonFinite: a parameter or statistic has a NaN or an infinity.
         """
         if self._pending is not None and self._pending[1].done():
             self.wait()
@@ -276,7 +276,7 @@ class Checkpoints:
                 self._metrics[step] = meta["metrics"]
 
     def _sound_leaves(self, step: int, items) -> dict[str, dict]:
-        """Shape, dtype and fingerprint of each leaf. Raises NonFiniteError."""
+        """Shape, dtype and fingerprint of each leaf. Raises NonFinite."""
         leaves = step_folders.describe(items)
         prints = fingerprint.fingerprints(items)
         for name, leaf in leaves.items():

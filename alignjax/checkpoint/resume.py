@@ -22,7 +22,7 @@ from alignjax.storage import json_files
 from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
-LEFTOVERS = re.compile(rf"checkpoints|config\.json\.(\d+\.)?tmp|{lock.NAME}(\..*)?")
+LEFTOVERS = re.compile(rf"checkpoints|config\.json\.(\w+\.)?tmp|{lock.NAME}(\..*)?")
 # What a shell or a scheduler writes there before the run begins.
 LOGS = (".log", ".out", ".err")
 # Fields of a config that do not change which parameters a run ends with, beyond the

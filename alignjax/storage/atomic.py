@@ -35,7 +35,7 @@ def replace(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     one that ends wins.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import mmap
 import os
 import pathlib
 import re
@@ -68,17 +67,11 @@ class Tensor:
         """
         if not self.nbytes:
             return np.empty(self.shape, self.dtype)
-        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
-        with open(self.path, "rb") as file:
-            length = self.offset - start + self.nbytes
-            try:
-                mapped = mmap.mmap(
-                    file.fileno(), length, offset=start, access=mmap.ACCESS_READ
-                )
-            except ValueError as error:  # it was longer when its header was read
-                raise errors.ConfigError(f"{self.path}: truncated") from error
-        flat = np.frombuffer(mapped, np.uint8, self.nbytes, self.offset - start)
-        return flat.view(self.dtype).reshape(self.shape)
+        try:
+            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        except ValueError as error:  # it was longer when its header was read
+            raise errors.ConfigError(f"{self.path}: truncated") from error
+        return np.asarray(mapped)
 
     def __getitem__(self, index) -> np.ndarray:
         """A copy of a part of it."""
