@@ -22,7 +22,6 @@ score_chosen with score_rejected of preferences; None is as if one were absent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from alignjax import errors, registry
 from alignjax.data import messages, records
 from alignjax.data.chat import comparisons
 from alignjax.data.chat import format as chat
+from alignjax.storage import json_files
 
 FORMAT = 2  # of most; changes when the same row becomes another record
 EXTRA = (*comparisons.VALUES, "weight")
@@ -143,10 +143,7 @@ def _read_text(row: Mapping[str, Any], field: str = "text") -> Any:
 def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
     """The functions of a row, which may be text that is JSON."""
     if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise errors.DataError(f"field 'tools': no JSON ({error})") from error
+        value = json_files.parse(value, "field 'tools'")
     if not value:
         return None
     if not isinstance(value, list) or not all(isinstance(x, Mapping) for x in value):

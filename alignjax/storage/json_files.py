@@ -68,11 +68,12 @@ def parse(
         constant = None if allow_nan else _refuse_constant
         value = json.loads(text, object_pairs_hook=_object, parse_constant=constant)
         _check_depth(value)
-        if kind is not None and not isinstance(value, kind):
-            raise ValueError(f"a JSON {type(value).__name__}, not {kind.__name__}")
     except (ValueError, RecursionError) as fault:
         reason = "nested too deeply" if isinstance(fault, RecursionError) else fault
         raise error(f"{where}: cannot be read as JSON ({reason})") from fault
+    if kind is not None and not isinstance(value, kind):
+        shown = f"{value!r:.60} is {type(value).__name__}, not {kind.__name__}"
+        raise error(f"{where}: {shown}")
     return value
 
 

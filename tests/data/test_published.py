@@ -202,7 +202,9 @@ def test_all_files_are_kept_byte_for_byte(models, tmp_path):
     with pytest.raises(errors.ConfigError, match=r"\[400\] end a text"):
         opened(place)
     (place / "generation_config.json").write_text("{")
-    with pytest.raises(errors.DataError, match=r"generation_config\.json: no JSON"):
+    with pytest.raises(
+        errors.DataError, match=r"generation_config\.json: cannot be read as JSON"
+    ):
         opened(place)
 
 

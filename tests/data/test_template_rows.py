@@ -71,7 +71,7 @@ def test_tools_and_calls_are_read_of_rows(tmp_path):
 @pytest.mark.parametrize(
     "row, reason",
     [
-        (ROW | {"tools": "{"}, "field 'tools': no JSON"),
+        (ROW | {"tools": "{"}, "field 'tools': cannot be read as JSON"),
         (ROW | {"tools": [1]}, "field 'tools': expected a list of functions"),
         ({"messages": [{"role": "user"}]}, "message 1 has no role and content"),
         (

@@ -108,7 +108,12 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
 def _check_features(directory: Path) -> None:
     """Refuses data whose description would import code from outside TFDS."""
     path = directory / "features.json"
-    description = json_files.read(path)
+    try:
+        description = json_files.read(path)
+    except errors.DataError as error:
+        raise errors.DataError(
+            f"{error}: no description of prepared data; correct directory"
+        ) from error
     names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(description))
     for name in names:
         if not name.startswith("tensorflow_datasets."):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from alignjax.data.tokenizers import base
+from alignjax.storage import json_files
 
 TRAINED = False
 OPTIONS = ("control_tokens",)  # of the config, besides its kind
@@ -23,7 +24,7 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
 
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files: bytes, then the start, the end, and control."""
-    names = json.loads(files[MODEL])["control"]
+    names = json_files.parse(files[MODEL], MODEL, dict)["control"]
     control = {name: 258 + i for i, name in enumerate(names)}
     token_bytes = np.zeros(258 + len(names), np.int32)
     token_bytes[:256] = 1

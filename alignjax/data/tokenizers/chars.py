@@ -10,6 +10,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.data.tokenizers import base
+from alignjax.storage import json_files
 
 TRAINED = True
 OPTIONS = ("control_tokens",)  # of the config, besides its kind
@@ -30,7 +31,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
 
     Its `encode_batch` raises a DataError for a character that it does not know.
     """
-    model = json.loads(files[MODEL])
+    model = json_files.parse(files[MODEL], MODEL, dict)
     chars, names = model["chars"], model["control"]
     points = _points(chars)
     table = np.full(points.max(initial=0) + 2, -1, np.int32)  # the last entry: unknown

@@ -13,6 +13,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.data.tokenizers import base, tokenizer_files
+from alignjax.storage import json_files
 
 TRAINED = False
 OPTIONS = ("path", "eos_token")  # of the config, besides its kind
@@ -60,7 +61,8 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     model = _model(files)
     model.encode_special_tokens = True  # what text spells stays text
     names = tokenizer_files.names(files)
-    kept = json.loads(files.get(NAMES, b"{}"))
+    described = json_files.parse(files[MODEL], MODEL, dict)
+    kept = json_files.parse(files.get(NAMES, b"{}"), NAMES, dict)
     names |= {f"{role}_token": name for role, name in kept.items() if name}
     eos = tokenizer_files.end(files, names.get("eos_token"), model.id_to_token)
     if eos is None:
@@ -79,9 +81,9 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     added = model.get_added_tokens_decoder()
     control = {token.content: i for i, token in added.items() if token.special}
     control[eos] = eos_id
-    token_bytes = _token_bytes(model, json.loads(files[MODEL]))
+    token_bytes = _token_bytes(model, described)
     token_bytes = token_bytes[
-        : json.loads(files[ROWS])["rows"] if ROWS in files else None
+        : json_files.parse(files[ROWS], ROWS)["rows"] if ROWS in files else None
     ]
     control = {name: i for name, i in control.items() if i < len(token_bytes)}
     token_bytes[list(control.values())] = 0
@@ -120,7 +122,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
         names=names,
         stop_ids=tokenizer_files.stop_ids(files, eos_id, len(token_bytes)),
         encode_marked=encode_marked,
-        unknown_id=_unknown_id(model, json.loads(files[MODEL])["model"], bos, eos),
+        unknown_id=_unknown_id(model, described["model"], bos, eos),
     )
 
 

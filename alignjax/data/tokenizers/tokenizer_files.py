@@ -150,7 +150,8 @@ def _extra(files: Mapping[str, bytes]) -> list[str]:
 
 
 def _json(files: Mapping[str, bytes], name: str, path: str | None = None) -> dict:
-    return json_files.parse(files.get(name, b"{}"), path or name, dict)
+    value = json_files.parse(files.get(name, b"{}"), path or name)
+    return config.expect(value, dict, path or name)
 
 
 def _content(token: Any, where: str) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from alignjax import config, errors, registry
 from alignjax.data.tokenizers import base, tokenizer_files
+from alignjax.storage import json_files
 
 OWN = "tokenizer"  # the format of the template that came with the tokenizer
 FILE, CONFIG = "chat_template.jinja", tokenizer_files.CONFIG
@@ -109,7 +110,7 @@ def _source(entry: BuiltIn) -> str:
 
 
 def _kept(tok: base.Tokenizer) -> dict[str, str]:
-    return json.loads(tok.files.get(KEPT, b"{}"))
+    return json_files.parse(tok.files.get(KEPT, b"{}"), KEPT, dict)
 
 
 def _read(format: str) -> str:
