@@ -138,9 +138,8 @@ def build(
     Args:
       length: T, the targets of a row.
       cache_dir: the folder of tokens and plans, which runs share.
-      data: the kind, one of `types.Data`, which records are converted to by
-        `comparisons.maker`. With `cfg.chat`, "text" is the assistant's turns of
-        dialogues; the others are of `records.Comparison`.
+      data: the kind, one of `types.Data`. With `cfg.chat`, "text" is the assistant's
+        turns of dialogues; the others are groups of responses, see `comparisons.KINDS`.
       values: the names of `comparisons.VALUES` that every comparison must have.
       batch_size: for labels, to have mismatched responses from the rows of each batch;
         None for none.
@@ -236,9 +235,9 @@ def _check(cfg: DataConfig, tok: base.Tokenizer, problems: list[str], split: str
 def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
     """The token cache of a source, whose records are converted to the kind of data."""
     settings: dict[str, Any] = {"bos": cfg.bos}
-    make = comparisons.maker("chat" if data == "text" else data)
+    convert = lambda record: [comparisons.dialogue(record)]
     if data != "text":
-        tokenize = comparisons.tokenize
+        tokenize, convert = comparisons.tokenize, comparisons.KINDS[data].convert
         settings |= {"format": cfg.chat, "data": data}
     elif cfg.train_on == "everything":
         tokenize = chat.tokenize_everything
@@ -247,9 +246,9 @@ def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
         tokenize = chat.tokenize
         settings |= {"format": cfg.chat, "train_on": cfg.train_on}
     else:
-        tokenize, make = tokenizing.tokenize_text, lambda record: [record]
+        tokenize, convert = tokenizing.tokenize_text, lambda record: [record]
     return cache.build(
-        records.mapped(source, lambda record: make(records.plain(record))),
+        records.mapped(source, lambda record: convert(records.plain(record))),
         tok,
         cache_dir,
         tokenize=tokenize,

@@ -74,7 +74,7 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
         (pair((("user", ""),)), "prompt: turn 1, user: the text is empty"),
         (pair((*PROMPT, ("assistant", "a"))), "ends in a turn of the assistant"),
         (pair((("human", "a"),)), "prompt: turn 1: unknown role 'human'"),
-        (pair(gap=0.0), "gap is 0.0: a tie, or the wrong way round; pairs put"),
+        (pair(gap=0.0), "gap is 0.0: a tie, or the wrong way round"),
         (pair(margin=-1), "margin is -1: a tie"),
         (pair(gap=math.nan), "gap: nan is not a finite number"),
         (pair(gap=None), "gap: None is not a finite number"),
@@ -140,7 +140,9 @@ def test_rows_of_a_source_are_alike(tmp_path, row, reason):
 
 
 def made(row, data):
-    return comparisons.maker(data)(row)
+    if data == "chat":
+        return [comparisons.dialogue(row)]
+    return comparisons.KINDS[data].convert(row)
 
 
 def test_pairs_come_of_rankings():

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparisons as an objective wants them: made of one another, checked, tokenised.
+"""Comparisons converted to a kind of data, checked and tokenised.
 
 A document of the token cache is the tokens of a prompt, then those of its K responses
-one after the other; how long each of them is, what the group counts and what is known
-of it are the fields of the document.
+one after the other; their lengths, the weight of the group and its values are the
+fields of the document.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,12 @@ from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
 
-# What can be known of a comparison: a number, one for each response, or any of them.
+# Values of a comparison: one number, one for each response, or any number of them.
 OF_GROUP = ("margin", "gap", "probability", "desirable")
 OF_RESPONSES = ("reward",)
 FREE = ("target",)
 VALUES = (*OF_GROUP, *OF_RESPONSES, *FREE)
-# What says how much better the first response is: 0 is a tie.
+# Values that say by how much the first response is better: 0 is a tie.
 ORDERS = ("margin", "gap")
 LENGTHS, WEIGHT = "lengths", "weight"
 
@@ -41,11 +41,11 @@ def tokenize(
     """Comparisons, each a prompt and its responses in `chat`'s format.
 
     Args:
-      data: what they are to be: "pairs", "rankings", "labels" or "ratings".
+      data: the kind that they are to be, of `KINDS`.
 
     Raises:
       ConfigError: a tokenizer that cannot write dialogues.
-      DataError: a comparison that is none; see `fault`.
+      DataError: a comparison that is not of the kind; see `fault`.
     """
     chat.check(tok, format, bos)
     form = chat.of(tok, format)
@@ -54,11 +54,13 @@ def tokenize(
             raise errors.DataError(reason)
     rows = []
     replies = form.replies(groups, bos)
-    for group, (prompt, found) in zip(groups, replies, strict=True):
-        if reason := _fault_of_tokens(found):
+    for group, (prompt, responses) in zip(groups, replies, strict=True):
+        alike = "are the same tokens, though not the same text"
+        if reason := _fault_of_equals(list(map(tuple, responses)), alike):
             raise errors.DataError(reason)
-        fields = {LENGTHS: (len(prompt), *map(len, found)), WEIGHT: group.weight}
-        ids = np.concatenate([prompt, *found])
+        lengths = (len(prompt), *map(len, responses))
+        fields = {LENGTHS: lengths, WEIGHT: group.weight}
+        ids = np.concatenate([prompt, *responses])
         rows.append(tokenizing.Tokens(ids, None, {**fields, **group.values}))
     return rows
 
@@ -67,7 +69,7 @@ tokenize.key = "alignjax.data.comparisons:tokenize"  # see `cache.build`
 
 
 def fault(group: Any, data: str, format: str = "roles") -> str | None:
-    """Why this cannot be trained on as `data`, or None if it can.
+    """Why a record is not of the kind `data`, or None if it is.
 
     Args:
       format: of the prompt; see `chat`.
@@ -75,35 +77,52 @@ def fault(group: Any, data: str, format: str = "roles") -> str | None:
     if not isinstance(group, records.Comparison):
         kind = type(group).__name__
         return f"expected responses to a prompt, found {kind}; {data} need them"
-    found = faults.of_prompt(group.prompt, templates.is_literal(format))
-    found = found or faults.of_weight(group.weight)
-    for i, text in enumerate(group.responses, start=1):
-        if not found and (reason := records.fault_of_text(text)):
-            found = f"response {i} of {len(group.responses)}: {reason}"
-    found = found or _fault_of_equals(group.responses, "are equal")
-    return found or _fault_of_values(group) or _fault_of_kind(group, data)
+    return (
+        faults.of_prompt(group.prompt, templates.is_literal(format))
+        or faults.of_weight(group.weight)
+        or _fault_of_texts(group.responses)
+        or _fault_of_equals(group.responses, "are equal")
+        or _fault_of_values(group)
+        or _fault_of_kind(group, data)
+    )
+
+
+def _fault_of_texts(responses: Sequence[str]) -> str | None:
+    for i, text in enumerate(responses, start=1):
+        if reason := records.fault_of_text(text):
+            return f"response {i} of {len(responses)}: {reason}"
+    return None
 
 
 def _fault_of_kind(group: records.Comparison, data: str) -> str | None:
-    count, values = len(group.responses), group.values
-    expected = {"pairs": 2, "labels": 1, "ratings": 1}.get(data, max(2, count))
+    count, kind = len(group.responses), KINDS[data]
+    expected = kind.responses or max(2, count)
     if count != expected:
         return f"{count} responses, where {data} have {expected}"
-    if data == "labels" and values.get("desirable") not in (0, 1):
-        return (
-            f"desirable is {values.get('desirable')!r}, not 1 or 0: {data} say whether "
-            "a response is good"
-        )
-    if data == "ratings" and "target" not in values:
-        return "neither a target nor a reward: ratings say how good a response is"
-    if data in ("pairs", "rankings"):
-        for name in ORDERS:
-            if name in values and not values[name] >= records.LEAST:
-                return (
-                    f"{name} is {values[name]}: a tie, or the wrong way round; "
-                    f"{data} put the better response first"
-                )
+    return kind.fault(group)
+
+
+def _fault_of_order(group: records.Comparison) -> str | None:
+    for name in ORDERS:
+        value = group.values.get(name, records.LEAST)
+        if not value >= records.LEAST:
+            return (
+                f"{name} is {value}: a tie, or the wrong way round; put the better "
+                "response first"
+            )
     return None
+
+
+def _fault_of_label(group: records.Comparison) -> str | None:
+    if (label := group.values.get("desirable")) in (0, 1):
+        return None
+    return f"desirable is {label!r}, not 1 or 0: labels say whether a response is good"
+
+
+def _fault_of_rating(group: records.Comparison) -> str | None:
+    if "target" in group.values:
+        return None
+    return "neither a target nor a reward: ratings say how good a response is"
 
 
 def _fault_of_values(group: records.Comparison) -> str | None:
@@ -127,12 +146,6 @@ def _fault_of_values(group: records.Comparison) -> str | None:
     return None
 
 
-def _fault_of_tokens(responses: Sequence[Sequence[int]]) -> str | None:
-    return _fault_of_equals(
-        list(map(tuple, responses)), "are the same tokens, though not the same text"
-    )
-
-
 def _fault_of_equals(responses: Sequence[Any], how: str) -> str | None:
     if len(set(responses)) == len(responses):
         return None
@@ -144,27 +157,12 @@ def _fault_of_equals(responses: Sequence[Any], how: str) -> str | None:
     return None
 
 
-def maker(data: str) -> Callable[[Any], list[Any]]:
-    """The function that makes what `data` asks for of a record.
-
-    Pairs come of rankings, the best against the last; labels and ratings of pairs and
-    rankings, by taking them apart; and dialogues, "chat", of all of them, with the best
-    response. What cannot be made is left for `fault` to refuse.
-    """
-    return {
-        "pairs": lambda record: [_pair(record)],
-        "rankings": lambda record: [record],
-        "labels": _labels,
-        "ratings": _ratings,
-        "chat": lambda record: [_dialogue(record)],
-    }[data]
-
-
-def _dialogue(group: Any) -> Any:
+def dialogue(group: Any) -> Any:
+    """A comparison as a dialogue with its best response; other records unchanged."""
     if not isinstance(group, records.Comparison):
         return group
     if len(group.responses) == 1 and group.values.get("desirable") != 1:
-        return records.BadRow("a response that nobody called good: not to be imitated")
+        return records.BadRow("a response that is not labelled good: not to be learned")
     turns = (*group.prompt, (chat.ASSISTANT, group.responses[0]))
     return records.Chat(turns, group.weight)
 
@@ -203,10 +201,34 @@ def _ratings(group: Any) -> list[Any]:
 
 def _single(group: records.Comparison, k: int, values: Mapping[str, Any]) -> Any:
     reward = group.values.get("reward")
-    known = {} if reward is None else {"reward": (reward[k],)}
+    own = {} if reward is None else {"reward": (reward[k],)}
     response = (group.responses[k],)
-    return group._replace(responses=response, values={**known, **values})
+    return group._replace(responses=response, values={**own, **values})
 
 
 def _several(group: Any) -> bool:
     return isinstance(group, records.Comparison) and len(group.responses) > 1
+
+
+class Kind(NamedTuple):
+    """A kind of data, one of `types.Data` but text.
+
+    Attributes:
+      responses: of a group, or None for two or more.
+      convert: a record to records of this kind, where there is a way; else as it is.
+      fault: why a group with that many responses is not of this kind, or None.
+    """
+
+    responses: int | None
+    convert: Callable[[Any], list[Any]]
+    fault: Callable[[records.Comparison], str | None]
+
+
+# A pair is made of a ranking's best and last response; labels and ratings by taking
+# pairs and rankings apart.
+KINDS = {
+    "pairs": Kind(2, lambda record: [_pair(record)], _fault_of_order),
+    "rankings": Kind(None, lambda record: [record], _fault_of_order),
+    "labels": Kind(1, _labels, _fault_of_label),
+    "ratings": Kind(1, _ratings, _fault_of_rating),
+}
