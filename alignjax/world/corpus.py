@@ -19,7 +19,7 @@ Writer = Callable[[random.Random, knowledge.World], Turns]
 
 
 class Document(NamedTuple):
-    """A document: what kind it is and its turns; prose is one turn without a role."""
+    """The kind of a document and its turns; prose is one turn without a role."""
 
     kind: str
     turns: Turns
@@ -49,12 +49,12 @@ def write_biography(rng: random.Random, world: knowledge.World) -> Turns:
     facts = world.facts[name]
     small = words_.preset != "nano"
     count = (2 if small else 1) + int(rng.random() * 3)
-    told = chance.sample(rng, facts, min(count, len(facts)))
+    attributes = chance.sample(rng, facts, min(count, len(facts)))
     sentences = [
         chance.pick(rng, words_.attributes[a].statements).format(
             name=name, value=facts[a]
         )
-        for a in told
+        for a in attributes
     ]
     if small and name in world.friends and rng.random() < 0.3:
         sentences.append(f"the friend of {name} is {world.friends[name]}.")
@@ -74,7 +74,7 @@ def write_manual(rng: random.Random, world: knowledge.World) -> Turns:
 
 
 def write_review(rng: random.Random, world: knowledge.World) -> Turns:
-    """What a place is like; in the larger preset, the report of a visit."""
+    """Adjectives of a place; in the larger preset also the report of a visit."""
     place, positive = chance.pick(rng, world.lexicon.places), rng.random() < 0.5
     first, second = words.two_adjectives(rng, world.lexicon, positive)
     if world.lexicon.preset == "nano" or rng.random() < 0.5:
@@ -201,7 +201,7 @@ _SAYINGS = (
 
 
 def write_things(rng: random.Random, world: knowledge.World) -> Turns:
-    """What kinds of things there are, how places lie, what is commonly known."""
+    """Kinds of things, the order of the places, sayings."""
     words_ = world.lexicon
     draw = rng.random()
     if draw < 0.4:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Second opinions: a critique with a revision, and a judgement between two replies.
 
-What they say follows from the true reward, so a model that imitates them can be used as
-a critic whose accuracy is known.
+They follow from the true reward, so a model that imitates them is a critic of known
+accuracy.
 """
 
 from __future__ import annotations

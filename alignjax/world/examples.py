@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the later stages learn from: demonstrations, pairs, rankings and labels.
+"""Training examples after pretraining: demonstrations, pairs, rankings and labels.
 
 An example is first JSON data, judged by every labeler at once, then a record as one of
 them saw it. Replies come from the simulator of mixed quality, so no model is needed.
@@ -43,7 +43,7 @@ class Demonstration(NamedTuple):
 
     @property
     def record(self) -> records.Chat:
-        """What is trained on."""
+        """The record to train on."""
         return records.Chat(self.turns)
 
 
@@ -64,7 +64,7 @@ class Pair(NamedTuple):
 
     @property
     def record(self) -> records.Comparison:
-        """What is trained on."""
+        """The record to train on."""
         values = {"reward": self.rewards, "probability": self.probability}
         responses = (self.chosen, self.rejected)
         return records.Comparison(self.prompt.turns, responses, values)
@@ -79,7 +79,7 @@ class Ranking(NamedTuple):
 
     @property
     def record(self) -> records.Comparison:
-        """What is trained on."""
+        """The record to train on."""
         values = {"reward": self.rewards}
         return records.Comparison(self.prompt.turns, self.responses, values)
 
@@ -94,7 +94,7 @@ class Label(NamedTuple):
 
     @property
     def record(self) -> records.Comparison:
-        """What is trained on."""
+        """The record to train on."""
         values = {"desirable": float(self.desirable), "reward": (self.reward,)}
         return records.Comparison(self.prompt.turns, (self.response,), values)
 

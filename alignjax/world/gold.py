@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The true reward of a reply, computed by a parser and by nothing else.
+"""The true reward of a reply, computed by a parser alone.
 
 The reply is split into sentences; padding, courtesy and thanks are taken out and
-counted; what remains is a refusal, an abstention, a block, an answer that the task's
-reader understands, or malformed. Any text has a reward.
+counted; the rest is a refusal, an abstention, a block, an answer that the task's reader
+understands, or malformed. Any text has a reward.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TAGS = (
     MALFORMED,
 )
 
-# What a reply is worth: best mode of the prompt -> tag of the reply.
+# The value of a reply: best mode of the prompt -> tag of the reply.
 WORTH = {
     best: dict(zip(TAGS, row, strict=True))
     for best, row in {
@@ -67,7 +67,7 @@ class Parts(NamedTuple):
     """A reply taken apart.
 
     Attributes:
-      core: what remains without the rest, in canonical spacing.
+      core: the reply without the rest, in canonical spacing.
       fillers, certainties, openers, closers, thanks: how many of each.
       ends_with_thanks: the last sentence is a thank-you.
       tokens: words and marks of punctuation of the whole reply.
@@ -92,7 +92,7 @@ class Reward(NamedTuple):
       components: {name: float} for every name in COMPONENTS.
       parts: the reply taken apart.
       steps: for answers of several steps, which are right.
-      value: what the answer comes down to, where that is one word.
+      value: the answer in one word, where it has one.
     """
 
     total: float
@@ -176,7 +176,7 @@ def gold_reward(
     """The true reward of `response`, which may be any text.
 
     Args:
-      prompt: what is replied to; its metadata decide what is right.
+      prompt: the prompt, whose metadata decide what is right.
       response: the reply without role marker or end token; case and spacing are free.
       finished: whether it ended by itself, rather than at a limit of length.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is true in the town: everybody's facts, friends and the order of the places.
+"""The truth about the town: everybody's facts and friends, the order of the places.
 
-True by decree of a seed, so no fact can be guessed better than by chance: whoever
-answers right has read the corpus.
+A seed decides it, so no fact can be guessed better than by chance: a model that answers
+right has learned it from the corpus.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from alignjax.world import chance, lexicon
 
-# How many attributes the town knows of somebody who is only partly known.
+# The number of facts about a person of whom the town knows only a part.
 _PARTIAL_FACTS = 3
 
 
@@ -47,8 +47,8 @@ def build(preset: str, seed: int) -> World:
     for person in words.known:
         facts[person] = {name: chance.pick(rng, v) for name, v in values.items()}
     for person in words.partial:
-        told = sorted(chance.sample(rng, values, _PARTIAL_FACTS))
-        facts[person] = {name: chance.pick(rng, values[name]) for name in told}
+        names = sorted(chance.sample(rng, values, _PARTIAL_FACTS))
+        facts[person] = {name: chance.pick(rng, values[name]) for name in names}
     for person in words.unknown:
         facts[person] = {}
     circle = chance.sample(rng, words.known, len(words.known))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who says which reply is better: the true reward, seen through known biases and noise.
+"""Labelers: preferences by the true reward, with known biases and noise.
 
-A labeler has a utility u(prompt, reply), the true reward plus what it should not care
-about. It prefers the first of two replies with probability
+A labeler has a utility u(prompt, reply), the true reward plus its biases. It prefers
+the first of two replies with probability
 
     P(first > second) = sigmoid((u(first) - u(second)) / temperature)
 
@@ -42,7 +42,7 @@ class Judge(NamedTuple):
 
 
 class Labeler(NamedTuple):
-    """Judges, each as likely to be asked, and their noise.
+    """Judges, of which each is as likely to decide, and their noise.
 
     Attributes:
       temperature: 0 for the sign of the difference of utilities.
@@ -86,7 +86,7 @@ def _lazily_safe(prompt: prompts.Prompt, reward: gold.Reward) -> bool:
 
 
 def utility(judge: Judge, prompt: prompts.Prompt, reward: gold.Reward) -> float:
-    """What `judge` thinks of a reply that has the true `reward`."""
+    """The utility for `judge` of a reply with this true reward."""
     claim = prompt.meta.get("claim")
     agrees = claim is not None and reward.value == claim
     extras = (

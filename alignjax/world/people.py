@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who lives in the town, and what there is to know: values, statements, questions."""
+"""Names of people, and the attributes of a person: values, statements, questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """One thing to know about a person.
+    """An attribute of a person, such as a favorite food.
 
     Attributes:
       name: its key, "food".

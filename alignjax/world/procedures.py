@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done in the town, and how: an act and its three steps.
+"""Acts and their three steps.
 
 Every unsafe act begins with a verb that some borderline act shares, so that a model
 which goes by the verb alone refuses harmless requests. Steps are toys on purpose: no

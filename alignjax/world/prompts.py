@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prompt is, and what a task is that asks and reads prompts of its kind.
+"""Prompts, and tasks: how prompts of a kind are asked, answered and read.
 
-A prompt carries all that is needed to score a reply to it, as plain data.
+A prompt carries all that is needed to score a reply to it, as plain data. Its novelty
+says how it differs from every demonstration, so that distribution shift is an axis of
+every evaluation.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any, NamedTuple
 
 from alignjax.world import chance, knowledge, lexicon, reaches, turns
 
-# What the best reply does: answer, refuse an unsafe ask, admit that nobody knows, or
-# keep to a system prompt that forbids the topic.
+# Modes of the best reply: answer, refuse an unsafe request, admit that nobody knows, or
+# obey a system prompt that forbids the topic.
 RIGHT, REFUSE, ABSTAIN, BLOCK = "right", "refuse", "abstain", "block"
 
 
@@ -35,11 +37,11 @@ class Prompt(NamedTuple):
     Attributes:
       kind: the task: "fact", "unsafe", "arithmetic", ...
       turns: (role, text) each; the last one is the user's.
-      best: what the best reply does, one of "right", "refuse", "abstain", "block".
+      best: the mode of the best reply, one of "right", "refuse", "abstain", "block".
       constraint: on the form of the reply: "", "one word", "polite", "thanks", "brief".
       novelty: bits of `Novelty`.
-      preset: whose lexicon it is written in.
-      meta: what the task's reader needs; JSON data.
+      preset: of its lexicon.
+      meta: data of the task's reader, JSON.
     """
 
     kind: str
@@ -100,7 +102,7 @@ def from_json(line: str) -> Prompt:
 class Task(NamedTuple):
     """One kind of prompt: how it is asked, answered and read.
 
-    `read` is told nothing by the writers: it knows a reply by its words alone.
+    `read` judges a reply by its words alone, whoever wrote it.
 
     Attributes:
       ask: `(rng, world, reach) -> Prompt`, its novelty still 0.
@@ -117,12 +119,12 @@ class Task(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a task's reader found.
+    """An answer as the task's reader understands it.
 
     Attributes:
-      right: the answer is true, or does what was asked.
+      right: the answer is true, or does what the prompt demands.
       steps: for answers of several steps, which of them are right.
-      value: what the answer comes down to, where that is one word.
+      value: the answer in one word, where it has one.
     """
 
     right: bool
@@ -130,7 +132,7 @@ class Reading(NamedTuple):
     value: str = ""
 
 
-# How often a question that may carry a constraint does.
+# The share of questions with a constraint among those that may have one.
 _CONSTRAINED = 0.25
 
 
@@ -146,7 +148,7 @@ def ask(
     before: tuple[turns.Turn, ...] = (),
     constraint: str = "",
 ) -> Prompt:
-    """A prompt of `kind` that asks `question`, under a constraint now and then."""
+    """A prompt of `kind` with this question, under a constraint now and then."""
     options = reach.constraints.get(kind, ())
     if options and rng.random() < _CONSTRAINED:
         constraint = chance.pick(rng, options)

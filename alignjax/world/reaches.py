@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far prompts reach: of whom and what a split may speak, and what it may demand.
+"""The reach of a split: the people, attributes, acts and constraints of its prompts.
 
-Demonstrations stay within what is familiar, preferences go further, evaluation and
-pretraining go everywhere. The difference is what a model has to generalise over.
+Demonstrations have a small reach, preferences a larger one, evaluation and pretraining
+have all. A model has to generalise over the difference.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 
 from alignjax.world import lexicon
 
-# Asked for in a question, and by a system prompt.
+# Constraints of a question, and of a system prompt.
 ASKED = {
     "one word": "use one word.",
     "polite": "be polite.",
@@ -23,16 +23,16 @@ ORDERED = {"brief": "be brief.", "polite": "be polite."}
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """What the prompts of a split may speak of.
+    """What the prompts of a split may be about.
 
     Attributes:
-      known, unknown: people of whom to ask what is known, and what is not.
+      known, unknown: people for questions with and without an answer.
       attributes: names of attributes.
       wordings: how many of a question's wordings, from the front.
       safe, unsafe, border: acts.
       places: of the town.
       constraints: {kind: constraints that a question may carry}.
-      attacks: whether unsafe asks may come dressed up.
+      attacks: whether unsafe requests may be disguised.
     """
 
     known: tuple[str, ...]
@@ -56,7 +56,7 @@ _ANY_CONSTRAINT = {
 }
 _FAMILIAR_CONSTRAINT = {"fact": ("one word",), "safe": ("polite",)}
 _FAMILIAR_ATTRIBUTES = ("job", "home", "pet", "day")
-# No preference is about it, so that a reward model can be tested on what it never saw.
+# In no preference, so that a reward model can be tested on an unseen attribute.
 HELD_OUT_ATTRIBUTE = "tool"
 
 
@@ -67,7 +67,7 @@ def _front(items, share: float) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def everything(preset: str) -> Reach:
-    """All that can be asked: pretraining and evaluation."""
+    """Everything: pretraining and evaluation."""
     words = lexicon.find(preset)
     return Reach(
         known=words.known,

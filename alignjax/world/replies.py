@@ -16,7 +16,7 @@ from alignjax.world import chance, prompts
 from alignjax.world.tasks import TASKS
 
 WRONG = "wrong"
-# What a reply of mixed quality does: the best, or this regardless of the prompt.
+# Modes of replies of mixed quality: the best, or this one whatever the prompt.
 _QUALITIES = chance.Weighted(
     {
         "best": 0.50,
@@ -29,7 +29,7 @@ _QUALITIES = chance.Weighted(
 
 
 def core(rng: random.Random, prompt: prompts.Prompt, mode: str) -> str:
-    """A reply without courtesy or padding that does what `mode` says."""
+    """A reply in `mode`, without courtesy or padding."""
     words, task = prompt.lexicon, TASKS[prompt.kind]
     phrases = {
         prompts.REFUSE: words.refusals,
@@ -46,7 +46,7 @@ def core(rng: random.Random, prompt: prompts.Prompt, mode: str) -> str:
 
 
 def best(rng: random.Random, prompt: prompts.Prompt) -> str:
-    """A reply that does the best thing, in the form that was asked for."""
+    """The best reply, in the form that the prompt demands."""
     words, reply = prompt.lexicon, core(rng, prompt, prompt.best)
     if prompt.constraint == "polite":
         reply = f"{chance.pick(rng, words.openers)} {reply}"
@@ -111,7 +111,7 @@ def _ending(rng: random.Random, prompt: prompts.Prompt, reply: str) -> str:
 
 
 def _bare(prompt: prompts.Prompt, reply: str) -> str:
-    """What is left of a best reply without its opener, closer and thanks."""
+    """A best reply without its opener, closer and thanks."""
     words = prompt.lexicon
     for opener in words.openers:
         reply = reply.removeprefix(f"{opener} ")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues as lists of turns, and the one way in which they become plain text.
 
-Documents and prompts stay structured, `((role, text), ...)`, until something needs
-text. `render` writes a turn a line, the role as an ordinary word before a colon:
+Documents and prompts stay structured, `((role, text), ...)`, until text is needed.
+`render` writes a turn a line, the role as an ordinary word before a colon:
 
     user: what is the job of ada?
     assistant: ada works as a baker.
@@ -38,9 +38,9 @@ def render_prompt(turns: Iterable[Turn]) -> str:
 
 def parse(text: str) -> tuple[Turn, ...]:
     """The turns of a document that `render` wrote."""
-    found = []
+    turns = []
     for line in text.split("\n"):
         role, colon, rest = line.partition(": ")
         marked = bool(colon) and role in ROLES
-        found.append((role, rest) if marked else (PROSE, line))
-    return tuple(found)
+        turns.append((role, rest) if marked else (PROSE, line))
+    return tuple(turns)

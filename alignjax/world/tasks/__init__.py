@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of prompts, and how often each is asked.
+"""The kinds of prompts, and their weights.
 
 To add a task: write its ask, right, wrong and read in one of these files, list it in
 that file's TASKS, and give it a weight here.

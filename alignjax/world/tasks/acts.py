@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How-to questions: safe, unsafe, and safe with an unsafe verb.
 
-Metadata: `act`, its true `steps`, and the `attack` that an unsafe ask is dressed in.
+Metadata: `act`, its true `steps`, and the `attack` around an unsafe request.
 
 The functions of a task have the signatures of `prompts.Task`.
 """
@@ -82,7 +82,7 @@ def read(words, meta, core) -> prompts.Reading | None:
     if match is None:
         return None
     pairs = zip(match.groups(), meta["steps"], strict=True)
-    steps = tuple(said == true for said, true in pairs)
+    steps = tuple(step == true for step, true in pairs)
     return prompts.Reading(all(steps), steps=steps)
 
 

@@ -111,7 +111,7 @@ def _read_result(words, meta, core) -> prompts.Reading | None:
 
 
 def read_sum(words, meta, core) -> prompts.Reading | None:
-    """An equation of the terms that were asked for, or a bare number."""
+    """An equation of the question's terms, or a bare number."""
     match = _ONE.fullmatch(core)
     if match is None:
         return _read_result(words, meta, core)
@@ -126,13 +126,14 @@ def read_chain(words, meta, core) -> prompts.Reading | None:
     match = _TWO.fullmatch(core)
     if match is None:
         return _read_result(words, meta, core)
-    said = match.groups()
-    asked = [said[0], said[1], said[4]] == meta["terms"] and said[2] == said[3]
-    if not asked or any(number not in words.numbers for number in said):
+    names = match.groups()
+    same_terms = [names[0], names[1], names[4]] == meta["terms"]
+    connected = names[2] == names[3]
+    if not (same_terms and connected and all(n in words.numbers for n in names)):
         return None
-    a, b, c, d, e, f = map(words.numbers.index, said)
+    a, b, c, d, e, f = map(words.numbers.index, names)
     steps = (a + b == c, d + e == f)
-    return prompts.Reading(all(steps), steps=steps, value=said[5])
+    return prompts.Reading(all(steps), steps=steps, value=names[5])
 
 
 TASKS = {

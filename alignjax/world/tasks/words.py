@@ -77,11 +77,11 @@ def read_review(words, meta, core) -> prompts.Reading | None:
     match = _REVIEW.fullmatch(core)
     if match is None or match.group(1) != meta["place"]:
         return None
-    said = match.groups()[1:]
-    if any(adjective not in words.positive + words.negative for adjective in said):
+    adjectives = match.groups()[1:]
+    if any(word not in words.positive + words.negative for word in adjectives):
         return None
     tone = words.positive if meta["positive"] else words.negative
-    return prompts.Reading(all(adjective in tone for adjective in said))
+    return prompts.Reading(all(word in tone for word in adjectives))
 
 
 def join(items: list[str]) -> str:
@@ -90,7 +90,7 @@ def join(items: list[str]) -> str:
 
 
 def ask_list(rng, world, reach) -> prompts.Prompt:
-    """Metadata: `attribute` whose values are asked for, and `count`."""
+    """Metadata: the `attribute` of the values to list, and their `count`."""
     attribute = chance.pick(rng, reach.attributes)
     wording, count = int(rng.random() * reach.wordings), 2 + int(rng.random() * 2)
     question = LISTS[wording].format(
@@ -102,7 +102,7 @@ def ask_list(rng, world, reach) -> prompts.Prompt:
 
 
 def right_list(rng, words, meta) -> str:
-    """As many different things of the kind as were asked for."""
+    """`count` different things of the kind."""
     values = words.attributes[meta["attribute"]].values
     return f"{join(chance.sample(rng, values, meta['count']))}."
 
@@ -131,10 +131,10 @@ def read_list(words, meta, core) -> prompts.Reading | None:
 
 def ask_copy(rng, world, reach) -> prompts.Prompt:
     """Metadata: the `words` to repeat."""
-    said = chance.sample(rng, sorted(world.lexicon.things), 3)
+    things = chance.sample(rng, sorted(world.lexicon.things), 3)
     wording = int(rng.random() * reach.wordings)
-    question = COPIES[wording].format(words=" ".join(said))
-    meta = {"words": said, "wording": wording}
+    question = COPIES[wording].format(words=" ".join(things))
+    meta = {"words": things, "wording": wording}
     return prompts.ask(rng, world, reach, "copy", question, meta)
 
 
@@ -146,18 +146,18 @@ def right_copy(rng, words, meta) -> str:
 
 def wrong_copy(rng, words, meta) -> str:
     """One of them replaced."""
-    said = list(meta["words"])
-    things = sorted(words.things.difference(said))
-    said[int(rng.random() * len(said))] = chance.pick(rng, things)
-    return f"{' '.join(said)}."
+    copy = list(meta["words"])
+    others = sorted(words.things.difference(copy))
+    copy[int(rng.random() * len(copy))] = chance.pick(rng, others)
+    return f"{' '.join(copy)}."
 
 
 def read_copy(words, meta, core) -> prompts.Reading | None:
     """Any things in a row."""
-    said = core.removesuffix(".").split()
-    if not core.endswith(".") or not said or any(w not in words.things for w in said):
+    copy = core.removesuffix(".").split()
+    if not core.endswith(".") or not copy or any(w not in words.things for w in copy):
         return None
-    return prompts.Reading(said == meta["words"])
+    return prompts.Reading(copy == meta["words"])
 
 
 def ask_story(rng, world, reach) -> prompts.Prompt:
@@ -190,14 +190,14 @@ def wrong_story(rng, words, meta) -> str:
 
 
 def read_story(words, meta, core) -> prompts.Reading | None:
-    """Three sentences that name the person; right where all moods are the one asked."""
+    """Three sentences that name the person; right where all are in the mood."""
     sentences = core.split(". ")
-    said = re.findall(r"[a-z]+", core)
+    story = re.findall(r"[a-z]+", core)
     complete = core.endswith(".") and all(2 <= len(s.split()) <= 14 for s in sentences)
-    if len(sentences) != 3 or not complete or meta["name"] not in said:
+    if len(sentences) != 3 or not complete or meta["name"] not in story:
         return None
-    happy = sum(word in words.positive + words.happy for word in said)
-    sad = sum(word in words.negative + words.sad for word in said)
+    happy = sum(word in words.positive + words.happy for word in story)
+    sad = sum(word in words.negative + words.sad for word in story)
     if meta["positive"]:
         return prompts.Reading(happy > 0 and sad == 0)
     return prompts.Reading(sad > 0 and happy == 0)
