@@ -69,7 +69,7 @@ def test_bad_settings_are_refused_together_and_by_name():
             156,
             r"prompts\[0\]: 101 tokens .* set max_tokens to 155 at most",
         ),
-        ([[1, 259]], 12, r"prompts\[0\]: 259 is no token of 0 to 258"),
+        ([[1, 259]], 12, r"prompts\[0\]: 259 is not a token"),
         ([[1.5]], 12, r"prompts\[0\]: 1.5 is not a token"),
         ([None], 12, r"prompts\[0\]: None is no list"),
         ([[[1, 2]]], 12, r"prompts\[0\]: \[1, 2\] is not a token"),
