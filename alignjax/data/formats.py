@@ -7,7 +7,7 @@ it here or name it in the config as `format = "module:function"`.
     text             {text}
     messages         {messages: [{role, content}]}; Tulu 3's SFT mixture. A message may
                      have a weight of 0 or 1; with a chat template also the role "tool",
-                     what `messages.FIELDS` names, and the row have tools
+                     what `FIELDS` names, and the row have tools
     prompt_response  {prompt, response}
     preference       {prompt, chosen, rejected}; UltraFeedback binarized, Tulu 3's pairs
     hh               {chosen, rejected} as "Human: ... Assistant: ..."; Anthropic's HH
@@ -15,9 +15,14 @@ it here or name it in the config as `format = "module:function"`.
     label            {prompt, completion, label}; TRL's KTO format
     rating           {prompt, response, target}
 
-Where these say prompt, it is the text of the user or a list of messages; see `messages`
-for what those are. Columns called as `comparisons.VALUES` or `weight` are read too, and
-score_chosen with score_rejected of preferences; None is as if one were absent.
+A prompt is the text of the user or a list of messages. Columns called as
+`comparisons.VALUES` or `weight` are read too, and score_chosen with score_rejected of
+preferences; None is as if one were absent.
+
+A message has a role and a content, and may have what `FIELDS` names, which templates
+read. Its `weight`, 0 or 1, is whether a turn of the assistant is trained on, as in
+OpenAI's format. Keys that elsewhere mean the same are refused; any other one, such as
+an id or a time, is ignored.
 """
 
 from __future__ import annotations
@@ -26,14 +31,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import errors, registry
-from alignjax.data import messages, records
+from alignjax.data import records
 from alignjax.data.chat import comparisons
-from alignjax.data.chat import format as chat
 from alignjax.storage import json_files
 
 FORMAT = 2  # of most; changes when the same row becomes another record
 EXTRA = (*comparisons.VALUES, "weight")
 SCORES = ("score_chosen", "score_rejected")
+SIDES = ("chosen", "rejected")
+USER, ASSISTANT = records.USER, records.ASSISTANT
+
+CALLS, WEIGHT = "tool_calls", "weight"  # of a message
+FIELDS = (CALLS, "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
+REFUSED = ("train", "train_detail", "trainable", "loss", "loss_weight", "mask")
+ROLES = {"human": USER, "gpt": ASSISTANT}  # names of roles elsewhere
+
+HUMAN, REPLY = "\n\nHuman:", "\n\nAssistant:"  # of transcripts
 
 
 class Format(NamedTuple):
@@ -60,17 +73,17 @@ class Reader(NamedTuple):
     optional: tuple[str, ...] | None
     identity: dict[str, Any]
 
-    def columns(self, known: Sequence[str]) -> list[str]:
+    def columns(self, names: Sequence[str]) -> list[str]:
         """Those of the columns of a data set that are read, in its order."""
         if self.optional is None:
-            return list(known)
-        return [name for name in known if name in (*self.required, *self.optional)]
+            return list(names)
+        return [name for name in names if name in (*self.required, *self.optional)]
 
-    def missing(self, known: Sequence[str]) -> str | None:
-        """The remedy for the first required column that is not there, if any is."""
+    def missing(self, names: Sequence[str]) -> str | None:
+        """The first required column that a data set lacks, with a remedy, or None."""
         for name in self.required:
-            if name not in known:
-                return f"{name!r}; {registry.closest(name, known)}"
+            if name not in names:
+                return f"{name!r}; {registry.closest(name, names)}"
         return None
 
 
@@ -99,21 +112,21 @@ def reader(
             f"{format!r} reads"
         )
     try:
-        found = FORMATS.find(format)
+        form = FORMATS.find(format)
     except ValueError as error:
         raise errors.ConfigError(f"format: {error}") from error
-    if not isinstance(found, Format):
-        found = Format(found)
-    known = None if found.optional is None else (*found.required, *found.optional)
+    if not isinstance(form, Format):
+        form = Format(form)
+    names = None if form.optional is None else (*form.required, *form.optional)
     for name in columns:
-        if known is not None and name not in known:
-            remedy = registry.closest(name, known)
+        if names is not None and name not in names:
+            remedy = registry.closest(name, names)
             raise errors.ConfigError(f"columns: {format!r} reads no {name!r}; {remedy}")
-    place = lambda names: tuple(columns.get(name, name) for name in names)
-    required = place(found.required)
+    renamed = lambda names: tuple(columns.get(name, name) for name in names)
+    required = renamed(form.required)
     identity: dict[str, Any] = {"field": columns.get("text")}
     if format != "text":
-        identity = {"format": [format, found.version], "columns": columns}
+        identity = {"format": [format, form.version], "columns": columns}
 
     def read(row: Mapping[str, Any]) -> Any:
         for name in required:
@@ -122,22 +135,138 @@ def reader(
                 return records.BadRow(f"no field {name!r}; {remedy}")
         row = {**row, **{k: row[v] for k, v in columns.items() if v in row}}
         try:
-            return found.read(row)
+            return form.read(row)
         except errors.DataError as error:
             return records.BadRow(str(error))
 
     if format == "text":
-        read = lambda row: _read_text(row, field=columns["text"])
-    optional = None if found.optional is None else place(found.optional)
+        read = lambda row: _text(row, field=columns["text"])
+    optional = None if form.optional is None else renamed(form.optional)
     return Reader(read, required, optional, identity)
 
 
-def _read_text(row: Mapping[str, Any], field: str = "text") -> Any:
-    if field not in row:
-        return records.BadRow(f"no field {field!r}; {registry.closest(field, row)}")
-    if fault := records.fault_of_text(row[field]):
-        return records.BadRow(f"field {field!r}: {fault}")
-    return records.Text(row[field])
+# Messages.
+
+
+class Dialogue(NamedTuple):
+    """Messages; see `records.Chat` for what these are."""
+
+    turns: tuple[records.Turn, ...]
+    fields: tuple[Mapping[str, Any] | None, ...] | None
+    skipped: tuple[int, ...]
+
+
+def dialogue(value: Any, name: str) -> Dialogue:
+    """A list of messages, or a dict of lists, as some libraries have them.
+
+    Raises:
+      DataError: it is neither, or one of them is no message.
+    """
+    messages = [
+        _message(message, f"field {name!r}: message {i}")
+        for i, message in enumerate(_listed(value, name), start=1)
+    ]
+    turns, fields, trained = zip(*messages, strict=True)
+    skipped = tuple(i for i, is_trained in enumerate(trained) if not is_trained)
+    return Dialogue(turns, fields if any(fields) else None, skipped)
+
+
+def turns(value: Any, name: str) -> tuple[records.Turn, ...]:
+    """The turns of messages that have a text and nothing more.
+
+    Raises:
+      DataError: there are none, or they have what would be lost.
+    """
+    turns, fields, skipped = dialogue(value, name)
+    lost = [(i, f"{WEIGHT} 0") for i in skipped]
+    for i, more in enumerate(fields or ()):
+        if more:
+            lost.append((i, next((key for key in more if key in FIELDS), "no content")))
+    if lost:
+        i, what = min(lost)
+        raise errors.DataError(
+            f"field {name!r}: message {i + 1} has {what}, which only dialogues of the "
+            'format "messages" may have'
+        )
+    return turns
+
+
+def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:
+    if isinstance(value, Mapping) and {"role", "content"} <= set(value):
+        columns = {k: v for k, v in value.items() if v is not None}
+        lists = all(isinstance(column, (list, tuple)) for column in columns.values())
+        if not lists or len(set(map(len, columns.values()))) != 1:
+            raise errors.DataError(
+                f"field {name!r}: {', '.join(columns)} are no lists of one length; "
+                "give a list of messages"
+            )
+        rows = zip(*columns.values(), strict=True)
+        value = [dict(zip(columns, row, strict=True)) for row in rows]
+    if not isinstance(value, (list, tuple)):
+        kind = type(value).__name__
+        raise errors.DataError(f"field {name!r}: expected messages, found {kind}")
+    if not value:
+        raise errors.DataError(f"field {name!r}: it has no messages")
+    return value
+
+
+def _message(message: Any, where: str) -> tuple[records.Turn, dict | None, bool]:
+    """The turn, what else it has, and whether it may be trained on."""
+    message = message if isinstance(message, Mapping) else {"": message}
+    more = {k: message[k] for k in FIELDS if message.get(k) not in (None, [], "")}
+    if "role" not in message or not {*message} & {"content", CALLS}:
+        shown = message.get("", message)
+        raise errors.DataError(f"{where} has no role and content: {shown!r:.60}")
+    role, text, weight = (message.get(k) for k in ("role", "content", WEIGHT))
+    if not isinstance(role, str):
+        raise errors.DataError(f"{where} has a role that is no text: {role!r:.60}")
+    role = ROLES.get(role, role)
+    for key in REFUSED:
+        if message.get(key) is not None:
+            raise errors.DataError(
+                f"{where} has {key!r}, which is not read; leave it out, and give "
+                f"{WEIGHT} 0 to turns of the assistant that are not to be trained on"
+            )
+    if weight not in (None, 0, 1) or (weight == 1 and role != ASSISTANT):
+        raise errors.DataError(
+            f"{where}, of the {role}, has {WEIGHT} {weight!r:.40}; that is 0 or 1 for "
+            "a turn of the assistant, and 0 for others"
+        )
+    silent = text in (None, "") and (CALLS in more or role == "tool")
+    if silent and text is None:  # templates tell the two apart
+        text, more = "", {**more, "content": None}
+    if not silent and (fault := records.fault_of_text(text)):
+        raise errors.DataError(f"{where}: {fault}")
+    return (role, text), more or None, weight != 0 or role != ASSISTANT
+
+
+# Fields of rows.
+
+
+def _checked(text: Any, name: str) -> str:
+    if fault := records.fault_of_text(text):
+        raise errors.DataError(f"field {name!r}: {fault}")
+    return text
+
+
+def _prompt(value: Any) -> tuple[records.Turn, ...]:
+    """The turns of a prompt: the user's text, or messages."""
+    if isinstance(value, str):
+        return ((USER, _checked(value, "prompt")),)
+    return turns(value, "prompt")
+
+
+def _response(value: Any, name: str) -> str:
+    """A response: a text, or one message of the assistant."""
+    if not isinstance(value, str):
+        message = turns(value, name)
+        if len(message) != 1 or message[0][0] != ASSISTANT:
+            roles = ", ".join(role for role, _ in message)
+            raise errors.DataError(
+                f"field {name!r}: expected one turn of the assistant, found {roles}"
+            )
+        value = message[0][1]
+    return _checked(value, name)
 
 
 def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
@@ -153,97 +282,48 @@ def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
     return tuple(value)
 
 
-def prompt(value: Any, name: str = "prompt") -> tuple[records.Turn, ...]:
-    """The turns of a prompt: the user's text, or messages."""
-    if not isinstance(value, str):
-        return messages.turns(value, name)
-    if fault := records.fault_of_text(value):
-        raise errors.DataError(f"field {name!r}: {fault}")
-    return ((chat.USER, value),)
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `comparisons.VALUES`."""
+    return {
+        name: tuple(row[name]) if isinstance(row[name], list) else row[name]
+        for name in comparisons.VALUES
+        if row.get(name) is not None
+    }
 
 
-def response(value: Any, name: str) -> str:
-    """A response: a text, or one message of the assistant."""
-    if not isinstance(value, str):
-        turns = messages.turns(value, name)
-        if len(turns) != 1 or turns[0][0] != chat.ASSISTANT:
-            roles = ", ".join(role for role, _ in turns)
-            raise errors.DataError(
-                f"field {name!r}: expected one turn of the assistant, found {roles}"
-            )
-        value = turns[0][1]
-    if fault := records.fault_of_text(value):
-        raise errors.DataError(f"field {name!r}: {fault}")
-    return value
-
-
-def known(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the row knows of its responses, by the names of `comparisons.VALUES`."""
-    values = {}
-    for name in comparisons.VALUES:
-        if row.get(name) is not None:
-            value = row[name]
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return values
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of two sides, if they are there, as `comparisons.VALUES`."""
+    scores = {name: row[name] for name in SCORES if row.get(name) is not None}
+    for name, score in scores.items():
+        if reason := records.fault_of_number(score):
+            raise errors.DataError(f"field {name!r}: {reason}")
+    if len(scores) == 1:
+        raise errors.DataError(
+            f"{', '.join(scores)} alone, of {' and '.join(SCORES)}; give both or "
+            "neither"
+        )
+    rewards = tuple(scores.values())
+    return {"reward": rewards, "gap": rewards[0] - rewards[1]} if rewards else {}
 
 
 def _weight(row: Mapping[str, Any]) -> Any:
     return 1.0 if row.get("weight") is None else row["weight"]
 
 
-def _messages(row: Mapping[str, Any]) -> records.Chat:
-    said = messages.dialogue(row["messages"], "messages")
-    known = dict(weight=_weight(row), tools=_tools(row.get("tools")))
-    return records.Chat(**said._asdict(), **known)
+def _transcript(text: Any, name: str) -> tuple[records.Turn, ...]:
+    r"""The turns of "\n\nHuman: ... \n\nAssistant: ...", without the space around."""
+    if not _checked(text, name).startswith((HUMAN, REPLY)):
+        raise errors.DataError(f"field {name!r}: no transcript: {text!r:.40}")
+    turns = []
+    for piece in text.replace(REPLY, f"{HUMAN}{REPLY}").split(HUMAN)[1:]:
+        role = ASSISTANT if piece.startswith(REPLY) else USER
+        turns.append((role, piece.removeprefix(REPLY).strip()))
+    return tuple(turns)
 
 
-def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
-    said = (chat.ASSISTANT, response(row["response"], "response"))
-    return records.Chat((*prompt(row["prompt"]), said), _weight(row))
-
-
-def _preference(row: Mapping[str, Any]) -> records.Comparison:
-    values, sides = {**_scores(row), **known(row)}, [row["chosen"], row["rejected"]]
-    if all(isinstance(side, str) for side in sides):
-        if row.get("prompt") is None:
-            raise errors.DataError(
-                "no prompt, and chosen and rejected are plain texts: where a prompt "
-                "ends inside of them cannot be told; give it, or messages"
-            )
-        asked, said = prompt(row["prompt"]), sides
-    else:
-        turns = [messages.turns(row[name], name) for name in ("chosen", "rejected")]
-        if all(len(side) == 1 for side in turns):
-            asked = prompt(row.get("prompt"))
-        else:
-            asked = _shared(turns)
-            _check_said(row.get("prompt"), asked)
-        said = [side[-1][1] for side in turns]
-        if any(side[-1][0] != chat.ASSISTANT for side in turns):
-            raise errors.DataError("chosen and rejected must end in the assistant's")
-    said = tuple(
-        response(x, n) for x, n in zip(said, ("chosen", "rejected"), strict=True)
-    )
-    return records.Comparison(asked, said, values, _weight(row))
-
-
-def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the scores of two sides, if they are there, say by `comparisons.VALUES`."""
-    found = {name: row[name] for name in SCORES if row.get(name) is not None}
-    for name, score in found.items():
-        if reason := records.fault_of_number(score):
-            raise errors.DataError(f"field {name!r}: {reason}")
-    if len(found) == 1:
-        raise errors.DataError(
-            f"{', '.join(found)} alone, of {' and '.join(SCORES)}; give both or neither"
-        )
-    scores = tuple(found.values())
-    return {"reward": scores, "gap": scores[0] - scores[1]} if scores else {}
-
-
-def _shared(turns: Sequence[tuple[records.Turn, ...]]) -> tuple[records.Turn, ...]:
+def _shared(sides: Sequence[tuple[records.Turn, ...]]) -> tuple[records.Turn, ...]:
     """What two transcripts share, which is all but their last turns."""
-    first, second = turns
+    first, second = sides
     if len(first) == len(second) and first[:-1] == second[:-1]:
         return first[:-1]
     pairs = zip(first, second, strict=False)
@@ -255,88 +335,111 @@ def _shared(turns: Sequence[tuple[records.Turn, ...]]) -> tuple[records.Turn, ..
     )
 
 
-def _check_said(given: Any, asked: tuple[records.Turn, ...]) -> None:
-    """Refuses a prompt that is not what the transcripts begin with."""
-    if given is None:
+def _check_prompt(column: Any, prompt: tuple[records.Turn, ...]) -> None:
+    """Refuses a column that is not the prompt with which the transcripts begin."""
+    if column is None:
         return
-    if isinstance(given, str):
-        same = given in [text for _, text in asked]
+    if isinstance(column, str):
+        same = column in [text for _, text in prompt]
     else:
-        same = messages.turns(given, "prompt") == asked
+        same = turns(column, "prompt") == prompt
     if not same:
         raise errors.DataError("the prompt is not what chosen and rejected begin with")
 
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+# Rows.
 
 
-def transcript(text: Any, name: str) -> tuple[records.Turn, ...]:
-    r"""The turns of "\n\nHuman: ... \n\nAssistant: ...", without the space around."""
-    if fault := records.fault_of_text(text):
-        raise errors.DataError(f"field {name!r}: {fault}")
-    if not text.startswith((HUMAN, ASSISTANT)):
-        raise errors.DataError(f"field {name!r}: no transcript: {text!r:.40}")
-    turns = []
-    for piece in text.replace(ASSISTANT, f"{HUMAN}{ASSISTANT}").split(HUMAN)[1:]:
-        role = chat.ASSISTANT if piece.startswith(ASSISTANT) else chat.USER
-        turns.append((role, piece.removeprefix(ASSISTANT).strip()))
-    return tuple(turns)
+def _text(row: Mapping[str, Any], field: str = "text") -> Any:
+    if field not in row:
+        return records.BadRow(f"no field {field!r}; {registry.closest(field, row)}")
+    if fault := records.fault_of_text(row[field]):
+        return records.BadRow(f"field {field!r}: {fault}")
+    return records.Text(row[field])
+
+
+def _messages(row: Mapping[str, Any]) -> records.Chat:
+    turns, fields, skipped = dialogue(row["messages"], "messages")
+    return records.Chat(turns, _weight(row), _tools(row.get("tools")), fields, skipped)
+
+
+def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
+    reply = (ASSISTANT, _response(row["response"], "response"))
+    return records.Chat((*_prompt(row["prompt"]), reply), _weight(row))
+
+
+def _preference(row: Mapping[str, Any]) -> records.Comparison:
+    values, texts = {**_scores(row), **_values(row)}, [row[name] for name in SIDES]
+    if all(isinstance(text, str) for text in texts):
+        if row.get("prompt") is None:
+            raise errors.DataError(
+                "no prompt, and chosen and rejected are plain texts: where a prompt "
+                "ends inside of them cannot be known; give it, or messages"
+            )
+        prompt = _prompt(row["prompt"])
+    else:
+        sides = [turns(row[name], name) for name in SIDES]
+        if all(len(side) == 1 for side in sides):
+            prompt = _prompt(row.get("prompt"))
+        else:
+            prompt = _shared(sides)
+            _check_prompt(row.get("prompt"), prompt)
+        if any(side[-1][0] != ASSISTANT for side in sides):
+            raise errors.DataError("chosen and rejected must end in the assistant's")
+        texts = [side[-1][1] for side in sides]
+    responses = tuple(map(_response, texts, SIDES))
+    return records.Comparison(prompt, responses, values, _weight(row))
 
 
 def _hh(row: Mapping[str, Any]) -> records.Comparison:
-    turns = [transcript(row[name], name) for name in ("chosen", "rejected")]
-    if any(side[-1][0] != chat.ASSISTANT for side in turns):
+    sides = [_transcript(row[name], name) for name in SIDES]
+    if any(side[-1][0] != ASSISTANT for side in sides):
         raise errors.DataError("a transcript does not end in a turn of the assistant")
-    asked = _shared(turns)
-    said = tuple(side[-1][1] for side in turns)
-    return records.Comparison(asked, said, known(row), _weight(row))
+    responses = tuple(side[-1][1] for side in sides)
+    return records.Comparison(_shared(sides), responses, _values(row), _weight(row))
 
 
 def _ranking(row: Mapping[str, Any]) -> records.Comparison:
-    said = row["responses"]
-    if not isinstance(said, (list, tuple)):
-        found = type(said).__name__
-        raise errors.DataError(f"field 'responses': expected a list, found {found}")
-    if not said:
+    texts = row["responses"]
+    if not isinstance(texts, (list, tuple)):
+        kind = type(texts).__name__
+        raise errors.DataError(f"field 'responses': expected a list, found {kind}")
+    if not texts:
         raise errors.DataError("field 'responses': it has none")
-    said = tuple(response(text, "responses") for text in said)
-    return records.Comparison(prompt(row["prompt"]), said, known(row), _weight(row))
+    return _compared(row, [(text, "responses") for text in texts], _values(row))
 
 
 def _label(row: Mapping[str, Any]) -> records.Comparison:
     label = row["label"]
     if label not in (0, 1):
         raise errors.DataError(f"field 'label': {label!r} is not true or false")
-    values = {**known(row), "desirable": float(label)}
-    said = (response(row["completion"], "completion"),)
-    return records.Comparison(prompt(row["prompt"]), said, values, _weight(row))
+    values = {**_values(row), "desirable": float(label)}
+    return _compared(row, [(row["completion"], "completion")], values)
 
 
 def _rating(row: Mapping[str, Any]) -> records.Comparison:
     target = row["target"]
     target = tuple(target) if isinstance(target, (list, tuple)) else (target,)
-    values = {**known(row), "target": target}
-    said = (response(row["response"], "response"),)
-    return records.Comparison(prompt(row["prompt"]), said, values, _weight(row))
+    values = {**_values(row), "target": target}
+    return _compared(row, [(row["response"], "response")], values)
 
 
-def _register(
-    name: str, read: Callable, required: str, optional=EXTRA, version=FORMAT
-) -> None:
-    known = Format(read, tuple(required.split()), tuple(optional), version)
-    FORMATS.register(known, name)
+def _compared(
+    row: Mapping[str, Any], responses: Sequence[tuple[Any, str]], values: dict[str, Any]
+) -> records.Comparison:
+    """Responses, each with the name of its field, to the row's prompt."""
+    texts = tuple(_response(text, name) for text, name in responses)
+    return records.Comparison(_prompt(row["prompt"]), texts, values, _weight(row))
 
 
-_register("text", _read_text, "text", ())
-_register("messages", _messages, "messages", ("weight", "tools"), version=3)
-_register("prompt_response", _prompt_response, "prompt response", ("weight",))
-_register(
-    "preference",
-    _preference,
-    "chosen rejected",
-    ("prompt", *SCORES, *EXTRA),
-)
-_register("hh", _hh, "chosen rejected")
-_register("ranking", _ranking, "prompt responses")
-_register("label", _label, "prompt completion label")
-_register("rating", _rating, "prompt response target")
+for _name, _format in {
+    "text": Format(_text, ("text",), ()),
+    "messages": Format(_messages, ("messages",), ("weight", "tools"), version=3),
+    "prompt_response": Format(_prompt_response, ("prompt", "response"), ("weight",)),
+    "preference": Format(_preference, SIDES, ("prompt", *SCORES, *EXTRA)),
+    "hh": Format(_hh, SIDES, EXTRA),
+    "ranking": Format(_ranking, ("prompt", "responses"), EXTRA),
+    "label": Format(_label, ("prompt", "completion", "label"), EXTRA),
+    "rating": Format(_rating, ("prompt", "response", "target"), EXTRA),
+}.items():
+    FORMATS.register(_format, _name)

@@ -6,7 +6,7 @@ import pytest
 import test_chat
 
 from alignjax import errors
-from alignjax.data import formats, messages, records
+from alignjax.data import formats, records
 from alignjax.data.chat import format as chat
 
 USER, REPLY = ("user", "hi"), ("assistant", "hello")
@@ -34,8 +34,8 @@ def reply(**more):
     ],
 )
 def test_messages_are_turns(value):
-    assert messages.turns(value, "prompt") == (USER, REPLY)
-    assert messages.dialogue(value, "messages") == ((USER, REPLY), None, ())
+    assert formats.turns(value, "prompt") == (USER, REPLY)
+    assert formats.dialogue(value, "messages") == ((USER, REPLY), None, ())
 
 
 @pytest.mark.parametrize("format", ["messages", "prompt_response", "preference"])

@@ -289,8 +289,8 @@ def test_huggingface_needs_to_know_the_end(hub, tmp_path):
 
 MALFORMED = {
     "tokenizer_config.json": [
-        ([], "tokenizer_config.json: .* is list, not dict"),
-        (dict(added_tokens_decoder=[1]), "added_tokens_decoder: .* is list, not dict"),
+        ([], "tokenizer_config.json: .* list, not dict"),
+        (dict(added_tokens_decoder=[1]), "added_tokens_decoder: .* list, not dict"),
         (dict(added_tokens_decoder={"x": {"content": "a"}}), "'x' is no token's numbe"),
         (dict(added_tokens_decoder={"5": {}}), r"added_tokens_decoder\.5: None is"),
         (dict(added_tokens_decoder={"5": 3}), r"added_tokens_decoder\.5: 3 is int"),
@@ -303,7 +303,7 @@ MALFORMED = {
         (dict(eos_token=3), r"tokenizer_config\.json\.eos_token: 3 is int, not str"),
     ],
     "generation_config.json": [
-        ([], "generation_config.json: .* is list, not dict"),
+        ([], "generation_config.json: .* list, not dict"),
         (dict(eos_token_id="x"), "eos_token_id: 'x' is str, not int"),
         (dict(eos_token_id=[1.5]), "eos_token_id: 1.5 is float, not int"),
     ],

@@ -353,9 +353,11 @@ def of(tok: base.Tokenizer, format: str) -> ChatFormat:
       ConfigError: there is no such template, it cannot be rendered, or its replies do
         not end in a token of their own.
     """
-    source = templates.find(tok, format)
-    with_tools = templates.find(tok, format, tools=True)
-    return _of(_Same(tok), format, source, with_tools)
+    key = _Same(tok)
+    if format == templates.OWN:
+        return _of(key, format, *_own_templates(key))
+    source = templates.find(tok, format)  # a file may have changed
+    return _of(key, format, source, source)
 
 
 class _Same:
@@ -369,6 +371,12 @@ class _Same:
 
     def __eq__(self, other) -> bool:
         return self.tok is other.tok
+
+
+@functools.lru_cache(maxsize=16)
+def _own_templates(key: _Same) -> list[str]:
+    """The tokenizer's own template, and that of dialogues with tools."""
+    return [templates.find(key.tok, templates.OWN, tools=t) for t in (False, True)]
 
 
 @functools.lru_cache(maxsize=16)

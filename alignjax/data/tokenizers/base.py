@@ -94,11 +94,12 @@ class Tokenizer(NamedTuple):
       encode_batch: texts to as many sequences of ids.
       decode: ids to text; control tokens are left out, and bytes that are not UTF-8
         become U+FFFD.
-      names: what chat templates know of it: `{"bos_token": "<s>", ...}`.
-      stop_ids: all that may end what a model says, so far as the files tell.
-      encode_marked: texts in which special tokens are spelt out to `(ids, starts,
-        stops)` of each, its characters; None where `marked` can do it by the bytes.
-      unknown_id: what text becomes that it cannot spell; None if it spells any text, or
+      names: special tokens by their names in chat templates: `{"bos_token": "<s>"}`.
+      stop_ids: all that may end a response, as far as the files name them.
+      encode_placed: texts in which special tokens are spelt out to `(ids, starts,
+        stops)` of each, in characters; None where `special_tokens` finds the places by
+        counting bytes.
+      unknown_id: the id of text that it cannot spell; None if it spells any text, or
         refuses some.
     """
 
@@ -113,7 +114,7 @@ class Tokenizer(NamedTuple):
     decode: Callable[[Iterable[int]], str]
     names: Mapping[str, str] = {}
     stop_ids: tuple[int, ...] = ()
-    encode_marked: Callable[[Sequence[str]], list[tuple]] | None = None
+    encode_placed: Callable[[Sequence[str]], list[tuple]] | None = None
     unknown_id: int | None = None
 
     def encode(self, text: str) -> list[int]:
@@ -147,16 +148,15 @@ def kinds() -> list[str]:
 
 def check_used(section: Mapping[str, Any], path: str = "tokenizer") -> None:
     """Raises ConfigError for options of the section that its kind does not read."""
-    given = [k for k, v in section.items() if v is not None and k != "kind"]
     kind = section.get("kind") or TokenizerConfig.kind
-    used = _module(kind).OPTIONS
-    if "path" in used and section.get("path") is not None:
-        used = tuple(name for name in used if name in ("path", "eos_token"))
+    options = _module(kind).OPTIONS
+    if "path" in options and section.get("path") is not None:
+        options = tuple(name for name in options if name in ("path", "eos_token"))
         kind = f"{kind} from a path"
     problems = [
         f"{path}.{name}: {kind} does not read it; leave it out"
-        for name in given
-        if name not in used
+        for name, value in section.items()
+        if value is not None and name not in ("kind", *options)
     ]
     if problems:
         raise errors.ConfigError(problems)
@@ -232,7 +232,7 @@ def _texts(cfg, sources, on_bad_row) -> Iterator[str]:
         share = 1.0
     faults = records.Faults(on_bad_row)
     for source in sources:
-        due = 1.0
+        due = 1.0  # a document is taken whenever this reaches 1
         plain = records.mapped(source, lambda record: [records.plain(record)])
         for _, record in records.good_rows(plain.documents(), faults):
             due += share

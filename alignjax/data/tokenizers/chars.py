@@ -18,18 +18,18 @@ MODEL = "chars.json"
 
 
 def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
-    """The files of a tokenizer that knows every character of `texts`."""
-    known: set[str] = set()
+    """The files of a tokenizer that has every character of `texts`."""
+    chars: set[str] = set()
     for text in texts:
-        known.update(text)
-    model = {"chars": "".join(sorted(known)), "control": list(cfg.control_tokens)}
+        chars.update(text)
+    model = {"chars": "".join(sorted(chars)), "control": list(cfg.control_tokens)}
     return {MODEL: json.dumps(model).encode()}
 
 
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files: characters, then the start, the end, and control.
 
-    Its `encode_batch` raises a DataError for a character that it does not know.
+    Its `encode_batch` raises a DataError for a character that it does not have.
     """
     model = json_files.parse(files[MODEL], MODEL, dict)
     chars, names = model["chars"], model["control"]
@@ -45,7 +45,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
             at = int(np.argmin(ids))
             raise errors.DataError(
                 f"character {text[at]!r} at offset {at} is not among the {len(chars)} "
-                'that the tokenizer knows; use kind = "bytes" or "sentencepiece"'
+                'of the tokenizer; use kind = "bytes" or "sentencepiece"'
             )
         return ids
 

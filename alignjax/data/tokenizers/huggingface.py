@@ -27,8 +27,8 @@ ROWS = "rows.json"
 def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of the tokenizer at `cfg.path`, a tokenizer.json or its directory.
 
-    They are it and all that is beside it and of it; see `side_files`. The token that
-    ends a text is the config's, or else what these say.
+    They are the file and those beside it that `tokenizer_files` lists. The token that
+    ends a text is the config's, or else theirs.
 
     Raises:
       ConfigError: no token that ends a text is named.
@@ -62,14 +62,14 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     model.encode_special_tokens = True  # what text spells stays text
     names = tokenizer_files.names(files)
     described = json_files.parse(files[MODEL], MODEL, dict)
-    kept = json_files.parse(files.get(NAMES, b"{}"), NAMES, dict)
-    names |= {f"{role}_token": name for role, name in kept.items() if name}
+    configured = json_files.parse(files.get(NAMES, b"{}"), NAMES, dict)
+    names |= {f"{role}_token": name for role, name in configured.items() if name}
     eos = tokenizer_files.end(files, names.get("eos_token"), model.id_to_token)
     if eos is None:
         raise errors.ConfigError(
-            f"tokenizer.eos_token: {MODEL} and what is beside it do not say which "
-            f"token ends a text; name it as eos_token in {tokenizer_files.CONFIG}, "
-            "or here"
+            f"tokenizer.eos_token: neither {MODEL} nor the files beside it name the "
+            "token that ends a text; name it here, or as eos_token in "
+            f"{tokenizer_files.CONFIG}"
         )
     eos_id = model.token_to_id(eos)
     if eos_id is None:
@@ -89,25 +89,26 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     token_bytes[list(control.values())] = 0
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
-        found = model.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        encodings = model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     @functools.cache
-    def meaning():
+    def spelling():
         """The model for which special tokens that are spelt are meant."""
         return _model(files)
 
-    def encode_marked(texts: Sequence[str]) -> list[tuple]:
-        found = meaning().encode_batch(list(texts), add_special_tokens=False)
-        places = (np.array(e.offsets, np.int64).reshape(-1, 2) for e in found)
+    def encode_placed(texts: Sequence[str]) -> list[tuple]:
+        encodings = spelling().encode_batch(list(texts), add_special_tokens=False)
+        places = [np.array(e.offsets, np.int64).reshape(-1, 2) for e in encodings]
         return [
-            (e.ids, at[:, 0], at[:, 1]) for e, at in zip(found, places, strict=True)
+            (encoding.ids, at[:, 0], at[:, 1])
+            for encoding, at in zip(encodings, places, strict=True)
         ]
 
     def decode(ids: Iterable[int]) -> str:
-        hidden = set(control.values())
-        kept = [i for i in map(int, ids) if i not in hidden]
-        return model.decode(kept, skip_special_tokens=False)
+        silent = set(control.values())
+        ids = [i for i in map(int, ids) if i not in silent]
+        return model.decode(ids, skip_special_tokens=False)
 
     return base.Tokenizer(
         kind="huggingface",
@@ -121,22 +122,22 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
         decode=decode,
         names=names,
         stop_ids=tokenizer_files.stop_ids(files, eos_id, len(token_bytes)),
-        encode_marked=encode_marked,
+        encode_placed=encode_placed,
         unknown_id=_unknown_id(model, described["model"], bos, eos),
     )
 
 
 def _unknown_id(model, described: Mapping[str, Any], *others: str | None) -> int | None:
-    """What becomes of text that has no tokens.
+    """The id of text that has no tokens.
 
-    Where that is the start or the end as well, as byte-level vocabularies have it which
-    never need it, the two could not be told apart.
+    None where that is the start or the end as well, as in byte-level vocabularies,
+    which never need it: the two could not be told apart.
     """
-    found = described.get("unk_id")  # of unigrams
+    unknown = described.get("unk_id")  # of unigrams
     if (name := described.get("unk_token")) is not None:
-        found = model.token_to_id(name)
-    known = [model.token_to_id(name) for name in others if name]
-    return None if found in known else found
+        unknown = model.token_to_id(name)
+    ends = [model.token_to_id(name) for name in others if name]
+    return None if unknown in ends else unknown
 
 
 def _model(files: Mapping[str, bytes]):
@@ -151,16 +152,16 @@ def _model(files: Mapping[str, bytes]):
         model = tokenizers.Tokenizer.from_str(files[MODEL].decode())
     except Exception as error:  # the library raises no type of its own
         raise errors.DataError(f"{MODEL}: not a tokenizer ({error})") from error
-    known = {token.content for token in model.get_added_tokens_decoder().values()}
+    there = {token.content for token in model.get_added_tokens_decoder().values()}
     for token in tokenizer_files.added(files):
-        if token.content in known:
+        if token.content in there:
             continue
         described = {k: v for k, v in token._asdict().items() if k != "id"}
         model.add_tokens([tokenizers.AddedToken(**described)])
-        if (found := model.token_to_id(token.content)) != token.id:
+        if (own_id := model.token_to_id(token.content)) != token.id:
             raise errors.ConfigError(
-                f"tokenizer: {token.content!r} is token {token.id} for "
-                f"{tokenizer_files.CONFIG} or {tokenizer_files.ADDED}, and {found} for "
+                f"tokenizer: {token.content!r} is token {token.id} in "
+                f"{tokenizer_files.CONFIG} or {tokenizer_files.ADDED}, and {own_id} in "
                 f"{MODEL}; the files are not of one tokenizer"
             )
     model.no_truncation()

@@ -40,7 +40,7 @@ def from_files(
       load: bytes to the library's model.
 
     Raises:
-      ConfigError: added tokens that do not fit the model, or ends that it has not.
+      ConfigError: added tokens that do not fit the model, or ends that it lacks.
     """
     own, model = load(content), load(content + NO_PREFIX)
     described = tokenizer_files.CONFIG in files
@@ -74,10 +74,10 @@ def from_files(
     ]
 
     def encode(
-        text: str, found: Mapping[str, tokenizer_files.Added]
+        text: str, tokens: Mapping[str, tokenizer_files.Added]
     ) -> special_tokens.Placed:
         rows = []
-        for start, stop, token in _cut(text, found):
+        for start, stop, token in _cut(text, tokens):
             if token is not None:
                 rows.append(([token.id], [start], [stop]))
                 continue
@@ -93,16 +93,16 @@ def from_files(
         return special_tokens.Placed(*flat)
 
     def decode(tokens: Iterable[int]) -> str:
-        said, plain, by_id = "", [], {i: name for name, i in ids.items()}
-        hidden = set(control.values())
+        text, plain, by_id = "", [], {i: name for name, i in ids.items()}
+        silent = set(control.values())
         for i in [*map(int, tokens), -1]:
             if i in by_id or i < 0:
-                said += model.decode(plain)
+                text += model.decode(plain)
                 plain = []
-                said += "" if i < 0 or i in hidden else by_id[i]
-            elif i not in hidden:
+                text += "" if i < 0 or i in silent else by_id[i]
+            elif i not in silent:
                 plain.append(i)
-        return said if prefix == NEVER else said.removeprefix(" ")
+        return text if prefix == NEVER else text.removeprefix(" ")
 
     return base.Tokenizer(
         kind="sentencepiece",
@@ -116,13 +116,13 @@ def from_files(
         decode=decode,
         names=names,
         stop_ids=tokenizer_files.stop_ids(files, eos, size),
-        encode_marked=lambda texts: [encode(text, special) for text in texts],
+        encode_placed=lambda texts: [encode(text, special) for text in texts],
         unknown_id=unknown_id(model),
     )
 
 
 def _prefix(own, model, files: Mapping[str, bytes]) -> str:
-    """Where a space goes before what is said."""
+    """Before which texts a space goes."""
     put = own.encode("a", out_type=str) != model.encode("a", out_type=str)
     if tokenizer_files.CONFIG not in files:
         return ALWAYS if put else NEVER
@@ -135,14 +135,16 @@ def _prefix(own, model, files: Mapping[str, bytes]) -> str:
 def _added(model, files: Mapping[str, bytes]) -> list[tokenizer_files.Added]:
     """The tokens that are found before the model reads a text."""
     size = model.vocab_size()
-    found = {token.id: token for token in tokenizer_files.added(files)}
+    tokens = {token.id: token for token in tokenizer_files.added(files)}
     problems = []
-    for i, token in found.items():
+    for i, token in tokens.items():
         if i < size and model.id_to_piece(i) != token.content:
             problems.append(f"{i} is {token.content!r}, and {model.id_to_piece(i)!r}")
         if token.single_word:
-            problems.append(f"{token.content!r} has single_word, which we have not")
-    beyond = [i for i in sorted(found) if i >= size]
+            problems.append(
+                f"{token.content!r} has single_word, which is not supported"
+            )
+    beyond = [i for i in sorted(tokens) if i >= size]
     if beyond != list(range(size, size + len(beyond))):
         problems.append(f"added ids {beyond[:5]} do not follow the {size} of the model")
     if problems:
@@ -150,13 +152,13 @@ def _added(model, files: Mapping[str, bytes]) -> list[tokenizer_files.Added]:
             f"tokenizer: {MODEL} and the tokens that the files beside it add do not go "
             f"together: {'; '.join(problems)}"
         )
-    return [found[i] for i in sorted(found)]
+    return [tokens[i] for i in sorted(tokens)]
 
 
 def _names(model, files: Mapping[str, bytes]) -> dict[str, str]:
-    """What templates call special tokens."""
-    known = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
-    own = {f"{k}_token": model.id_to_piece(i) for k, i in known.items() if i >= 0}
+    """Special tokens by their names in chat templates."""
+    ends = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id()}
+    own = {f"{k}_token": model.id_to_piece(i) for k, i in ends.items() if i >= 0}
     return own | tokenizer_files.names(files)
 
 
@@ -164,18 +166,18 @@ def _id(model, added: Mapping[str, int], name: str | None) -> int | None:
     """The id of a token, if there is one of this name."""
     if name is None or name in added:
         return added.get(name)
-    found = model.piece_to_id(name)
-    return found if model.id_to_piece(found) == name else None
+    piece = model.piece_to_id(name)
+    return piece if model.id_to_piece(piece) == name else None
 
 
-def _cut(text: str, found: Mapping[str, tokenizer_files.Added]):
+def _cut(text: str, tokens: Mapping[str, tokenizer_files.Added]):
     """(start, stop, token or None) of the parts of a text, in order."""
-    if not found:
+    if not tokens:
         return [(0, len(text), None)] if text else []
-    pattern = _pattern(tuple(sorted(found.values(), key=lambda t: -len(t.content))))
+    pattern = _pattern(tuple(sorted(tokens.values(), key=lambda t: -len(t.content))))
     parts, at = [], 0
     for match in pattern.finditer(text):
-        token = found[match[0].strip() if match[0] not in found else match[0]]
+        token = tokens[match[0] if match[0] in tokens else match[0].strip()]
         if match.start() > at:
             parts.append((at, match.start(), None))
         parts.append((match.start(), match.end(), token))
@@ -219,14 +221,14 @@ def _placed(model, text: str, put: bool, at: int):
             stops.append(done)
     if put and text and stops[0] == 1:
         stops[0] = 2  # a space that is put before a text belongs to its first character
-    place = lambda found: (np.array(found, int) + at - put).clip(at, at + len(text))
+    place = lambda places: (np.array(places, int) + at - put).clip(at, at + len(text))
     return ids, place(starts), place(stops)
 
 
-def _complete(found: bytes) -> bool:
+def _complete(content: bytes) -> bool:
     """Whether these bytes are a character."""
     try:
-        return bool(found.decode())
+        return bool(content.decode())
     except UnicodeDecodeError:
         return False
 
@@ -241,6 +243,6 @@ def piece_bytes(model, token: int) -> int:
 
 
 def unknown_id(model) -> int | None:
-    """What becomes of text that has no pieces; None if it is spelt in bytes."""
+    """The id of text that has no pieces; None if that is spelt in bytes."""
     spelt = (model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256))
     return None if all(map(model.is_byte, spelt)) else model.unk_id()

@@ -4,7 +4,7 @@
 A trained model keeps text as it is: no normalisation, no space put before or taken
 away, newlines and tabs as tokens of their own, so decoding undoes encoding; without
 `byte_fallback` of all but what becomes the unknown token. How models from elsewhere are
-read is in `published`.
+read is in `llama_sentencepiece`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     """The files of a tokenizer: `cfg.path` read, or a model trained on `texts`.
 
     With a model that is read are all files beside it that belong to it; see
-    `side_files`.
+    `tokenizer_files`.
 
     Raises:
       ConfigError: the corpus cannot fill the vocabulary, or overfills it.
@@ -85,7 +85,7 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
         reason = str(error).rpartition("] ")[2].strip() or error
         raise errors.ConfigError(
             f"tokenizer.vocab_size: {cfg.vocab_size} tokens cannot be learned from "
-            f"this corpus; change it as sentencepiece says: {reason}"
+            f"this corpus; change it as sentencepiece asks: {reason}"
         ) from error
     training = {"model_type": cfg.model_type, "trained_by": sentencepiece.__version__}
     return {MODEL: model.getvalue(), TRAINING: json.dumps(training).encode()}
@@ -103,10 +103,10 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     model = _load(files[MODEL])
     size = model.vocab_size()
     control = {model.id_to_piece(i): i for i in range(size) if model.is_control(i)}
-    known = set(control.values())
+    silent = set(control.values())
 
     def decode(ids: Iterable[int]) -> str:
-        return model.decode([i for i in map(int, ids) if i not in known])
+        return model.decode([i for i in map(int, ids) if i not in silent])
 
     return base.Tokenizer(
         kind="sentencepiece",
@@ -148,8 +148,8 @@ def _encoder(model):
     underline = [model.piece_to_id(f"<0x{b:02X}>") for b in word_cache.SPACE.encode()]
     if not all(map(model.is_byte, underline)):
         underline = [model.unk_id()]
-    unlike_text = (model.is_byte, model.is_control, model.is_unknown)
-    ids = (i for i in range(model.vocab_size()) if not any(f(i) for f in unlike_text))
+    others = (model.is_byte, model.is_control, model.is_unknown)
+    ids = (i for i in range(model.vocab_size()) if not any(f(i) for f in others))
     if word_cache.independent(map(model.id_to_piece, ids)):
         return word_cache.encoder(model.encode, {word_cache.SPACE: underline})
 

@@ -60,8 +60,8 @@ def encode(tok: base.Tokenizer, texts: Sequence[str]) -> list[Placed]:
     Raises:
       DataError: the tokenizer cannot spell a text.
     """
-    if tok.encode_marked is not None:
-        return [Placed(*map(np.asarray, row)) for row in tok.encode_marked(texts)]
+    if tok.encode_placed is not None:
+        return [Placed(*map(np.asarray, row)) for row in tok.encode_placed(texts)]
     special = ids_by_name(tok)
     rows = _pieces(texts, special)
     pieces = [piece for row in rows for piece in row]

@@ -43,24 +43,24 @@ class Added(NamedTuple):
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """Those that are there, by name. Raises DataError for one that is no JSON."""
-    found = {}
+    """The files of `KEPT` that are there. Raises DataError for one that is no JSON."""
+    files = {}
     for name in KEPT:
         path = folder / name
         if path.is_file():
-            found[name] = path.read_bytes()
+            files[name] = path.read_bytes()
             if name.endswith(".json"):
-                _json(found, name, str(path))
-    return found
+                _json(files, name, str(path))
+    return files
 
 
 def names(files: Mapping[str, bytes]) -> dict[str, str]:
-    """What templates call special tokens: `{"bos_token": "<s>", ...}`."""
-    known = {**_json(files, SPECIAL), **_json(files, CONFIG)}
-    tokens = {f"{role}_token": known.get(f"{role}_token") for role in ROLES}
+    """Special tokens by their names in chat templates: `{"bos_token": "<s>", ...}`."""
+    settings = {**_json(files, SPECIAL), **_json(files, CONFIG)}
+    tokens = {f"{role}_token": settings.get(f"{role}_token") for role in ROLES}
     for name in ("extra_special_tokens", "model_specific_special_tokens"):
-        if isinstance(known.get(name), Mapping):
-            tokens |= known[name]
+        if isinstance(settings.get(name), Mapping):
+            tokens |= settings[name]
     return {
         name: _content(token, f"{CONFIG}.{name}")
         for name, token in tokens.items()
@@ -73,7 +73,7 @@ def added(files: Mapping[str, bytes]) -> list[Added]:
     described = _json(files, CONFIG).get("added_tokens_decoder")
     if described is not None:
         where = f"{CONFIG}.added_tokens_decoder"
-        found = []
+        tokens = []
         for i, token in config.expect(described, dict, where).items():
             config.expect(token, dict, f"{where}.{i}")
             flags = {k: v for k, v in token.items() if k in Added._fields[2:]}
@@ -81,8 +81,8 @@ def added(files: Mapping[str, bytes]) -> list[Added]:
                 config.expect(value, bool, f"{where}.{i}.{name}")
             if not i.isdecimal():
                 raise errors.ConfigError(f"{where}: {i!r:.60} is no token's number")
-            found.append(Added(int(i), _content(token, f"{where}.{i}"), **flags))
-        return sorted(found)
+            tokens.append(Added(int(i), _content(token, f"{where}.{i}"), **flags))
+        return sorted(tokens)
     special = {*names(files).values(), *_extra(files)}
     ids = _json(files, ADDED)
     return sorted(
@@ -107,46 +107,46 @@ def stop_ids(files: Mapping[str, bytes], eos: int | None, size: int) -> tuple[in
     Raises:
       ConfigError: one of them is outside the vocabulary of `size`.
     """
-    found = dict.fromkeys(_known([eos, *_ends(files)]))
-    if wrong := [i for i in found if not 0 <= i < size]:
+    ends = tuple(dict.fromkeys(_without_none([eos, *_ends(files)])))
+    if wrong := [i for i in ends if not 0 <= i < size]:
         raise errors.ConfigError(
-            f"tokenizer: {GENERATION} says that {wrong} end a text, where the "
-            f"tokenizer has {size:,} tokens; mend eos_token_id there"
+            f"tokenizer: {GENERATION} ends a text at {wrong}, where the tokenizer has "
+            f"{size:,} tokens; mend eos_token_id there"
         )
-    return tuple(found)
+    return ends
 
 
 def end(
-    files: Mapping[str, bytes], given: str | None, piece: Callable[[int], str | None]
+    files: Mapping[str, bytes], name: str | None, piece: Callable[[int], str | None]
 ) -> str | None:
-    """The name of the token that ends a document, if anything tells."""
-    if given or (given := names(files).get("eos_token")):
-        return given
+    """The name of the token that ends a document: `name`, or that of the files."""
+    if name or (name := names(files).get("eos_token")):
+        return name
     ids = _ends(files)
     return piece(ids[0]) if ids else None
 
 
 def _ends(files: Mapping[str, bytes]) -> list[int]:
-    """The tokens of which generation_config.json says that they end a text."""
-    named = _json(files, GENERATION).get("eos_token_id")
-    named = _known(named if isinstance(named, list) else [named])
-    return [config.expect(i, int, f"{GENERATION}.eos_token_id") for i in named]
+    """The tokens that end a text by generation_config.json."""
+    ids = _json(files, GENERATION).get("eos_token_id")
+    ids = _without_none(ids if isinstance(ids, list) else [ids])
+    return [config.expect(i, int, f"{GENERATION}.eos_token_id") for i in ids]
 
 
-def _known(values: list) -> list:
+def _without_none(values: list) -> list:
     return [value for value in values if value is not None]
 
 
 def _extra(files: Mapping[str, bytes]) -> list[str]:
-    known = {**_json(files, SPECIAL), **_json(files, CONFIG)}
-    found = []
+    settings = {**_json(files, SPECIAL), **_json(files, CONFIG)}
+    contents = []
     for name in ("additional_special_tokens", "extra_special_tokens"):
-        listed = known.get(name) or []
-        if isinstance(listed, Mapping):
-            listed = list(listed.values())
-        config.expect(listed, list, f"{CONFIG}.{name}")
-        found += [_content(token, f"{CONFIG}.{name}") for token in listed]
-    return found
+        tokens = settings.get(name) or []
+        if isinstance(tokens, Mapping):
+            tokens = list(tokens.values())
+        config.expect(tokens, list, f"{CONFIG}.{name}")
+        contents += [_content(token, f"{CONFIG}.{name}") for token in tokens]
+    return contents
 
 
 def _json(files: Mapping[str, bytes], name: str, path: str | None = None) -> dict:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of a text with their tokens remembered: several times the library's speed.
+"""A cache of the tokens of words: several times the speed of sentencepiece.
 
 Where no token reaches from one word into the next, the words of a text can be tokenised
 one by one, and most have been met before.
@@ -28,7 +28,7 @@ LONGEST = 64
 
 
 class Memory(dict):
-    """A dict that works out what it lacks, and starts afresh when it is full."""
+    """A dict that computes what it lacks, and starts anew when it is full."""
 
     def __init__(self, function: Callable[[str], list[int]]):
         super().__init__()
@@ -51,12 +51,12 @@ def independent(pieces: Iterable[str]) -> bool:
 def encoder(
     encode: Callable[[str], list[int]], special: dict[str, list[int]]
 ) -> Callable[[Sequence[str]], list[np.ndarray]]:
-    """`encode_batch` by words; `special` has those that `encode` is not asked for."""
+    """`encode_batch` by words; those of `special` are not left to `encode`."""
     memory = Memory(lambda word: special.get(word) or encode(word))
 
     def encode_batch(texts: Sequence[str]) -> list[np.ndarray]:
-        found = (map(memory.__getitem__, WORD.findall(text)) for text in texts)
+        rows = (map(memory.__getitem__, WORD.findall(text)) for text in texts)
         flat = itertools.chain.from_iterable
-        return [np.fromiter(flat(words), np.int32) for words in found]
+        return [np.fromiter(flat(words), np.int32) for words in rows]
 
     return encode_batch
