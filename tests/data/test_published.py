@@ -199,12 +199,10 @@ def test_all_files_are_kept_byte_for_byte(models, tmp_path):
     assert again.stop_ids == (2, 7) == tuple(format.of(again, "tokenizer").stop_ids)
     assert again.encode("the day") == tok.encode("the day")
     (place / "generation_config.json").write_text('{"eos_token_id": 400}')
-    with pytest.raises(errors.ConfigError, match=r"\[400\] end a text"):
+    with pytest.raises(errors.ConfigError, match=r"\[400\].* eos_token_id"):
         opened(place)
     (place / "generation_config.json").write_text("{")
-    with pytest.raises(
-        errors.DataError, match=r"generation_config\.json: cannot be read as JSON"
-    ):
+    with pytest.raises(errors.DataError, match=r"generation_config\.json: .*JSON"):
         opened(place)
 
 
