@@ -8,10 +8,12 @@ types, bounds (`alignjax.bounds`), defaults and, in its docstring, their meaning
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import functools
 import inspect
+import json
 import math
 import re
 import types
@@ -69,8 +71,8 @@ def fields(owner: Callable, leading: int = 0) -> dict[str, Field]:
 def fill(known: Mapping[str, Field], section: Mapping, path: str) -> dict[str, Any]:
     """The values that the section at `path` has for `known` fields.
 
-    A value of None stands for the field's default and is left out, so that a flag can
-    clear a field. Ints are accepted for floats, lists for tuples; bools are not ints.
+    None is the default of the field, unless its type has None and its default is
+    another value. Ints are accepted for floats, lists for tuples; bools are not ints.
 
     Raises:
       ConfigError: unknown, missing, mistyped, non-finite or out-of-bounds fields, all
@@ -80,6 +82,9 @@ def fill(known: Mapping[str, Field], section: Mapping, path: str) -> dict[str, A
     problems, values = [], {}
     for name, value in section.items():
         if value is None:
+            field = known.get(name)
+            if field and field.default is not None and allows_none(field.type):
+                values[name] = None
             continue
         if name not in known:
             problems.append(
@@ -114,13 +119,18 @@ def call(function: Callable, section: Mapping, path: str, *leading):
     A function with `**options` gets the remaining fields too, and must check them.
     """
     known, rest = fields(function, len(leading)), {}
-    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
+    if takes_options(function):
         rest = {k: v for k, v in section.items() if k not in known and v is not None}
         section = {k: v for k, v in section.items() if k in known}
     values = fill(known, section, path)
     with errors_at(path):
         return function(*leading, **values, **rest)
+
+
+def takes_options(function: Callable) -> bool:
+    """Whether a function has `**options`."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 @contextlib.contextmanager
@@ -150,7 +160,7 @@ def fault(cls: type, name: str, value: Any) -> str | None:
     """Why `value` cannot be the field `name` of the dataclass `cls`, or None."""
     hint = fields(cls)[name].type
     if value is None:
-        if type(None) in typing.get_args(hint):
+        if allows_none(hint):
             return None
         return f"null is not {type_name(hint)}; give it, or leave it out"
     try:
@@ -172,9 +182,14 @@ def to_json(section) -> Any:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Lines `field: old -> new` for every leaf in which two JSON values differ."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        lines = []
+    """Lines `field: old -> new` for every leaf in which two JSON values differ.
+
+    A field that is missing is None, and a section that is missing is empty.
+    """
+    if any(isinstance(x, Mapping) for x in (old, new)) and all(
+        x is None or isinstance(x, Mapping) for x in (old, new)
+    ):
+        old, new, lines = old or {}, new or {}, []
         for key in sorted({*old, *new}):
             inner = f"{path}.{key}" if path else str(key)
             lines += differences(old.get(key), new.get(key), inner)
@@ -229,11 +244,53 @@ def cast(value: Any, hint: Any) -> Any:
     raise ValueError(f"{value!r} is {type(value).__name__}, not {type_name(hint)}")
 
 
+def allows_none(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
+
+
 def type_name(hint) -> str:
     """`float`, `tuple[str, ...]`, `int | None`: a type as a user reads it."""
     if typing.get_origin(hint) is Annotated:
         return type_name(typing.get_args(hint)[0])
     return getattr(hint, "__name__", str(hint)).replace("typing.", "")
+
+
+def parse(text: str, hint: Any) -> Any:
+    """The value of type `hint` that a flag spells; ValueError where it spells none.
+
+    "none" is None, unless it is one of the field's choices; "None" and "null" always
+    are. Tuples are Python's, JSON's, or words between commas.
+    """
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    choices = [choice for m in members for choice in typing.get_args(m)]
+    if text in ("None", "null") or (text == "none" and text not in choices):
+        return None
+    values = [text]
+    for read in (ast.literal_eval, json.loads):
+        with contextlib.suppress(ValueError, SyntaxError):
+            values.insert(0, read(text))
+    if text.lower() in ("true", "false"):
+        values.insert(0, text.lower() == "true")
+    values.append(tuple(word.strip() for word in text.split(",") if word.strip()))
+    if str in members:
+        values = [text]
+    for value in values:
+        with contextlib.suppress(ValueError):
+            return cast(value, hint)
+    return cast(values[0], hint)  # for its message
+
+
+def limits(hint: Any) -> str:
+    """The values that a type allows, in words; "" where the type says nothing more."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ", ".join(map(repr, arguments))
+    if origin is Annotated:
+        return ", ".join(b.text for b in arguments[1:] if isinstance(b, bounds.Bound))
+    if origin in (typing.Union, types.UnionType):
+        return ", ".join(filter(None, map(limits, arguments)))
+    return ""
 
 
 def _meanings(docstring: str) -> dict[str, str]:

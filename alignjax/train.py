@@ -4,8 +4,9 @@ r"""Trains what a config describes: builds everything, then the loop.
     python -m alignjax.train --config=configs/pretrain/world.py --workdir=runs/world \
         --config.optimizer.learning_rate=1e-3
 
-The same command again goes on where it stopped. Everything that can be refused is
-refused before the first step; `alignjax.errors` says how a run ended.
+`--config.FIELD=VALUE` sets any field of the config, or clears it with `none`; `--print`
+explains all of them. The same command again goes on where it stopped. Everything that
+can be refused is refused before the first step; `alignjax.errors` has the exit codes.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import absl.logging
 import jax
-from absl import app, flags
-from ml_collections import config_flags
 
 from alignjax import checkpoint, cli, errors
 from alignjax.distributed import interruption, sharding, watchdog
-from alignjax.experiment import build, parameters, reference, sections
+from alignjax.experiment import (
+    build,
+    config_file,
+    parameters,
+    reference,
+    schema,
+    sections,
+)
 from alignjax.tracking import writer
 from alignjax.training import loop
 
@@ -117,80 +122,55 @@ def _trace(directory: pathlib.Path, start: int, wanted: bool):
         jax.profiler.stop_trace()
 
 
-FLAGS = flags.FLAGS
+def _parser() -> cli.Parser:
+    parser = cli.parser("train", __doc__)
+    add = parser.add_argument
+    config_file.add_option(parser)
+    add("--workdir", metavar="DIR", help="where checkpoints, metrics and logs go")
+    add("--print", action="store_true", help="explain the config, and do nothing else")
+    add("--profile", action="store_true", help="write an XLA trace of some early steps")
+    add("--multihost", action="store_true", help="one of several processes")
+    add("--coordinator", metavar="HOST:PORT", help="of process 0; found on a pod")
+    add("--processes", type=int, metavar="N", help="how many; found on a pod")
+    add("--process_id", type=int, metavar="I", help="of this one; found on a pod")
+    return parser
 
 
-def define_config_flag() -> None:
-    """Defines `--config` and with it a flag for every field of the file."""
-    config_flags.DEFINE_config_file(
-        "config", None, "a file of configs/", lock_config=True
-    )
-    flags.mark_flag_as_required("config")
-
-
-def _define_flags() -> None:
-    define_config_flag()
-    flags.DEFINE_string("workdir", None, "where checkpoints, metrics and logs go")
-    flags.DEFINE_bool("profile", False, "write an XLA trace of some early steps")
-    flags.DEFINE_bool("multihost", False, "one of several processes, started alike")
-    flags.DEFINE_string("coordinator", None, "host:port of process 0; found on a pod")
-    flags.DEFINE_integer("processes", None, "how many there are; found on a pod")
-    flags.DEFINE_integer("process_id", None, "which one this is; found on a pod")
-    flags.mark_flag_as_required("workdir")
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Sets `FLAGS`; what is no flag is left. Exits with CONFIG where one cannot be."""
-    try:
-        rest = FLAGS(argv)
-        FLAGS.config.keys()  # a file that is not there is told of at its first use
-    except (flags.Error, OSError) as error:
-        early = "before a value for --config was specified" in str(error)
-        remedy = "; give --config before the fields that change it" if early else ""
-        _end(errors.CONFIG, f"{error}{remedy}")
-    except (AttributeError, KeyError, TypeError) as error:
-        # How an override of a field that the file has not comes out of the parser.
-        text = str(error).replace("\\n", "; ").replace("\\", "").replace("'", "")
-        words = set(re.findall(r"\w+", text))
-        for flag in argv:
-            root, *path = flag.lstrip("-").partition("=")[0].split(".")
-            if root == "config" and words.intersection(path):
-                _end(errors.CONFIG, f"{flag}: the config has no such field: {text}")
-        raise
-    return rest
-
-
-def main(argv) -> None:
-    """Reads the flags, trains, and exits with its exit code."""
-    if len(argv) > 1:
-        _end(errors.CONFIG, f"no such argument: {argv[1:]}; flags are --name=value")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the flags and trains; returns the exit code."""
     # Of others only warnings; and none by Orbax, whose errors come out as exceptions.
     absl.logging.set_verbosity(absl.logging.WARNING)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("alignjax").setLevel(logging.INFO)
-    section = FLAGS.config
-    cache = section.get("cache_dir") or sections.CACHE_DIR
-    cache = pathlib.Path(cache).expanduser()
-    cli.keep_programs(cache)
-    if FLAGS.multihost:
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
+    parser = _parser()
     try:
-        code = train(section, FLAGS.workdir, profile=FLAGS.profile)
+        options, loaded = config_file.parse(parser, arguments)
+        if options.print:
+            print(schema.page(*loaded))
+            return errors.DONE
+        if options.workdir is None:
+            parser.error("the following arguments are required: --workdir")
+        cache = pathlib.Path(loaded.section.get("cache_dir") or sections.CACHE_DIR)
+        cli.keep_programs(cache)
+        if options.multihost:
+            jax.distributed.initialize(
+                options.coordinator, options.processes, options.process_id
+            )
+        return train(loaded.section, options.workdir, profile=options.profile)
     except errors.AlignError as error:
-        _end(error.exit_code, f"{type(error).__name__}: {error}")
+        return _refuse(error.exit_code, f"{type(error).__name__}: {error}")
     except OSError as error:  # a disk that is full, a directory that is not ours
-        where = f"{FLAGS.workdir} or {cache}"
-        _end(errors.CHECKPOINT, f"{error}; mend this and start again ({where})")
+        where = f"{options.workdir} or {cache}"
+        message = f"{error}; mend this and start again ({where})"
+        return _refuse(errors.CHECKPOINT, message)
     except KeyboardInterrupt:
-        _end(errors.INTERRUPTED, "interrupted before the first step")
-    sys.exit(code)
+        return _refuse(errors.INTERRUPTED, "interrupted before the first step")
 
 
-def _end(code: int, message: str):
+def _refuse(code: int, message: str) -> int:
     print(message, file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main, flags_parser=parse)
+    sys.exit(main())

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every config can be built and its step traced; the base names every field."""
+"""Every config can be built and its step traced."""
 
-import dataclasses
 import importlib
-import inspect
 import pathlib
 import types
 
@@ -11,15 +9,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from alignjax import errors, models, objectives
-from alignjax.experiment import build, initial, sections
-from alignjax.losses import catalogue
-from alignjax.models import attention, decoder_config
-from alignjax.training import optim, schedules, step
+from alignjax.experiment import build, initial
+from alignjax.models import attention
+from alignjax.training import step
 from alignjax.types import Frozen, Responses, Sequences, TrainState
-from configs import base
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "configs"
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*.py"))
@@ -70,7 +65,7 @@ def batch_of(objective, c):
 def test_builds_and_traces(path, monkeypatch):
     section = load(path).get_config().to_dict()
     before = lambda section, path: begun(section) if path == "init" else None
-    if section["model"]["family"] is None:
+    if section["model"].get("family") is None:
         monkeypatch.setattr(initial, "find", before)
     checked = build.check(section)
     c, optimizer = checked.config, checked.optimizer
@@ -113,56 +108,6 @@ def test_docstring_says_how_to_run_it_and_what_comes_of_it(path):
     assert "not yet run" in text or "Result" in text
     if "not yet run" not in text:
         assert "Hardware:" in text and "Time" in text
-
-
-def test_base_names_every_field_that_a_flag_could_set():
-    c = base.language_model()
-    fields = lambda cls: {f.name for f in dataclasses.fields(cls)}
-    assert set(c) == fields(sections.Config)
-    assert set(c.model) == fields(decoder_config.DecoderConfig) | {"family", "name"}
-    for name, cls in sections.SECTIONS.items():
-        assert set(c[name]) == fields(cls), name
-
-    def options(functions, known):
-        for function in functions:
-            for p in inspect.signature(function).parameters.values():
-                if p.kind is p.KEYWORD_ONLY:
-                    known = known | {p.name}
-        return known
-
-    own = {"name", "learning_rate", "clip_norm", "decay", "ema"}
-    assert set(c.optimizer) == options(optim.OPTIMIZERS.values(), own)
-    own = {"name", "warmup_steps", "warmup_tokens"}
-    assert set(c.schedule) == options(schedules.SCHEDULES.values(), own)
-    sections_of = {
-        "language_model": (base.language_model, ()),
-        "reward_model": (base.reward_model, (catalogue.REWARD,)),
-        "preference": (
-            base.preference,
-            (catalogue.PREFERENCE, catalogue.UNPAIRED, catalogue.RANKED),
-        ),
-    }
-    for name, (stage, kinds) in sections_of.items():
-        make = objectives.OBJECTIVES[name]
-        known = options([make], {"name", "router_scope"}) - {"options"}
-        for loss in (loss for kind in kinds for loss in kind.values()):
-            known |= set(catalogue.options(loss))
-        assert set(stage().objective) == known - {"link_options"}, name
-
-
-def test_a_flag_reaches_every_field():
-    """None is hidden by what a ConfigDict can do by itself, such as `update`."""
-    for stage in (base.sft, base.reward_model, base.preference):
-        for path, c in _sections(stage(), "config"):
-            hidden = set(c) & set(dir(ConfigDict))
-            assert not hidden, f"{path}: {hidden}"
-
-
-def _sections(c, path):
-    yield path, c
-    for name in c:
-        if isinstance(c[name], ConfigDict):
-            yield from _sections(c[name], f"{path}.{name}")
 
 
 def test_configs_are_data():

@@ -12,27 +12,21 @@ looked through for the faults of `alignjax.data.audit`; it ends with 1 if there 
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignjax import errors
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 
-from alignjax import train
+from alignjax import cli, errors
 from alignjax.data import audit, dataset
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
-from alignjax.experiment import build
+from alignjax.experiment import build, config_file
 
-FLAGS = flags.FLAGS
-FOUND = 1  # the exit status where there are faults
+FAULTY = 1  # the exit status where there are faults
 MOST = 20  # faults that are listed
 
 
@@ -147,31 +141,33 @@ def report(
     return lines, faults
 
 
-def main(argv) -> None:
-    """Prints the report; exits with 1 if there are faults, else as `train` does."""
-    del argv
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the report; returns 1 if there are faults, else an exit code."""
     logging.set_verbosity(logging.WARNING)
-    try:
-        run = build.build(FLAGS.config)
-        data = run.train if FLAGS.split == "train" else run.validation
+    parser = cli.parser("audit", __doc__)
+    config_file.add_option(parser)
+    add = parser.add_argument
+    add("--rows", type=int, default=2, help="rows that are printed (%(default)s)")
+    add("--check", type=int, help="rows that are looked through (256)")
+    add("--split", choices=("train", "validation"), default="train")
+    faults = []
+
+    def body() -> None:
+        options, loaded = config_file.parse(parser, arguments)
+        run = build.build(loaded.section)
+        data = run.train if options.split == "train" else run.validation
         if data is None:
             raise errors.ConfigError(
                 "evaluation.every: None, so that there is no validation data; set it"
             )
+        check = options.check or min(256, data.num_rows)
         format = run.config.data.chat
-        check = FLAGS.check or min(256, data.num_rows)
-        lines, faults = report(data, run.tokenizer, format, FLAGS.rows, check)
-    except (errors.ConfigError, errors.DataError) as error:
-        print(error, file=sys.stderr)
-        wrong = isinstance(error, errors.ConfigError)
-        sys.exit(errors.CONFIG if wrong else errors.DATA)
-    print("\n".join(lines))
-    sys.exit(FOUND if faults else errors.DONE)
+        lines, found = report(data, run.tokenizer, format, options.rows, check)
+        faults.extend(found)
+        print("\n".join(lines))
+
+    return cli.exit_code(body) or (FAULTY if faults else errors.DONE)
 
 
 if __name__ == "__main__":
-    train.define_config_flag()
-    flags.DEFINE_integer("rows", 2, "how many rows are printed", lower_bound=0)
-    flags.DEFINE_integer("check", None, "rows that are looked through; 256", 1)
-    flags.DEFINE_enum("split", "train", ["train", "validation"], "of the data")
-    app.run(main, flags_parser=train.parse)
+    sys.exit(main())

@@ -316,6 +316,7 @@ def check(section: dict) -> Checked:
         )
     if problems:
         raise errors.ConfigError(problems)
+    section = sections.with_defaults(section)
     return Checked(
         c, section, begun, reference, objective, schedule, optimizer, copies, rules
     )

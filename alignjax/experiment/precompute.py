@@ -9,29 +9,27 @@ serves a machine that is better at it, or several runs that start at once. What 
 already is not computed again.
 """
 
-import pathlib
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
-from absl import app, flags
-
-from alignjax import errors
-
-# Configs import `configs.base` from the root of the checkout.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-from alignjax import cli, config, train
+from alignjax import cli, errors
 from alignjax.distributed import sharding
-from alignjax.experiment import build, reference
+from alignjax.experiment import build, config_file, reference
 
 
-def main(_) -> int:
-    section = config.to_json(flags.FLAGS.config)
-    section.setdefault("reference", {})["store"] = True
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fills the store; returns the exit code."""
+    parser = cli.parser("precompute", __doc__)
+    config_file.add_option(parser)
 
     def fill() -> None:
+        section = config_file.parse(parser, arguments)[1].section
+        section["reference"] = {**(section.get("reference") or {}), "store": True}
         run = build.build(section)
         if run.reference is None:
-            raise errors.ConfigError("objective: it asks no reference; nothing to do")
+            raise errors.ConfigError("objective: it needs no reference model")
         with sharding.use(run.mesh, run.rules):
             reference.attach(run, print, lambda _: None)
 
@@ -39,5 +37,4 @@ def main(_) -> int:
 
 
 if __name__ == "__main__":
-    train.define_config_flag()
-    app.run(main, flags_parser=train.parse)
+    sys.exit(main())

@@ -1,33 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole config as dataclasses; `configs/base.py` explains every field.
+"""The sections of a config as dataclasses: fields, defaults, bounds and meaning.
 
-What one section can tell is wrong with itself is refused here.
+Each section validates its own fields. What takes two sections is in `build.check`, and
+the options of a named part (an objective, an optimizer) are those of its function.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from alignjax import errors
+from alignjax import config, errors
+from alignjax.bounds import Bound, Count, CountOrZero, Positive, PositiveShare, Share
 from alignjax.checkpoint import CheckpointConfig
 from alignjax.data import loader
 from alignjax.data.tokenizers import base as tokenizer
 
 CACHE_DIR = "~/.cache/alignjax"
-# Keys follow from the last 32 bits of a number; a run has those of seed and seed + 1.
-SEEDS = 2**32 - 1
-
-
-def _too_small(section, **least: int) -> list[str]:
-    """What is wrong with the fields that are numbers from `least` up, or None."""
-    return [
-        f"{name}: {value} must be at least {smallest}"
-        for name, smallest in least.items()
-        if (value := getattr(section, name)) is not None and value < smallest
-    ]
+# Keys follow from the low 32 bits of a number; a run uses those of seed and seed + 1.
+Seed = Annotated[int, Bound(lambda x: 0 <= x < 2**32 - 1, "in [0, 2^32 - 1)")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +28,11 @@ class EvaluationConfig:
 
     Attributes:
       every: steps between evaluations; None is never.
-      batches: how many batches of `batch_size` rows at most; None is all of them.
+      batches: batches of an evaluation at most, of `batch_size` rows; None is all.
     """
 
-    every: int | None = None
-    batches: int | None = None
-
-    def __post_init__(self):
-        if problems := _too_small(self, every=1, batches=1):
-            raise errors.ConfigError(problems)
+    every: Count | None = None
+    batches: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,47 +41,43 @@ class SampleConfig:
 
     Attributes:
       every: steps between samples; None is never.
-      prompts: what each of them starts with.
-      max_tokens, temperature, top_p: see `sampling.generate`.
+      prompts: beginnings that it continues; in a chat, what the user says.
+      max_tokens: tokens of a sample at most.
+      temperature: of the softmax that tokens are drawn from; 0 takes the likeliest.
+      top_p: draws from the likeliest tokens that have this probability together; None
+        is all tokens.
     """
 
-    every: int | None = None
+    every: Count | None = None
     prompts: tuple[str, ...] = ("",)
     max_tokens: int = 64
     temperature: float = 0.8
     top_p: float | None = None
 
-    def __post_init__(self):
-        if problems := _too_small(self, every=1):
-            raise errors.ConfigError(problems)
-
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """The section `log`: see `writer.Writer`.
+    """The section `log`: see `tracking.writer`.
 
     Attributes:
-      every: steps between lines in the log.
+      every: steps between lines of the log; metrics.jsonl has every step.
       tensorboard: whether to write event files.
-      wandb: a project to log to; None is off.
+      wandb: a Weights & Biases project to log to, with the extra; None is off.
     """
 
-    every: int = 10
+    every: Count = 10
     tensorboard: bool = True
     wandb: str | None = None
-
-    def __post_init__(self):
-        if problems := _too_small(self, every=1):
-            raise errors.ConfigError(problems)
 
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    """The section `init`: the run whose parameters a run starts from.
+    """The section `init`: the run that this one starts from.
 
     Attributes:
-      run: its directory; None starts from random parameters.
-      step: of its checkpoints; None is the newest.
+      run: its directory, a Hugging Face folder, or `hf:` and a repository; None starts
+        from random parameters.
+      step: which of its checkpoints; None is the newest.
     """
 
     run: str | None = None
@@ -109,34 +93,33 @@ class ReferenceConfig:
     """The section `reference`: the model that objectives compare the policy with.
 
     Attributes:
-      run, step: as in `init`; None is where the policy starts from. It is computed as
-        the policy is, in its dtype.
-      store: whether to keep its log-probabilities of the data on disk, where every
-        loss, option and seed over the same data finds them, instead of keeping a copy
-        of its parameters on the devices.
-      update_every: updates of the policy after which the reference moves to or towards
-        it, see `moving.reference`; None keeps it as it is.
-      update_share: by how much, 1 is all the way, which None stands for.
+      run: as in `init`; None is the model that the policy starts from. It computes in
+        the dtype of the policy.
+      step: which of its checkpoints; None is the newest.
+      store: whether to keep its log-probs of the data on disk, where every loss, option
+        and seed over the same data finds them, instead of its parameters in memory.
+      update_every: updates of the policy between moves of the reference towards it
+        (TR-DPO); None keeps the reference fixed.
+      update_share: the share of the way that it moves; None is 1, a copy.
     """
 
     run: str | None = None
     step: int | None = None
     store: bool = False
-    update_every: int | None = None
-    update_share: float | None = None
+    update_every: Count | None = None
+    update_share: PositiveShare | None = None
 
     def __post_init__(self):
-        problems = _too_small(self, update_every=1)
+        problems = []
         if self.step is not None and self.run is None:
             problems.append(f"step: {self.step} of no run; name the run too")
-        share = self.update_share
-        if share is not None and not 0 < share <= 1:
-            problems.append(f"update_share: {share} is not in (0, 1]; 1 is a copy")
-        if share is not None and self.update_every is None:
-            problems.append(f"update_share: {share} at no time; set update_every too")
+        if self.update_share is not None and self.update_every is None:
+            problems.append(
+                f"update_share: {self.update_share} at no time; set update_every too"
+            )
         if self.store and self.update_every is not None:
             problems.append(
-                "store: keeps what a reference that stays says, and with update_every "
+                "store: has the log-probs of a fixed reference, and with update_every "
                 f"= {self.update_every} it moves; choose one of the two"
             )
         if problems:
@@ -144,52 +127,151 @@ class ReferenceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """A whole config; `configs/base.py` explains every field."""
+class ModelConfig:
+    """What the section `model` has besides the fields of `DecoderConfig`.
 
-    steps: int
-    batch_size: int
-    length: int
+    Attributes:
+      family: a family of `alignjax.models.families`; with `init.run`, that of the run.
+      name: a size of the family, which gives the fields that are None their values.
+    """
+
+    family: str | None = None
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the section `objective` has besides the options of the objective and loss.
+
+    Attributes:
+      name: "language_model", "reward_model", "preference", or module:function.
+    """
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """What the section `optimizer` has besides the options of the optimizer.
+
+    Attributes:
+      name: "adamw", "adafactor", "lion", "muon", "sgd", or module:function.
+      learning_rate: the peak of the schedule.
+      clip_norm: the largest norm of the whole gradient; None is off.
+      decay: a pattern of the paths of parameters that weight decay applies to.
+      ema: the decay of a moving average of the weights; None is off.
+    """
+
+    name: str
+    learning_rate: Positive
+    clip_norm: Positive | None = None
+    decay: str = ".*"
+    ema: Share | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """What the section `schedule` has besides the options of the schedule.
+
+    Attributes:
+      name: "cosine", "constant", "linear", "wsd", "rsqrt", or module:function.
+      warmup_steps: steps in which the rate rises to its peak; None is none.
+      warmup_tokens: the same in tokens, instead.
+    """
+
+    name: str
+    warmup_steps: CountOrZero | None = None
+    warmup_tokens: CountOrZero | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The section `mesh`: devices along each axis; -1 is all that remain.
+
+    Attributes:
+      data: copies of the parameters, which read different rows.
+      fsdp: devices that parameters and rows are split over.
+      tensor: devices that heads and MLPs are split over.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """What each of `data.sources` has besides the options of its kind.
+
+    Attributes:
+      kind: "text", "jsonl", "parquet", "tfds", "huggingface", "world", or
+        module:function.
+      weight: its share of the rows, relative to other sources.
+    """
+
+    kind: str
+    weight: Positive = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole config.
+
+    Attributes:
+      steps: updates; schedules are stretched over them.
+      batch_size: rows of a step, on all devices together.
+      length: T, tokens of a row.
+      trainable: a pattern of the paths of parameters that are trained.
+      seed: of the parameters, of dropout and of the order of the data.
+      microbatches: parts of a batch that go through the model one after another, with
+        the same update.
+      nonfinite: what a loss or gradient that is not finite does: "stop" the run, or
+        "skip" the update.
+      max_skipped: skipped updates in a row after which the run stops too.
+      sharding_rules: axes of the mesh for axes of arrays, instead of the usual ones.
+      prefetch: batches fetched ahead.
+      watchdog: seconds without progress after which the run is ended; None is never.
+      cache_dir: the folder of tokens, tokenizers and compiled programs.
+    """
+
+    steps: Count
+    batch_size: Count
+    length: Count
     model: dict
     data: loader.DataConfig
     objective: dict
     optimizer: dict
     schedule: dict
     checkpoint: CheckpointConfig
-    evaluation: EvaluationConfig
-    sample: SampleConfig
-    log: LogConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sample: SampleConfig = SampleConfig()
+    log: LogConfig = LogConfig()
     tokenizer: tokenizer.TokenizerConfig | None = None
     init: InitConfig = InitConfig()
     reference: ReferenceConfig = ReferenceConfig()
     trainable: str = ".*"
-    seed: int = 0
-    microbatches: int = 1
+    seed: Seed = 0
+    microbatches: Count = 1
     nonfinite: Literal["stop", "skip"] = "stop"
-    max_skipped: int = 10
+    max_skipped: Count = 10
     mesh: dict = dataclasses.field(default_factory=dict)
     sharding_rules: dict = dataclasses.field(default_factory=dict)
-    prefetch: int = 4
-    watchdog: float | None = 1800.0
+    prefetch: CountOrZero = 4
+    watchdog: Positive | None = 1800.0
     cache_dir: str = CACHE_DIR
 
     def __post_init__(self):
-        problems = _too_small(self, steps=1, batch_size=1, length=1, microbatches=1)
-        problems += _too_small(self, max_skipped=1, prefetch=0, seed=0)
-        if self.seed >= SEEDS:
-            problems.append(f"seed: {self.seed} must be less than {SEEDS}")
+        problems = []
         if not self.cache_dir.strip():
             problems.append("cache_dir: empty; name a folder, or leave it out")
-        if self.watchdog is not None and not self.watchdog > 0:
-            problems.append(f"watchdog: {self.watchdog} must be positive; None is off")
         rate = self.optimizer.get("learning_rate")
-        if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+        if not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
             problems.append(f"optimizer.learning_rate: {rate} is not a positive number")
         try:
             re.compile(self.trainable)
         except re.error as error:
             problems.append(f"trainable: {self.trainable!r} is no pattern: {error}")
-        if self.batch_size % max(self.microbatches, 1):
+        if self.batch_size % self.microbatches:
             problems.append(
                 f"microbatches: {self.microbatches} do not divide batch_size = "
                 f"{self.batch_size}"
@@ -208,3 +290,24 @@ SECTIONS = {
     "init": InitConfig,
     "reference": ReferenceConfig,
 }
+
+
+def with_defaults(section: dict) -> dict:
+    """A config as JSON with the defaults of `Config` and `SECTIONS` written out.
+
+    So the record of a run stays true when a default changes later.
+    """
+    complete = _with_defaults(Config, section)
+    for name, cls in SECTIONS.items():
+        part = section.get(name) or {}
+        if name != "tokenizer" or any(value is not None for value in part.values()):
+            complete[name] = _with_defaults(cls, part)
+    return complete
+
+
+def _with_defaults(cls: type, section: dict) -> dict:
+    complete = dict(section)
+    for name, field in config.fields(cls).items():
+        if section.get(name) is None and not dataclasses.is_dataclass(field.default):
+            complete[name] = config.to_json(field.default)
+    return complete

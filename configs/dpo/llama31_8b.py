@@ -29,19 +29,8 @@ def get_config():
     c.model.update(max_length=4096, remat="dots")
     c.objective.loss, c.objective.beta = "dpo", 0.01
     c.objective.chunk = 1024
-    uf = dict(
-        kind="huggingface",
-        path="HuggingFaceH4/ultrafeedback_binarized",
-        format="preference",
-        weight=1.0,
-    )
+    base.ultrafeedback(c)
     c.data.chat = "llama3"
-    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
-    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
-    c.data.validation_fraction = 0.0
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
     c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-7, 0.0
     c.schedule.warmup_steps, c.schedule.final = 20, 0.0
     c.mesh = dict(data=1, fsdp=-1, tensor=1)

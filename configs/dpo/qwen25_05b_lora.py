@@ -26,23 +26,11 @@ def get_config():
     # A pass, where a pair has 800 tokens; the log says how many passes it is.
     c.steps, c.batch_size, c.length = 800, 32, 2048
     c.model.update(max_length=2048, remat="dots", base="bfloat16")
-    c.model.update(lora_rank=16, lora_alpha=32.0)
-    c.trainable = r".*/lora_.*"
+    base.lora(c, rank=16, alpha=32.0)
     c.objective.loss, c.objective.beta = "dpo", 0.1
     c.objective.chunk = 512
-    uf = dict(
-        kind="huggingface",
-        path="HuggingFaceH4/ultrafeedback_binarized",
-        format="preference",
-        weight=1.0,
-    )
+    base.ultrafeedback(c)
     c.data.chat, c.data.bos = "tokenizer", False  # Qwen has no start token
-    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
-    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
-    c.data.validation_fraction = 0.0
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
     c.microbatches = 8
     c.optimizer.learning_rate, c.optimizer.weight_decay = 2e-5, 0.0
     c.schedule.warmup_steps, c.schedule.final = 80, 0.0

@@ -22,18 +22,7 @@ def get_config():
     c.model.update(max_length=4096, remat="dots")
     c.objective.loss, c.objective.beta = "dpo", 0.01
     c.objective.chunk = 1024
-    uf = dict(
-        kind="huggingface",
-        path="HuggingFaceH4/ultrafeedback_binarized",
-        format="preference",
-        weight=1.0,
-    )
-    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
-    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
-    c.data.validation_fraction = 0.0
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
+    base.ultrafeedback(c)
     c.microbatches = 4
     c.optimizer.learning_rate = 5e-7
     c.schedule.warmup_steps, c.schedule.final = 40, 0.0

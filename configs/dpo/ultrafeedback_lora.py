@@ -11,13 +11,13 @@ it is to be (arXiv:2305.14314 has 2e-4 for fine-tuning; DPO asks for less).
 Hardware: one GPU with 80 GB. Time: unknown. Result: not yet run.
 """
 
+from configs import base
 from configs.dpo import ultrafeedback
 
 
 def get_config():
     c = ultrafeedback.get_config()
-    c.model.update(lora_rank=64, lora_alpha=128.0)
-    c.trainable = r".*/lora_[ab]"
+    base.lora(c, rank=64, alpha=128.0)
     c.microbatches = 32
     c.optimizer.learning_rate = 2e-5
     return c

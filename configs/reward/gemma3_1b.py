@@ -25,19 +25,8 @@ def get_config():
     # A pass, where a pair has 800 tokens; the log says how many passes it is.
     c.steps, c.batch_size, c.length = 800, 32, 2048
     c.model.update(max_length=2048, remat="dots")
-    uf = dict(
-        kind="huggingface",
-        path="HuggingFaceH4/ultrafeedback_binarized",
-        format="preference",
-        weight=1.0,
-    )
+    base.ultrafeedback(c)
     c.data.chat = "tokenizer"
-    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
-    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
-    c.data.validation_fraction = 0.0
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
     c.microbatches = 8
     c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-6, 0.0
     c.schedule.warmup_steps, c.schedule.final = 40, 0.1

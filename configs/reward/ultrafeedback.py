@@ -18,18 +18,7 @@ def get_config():
     # A pass, where a pair has 800 tokens; the log says how many passes it is.
     c.steps, c.batch_size, c.length = 400, 32, 4096
     c.model.update(max_length=4096, remat="dots")
-    uf = dict(
-        kind="huggingface",
-        path="HuggingFaceH4/ultrafeedback_binarized",
-        format="preference",
-        weight=1.0,
-    )
-    c.data.sources.ultrafeedback = dict(**uf, split="train_prefs")
-    c.data.validation_sources.ultrafeedback = dict(**uf, split="test_prefs")
-    c.data.validation_fraction = 0.0
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
+    base.ultrafeedback(c)
     c.microbatches = 4
     c.optimizer.learning_rate = 1e-5
     c.schedule.warmup_steps, c.schedule.final = 30, 0.1

@@ -26,8 +26,7 @@ def get_config():
     c.init.run = "hf:Qwen/Qwen2.5-0.5B"
     c.steps, c.batch_size, c.length = 2000, 32, 2048
     c.model.update(max_length=2048, remat="dots", base="bfloat16")
-    c.model.update(lora_rank=16, lora_alpha=32.0)
-    c.trainable = r".*/lora_.*"
+    base.lora(c, rank=16, alpha=32.0)
     c.data.chat, c.data.bos = "tokenizer", False  # Qwen has no start token
     c.data.sources.tulu3 = dict(
         kind="huggingface",

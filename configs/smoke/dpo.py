@@ -7,8 +7,6 @@ python -m alignjax.train --config=configs/smoke/dpo.py --workdir=runs/smoke_dpo 
 Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.
 """
 
-from ml_collections.config_dict import placeholder
-
 from configs import base
 
 
@@ -20,7 +18,6 @@ def get_config():
         preset="nano",
         split="preferences",
         documents=64,
-        data_dir=placeholder(str),  # None is the user's cache
         weight=1.0,
     )
     c.data.long_documents = "skip"

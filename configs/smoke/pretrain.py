@@ -6,8 +6,6 @@ python -m alignjax.train --config=configs/smoke/pretrain.py --workdir=runs/smoke
 Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.
 """
 
-from ml_collections.config_dict import placeholder
-
 from configs import base
 
 
@@ -22,7 +20,6 @@ def get_config():
         kind="world",
         preset="nano",
         documents=300,
-        data_dir=placeholder(str),  # None is the user's cache
         weight=1.0,
     )
     c.data.validation_fraction = 0.1

@@ -13,8 +13,6 @@ import subprocess
 import sys
 import time
 
-from absl import app
-
 from alignjax import train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -86,10 +84,8 @@ def _command(arguments, output, devices, before) -> None:
         os.dup2(file, descriptor)
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0), write_through=True)
     after = before() if before is not None else None
-    sys.argv = ["alignjax.train", *arguments]
-    train._define_flags()
     try:
-        app.run(train.main, flags_parser=train.parse)
+        sys.exit(train.main(arguments))
     finally:
         if after is not None:
             after()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs from files anywhere, flags for any field, and the page that explains them."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from alignjax import cli, config, errors, train
+from alignjax.experiment import config_file, schema, sections
+from alignjax.losses import catalogue
+from alignjax.training import optim, schedules
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DPO = str(ROOT / "configs/smoke/dpo.py")
+PRETRAIN = str(ROOT / "configs/smoke/pretrain.py")
+
+
+def loaded(file, *flags):
+    parser = cli.parser("train", "a test")
+    config_file.add_option(parser)
+    flags = [f"--config.{flag}" for flag in flags]
+    return config_file.parse(parser, [f"--config={file}", *flags])[1]
+
+
+def refusals(file, *flags):
+    with pytest.raises(errors.ConfigError) as error:
+        loaded(file, *flags)
+    return error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("seed=3", 3),
+        ("optimizer.learning_rate=1e-3", 1e-3),
+        ("optimizer.learning_rate=1", 1.0),
+        ("optimizer.clip_norm=none", None),
+        ("watchdog=None", None),
+        ("model.remat=none", "none"),  # one of its choices
+        ("model.tied=false", False),
+        ("sample.prompts=('a, b', 'c')", ("a, b", "c")),
+        ("checkpoint.keep_best=eval/loss,min", ("eval/loss", "min")),
+        ("reference.run=2024", "2024"),
+        ("sharding_rules.embed=none", None),
+        ("data.sources.world.documents=7", 7),
+        ("objective.mixture.dpo=0.5", 0.5),
+        ('objective.mixture={"dpo": 1.0}', {"dpo": 1.0}),
+    ],
+)
+def test_a_flag_sets_a_field(flag, value):
+    section, origins = loaded(DPO, flag)
+    path = flag.partition("=")[0]
+    assert schema.get(section, path) == value
+    assert type(schema.get(section, path)) is type(value)
+    assert origins[path] == "flag" and origins["steps"] == "file"
+
+
+def test_a_value_may_follow_its_flag_and_a_selector_its_fields():
+    parser = cli.parser("train", "a test")
+    config_file.add_option(parser)
+    arguments = ["--config.objective.gamma", "0.5", "--config.objective.loss", "simpo"]
+    section = config_file.parse(parser, [*arguments, "--config", DPO])[1].section
+    assert section["objective"]["gamma"] == 0.5
+    new = ("data.sources.x.path=a.jsonl", "data.sources.x.kind=jsonl")
+    assert loaded(DPO, *new).section["data"]["sources"]["x"]["path"] == "a.jsonl"
+
+
+def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
+    for kind in ("preference", "unpaired", "ranked"):
+        for name, loss in catalogue.CATALOGUE[kind].items():
+            paths = schema.fields({"objective": {"name": "preference", "loss": name}})
+            for option in catalogue.options(loss):
+                assert f"objective.{option}" in paths, name
+    for part, functions, leading in (
+        ("optimizer", optim.OPTIMIZERS, 2),
+        ("schedule", schedules.SCHEDULES, 3),
+    ):
+        for name, function in functions.items():
+            paths = schema.fields({part: {"name": name}})
+            for option in config.fields(function, leading):
+                assert f"{part}.{option}" in paths
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [
+        ("stps=1", "stps: unknown field; did you mean 'steps'"),
+        ("objective.bta=1", "objective.bta: unknown field; did you mean 'beta'"),
+        ("objective.gamma=1", "objective.gamma: unknown field"),  # of other losses
+        ("data.sources.world.documets=1", "data.sources.world.documets: unknown"),
+        (
+            "data.train_onn=all",
+            "data.train_onn: unknown field; did you mean 'train_on'",
+        ),
+        ("steps=many", "steps: 'many'"),
+        ("steps=0", "steps: 0 is not at least 1"),
+        ("steps.x=1", "steps.x: unknown"),
+        ("reference.store=maybe", "reference.store: 'maybe'"),
+    ],
+)
+def test_a_flag_is_refused_by_field(flag, field):
+    (problem,) = refusals(DPO, flag)
+    assert problem.startswith(field)
+
+
+def test_all_bad_flags_are_reported_at_once():
+    assert len(refusals(DPO, "stps=1", "seed=x", "objective.bta=1")) == 3
+
+
+def test_a_config_may_lie_anywhere(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import base\n"
+        "def get_config(steps='3'):\n"
+        "    c = base.sft()\n"
+        "    c.steps = int(steps)\n"
+        "    return c\n"
+    )
+    assert loaded(file).section["steps"] == 3
+    assert loaded(f"{file}:5").section["steps"] == 5
+    plain = tmp_path / "plain.py"
+    plain.write_text("get_config = lambda: {'steps': 2, 'data': {'sources': {}}}\n")
+    assert loaded(plain).section["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("1 / 0", "ZeroDivisionError"), ("", "get_config"), ("def x(", "SyntaxError")],
+)
+def test_a_file_that_fails_is_refused_with_its_cause(text, cause, tmp_path):
+    (tmp_path / "bad.py").write_text(text)
+    (problem,) = refusals(tmp_path / "bad.py")
+    assert problem.startswith("config: ") and cause in problem
+    (problem,) = refusals(tmp_path / "none.py")
+    assert problem.startswith("config: ")
+
+
+def test_the_page_has_every_field_with_its_origin_and_meaning(capsys):
+    flags = ["--config.model.layers=3", "--config.optimizer.clip_norm=none", "--print"]
+    assert train.main([f"--config={PRETRAIN}", *flags]) == errors.DONE
+    lines = capsys.readouterr().out.splitlines()
+    for line in (
+        "steps = 24  (file)",
+        "model.layers = 3  (flag)",
+        "model.kv_heads = None  (default)",
+        "optimizer.clip_norm = None  (flag)",
+        "optimizer.b1 = 0.9  (default)",
+        "log.every = 10  (default)",
+        "data.sources.text.preset = 'nano'  (file)",
+    ):
+        assert line in lines
+    assert lines[lines.index("steps = 24  (file)") + 1].startswith("    updates; ")
+    shown = {line.partition(" = ")[0] for line in lines if " = " in line}
+    paths = schema.fields(loaded(PRETRAIN).section)
+    assert set(paths) - shown <= {"data.sources"}
+
+
+def test_every_field_of_a_section_has_a_meaning():
+    parts = [
+        value for value in vars(sections).values() if dataclasses.is_dataclass(value)
+    ]
+    for cls in {*parts, *sections.SECTIONS.values()}:
+        for name, field in config.fields(cls).items():
+            nested = (
+                name in {*sections.SECTIONS, *schema.PARTS} and cls is sections.Config
+            )
+            assert field.meaning or nested, f"{cls.__name__}.{name}"
+
+
+def test_the_record_of_a_config_has_its_defaults():
+    section = config.to_json(loaded(PRETRAIN).section)
+    complete = sections.with_defaults(section)
+    assert complete["seed"] == 0 and complete["watchdog"] == 1800.0
+    assert complete["data"]["on_bad_row"] == "error" and complete["init"]["run"] is None
+    assert complete["steps"] == section["steps"]
+    assert sections.with_defaults(complete) == complete
+    assert "kind" not in sections.with_defaults({"tokenizer": {}})["tokenizer"]
