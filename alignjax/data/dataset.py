@@ -36,7 +36,7 @@ class Part(NamedTuple):
       name: in the config.
       weight: its share of the rows, beside the other parts'.
       plan: its tokens and how they are put into rows.
-      unknown: how much of it the tokenizer cannot write.
+      unknown: its targets that the tokenizer cannot write.
       note: a line about the source itself, for the report.
     """
 
@@ -118,7 +118,7 @@ class Dataset:
 
     @property
     def report(self) -> str:
-        """How much of each source is in rows, and how much is lost; lines."""
+        """Lines on the documents of each source that are in rows or lost."""
         lines = []
         for part in self.parts:
             lines.append(f"{part.name}: {part.plan.report()}")
@@ -129,8 +129,8 @@ class Dataset:
             if part.unknown.tokens:
                 lines.append(
                     f"{part.name}: unknown to the tokenizer: {part.unknown.tokens:,} "
-                    f"of {part.unknown.of:,} tokens that are trained on; one that "
-                    "spells in bytes what it has no pieces for would have none"
+                    f"of {part.unknown.of:,} tokens that are trained on; a tokenizer "
+                    "with a fallback to bytes would have none"
                 )
         lines += [f"{name}: no documents in this split" for name in self.empty]
         names = [part.name for part in self.parts]
@@ -160,7 +160,7 @@ class Dataset:
         return self._rows(indices, self._locate_in_pass)
 
     def describe(self, n: int) -> str:
-        """Where row n of the stream comes from: its documents, and which tokens."""
+        """The origin of row n of the stream: files, lines and tokens."""
         source, row = (int(x[0]) for x in self._locate(np.array([n])))
         part = self.parts[source]
         return f"{part.name}: " + " + ".join(part.plan.describe(row))
@@ -194,7 +194,7 @@ class Dataset:
 def count_unknown(
     plan: text.Plan | groups.Plan, unknown_id: int | None, cache_dir: Path
 ) -> Unknown:
-    """How much of a plan's targets the tokenizer cannot write, counted once.
+    """The targets of a plan that are the tokenizer's unknown token, counted once.
 
     The count is kept apart from the plan, whose digest is part of a run's identity.
     """

@@ -324,8 +324,8 @@ def _no_rows(cfg, counts: Mapping[str, int], split: str, length: int, data: str)
         )
         if counts.get(name)
     ]
-    what = f"of {counts['documents']:,} documents {' and '.join(lost)}"
-    what = what if lost else "it has no documents"
+    reason = f"of {counts['documents']:,} documents {' and '.join(lost)}"
+    reason = reason if lost else "it has no documents"
     if counts["long"]:
         remedy = f"raise length, which is {length}"
         if cfg.long_documents == "skip":
@@ -339,7 +339,7 @@ def _no_rows(cfg, counts: Mapping[str, int], split: str, length: int, data: str)
         if data == "text" and cfg.validation_by == "hash":
             tail = 'data.validation_by = "tail" for a corpus of a few long documents'
             remedy += f", or say {tail}"
-    return f"no rows in {split}: {what}; {remedy}"
+    return f"no rows in {split}: {reason}; {remedy}"
 
 
 def prefetch(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which groups of responses go into which row of T targets.
+"""Plans of groups of responses: the groups of each row of T targets.
 
-A group is a document of `comparisons.tokenize`; `rows.Layout` says how much of a row it
-takes. Groups are whole: what is too long is refused, left out, or loses the beginning
-of its prompt, never any of a response.
+A group is a document of `comparisons.tokenize`; `rows.Layout` has its size in a row.
+Groups are never split: one that is too long is refused, left out, or loses the
+beginning of its prompt, never a part of a response.
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ def _responses(caches: Mapping[str, cache.TokenCache], values: Sequence[str]) ->
 
 
 class Plan(NamedTuple):
-    """Which groups of a token cache make up which row; R rows, G groups.
+    """The groups of a token cache that each row has; R rows, G groups.
 
     Attributes:
-      key: a digest of all that it follows from.
-      layout: how it was made.
+      key: a digest of everything it depends on.
+      layout: its settings.
       tokens: the cache.
       documents: int64 [G], the document of each group, row by row.
       cuts: int32 [G], how many tokens its prompt has lost.
@@ -160,10 +160,10 @@ class Plan(NamedTuple):
         return self.layout.rows([self], np.asarray(indices, np.int64), _alone)
 
     def target_index(self, indices: np.ndarray) -> np.ndarray:
-        """Where the cache has each target of a response of some rows.
+        """The index in the cache of each target of a response; see `rows.target_index`.
 
-        Returns:
-          int64 [n, R, T], -1 where there is none.
+        Args:
+          indices: ints [n] in 0 .. R - 1, or -1 for a row of padding.
         """
         indices = np.asarray(indices, np.int64)
         groups = self.layout.read([self], indices, _alone)
@@ -212,7 +212,7 @@ class Plan(NamedTuple):
         )
 
     def report(self) -> str:
-        """How many groups are packed, cut and dropped, in a line."""
+        """The numbers of groups that are packed, cut and dropped, in a line."""
         m, layout = self.manifest, self.layout
         fill = m["targets"] / max(1, m["rows"] * layout.length * layout.sequences)
         dropped, cut = "none", "none"
@@ -265,7 +265,7 @@ def plan(
     Args:
       spans: blocks of `(starts, ends)`, the tokens of each document that takes part.
       token_bytes: of the tokenizer, to count the bytes of text that are targets.
-      identity: what `spans` follow from, beyond the cache.
+      identity: the settings that `spans` depend on, besides the cache.
 
     Raises:
       DataError: groups that are too long, where that is an error.
@@ -323,7 +323,7 @@ def plan(
 
 
 def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter):
-    """Which groups fit, and how much of their prompts is cut for it; both [D]."""
+    """Whether each group fits, and how many tokens its prompt loses for it; [D]."""
     faults = records.Faults(
         "error",
         'set data.long_documents = "truncate_prompt" or "skip", or raise length',

@@ -31,7 +31,7 @@ Locate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Layout(NamedTuple):
-    """How groups are put into rows.
+    """The settings by which groups are put into rows.
 
     Attributes:
       name: "padded", "packed" or "shared".
@@ -82,7 +82,7 @@ class Layout(NamedTuple):
     def room(
         self, prompts: np.ndarray, responses: np.ndarray, reserve: int
     ) -> np.ndarray:
-        """How long a mismatched response may be for the group to fit; [D].
+        """The longest mismatched response with which each group fits a row; [D].
 
         That is `reserve`, or the rest of the row where the group is alone in it.
         """
@@ -98,7 +98,7 @@ class Layout(NamedTuple):
         return max(1, *(plan.manifest["groups"] for plan in plans))
 
     def identity(self, plans: Sequence[Any], batch_size: int | None) -> dict[str, Any]:
-        """What rows follow from besides their plans and numbers."""
+        """The settings that rows depend on, besides their plans and numbers."""
         own = {"groups": self.groups(plans), "batch_size": batch_size}
         return own | ({"mismatched": MISMATCHED} if self.mismatched else {})
 
@@ -119,7 +119,7 @@ class Layout(NamedTuple):
         num_rows: int,
         batch_size: int | None,
     ) -> list[str]:
-        """Lines for the report on what concerns several sources; see `Dataset`."""
+        """Lines of the report about several sources together; see `Dataset`."""
         shared = values([plan.tokens for plan in plans])
         lines = []
         for name, plan in zip(names, plans, strict=True):
@@ -348,7 +348,7 @@ def fields(
 
 
 def target_index(groups: Groups, layout: Layout, n: int) -> np.ndarray:
-    """Where the cache has each target of a response; int64 [n, R, T], -1 elsewhere."""
+    """The index in the cache of each target of a response; int64 [n, R, T], or -1."""
     targets = place(groups, layout)
     index = np.where(targets.response > 0, groups.index[targets.target], -1)
     shape = (n, layout.sequences, layout.length)

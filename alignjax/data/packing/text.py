@@ -52,7 +52,7 @@ def problems(cfg: Any, data: str) -> list[str]:
 
 
 class Layout(NamedTuple):
-    """How documents are put into rows.
+    """The settings by which documents are put into rows.
 
     Attributes:
       length: T, the targets of a row.
@@ -65,12 +65,12 @@ class Layout(NamedTuple):
     long_documents: str
 
     def groups(self, plans: Sequence[Plan]) -> int:
-        """P of `types.Responses`, which text has not."""
+        """P of `types.Responses`; 0 for text."""
         del plans
         return 0
 
     def identity(self, plans: Sequence[Plan], batch_size: int | None) -> dict[str, Any]:
-        """What rows follow from besides their plans and numbers."""
+        """The settings that rows depend on, besides their plans and numbers."""
         del plans, batch_size
         return {}
 
@@ -78,7 +78,7 @@ class Layout(NamedTuple):
         """Raises ConfigError where the rows of these plans cannot be mixed."""
 
     def notes(self, *_: Any) -> list[str]:
-        """Lines for the report on what concerns several sources."""
+        """Lines of the report about several sources together."""
         return []
 
     def rows(
@@ -113,11 +113,11 @@ def layout(cfg: Any, length: int, **_: Any) -> Layout:
 
 
 class Plan(NamedTuple):
-    """Which pieces of a token cache make up which row; R rows, P pieces.
+    """The pieces of a token cache that each row has; R rows, P pieces.
 
     Attributes:
-      key: a digest of all that it follows from.
-      layout: how it was made.
+      key: a digest of everything it depends on.
+      layout: its settings.
       tokens: the cache.
       starts: int64 [P], the first token of each piece, row by row.
       lengths: int32 [P], its number of targets, in 1 .. T.
@@ -181,7 +181,7 @@ class Plan(NamedTuple):
         return {name: value.reshape(n, length) for name, value in out.items()}
 
     def report(self) -> str:
-        """How many documents are packed, split and dropped, in a line."""
+        """The numbers of documents that are packed, split and dropped, in a line."""
         m, length = self.manifest, self.layout.length
         fill = m["targets"] / max(1, m["rows"] * length)
         bytes_per_token = m["text_bytes"] / m["weight"] if m["weight"] else 0.0
@@ -216,7 +216,7 @@ def plan(
     Args:
       spans: blocks of `(starts, ends)`, the tokens of each document that takes part.
       token_bytes: of the tokenizer, to count the bytes of text that are targets.
-      identity: what `spans` follow from, beyond the cache.
+      identity: the settings that `spans` depend on, besides the cache.
 
     Raises:
       DataError: documents that are too long, where that is an error.

@@ -189,7 +189,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     """`(number of its first line, text)` of every block, kept to the byte.
 
     Raises:
-      DataError: as `blocks` does; and what is not UTF-8 text, with its line.
+      DataError: as `blocks` does; and a line that is not UTF-8 text.
     """
     for number, offset, block in blocks(path):
         if fault_of_bytes(block):

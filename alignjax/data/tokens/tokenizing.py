@@ -32,7 +32,7 @@ class Tokens(NamedTuple):
 
     Attributes:
       ids: ints [n].
-      weights: floats [n], what each counts as a target, or None if all count 1.
+      weights: floats [n], of each as a target, or None if all are 1.
       fields: numbers of the record, or tuples of them, by name; all records of a
         source have the same names.
     """
@@ -145,7 +145,7 @@ def in_processes(
     process are in flight, so memory does not grow with their number.
 
     Raises:
-      RuntimeError: a process died; what a job raises comes out as it is.
+      RuntimeError: a process died. Exceptions of a job are raised unchanged.
     """
     pending: collections.deque[tuple] = collections.deque()
     executor = futures.ProcessPoolExecutor(
@@ -203,7 +203,7 @@ def _tokenize(function, vocab_size: int, batch: list[Any]) -> tuple:
 
 
 def _try_each(function, batch: list[Any]) -> tuple[list[Tokens], dict[int, str]]:
-    """The tokens of all records at once, or one by one to find what is wrong."""
+    """The tokens of all records at once; one by one where some are bad."""
     try:
         return list(function(batch)), {}
     except errors.DataError:
@@ -245,7 +245,7 @@ def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], list[
 
 
 def cpus() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
