@@ -267,7 +267,7 @@ def parse(text: str, hint: Any) -> Any:
     if text in ("None", "null") or (text == "none" and text not in choices):
         return None
     values = [text]
-    for read in (ast.literal_eval, json.loads):
+    for read in (float, json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError):
             values.insert(0, read(text))
     if text.lower() in ("true", "false"):

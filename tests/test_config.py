@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from ml_collections import ConfigDict
 
-from alignjax import config, errors, registry
+from alignjax import bounds, config, errors, registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,38 @@ def test_refuses(given, message):
     assert message in str(error.value)
 
 
+def test_none_is_the_default_or_a_value_of_its_own():
+    @dataclasses.dataclass
+    class Limits:
+        patience: bounds.Positive | None = 3.0
+        steps: bounds.Count = 5
+
+    assert config.build(Limits, {"patience": None, "steps": None}, "") == Limits(None)
+    for value in (0, -1.0, math.nan):
+        with pytest.raises(errors.ConfigError, match=r"^c.patience: "):
+            config.build(Limits, {"patience": value}, "c")
+
+
+def test_fields_have_the_meaning_that_their_docstring_gives():
+    def function(*, rate: bounds.Positive, kind: Literal["a", "b"] = "a"):
+        """A function.
+
+        Args:
+          rate: of change,
+            which is long.
+          kind: one of two.
+
+        Returns:
+          none: of this.
+        """
+
+    rate, kind = config.fields(function).values()
+    assert rate.required and rate.meaning == "of change, which is long."
+    assert kind.default == "a" and kind.meaning == "one of two."
+    assert config.limits(rate.type) == "above 0"
+    assert config.limits(kind.type) == "'a', 'b'"
+
+
 def test_says_all_problems_at_once():
     with pytest.raises(errors.ConfigError) as error:
         config.build(Section, {"rate": "x", "steps": 1.5, "nope": 1}, "c")
@@ -93,6 +125,8 @@ def test_json_is_plain_and_diffs_name_leaves():
     new = {"a": {"b": [1, 3]}, "c": None, "d": 1}
     assert config.differences(old, new) == ["a.b: [1, 2] -> [1, 3]", "d: None -> 1"]
     assert config.differences(old, old) == []
+    assert config.differences(old, old | {"e": {"f": None}}) == []
+    assert config.differences({"e": {"f": 1}}, {}) == ["e.f: 1 -> None"]
 
 
 def test_registry_finds_in_itself_and_in_modules():

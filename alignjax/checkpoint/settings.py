@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from alignjax import errors
+from alignjax.bounds import Count, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,24 +23,18 @@ class CheckpointConfig:
       accept: fields, or patterns, in which a resumed config may differ from the run's.
     """
 
-    every: int
-    keep_last: int = 2
-    keep_every: int | None = None
+    every: Count
+    keep_last: Count = 2
+    keep_every: Count | None = None
     keep_best: tuple[str, ...] | None = None
-    timeout: float = 600.0
+    timeout: Positive = 600.0
     accept: tuple[str, ...] = ()
 
     def __post_init__(self):
-        problems = [
-            f"{name}: {value!r} must be at least 1"
-            for name in ("every", "keep_last", "keep_every", "timeout")
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
         best = self.keep_best
         if best is not None and (len(best) != 2 or best[1] not in ("min", "max")):
-            problems.append(f"keep_best: {best!r} is not (metric, 'min' or 'max')")
-        if problems:
-            raise errors.ConfigError(problems)
+            problem = f"keep_best: {best!r} is not (metric, 'min' or 'max')"
+            raise errors.ConfigError(problem)
 
 
 def retained(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Prints which tokens of a config's data are trained on, and what is wrong with that.
 
-    python tools/audit_masks.py --config=configs/sft/world.py \
+    alignjax audit --config=configs/sft/world.py \
         --config.init.run=runs/world --rows=2 --split=validation
 
 It takes the flags of `alignjax.train`, and needs no accelerator. Of the first rows of

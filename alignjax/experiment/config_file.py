@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 import alignjax
 from alignjax import cli, config, errors
 from alignjax.experiment import schema
@@ -92,7 +94,7 @@ def load(name: str) -> dict[str, Any]:
     except Exception as error:  # the code of a user's file
         kind = type(error).__name__
         raise errors.ConfigError(f"config: {path}: {kind}: {error}") from error
-    section = section.to_dict() if hasattr(section, "to_dict") else section
+    section = section.to_dict() if isinstance(section, ConfigDict) else section
     if not isinstance(section, Mapping):
         kind = type(section).__name__
         raise errors.ConfigError(f"config: get_config of {path} returns a {kind}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fills the store of reference log-probabilities that a config's data need.
 
-    python tools/precompute_reference.py --config=configs/dpo/world.py \
+    alignjax precompute --config=configs/dpo/world.py \
         --config.init.run=runs/sft
 
 Training with `reference.store` does the same where something is missing; doing it first

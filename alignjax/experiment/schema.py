@@ -70,6 +70,8 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
             if any(known.startswith(f"{child}.") for known in paths):
                 break
             return Field(Any)
+    if inner := sorted(p for p in paths if p.startswith(f"{path}.")):
+        raise errors.ConfigError(f"{path}: a section; set its fields, as in {inner[0]}")
     raise errors.ConfigError(f"{path}: unknown field; {_closest(path, paths)}")
 
 
@@ -194,7 +196,7 @@ def _closest(path: str, paths: Mapping[str, Field]) -> str:
     names = {
         p.removeprefix(start).partition(".")[0] for p in paths if p.startswith(start)
     }
-    return registry.closest(path.removeprefix(start), names)
+    return registry.closest(path.removeprefix(start).partition(".")[0], names)
 
 
 def _meaning(field: Field) -> str:

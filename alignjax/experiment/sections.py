@@ -145,9 +145,12 @@ class ObjectiveConfig:
 
     Attributes:
       name: "language_model", "reward_model", "preference", or module:function.
+      router_scope: rows that the balance of experts is over, of a model that has a
+        router_loss: those of a microbatch, which None is too, or of the whole batch.
     """
 
     name: str
+    router_scope: Literal["microbatch", "batch"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

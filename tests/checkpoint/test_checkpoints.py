@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from alignjax import errors, types
+from alignjax import config, errors, types
 from alignjax.checkpoint import settings, step_folders
 from tests.fixtures import tiny
 
@@ -179,12 +179,15 @@ def test_step_whose_metrics_cannot_be_read_is_not_deleted(tmp_path):
 
 def test_bad_options_are_refused():
     with pytest.raises(errors.ConfigError) as error:
-        settings.CheckpointConfig(every=0, keep_last=0, keep_best=("loss", "least"))
+        options = dict(every=0, keep_last=0, timeout=-1.0)
+        config.build(settings.CheckpointConfig, options, "checkpoint")
     assert [p.partition(":")[0] for p in error.value.problems] == [
-        "every",
-        "keep_last",
-        "keep_best",
+        "checkpoint.every",
+        "checkpoint.keep_last",
+        "checkpoint.timeout",
     ]
+    with pytest.raises(errors.ConfigError, match=r"^keep_best: "):
+        settings.CheckpointConfig(every=1, keep_best=("loss", "least"))
 
 
 # Whose run it is.

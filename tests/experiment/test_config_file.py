@@ -91,11 +91,12 @@ def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
         ("data.sources.world.documets=1", "data.sources.world.documets: unknown"),
         (
             "data.train_onn=all",
-            "data.train_onn: unknown field; did you mean 'train_on'",
+            "data.train_onn: unknown field; did you mean 'train_",
         ),
         ("steps=many", "steps: 'many'"),
         ("steps=0", "steps: 0 is not at least 1"),
         ("steps.x=1", "steps.x: unknown"),
+        ("optimizer=5", "optimizer: "),
         ("reference.store=maybe", "reference.store: 'maybe'"),
     ],
 )
@@ -157,15 +158,11 @@ def test_the_page_has_every_field_with_its_origin_and_meaning(capsys):
 
 
 def test_every_field_of_a_section_has_a_meaning():
-    parts = [
-        value for value in vars(sections).values() if dataclasses.is_dataclass(value)
-    ]
+    parts = filter(dataclasses.is_dataclass, vars(sections).values())
     for cls in {*parts, *sections.SECTIONS.values()}:
+        nested = {*sections.SECTIONS, *schema.PARTS} if cls is sections.Config else ()
         for name, field in config.fields(cls).items():
-            nested = (
-                name in {*sections.SECTIONS, *schema.PARTS} and cls is sections.Config
-            )
-            assert field.meaning or nested, f"{cls.__name__}.{name}"
+            assert field.meaning or name in nested, f"{cls.__name__}.{name}"
 
 
 def test_the_record_of_a_config_has_its_defaults():
