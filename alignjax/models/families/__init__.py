@@ -29,6 +29,14 @@ KEYS = {
     "norm_epsilon": "rms_norm_eps",
     "tied": "tie_word_embeddings",
 }
+# Defaults that most classes of transformers have for absent keys.
+ABSENT = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+}
 # Values of config.json for activations of gated MLPs. Exports use the first name of
 # each; GELU is exact where it is called just that.
 GATED = {

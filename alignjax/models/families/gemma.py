@@ -27,12 +27,11 @@ FAMILY = families.Family(
     model_types=("gemma",),
     architecture="GemmaForCausalLM",
     tensors=tensor_names.table(),
-    absent={
+    absent=families.ABSENT
+    | {
         "num_key_value_heads": 16,
         "head_dim": 256,
         "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0,
         "tie_word_embeddings": True,
         "attention_bias": False,
     },

@@ -28,12 +28,10 @@ SIZES = {
     | dict(head_dim=128, attention_scale=144**-0.5),
 }
 
-ABSENT = {
+ABSENT = families.ABSENT | {
     "num_key_value_heads": 4,
     "head_dim": 256,
     "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
     "tie_word_embeddings": True,
     "attention_bias": False,
     "query_pre_attn_scalar": 256,

@@ -72,13 +72,9 @@ FAMILY = families.Family(
     architecture="LlamaForCausalLM",
     tensors=tensor_names.table(mlp=tensor_names.MLP + tensor_names.MLP_BIASES),
     keys=families.KEYS | {"mlp_bias": "mlp_bias"},
-    absent={
-        "num_key_value_heads": None,
-        "head_dim": None,
+    absent=families.ABSENT
+    | {
         "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0,
-        "tie_word_embeddings": False,
         "attention_bias": False,
         "mlp_bias": False,
     },

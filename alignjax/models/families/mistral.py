@@ -35,13 +35,10 @@ FAMILY = families.Family(
     architecture="MistralForCausalLM",
     tensors=tensor_names.table(),
     keys=families.KEYS | {"window": "sliding_window"},
-    absent={
+    absent=families.ABSENT
+    | {
         "num_key_value_heads": 8,
-        "head_dim": None,
         "max_position_embeddings": 131_072,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000.0,
-        "tie_word_embeddings": False,
         "sliding_window": 4096,
     },
     fixed=families.NO_BIASES,

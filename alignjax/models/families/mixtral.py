@@ -39,13 +39,12 @@ FAMILY = families.Family(
         "experts": "num_local_experts",
         "experts_per_token": "num_experts_per_tok",
     },
-    absent={
+    absent=families.ABSENT
+    | {
         "num_key_value_heads": 8,
-        "head_dim": None,
         "max_position_embeddings": 131_072,
         "rms_norm_eps": 1e-5,
         "rope_theta": 1_000_000.0,
-        "tie_word_embeddings": False,
         "sliding_window": None,
         "num_local_experts": 8,
         "num_experts_per_tok": 2,

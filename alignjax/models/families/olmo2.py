@@ -25,13 +25,10 @@ FAMILY = families.Family(
     model_types=("olmo2",),
     architecture="Olmo2ForCausalLM",
     tensors=tensor_names.table(tensor_names.NORMS_AFTER, tensor_names.QK_NORMS),
-    absent={
-        "num_key_value_heads": None,
-        "head_dim": None,
+    absent=families.ABSENT
+    | {
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
-        "tie_word_embeddings": False,
         "attention_bias": False,
     },
 )

@@ -66,14 +66,11 @@ FAMILY = families.Family(
         tensor_names.Tensor(_LAYER + "mlp.down_proj.weight", "layers/mlp/down/kernel"),
     ),
     keys=families.KEYS | {"window": "sliding_window"},
-    absent={
-        "num_key_value_heads": None,
-        "head_dim": None,
+    absent=families.ABSENT
+    | {
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
         "partial_rotary_factor": 1.0,
-        "tie_word_embeddings": False,
         "sliding_window": None,
     },
     fixed=families.NO_BIASES

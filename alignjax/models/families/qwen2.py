@@ -36,13 +36,9 @@ def export_windows(c, hf: dict) -> dict:
     return {**hf, "max_window_layers": first}
 
 
-ABSENT = {
+ABSENT = families.ABSENT | {
     "num_key_value_heads": 32,
-    "head_dim": None,
     "max_position_embeddings": 32_768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
-    "tie_word_embeddings": False,
     "sliding_window": 4096,
 }
 WINDOWS = families.Windows(
