@@ -120,8 +120,8 @@ class ChatFormat(NamedTuple):
     ) -> list[tuple[list[int], list[list[int]]]]:
         """The tokens of each prompt, and of each response to it.
 
-        The tokens of a prompt are those that a model gets which is asked. Where a token
-        would be partly of the response, the two are tokenised apart.
+        A prompt has the tokens of `prompt_ids`. Where a token would be partly of the
+        response, the two are tokenised apart.
 
         Raises:
           DataError: a template that refuses a prompt, or writes it in another way
@@ -262,7 +262,7 @@ class ChatFormat(NamedTuple):
                 if not whole.startswith(part):
                     raise errors.DataError(
                         f"turn {i + 1}: the template writes what is {what} it in "
-                        "another way once more is said: "
+                        "another way once more turns follow: "
                         f"{_difference(part, whole)}. Some strip earlier thoughts, for "
                         "instance. A model would learn from what it never gets; set "
                         'data.train_on = "last", or give data.chat a template with '

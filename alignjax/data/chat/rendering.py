@@ -164,12 +164,12 @@ def _rendered(template: jinja2.Template, variables: Mapping[str, Any]):
     finally:
         _OUTPUT.reset(token)
     text = "".join(output.blocks)
-    if not all(text.startswith(said, start) for start, said in output.generated):
+    if not all(text.startswith(reply, at) for at, reply in output.generated):
         raise jinja2.TemplateError(
             "{% generation %} is inside of a macro or a set block, so where it is in "
             "the text cannot be known; take it out of there"
         )
-    return [text, [[at, at + len(said)] for at, said in output.generated]]
+    return [text, [[at, at + len(reply)] for at, reply in output.generated]]
 
 
 def _fault(error: Exception) -> str:
