@@ -12,6 +12,7 @@ can be refused is refused before the first step; `alignjax.errors` has the exit 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import pathlib
 import sys
@@ -21,17 +22,13 @@ import absl.logging
 import jax
 
 from alignjax import checkpoint, cli, errors
-from alignjax.distributed import interruption, sharding, watchdog
-from alignjax.experiment import (
-    build,
-    config_file,
-    parameters,
-    reference,
-    schema,
-    sections,
-)
-from alignjax.tracking import writer
-from alignjax.training import loop
+from alignjax.distributed import lifecycle, sharding
+from alignjax.experiment import build, config_file, reference, schema, sections
+from alignjax.models import decoder
+from alignjax.tracking import throughput, writer
+from alignjax.training import hooks as training_hooks
+from alignjax.training import loop, optim, step
+from alignjax.training import state as training_state
 
 PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
 
@@ -51,56 +48,165 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
     """
     workdir = cli.path(workdir, "workdir")
     run = build.build(section)
-    c = run.config
-    primary = jax.process_index() == 0
+    c, weights, process = run.config, run.weights, jax.process_index()
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(sharding.use(run.mesh, run.rules))
-        interrupted = enter(interruption.Interruption())
-        dog = enter(
-            watchdog.Watchdog(
-                c.watchdog,
-                name=f"process {jax.process_index()}",
-                path=workdir / "stacks.txt",
-            )
+        interruption = enter(lifecycle.Interruption())
+        watchdog = lifecycle.Watchdog(
+            c.watchdog, name=f"process {process}", path=workdir / "stacks.txt"
         )
-        checkpoints = enter(
-            checkpoint.Checkpoints(
-                workdir,
-                config=run.json,
-                data_identity=run.identity,
-                **vars(c.checkpoint),
-            )
+        enter(watchdog)
+        checkpoints = checkpoint.Checkpoints(
+            workdir, config=run.json, data_identity=run.identity, **vars(c.checkpoint)
         )
-        first = parameters.prepare(run)
-        abstract = first.abstract
-        train_state, resumed = checkpoints.restore_or_init(abstract, first.init)
-        if primary:  # not before it is known to be the one that the run began with
+        enter(checkpoints)
+        state, resumed = checkpoints.restore_or_init(weights.abstract, weights.state)
+        start = resumed or 0
+        if process == 0:  # not before the workdir is known to be of this run
             run.tokenizer.save(workdir / "tokenizer")
-        log = enter(
-            writer.Writer(
-                workdir,
-                total_steps=c.steps,
-                start_step=resumed or 0,
-                active=primary,
-                settings=run.json,
-                **vars(c.log),
-            )
+        log = writer.Writer(
+            workdir,
+            total_steps=c.steps,
+            start_step=start,
+            active=process == 0,
+            settings=run.json,
+            **vars(c.log),
         )
+        enter(log)
         log.say(build.describe(run, resumed))
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
-        trace = enter(_trace(workdir / "profile", resumed or 0, profile))
-        if profile and c.steps - (resumed or 0) <= PROFILED.start:
-            log.say(f"no trace: it would begin {PROFILED.start} steps after the start")
-        if resumed is None and (text := parameters.describe(first)):
+        if resumed is None and (text := weights.describe()):
             log.say(text)
-        frozen = first.frozen()
-        run = reference.attach(run, log.say, dog.beat)
-        steps = loop.Loop(
-            run, abstract, frozen, log, checkpoints, interrupted, dog, trace
+        trace = enter(_trace(workdir / "profile", start, profile))
+        if profile and c.steps - start <= PROFILED.start:
+            log.say(f"no trace: it would begin {PROFILED.start} steps after the start")
+
+        data = {"train": run.train, "validation": run.validation}
+        if run.store is not None:
+            read, beat = weights.reference_params, watchdog.beat
+            data = reference.attach(run.store, data, read, log.say, beat)
+        frozen = weights.frozen()
+
+        evaluations, hooks = _hooks(
+            run, data["validation"], frozen, state, log, watchdog
         )
-        return steps(train_state)
+        batch = loop.row_batches(
+            data["train"].rows, c.batch_size, run.mesh, run.rules
+        )
+        first_loss = None
+        if resumed is None:
+            first_loss = reference.first_loss(
+                run.objective, weights, state.params, frozen.base, batch(0), log.say
+            )
+        batches = loop.prefetched(batch, start=start, steps=c.steps, depth=c.prefetch)
+        rows = functools.partial(loop.describe_batch, run.train.describe, c.batch_size)
+        policy = loop.NonFinitePolicy(c.nonfinite, c.max_skipped, rows, log.say)
+
+        def before_step(i: int) -> None:
+            watchdog.beat(f"step {i}")
+            trace(i)
+
+        def report(i: int, metrics: dict[str, float]) -> None:
+            check = i == 0 and first_loss is not None
+            log.write(i, {**metrics, "loss/at_reference": first_loss} if check else metrics)
+            if check:
+                reference.check_first_step(first_loss, metrics["loss"])
+            policy.check(i, metrics)
+            checkpoints.check()
+
+        def save(steps: int, state, figures: Mapping[str, float]) -> None:
+            log.sync()  # no step before a checkpoint may be missing from the metrics
+            watchdog.beat(f"save {steps}")
+            checkpoints.maybe_save(steps, state, metrics=figures, force=True)
+
+        hooks.append(loop.Hook(save, c.checkpoint.every, at_end=True, at_stop=True))
+        state, steps = loop.run(
+            state,
+            frozen,
+            jax.random.key(c.seed + 1),
+            steps=c.steps,
+            batches=enter(batches),
+            train_step=_train_step(run),
+            tokens=c.batch_size * build.tokens_per_row(run.train),
+            meter=_meter(run),
+            before_step=before_step,
+            report=report,
+            stop_after=interruption.requested,
+            evaluations=evaluations,
+            hooks=hooks,
+        )
+        checkpoints.wait()
+        if steps == c.steps:
+            return errors.DONE
+        log.say(f"asked to stop: saved step {steps} of {c.steps}")
+        return interruption.exit_code
+
+
+def _train_step(run: build.Experiment):
+    """The jitted step, whose metrics have the learning rate too."""
+    train_step = step.make_train_step(
+        run.objective,
+        run.optimizer,
+        microbatches=run.config.microbatches,
+        copies=run.copies,
+    )
+    return jax.jit(
+        optim.with_rate(train_step, run.schedule),
+        donate_argnums=0,
+        out_shardings=(training_state.shardings(run.weights.abstract), None),
+    )
+
+
+def _meter(run: build.Experiment) -> throughput.Meter:
+    c = run.config
+    flops = decoder.flops_per_token(
+        run.model, c.length, trainable=c.trainable, unembeds=not run.objective.needs.scores
+    )
+    device, devices = jax.devices()[0], jax.device_count()
+    return throughput.Meter(
+        flops_per_token=flops, device_kind=device.device_kind, devices=devices
+    )
+
+
+def _hooks(run: build.Experiment, validation, frozen, state, log, watchdog):
+    """The evaluations, and the samples, that the config asks for.
+
+    Raises:
+      ConfigError: no evaluation has the figure that `keep_best` names.
+    """
+    c, evaluations, hooks = run.config, [], []
+    if validation is not None:
+        evaluation = training_hooks.Evaluation(
+            jax.jit(step.make_eval_step(run.objective)),
+            frozen,
+            validation,
+            batch_size=c.batch_size,
+            max_batches=c.evaluation.batches,
+            mesh=run.mesh,
+            rules=run.rules,
+            beat=watchdog.beat,
+        )
+        if c.checkpoint.keep_best:
+            evaluation.check_name(c.checkpoint.keep_best[0], state)
+        evaluations.append(loop.Hook(evaluation, c.evaluation.every, at_end=True))
+    if c.sample.every is not None:
+        samples = training_hooks.Samples(
+            run.model,
+            frozen.base,
+            run.tokenizer,
+            run.prompts,
+            shown=[text + ("\n" if c.data.chat else "") for text in c.sample.prompts],
+            stop_ids=run.stop,
+            max_tokens=c.sample.max_tokens,
+            temperature=c.sample.temperature,
+            top_p=c.sample.top_p,
+            write=log.text,
+            beat=watchdog.beat,
+        )
+        hooks.append(loop.Hook(samples, c.sample.every))
+    return evaluations, hooks
 
 
 @contextlib.contextmanager

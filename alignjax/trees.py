@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -88,3 +88,15 @@ def merge(first: dict, second: dict) -> dict:
 def count(tree) -> int:
     """The number of scalars in the tree; works on abstract trees too."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def nest(leaves: Mapping[str, Any]) -> dict:
+    """Undoes `named_leaves` for nested dicts: `{"a/b": x}` is `{"a": {"b": x}}`."""
+    out: dict = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        branch = out
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = leaf
+    return out

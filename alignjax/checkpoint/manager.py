@@ -117,8 +117,7 @@ class Checkpoints:
             complete stays so.
           NonFinite: a parameter or statistic has a NaN or an infinity.
         """
-        if self._pending is not None and self._pending[1].done():
-            self.wait()
+        self.check()
         if step in self._saved or not (force or step % self._options.every == 0):
             return False
         items = step_folders.as_items(state)
@@ -146,6 +145,11 @@ class Checkpoints:
         self._saved = sorted([*self._saved, step])
         self._pending = step, self._thread.submit(self._finish, step, response)
         return True
+
+    def check(self) -> None:
+        """Raises CheckpointError if the last save has failed by now; cheap."""
+        if self._pending is not None and self._pending[1].done():
+            self.wait()
 
     def wait(self) -> None:
         """Blocks until the last save is durable; CheckpointError if it failed."""

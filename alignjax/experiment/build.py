@@ -19,8 +19,7 @@ from alignjax.data import dataset, loader
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base as tokenizer
 from alignjax.distributed import sharding
-from alignjax.experiment import initial as start
-from alignjax.experiment import sections
+from alignjax.experiment import initial, reference, sections
 from alignjax.models import lora, quantized
 from alignjax.sampling import request
 from alignjax.training import optim, schedules
@@ -30,17 +29,28 @@ from alignjax.types import Model, Objective
 class Experiment(NamedTuple):
     """What `train` needs, all of it checked.
 
-    `json` is the resolved config, `identity` what the batches and the first parameters
-    follow from, `prompts` the tokens that samples start with and `stop` the one that
-    ends them; `validation` is None where the config never evaluates, `start` where it
-    starts from random parameters, `reference` where the objective asks none.
+    Attributes:
+      config: every field, those included that are as in the parent run.
+      json: the same as plain JSON.
+      identity: what the batches and the first parameters follow from.
+      parent: the run that it starts from; None starts from random parameters.
+      reference: the run that the reference is of; None where the objective has none.
+      tokenizer: the parent's, or the config's own.
+      prompts: the tokens that samples start with.
+      stop: the tokens that end a sample; None are the tokenizer's.
+      train: the data.
+      validation: the held-out data; None where the config never evaluates.
+      model, objective, optimizer, copies, schedule: functions, see `types`, `optim`.
+      mesh, rules: see `sharding`.
+      weights: the weights that it begins with.
+      store: of the reference's log-probabilities; None keeps its parameters.
     """
 
     config: sections.Config
     json: dict
     identity: dict
-    start: start.Start | None
-    reference: start.Start | None
+    parent: initial.ParentRun | None
+    reference: initial.ParentRun | None
     tokenizer: tokenizer.Tokenizer
     prompts: list[list[int]]
     stop: list[int] | None
@@ -53,6 +63,8 @@ class Experiment(NamedTuple):
     copies: dict[str, optim.MovingCopy]
     mesh: jax.sharding.Mesh
     rules: dict
+    weights: initial.InitialWeights
+    store: reference.Store | None
 
 
 def build(section: Mapping) -> Experiment:
@@ -65,7 +77,7 @@ def build(section: Mapping) -> Experiment:
     checked = check(config.to_json(section))
     c, objective = checked.config, checked.objective
     cache_dir = pathlib.Path(c.cache_dir).expanduser()
-    tok = _tokenizer(c, checked.start, cache_dir)
+    tok = _tokenizer(c, checked.parent, cache_dir)
     model = models.build(c.model, tok.vocab_size)
     if c.length > model.config.max_length:
         raise errors.ConfigError(
@@ -74,9 +86,9 @@ def build(section: Mapping) -> Experiment:
         )
     objective = objectives.build(model, c.objective)
     if checked.reference is not None:
-        start.check_tokenizer(checked.reference, tok)
-        if checked.start is None or checked.start.digest != checked.reference.digest:
-            start.check_model(checked.reference, model.config)
+        initial.check_tokenizer(checked.reference, tok)
+        if checked.parent is None or checked.parent.digest != checked.reference.digest:
+            initial.check_model(checked.reference, model.config)
     mesh, rules = sharding.make_mesh(c.mesh), checked.rules
     parts = sharding.batch_divisor(mesh, rules) * c.microbatches
     if c.batch_size % parts:
@@ -99,15 +111,41 @@ def build(section: Mapping) -> Experiment:
     )
     train = data("train")
     identity = {"tokenizer": tok.identity, "train": train.identity}
-    for name in ("start", "reference"):
-        if (found := getattr(checked, name)) is not None:
-            identity[{"start": "init"}.get(name, name)] = found.digest
+    for name, run in (("init", checked.parent), ("reference", checked.reference)):
+        if run is not None:
+            identity[name] = run.digest
     prompts, stop = _prompts(c, model, tok)
+    with sharding.use(mesh, rules):
+        weights = initial.weights(
+            model,
+            checked.optimizer,
+            checked.copies,
+            mesh,
+            rules,
+            trainable=c.trainable,
+            seed=c.seed,
+            parent=checked.parent,
+            reference=checked.reference,
+            keep_reference=checked.reference is not None
+            and not c.reference.store
+            and c.reference.update_every is None,
+        )
+    store = None
+    if checked.reference is not None and c.reference.store:
+        store = reference.Store(
+            folder=cache_dir / "reference",
+            reference=checked.reference,
+            model=model,
+            trainable=c.trainable,
+            batch_size=c.batch_size,
+            mesh=mesh,
+            rules=rules,
+        )
     return Experiment(
         config=c,
         json=checked.json,
         identity=identity,
-        start=checked.start,
+        parent=checked.parent,
         reference=checked.reference,
         tokenizer=tok,
         prompts=prompts,
@@ -121,16 +159,15 @@ def build(section: Mapping) -> Experiment:
         copies=checked.copies,
         mesh=mesh,
         rules=rules,
+        weights=weights,
+        store=store,
     )
 
 
-def _tokenizer(c: sections.Config, begun: start.Start | None, cache_dir):
-    """The tokenizer of the run that this one starts from, or a config's own.
-
-    It has the chat template that is learned among its files.
-    """
+def _tokenizer(c: sections.Config, parent: initial.ParentRun | None, cache_dir):
+    """The parent's tokenizer, or a config's own, with the chat template of the data."""
     if c.tokenizer is None:
-        return format.keep(start.load_tokenizer(begun), c.data.chat)
+        return format.keep(initial.load_tokenizer(parent), c.data.chat)
     sources = loader.load_sources(c.data.sources, "data.sources").values()
     made = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
     return format.keep(made, c.data.chat)
@@ -190,12 +227,12 @@ def describe(run: Experiment, resumed: int | None) -> str:
     ]
     if run.validation is not None:
         lines += [f"  held out: {x}" for x in run.validation.report.splitlines()]
-    for name in ("start", "reference"):
-        if (found := getattr(run, name)) is not None:
-            path, digest = found.run.path, found.digest[:12]
-            lines.append(f"{name}: step {found.step} of {path}, parameters {digest}")
-    if run.start and (text := start.note(run.start, run.model.config)):
-        lines.append(text)
+    for name, other in (("start", run.parent), ("reference", run.reference)):
+        if other is not None:
+            path, digest = other.run.path, other.digest[:12]
+            lines.append(f"{name}: step {other.step} of {path}, parameters {digest}")
+    if run.parent and (note := initial.length_note(run.parent, run.model.config)):
+        lines.append(note)
     if (every := c.reference.update_every) is not None:
         share = c.reference.update_share
         moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"
@@ -218,8 +255,8 @@ class Checked(NamedTuple):
 
     config: sections.Config
     json: dict
-    start: start.Start | None
-    reference: start.Start | None
+    parent: initial.ParentRun | None
+    reference: initial.ParentRun | None
     objective: Objective
     schedule: Callable
     optimizer: Any
@@ -252,14 +289,14 @@ def check(section: dict) -> Checked:
             if name not in known
         ]
         raise errors.ConfigError(problems)
-    begun = start.find(filled["init"], "init") if "init" in filled else None
-    section = start.complete(section, begun)
+    parent = initial.find(filled["init"], "init") if "init" in filled else None
+    section = initial.complete(section, parent)
     c = config.build(sections.Config, {**filled, "model": section.get("model")}, "")
     if own_tokenizer:
         attempt(tokenizer.check_used, section["tokenizer"])
-    elif begun is None:
+    elif parent is None:
         problems.append("tokenizer.kind: required, where init.run names no run")
-    if c.trainable != ".*" and begun is None:
+    if c.trainable != ".*" and parent is None:
         problems.append(
             f"trainable: {c.trainable!r} keeps the other parameters as they start, "
             "which is random; name a run in init.run"
@@ -275,10 +312,10 @@ def check(section: dict) -> Checked:
             f"batch_size: {c.batch_size}, where the loss {loss!r} measures a baseline "
             "by the responses of other rows of the batch; make it at least 2"
         )
-    reference = None
+    reference_run = None
     if objective is not None and objective.needs.reference:
-        reference = attempt(start.find, c.reference, "reference") or begun
-        if reference is None:
+        reference_run = attempt(initial.find, c.reference, "reference") or parent
+        if reference_run is None:
             problems.append("reference.run: the objective asks one; or name init.run")
         if c.reference.store and objective.needs.unstored:
             problems.append(
@@ -301,8 +338,8 @@ def check(section: dict) -> Checked:
         c.reference.update_every,
         c.reference.update_share,
     )
-    moves = reference is not None and c.reference.update_every is not None
-    if moves and (begun is None or begun.digest != reference.digest):
+    moves = reference_run is not None and c.reference.update_every is not None
+    if moves and (parent is None or parent.digest != reference_run.digest):
         problems.append(
             "reference.run: with reference.update_every the reference begins as "
             "the policy does, and this run is not that of init.run; leave it out"
@@ -318,7 +355,7 @@ def check(section: dict) -> Checked:
         raise errors.ConfigError(problems)
     section = sections.with_defaults(section)
     return Checked(
-        c, section, begun, reference, objective, schedule, optimizer, copies, rules
+        c, section, parent, reference_run, objective, schedule, optimizer, copies, rules
     )
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run starts from: another run's model, tokenizer and parameters.
+"""What a run begins with: the run that it starts from, and its first weights.
 
-A Hugging Face folder is read as a run of one step.
-
-What a section of the config leaves open is as it was in that run. The digest of the
-parameters, not the path, is part of a run's identity, so a run may move.
+A Hugging Face folder is read as a run of one step. Fields of `model` that the config
+leaves open are as in the parent run. The digest of the parent's parameters, not its
+path, is part of a run's identity, so a run may move.
 """
 
 from __future__ import annotations
@@ -14,27 +13,33 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from alignjax import analysis, errors, models
+import jax
+
+from alignjax import analysis, errors, models, trees
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base, tokenizer_files
-from alignjax.models import decoder_config
+from alignjax.models import decoder_config, quantized
+from alignjax.training import optim, state
+from alignjax.types import Frozen, Model, Params, TrainState
 
+# What a model may have beyond the parent's: heads for scores and adapters.
+NEW = r"score/.*|.*/lora_[abm]"
 # Fields of a model that change how it computes or learns, and not what its parameters
 # mean; and those of shapes, which are compared where parameters are read.
-_ASIDE = (
+_IGNORED = (
     "vocab_size|d_model|layers|heads|kv_heads|head_dim|d_ff|expert_d_ff|max_length|"
     "context|score_heads|init_std|dtype|base|attention|remat|unroll|dropout|"
     "embedding_noise|lora_dropout|router_loss|router_z_loss"
 )
 
 
-class Start(NamedTuple):
-    """A run as of one step.
+class ParentRun(NamedTuple):
+    """A run as of one step, from which another takes parameters.
 
     Attributes:
       run: opened.
-      step: the one that its parameters are of.
-      digest: of these parameters; equal exactly when they are.
+      step: of the parameters.
+      digest: of the parameters; equal exactly when they are.
     """
 
     run: analysis.Run
@@ -42,7 +47,7 @@ class Start(NamedTuple):
     digest: str
 
 
-def find(section: Any, path: str) -> Start | None:
+def find(section: Any, path: str) -> ParentRun | None:
     """The run that the section `init` or `reference` names; None if it names none.
 
     It may be a Hugging Face folder, or `hf:` and a folder or a repository of the hub.
@@ -54,54 +59,53 @@ def find(section: Any, path: str) -> Start | None:
         return None
     try:
         run = analysis.open_run(section.run, step=section.step)
-        meta = run.meta()
-        # Named by number, so that all that is read is of one step as it trains on.
-        run = run.at(meta["step"])
+        step = run.meta()["step"]
+        run = run.at(step)  # so that all that is read is of one step as it trains on
     except errors.CheckpointError as error:
         raise errors.ConfigError(f"{path}.run: {error}") from error
     except errors.ConfigError as error:
         problems = [f"{path}.run: {problem}" for problem in error.problems]
         raise errors.ConfigError(problems) from error
-    return Start(run, meta["step"], run.digest())
+    return ParentRun(run, step, run.digest())
 
 
-def complete(section: Mapping[str, Any], start: Start | None) -> dict[str, Any]:
-    """The config's JSON with what `model` leaves open as in the run it starts from.
+def complete(section: Mapping[str, Any], parent: ParentRun | None) -> dict[str, Any]:
+    """The config's JSON, with what `model` leaves open as in the parent run.
 
     Raises:
-      ConfigError: another family than that run has, or a size where it has none.
+      ConfigError: another family than the parent's, or a size where it has none.
     """
-    if start is None:
+    if parent is None:
         return dict(section)
-    given = {k: v for k, v in section["model"].items() if v is not None}
-    theirs = start.run.config["model"]
-    if given.get("family", theirs["family"]) != theirs["family"]:
+    fields = {k: v for k, v in section["model"].items() if v is not None}
+    before = parent.run.config["model"]
+    if fields.get("family", before["family"]) != before["family"]:
         raise errors.ConfigError(
-            f"model.family: {given['family']!r}, where the parameters of init.run are "
-            f"of {theirs['family']!r}; leave model.family and model.name out"
+            f"model.family: {fields['family']!r}, where the parameters of init.run are "
+            f"of {before['family']!r}; leave model.family and model.name out"
         )
-    if "name" in given and theirs.get("name") is None:
+    if "name" in fields and before.get("name") is None:
         raise errors.ConfigError(
-            f"model.name: {given['name']!r}, where the model of init.run is no size "
+            f"model.name: {fields['name']!r}, where the model of init.run is no size "
             "with a name; leave model.family and model.name out"
         )
-    return {**section, "model": {**theirs, **given, **_context(theirs, given)}}
+    return {**section, "model": {**before, **fields, **_context(before, fields)}}
 
 
-def _context(theirs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _context(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """`context`, so that training on shorter texts takes nothing from the model."""
-    before = _model(theirs)
-    longest, length = _longest(before), given.get("max_length", before.max_length)
-    stretch = ("rope_scaling", "rope_theta")
-    stretched = any(given.get(k, theirs.get(k)) != theirs.get(k) for k in stretch)
+    c = _decoder_config(before)
+    longest, length = _longest(c), fields.get("max_length", c.max_length)
+    scaling = ("rope_scaling", "rope_theta")
+    scaled = any(fields.get(k, before.get(k)) != before.get(k) for k in scaling)
     shorter = isinstance(length, int) and length < longest
-    kept = before.positions == "rope" and not stretched and shorter
-    return {"context": given.get("context") or (longest if kept else None)}
+    inherited = c.positions == "rope" and not scaled and shorter
+    return {"context": fields.get("context") or (longest if inherited else None)}
 
 
-def note(start: Start, c: decoder_config.DecoderConfig) -> str | None:
-    """What somebody should know who trains on longer texts than the model has read."""
-    before = _model(start.run.config["model"])
+def length_note(parent: ParentRun, c: decoder_config.DecoderConfig) -> str | None:
+    """A line for the log where texts are longer than the parent was made for."""
+    before = _decoder_config(parent.run.config["model"])
     same = before.rope_scaling == c.rope_scaling and before.rope_theta == c.rope_theta
     if not same or c.max_length <= (longest := _longest(before)):
         return None
@@ -111,7 +115,7 @@ def note(start: Start, c: decoder_config.DecoderConfig) -> str | None:
     )
 
 
-def _model(section: Mapping[str, Any]) -> decoder_config.DecoderConfig:
+def _decoder_config(section: Mapping[str, Any]) -> decoder_config.DecoderConfig:
     return models.build({**section, "attention": "auto"}, 1).config
 
 
@@ -119,59 +123,187 @@ def _longest(c: decoder_config.DecoderConfig) -> int:
     return c.context or c.max_length
 
 
-def load_tokenizer(start: Start) -> base.Tokenizer:
+def load_tokenizer(parent: ParentRun) -> base.Tokenizer:
     """The tokenizer of a run, with its start token. Raises ConfigError."""
     try:
-        return start.run.store.tokenizer()
+        return parent.run.store.tokenizer()
     except errors.DataError as error:
         raise errors.ConfigError(f"init.run: {error}") from error
 
 
-def check_tokenizer(reference: Start, tok: base.Tokenizer) -> None:
+def check_tokenizer(reference: ParentRun, tok: base.Tokenizer) -> None:
     """Raises ConfigError where a reference reads other tokens than the policy.
 
     Another template, or other stops, change neither tokens nor what they stand for.
     """
-    theirs, own = _reading(load_tokenizer(reference)), _reading(tok)
-    if theirs != own:
+    reference_hash = _encoding_hash(load_tokenizer(reference))
+    policy_hash = _encoding_hash(tok)
+    if reference_hash != policy_hash:
         raise errors.ConfigError(
             f"reference.run: {reference.run.path} has another tokenizer "
-            f"({theirs[:12]}, the policy's is {own[:12]}), so its "
+            f"({reference_hash[:12]}, the policy's is {policy_hash[:12]}), so its "
             "log-probabilities are of other tokens; name a run of the same tokenizer"
         )
 
 
-def computing(found: Start, model_config: Any) -> dict[str, Any]:
+def _encoding_hash(tok: base.Tokenizer) -> str:
+    """A sha256 of the files that decide how a tokenizer encodes text."""
+    ignored = {tokenizer_files.GENERATION, templates.KEPT}
+    matters = lambda name: name not in ignored and not name.startswith("chat_template.")
+    files = {name: file for name, file in tok.files.items() if matters(name)}
+    return tok._replace(files=files).identity
+
+
+def architecture(parent: ParentRun, model_config: Any) -> dict[str, Any]:
     """The fields that change what the parameters of a run compute, JSON-able.
 
     Those of adapters do where the run has some.
     """
-    aside = _ASIDE + ("" if found.run.model.config.lora_rank else "|lora_.*")
+    ignored = _IGNORED + ("" if parent.run.model.config.lora_rank else "|lora_.*")
     fields = dataclasses.asdict(model_config).items()
-    return {name: x for name, x in fields if not re.fullmatch(aside, name)}
+    return {name: x for name, x in fields if not re.fullmatch(ignored, name)}
 
 
-def check_model(reference: Start, model_config: Any) -> None:
+def check_model(reference: ParentRun, model_config: Any) -> None:
     """Raises ConfigError where a reference's parameters are of another model.
 
-    They would be read as if they were of the policy's, and say what no model says.
+    The policy's model would compute something from them that is no model's.
     """
-    ours = computing(reference, model_config)
-    theirs = computing(reference, reference.run.model.config)
+    policy = architecture(reference, model_config)
+    other = architecture(reference, reference.run.model.config)
     problems = [
-        f"reference.run: {reference.run.path} has model.{name} = {theirs[name]!r}, and "
+        f"reference.run: {reference.run.path} has model.{name} = {other[name]!r}, and "
         f"the policy {value!r}; a reference is computed by the policy's model, so name "
         "a run of the same"
-        for name, value in ours.items()
-        if theirs[name] != value
+        for name, value in policy.items()
+        if other[name] != value
     ]
     if problems:
         raise errors.ConfigError(problems)
 
 
-def _reading(tok: base.Tokenizer) -> str:
-    """A sha256 of what makes a tokenizer read the tokens that it does."""
-    aside = {tokenizer_files.GENERATION, templates.KEPT}
-    read = lambda name: name not in aside and not name.startswith("chat_template.")
-    files = {name: file for name, file in tok.files.items() if read(name)}
-    return tok._replace(files=files).identity
+class InitialWeights(NamedTuple):
+    """The weights that a run begins with: those it trains, and those it only reads.
+
+    They are the parent's, but for parameters that the model has and the parent had not,
+    such as adapters or heads for scores, which begin as any model's do. Kernels that
+    are not trained are quantised as `model.base` says.
+
+    Attributes:
+      abstract: the TrainState as ShapeDtypeStructs with shardings.
+      params: all parameters, likewise.
+      stored: `params` with the untrained kernels as they are quantised.
+      model, optimizer, copies, seed: what the state of step 0 follows from.
+      parent: the run that the policy starts from; None is random weights.
+      reference: the run that the reference is of, where there is one.
+      keep_reference: whether its parameters are kept on the devices.
+    """
+
+    abstract: TrainState
+    params: Params
+    stored: Params
+    model: Model
+    optimizer: Any
+    copies: Mapping[str, optim.MovingCopy]
+    seed: int
+    parent: ParentRun | None
+    reference: ParentRun | None
+    keep_reference: bool
+
+    def state(self) -> TrainState:
+        """The state of step 0."""
+        if self.parent is None:
+            key = jax.random.key(self.seed)
+            return state.init_state(
+                self.model, self.optimizer, self.abstract, key, self.copies
+            )
+        trained, _ = self._partition(self._load(self.parent))
+        begin = lambda params: state.begin(params, self.optimizer, self.copies)
+        shardings = state.shardings(self.abstract)
+        return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(trained)
+
+    def frozen(self) -> Frozen:
+        """The untrained parameters, and those of the reference if they are kept.
+
+        A reference that is the parent shares the untrained ones with the policy, so
+        that under adapters there is no second copy of the model.
+        """
+        if not self._partition(self.stored)[1]:
+            return Frozen({}, self.reference_params() if self.keep_reference else None)
+        stored = self._load(self.parent)
+        _, base = self._partition(stored)
+        if not self.keep_reference:
+            return Frozen(base)
+        same = self.reference.digest == self.parent.digest
+        return Frozen(base, stored if same else self.reference_params())
+
+    def reference_params(self) -> Params:
+        """All parameters of the reference, for the policy's model."""
+        return self._load(self.reference)
+
+    def describe(self) -> str:
+        """What is trained and what is new, for the log; empty if all is as it was."""
+        lines = []
+        trained, whole = trees.count(self.abstract.params), trees.count(self.params)
+        if trained != whole:
+            lines.append(f"trained: {trained:,} of {whole:,} parameters")
+        if (base := self.model.config.base) != "float32":
+            size = lambda params: f"{quantized.nbytes(params) / 2**20:,.1f} MiB"
+            lines.append(
+                f"frozen kernels are kept as {base}: all parameters take "
+                f"{size(self.stored)}, in float32 {size(self.params)}"
+            )
+        if self.parent is not None:
+            before = self.parent.run.leaves()
+            new = [
+                name for name in trees.named_leaves(self.params) if name not in before
+            ]
+            if new:
+                names = ", ".join(new)
+                lines.append(f"new: {names}, which the run it starts from lacks")
+        return "\n".join(lines)
+
+    def _partition(self, params: Params) -> tuple[Params, Params]:
+        """What is trained and the rest. By name: parts of kernels match no pattern."""
+        trained = trees.named_leaves(self.abstract.params)
+        return trees.partition("|".join(map(re.escape, trained)), params)
+
+    def _load(self, parent: ParentRun) -> Params:
+        """The parameters of a run, sharded as those of this one."""
+        key, leaves = jax.random.key(self.seed), parent.run.leaves()
+        return state.load_params(leaves, self.stored, self.model, key, allow_new=NEW)[0]
+
+
+def weights(
+    model: Model,
+    optimizer,
+    copies: Mapping[str, optim.MovingCopy],
+    mesh,
+    rules: Mapping,
+    *,
+    trainable: str,
+    seed: int,
+    parent: ParentRun | None,
+    reference: ParentRun | None,
+    keep_reference: bool,
+) -> InitialWeights:
+    """The weights that a run begins with; none is read or computed before it is used.
+
+    Raises:
+      ConfigError: `trainable` matches nothing, or the mesh does not divide an axis.
+    """
+    abstract = state.abstract_state(model, optimizer, mesh, rules, trainable, copies)
+    params, c = state.abstract_params(model, mesh, rules), model.config
+    kernels = quantized.names(c.projections, trainable)
+    return InitialWeights(
+        abstract=abstract,
+        params=params,
+        stored=state.quantised_kernels(params, kernels, c.base),
+        model=model,
+        optimizer=optimizer,
+        copies=copies,
+        seed=seed,
+        parent=parent,
+        reference=reference,
+        keep_reference=keep_reference,
+    )

@@ -28,10 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         section = config_file.parse(parser, arguments)[1].section
         section["reference"] = {**(section.get("reference") or {}), "store": True}
         run = build.build(section)
-        if run.reference is None:
+        if run.store is None:
             raise errors.ConfigError("objective: it needs no reference model")
+        data = {"train": run.train, "validation": run.validation}
+        read, beat = run.weights.reference_params, lambda _: None
         with sharding.use(run.mesh, run.rules):
-            reference.attach(run, print, lambda _: None)
+            reference.attach(run.store, data, read, print, beat)
 
     return cli.exit_code(fill)
 

@@ -116,27 +116,23 @@ def init_state(
     return jax.jit(init, out_shardings=shardings(abstract))(key)
 
 
-def keep(abstract: Params, kernels: Iterable[str], kind: str) -> Params:
-    """`abstract` with the `kernels`, by path, as `quantized` keeps them.
+def quantised_kernels(abstract: Params, kernels: Iterable[str], kind: str) -> Params:
+    """`abstract` with the parts of `quantized` in place of the `kernels`, by path.
 
-    The parts lie as the kernel does, but for axes that the mesh then does not divide.
+    The parts are sharded as the kernel, but for axes that the mesh does not divide.
     """
-    wanted = set(kernels)
-
-    def replace(tree, prefix=""):
-        out = {}
-        for key, leaf in tree.items():
-            if isinstance(leaf, dict):
-                out[key] = replace(leaf, f"{prefix}{key}/")
-            elif f"{prefix}{key}" in wanted:
-                for part, (shape, dtype) in quantized.shapes(leaf.shape, kind).items():
-                    where = placing.fit(shape, leaf.sharding)
-                    out[part] = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-            else:
-                out[key] = leaf
-        return out
-
-    return abstract if kind == "float32" else replace(abstract)
+    leaves, chosen = {}, set(kernels) if kind != "float32" else set()
+    for name, leaf in trees.named_leaves(abstract).items():
+        if name not in chosen:
+            leaves[name] = leaf
+            continue
+        folder = name.rpartition("/")[0]
+        for part, (shape, dtype) in quantized.shapes(leaf.shape, kind).items():
+            sharding = placing.fit(shape, leaf.sharding)
+            leaves[f"{folder}/{part}"] = jax.ShapeDtypeStruct(
+                shape, dtype, sharding=sharding
+            )
+    return trees.nest(leaves)
 
 
 def load_params(

@@ -10,15 +10,15 @@ import time
 import pytest
 
 from alignjax import errors
-from alignjax.distributed import watchdog
+from alignjax.distributed import lifecycle
 
 PRELUDE = """
 import sys, time
-from alignjax.distributed import watchdog
+from alignjax.distributed import lifecycle
 def stuck_here(seconds):
     time.sleep(seconds)
 def guard(limit, **options):
-    return watchdog.Watchdog(limit, linger=0.1, **options)
+    return lifecycle.Watchdog(limit, linger=0.1, **options)
 """
 
 
@@ -70,7 +70,7 @@ def test_a_slow_process_that_moves_is_left_alone():
 def test_time_in_which_the_process_was_stopped_does_not_count(capfd):
     """Seen from inside, the clock has jumped between two looks at it."""
     now, codes = 0.0, []
-    dog = watchdog.Watchdog(1, clock=lambda: now, end=codes.append, linger=0)
+    dog = lifecycle.Watchdog(1, clock=lambda: now, end=codes.append, linger=0)
     with dog:
         dog.beat("step 5")
         now = 1000.0
@@ -110,7 +110,7 @@ import jax
 from jax.experimental import multihost_utils
 address, index, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(address, 2, index)
-with watchdog.Watchdog(3, name=f"process {index} of 2", path=path) as dog:
+with lifecycle.Watchdog(3, name=f"process {index} of 2", path=path) as dog:
     for step in range(100):
         dog.beat(f"data of step {step}")
         if step == 4 and index == 0:
@@ -146,7 +146,7 @@ def test_leaving_it_ends_the_watch():
 
 
 def test_none_is_off():
-    with watchdog.Watchdog(None, end=lambda code: pytest.fail("ended")) as dog:
+    with lifecycle.Watchdog(None, end=lambda code: pytest.fail("ended")) as dog:
         dog.beat("step 0")
         time.sleep(0.2)
 
@@ -154,4 +154,4 @@ def test_none_is_off():
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])
 def test_a_limit_is_positive(limit):
     with pytest.raises(ValueError, match="not positive"):
-        watchdog.Watchdog(limit)
+        lifecycle.Watchdog(limit)

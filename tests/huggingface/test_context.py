@@ -56,12 +56,12 @@ def test_a_model_that_is_stretched_has_the_context_that_it_is_given(begun):
 
 def test_longer_texts_are_allowed_and_noted(begun):
     longer = models.build(complete(begun, max_length=64), 1).config
-    assert initial.note(begun, longer).startswith(
+    assert initial.length_note(begun, longer).startswith(
         "model.max_length: 64, where the model"
     )
     stretched = complete(begun, max_length=64, rope_scaling=LINEAR)
     for section in (stretched, complete(begun), complete(begun, max_length=8)):
-        assert initial.note(begun, models.build(section, 1).config) is None
+        assert initial.length_note(begun, models.build(section, 1).config) is None
 
 
 def test_contexts_that_make_no_sense_are_refused():

@@ -178,7 +178,7 @@ def test_parts_lie_as_their_kernels_do():
     kernels = quantized.names(model.config.projections, lora.TRAINABLE)
     with sharding.use(mesh, rules):
         abstract = state.abstract_params(model, mesh, rules)
-        abstract = state.keep(abstract, kernels, "nf4")
+        abstract = state.quantised_kernels(abstract, kernels, "nf4")
         params, new = state.load_params(source, abstract, model, jax.random.key(0))
         shared = jax.jit(model.hidden)(params, row)
     assert new == []

@@ -36,7 +36,7 @@ def interrupted(folder, name, module, at: int, **changes):
     """As `run`, but asked to stop after the step `at`, and then started again."""
     c = section(module, folder, **changes)
     with pytest.MonkeyPatch.context() as patch:
-        interruption = train.interruption.Interruption
+        interruption = train.lifecycle.Interruption
         patch.setattr(interruption, "requested", lambda self, step: step == at)
         code = property(lambda self: errors.INTERRUPTED)
         patch.setattr(interruption, "exit_code", code)

@@ -11,7 +11,7 @@ from stages import interrupted, refused, run, said, section
 from alignjax import models, trees, types
 from alignjax.analysis import run as runs
 from alignjax.distributed import sharding
-from alignjax.experiment import build, parameters
+from alignjax.experiment import build, initial
 from alignjax.models import lora
 from configs.smoke import dpo, pretrain, sft
 
@@ -63,7 +63,7 @@ def first_of(folder, opened, **changes):
     """What a run would read and never change."""
     built = build.build(section(dpo, folder, **start(opened, **changes)))
     with sharding.use(built.mesh, built.rules):
-        return parameters.prepare(built).frozen()
+        return built.weights.frozen()
 
 
 def test_the_base_is_no_second_copy(folder, tuned):
@@ -81,13 +81,13 @@ def test_the_base_gives_the_numbers_of_a_copy(folder, tuned, adapted, monkeypatc
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert learned(rows)
 
-    before = parameters.First.frozen
+    before = initial.InitialWeights.frozen
 
     def copied(self):
         plain = lora.strip(before(self).reference)
         return types.Frozen(before(self).base, jax.tree.map(jnp.copy, plain))
 
-    monkeypatch.setattr(parameters.First, "frozen", copied)
+    monkeypatch.setattr(initial.InitialWeights, "frozen", copied)
     assert_same_numbers(run(folder, "copied", dpo, **start(tuned)), adapted)
 
 
@@ -211,7 +211,7 @@ def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
     tokens = np.arange(24)[None]
     rows = runs.rows(again.model, tokens)
     with sharding.use(again.mesh, again.rules):
-        base = parameters.prepare(again).frozen().base
+        base = again.weights.frozen().base
         trained, _ = trees.partition(lora.TRAINABLE, opened.params())
         logits = jax.jit(lambda p: again.model.unembed(p, again.model.hidden(p, rows)))
         expected = logits(trees.merge(trained, base))
@@ -228,7 +228,7 @@ def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
     built = build.build(section(dpo, folder, **after))
     assert built.model.config.base == kind
     with sharding.use(built.mesh, built.rules):
-        kept = trees.named_leaves(parameters.prepare(built).frozen().base)
+        kept = trees.named_leaves(built.weights.frozen().base)
     for name, leaf in trees.named_leaves(base).items():
         np.testing.assert_array_equal(kept[name], leaf, err_msg=name)
 

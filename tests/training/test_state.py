@@ -161,7 +161,7 @@ def test_large_leaves_are_put_layer_by_layer(mesh, base, dtype):
     draw = lambda name, x: Watched(name, rng.normal(size=x.shape), dtype)
     source = trees.named_leaves(trees.map_with_name(draw, shapes))
     kernels = quantized.names(model.config.projections, ".*lora.*")
-    abstract = state.keep(shapes, kernels, base)
+    abstract = state.quantised_kernels(shapes, kernels, base)
     Watched.alive, Watched.peak = [], 0
     params, _ = state.load_params(source, abstract, model, KEY)
 
