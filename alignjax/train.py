@@ -92,9 +92,7 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         evaluations, hooks = _hooks(
             run, data["validation"], frozen, state, log, watchdog
         )
-        batch = loop.row_batches(
-            data["train"].rows, c.batch_size, run.mesh, run.rules
-        )
+        batch = loop.row_batches(data["train"].rows, c.batch_size, run.mesh, run.rules)
         first_loss = None
         if resumed is None:
             first_loss = reference.first_loss(
@@ -110,7 +108,9 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
 
         def report(i: int, metrics: dict[str, float]) -> None:
             check = i == 0 and first_loss is not None
-            log.write(i, {**metrics, "loss/at_reference": first_loss} if check else metrics)
+            log.write(
+                i, {**metrics, "loss/at_reference": first_loss} if check else metrics
+            )
             if check:
                 reference.check_first_step(first_loss, metrics["loss"])
             policy.check(i, metrics)
@@ -162,7 +162,10 @@ def _train_step(run: build.Experiment):
 def _meter(run: build.Experiment) -> throughput.Meter:
     c = run.config
     flops = decoder.flops_per_token(
-        run.model, c.length, trainable=c.trainable, unembeds=not run.objective.needs.scores
+        run.model,
+        c.length,
+        trainable=c.trainable,
+        unembeds=not run.objective.needs.scores,
     )
     device, devices = jax.devices()[0], jax.device_count()
     return throughput.Meter(
