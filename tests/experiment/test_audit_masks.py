@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool that shows what is trained on: what it prints, and how it ends."""
+"""The command `audit`: what it prints of what is trained on, and how it ends."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -12,9 +11,9 @@ import pytest
 from alignjax.data import loader
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
+from alignjax.experiment import audit
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "audit_masks.py"
 
 CONFIG = """
 from configs import base
@@ -44,7 +43,15 @@ def run(folder, rows, *flags):
     config.write_text(CONFIG.format(control=chat.CONTROL, path=written(folder, rows)))
     cache = f"--config.cache_dir={folder / 'cache'}"
     found = subprocess.run(
-        [sys.executable, TOOL, f"--config={config}", cache, *flags],
+        [
+            sys.executable,
+            "-m",
+            "alignjax",
+            "audit",
+            f"--config={config}",
+            cache,
+            *flags,
+        ],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -54,9 +61,6 @@ def run(folder, rows, *flags):
 
 def report(folder, rows, format, **options):
     """The lines of the report on its first row, and the faults."""
-    spec = importlib.util.spec_from_file_location("audit_masks", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     section = dict(kind="jsonl", path=written(folder, rows), format=format)
     own = {k: options.pop(k) for k in ("data",) if k in options}
     cfg = loader.DataConfig(
@@ -65,7 +69,7 @@ def report(folder, rows, format, **options):
     kind = base.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL)
     tok = base.build(kind, [], folder)
     data = loader.build(cfg, tok, length=64, seed=0, cache_dir=folder, **own)
-    lines, faults = tool.report(data, tok, format="roles", rows=1, check=1)
+    lines, faults = audit.report(data, tok, format="roles", rows=1, check=1)
     return "\n".join(lines).splitlines(), faults
 
 
