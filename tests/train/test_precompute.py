@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command that fills the store of a reference, as it is typed."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -27,8 +28,7 @@ def base(folder):
 
 def precompute(folder, base, *more: str) -> subprocess.CompletedProcess:
     command = [
-        sys.executable,
-        str(ROOT / "tools/precompute_reference.py"),
+        *(sys.executable, "-m", "alignjax", "precompute"),
         f"--config={CONFIG}",
         f"--config.init.run={base.path}",
         f"--config.cache_dir={folder / 'cache'}",
@@ -36,7 +36,10 @@ def precompute(folder, base, *more: str) -> subprocess.CompletedProcess:
         *more,
     ]
     # Not from the root, where Python would find the configs in any case.
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def test_the_store_is_filled_once(folder, base):
