@@ -39,6 +39,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "aot": ["jax[tpu]"],  # libtpu compiles for TPU pods on a machine that has no TPU
     "hf": [*HUGGING_FACE, "datasets>=3"],
+    "parity": ["peft", "torch", "transformers"],  # certificates beside transformers
     "report": ["matplotlib>=3.9"],  # figures
     "wandb": ["wandb"],
     "dev": [

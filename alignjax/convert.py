@@ -1,238 +1,237 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs from Hugging Face folders and PEFT adapters, and folders from runs.
+r"""Makes a run of a Hugging Face folder, and a folder of a run; needs no torch.
 
-    plan = convert.plan_import("hf:Qwen/Qwen2.5-0.5B", "runs/qwen")
-    convert.import_folder(plan)
+    alignjax convert import SRC RUN_DIR
+    alignjax convert export RUN_DIR DST --dtype=bfloat16
 
-Memory holds two copies of the largest tensor at most. A run or folder appears under its
-name once it is whole.
+SRC is a folder or `hf:` and a repository of the hub. RUN_DIR may also be a folder of
+Hugging Face's, so that export copies one with another dtype or other files. Tensors are
+read and written one at a time, and what is made appears once it is whole. Adapters are
+merged into what is exported, or with `--adapters` exported alone, as PEFT has them;
+`import SRC RUN_DIR --adapters=FOLDER` makes a run of a folder of PEFT's and its base.
+`--certificate=FILE` computes both sides on the same tokens and writes how far apart
+they are, and how far from transformers where the extra `parity` is installed.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
+import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+import time
+from collections.abc import Sequence
 
-import numpy as np
-
-from alignjax import errors, models
-from alignjax.analysis import run, stores
-from alignjax.checkpoint import step_folders
-from alignjax.data.tokenizers import base as tokenizers
-from alignjax.huggingface import folder as folders
-from alignjax.huggingface import layout, peft, save
-from alignjax.models import lora
-from alignjax.storage import atomic, fingerprint, tensor_files
-
-Progress = Callable[[int, int], None]
+from alignjax import analysis, cli, errors
+from alignjax.analysis import conversion
+from alignjax.huggingface import certificate, peft, save
+from alignjax.tracking import progress
 
 
-class Import(NamedTuple):
-    """A folder that is to become a run.
-
-    Attributes:
-      source: its path, or `hf:` and a repository.
-      folder: opened.
-      target: directory of the run.
-    """
-
-    source: str
-    folder: folders.Folder
-    target: pathlib.Path
-
-    @property
-    def nbytes(self) -> int:
-        return step_folders.nbytes(
-            step_folders.describe({"params": self.folder.leaves})
-        )
-
-
-def plan_import(source: str | pathlib.Path, target: str | pathlib.Path) -> Import:
-    """Opens the folder and checks that the run can be made; writes nothing.
-
-    Raises:
-      ConfigError, DataError: as `folder.find` and `folder.open_folder`; a target that
-        is not empty, or a disk too full.
-    """
-    folder = folders.open_folder(folders.find(str(source)))
-    plan = Import(str(source), folder, pathlib.Path(target).absolute())
-    atomic.check(plan.target, plan.nbytes)
-    return plan
-
-
-def import_folder(
-    plan: Import, progress: Progress = lambda done, total: None
-) -> run.Run:
-    """Makes a run whose step 0 has the parameters of a folder, bit for bit.
-
-    Its config has the model, tokenizer and dialogues that go with them, and no
-    optimizer: it is there to be started from and to be read.
-
-    Args:
-      progress: called with (bytes written, bytes in all).
-
-    Raises:
-      ConfigError: the target is no longer empty, or the disk too full.
-    """
-    config = stores.folder_config(plan.folder)
-    config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
-    tokenizer = plan.folder.tokenizer() if plan.folder.has_tokenizer else None
-    return _write_run(plan.target, plan.folder.leaves, config, {}, tokenizer, progress)
-
-
-def import_adapters(
-    source: str | pathlib.Path, base: str | pathlib.Path, target: str | pathlib.Path
-) -> run.Run:
-    """Makes a run that is as if it had trained the adapters in a PEFT folder.
-
-    Its other parameters stay in the base, which has to stay where it is. It can be
-    opened, exported with its adapters merged, and started from.
-
-    Args:
-      source: the folder.
-      base: a run, a Hugging Face folder, or `hf:` and a repository of the hub.
-      target: directory of the run; made, must not have content.
-
-    Raises:
-      ConfigError: as `peft.read`; a base that has adapters, a target that is not empty.
-      CheckpointError: the base is no run.
-    """
-    opened = run.open_run(base)
-    opened = opened.at(opened.meta()["step"])
-    leaves, section = opened.leaves(), opened.config["model"]
-    if any("/lora_" in name for name in leaves):
-        raise errors.ConfigError(
-            f"{opened.path}: has adapters already; export it with these merged, and "
-            "import the others onto that"
-        )
-    c = opened.model.config
-    adapters = peft.read(source, section["family"], c, leaves)
-    name = str(base) if str(base).startswith(folders.HUB) else str(opened.path)
-    config = {
-        **opened.config,
-        "model": {**section, **adapters.fields, "base": "float32"},
-        "trainable": lora.TRAINABLE,
-        "init": {"run": name, "step": opened.step},
-        "imported": {"from": str(source), "path": str(pathlib.Path(source).absolute())},
-    }
-    models.build(config["model"], c.vocab_size)  # refuses what could not be opened
-    target, data = pathlib.Path(target).absolute(), {"init": opened.digest()}
-    tokenizer = opened.full_tokenizer
-    return _write_run(target, adapters.leaves, config, data, tokenizer)
-
-
-def _write_run(
-    target: pathlib.Path,
-    leaves: Mapping[str, Any],
-    config: dict,
-    data: dict,
-    tokenizer: tokenizers.Tokenizer | None,
-    progress: Progress = lambda done, total: None,
-) -> run.Run:
-    """Writes a workdir with one step, 0, of format `step_folders.IMPORTED`."""
-    described = step_folders.describe({"params": leaves})
-    total = step_folders.nbytes(described)
-    with atomic.folder(target, total) as partial:
-        path = step_folders.step_path(partial / "checkpoints", 0)
-        (path / "meta").mkdir(parents=True)
-        kinds = {name: (np.dtype(x.dtype), x.shape) for name, x in leaves.items()}
-        slots, done = tensor_files.create(path / step_folders.TENSORS, kinds), 0
-
-        def written(slot: tensor_files.Slot, leaf) -> Iterator[np.ndarray]:
-            nonlocal done
-            at = 0
-            for piece in fingerprint.pieces(leaf):
-                slot.write(piece, at)
-                at, done = at + piece.size, done + piece.nbytes
-                progress(done, total)
-                yield piece
-
-        for name, leaf in leaves.items():
-            digits = fingerprint.of_pieces(
-                leaf.dtype, written(slots[name], leaf)
-            ).digits
-            described[f"params/{name}"]["fingerprint"] = digits
-        meta = step_folders.make_meta(
-            0,
-            described,
-            format=step_folders.IMPORTED,
-            config=json.loads(json.dumps(config)),
-            data=data,
-            metrics={},
-        )
-        atomic.write_json(path / "meta" / "data.json", meta)
-        (path / step_folders.MARKER).touch()
-        if tokenizer is not None:
-            tokenizer.save(partial / "tokenizer")
-        atomic.write_json(partial / "config.json", config)
-    return run.open_run(target)
-
-
-class Export(NamedTuple):
-    """A run that is to become a folder.
-
-    Attributes:
-      run: opened, of one step.
-      leaves: `{path: array that is read when it is sliced}`, adapters merged.
-      plan: the tensors and files that there will be.
-      target: the folder.
-    """
-
-    run: run.Run
-    leaves: dict[str, Any]
-    plan: save.Plan
-    target: pathlib.Path
-
-
-def plan_export(
-    path: str | pathlib.Path,
-    target: str | pathlib.Path,
-    *,
-    step: int | None = None,
-    dtype: str | None = None,
-    max_shard_bytes: int = save.MAX_SHARD_BYTES,
-) -> Export:
-    """Plans how the run at `path` is written to the folder `target`; writes nothing.
-
-    Args:
-      path: of a run, or a folder of Hugging Face's.
-      step: of its checkpoints; the newest if None.
-      dtype, max_shard_bytes: as in `save.plan`.
-
-    Raises:
-      ConfigError: what folders of the family cannot hold, or a target with content.
-      CheckpointError: no such run or step.
-    """
-    opened = run.open_run(path, step)
-    opened = opened.at(opened.meta()["step"])  # all that is read is of one step
-    c = opened.model.config
-    leaves = layout.merge(opened.leaves(), c)
-    plan = save.plan(
-        leaves,
-        opened.config["model"]["family"],
-        c,
-        opened.full_tokenizer,
-        chat=opened.chats,
-        bos=bool(opened.config.get("data", {}).get("bos", True)),
-        token_ids=opened.config.get("token_ids"),
-        dtype=dtype,
-        max_shard_bytes=max_shard_bytes,
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    out = cli.parser("convert", __doc__)
+    commands_ = out.add_subparsers(dest="command", required=True)
+    into = commands_.add_parser("import", help="a run of a folder")
+    into.add_argument("source", metavar="SRC", help="a folder, or hf:REPOSITORY")
+    into.add_argument("target", metavar="RUN_DIR", help="made; must not have content")
+    into.add_argument(
+        "--adapters", metavar="FOLDER", help="of PEFT's, for SRC, which may be a run"
     )
-    target = pathlib.Path(target).absolute()
-    atomic.check(target, plan.nbytes)
-    return Export(opened, leaves, plan, target)
+    back = commands_.add_parser("export", help="a folder of a run")
+    back.add_argument("source", metavar="RUN_DIR", help="the workdir of a run")
+    back.add_argument("target", metavar="DST", help="made; must not have content")
+    back.add_argument("--step", type=int, help="of which checkpoint; the newest")
+    back.add_argument("--dtype", choices=save.DTYPES, help="as in the run unless told")
+    back.add_argument(
+        "--max-shard-size", metavar="SIZE", help="of a file of weights; 5GB"
+    )
+    back.add_argument(
+        "--adapters", action="store_true", help="the adapters alone, for PEFT"
+    )
+    back.add_argument(
+        "--base", metavar="NAME", help="of --adapters: the model that they belong to"
+    )
+    for one in (into, back):
+        one.add_argument("--certificate", metavar="FILE", help="where to write it")
+    return out
 
 
-def export_run(
-    export: Export, progress: Progress = lambda done, total: None
-) -> pathlib.Path:
-    """Writes the folder that was planned, all of it or nothing; returns its path.
+def run(options: argparse.Namespace) -> None:
+    """Does what the options say. Raises ConfigError, DataError, CheckpointError."""
+    for name in ("target", "certificate", "adapters"):
+        if isinstance(value := getattr(options, name), str):
+            setattr(options, name, cli.path(value, name))
+    check_options(options)
+    began = time.monotonic()
+    if options.command == "import" and options.adapters:
+        import_adapters(options)
+        return
+    if options.command == "import":
+        plan = conversion.plan_import(options.source, options.target)
+        for line in describe_import(plan):
+            print(line, flush=True)
+        with Shown() as shown:
+            made = conversion.import_folder(plan, shown)
+        sides = plan.folder.path, made.path
+    elif options.adapters:
+        export_adapters(options)
+        return
+    else:
+        made = conversion.plan_export(
+            options.source,
+            options.target,
+            step=options.step,
+            dtype=options.dtype,
+            max_shard_bytes=save.parse_size(options.max_shard_size or "5GB"),
+        )
+        for line in describe_export(made):
+            print(line, flush=True)
+        with Shown() as shown:
+            conversion.export_run(made, shown)
+        sides = made.run.path, made.target
+    took = progress.duration(time.monotonic() - began)
+    print(f"{options.target} is complete, after {took}")
+    if options.certificate:
+        step = options.step if options.command == "export" else None
+        of_theirs = sides[options.command == "export"]
+        certify(*sides, of_theirs, options.certificate, step)
 
-    Raises:
-      ConfigError: the target is no longer empty, or the disk too full.
-      CheckpointError: a parameter that is not what was written.
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises ConfigError for those that would be ignored, or fail once all is done."""
+    unused = {
+        ("import", True): ("certificate",),
+        ("export", True): ("dtype", "max_shard_size", "certificate"),
+        ("export", False): ("base",),
+    }.get((options.command, bool(options.adapters)), ())
+    when = "with" if options.adapters else "without"
+    problems = [
+        f"{name}: {value} has no effect {when} --adapters; leave it out"
+        for name in unused
+        if (value := getattr(options, name)) is not None
+    ]
+    if options.certificate:
+        file = options.certificate.absolute()
+        if file.exists():
+            problems.append(f"certificate: {file} is there; name another file")
+        elif not os.access(file.parent, os.W_OK | os.X_OK):
+            problems.append(
+                f"certificate: {file.parent} is no folder that can be written to; make "
+                "it, or name another file"
+            )
+    if problems:
+        raise errors.ConfigError(problems)
+
+
+def describe_import(plan: conversion.Import) -> list[str]:
+    """What will be done, before it is."""
+    folder, count = plan.folder, sum(x.size for x in plan.folder.leaves.values())
+    files = {t.path for x in folder.leaves.values() for t, _, _ in x.pieces.values()}
+    kinds = sorted({str(x.dtype) for x in folder.leaves.values()})
+    lines = [
+        f"import {folder.path}",
+        f"  as {plan.target}, step 0",
+        f"  {model(folder.section)}: {count:,} parameters of {', '.join(kinds)}",
+        f"  {size(plan.nbytes)}, of {len(files)} file(s)",
+    ]
+    if folder.has_tokenizer:
+        tok = folder.tokenizer()
+        template = "with a" if folder.chat else "without a"
+        lines.append(
+            f"  tokenizer: {tok.kind}, {tok.vocab_size:,} tokens, {template} chat "
+            "template"
+        )
+    else:
+        lines.append("  there is no tokenizer; name one in c.tokenizer to train")
+    if folder.ignored:
+        shown = ", ".join(folder.ignored[:3]) + ("..." if folder.ignored[3:] else "")
+        lines.append(f"  {len(folder.ignored)} tensor(s) that are not needed: {shown}")
+    return lines
+
+
+def describe_export(made: conversion.Export) -> list[str]:
+    """What will be done, before it is."""
+    plan, section = made.plan, made.run.config["model"]
+    count = sum(leaf.size for leaf in made.leaves.values())
+    kinds = sorted({str(dtype) for dtype in plan.dtypes.values()})
+    lines = [
+        f"export {made.run.path}, step {made.run.step}",
+        f"  as {made.target}, {plan.json['architectures'][0]}",
+        f"  {model(section)}: {count:,} parameters of {', '.join(kinds)}",
+        f"  {size(plan.nbytes)}: {len(plan.places)} tensors, {len(plan.files)} file(s)",
+        f"  beside them: {', '.join(['config.json', *plan.extra])}",
+    ]
+    if section.get("lora_rank"):
+        lines.append("  adapters are merged into their kernels")
+    return lines + [f"  {note}" for note in plan.notes]
+
+
+def model(section) -> str:
+    """`llama`, or `llama nano` where the size has a name."""
+    return " ".join(section[k] for k in ("family", "name") if section.get(k))
+
+
+def import_adapters(options: argparse.Namespace) -> None:
+    """Makes a run of adapters of PEFT's and what they belong to."""
+    made = conversion.import_adapters(options.adapters, options.source, options.target)
+    c = made.model.config
+    print(f"import the adapters in {options.adapters} for {options.source}")
+    print(f"  rank {c.lora_rank}, of {c.lora_targets}")
+    print(f"{options.target} is complete; {options.source} has to stay where it is")
+
+
+def export_adapters(options: argparse.Namespace) -> None:
+    """Writes the adapters of a run for PEFT."""
+    opened = analysis.open_run(options.source, options.step)
+    print(f"export the adapters of {opened.path} as {options.target}")
+    peft.export(opened, options.target, options.base)
+    print(f"{options.target} is complete")
+
+
+def certify(first, second, folder, file: pathlib.Path, step: int | None) -> None:
+    """Computes with both sides, and writes how far apart they are.
+
+    Where transformers and torch are installed the second is compared with what these
+    compute from `folder`, which is the one of the two that they read.
     """
-    save.write(export.plan, export.leaves, export.target, progress)
-    return export.target
+    print(f"computing with both, for {file}", flush=True)
+    sides = analysis.open_run(first, step), analysis.open_run(second)
+    outside = None
+    scores = sides[1].config["model"].get("score_heads")
+    if certificate.has_transformers() and not scores:
+        outside = functools.partial(certificate.by_transformers, folder)
+    differences = certificate.make(*sides, outside=outside)
+    file.write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n")
+    print(certificate.summary(differences))
+
+
+def size(count: float) -> str:
+    return f"{progress.short(count)}B"
+
+
+class Shown:
+    """Progress on the terminal: bytes, speed and time left."""
+
+    def __enter__(self) -> Shown:
+        self._terminal, self._began = progress.Terminal(), time.monotonic()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._terminal.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        def draw(width: int) -> str:
+            spent = max(1e-9, time.monotonic() - self._began)
+            left = progress.duration((total - done) * spent / max(1, done))
+            speed = f"{size(done / spent)}/s"
+            return f"{size(done)} of {size(total)}  {speed}  {left} left"[:width]
+
+        self._terminal.show(draw, force=done == total)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    return cli.exit_code(lambda: run(options))

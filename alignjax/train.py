@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains what a config describes: builds everything, then the loop.
 
-    python -m alignjax.train --config=configs/pretrain/world.py --workdir=runs/world \
+    alignjax train --config=configs/pretrain/world.py --workdir=runs/world \
         --config.optimizer.learning_rate=1e-3
 
 `--config.FIELD=VALUE` sets any field of the config, or clears it with `none`; `--print`

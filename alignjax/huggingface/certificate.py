@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
+import pathlib
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -170,3 +172,30 @@ def _described(run, digest: str) -> dict[str, Any]:
         "dtypes": sorted({leaf["dtype"] for leaf in meta["leaves"].values()}),
         "digest": digest,
     }
+
+
+def has_transformers() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def by_transformers(
+    path: pathlib.Path, tokens_BT: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What transformers computes from a folder, in float32, without code of the folder.
+
+    Returns:
+      Hidden states float32 [L + 1, B, T, D], the embeddings and the output of each
+      layer, the last one after the final norm; and logits float32 [B, T, V].
+    """
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        output = model(
+            torch.from_numpy(tokens_BT.astype(np.int64)), output_hidden_states=True
+        )
+    states = np.stack([x.float().numpy() for x in output.hidden_states])
+    return states, output.logits.float().numpy()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO on people's choices between harmless replies, Anthropic's HH.
 
-python -m alignjax.train --config=configs/dpo/hh.py --workdir=runs/hh/dpo \
+alignjax train --config=configs/dpo/hh.py --workdir=runs/hh/dpo \
     --config.init.run=runs/hh/sft --config.data.sources.hh.path=hh.jsonl
 
 Hardware: 2 CPU cores. Time: about 3 minutes beside other jobs, one of them for the

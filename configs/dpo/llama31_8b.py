@@ -2,7 +2,7 @@
 r"""DPO of all of Llama 3.1 8B Instruct on UltraFeedback, binarized, on a TPU pod.
 
 tools/launch_tpu.sh, which runs on every host of the slice
-    python -m alignjax.train --multihost --config=configs/dpo/llama31_8b.py \
+    alignjax train --multihost --config=configs/dpo/llama31_8b.py \
         --workdir=/mnt/runs/llama31_8b_dpo --config.init.run=hf:/mnt/llama31_8b_instruct
 
 The repository asks for a licence to be accepted; a folder that all hosts see saves each

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO of Qwen2.5-0.5B-Instruct on UltraFeedback, binarized, by low-rank updates.
 
-python -m alignjax.train --config=configs/dpo/qwen25_05b_lora.py \
+alignjax train --config=configs/dpo/qwen25_05b_lora.py \
     --workdir=runs/qwen25_05b_dpo
 
 Model, tokenizer and chat template are those of the hub's repository, which the extra
@@ -10,7 +10,7 @@ whose scores are equal are ties, and skipped, counted. The reference is the mode
 without the low-rank matrices, which costs no second copy. `init.run` may as well be an
 export of configs/sft/qwen25_05b_lora.py, with its low-rank matrices merged:
 
-python tools/convert_huggingface.py export runs/qwen25_05b_sft runs/qwen25_05b_merged
+alignjax convert export runs/qwen25_05b_sft runs/qwen25_05b_merged
 
 Memory, by arithmetic: as configs/sft/qwen25_05b_lora.py has it, about 8.5 GB.
 

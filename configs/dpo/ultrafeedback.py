@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO of a 1.2 B Llama on UltraFeedback, binarized.
 
-python -m alignjax.train --config=configs/dpo/ultrafeedback.py --workdir=runs/uf_dpo \
+alignjax train --config=configs/dpo/ultrafeedback.py --workdir=runs/uf_dpo \
     --config.init.run=runs/tulu3_sft
 
 The pairs, 61,135 to train on and 2,000 to evaluate, are from the Hub, with the extra

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO on UltraFeedback as configs/dpo/ultrafeedback.py has it, by low-rank updates.
 
-python -m alignjax.train --config=configs/dpo/ultrafeedback_lora.py \
+alignjax train --config=configs/dpo/ultrafeedback_lora.py \
     --workdir=runs/uf_lora --config.init.run=runs/tulu3_sft
 
 Only the low-rank matrices are trained and saved. The reference is the same model

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO on the embedded world, from pairs of what the models before it say.
 
-python -m alignjax.feedback.collect --out=runs/pairs.jsonl --pairs=8000 \
+alignjax collect --out=runs/pairs.jsonl --pairs=8000 \
     --source=runs/sft --source=runs/sft:1.3 --source=runs/pretrain
-python -m alignjax.train --config=configs/dpo/world.py --workdir=runs/dpo \
+alignjax train --config=configs/dpo/world.py --workdir=runs/dpo \
     --config.init.run=runs/sft --config.data.sources.pairs.path=runs/pairs.jsonl
 
 Hardware: 2 CPU cores. Time: 50 seconds, and 25 for the pairs.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""GPT-2 124M on web text, for one GPU or more.
 
-python -m alignjax.train --config=configs/pretrain/gpt2_124m.py --workdir=runs/gpt2 \
+alignjax train --config=configs/pretrain/gpt2_124m.py --workdir=runs/gpt2 \
     --config.tokenizer.path=gpt2/tokenizer.json \
     --config.data.sources.web.path='fineweb/*.parquet'
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A small Llama of the dialogues of Anthropic's HH, for the stages after it.
 
-python -m alignjax.train --config=configs/pretrain/hh.py --workdir=runs/hh/pretrain \
+alignjax train --config=configs/pretrain/hh.py --workdir=runs/hh/pretrain \
     --config.data.sources.chosen.path=hh.jsonl \
     --config.data.sources.rejected.path=hh.jsonl
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A Llama of 1.2 B parameters on web text, for a node of GPUs.
 
-python -m alignjax.train --config=configs/pretrain/llama_1b.py --workdir=runs/llama_1b \
+alignjax train --config=configs/pretrain/llama_1b.py --workdir=runs/llama_1b \
     --config.tokenizer.path=llama3/tokenizer.json \
     --config.data.sources.web.path='fineweb/*.parquet'
 

@@ -2,7 +2,7 @@
 r"""Llama 3.1's 8 B shape on web text, for a TPU pod.
 
 tools/launch_tpu.sh, which runs on every host of the slice
-    python -m alignjax.train --multihost --config=configs/pretrain/llama_8b.py \
+    alignjax train --multihost --config=configs/pretrain/llama_8b.py \
         --workdir=/mnt/runs/llama_8b \
         --config.tokenizer.path=/mnt/llama3/tokenizer.json \
         --config.data.sources.web.path='/mnt/fineweb/*.parquet'

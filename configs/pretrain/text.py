@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A small character-level model of any text: Tiny Shakespeare and its like.
 
-python -m alignjax.train --config=configs/pretrain/text.py --workdir=runs/text \
+alignjax train --config=configs/pretrain/text.py --workdir=runs/text \
     --config.data.sources.text.path=tinyshakespeare.txt
 
 Shape and budget are nanoGPT's shakespeare_char for CPUs: 0.8M parameters, 2000 steps of

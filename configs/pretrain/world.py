@@ -3,7 +3,7 @@ r"""The default: a small Llama on the embedded world, offline, on any machine.
 
 Among the documents are dialogues of mixed quality, in the format that fine-tuning uses.
 
-python -m alignjax.train --config=configs/pretrain/world.py --workdir=runs/world
+alignjax train --config=configs/pretrain/world.py --workdir=runs/world
 
 Hardware: 2 CPU cores. Time: 3.6 minutes.
 Result: eval/loss 0.525 nats a token.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A reward model of people's choices between harmless replies, Anthropic's HH.
 
-python -m alignjax.train --config=configs/reward/hh.py --workdir=runs/hh/reward \
+alignjax train --config=configs/reward/hh.py --workdir=runs/hh/reward \
     --config.init.run=runs/hh/pretrain --config.data.sources.hh.path=hh.jsonl
 
 Hardware: 2 CPU cores. Time: about 4 minutes beside other jobs, 2 with few.

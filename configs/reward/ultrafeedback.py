@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A reward model of 1.2 B parameters on UltraFeedback, binarized.
 
-python -m alignjax.train --config=configs/reward/ultrafeedback.py \
+alignjax train --config=configs/reward/ultrafeedback.py \
     --workdir=runs/uf_reward --config.init.run=runs/tulu3_sft
 
 The pairs, 61,135 to train on and 2,000 to evaluate, are from the Hub, with the extra

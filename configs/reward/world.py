@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A reward model of the embedded world, from pairs that a labeler has judged.
 
-python -m alignjax.train --config=configs/reward/world.py --workdir=runs/reward \
+alignjax train --config=configs/reward/world.py --workdir=runs/reward \
     --config.init.run=runs/sft
 
 Hardware: 2 CPU cores. Time: 37 seconds.

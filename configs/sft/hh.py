@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tuning on the preferred dialogues of Anthropic's HH.
 
-python -m alignjax.train --config=configs/sft/hh.py --workdir=runs/hh/sft \
+alignjax train --config=configs/sft/hh.py --workdir=runs/hh/sft \
     --config.init.run=runs/hh/pretrain --config.data.sources.hh.path=hh.jsonl
 
 Hardware: 2 CPU cores. Time: about 2 minutes beside another job. Result, after

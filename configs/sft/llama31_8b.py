@@ -2,7 +2,7 @@
 r"""Fine-tuning all of Llama 3.1 8B on the mixture of Tulu 3, on a TPU pod.
 
 tools/launch_tpu.sh, which runs on every host of the slice
-    python -m alignjax.train --multihost --config=configs/sft/llama31_8b.py \
+    alignjax train --multihost --config=configs/sft/llama31_8b.py \
         --workdir=/mnt/runs/llama31_8b_sft --config.init.run=hf:/mnt/llama31_8b
 
 The repository asks for a licence to be accepted; a folder that all hosts see saves each

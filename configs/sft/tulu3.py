@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tuning a 1.2 B Llama on the mixture of Tulu 3.
 
-python -m alignjax.train --config=configs/sft/tulu3.py --workdir=runs/tulu3_sft \
+alignjax train --config=configs/sft/tulu3.py --workdir=runs/tulu3_sft \
     --config.init.run=runs/llama_1b
 
 `init.run` is a run of configs/pretrain/llama_1b.py whose tokenizer has the special

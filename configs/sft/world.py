@@ -4,7 +4,7 @@ r"""Fine-tuning on 256 demonstrations of the embedded world, four times over.
 At a rate that shows what goes wrong: it does well on prompts like the demonstrations,
 fails on unfamiliar ones, and refuses harmless questions that look unsafe.
 
-python -m alignjax.train --config=configs/sft/world.py --workdir=runs/sft \
+alignjax train --config=configs/sft/world.py --workdir=runs/sft \
     --config.init.run=runs/pretrain
 
 Hardware: 2 CPU cores. Time: 22 seconds.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Seconds long: DPO from pairs, after configs/smoke/sft.py.
 
-python -m alignjax.train --config=configs/smoke/dpo.py --workdir=runs/smoke_dpo \
+alignjax train --config=configs/smoke/dpo.py --workdir=runs/smoke_dpo \
     --config.init.run=runs/smoke_sft
 
 Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Seconds long: every part of pretraining once, on bytes of the embedded world.
 
-python -m alignjax.train --config=configs/smoke/pretrain.py --workdir=runs/smoke
+alignjax train --config=configs/smoke/pretrain.py --workdir=runs/smoke
 
 Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Seconds long: a reward model from pairs, after configs/smoke/sft.py.
 
-python -m alignjax.train --config=configs/smoke/reward.py --workdir=runs/smoke_reward \
+alignjax train --config=configs/smoke/reward.py --workdir=runs/smoke_reward \
     --config.init.run=runs/smoke_sft
 
 Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Seconds long: fine-tuning on dialogues, after configs/smoke/pretrain.py.
 
-python -m alignjax.train --config=configs/smoke/sft.py --workdir=runs/smoke_sft \
+alignjax train --config=configs/smoke/sft.py --workdir=runs/smoke_sft \
     --config.init.run=runs/smoke
 
 Hardware: 2 CPU cores. Time: seconds. Result: nothing worth reading; the tests use it.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Pairs of the embedded world of whose labels three in ten are wrong; see README.md.
 
-python -m alignjax.train --config=experiments/focal_dpo/config.py --workdir=runs/x \
+alignjax train --config=experiments/focal_dpo/config.py --workdir=runs/x \
     --config.init.run=runs/sft \
     --config.objective.loss=experiments.focal_dpo.losses:focal_dpo
 """

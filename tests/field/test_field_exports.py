@@ -9,16 +9,15 @@ import jinja2
 import numpy as np
 import pytest
 
-from alignjax import analysis, train
+from alignjax import analysis, convert, train
 from tests import rows
 from tests.field import byte_llama
-from tools import convert_huggingface
 
 ENDS = [byte_llama.EOS, byte_llama.END, byte_llama.CALL_END]
 
 
 def export(source, target) -> None:
-    assert convert_huggingface.main(["export", str(source), str(target)]) == 0
+    assert convert.main(["export", str(source), str(target)]) == 0
 
 
 @pytest.mark.xfail(

@@ -3,9 +3,8 @@
 
 import pytest
 
-from alignjax import analysis, train
+from alignjax import analysis, convert, train
 from tests.field import byte_llama
-from tools import convert_huggingface
 
 
 @pytest.mark.xfail(
@@ -41,7 +40,7 @@ def test_a_start_token_that_the_folder_does_not_write_is_reported(
     c = byte_llama.config("sft", folder, path)
     c.data.bos, c.data.pack = True, "none"
     assert train.train(c, tmp_path / "run") == 0
-    assert convert_huggingface.main(["export", "run", "out"]) == 0
+    assert convert.main(["export", "run", "out"]) == 0
     output = "".join(capfd.readouterr())
     trained, exported = (
         analysis.open_run(tmp_path / name).prompt_ids("Is it blue?")

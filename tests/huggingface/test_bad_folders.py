@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from alignjax import analysis, convert, errors
+from alignjax import analysis, errors
+from alignjax.analysis import conversion
 from alignjax.experiment import initial
 from alignjax.experiment.sections import InitConfig
 from alignjax.huggingface import folder
@@ -212,7 +213,7 @@ def test_it_is_refused_and_nothing_is_left(make, tmp_path):
     # One that looks like a folder of theirs needs no prefix; the rest is no run.
     if folder.is_folder(path):
         with pytest.raises(errors.ConfigError, match=BAD[make]):
-            convert.plan_import(path, tmp_path / "run")
+            conversion.plan_import(path, tmp_path / "run")
     assert [x.name for x in tmp_path.iterdir()] == ["folder"]
 
 

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import analysis, checkpoint, convert, errors, types
+from alignjax import analysis, checkpoint, errors, types
+from alignjax.analysis import conversion
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import certificate, folder, save
@@ -29,11 +30,11 @@ def source(tmp_path):
 
 
 def imported(source, target):
-    return convert.import_folder(convert.plan_import(source, target))
+    return conversion.import_folder(conversion.plan_import(source, target))
 
 
 def exported(run, target, **options):
-    return convert.export_run(convert.plan_export(run, target, **options))
+    return conversion.export_run(conversion.plan_export(run, target, **options))
 
 
 def trained(path, tok=None, data=None, **model):
@@ -192,9 +193,9 @@ def test_a_target_with_content_is_left_alone(source, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").write_text("x")
     with pytest.raises(errors.ConfigError, match="is there and not empty"):
-        convert.plan_import(source, tmp_path / "run")
+        conversion.plan_import(source, tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="is there and not empty"):
-        convert.plan_export(source, tmp_path / "run")
+        conversion.plan_export(source, tmp_path / "run")
     assert [x.name for x in (tmp_path / "run").iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
     assert imported(source, tmp_path / "empty").steps == [0]
@@ -204,17 +205,17 @@ def test_a_disk_that_is_too_full_is_noticed_before(source, tmp_path, monkeypatch
     usage = lambda path: shutil._ntuple_diskusage(100, 90, 10)
     monkeypatch.setattr(atomic.shutil, "disk_usage", usage)
     with pytest.raises(errors.ConfigError, match="0 are free"):
-        convert.plan_import(source, tmp_path / "run")
+        conversion.plan_import(source, tmp_path / "run")
 
 
 KILLED = """
 import os, signal, sys
-from alignjax import convert
-plan = convert.plan_import(*sys.argv[1:])
+from alignjax.analysis import conversion
+plan = conversion.plan_import(*sys.argv[1:])
 def stop(done, total):
     if done > total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
-convert.import_folder(plan, stop)
+conversion.import_folder(plan, stop)
 """
 
 
@@ -233,7 +234,7 @@ def test_one_that_fails_leaves_nothing(source, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert.import_folder(convert.plan_import(source, tmp_path / "run"), fail)
+        conversion.import_folder(conversion.plan_import(source, tmp_path / "run"), fail)
     assert [x.name for x in tmp_path.iterdir()] == ["source"]
 
 
@@ -266,9 +267,9 @@ def test_a_run_of_orbax_is_exported_and_read_one_leaf_at_a_time(tmp_path, monkey
 
 def test_a_model_for_scores_and_back(tmp_path):
     run = trained(tmp_path / "run", score_heads=3, tied=False)
-    made = convert.plan_export(run.path, tmp_path / "out")
+    made = conversion.plan_export(run.path, tmp_path / "out")
     assert any("head for tokens is left out" in note for note in made.plan.notes)
-    convert.export_run(made)
+    conversion.export_run(made)
     known = json.loads((tmp_path / "out" / "config.json").read_text())
     assert known["architectures"] == ["LlamaForSequenceClassification"]
     assert len(known["id2label"]) == known["num_labels"] == 3
@@ -327,9 +328,9 @@ def test_files_of_a_tokenizer_come_back_byte_for_byte(source, tmp_path):
 def test_a_tokenizer_without_a_form_of_theirs_is_said_to_be(tmp_path):
     tok = base.build(base.TokenizerConfig(kind="bytes"), (), tmp_path)
     run = trained(tmp_path / "run", tok)
-    made = convert.plan_export(run.path, tmp_path / "out")
+    made = conversion.plan_export(run.path, tmp_path / "out")
     assert any("'bytes' has no form" in note for note in made.plan.notes)
-    convert.export_run(made)
+    conversion.export_run(made)
     known = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert known["eos_token_id"] == [tok.eos_id]
 

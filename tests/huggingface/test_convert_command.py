@@ -8,8 +8,8 @@ import handmade
 import pytest
 
 from alignjax import convert, errors
+from alignjax.analysis import conversion
 from alignjax.storage import atomic
-from tools import convert_huggingface
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_the_command_says_what_it_does_and_ends_with_a_code(
     source, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
-    main, run = convert_huggingface.main, str(tmp_path / "run")
+    main, run = convert.main, str(tmp_path / "run")
     file = tmp_path / "certificate.json"
     assert main(["import", str(source), run, f"--certificate={file}"]) == 0
     said = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_options_without_effect_are_refused_before_anything_is_done(
 ):
     command, *options = asked.format(tmp_path).split()
     words = [command, str(source), str(tmp_path / "out"), *options]
-    assert convert_huggingface.main(words) == 78
+    assert convert.main(words) == 78
     assert re.search(WRONG[asked], capsys.readouterr().err)
     assert [x.name for x in tmp_path.iterdir()] == ["source"]
 
@@ -69,7 +69,7 @@ def test_a_target_that_cannot_be_made_is_refused_by_name(source, tmp_path):
     target = tmp_path / "file" / "sub" / "out"
     message = rf"{target}: {tmp_path}/file is no folder; name another place"
     with pytest.raises(errors.ConfigError, match=message):
-        convert.plan_export(source, target)
+        conversion.plan_export(source, target)
     for long in (250, 300):  # with what is appended while it is written, and at once
         with (
             pytest.raises(errors.ConfigError, match=r"x: cannot be made .*too long"),

@@ -16,7 +16,7 @@ import test_conversion
 import torch
 import transformers
 
-from alignjax import convert
+from alignjax.analysis import conversion
 from alignjax.analysis import run as runs
 from alignjax.data import loader
 from alignjax.data.tokenizers import base
@@ -60,7 +60,7 @@ def test_a_run_of_its_own_tokenizer_reads_and_writes_the_same(tmp_path):
     tok = base.build(asked, sources, tmp_path / "cache")
     data = {"chat": "roles", "bos": True}
     run = test_conversion.trained(tmp_path / "run", tok, data)
-    out = convert.export_run(convert.plan_export(run.path, tmp_path / "out"))
+    out = conversion.export_run(conversion.plan_export(run.path, tmp_path / "out"))
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
     got = model(torch.tensor([IDS])).logits.detach().numpy()[0]
     np.testing.assert_allclose(got, run.logits(IDS), atol=1e-5)

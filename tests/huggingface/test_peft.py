@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from alignjax import analysis, convert, errors, trees
+from alignjax.analysis import conversion
 from alignjax.huggingface import peft
 from alignjax.storage import tensor_files
-from tools import convert_huggingface
 
 TOKENS = np.arange(3, 19).reshape(2, 8)
 
@@ -28,7 +28,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
     """Theirs that are several of ours too: there B is in blocks, here A is shared."""
     opened, fields = adapted.base(family), adapted.KINDS[kind]
     c, whole, folder = adapted.written(opened, fields, tmp_path / "peft")
-    run = convert.import_adapters(folder, opened.path, tmp_path / "run")
+    run = conversion.import_adapters(folder, opened.path, tmp_path / "run")
     wanted = adapted.logits(c, whole, TOKENS)
     again = run.model.config
     found = adapted.logits(
@@ -55,7 +55,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
 
 def test_the_run_opens_and_holds_adapters_alone(llama, tmp_path):
     _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
-    run = convert.import_adapters(folder, llama.path, tmp_path / "run")
+    run = conversion.import_adapters(folder, llama.path, tmp_path / "run")
     opened = analysis.open_run(tmp_path / "run")
     leaves = opened.meta()["leaves"]
     assert leaves and all("/lora_" in name for name in leaves)
@@ -141,7 +141,7 @@ def test_what_is_not_computed_is_refused_by_name(case, llama, tmp_path):
     fields, words = REFUSED[case]
     changed(folder, **fields)
     with pytest.raises(errors.ConfigError) as error:
-        convert.import_adapters(folder, llama.path, tmp_path / "run")
+        conversion.import_adapters(folder, llama.path, tmp_path / "run")
     assert words in str(error.value), str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"peft"}
 
@@ -175,7 +175,7 @@ def test_what_is_no_object_and_what_are_no_floats_are_refused(llama, tmp_path):
     tensors, known = peft.write(leaves, "llama", c)
     whole = {name: x.astype(np.int32) for name, x in tensors.items()}
     folder = peft.save(tmp_path / "peft", whole, known)
-    import_ = lambda: convert.import_adapters(folder, llama.path, tmp_path / "run")
+    import_ = lambda: conversion.import_adapters(folder, llama.path, tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="has numbers of int32; save them as"):
         import_()
     (folder / peft.CONFIG).write_text("[]")
@@ -190,7 +190,7 @@ def test_a_run_that_could_not_be_opened_is_not_made(llama, tmp_path, monkeypatch
     odd = found._replace(fields={**found.fields, "lora_targets": "nothing"})
     monkeypatch.setattr(peft, "read", lambda *arguments: odd)
     with pytest.raises(errors.ConfigError, match="lora_targets: 'nothing' matches no"):
-        convert.import_adapters(folder, llama.path, tmp_path / "run")
+        conversion.import_adapters(folder, llama.path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -198,21 +198,21 @@ def test_what_cannot_be_exported_is_refused(llama, tmp_path):
     with pytest.raises(errors.ConfigError, match="has no adapters"):
         peft.export(llama, tmp_path / "none")
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
-    run = convert.import_adapters(folder, llama.path, tmp_path / "run")
+    run = conversion.import_adapters(folder, llama.path, tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="not empty"):
         peft.export(run, folder)
     run.config["trainable"] = r".*/lora_[abm]|norm/.*"
     with pytest.raises(errors.ConfigError, match="norm/scale is trained too"):
         peft.export(run, tmp_path / "others")
     with pytest.raises(errors.ConfigError, match="has adapters already"):
-        convert.import_adapters(folder, run.path, tmp_path / "twice")
+        conversion.import_adapters(folder, run.path, tmp_path / "twice")
 
 
 def test_the_command_merges_adapters_into_what_it_exports(llama, tmp_path, capsys):
     _, whole, folder = adapted.written(llama, adapted.KINDS["dora"], tmp_path / "peft")
-    run = convert.import_adapters(folder, llama.path, tmp_path / "run")
+    run = conversion.import_adapters(folder, llama.path, tmp_path / "run")
     out = tmp_path / "out"
-    assert convert_huggingface.main(["export", str(run.path), str(out)]) == 0
+    assert convert.main(["export", str(run.path), str(out)]) == 0
     said = capsys.readouterr().out
     count = sum(leaf.size for leaf in llama.leaves().values())
     assert f"{count:,} parameters" in said and "merged into their kernels" in said
@@ -227,9 +227,9 @@ def test_the_command_takes_adapters_there_and_back(llama, tmp_path, capsys):
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
     run, back = str(tmp_path / "run"), str(tmp_path / "back")
     asked = ["import", str(llama.path), run, f"--adapters={folder}"]
-    assert convert_huggingface.main(asked) == 0
+    assert convert.main(asked) == 0
     asked = ["export", run, back, "--adapters", "--base=me/mine"]
-    assert convert_huggingface.main(asked) == 0
+    assert convert.main(asked) == 0
     assert "rank 3" in capsys.readouterr().out
     known = json.loads((tmp_path / "back" / peft.CONFIG).read_text())
     assert known["base_model_name_or_path"] == "me/mine"

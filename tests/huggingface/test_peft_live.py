@@ -15,7 +15,8 @@ import peft as theirs
 import torch
 import transformers
 
-from alignjax import convert, trees
+from alignjax import trees
+from alignjax.analysis import conversion
 from alignjax.huggingface import peft
 
 TOKENS = np.arange(3, 27).reshape(2, 12)
@@ -89,7 +90,7 @@ def test_we_read_what_peft_wrote(family, kind, tmp_path):
     found = logits(wrapped)
     wrapped.save_pretrained(tmp_path / "theirs")
     opened = adapted.base(family)
-    run = convert.import_adapters(tmp_path / "theirs", opened.path, tmp_path / "run")
+    run = conversion.import_adapters(tmp_path / "theirs", opened.path, tmp_path / "run")
     ours = adapted.logits(
         adapted.in_float32(run.model.config), adapted.params(run, {}), TOKENS
     )

@@ -10,8 +10,7 @@ from alignjax import analysis, errors
 pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
-from alignjax import train
-from tools import convert_huggingface
+from alignjax import convert, train
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     after = run.logits(tokens)
     assert np.abs(after - before).max() > 1e-3  # two steps moved it
     out = str(tmp_path / "out")
-    assert convert_huggingface.main(["export", str(run.path), out]) == errors.DONE
+    assert convert.main(["export", str(run.path), out]) == errors.DONE
     exported = analysis.open_run(tmp_path / "out")
     np.testing.assert_allclose(exported.logits(tokens), after, rtol=0, atol=2e-5)
     # In the same words: where the recipe has a format of its own, that goes along.

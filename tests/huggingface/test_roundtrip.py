@@ -71,8 +71,8 @@ def test_one_changed_bit_is_seen(name, back, tmp_path):
     try:
         file.write_bytes(before[:-3] + bytes([before[-3] ^ 1]) + before[-2:])
         with pytest.raises(errors.CheckpointError):
-            journeys.convert.export_run(
-                journeys.convert.plan_export(scratch / "there", tmp_path / "out")
+            journeys.conversion.export_run(
+                journeys.conversion.plan_export(scratch / "there", tmp_path / "out")
             )
         assert not (tmp_path / "out").exists()
     finally:

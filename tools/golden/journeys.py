@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from alignjax import convert, models, trees
+from alignjax import models, trees
+from alignjax.analysis import conversion
 from alignjax.huggingface import layout, peft, save
 from tools.golden import ours
 
@@ -49,8 +50,8 @@ def there_and_back(
     """
     scratch.mkdir()
     source = in_dtype(folder, scratch / "source", dtype)
-    run = convert.import_folder(convert.plan_import(source, scratch / "there"))
-    convert.export_run(convert.plan_export(run.path, scratch / "back"))
+    run = conversion.import_folder(conversion.plan_import(source, scratch / "there"))
+    conversion.export_run(conversion.plan_export(run.path, scratch / "back"))
     before, after = tensors(source), tensors(scratch / "back")
     same = [
         name

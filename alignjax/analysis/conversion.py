@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs from Hugging Face folders and PEFT adapters, and folders from runs.
+
+    plan = conversion.plan_import("hf:Qwen/Qwen2.5-0.5B", "runs/qwen")
+    conversion.import_folder(plan)
+
+Memory holds two copies of the largest tensor at most. A run or folder appears under its
+name once it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax import errors, models
+from alignjax.analysis import run, stores
+from alignjax.checkpoint import step_folders
+from alignjax.data.tokenizers import base as tokenizers
+from alignjax.huggingface import folder as folders
+from alignjax.huggingface import layout, peft, save
+from alignjax.models import lora
+from alignjax.storage import atomic, fingerprint, tensor_files
+
+Progress = Callable[[int, int], None]
+
+
+class Import(NamedTuple):
+    """A folder that is to become a run.
+
+    Attributes:
+      source: its path, or `hf:` and a repository.
+      folder: opened.
+      target: directory of the run.
+    """
+
+    source: str
+    folder: folders.Folder
+    target: pathlib.Path
+
+    @property
+    def nbytes(self) -> int:
+        return step_folders.nbytes(
+            step_folders.describe({"params": self.folder.leaves})
+        )
+
+
+def plan_import(source: str | pathlib.Path, target: str | pathlib.Path) -> Import:
+    """Opens the folder and checks that the run can be made; writes nothing.
+
+    Raises:
+      ConfigError, DataError: as `folder.find` and `folder.open_folder`; a target that
+        is not empty, or a disk too full.
+    """
+    folder = folders.open_folder(folders.find(str(source)))
+    plan = Import(str(source), folder, pathlib.Path(target).absolute())
+    atomic.check(plan.target, plan.nbytes)
+    return plan
+
+
+def import_folder(
+    plan: Import, progress: Progress = lambda done, total: None
+) -> run.Run:
+    """Makes a run whose step 0 has the parameters of a folder, bit for bit.
+
+    Its config has the model, tokenizer and dialogues that go with them, and no
+    optimizer: it is there to be started from and to be read.
+
+    Args:
+      progress: called with (bytes written, bytes in all).
+
+    Raises:
+      ConfigError: the target is no longer empty, or the disk too full.
+    """
+    config = stores.folder_config(plan.folder)
+    config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
+    tokenizer = plan.folder.tokenizer() if plan.folder.has_tokenizer else None
+    return _write_run(plan.target, plan.folder.leaves, config, {}, tokenizer, progress)
+
+
+def import_adapters(
+    source: str | pathlib.Path, base: str | pathlib.Path, target: str | pathlib.Path
+) -> run.Run:
+    """Makes a run that is as if it had trained the adapters in a PEFT folder.
+
+    Its other parameters stay in the base, which has to stay where it is. It can be
+    opened, exported with its adapters merged, and started from.
+
+    Args:
+      source: the folder.
+      base: a run, a Hugging Face folder, or `hf:` and a repository of the hub.
+      target: directory of the run; made, must not have content.
+
+    Raises:
+      ConfigError: as `peft.read`; a base that has adapters, a target that is not empty.
+      CheckpointError: the base is no run.
+    """
+    opened = run.open_run(base)
+    opened = opened.at(opened.meta()["step"])
+    leaves, section = opened.leaves(), opened.config["model"]
+    if any("/lora_" in name for name in leaves):
+        raise errors.ConfigError(
+            f"{opened.path}: has adapters already; export it with these merged, and "
+            "import the others onto that"
+        )
+    c = opened.model.config
+    adapters = peft.read(source, section["family"], c, leaves)
+    name = str(base) if str(base).startswith(folders.HUB) else str(opened.path)
+    config = {
+        **opened.config,
+        "model": {**section, **adapters.fields, "base": "float32"},
+        "trainable": lora.TRAINABLE,
+        "init": {"run": name, "step": opened.step},
+        "imported": {"from": str(source), "path": str(pathlib.Path(source).absolute())},
+    }
+    models.build(config["model"], c.vocab_size)  # refuses what could not be opened
+    target, data = pathlib.Path(target).absolute(), {"init": opened.digest()}
+    tokenizer = opened.full_tokenizer
+    return _write_run(target, adapters.leaves, config, data, tokenizer)
+
+
+def _write_run(
+    target: pathlib.Path,
+    leaves: Mapping[str, Any],
+    config: dict,
+    data: dict,
+    tokenizer: tokenizers.Tokenizer | None,
+    progress: Progress = lambda done, total: None,
+) -> run.Run:
+    """Writes a workdir with one step, 0, of format `step_folders.IMPORTED`."""
+    described = step_folders.describe({"params": leaves})
+    total = step_folders.nbytes(described)
+    with atomic.folder(target, total) as partial:
+        path = step_folders.step_path(partial / "checkpoints", 0)
+        (path / "meta").mkdir(parents=True)
+        kinds = {name: (np.dtype(x.dtype), x.shape) for name, x in leaves.items()}
+        slots, done = tensor_files.create(path / step_folders.TENSORS, kinds), 0
+
+        def written(slot: tensor_files.Slot, leaf) -> Iterator[np.ndarray]:
+            nonlocal done
+            at = 0
+            for piece in fingerprint.pieces(leaf):
+                slot.write(piece, at)
+                at, done = at + piece.size, done + piece.nbytes
+                progress(done, total)
+                yield piece
+
+        for name, leaf in leaves.items():
+            digits = fingerprint.of_pieces(
+                leaf.dtype, written(slots[name], leaf)
+            ).digits
+            described[f"params/{name}"]["fingerprint"] = digits
+        meta = step_folders.make_meta(
+            0,
+            described,
+            format=step_folders.IMPORTED,
+            config=json.loads(json.dumps(config)),
+            data=data,
+            metrics={},
+        )
+        atomic.write_json(path / "meta" / "data.json", meta)
+        (path / step_folders.MARKER).touch()
+        if tokenizer is not None:
+            tokenizer.save(partial / "tokenizer")
+        atomic.write_json(partial / "config.json", config)
+    return run.open_run(target)
+
+
+class Export(NamedTuple):
+    """A run that is to become a folder.
+
+    Attributes:
+      run: opened, of one step.
+      leaves: `{path: array that is read when it is sliced}`, adapters merged.
+      plan: the tensors and files that there will be.
+      target: the folder.
+    """
+
+    run: run.Run
+    leaves: dict[str, Any]
+    plan: save.Plan
+    target: pathlib.Path
+
+
+def plan_export(
+    path: str | pathlib.Path,
+    target: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = save.MAX_SHARD_BYTES,
+) -> Export:
+    """Plans how the run at `path` is written to the folder `target`; writes nothing.
+
+    Args:
+      path: of a run, or a folder of Hugging Face's.
+      step: of its checkpoints; the newest if None.
+      dtype, max_shard_bytes: as in `save.plan`.
+
+    Raises:
+      ConfigError: what folders of the family cannot hold, or a target with content.
+      CheckpointError: no such run or step.
+    """
+    opened = run.open_run(path, step)
+    opened = opened.at(opened.meta()["step"])  # all that is read is of one step
+    c = opened.model.config
+    leaves = layout.merge(opened.leaves(), c)
+    plan = save.plan(
+        leaves,
+        opened.config["model"]["family"],
+        c,
+        opened.full_tokenizer,
+        chat=opened.chats,
+        bos=bool(opened.config.get("data", {}).get("bos", True)),
+        token_ids=opened.config.get("token_ids"),
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+    )
+    target = pathlib.Path(target).absolute()
+    atomic.check(target, plan.nbytes)
+    return Export(opened, leaves, plan, target)
+
+
+def export_run(
+    export: Export, progress: Progress = lambda done, total: None
+) -> pathlib.Path:
+    """Writes the folder that was planned, all of it or nothing; returns its path.
+
+    Raises:
+      ConfigError: the target is no longer empty, or the disk too full.
+      CheckpointError: a parameter that is not what was written.
+    """
+    save.write(export.plan, export.leaves, export.target, progress)
+    return export.target
