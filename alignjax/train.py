@@ -58,7 +58,11 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
         )
         enter(watchdog)
         checkpoints = checkpoint.Checkpoints(
-            workdir, config=run.json, data_identity=run.identity, **vars(c.checkpoint)
+            workdir,
+            config=run.json,
+            data_identity=run.identity,
+            complete=sections.with_defaults,
+            **vars(c.checkpoint),
         )
         enter(checkpoints)
         state, resumed = checkpoints.restore_or_init(weights.abstract, weights.state)

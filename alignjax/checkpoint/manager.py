@@ -37,12 +37,22 @@ class Checkpoints:
         marker when the workdir was opened, broken ones by `restore_or_init`.
     """
 
-    def __init__(self, workdir, *, config: Mapping, data_identity: Mapping, **options):
+    def __init__(
+        self,
+        workdir,
+        *,
+        config: Mapping,
+        data_identity: Mapping,
+        complete: Callable[[dict], dict] = dict,
+        **options,
+    ):
         """Stores what `open` needs.
 
         Args:
           workdir: a directory that all processes share; made if missing.
           config: the resolved config, as JSON has it.
+          complete: fills in the defaults of a saved config before it is compared:
+            older ones left them out.
           data_identity: JSON that changes when batch i changes, tokenizer included.
           **options: the fields of `settings.CheckpointConfig`.
 
@@ -54,6 +64,7 @@ class Checkpoints:
                 f"workdir: {workdir} is not a path of a file system; mount the bucket"
             )
         self.workdir = pathlib.Path(os.path.abspath(workdir))
+        self._complete = complete
         self.directory = self.workdir / "checkpoints"
         self.quarantine = self.workdir / "quarantine"
         # Steps saved, or being saved, by this run: the same list on every process, so
@@ -231,7 +242,8 @@ class Checkpoints:
         old = self._config_of_run()
         if old is not None:
             where, accept = str(self.workdir), self._options.accept
-            resume.check_same_run(old, self._config, where=where, accept=accept)
+            old_config = self._complete(old)
+            resume.check_same_run(old_config, self._config, where=where, accept=accept)
         for name in step_folders.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
         self._set_incomplete_aside()
@@ -340,7 +352,8 @@ class Checkpoints:
         with multihost.unanimous(path):
             meta = step_folders.read_meta(path)
         where, accept = str(path), self._options.accept
-        resume.check_same_run(meta["config"], self._config, where=where, accept=accept)
+        old = self._complete(meta["config"])
+        resume.check_same_run(old, self._config, where=where, accept=accept)
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
         resume.check_same_run(*data, where=where, accept=accept)
         renamed = step_folders.renamed_leaves(meta["leaves"])
