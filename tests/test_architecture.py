@@ -167,6 +167,19 @@ def test_data_imports_no_jax():
     assert not offenders
 
 
+def test_losses_know_arithmetic_alone():
+    """What binds losses to a config, and their command, know more."""
+    bind = {"catalogue.py", "mixtures.py", "__main__.py"}
+    offenders = [
+        f"{path} imports {name}"
+        for path in sources("alignjax/losses")
+        for name in imports(path)
+        if path.name not in bind
+        and name.startswith(("alignjax.config", "alignjax.errors"))
+    ]
+    assert not offenders
+
+
 def test_public_apis_of_jax_only():
     offenders = []
     for path in CORE:

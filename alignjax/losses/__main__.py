@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 from alignjax.losses import catalogue, links, scores
 
@@ -16,7 +18,7 @@ symbols
   D              c - r, the margin
   x              log(policy/reference) of a response, of single ones and of lists
   s, log s       the sigmoid and its logarithm
-  e              label_smoothing; beta, gamma, ... are options
+  e              label_smoothing (e^x is the exponential); beta, gamma, ... are options
   sg             stop_gradient"""
 MOVING = """\
 with any loss that has a reference
@@ -64,5 +66,17 @@ def table() -> str:
     return "\n".join(parts)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="alignjax losses",
+        description=__doc__,
+        epilog="example: alignjax losses | grep -A 3 simpo",
+    )
+    parser.parse_args(arguments)
     print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -297,7 +297,7 @@ def test_every_loss_names_its_source():
 
 def test_the_table():
     result = subprocess.run(
-        [sys.executable, "-m", "alignjax.losses"],
+        [sys.executable, "-m", "alignjax", "losses"],
         capture_output=True,
         text=True,
         check=True,
