@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train state and the frozen parameters, from abstract shapes to sharded arrays.
 
-A pattern says which parameters are trained. Those, and the optimizer's statistics of
-them, are the state; the rest is the base, which a step reads and nobody saves.
+A pattern says which parameters are trained. Those, the optimizer's statistics and the
+copies of them are the state; the rest is the base, which a step reads and nobody saves.
 """
 
 from __future__ import annotations
@@ -10,43 +10,46 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alignjax import errors, trees
 from alignjax.distributed import sharding
 from alignjax.models import quantized
-from alignjax.training import placing
 from alignjax.types import Model, Params, TrainState
 
-# What float32 holds exactly, beside itself.
-EXACT = (jnp.dtype("float32"), jnp.dtype("bfloat16"), jnp.dtype("float16"))
+EXACT = (
+    jnp.dtype("float32"),
+    jnp.dtype("bfloat16"),
+    jnp.dtype("float16"),
+)  # as float32
 
 
 def abstract_params(model: Model, mesh, rules) -> Params:
-    """All parameters as ShapeDtypeStructs that lie as the names of their axes say.
+    """All parameters as ShapeDtypeStructs, sharded by the names of their axes.
 
     Raises:
       ConfigError: an axis of a parameter that the mesh does not divide.
     """
     boxed = jax.eval_shape(model.init, jax.random.key(0))
-    where = sharding.shardings(boxed, mesh, rules)
+    specs = sharding.shardings(boxed, mesh, rules)
     params = jax.eval_shape(nn.unbox, boxed)
-    params = jax.tree.map(_placed, params, where)
+    params = jax.tree.map(_sharded, params, specs)
     _check_divisible(params)
     return params
 
 
 def partition(params: Params, trainable: str) -> tuple[Params, Params]:
-    """(what is trained, the rest), by a pattern of whole paths.
+    """(trained parameters, the rest), by a pattern of whole paths.
 
     Raises:
-      ConfigError: the pattern is none, or matches nothing.
+      ConfigError: the pattern is invalid, or matches nothing.
     """
     try:
         return trees.partition(trainable, params)
@@ -65,8 +68,8 @@ def abstract_state(
 ) -> TrainState:
     """The state as ShapeDtypeStructs with shardings; nothing is computed.
 
-    What has the name and shape of a parameter, such as an optimizer's statistics, lies
-    as it does; everything else is replicated.
+    Leaves with the name and shape of a parameter, such as an optimizer's statistics,
+    are sharded as it is; everything else is replicated.
 
     Raises:
       ConfigError: as `abstract_params` and `partition`.
@@ -80,8 +83,8 @@ def abstract_state(
         for start in range(len(parts)):
             parameter = by_name.get("/".join(parts[start:]))
             if parameter is not None and parameter.shape == leaf.shape:
-                return _placed(leaf, parameter.sharding)
-        return _placed(leaf, everywhere)
+                return _sharded(leaf, parameter.sharding)
+        return _sharded(leaf, everywhere)
 
     state = jax.eval_shape(lambda params: begin(params, optimizer, copies), params)
     return trees.map_with_name(like_its_parameter, state)
@@ -95,7 +98,7 @@ def abstract_base(model: Model, mesh, rules, trainable: str = ".*") -> Params:
 def init_params(model: Model, abstract: Params, key) -> Params:
     """Fresh values of the parameters in `abstract`, which may be some of the model's.
 
-    They are made where they live, and are the same on any mesh and in any selection.
+    They are made on their devices, and are the same on any mesh and in any selection.
     """
 
     def init(key):
@@ -107,7 +110,7 @@ def init_params(model: Model, abstract: Params, key) -> Params:
 def init_state(
     model: Model, optimizer, abstract: TrainState, key, copies=None
 ) -> TrainState:
-    """A fresh state, made where it lives. The same values on any mesh."""
+    """A fresh state, made on its devices. The same values on any mesh."""
 
     def init(key):
         params = _select(nn.unbox(model.init(key)), abstract.params)
@@ -128,17 +131,25 @@ def quantised_kernels(abstract: Params, kernels: Iterable[str], kind: str) -> Pa
             continue
         folder = name.rpartition("/")[0]
         for part, (shape, dtype) in quantized.shapes(leaf.shape, kind).items():
-            sharding = placing.fit(shape, leaf.sharding)
-            leaves[f"{folder}/{part}"] = jax.ShapeDtypeStruct(
-                shape, dtype, sharding=sharding
-            )
+            struct = jax.ShapeDtypeStruct(shape, dtype)
+            leaves[f"{folder}/{part}"] = _sharded(struct, _fit(shape, leaf.sharding))
     return trees.nest(leaves)
+
+
+def _fit(shape: tuple[int, ...], where: NamedSharding) -> NamedSharding:
+    """`where`, but whole along the axes of `shape` that it does not divide."""
+    spec = []
+    for size, axes in zip(shape, where.spec, strict=False):
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        parts = math.prod(where.mesh.shape[name] for name in names)
+        spec.append(axes if size % parts == 0 else None)
+    return NamedSharding(where.mesh, PartitionSpec(*spec))
 
 
 def load_params(
     source: Params, abstract: Params, model: Model, key, *, allow_new: str | None = None
 ) -> tuple[Params, list[str]]:
-    """Parameters of another run, put where those of this one lie.
+    """Parameters of another run, sharded as those of this one.
 
     One leaf after the other, and those that are large layer by layer: of each, this
     process reads the parts that its devices hold. So of arrays that are read when they
@@ -151,7 +162,7 @@ def load_params(
       source: dicts of arrays, nested or by path: anything with `shape`, `dtype` and
         slices.
       abstract: ShapeDtypeStructs with shardings; `abstract_params` or a part of them,
-        perhaps after `keep`.
+        perhaps after `quantised_kernels`.
       model, key: what new parameters start from, as those of `init_params`.
       allow_new: pattern of the parameters that `source` may lack, such as those of
         adapters or of heads for scores; None allows nothing.
@@ -163,60 +174,61 @@ def load_params(
       ConfigError: all leaves that only one of the two has, or that differ in shape or
         dtype, each with what to do.
     """
-    theirs, ours = trees.named_leaves(source), trees.named_leaves(abstract)
-    kept = quantized.gather(ours)
-    parts = {part for names in kept.values() for part in names}
-    shapes = {name: leaf.shape for name, leaf in ours.items() if name not in parts}
-    shapes |= {k: quantized.shape({p: ours[p].shape for p in kept[k]}) for k in kept}
-    new = _check_same(theirs, shapes, allow_new)
-    made = {}
+    arrays, leaves = trees.named_leaves(source), trees.named_leaves(abstract)
+    quantised = quantized.gather(leaves)
+    parts = {part for names in quantised.values() for part in names}
+    shapes = {name: leaf.shape for name, leaf in leaves.items() if name not in parts}
+    for name, names in quantised.items():
+        shapes[name] = quantized.shape({part: leaves[part].shape for part in names})
+    new = _check_same(arrays, shapes, allow_new)
+    params = {}
     if new:
-        wanted, _ = trees.partition("|".join(map(re.escape, new)), abstract)
-        made = trees.named_leaves(init_params(model, wanted, key))
+        missing, _ = trees.partition("|".join(map(re.escape, new)), abstract)
+        params = trees.named_leaves(init_params(model, missing, key))
 
-    whole = {name: leaf for name, leaf in ours.items() if name in theirs}
-    stacked = {name for name in whole if name.startswith("layers/")}
+    plain = {name: leaf for name, leaf in leaves.items() if name in arrays}
+    stacked = {name for name in plain if name.startswith("layers/")}
     size = lambda name: math.prod(shapes[name][name in stacked :])
-    room = max((size(name) for name in whole), default=0)
-    for name, leaf in whole.items():
-        have = theirs[name]
+    room = max((size(name) for name in plain), default=0)
+    for name, leaf in plain.items():
+        read = functools.partial(_slice, arrays[name], leaf.dtype)
         if name in stacked and leaf.size > room:
-            read = functools.partial(_layer, have, name, leaf.dtype)
-            made |= placing.put_layers(read, {name: leaf})
+            layer = lambda i, name=name, read=read: {name: lambda x: read((i, *x))}
+            params |= _put_layers(layer, {name: leaf})
         else:
-            made[name] = placing.put(functools.partial(_slice, have, leaf.dtype), leaf)
-    for name, names in kept.items():
-        read = functools.partial(_quantised, theirs[name], names)
-        made |= placing.put_layers(read, {part: ours[part] for part in names})
-    return trees.map_with_name(lambda name, _: made[name], abstract), new
+            params[name] = _put(read, leaf)
+    for name, names in quantised.items():
+        layer = functools.partial(_quantised_layer, arrays[name], names)
+        params |= _put_layers(layer, {part: leaves[part] for part in names})
+    return trees.map_with_name(lambda name, _: params[name], abstract), new
 
 
-def _check_same(theirs, shapes: dict[str, tuple], allow_new: str | None) -> list[str]:
+def _check_same(arrays, shapes: dict[str, tuple], allow_new: str | None) -> list[str]:
     """Names in `shapes` that a checkpoint lacks; raises ConfigError, see above."""
     problems = [
-        f"init: {name} of shape {tuple(leaf.shape)} is in the checkpoint and not in "
+        f"init: {name} of shape {tuple(array.shape)} is in the checkpoint and not in "
         "this model; choose the section model as that run did, or merge its adapters "
         "first"
-        for name, leaf in theirs.items()
+        for name, array in arrays.items()
         if name not in shapes
     ]
-    new = [name for name in shapes if name not in theirs]
+    new = [name for name in shapes if name not in arrays]
     problems += [
         f"init: {name} of shape {shapes[name]} is not in the checkpoint; choose "
         "the section model as that run did"
         for name in new
         if allow_new is None or not re.fullmatch(allow_new, name)
     ]
-    for name in shapes.keys() & theirs.keys():
-        have, want = theirs[name], shapes[name]
-        if tuple(have.shape) != want:
+    for name in shapes.keys() & arrays.keys():
+        array, shape = arrays[name], shapes[name]
+        if tuple(array.shape) != shape:
             problems.append(
-                f"init: {name} is {tuple(have.shape)} in the checkpoint, {want} here; "
-                "choose the section model, and the tokenizer, as that run did"
+                f"init: {name} is {tuple(array.shape)} in the checkpoint, {shape} "
+                "here; choose the section model, and the tokenizer, as that run did"
             )
-        elif jnp.dtype(have.dtype) not in EXACT:
+        elif jnp.dtype(array.dtype) not in EXACT:
             problems.append(
-                f"init: {name} is {have.dtype} in the checkpoint, which float32 may "
+                f"init: {name} is {array.dtype} in the checkpoint, which float32 may "
                 "not hold exactly; convert it"
             )
     if problems:
@@ -224,19 +236,63 @@ def _check_same(theirs, shapes: dict[str, tuple], allow_new: str | None) -> list
     return new
 
 
-def _slice(have, dtype, index) -> np.ndarray:
-    return np.asarray(have[index]).astype(dtype, copy=False)
+def _slice(array, dtype, index) -> np.ndarray:
+    return np.asarray(array[index]).astype(dtype, copy=False)
 
 
-def _layer(have, name: str, dtype, i: int) -> dict:
-    return {name: lambda index: _slice(have, dtype, (i, *index))}
-
-
-def _quantised(have, names: list[str], i: int) -> dict:
+def _quantised_layer(array, names: list[str], i: int) -> dict:
     """The parts of one layer of a kernel. Blocks may lie across what devices hold."""
     kind = quantized.kind_of(names)
-    found = quantized.quantise(_slice(have, np.float32, i), kind)
-    return {name: found[name.rpartition("/")[2]].__getitem__ for name in names}
+    parts = quantized.quantise(_slice(array, np.float32, i), kind)
+    return {name: parts[name.rpartition("/")[2]].__getitem__ for name in names}
+
+
+def _put(read: Callable, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """`leaf`, of which `read(index)` gives the numpy arrays that this process holds."""
+
+    # A copy: on CPUs an array may be the memory that it is made of.
+    def piece(index):
+        return np.array(read(index))
+
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, piece)
+
+
+def _put_layers(
+    layer: Callable, leaves: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """The `leaves`, whose first axis is that of layers, one layer after the other.
+
+    Args:
+      layer: `(i) -> {name: read}`, where `read(index)` gives a part of layer i. It is
+        on the devices, in the array that it is a part of, before the next layer is
+        asked for: of this process's memory the layers take as much as one.
+      leaves: with shardings, of the same number of layers.
+    """
+    arrays = {}
+    for name, leaf in leaves.items():
+        zeros = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
+        arrays[name] = jax.jit(zeros, out_shardings=leaf.sharding)()
+    (layers,) = {leaf.shape[0] for leaf in leaves.values()}
+    for i in range(layers):
+        _put_layer(arrays, layer, leaves, i)
+    return arrays
+
+
+def _put_layer(arrays: dict, layer: Callable, leaves: Mapping, i: int) -> None:
+    """Puts layer i into `arrays`; nothing of it is held when this returns."""
+    reads = layer(i)
+    for name, leaf in leaves.items():
+        spec = PartitionSpec(*leaf.sharding.spec[1:])
+        where = NamedSharding(leaf.sharding.mesh, spec)
+        one = jax.make_array_from_callback(leaf.shape[1:], where, reads[name])
+        arrays[name] = _insert(leaf.sharding)(arrays[name], one, i)
+    jax.block_until_ready(arrays)
+
+
+@functools.lru_cache(maxsize=64)
+def _insert(where: NamedSharding):
+    insert = lambda array, one, i: lax.dynamic_update_index_in_dim(array, one, i, 0)
+    return jax.jit(insert, donate_argnums=0, out_shardings=where)
 
 
 def shardings(abstract):
@@ -250,7 +306,7 @@ def _select(params: Params, like: Params) -> Params:
     return trees.map_with_name(lambda name, _: leaves[name], like)
 
 
-def _placed(leaf, where):
+def _sharded(leaf, where):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
@@ -262,8 +318,8 @@ def _check_divisible(params) -> None:
         except ValueError:
             problems.append(
                 f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of "
-                f"shape {leaf.shape}, which lies as {leaf.sharding.spec}; change the "
-                "mesh, or the axis in sharding_rules"
+                f"shape {leaf.shape}, which is sharded as {leaf.sharding.spec}; change "
+                "the mesh, or the axis in sharding_rules"
             )
     if problems:
         raise errors.ConfigError(problems)
