@@ -15,6 +15,7 @@ of the other processes do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -32,7 +33,7 @@ TIMING_KEYS = frozenset({"time", "tokens_per_second", "mfu"})
 
 
 class Writer:
-    """Writes steps as they end; a context manager that closes itself.
+    """Writes steps as they end.
 
     with Writer(workdir, total_steps=1000, start_step=200) as writer:
         writer.write(200, {"loss": 2.5, "tokens": 4096})
@@ -52,7 +53,7 @@ class Writer:
         settings: Mapping[str, Any] | None = None,
         now: Callable[[], float] = time.time,
     ):
-        """Opens the files; cuts metrics.jsonl back to the steps before `start_step`.
+        """Nothing is written before `with` enters.
 
         Args:
           workdir: an existing folder.
@@ -66,34 +67,44 @@ class Writer:
           wandb: the project to log to; None is off.
           settings: the resolved config as JSON, for wandb.
           now: seconds since 1970.
-
-        Raises:
-          config.ConfigError: wandb is asked for and not installed.
         """
-        self._active = active
-        self._open = []  # what close() closes, in turn
-        if not active:
-            return
         self._workdir = pathlib.Path(workdir)
-        self._total_steps, self._every, self._now = total_steps, every, now
-        self._wandb = _start_wandb(self._workdir, wandb, settings) if wandb else None
-        self._log = (self._workdir / "log.txt").open("a", encoding="utf-8")
-        self._terminal = progress.Terminal(stdout)
-        self._clock = progress.Clock(total_steps)
-        self._journal, cut = journal.open_at(
-            self._workdir / "metrics.jsonl", start_step
-        )
-        self._board = None
-        if tensorboard:
-            self._board = _start_tensorboard(self._workdir, start_step)
-        self._open = [self._terminal, self._board, self._journal, self._log]
-        self._say_cut(cut, start_step)
+        self._total_steps, self._start_step = total_steps, start_step
+        self._every, self._active, self._stdout = every, active, stdout
+        self._tensorboard, self._project = tensorboard, wandb
+        self._settings, self._now = settings, now
+        self._wandb = self._board = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Writer:
+        """Opens the files; cuts metrics.jsonl back to the steps before `start_step`.
+
+        Raises:
+          ConfigError: wandb is asked for and not installed.
+        """
+        if not self._active:
+            return self
+        with contextlib.ExitStack() as stack:
+            if self._project:
+                self._wandb = _start_wandb(self._workdir, self._project, self._settings)
+                stack.callback(self._wandb.finish)
+            self._log = (self._workdir / "log.txt").open("a", encoding="utf-8")
+            stack.enter_context(self._log)
+            path = self._workdir / "metrics.jsonl"
+            self._journal, cut = journal.open_at(path, self._start_step)
+            stack.callback(self._journal.close)
+            if self._tensorboard:
+                self._board = _start_tensorboard(self._workdir, self._start_step)
+                stack.callback(self._board.close)
+            self._terminal = progress.Terminal(self._stdout)
+            stack.callback(self._terminal.close)
+            self._clock = progress.Clock(self._total_steps)
+            self._say_cut(cut)
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        self._open.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Records that `step` has ended, with everything measured in it.
@@ -157,22 +168,13 @@ class Writer:
             if self._board is not None:
                 self._board.flush()
 
-    def close(self) -> None:
-        """Closes the files; a second call does nothing."""
-        while self._open:
-            file = self._open.pop(0)
-            if file is not None:
-                file.close()
-        if self._active and self._wandb is not None:
-            self._wandb.finish()
-            self._wandb = None
-
     def _to_log(self, message: str) -> None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._now()))
         self._log.write(f"{when} {message}\n")
         self._log.flush()
 
-    def _say_cut(self, cut: journal.Cut, start_step: int) -> None:
+    def _say_cut(self, cut: journal.Cut) -> None:
+        start_step = self._start_step
         if cut.later or cut.unreadable:
             self.say(
                 f"metrics.jsonl: going on at step {start_step}; dropped {cut.later} "

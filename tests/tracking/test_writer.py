@@ -179,8 +179,9 @@ def test_a_step_is_written_once(tmp_path):
 
 def test_wandb_is_refused_by_name_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(errors.ConfigError, match=r"wandb: .*alignjax\[wandb\]"):
-        writer.Writer(tmp_path, total_steps=2, wandb="project")
+    start = writer.Writer(tmp_path, total_steps=2, wandb="project")
+    with pytest.raises(errors.ConfigError, match=r"wandb: .*alignjax\[wandb\]"), start:
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
