@@ -16,7 +16,7 @@ import launch
 import pytest
 import small
 
-from alignjax import analysis, errors, train
+from alignjax import analysis, cli, errors, train
 
 FIELD = "--config.{}"
 SOURCE = "--config.data.sources.text.{}"
@@ -29,13 +29,29 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture
-def refuse(tmp_path, workdir, corpus, cache):
-    """A function that starts the command with more flags and returns what it says."""
+def refuse(workdir, corpus, cache, capfd, monkeypatch):
+    """A function that starts the command with more flags and returns its output."""
+    monkeypatch.setattr(cli, "keep_programs", lambda folder: None)
 
-    def refuse(code, *more, devices=1, workdir=workdir, config=launch.SMALL):
+    def refuse(code, *more, workdir=workdir, config=launch.SMALL):
         flags = launch.flags(workdir, corpus, cache, *more, config=config)
-        found, output = launch.run(flags, tmp_path / "output", devices)
-        assert found == code, output
+        capfd.readouterr()
+        assert train.main(flags) == code
+        output = "".join(capfd.readouterr())
+        assert "step 1/" not in output, output
+        return output
+
+    return refuse
+
+
+@pytest.fixture
+def refuse_alone(tmp_path, workdir, corpus, cache):
+    """The same in a process of its own, with one device."""
+
+    def refuse(code, *more, workdir=workdir, config=launch.SMALL):
+        flags = launch.flags(workdir, corpus, cache, *more, config=config)
+        exit_code, output = launch.run(flags, tmp_path / "output")
+        assert exit_code == code, output
         assert "Traceback" not in output, output
         assert "step 1/" not in output, output
         return output
@@ -89,7 +105,7 @@ def refuse(tmp_path, workdir, corpus, cache):
         ("checkpoint.keep_best=('eval/loss','least')", ["checkpoint.keep_best"]),
         ("log.every=0", ["log.every: 0"]),
         ("watchdog=0.0", ["watchdog: 0.0"]),
-        ("mesh.fsdp=3", ["mesh", "3", "there are 1"]),
+        ("mesh.fsdp=3", ["mesh", "3 devices", "there are 8"]),
         ("mesh.data=0", ["mesh", "'data': 0", "positive"]),
     ],
 )
@@ -125,13 +141,13 @@ def test_everything_wrong_is_said_at_once(refuse):
 
 def test_what_the_mesh_does_not_divide(refuse):
     flags = ["batch_size=12", "mesh.fsdp=8"]
-    output = refuse(errors.CONFIG, *map(FIELD.format, flags), devices=8)
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags))
     assert "batch_size: 12 is not a multiple of 8" in output and "16" in output
     flags = ["batch_size=8", "mesh.fsdp=4", "mesh.tensor=2", "microbatches=4"]
-    output = refuse(errors.CONFIG, *map(FIELD.format, flags), devices=8)
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags))
     assert "4 microbatches on 4 devices" in output and "16" in output
     flags = ["mesh.fsdp=2", "mesh.tensor=4"]
-    output = refuse(errors.CONFIG, *map(FIELD.format, flags), devices=8)
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags))
     assert "does not divide layers/q/kernel" in output and "sharding_rules" in output
 
 
@@ -167,7 +183,7 @@ def test_no_corpus(refuse):
     assert "data.sources.text" in output and "/no/such/file.txt" in output
 
 
-def test_row_without_the_field(refuse, tmp_path, corpus, cache):
+def test_row_without_the_field(refuse_alone, tmp_path, corpus, cache):
     texts = [text for text in corpus.read_text().split("\n\n") if text]
     rows = [json.dumps({"text": text}) for text in texts]
     rows[4] = json.dumps({"words": "not here"})
@@ -175,7 +191,7 @@ def test_row_without_the_field(refuse, tmp_path, corpus, cache):
     path.write_text("\n".join(rows))
     config = launch.SMALL.with_name("rows.py")
     at = SOURCE.format(f"path={path}")
-    output = refuse(errors.DATA, at, config=config)
+    output = refuse_alone(errors.DATA, at, config=config)
     assert f"{path}:5" in output and "'text'" in output and "on_bad_row" in output
     skip = FIELD.format("data.on_bad_row=skip")
     flags = launch.flags(tmp_path / "run", path, cache, skip, config=config)
@@ -189,13 +205,13 @@ def test_document_longer_than_the_context(refuse):
     assert "corpus.txt:" in output and "long_documents" in output, output
 
 
-def test_workdir_that_cannot_be(refuse, tmp_path):
+def test_workdir_that_cannot_be(refuse_alone, tmp_path):
     (tmp_path / "file").write_text("")
-    output = refuse(errors.CHECKPOINT, workdir=tmp_path / "file" / "run")
+    output = refuse_alone(errors.CHECKPOINT, workdir=tmp_path / "file" / "run")
     assert str(tmp_path / "file") in output
-    output = refuse(errors.CONFIG, workdir="gs://bucket/run")
+    output = refuse_alone(errors.CONFIG, workdir="gs://bucket/run")
     assert "gs:/bucket/run" in output and "mount" in output
-    output = refuse(errors.CONFIG, workdir="")
+    output = refuse_alone(errors.CONFIG, workdir="")
     assert "workdir: empty; name a file or folder" in output
 
 
@@ -204,10 +220,10 @@ def test_wandb_that_is_not_installed(refuse):
     assert "wandb" in output and "pip install" in output
 
 
-def test_flags(refuse, tmp_path):
-    assert "--confg" in refuse(errors.CONFIG, "--confg=x")
-    assert "extra" in refuse(errors.CONFIG, "extra")
-    assert "nope.py" in refuse(errors.CONFIG, "--config=nope.py")
+def test_flags(refuse_alone, tmp_path):
+    assert "--confg" in refuse_alone(errors.CONFIG, "--confg=x")
+    assert "extra" in refuse_alone(errors.CONFIG, "extra")
+    assert "nope.py" in refuse_alone(errors.CONFIG, "--config=nope.py")
     done = launch.fresh([f"--workdir={tmp_path}"])
     assert done.returncode == errors.CONFIG and "--config" in done.stderr
 
@@ -222,10 +238,10 @@ def correct(workdir, corpus, cache):
     return workdir
 
 
-def test_other_run(correct, refuse):
+def test_other_run(correct, refuse_alone):
     more = ["--config.optimizer.learning_rate=1e-3", "--config.microbatches=2"]
     before = (correct / "config.json").read_text()
-    output = refuse(errors.CONFIG, *more)
+    output = refuse_alone(errors.CONFIG, *more)
     assert "optimizer.learning_rate: 0.003 -> 0.001" in output
     assert "microbatches" not in output.split("another run")[1]  # that may differ
     assert (correct / "config.json").read_text() == before
@@ -238,7 +254,7 @@ def test_workdir_in_the_home(corpus, cache, tmp_path, monkeypatch):
         train.train(small.section(corpus, cache), "~/file")
 
 
-def test_other_data(refuse, tmp_path, cache):
+def test_other_data(refuse_alone, tmp_path, cache):
     """The same config over a corpus that has changed; what is there stays usable."""
     mine, workdir = small.write_corpus(tmp_path / "corpus.txt"), tmp_path / "run"
     chars = ["--config.tokenizer.kind=chars", "--config.steps=2"]
@@ -251,7 +267,7 @@ def test_other_data(refuse, tmp_path, cache):
     mine.write_text(mine.read_text() + "\n\nwith an X, which none had before")
     (tmp_path / "output").unlink()
     known = (workdir / "config.json").read_bytes()
-    output = refuse(errors.CONFIG, *chars, workdir=workdir)
+    output = refuse_alone(errors.CONFIG, *chars, workdir=workdir)
     assert "data_identity" in output and "another workdir" in output
     assert (workdir / "config.json").read_bytes() == known
     after = analysis.open_run(workdir)
@@ -266,11 +282,11 @@ def test_other_data(refuse, tmp_path, cache):
         ("steps=16", ["steps: 16", "checkpoints/24", "another workdir"]),
     ],
 )
-def test_accepted_and_yet_impossible(refuse, correct, flag, words):
+def test_accepted_and_yet_impossible(refuse_alone, correct, flag, words):
     """What the workdir holds stays what its config.json says."""
     before = (correct / "config.json").read_bytes()
     accept = FIELD.format("checkpoint.accept=('model.*','steps')")
-    output = refuse(errors.CONFIG, FIELD.format(flag), accept, workdir=correct)
+    output = refuse_alone(errors.CONFIG, FIELD.format(flag), accept, workdir=correct)
     for word in words:
         assert word in output, output
     assert (correct / "config.json").read_bytes() == before
@@ -317,13 +333,13 @@ def test_full_disk(corpus, cache, tmp_path):
     assert code == errors.DONE, output
 
 
-def test_second_writer(refuse, corpus, cache, tmp_path):
+def test_second_writer(refuse_alone, corpus, cache, tmp_path):
     workdir = tmp_path / "run"
     flags = launch.flags(workdir, corpus, cache, "--config.steps=100000")
     process = launch.start(flags, tmp_path / "first")
     launch.wait_for((workdir / "metrics.jsonl").exists, process)
     try:
-        output = refuse(errors.CONFIG, "--config.steps=100000", workdir=workdir)
+        output = refuse_alone(errors.CONFIG, "--config.steps=100000", workdir=workdir)
         assert f"process {process.pid}" in output and "another workdir" in output
     finally:
         process.kill()
