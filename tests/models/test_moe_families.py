@@ -74,7 +74,7 @@ def test_config_json_there_and_back(family):
         ),
         (qwen3_moe, dict(shared_expert_intermediate_size=8), "config.json.shared_exp"),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "name", str(x)),
 )
 def test_refuses_what_it_does_not_compute(family, more, message):
     with pytest.raises(errors.ConfigError) as error:
