@@ -54,6 +54,16 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that the first argument names; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `alignjax ... | head`; also for what is flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.DONE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return errors.DONE
@@ -67,12 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return errors.CONFIG
     if (ROOT / "configs").is_dir() and str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))  # configs/ and experiments/, from any folder
-    module = importlib.import_module(COMMANDS[name].module)
-    try:
-        return module.main(rest)
-    except BrokenPipeError:  # `| head`; also for what is flushed at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.DONE
+    return importlib.import_module(COMMANDS[name].module).main(rest)
 
 
 def _usage() -> str:

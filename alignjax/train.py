@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absl.logging.set_verbosity(absl.logging.WARNING)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("alignjax").setLevel(logging.INFO)
-    parser = _parser()
+    parser, cache = _parser(), sections.CACHE_DIR
     try:
         options, loaded = config_file.parse(parser, arguments)
         if options.print:
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return errors.DONE
         if options.workdir is None:
             parser.error("the following arguments are required: --workdir")
-        cache = pathlib.Path(loaded.section.get("cache_dir") or sections.CACHE_DIR)
+        cache = loaded.section.get("cache_dir") or cache
         cli.keep_programs(cache)
         if options.multihost:
             jax.distributed.initialize(
@@ -272,6 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train(loaded.section, options.workdir, profile=options.profile)
     except errors.AlignError as error:
         return _refuse(error.exit_code, f"{type(error).__name__}: {error}")
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a disk that is full, a directory that is not ours
         where = f"{options.workdir} or {cache}"
         message = f"{error}; mend this and start again ({where})"

@@ -3,7 +3,7 @@
 # Sets up .venv with the dev extra, checks the style and runs the tests.
 #
 #   tools/test.sh                     all but those marked slow or gpu
-#   tools/test.sh tests/test_step.py  further arguments go to pytest
+#   tools/test.sh tests/losses        further arguments go to pytest
 #   tools/test.sh -m slow             another choice of marks
 #
 # TEST_WORKERS sets how many processes run the tests (default: one a core, at most 4);

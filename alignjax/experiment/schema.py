@@ -93,11 +93,14 @@ def page(section: Mapping, origins: Mapping[str, str]) -> str:
                 origins[f"model.{name}"] = init.run
         section = whole
     paths, defaults = fields(section), {}
-    try:
-        model = models.build(section.get("model") or {}, 1).config
-        defaults = {f"model.{k}": v for k, v in vars(model).items()}
-    except errors.ConfigError as error:
-        lines += [f"# {problem}" for problem in error.problems]
+    if get(section, "model.family") is None:
+        lines.append("# the model is that of init.run, which is not given yet")
+    else:
+        try:
+            model = models.build(section["model"], 1).config
+            defaults = {f"model.{k}": v for k, v in vars(model).items()}
+        except errors.ConfigError as error:
+            lines += [f"# {problem}" for problem in error.problems]
     for path, field in paths.items():
         if dict in _types(field.type) and any(p.startswith(f"{path}.") for p in paths):
             continue
