@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a corpus that hold more than the text or the rows that their owner means."""
 
+import gzip
+
 import pytest
 
 from alignjax.data import sources
@@ -9,13 +11,11 @@ from tests.field import byte_llama
 MARK = "\ufeff".encode()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the byte order mark of a text file is read as the first letter of its text",
-)
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    path = tmp_path / "tale.txt"
-    path.write_bytes(MARK + b"A fox came by.\n")
+@pytest.mark.parametrize("name", ["tale.txt", "tale.txt.gz"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    path = tmp_path / name
+    with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
+        file.write(MARK + b"A fox came by.\n")
     documents = sources.load("text", {"path": str(path)}).documents()
     assert [record.text for _, record in documents] == ["A fox came by.\n"]
 
@@ -30,11 +30,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hidden", [".ipynb_checkpoints/rows-checkpoint.jsonl", "._rows.jsonl"]
-)
-@pytest.mark.xfail(
-    strict=True,
-    reason="hidden files and folders below the folder of a source are read as its data",
+    "hidden",
+    [".ipynb_checkpoints/rows.jsonl", "._rows.jsonl", "more/.git/rows.jsonl"],
 )
 def test_hidden_copies_in_a_folder_are_left_out(tmp_path, hidden):
     folder, data = byte_llama.write(tmp_path / "model"), tmp_path / "data"
@@ -42,5 +39,6 @@ def test_hidden_copies_in_a_folder_are_left_out(tmp_path, hidden):
     byte_llama.write_rows(data / "rows.jsonl", [corrected])
     stale = byte_llama.dialogue("How tall is it?", "Four metres.")
     byte_llama.write_rows(data / hidden, [stale])
-    _, learned, _ = byte_llama.texts(byte_llama.config("sft", folder, data))
+    _, learned, report = byte_llama.texts(byte_llama.config("sft", folder, data))
     assert learned == "Nine metres.<|im_end|>"
+    assert "1 hidden" in report

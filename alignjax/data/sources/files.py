@@ -21,6 +21,7 @@ from alignjax.storage import atomic, json_files
 # The longest line that is read into memory.
 MOST_LINE_BYTES = 1 << 26
 BLOCK_BYTES = 1 << 20
+MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8, which begins files, not texts
 LARGE = 1 << 28  # bytes; the digests of smaller files are computed at every start
 SETTLED = 10.0  # seconds since the last change, before a digest is remembered
 
@@ -37,7 +38,8 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
 
     Args:
       path: a file, a directory (all below it that end in one of `suffixes`, in capitals
-        or not; links are followed), a glob (`**` goes down), or a list of these.
+        or not; links are followed; what is hidden is left out, as copies of editors
+        and systems are), a glob (`**` goes down), or a list of these.
       suffixes: such as `(".txt", ".md")`; only directories need them.
 
     Raises:
@@ -46,16 +48,17 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
     """
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     paths: dict[Path, None] = {}
-    left_out = 0
+    left_out = hidden = 0
     for pattern in patterns:
         if not os.fspath(pattern):
             raise errors.DataError("the source's path is empty: name a file")
         pattern = os.path.expanduser(os.fspath(pattern))
         if os.path.isdir(pattern):
             missing = f"no file {', '.join(suffixes)} below this directory"
-            below = list(_walk(pattern))
+            below, hidden_below = _below(pattern)
             matches = [p for p in below if p.name.lower().endswith(suffixes)]
             left_out += len(below) - len(matches)
+            hidden += hidden_below
         else:
             missing = "no file of this name"
             exact = os.path.exists(pattern)
@@ -77,8 +80,10 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
         if empty:
             raise errors.DataError(f"{file}: the file is empty; fill or remove it")
     ends = f"do not end in {', '.join(suffixes)}"
-    note = f"{left_out:,} files left out, which {ends}" if left_out else ""
-    return Files(list(paths), note)
+    notes = [f"{left_out:,} files left out, which {ends}"] if left_out else []
+    if hidden:
+        notes.append(f"{hidden:,} hidden files and folders left out")
+    return Files(list(paths), "; ".join(notes))
 
 
 def size(paths: Sequence[Path]) -> int:
@@ -139,12 +144,26 @@ def unreadable(path: str | os.PathLike, error: OSError) -> errors.DataError:
     )
 
 
+def _open(path: Path):
+    return gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
+
+
+def begins_with_mark(path: Path) -> bool:
+    """Whether a file, or what a `.gz` has in it, begins with a byte order mark."""
+    try:
+        with _open(path) as file:
+            return file.read(len(MARK)) == MARK
+    except (EOFError, OSError, zlib.error):  # which `blocks` refuses
+        return False
+
+
 def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """A file in parts of about BLOCK_BYTES that end where a line does.
 
     Yields:
       `(number of its first line, from 1; its offset in the file; bytes)`. A `.gz` is
-      unpacked on the way, and offsets are of its contents.
+      unpacked on the way, and offsets are of its contents. A byte order mark is left
+      out.
 
     Raises:
       DataError: a file that cannot be read, a gzip file that is cut off or damaged, or
@@ -152,11 +171,7 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """
     number, offset = 1, 0
     try:
-        with (
-            gzip.open(path)
-            if path.suffix.lower() == ".gz"
-            else open(path, "rb") as file
-        ):
+        with _open(path) as file:
             while block := file.read(BLOCK_BYTES):
                 if not block.endswith(b"\n"):
                     rest = file.readline(MOST_LINE_BYTES)
@@ -167,6 +182,8 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
                             f"{MOST_LINE_BYTES >> 20} MiB; break it up"
                         )
                     block += rest
+                if not offset and block.startswith(MARK):
+                    offset, block = len(MARK), block.removeprefix(MARK)
                 yield number, offset, block
                 number += block.count(b"\n")
                 offset += len(block)
@@ -217,17 +234,23 @@ def fault_of_bytes(line: bytes) -> str | None:
     return None
 
 
-def _walk(directory: str) -> Iterator[Path]:
-    """All files below; links are followed, but no folder is listed twice."""
-    visited = set()
+def _below(directory: str) -> tuple[list[Path], int]:
+    """All files below that are not hidden, and how many files and folders are.
+
+    Links are followed, but no folder is listed twice.
+    """
+    files, visited, hidden = [], set(), 0
 
     def refuse(error: OSError):
         raise unreadable(error.filename, error) from error
 
     for folder, inner, names in os.walk(directory, onerror=refuse, followlinks=True):
-        inner.sort()  # so that the link that a folder is met by does not vary
         if (real := os.path.realpath(folder)) in visited:
             inner.clear()
             continue
         visited.add(real)
-        yield from (Path(folder, name) for name in names)
+        hidden += sum(name.startswith(".") for name in (*inner, *names))
+        # Sorted so that the link that a folder is met by does not vary.
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return files, hidden

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain UTF-8 text: files, directories, globs; `.gz` too. Text is kept to the byte.
+"""Plain UTF-8 text: files, directories, globs; `.gz` too. Text is kept to the byte,
+but for a byte order mark.
 
 A document beyond a mebibyte is yielded in pieces, cut at ends of lines.
 """
@@ -44,6 +45,8 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
                 raise errors.DataError(f"{file}: nothing but blank lines; remove it")
 
     identity = {"files": files.digests(paths), "document": document}
+    if any(map(files.begins_with_mark, paths)):  # which was once part of the text
+        identity["byte_order_marks"] = "left out"
     return records.Source("text", identity, files.size(paths), documents, note)
 
 

@@ -125,7 +125,7 @@ def _read(format: str) -> str:
             f"a .jinja file; {remedy}"
         )
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.ConfigError(f"data.chat: {format}: {error}") from error
 
@@ -133,7 +133,7 @@ def _read(format: str) -> str:
 def _own(tok: base.Tokenizer, tools: bool) -> str:
     if FILE in tok.files:
         try:
-            return tok.files[FILE].decode()
+            return tok.files[FILE].decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise errors.ConfigError(f"{FILE}: {error}; save it as UTF-8") from error
     where = f"{CONFIG}.chat_template"
