@@ -7,7 +7,7 @@ it here or name it in the config as `format = "module:function"`.
     text             {text}
     messages         {messages: [{role, content}]}; Tulu 3's SFT mixture. A message may
                      have a weight of 0 or 1; with a chat template also the role "tool",
-                     what `FIELDS` names, and the row have tools
+                     what `FIELDS` names
     prompt_response  {prompt, response}
     preference       {prompt, chosen, rejected}; UltraFeedback binarized, Tulu 3's pairs
     hh               {chosen, rejected} as "Human: ... Assistant: ..."; Anthropic's HH
@@ -17,16 +17,22 @@ it here or name it in the config as `format = "module:function"`.
 
 A prompt is the text of the user or a list of messages. Columns called as
 `comparisons.VALUES` or `weight` are read too, and score_chosen with score_rejected of
-preferences; None is as if one were absent.
+preferences; None is as if one were absent. With a chat template all but texts and
+transcripts may have `tools`, a list of JSON schemas, and `chat_template_kwargs`,
+further variables of the template.
 
-A message has a role and a content, and may have what `FIELDS` names, which templates
-read. Its `weight`, 0 or 1, is whether a turn of the assistant is trained on, as in
+A message has a role and a content, a text or a list of parts that are texts; or, as
+ShareGPT has it, a from and a value. It may have what `FIELDS` names, which templates
+read. Calls' arguments, tools and variables may also be JSON text. A key in them that is
+null is as if it were absent, since Parquet gives all rows all keys; JSON text keeps
+its nulls. Its `weight`, 0 or 1, is whether a turn of the assistant is trained on, as in
 OpenAI's format. Keys that elsewhere mean the same are refused; any other one, such as
 an id or a time, is ignored.
 """
 
 from __future__ import annotations
 
+import decimal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,8 +41,13 @@ from alignjax.data import records
 from alignjax.data.chat import comparisons
 from alignjax.storage import json_files
 
-FORMAT = 2  # of most; changes when the same row becomes another record
-EXTRA = (*comparisons.VALUES, "weight")
+FORMAT = 3  # of most; changes when the same row becomes another record
+KWARGS = "chat_template_kwargs"
+OF_TEMPLATE = ("tools", KWARGS)
+OF_GROUP = (*comparisons.VALUES, "weight")
+EXTRA = (*OF_GROUP, *OF_TEMPLATE)
+# Variables of templates that `rendering` sets.
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now")
 SCORES = ("score_chosen", "score_rejected")
 SIDES = ("chosen", "rejected")
 USER, ASSISTANT = records.USER, records.ASSISTANT
@@ -138,6 +149,8 @@ def reader(
             return form.read(row)
         except errors.DataError as error:
             return records.BadRow(str(error))
+        except RecursionError:
+            return records.BadRow("nested too deeply")
 
     if format == "text":
         read = lambda row: _text(row, field=columns["text"])
@@ -192,7 +205,8 @@ def turns(value: Any, name: str) -> tuple[records.Turn, ...]:
 
 
 def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:
-    if isinstance(value, Mapping) and {"role", "content"} <= set(value):
+    keys = set(value) if isinstance(value, Mapping) else set()
+    if keys >= {"role", "content"} or keys >= {"from", "value"}:
         columns = {k: v for k, v in value.items() if v is not None}
         lists = all(isinstance(column, (list, tuple)) for column in columns.values())
         if not lists or len(set(map(len, columns.values()))) != 1:
@@ -213,11 +227,14 @@ def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:
 def _message(message: Any, where: str) -> tuple[records.Turn, dict | None, bool]:
     """The turn, what else it has, and whether it may be trained on."""
     message = message if isinstance(message, Mapping) else {"": message}
+    if "role" not in message and "from" in message:
+        message = {**message, "role": message["from"], "content": message.get("value")}
     more = {k: message[k] for k in FIELDS if message.get(k) not in (None, [], "")}
     if "role" not in message or not {*message} & {"content", CALLS}:
         shown = message.get("", message)
         raise errors.DataError(f"{where} has no role and content: {shown!r:.60}")
     role, text, weight = (message.get(k) for k in ("role", "content", WEIGHT))
+    text = _joined_parts(text, where)
     if not isinstance(role, str):
         raise errors.DataError(f"{where} has a role that is no text: {role!r:.60}")
     role = ROLES.get(role, role)
@@ -232,12 +249,104 @@ def _message(message: Any, where: str) -> tuple[records.Turn, dict | None, bool]
             f"{where}, of the {role}, has {WEIGHT} {weight!r:.40}; that is 0 or 1 for "
             "a turn of the assistant, and 0 for others"
         )
+    more = {k: _json(v, f"{where}, {k}") for k, v in more.items()}
+    if CALLS in more:
+        more[CALLS] = _calls(more[CALLS], f"{where}, {CALLS}")
     silent = text in (None, "") and (CALLS in more or role == "tool")
     if silent and text is None:  # templates tell the two apart
         text, more = "", {**more, "content": None}
     if not silent and (fault := records.fault_of_text(text)):
         raise errors.DataError(f"{where}: {fault}")
     return (role, text), more or None, weight != 0 or role != ASSISTANT
+
+
+def _joined_parts(content: Any, where: str) -> Any:
+    """The text of a content that is a list of parts; another content as it is."""
+    if not isinstance(content, (list, tuple)):
+        return content
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind != "text" or not isinstance(text, str):
+            raise errors.DataError(
+                f"{where} has a part of content that is no text: {part!r:.60}; leave "
+                "such rows out"
+            )
+        texts.append(text)
+    return "".join(texts)
+
+
+def _calls(value: Any, where: str) -> list[Any]:
+    """Calls of functions, whose arguments are objects."""
+    value = _parsed(value, where)
+    if not isinstance(value, list) or not all(isinstance(x, Mapping) for x in value):
+        raise errors.DataError(
+            f"{where}: expected a list of calls, found {value!r:.60}"
+        )
+    calls = []
+    for i, call in enumerate(value, start=1):
+        call = dict(call)
+        if isinstance(call.get("function"), Mapping):
+            call["function"] = _called(call["function"], f"{where}: call {i}")
+        calls.append(_called(call, f"{where}: call {i}"))
+    return calls
+
+
+def _called(function: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if "arguments" not in function:
+        return dict(function)
+    arguments = _parsed(function["arguments"], f"{where}: arguments")
+    if not isinstance(arguments, Mapping):
+        raise errors.DataError(
+            f"{where}: arguments {arguments!r:.60} are no object, such as "
+            '{"name": "value"}'
+        )
+    return {**function, "arguments": arguments}
+
+
+# JSON inside of rows.
+
+
+def _parsed(value: Any, where: str) -> Any:
+    """The value, or what it says where it is JSON text."""
+    if not isinstance(value, str):
+        return value
+    return _json(json_files.parse(value, where), where, nulls=True)
+
+
+def _json(value: Any, where: str, nulls: bool = False, depth: int = 0) -> Any:
+    """A value without keys that are null, as JSON has it.
+
+    Args:
+      nulls: whether these stay.
+
+    Raises:
+      DataError: a text that is not Unicode, a value that JSON has not, or too deep.
+    """
+    if depth > json_files.MAX_DEPTH:
+        raise errors.DataError(f"{where}: nested too deeply")
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, decimal.Decimal):
+        return _number(value)
+    if isinstance(value, str):
+        if fault := records.fault_of_unicode(value):
+            raise errors.DataError(f"{where}: {fault}")
+        return value
+    if isinstance(value, (list, tuple)):
+        if value and all(isinstance(x, tuple) and len(x) == 2 for x in value):
+            value = dict(value)  # a map of Parquet
+        else:
+            return [_json(x, where, nulls, depth + 1) for x in value]
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        kind = type(value).__name__
+        raise errors.DataError(f"{where}: {kind} {value!r:.40} is not of JSON")
+    return {
+        _json(k, where): _json(v, where, nulls, depth + 1)
+        for k, v in value.items()
+        if nulls or v is not None
+    }
 
 
 # Fields of rows.
@@ -269,23 +378,46 @@ def _response(value: Any, name: str) -> str:
     return _checked(value, name)
 
 
-def _tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
-    """The functions of a row, which may be text that is JSON."""
-    if isinstance(value, str) and value.strip():
-        value = json_files.parse(value, "field 'tools'")
-    if not value:
-        return None
-    if not isinstance(value, list) or not all(isinstance(x, Mapping) for x in value):
+def _of_template(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `OF_TEMPLATE`, as fields of records."""
+    tools, variables = (
+        _parsed(_json(row.get(name) or None, f"field {name!r}"), f"field {name!r}")
+        for name in OF_TEMPLATE
+    )
+    if tools and not (
+        isinstance(tools, list) and all(isinstance(x, Mapping) for x in tools)
+    ):
         raise errors.DataError(
-            f"field 'tools': expected a list of functions' schemas, found {value!r:.60}"
+            f"field 'tools': expected a list of functions' schemas, found {tools!r:.60}"
         )
-    return tuple(value)
+    if variables and not isinstance(variables, Mapping):
+        raise errors.DataError(
+            f"field {KWARGS!r}: expected an object, found {variables!r:.60}"
+        )
+    if reserved := [name for name in variables or () if name in RESERVED]:
+        raise errors.DataError(
+            f"field {KWARGS!r}: {reserved[0]!r} is not for a row to set; leave it out"
+        )
+    return {
+        "tools": tuple(tools) if tools else None,
+        "template_kwargs": variables or None,
+    }
+
+
+def _number(value: Any) -> Any:
+    """Decimals of Parquet as other numbers; any other value as it is."""
+    if not isinstance(value, decimal.Decimal):
+        return value
+    whole = value.is_finite() and value == value.to_integral_value()
+    return int(value) if whole else float(value)
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of `comparisons.VALUES`."""
     return {
-        name: tuple(row[name]) if isinstance(row[name], list) else row[name]
+        name: tuple(map(_number, row[name]))
+        if isinstance(row[name], (list, tuple))
+        else _number(row[name])
         for name in comparisons.VALUES
         if row.get(name) is not None
     }
@@ -293,7 +425,7 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of two sides, if they are there, as `comparisons.VALUES`."""
-    scores = {name: row[name] for name in SCORES if row.get(name) is not None}
+    scores = {name: _number(row[name]) for name in SCORES if row.get(name) is not None}
     for name, score in scores.items():
         if reason := records.fault_of_number(score):
             raise errors.DataError(f"field {name!r}: {reason}")
@@ -307,7 +439,7 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weight(row: Mapping[str, Any]) -> Any:
-    return 1.0 if row.get("weight") is None else row["weight"]
+    return 1.0 if row.get("weight") is None else _number(row["weight"])
 
 
 def _transcript(text: Any, name: str) -> tuple[records.Turn, ...]:
@@ -360,12 +492,15 @@ def _text(row: Mapping[str, Any], field: str = "text") -> Any:
 
 def _messages(row: Mapping[str, Any]) -> records.Chat:
     turns, fields, skipped = dialogue(row["messages"], "messages")
-    return records.Chat(turns, _weight(row), _tools(row.get("tools")), fields, skipped)
+    more = {"fields": fields, "skipped": skipped, **_of_template(row)}
+    return records.Chat(turns, _weight(row), **more)
 
 
 def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
     reply = (ASSISTANT, _response(row["response"], "response"))
-    return records.Chat((*_prompt(row["prompt"]), reply), _weight(row))
+    return records.Chat(
+        (*_prompt(row["prompt"]), reply), _weight(row), **_of_template(row)
+    )
 
 
 def _preference(row: Mapping[str, Any]) -> records.Comparison:
@@ -388,7 +523,9 @@ def _preference(row: Mapping[str, Any]) -> records.Comparison:
             raise errors.DataError("chosen and rejected must end in the assistant's")
         texts = [side[-1][1] for side in sides]
     responses = tuple(map(_response, texts, SIDES))
-    return records.Comparison(prompt, responses, values, _weight(row))
+    return records.Comparison(
+        prompt, responses, values, _weight(row), **_of_template(row)
+    )
 
 
 def _hh(row: Mapping[str, Any]) -> records.Comparison:
@@ -419,8 +556,8 @@ def _label(row: Mapping[str, Any]) -> records.Comparison:
 
 def _rating(row: Mapping[str, Any]) -> records.Comparison:
     target = row["target"]
-    target = tuple(target) if isinstance(target, (list, tuple)) else (target,)
-    values = {**_values(row), "target": target}
+    target = target if isinstance(target, (list, tuple)) else (target,)
+    values = {**_values(row), "target": tuple(map(_number, target))}
     return _compared(row, [(row["response"], "response")], values)
 
 
@@ -429,15 +566,19 @@ def _compared(
 ) -> records.Comparison:
     """Responses, each with the name of its field, to the row's prompt."""
     texts = tuple(_response(text, name) for text, name in responses)
-    return records.Comparison(_prompt(row["prompt"]), texts, values, _weight(row))
+    return records.Comparison(
+        _prompt(row["prompt"]), texts, values, _weight(row), **_of_template(row)
+    )
 
 
 for _name, _format in {
     "text": Format(_text, ("text",), ()),
-    "messages": Format(_messages, ("messages",), ("weight", "tools"), version=3),
-    "prompt_response": Format(_prompt_response, ("prompt", "response"), ("weight",)),
+    "messages": Format(_messages, ("messages",), ("weight", *OF_TEMPLATE), version=4),
+    "prompt_response": Format(
+        _prompt_response, ("prompt", "response"), ("weight", *OF_TEMPLATE)
+    ),
     "preference": Format(_preference, SIDES, ("prompt", *SCORES, *EXTRA)),
-    "hh": Format(_hh, SIDES, EXTRA),
+    "hh": Format(_hh, SIDES, OF_GROUP, version=2),
     "ranking": Format(_ranking, ("prompt", "responses"), EXTRA),
     "label": Format(_label, ("prompt", "completion", "label"), EXTRA),
     "rating": Format(_rating, ("prompt", "response", "target"), EXTRA),

@@ -63,6 +63,7 @@ class Chat(NamedTuple):
       fields: of each turn, the fields of its message besides role and content, such as
         `tool_calls`, or None. For templates.
       skipped: the indices of turns of the assistant that are not learned.
+      template_kwargs: further variables of the chat template.
     """
 
     turns: tuple[Turn, ...]
@@ -70,6 +71,7 @@ class Chat(NamedTuple):
     tools: tuple[Mapping[str, Any], ...] | None = None
     fields: tuple[Mapping[str, Any] | None, ...] | None = None
     skipped: tuple[int, ...] = ()
+    template_kwargs: Mapping[str, Any] | None = None
 
     def learned(self, train_on: str) -> list[int]:
         """The indices of learned turns: the assistant's, "all" or only the "last"."""
@@ -104,12 +106,15 @@ class Comparison(NamedTuple):
         1 or 0, for single responses; "target", a tuple of attributes. "reward" is a
         tuple of K.
       weight: of the group in the loss.
+      tools, template_kwargs: of the prompt, as of `Chat`.
     """
 
     prompt: tuple[Turn, ...]
     responses: tuple[str, ...]
     values: Mapping[str, float | tuple[float, ...]]
     weight: float = 1.0
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    template_kwargs: Mapping[str, Any] | None = None
 
     @property
     def size(self) -> int:
@@ -176,6 +181,7 @@ class Faults:
         self.remedy = remedy
         self.skip = on_bad_row == "skip"
         self.count = 0
+        self.where: str | None = None  # of the last bad row
         self.first: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
@@ -184,9 +190,13 @@ class Faults:
         Raises:
           DataError: there are too many to list, and they are not skipped.
         """
+        if where == self.where:  # of several records of a row
+            return
+        self.where = where
         self.count += 1
         if len(self.first) < MOST_FAULTS:
-            self.first.append(f"{where}: {reason}")
+            line = f"{where}: {reason}"  # which may have text that no file can
+            self.first.append(line.encode("utf-8", "backslashreplace").decode())
         if not self.skip and self.count >= MOST_FAULTS:
             self.check(complete=False)
 
@@ -235,6 +245,11 @@ def fault_of_text(text: Any) -> str | None:
         return "the text is empty"
     if "\0" in text:
         return f"a NUL character at offset {text.index(chr(0))}: not text"
+    return fault_of_unicode(text)
+
+
+def fault_of_unicode(text: str) -> str | None:
+    """Why `text`, which may be of JSON, has no UTF-8, or None if it has."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

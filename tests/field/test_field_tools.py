@@ -31,11 +31,6 @@ def learned(folder, rows: list[dict]) -> str:
     return byte_llama.texts(byte_llama.config("sft", folder, path))[1]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Parquet fills arguments that a call does not have with null, and the model "
-    "learns to write them",
-)
 def test_calls_from_parquet_are_those_from_json_lines(tmp_path):
     folder = byte_llama.write(tmp_path / "model", byte_llama.WITH_CALLS)
     rows = [call("heat", HEAT), call("wake", {"hour": 6, "song": "none"})]
@@ -47,10 +42,6 @@ def test_calls_from_parquet_are_those_from_json_lines(tmp_path):
     assert byte_llama.texts(c)[1] == expected
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="arguments that are JSON text are encoded as JSON once more",
-)
 def test_arguments_as_json_text_are_the_object(tmp_path):
     folder = byte_llama.write(tmp_path / "model", byte_llama.WITH_CALLS)
     assert learned(folder, [call("heat", HEAT)]) == HEAT_TEXT
@@ -86,12 +77,7 @@ OF_THE_PROMPT = {
 
 @pytest.mark.parametrize("format", ["messages", "preference", "label"])
 @pytest.mark.parametrize("column", OF_THE_PROMPT)
-def test_columns_that_change_the_prompt_are_not_dropped(
-    tmp_path, column, format, request
-):
-    if (column, format) != ("tools", "messages"):
-        reason = "the column is left out of the prompt, and nothing reports it"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_columns_that_change_the_prompt_are_not_dropped(tmp_path, column, format):
     template = "{{ greeting or '' }}" + byte_llama.WITH_TOOLS
     folder = byte_llama.write(tmp_path / "model", template)
     value, text = OF_THE_PROMPT[column]
@@ -142,13 +128,7 @@ NOT_UNICODE = {
 
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
 @pytest.mark.parametrize("place", NOT_UNICODE)
-def test_text_that_is_no_unicode_is_refused_by_line(
-    tmp_path, place, on_bad_row, request
-):
-    if place != "role":
-        reason = "the text is first encoded by the tokenizer, which raises a TypeError"
-        mark = pytest.mark.xfail(strict=True, raises=TypeError, reason=reason)
-        request.applymarker(mark)
+def test_text_that_is_no_unicode_is_refused_by_line(tmp_path, place, on_bad_row):
     template = "{% for m in messages %}{{ m.name or '' }}{% endfor %}"
     folder = byte_llama.write(tmp_path / "model", template + byte_llama.WITH_CALLS)
     good = byte_llama.dialogue("Please.", "It is on.")

@@ -77,8 +77,10 @@ def fault(group: Any, data: str, format: str = "roles") -> str | None:
     if not isinstance(group, records.Comparison):
         kind = type(group).__name__
         return f"expected responses to a prompt, found {kind}; {data} need them"
+    literal = templates.is_literal(format)
     return (
-        faults.of_prompt(group.prompt, templates.is_literal(format))
+        (faults.of_more(group) if literal else None)
+        or faults.of_prompt(group.prompt, literal)
         or faults.of_weight(group.weight)
         or _fault_of_texts(group.responses)
         or _fault_of_equals(group.responses, "are equal")
@@ -164,7 +166,9 @@ def dialogue(group: Any) -> Any:
     if len(group.responses) == 1 and group.values.get("desirable") != 1:
         return records.BadRow("a response that is not labelled good: not to be learned")
     turns = (*group.prompt, (chat.ASSISTANT, group.responses[0]))
-    return records.Chat(turns, group.weight)
+    return records.Chat(
+        turns, group.weight, group.tools, template_kwargs=group.template_kwargs
+    )
 
 
 def _pair(group: Any) -> Any:

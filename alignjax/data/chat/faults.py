@@ -57,6 +57,22 @@ def _of_order(i: int, role: str, before: str | None) -> str | None:
     return None
 
 
+def of_more(
+    record: records.Chat | records.Comparison,
+    fields: Sequence[Mapping[str, Any] | None] | None = None,
+) -> str | None:
+    """Why no literal format can write a record, whatever its turns are."""
+    names = sorted({name for more in fields or () for name in more or ()})
+    names += ["tools"] if record.tools else []
+    names += ["chat_template_kwargs"] if record.template_kwargs else []
+    if not names:
+        return None
+    return (
+        f"{', '.join(names)}: more than the texts of turns, which the format "
+        '"roles" has not; set another data.chat'
+    )
+
+
 def of_prompt(turns: Sequence[records.Turn], literal: bool) -> str | None:
     """Why this is no prompt that the assistant could answer."""
     if not turns:
@@ -75,13 +91,8 @@ def of_chat(chat: Any, literal: bool, train_on: str) -> str | None:
             f"expected a dialogue, found {type(chat).__name__}; set the source's "
             "option format to what its rows are, or leave data.chat out for plain text"
         )
-    if literal and (chat.tools or any(chat.fields or ())):
-        names = {name for fields in chat.fields or () for name in fields or ()}
-        return (
-            f"{', '.join(sorted(names)) or 'tools'}: more than the texts of turns, "
-            'which the format "roles" has not; set another data.chat'
-        )
-    reason = of_turns(chat.turns, literal, chat.fields)
+    reason = of_more(chat, chat.fields) if literal else None
+    reason = reason or of_turns(chat.turns, literal, chat.fields)
     reason = reason or of_weight(chat.weight)
     if not reason and not chat.learned(train_on):
         which = " of a weight above 0" if chat.skipped else ""

@@ -52,6 +52,7 @@ class Request(NamedTuple):
     prompt: bool = False
     tools: Sequence[Mapping[str, Any]] | None = None
     fields: Sequence[Mapping[str, Any] | None] | None = None
+    template_kwargs: Mapping[str, Any] | None = None
 
 
 class ChatFormat(NamedTuple):
@@ -96,6 +97,7 @@ class ChatFormat(NamedTuple):
                 self._messages(request),
                 request.prompt,
                 request.tools,
+                request.template_kwargs,
             )
             for request in requests
         ]
@@ -130,9 +132,10 @@ class ChatFormat(NamedTuple):
         requests = []
         for group in groups:
             last = [(ASSISTANT, text) for text in group.responses]
-            self._check_spelling(records.Chat((*group.prompt, *last)))
-            requests.append(Request(group.prompt, prompt=True))
-            requests += [Request((*group.prompt, turn)) for turn in last]
+            more = {"tools": group.tools, "template_kwargs": group.template_kwargs}
+            self._check_spelling(records.Chat((*group.prompt, *last), **more))
+            requests.append(Request(group.prompt, prompt=True, **more))
+            requests += [Request((*group.prompt, turn), **more) for turn in last]
         texts = [rendered.text for rendered in self.render(requests)]
         rendered = zip(texts, self.encode(texts), strict=True)
         rows = []
@@ -227,6 +230,8 @@ class ChatFormat(NamedTuple):
                 self._check_text(part, f"turn {i + 1}, {role}")
         for part in _texts(chat.tools):
             self._check_text(part, "tools")
+        for part in _texts(chat.template_kwargs):
+            self._check_text(part, "chat_template_kwargs")
 
     def _check_text(self, text: str, where: str) -> None:
         if name := self.control.search(text):
@@ -240,7 +245,8 @@ class ChatFormat(NamedTuple):
 
     def _requests(self, chat: records.Chat, learned: Sequence[int]) -> list[Request]:
         """What is rendered of a dialogue: the whole, and what `_beyond` needs."""
-        whole = Request(chat.turns, False, chat.tools, chat.fields)
+        more = chat.tools, chat.fields, chat.template_kwargs
+        whole = Request(chat.turns, False, *more)
         if self._tracks(chat):
             return [whole]
         parts = [

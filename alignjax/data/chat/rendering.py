@@ -40,12 +40,14 @@ class Dialogue(NamedTuple):
       messages: `{"role": ..., "content": ..., ...}`; fields that are None are left out.
       prompt: whether the assistant is to speak next, `add_generation_prompt`.
       tools: JSON schemas of functions.
+      variables: further ones of the template.
     """
 
     source: str
     messages: Sequence[Mapping[str, Any]]
     prompt: bool = False
     tools: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, Any] | None = None
 
 
 class Rendered(NamedTuple):
@@ -89,8 +91,9 @@ def render(
                 [_without_none(message) for message in messages],
                 prompt,
                 None if tools is None else list(tools),
+                dict(variables or {}),
             ]
-            for source, messages, prompt, tools in dialogues
+            for source, messages, prompt, tools, variables in dialogues
         ],
         "names": dict(names or {}),
         "now": now.isoformat(),
@@ -137,9 +140,10 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"config": f"the template cannot be read: {_named(error)}"}
     now = datetime.datetime.fromisoformat(request["now"])
     texts = []
-    for which, messages, prompt, tools in request["dialogues"]:
+    for which, messages, prompt, tools, own in request["dialogues"]:
         variables = {
             **request["names"],
+            **own,
             "messages": messages,
             "tools": tools,
             "documents": None,
