@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -65,29 +65,34 @@ def measure(
     Raises:
       ValueError: a row that is too long, or without context or ids.
     """
-    for row in rows:
-        size = len(row.context) + len(row.ids)
-        if not row.context or not row.ids or size > model.config.max_length:
+    for context, ids in rows:
+        limit = model.config.max_length
+        if not context or not ids or len(context) + len(ids) > limit:
             raise ValueError(
-                f"{len(row.context)} tokens of context and {len(row.ids)} to be "
-                "measured: need one of each at least and "
-                f"{model.config.max_length} at most in all"
+                f"{len(context)} tokens of context and {len(ids)} to be measured: "
+                f"need one of each at least and {limit} at most in all"
             )
     reference = params if reference is None else reference
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    sums_FN = np.zeros((4, len(rows)))
-    for start in range(0, len(order), ROWS):
-        chosen = order[start : start + ROWS]
-        batch = pad([rows[i] for i in chosen])
+    sums_FN, done = np.zeros((4, len(rows))), 0
+    for chosen, batch in batches(rows):
         sums_FB = _sums(model, params, reference, batch)
         sums_FN[:, chosen] = np.asarray(sums_FB)[:, : len(chosen)]
-        progress(start + len(chosen))
+        done += len(chosen)
+        progress(done)
     return Likelihoods(*sums_FN, np.array([len(row.ids) for row in rows]))
+
+
+def batches(rows: Sequence[Continuation]) -> Iterator[tuple[list[int], Sequences]]:
+    """Indices of at most `ROWS` rows of about one length, and `pad` of those rows."""
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+    for start in range(0, len(order), ROWS):
+        chosen = order[start : start + ROWS]
+        yield chosen, pad([rows[i] for i in chosen])
 
 
 def pad(rows: Sequence[Continuation]) -> Sequences:
     """`ROWS` rows [ROWS, T] of one document each, `weights` 1 at its `ids`."""
-    longest = max(len(row.context) + len(row.ids) for row in rows) - 1
+    longest = max(sum(map(len, row)) for row in rows) - 1
     padding = ROWS - len(rows)
     return Sequences.of(
         [[*row.context, *row.ids] for row in rows] + [[]] * padding,

@@ -3,13 +3,13 @@
 
 Means get percentile bootstrap intervals (Efron and Tibshirani 1993, chapter 13), shares
 of yes and no Wilson's (1927), which keep their coverage near 0 and 1. All are functions
-of their arguments, the seed among them.
+of their arguments, the seed among them, and return JSON data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TypedDict
 
 import numpy as np
 from scipy import stats
@@ -19,7 +19,7 @@ LEVEL = 0.95
 _BLOCK = 1 << 22  # resampled values that exist at one time
 
 
-class Interval(NamedTuple):
+class Interval(TypedDict):
     """A mean, the ends of its 95 % interval, and the number of values behind it."""
 
     mean: float
@@ -28,18 +28,16 @@ class Interval(NamedTuple):
     count: int
 
 
-def mean(values: Sequence[float], *, seed: int = 0, draws: int = DRAWS) -> Interval:
+def mean(values: Sequence[float], *, seed: int = 0) -> Interval:
     """The mean of values that were drawn alike.
 
     Raises:
       ValueError: no values.
     """
-    return stratified([values], seed=seed, draws=draws)
+    return stratified([values], seed=seed)
 
 
-def stratified(
-    strata: Sequence[Sequence[float]], *, seed: int = 0, draws: int = DRAWS
-) -> Interval:
+def stratified(strata: Sequence[Sequence[float]], *, seed: int = 0) -> Interval:
     """The mean of the strata's means, each counting the same, resampled inside each.
 
     Raises:
@@ -52,15 +50,11 @@ def stratified(
     def mean_of_means(*samples, axis=-1):
         return np.mean([sample.mean(axis) for sample in samples], axis=0)
 
-    return _bootstrap(mean_of_means, arrays, seed, draws, sum(map(len, arrays)))
+    return _bootstrap(mean_of_means, arrays, seed, sum(map(len, arrays)))
 
 
 def ratio(
-    totals: Sequence[float],
-    weights: Sequence[float],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
+    totals: Sequence[float], weights: Sequence[float], *, seed: int = 0
 ) -> Interval:
     """The sum of `totals` by that of `weights`, such as nats a token over documents.
 
@@ -76,15 +70,11 @@ def ratio(
     def ratio_of_sums(totals, weights, axis=-1):
         return totals.sum(axis) / weights.sum(axis)
 
-    return _bootstrap(ratio_of_sums, arrays, seed, draws, len(arrays[0]), paired=True)
+    return _bootstrap(ratio_of_sums, arrays, seed, len(arrays[0]), paired=True)
 
 
 def paired(
-    before: Sequence[float],
-    after: Sequence[float],
-    *,
-    seed: int = 0,
-    draws: int = DRAWS,
+    before: Sequence[float], after: Sequence[float], *, seed: int = 0
 ) -> Interval:
     """The mean of `after - before`, where both are of the same prompts in one order.
 
@@ -93,7 +83,7 @@ def paired(
     """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} values before and {len(after)} after")
-    return mean(np.subtract(after, before), seed=seed, draws=draws)
+    return mean(np.subtract(after, before), seed=seed)
 
 
 def share(hits: int, count: int) -> Interval:
@@ -105,23 +95,19 @@ def share(hits: int, count: int) -> Interval:
     if not 0 <= hits <= count or count < 1:
         raise ValueError(f"{hits} of {count} is no share")
     ends = stats.binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
-    return Interval(hits / count, float(ends.low), float(ends.high), count)
+    low, high = float(ends.low), float(ends.high)
+    return Interval(mean=hits / count, low=low, high=high, count=count)
 
 
 def _bootstrap(
-    statistic: Callable[..., np.ndarray],
-    arrays: Sequence[np.ndarray],
-    seed: int,
-    draws: int,
-    count: int,
-    paired: bool = False,
+    statistic: Callable[..., np.ndarray], arrays, seed: int, count: int, paired=False
 ) -> Interval:
     middle = float(statistic(*arrays))
     ends = stats.bootstrap(
         # scipy wants two values or more: one is the same as twice that one.
         [np.resize(array, max(2, len(array))) for array in arrays],
         statistic,
-        n_resamples=draws,
+        n_resamples=DRAWS,
         batch=max(1, _BLOCK // max(map(len, arrays))),
         vectorized=True,
         paired=paired,
@@ -131,4 +117,4 @@ def _bootstrap(
     ).confidence_interval
     # Summed in another order, equal values may differ in the last bit.
     low, high = min(float(ends.low), middle), max(float(ends.high), middle)
-    return Interval(middle, low, high, count)
+    return Interval(mean=middle, low=low, high=high, count=count)

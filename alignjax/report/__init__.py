@@ -10,6 +10,6 @@ r"""The story of a run of stages, as one HTML file with figures.
     drawing               how figures look
     page                  all of it as HTML, by `page.html.jinja`
 
-A figure is a function `(story) -> drawing.Figure`, or a text that says why there is
-none; to add one, write it and list it in `page.SECTIONS`. Needs the extra `report`.
+A figure is a function `(story) -> drawing.Figure`, which may raise `story.Missing`; to
+add one, write it and list it in `page.SECTIONS`. Needs the extra `report`.
 """

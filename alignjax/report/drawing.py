@@ -138,6 +138,27 @@ def whiskers(
     axis.errorbar(at, means, yerr=errors(figures), **style)
 
 
+def by_stage(
+    axis: Any, names: Sequence[str], series: Sequence[tuple], *, apart: float = 0.0
+) -> list[list[float]]:
+    """Lines along the stages: each a label, a colour, and a figure of every stage.
+
+    A series without figures leaves its place empty. Returns the places of the marks of
+    each, which stand `apart`, so that intervals do not hide each other.
+    """
+    looks = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+    places = []
+    for i, (label, color, figures) in enumerate(series):
+        shift = apart * (i - (len(series) - 1) / 2)
+        places.append([x + shift for x in range(len(names))])
+        if figures:
+            line, mark = looks[i]
+            style = dict(color=color, linestyle=line, marker=mark, label=label)
+            whiskers(axis, places[-1], figures, **style)
+    label_stages(axis, names)
+    return places
+
+
 def label_stages(axis: Any, names: Sequence[str]) -> None:
     """Names along the horizontal axis, evenly, with room at both ends."""
     axis.set_xticks(range(len(names)), [shorten(name) for name in names])

@@ -9,65 +9,51 @@ from typing import Any
 from alignjax.report import drawing, story
 from alignjax.world.assessment import prose
 
-_NONE = "no language model was assessed"
-_STYLES = {
-    "seen": dict(color=drawing.BLUE, linestyle="-", marker="o"),
-    "unfamiliar": dict(color=drawing.ORANGE, linestyle="--", marker="s"),
-}
 
-
-def stages(data: story.Story) -> drawing.Figure | str:
+def stages(data: story.Story) -> drawing.Figure:
     """True reward of each stage, on familiar and on unfamiliar prompts."""
-    models, path = data.models, data.path
-    if not path:
-        return _NONE
+    path = data.measured
+    gold = {name: data.models[name]["sampled"]["gold"] for name in path}
     numbers = [("model", *prose.VIEWS.values(), "mean of the slices")]
     for name in path:
-        gold = models[name]["sampled"]["gold"]
-        numbers.append((name, *(_cell(gold.get(v)) for v in (*prose.VIEWS, "nine"))))
+        cells = [_cell(gold[name].get(view)) for view in (*prose.VIEWS, "nine")]
+        numbers.append((name, *cells))
     with drawing.canvas("stages") as drawn:
         (axis,) = drawn.axes
-        for shift, (view, style) in zip((-0.06, 0.06), _STYLES.items(), strict=True):
-            figures = [models[name]["sampled"]["gold"].get(view) for name in path]
-            if None in figures:
-                continue
-            at = [i + shift for i in range(len(path))]
-            drawing.whiskers(axis, at, figures, label=prose.VIEWS[view], **style)
-            # Off the lines: one view's numbers above its interval, the other's below.
-            above = view == "seen"
-            for x, figure in zip(at, figures, strict=True):
-                axis.annotate(
-                    f"{figure['mean']:.2f}",
-                    (x, figure["high" if above else "low"]),
-                    xytext=(-3, 4) if above else (3, -4),
-                    textcoords="offset points",
-                    ha="right" if above else "left",
-                    va="bottom" if above else "top",
-                    color=style["color"],
-                    fontsize=9,
-                )
+        series = []
+        for view, color in (("seen", drawing.BLUE), ("unfamiliar", drawing.ORANGE)):
+            figures = [gold[name].get(view) for name in path]
+            series.append(
+                (prose.VIEWS[view], color, [] if None in figures else figures)
+            )
+        places = drawing.by_stage(axis, path, series, apart=0.12)
+        # Off the lines: one view's numbers above its interval, the other's below.
+        sides = (
+            dict(xytext=(-3, 4), ha="right", va="bottom"),
+            dict(xytext=(3, -4), ha="left", va="top"),
+        )
+        drawn_series = zip(places, series, sides, ("high", "low"), strict=True)
+        for at, (_, color, figures), side, end in drawn_series:
+            style = dict(textcoords="offset points", color=color, fontsize=9, **side)
+            for x, figure in zip(at, figures, strict=False):
+                axis.annotate(f"{figure['mean']:.2f}", (x, figure[end]), **style)
         axis.margins(y=0.14)
-        drawing.label_stages(axis, path)
         axis.set_ylabel("true reward of a response")
         drawn.legend(2)
-        return drawn.finish(
-            "Does every stage raise the true reward, also on prompts of a new kind?",
-            _stage_changes(data),
-            numbers,
-        )
+        title = "Does every stage raise the true reward, also on prompts of a new kind?"
+        return drawn.finish(title, _stage_changes(data), numbers)
 
 
 def _stage_changes(data: story.Story) -> str:
     """A sentence for each stage after the first."""
     sentences = []
-    for name, change, before in data.steps:
+    for name, change, *both in data.steps:
         parts = []
         for view, label in prose.VIEWS.items():
             if view in change["gold"]:
-                was = before["sampled"]["gold"][view]["mean"]
-                now = data.models[name]["sampled"]["gold"][view]["mean"]
+                means = [model["sampled"]["gold"][view]["mean"] for model in both]
                 where = f"on {label} prompts"
-                parts.append(moved(change["gold"][view], was, now, where))
+                parts.append(moved(change["gold"][view], *means, where))
         sentences.append(f"With {name} it {', and '.join(parts)}.")
     if sentences:
         return " ".join(sentences)
@@ -84,33 +70,26 @@ def _stage_changes(data: story.Story) -> str:
 def moved(change: Mapping, was: float, now: float, where: str = "") -> str:
     """`rose from 1.07 to 1.43 on familiar prompts`, or that it did not change."""
     tail = f" {where}" if where else ""
-    if not prose.excludes_zero(change):
-        level = "did not change beyond the interval"
-        return f"{level}{tail} ({was:.2f}, then {now:.2f})"
-    verb = "rose" if change["mean"] > 0 else "fell"
-    return f"{verb} from {was:.2f} to {now:.2f}{tail}"
+    level = f"did not change beyond the interval{tail} ({was:.2f}, then {now:.2f})"
+    ends = f"from {was:.2f} to {now:.2f}{tail}"
+    return prose.verdict(change, up=f"rose {ends}", down=f"fell {ends}", level=level)
 
 
-def slices(data: story.Story) -> drawing.Figure | str:
+def slices(data: story.Story) -> drawing.Figure:
     """True reward by kind of prompt."""
-    models, path = data.models, data.path
-    if not path:
-        return _NONE
-    names = [n for n in models[path[0]]["sampled"]["slices"] if n != "eval_id"]
-    gold = {name: models[name]["sampled"]["slices"] for name in path}
+    path = data.measured
+    gold = {name: _kinds(data.models[name]) for name in path}
+    kinds = list(gold[path[0]])
     numbers = [("kind of prompt", *path)]
-    for kind in names:
-        cells = [_cell(gold[name][kind]["gold"]) for name in path]
-        numbers.append((kind.removeprefix("eval_"), *cells))
-    with drawing.canvas("slices", height=0.36 * len(names) + 1.0) as drawn:
+    numbers += [(kind, *(_cell(gold[name][kind]) for name in path)) for kind in kinds]
+    with drawing.canvas("slices", height=0.36 * len(kinds) + 1.0) as drawn:
         (axis,) = drawn.axes
-        upwards = names[::-1]
         for i, name in enumerate(path):
-            figures = [gold[name][kind]["gold"] for kind in upwards]
+            figures = [gold[name][kind] for kind in kinds[::-1]]
             shift = 0.22 * (i - (len(path) - 1) / 2)
             axis.errorbar(
                 [figure["mean"] for figure in figures],
-                [y - shift for y in range(len(names))],
+                [y - shift for y in range(len(kinds))],
                 xerr=drawing.errors(figures),
                 linestyle="none",
                 marker=drawing.MARKERS[i % len(drawing.MARKERS)],
@@ -120,29 +99,30 @@ def slices(data: story.Story) -> drawing.Figure | str:
                 label=drawing.shorten(name, 24),
             )
         axis.axvline(0, color=drawing.INK, linewidth=0.8)
-        axis.set_yticks(range(len(names)), [n.removeprefix("eval_") for n in upwards])
+        axis.set_yticks(range(len(kinds)), kinds[::-1])
         axis.set_xlabel("true reward of a response")
         drawn.legend(min(3, len(path)))
-        return drawn.finish(
-            "Which kinds of prompts gained, and did any lose?",
-            _kind_changes(data),
-            numbers,
-        )
+        title = "Which kinds of prompts gained, and did any lose?"
+        return drawn.finish(title, _kind_changes(data), numbers)
+
+
+def _kinds(model: Mapping[str, Any]) -> dict[str, Any]:
+    """True reward by kind of prompt, but for the familiar slice of all kinds."""
+    slices = model["sampled"]["slices"].items()
+    return {n.removeprefix("eval_"): s["gold"] for n, s in slices if n != "eval_id"}
 
 
 def _kind_changes(data: story.Story) -> str:
     last = data.path[-1]
     change = data.change(last)
     if change is None:
-        gold = data.models[last]["sampled"]["slices"]
-        means = {n[5:]: s["gold"]["mean"] for n, s in gold.items() if n != "eval_id"}
+        means = {n: figure["mean"] for n, figure in _kinds(data.models[last]).items()}
         best, worst = max(means, key=means.get), min(means, key=means.get)
         return (
             f"{last} does best on {best} ({means[best]:.2f}) and worst on {worst} "
             f"({means[worst]:.2f})."
         )
-    kinds = {n[5:]: c for n, c in change["gold"].items() if n.startswith("eval_")}
-    kinds.pop("id", None)
+    kinds = {n: change["gold"][f"eval_{n}"] for n in _kinds(data.models[last])}
     clear = {n: c["mean"] for n, c in kinds.items() if prose.excludes_zero(c)}
     order = sorted(clear, key=clear.get)
     up = [name for name in order[::-1] if clear[name] > 0]
@@ -156,11 +136,11 @@ def _kind_changes(data: story.Story) -> str:
     )
 
 
-def frontier(data: story.Story) -> drawing.Figure | str:
+def frontier(data: story.Story) -> drawing.Figure:
     """Divergence from the reference against true reward, over preference runs."""
     runs = {n: m for n, m in data.models.items() if "kl" in m}
     if not runs:
-        return "no preference model was assessed against its reference"
+        raise story.Missing("no preference model was assessed against its reference")
     numbers = [("model", "step", "KL, nats per response", "true reward")]
     with drawing.canvas("frontier") as drawn:
         (axis,) = drawn.axes
@@ -180,12 +160,12 @@ def frontier(data: story.Story) -> drawing.Figure | str:
             ]
             points.append(last)
             color = data.color(name)
+            beta = f", β = {model['beta']:g}" if "beta" in model else ""
             x, y = ([p[k]["mean"] for p in points] for k in (1, 2))
             axis.plot(origin_x + x, origin_y + y, color=color, linewidth=1)
             axis.plot(x, y, color=color, marker="o", markersize=4, linewidth=0)
             axis.errorbar(
-                x[-1:],
-                y[-1:],
+                *(x[-1:], y[-1:]),
                 xerr=drawing.errors([last[1]]),
                 yerr=drawing.errors([last[2]]),
                 color=color,
@@ -193,27 +173,19 @@ def frontier(data: story.Story) -> drawing.Figure | str:
                 markersize=7,
                 capsize=3,
                 linestyle="none",
-                label=_label(name, model),
+                label=drawing.shorten(name) + beta,
             )
             numbers += [(name, str(s), _cell(k), _cell(g)) for s, k, g in points]
         axis.set_xlabel("KL(model ‖ reference), nats per response")
         axis.set_ylabel("true reward (mean of the slices)")
         axis.set_xlim(left=min(-0.02, axis.get_xlim()[0]))
         drawn.legend(3)
-        return drawn.finish(
-            "How much reward does each nat away from the reference buy?",
-            _ends(runs, start),
-            numbers,
-        )
+        title = "How much reward does each nat away from the reference buy?"
+        return drawn.finish(title, _ends(runs, start), numbers)
 
 
 def _checkpoints(model: Mapping[str, Any]) -> list[Mapping]:
     return [p for p in model.get("trajectory", []) if "kl" in p]
-
-
-def _label(name: str, model: Mapping[str, Any]) -> str:
-    beta = f", β = {model['beta']:g}" if "beta" in model else ""
-    return f"{drawing.shorten(name)}{beta}"
 
 
 def _ends(runs: Mapping[str, Any], start: Mapping | None) -> str:

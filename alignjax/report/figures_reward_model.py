@@ -3,31 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from alignjax.report import drawing, story
 from alignjax.world.assessment import prose
 
-_NONE = "no reward model was assessed"
 _SPLITS = {"preferences": "like training", "any": "any prompt"}
 
 
-def _of_first(draw: Callable[[str, Mapping[str, Any]], drawing.Figure]):
-    """From `(name, figures)` of a reward model to a function of a story."""
-
-    def figure(data: story.Story) -> drawing.Figure | str:
-        for name, model in data.rewards.items():
-            return draw(name, model)
-        return _NONE
-
-    figure.__doc__ = draw.__doc__
-    return figure
-
-
-@_of_first
-def accuracy(name: str, model: Mapping[str, Any]) -> drawing.Figure:
+def accuracy(data: story.Story) -> drawing.Figure:
     """Agreement with the labeler and with the true reward."""
+    name, model = data.reward_model
     splits = model["splits"]
     present = [split for split in _SPLITS if split in splits]
     numbers = [("pairs", "agrees with labeler", "at best", "agrees with true reward")]
@@ -46,14 +33,10 @@ def accuracy(name: str, model: Mapping[str, Any]) -> drawing.Figure:
             figures = [splits[split][key] for split in present]
             style = dict(color=color, marker=mark, label=label, linestyle="none")
             drawing.whiskers(axis, at, figures, **style)
+            style = dict(xytext=(7, 3), textcoords="offset points", fontsize=9)
             for x, figure in zip(at, figures, strict=True):
-                axis.annotate(
-                    prose.percent(figure["mean"]),
-                    (x, figure["mean"]),
-                    xytext=(7, 3),
-                    textcoords="offset points",
-                    fontsize=9,
-                )
+                text, place = prose.percent(figure["mean"]), (x, figure["mean"])
+                axis.annotate(text, place, **style)
         for x, split in enumerate(present):
             best = splits[split]["ceiling"]
             label = "labeler's ceiling" if x == 0 else None
@@ -66,11 +49,10 @@ def accuracy(name: str, model: Mapping[str, Any]) -> drawing.Figure:
         axis.set_yticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], "50 60 70 80 90 100".split())
         axis.set_ylabel("agrees, % of held-out pairs")
         drawn.legend(3)
-        return drawn.finish(
-            "Has the reward model learned the labels, or the true reward behind them?",
-            _agreement(name, splits),
-            numbers,
+        title = (
+            "Has the reward model learned the labels, or the true reward behind them?"
         )
+        return drawn.finish(title, _agreement(name, splits), numbers)
 
 
 def _agreement(name: str, splits: Mapping[str, Any]) -> str:
@@ -90,9 +72,9 @@ def _agreement(name: str, splits: Mapping[str, Any]) -> str:
     return f"{text}."
 
 
-@_of_first
-def reliability(name: str, model: Mapping[str, Any]) -> drawing.Figure:
+def reliability(data: story.Story) -> drawing.Figure:
     """How often the labeler chooses the first response, by the model's probability."""
+    name, model = data.reward_model
     row = model["splits"]["preferences"]
     curve = row["calibration"]
     numbers = [("predicted", "chosen by the labeler", "pairs")]
@@ -102,8 +84,7 @@ def reliability(name: str, model: Mapping[str, Any]) -> drawing.Figure:
         numbers.append((f"{point['predicted']:.2f}", *cells))
     with drawing.canvas("reliability") as drawn:
         (axis,) = drawn.axes
-        diagonal = dict(color=drawing.GREY, linestyle="--", label="calibrated")
-        axis.plot([0, 1], [0, 1], **diagonal)
+        axis.plot([0, 1], [0, 1], "--", color=drawing.GREY, label="calibrated")
         at = [point["predicted"] for point in curve]
         figures = [point["chosen"] for point in curve]
         style = dict(color=drawing.GREEN, marker="D", label=drawing.shorten(name))
@@ -113,11 +94,8 @@ def reliability(name: str, model: Mapping[str, Any]) -> drawing.Figure:
         axis.set_xlabel("predicted: the first response is preferred, %")
         axis.set_ylabel("measured, % of pairs")
         axis.legend(loc="upper left")
-        return drawn.finish(
-            "When the reward model is sure, is it right?",
-            _calibration(row),
-            numbers,
-        )
+        title = "When the reward model is sure, is it right?"
+        return drawn.finish(title, _calibration(row), numbers)
 
 
 def _calibration(row: Mapping[str, Any]) -> str:
@@ -135,22 +113,18 @@ def _calibration(row: Mapping[str, Any]) -> str:
     )
 
 
-@_of_first
-def by_length(name: str, model: Mapping[str, Any]) -> drawing.Figure:
+def by_length(data: story.Story) -> drawing.Figure:
     """Accuracy by how much longer the better response is, and the effect of padding."""
+    name, model = data.reward_model
     bins = model["splits"]["preferences"]["by_length"]
     padding = model["padding"]
     numbers = [("the better response is", "right", "pairs")]
     for row in bins:
         share = row["accuracy"]
         numbers.append((row["longer"], prose.interval(share), str(share["count"])))
-    numbers.append(
-        (
-            f"{padding['sentences']} empty sentences: the score moves by",
-            prose.delta(padding["shift"]),
-            f"preferred in {prose.percent(padding['preferred'])}",
-        )
-    )
+    shift = f"{padding['sentences']} empty sentences: the score moves by"
+    wins = f"preferred in {prose.percent(padding['preferred'])}"
+    numbers.append((shift, prose.delta(padding["shift"]), wins))
     with drawing.canvas("by_length") as drawn:
         (axis,) = drawn.axes
         figures = [row["accuracy"] for row in bins]
@@ -162,11 +136,8 @@ def by_length(name: str, model: Mapping[str, Any]) -> drawing.Figure:
         drawing.percent_axis(axis)
         axis.set_xlabel("the better response, in words")
         axis.set_ylabel("scored higher, % of pairs")
-        return drawn.finish(
-            "Does length fool the reward model?",
-            _length_bias(name, bins, padding),
-            numbers,
-        )
+        title = "Does length fool the reward model?"
+        return drawn.finish(title, _length_bias(name, bins, padding), numbers)
 
 
 def _length_bias(name: str, bins, padding: Mapping[str, Any]) -> str:
@@ -177,20 +148,14 @@ def _length_bias(name: str, bins, padding: Mapping[str, Any]) -> str:
         bias = "it prefers long responses"
     elif low["low"] > high["high"]:
         bias = "it prefers short responses"
-    verb = prose.verdict(
-        padding["shift"], up="raise", down="lower", level="do not clearly move"
-    )
     return (
         f"{name} is right in {prose.percent(low['mean'])} of pairs whose better "
         f"response is {first['longer']} and in {prose.percent(high['mean'])} where it "
-        f"is {last['longer']}: {bias}; {padding['sentences']} empty sentences {verb} a "
-        f"score ({padding['shift']['mean']:+.2f}) and win in "
-        f"{prose.percent(padding['preferred'])} of pairs, by the true reward in none."
+        f"is {last['longer']}: {bias}; {prose.padding(padding)}, by the true reward in "
+        "none."
     )
 
 
 def _two_lines(label: str) -> str:
-    head, _, tail = (
-        label.replace(" or more ", "+ ").replace(" to ", "–").rpartition(" ")
-    )
-    return f"{head}\n{tail}"
+    short = label.replace(" or more ", "+ ").replace(" to ", "–")
+    return "\n".join(short.rsplit(" ", 1))

@@ -26,11 +26,11 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
     return out
 
 
-def losses(data: story.Story) -> drawing.Figure | str:
+def losses(data: story.Story) -> drawing.Figure:
     """Training and held-out loss of every stage."""
     stages = [stage for stage in data.stages if stage.series("loss")[0]]
     if not stages:
-        return "no stage's metrics.jsonl was given"
+        raise story.Missing("no stage's metrics.jsonl was given")
     columns = min(2, len(stages))
     rows = -(-len(stages) // columns)
     height = 2.3 if columns == 2 else drawing.HEIGHT
@@ -49,14 +49,13 @@ def losses(data: story.Story) -> drawing.Figure | str:
             axis.set_title(drawing.shorten(stage.name, 20), fontsize=10, loc="left")
             axis.set_xlabel("steps")
             axis.set_ylabel(_UNITS[stage.kind])
-            axis.set_ylim(*_limits(even[width:] or even, held_out))
+            axis.set_ylim(*_limits([*(even[width:] or even), *held_out]))
             axis.locator_params(axis="x", nbins=4)
             first, last = values[0], even[-1]
             parts.append(f"{stage.name} {first:.2f} to {last:.2f}")
             cells = (str(len(values)), f"{first:.3f}", f"{last:.3f}")
-            numbers.append(
-                (stage.name, *cells, f"{held_out[-1]:.3f}" if held_out else "-")
-            )
+            end = f"{held_out[-1]:.3f}" if held_out else "-"
+            numbers.append((stage.name, *cells, end))
         for axis in drawn.axes[len(stages) :]:
             axis.set_visible(False)
         # One legend for all, outside: in small axes it would hide the curves.
@@ -64,18 +63,14 @@ def losses(data: story.Story) -> drawing.Figure | str:
         if any(stage.series("eval/loss")[0] for stage in stages):
             drawn.axes[0].plot([], [], **_HELD_OUT, label="held out")
         drawn.legend(2)
-        return drawn.finish(
-            "Does every stage learn, and does the loss fall on held-out data too?",
-            f"The loss went in {'; '.join(parts)}. {_overfitting(stages)}",
-            numbers,
-        )
+        title = "Does every stage learn, and does the loss fall on held-out data too?"
+        caption = f"The loss went in {'; '.join(parts)}. {_overfitting(stages)}"
+        return drawn.finish(title, caption, numbers)
 
 
-def _limits(
-    training: Sequence[float], held_out: Sequence[float]
-) -> tuple[float, float]:
+def _limits(curves: Sequence[float]) -> tuple[float, float]:
     """The range of the curves after their first, steep part, with a margin."""
-    values = sorted(v for v in [*training, *held_out] if math.isfinite(v))
+    values = sorted(filter(math.isfinite, curves))
     if not values:
         return 0.0, 1.0
     low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]
@@ -96,13 +91,14 @@ def _overfitting(stages: Sequence[story.Stage]) -> str:
     return "Nothing was held out."
 
 
-def drift(data: story.Story) -> drawing.Figure | str:
+def drift(data: story.Story) -> drawing.Figure:
     """Log-probs of chosen and rejected responses during preference optimisation."""
-    stages = [stage for stage in data.stages if stage.kind == "preference"]
-    stages = [stage for stage in stages if stage.series("drift/chosen")[0]]
-    if not stages:
-        return "no preference stage with drift/chosen in its metrics was given"
-    stage = stages[0]
+    preferences = (stage for stage in data.stages if stage.kind == "preference")
+    stage = next((s for s in preferences if s.series("drift/chosen")[0]), None)
+    if stage is None:
+        raise story.Missing(
+            "no preference stage with drift/chosen in its metrics was given"
+        )
     numbers = [("response", "first, nats", "last, nats")]
     ends = {}
     with drawing.canvas("drift") as drawn:
@@ -121,11 +117,10 @@ def drift(data: story.Story) -> drawing.Figure | str:
         axis.set_xlabel("steps")
         axis.set_ylabel("log p − log p_ref, nats per response")
         axis.legend(loc="lower left")
-        return drawn.finish(
-            "Do chosen responses become likelier, or only rejected ones less likely?",
-            _displacement(**ends),
-            numbers,
+        title = (
+            "Do chosen responses become likelier, or only rejected ones less likely?"
         )
+        return drawn.finish(title, _displacement(**ends), numbers)
 
 
 def _displacement(chosen: float, rejected: float) -> str:

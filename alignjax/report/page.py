@@ -10,7 +10,6 @@ from typing import Any
 import jinja2
 
 from alignjax.report import (
-    drawing,
     figures_behaviour,
     figures_reward,
     figures_reward_model,
@@ -19,7 +18,7 @@ from alignjax.report import (
 )
 from alignjax.world.assessment import prose
 
-# Sections, and functions of a story that return a figure, or why there is none.
+# Sections, and functions of a story that return a figure or raise `story.Missing`.
 SECTIONS = {
     "True reward": (
         figures_reward.stages,
@@ -131,20 +130,21 @@ def _spread(figure: Any, digits: int = 2, percent: bool = False) -> Any:
     """A mean and its interval: `("0.62", "0.60 to 0.64")`; a dash for None."""
     if not figure:
         return "–"
-    if percent:
-        low, high = (f"{100 * figure[key]:.0f}" for key in ("low", "high"))
-        return prose.percent(figure["mean"]), f"{low} to {high}"
-    mean, low, high = (f"{figure[k]:.{digits}f}" for k in ("mean", "low", "high"))
-    return mean, f"{low} to {high}"
+    scale, digits, unit = (100, 0, " %") if percent else (1, digits, "")
+    ends = (f"{scale * figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    mean, low, high = ends
+    return mean + unit, f"{low} to {high}"
 
 
 def _section(data: story.Story, heading: str, functions) -> dict[str, Any]:
-    figures = [function(data) for function in functions]
-    return {
-        "heading": heading,
-        "figures": [f for f in figures if isinstance(f, drawing.Figure)],
-        "reasons": list(dict.fromkeys(f for f in figures if isinstance(f, str))),
-    }
+    figures, reasons = [], []
+    for function in functions:
+        try:
+            figures.append(function(data))
+        except story.Missing as missing:
+            reasons.append(str(missing))
+    reasons = list(dict.fromkeys(reasons))
+    return {"heading": heading, "figures": figures, "reasons": reasons}
 
 
 def _samples(data: story.Story) -> list[dict[str, Any]]:

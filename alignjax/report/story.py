@@ -22,6 +22,10 @@ KINDS = {
 }
 
 
+class Missing(Exception):
+    """There is no such figure of this story, for the reason that is its text."""
+
+
 class Stage(NamedTuple):
     """One run of the story.
 
@@ -29,13 +33,11 @@ class Stage(NamedTuple):
       name: of the run.
       kind: a key of `KINDS`.
       rows: of its metrics.jsonl.
-      settings: its config.
     """
 
     name: str
     kind: str
     rows: list[dict[str, Any]]
-    settings: Mapping[str, Any]
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Steps, from 1, and values of a metric, of the rows that have it."""
@@ -72,13 +74,28 @@ class Story(NamedTuple):
         measured |= {"reward" for _ in self.rewards}
         gaps = []
         for kind, purpose in KINDS.items():
-            reasons = [
-                *(["its folder was not given (--stage)"] * (kind not in kinds)),
-                *(["its model was not assessed"] * (kind not in measured)),
-            ]
+            reasons = []
+            if kind not in kinds:
+                reasons.append("its folder was not given (--stage)")
+            if kind not in measured:
+                reasons.append("its model was not assessed")
             if reasons:
                 gaps.append(f"{kind}, which {purpose}: {' and '.join(reasons)}")
         return gaps
+
+    @property
+    def measured(self) -> list[str]:
+        """`path`; raises `Missing` where it is empty."""
+        if not self.path:
+            raise Missing("no language model was assessed")
+        return self.path
+
+    @property
+    def reward_model(self) -> tuple[str, Mapping[str, Any]]:
+        """Name and figures of the first reward model; raises `Missing` without one."""
+        for name, model in self.rewards.items():
+            return name, model
+        raise Missing("no reward model was assessed")
 
     @property
     def path(self) -> list[str]:
@@ -95,9 +112,8 @@ class Story(NamedTuple):
 
     def color(self, name: str) -> str:
         """The colour of a model: that of its stage, or one of its own."""
-        models = {**self.models, **self.rewards}
-        kind = models[name]["stage"]
-        same = [other for other in models if models[other]["stage"] == kind]
+        kind = self.models[name]["stage"]
+        same = [other for other, m in self.models.items() if m["stage"] == kind]
         place = same.index(name)
         if place == 0:
             return drawing.COLORS[kind]
@@ -109,15 +125,15 @@ class Story(NamedTuple):
         return next((c for c in changes if c["to"] == name), None)
 
     @property
-    def steps(self) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-        """Name, change and figures of the model before, along `path`.
+    def steps(self) -> list[tuple[str, Mapping, Mapping, Mapping]]:
+        """Name, change and figures of the model before and after it, along `path`.
 
         A model without a measured change is left out.
         """
-        changes = [(name, self.change(name)) for name in self.path]
+        changes = {name: self.change(name) for name in self.path}
         return [
-            (name, change, self.models[change["from"]])
-            for name, change in changes
+            (name, change, self.models[change["from"]], self.models[name])
+            for name, change in changes.items()
             if change is not None and change["from"] in self.models
         ]
 
@@ -133,22 +149,16 @@ def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
     """The story of runs, `(name, workdir)` each, and of the results of `assess`.
 
     Raises:
-      ConfigError: a folder that is not a run's.
+      ConfigError: a folder that is not a run's, or metrics that cannot be read.
     """
-    return Story([load_stage(name, folder) for name, folder in folders], figures)
-
-
-def load_stage(name: str, folder: str) -> Stage:
-    """One run's metrics and config.
-
-    Raises:
-      ConfigError: it is not a run's folder, or its metrics cannot be read.
-    """
-    path = pathlib.Path(folder).expanduser()
-    try:
-        settings = json_files.read(path / "config.json", dict, allow_nan=True)
-        metrics = path / "metrics.jsonl"
-        rows = list(journal.read(metrics)) if metrics.is_file() else []
-    except (OSError, ValueError) as error:
-        raise errors.ConfigError(f"stage {name}: {error}") from error
-    return Stage(name, results.stage(settings), rows, settings)
+    stages = []
+    for name, folder in folders:
+        path = pathlib.Path(folder).expanduser()
+        try:
+            config = json_files.read(path / "config.json", dict, allow_nan=True)
+            metrics = path / "metrics.jsonl"
+            rows = list(journal.read(metrics)) if metrics.is_file() else []
+        except (OSError, ValueError) as error:
+            raise errors.ConfigError(f"stage {name}: {error}") from error
+        stages.append(Stage(name, results.stage(config), rows))
+    return Story(stages, figures)

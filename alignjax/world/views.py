@@ -44,6 +44,10 @@ class View(NamedTuple):
     record: Callable[[dict[str, Any], str], Any]
     labeled: bool = False
 
+    def read(self, world, split: str, index: int, labeler: str = "clean") -> Any:
+        """The record of an example."""
+        return self.record(self.example(world, split, index), labeler)
+
 
 def _pretrain(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
     del split

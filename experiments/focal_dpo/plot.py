@@ -84,7 +84,7 @@ def figure(found: Sequence[Mapping[str, Any]]) -> str:
     """True reward of every loss, with its interval over prompts, as SVG."""
     with drawing.canvas("gold") as drawn:
         (axis,) = drawn.axes
-        golds = [row["gold"]._asdict() for row in found]
+        golds = [row["gold"] for row in found]
         style = dict(fmt="o", color=drawing.BLUE)
         drawing.whiskers(axis, range(len(golds)), golds, **style)
         for i, row in enumerate(found):
@@ -96,7 +96,7 @@ def figure(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _interval(found: statistics.Interval) -> str:
-    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
+    return "{mean:.2f} ({low:.2f} to {high:.2f})".format_map(found)
 
 
 def main() -> None:

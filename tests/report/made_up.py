@@ -8,9 +8,9 @@ import numpy as np
 
 from alignjax import world
 from alignjax.world import chance, replies
+from alignjax.world.assessment import __main__ as command
 from alignjax.world.assessment import (
     benchmarks,
-    command,
     response_set,
     results,
     reward_model,
@@ -43,7 +43,7 @@ def say(name, question, index):
 def _results():
     questions = BENCHMARK.questions
     found = results.empty("nano", 0, SETTINGS)
-    found["prompts"] = [command._prompt_json(question) for question in questions]
+    found["prompts"] = [question.as_json() for question in questions]
     for i, name in enumerate(STAGES):
         said = [say(name, question, n) for n, question in enumerate(questions)]
         sampled = summary.summarise(questions, said)

@@ -47,16 +47,16 @@ def test_the_legend_of_the_losses_names_what_is_drawn():
     training = [{"step": i, "loss": 1.0} for i in range(3)]
     rows = [{**row, "eval/loss": 2.0} for row in training]
     for found, drawn in ((training, 0), (rows, 1)):
-        stages = [story.Stage(name, "sft", found, {}) for name in ("one", "two")]
+        stages = [story.Stage(name, "sft", found) for name in ("one", "two")]
         svg = figures_training.losses(story.Story(stages, None)).svg
         assert svg.count(">training<") == 1 and svg.count(">held out<") == drawn
 
 
 def test_overfitting_is_seen():
     rows = [{"step": i, "loss": 1.0, "eval/loss": x} for i, x in enumerate((2, 1, 1.5))]
-    stage = story.Stage("sft", "sft", rows, {})
+    stage = story.Stage("sft", "sft", rows)
     assert "sft (1.000 to 1.500)" in figures_training._overfitting([stage])
-    stage = story.Stage("sft", "sft", rows[:2], {})
+    stage = story.Stage("sft", "sft", rows[:2])
     assert "lowest" in figures_training._overfitting([stage])
 
 

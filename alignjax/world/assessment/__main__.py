@@ -15,15 +15,172 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import pathlib
 import sys
+import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
-from alignjax import cli
+from alignjax import cli, errors, world
 from alignjax.experiment import sections
 from alignjax.tracking import progress
-from alignjax.world.assessment import benchmarks, command
+from alignjax.world.assessment import (
+    benchmarks,
+    language_model,
+    prose,
+    response_set,
+    results,
+    reward_model,
+    run_models,
+    summary,
+)
+
+# The world of runs whose data have none.
+_PRESET, _SEED = "small", 0
+
+
+def run(
+    runs: Sequence[tuple[str, str, int | None]],
+    out: pathlib.Path,
+    settings: benchmarks.Settings,
+    *,
+    checkpoints: Sequence[str] = (),
+    anew: bool = False,
+    terminal: progress.Terminal,
+) -> dict[str, Any]:
+    """Assesses every run that the file does not have, and writes it after each.
+
+    Args:
+      runs: name, path and step (or None) of each, in the order of the stages.
+      out: the file.
+      settings: of the benchmark; a file of other settings starts again.
+      checkpoints: names of runs to measure at every checkpoint as well.
+      anew: whether to start the file again.
+      terminal: for progress and the lines of each run.
+
+    Raises:
+      ConfigError: names that occur twice, or runs of different worlds.
+      CheckpointError: a run that cannot be read.
+    """
+    names = [name for name, _, _ in runs]
+    if len(set(names)) != len(names):
+        raise errors.ConfigError(f"run: a name is given twice in {names}")
+    if unknown := set(checkpoints) - set(names):
+        raise errors.ConfigError(f"checkpoints: {unknown} is not among the runs")
+    models = [run_models.open_model(*named) for named in runs]
+    for model in models:
+        if model.name in checkpoints and model.stage == "reward":
+            raise errors.ConfigError(
+                f"checkpoints: {model.name} is a reward model; name runs of "
+                "pretraining, fine-tuning or preferences"
+            )
+    preset, seed = _world(models)
+    benchmark = benchmarks.Benchmark(world.build(preset, seed), settings)
+    figures = results.empty(preset, seed, settings)
+    if out.exists() and not anew:
+        old = results.read(out)
+        if all(old[name] == figures[name] for name in ("world", "settings")):
+            figures = old
+        else:
+            terminal.say(f"{out} has another world or other settings; starting again")
+    figures["prompts"] = [question.as_json() for question in benchmark.questions]
+    show = lambda line: terminal.show(lambda width: line[:width])
+    new = []
+    for model in models:
+        if not _is_current(figures, model):
+            new.append(model.name)
+            start = time.monotonic()
+            _add(figures, model, benchmark, show)
+            seconds = time.monotonic() - start
+            terminal.say(f"{model.name}: assessed in {seconds:.0f} s")
+        entry = figures["models"].get(model.name)
+        if model.name in checkpoints and "trajectory" not in entry:
+            half = dataclasses.replace(settings, each=max(1, settings.each // 2))
+            fewer = dataclasses.replace(benchmark, settings=half)
+            reference = _reference(model, models)
+            entry["trajectory"] = language_model.trajectory(
+                model, fewer, reference, progress=show
+            )
+        results.write(out, figures)
+        if model.name in new:
+            terminal.say("\n".join(prose.lines(figures, model.name)))
+    if not new:  # then somebody wants to read about all of them
+        for name in names:
+            terminal.say("\n".join(prose.lines(figures, name)))
+    terminal.close()
+    return figures
+
+
+def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
+    """Adds a run's figures, and the changes from the model that it started from."""
+    if model.stage == "reward":
+        labeler = model.world.get("labeler") or "clean"
+        figures["rewards"][model.name] = {
+            **model.description,
+            "labeler": labeler,
+            **reward_model.assess(model, benchmark, labeler, progress=show),
+        }
+        return
+    reference = _reference(model, ())
+    figures["models"][model.name] = {
+        **model.description,
+        **language_model.assess(model, benchmark, reference, progress=show),
+    }
+    figures["changes"] = changes(figures["models"], benchmark)
+
+
+def changes(models, benchmark: benchmarks.Benchmark) -> list[dict[str, Any]]:
+    """Changes to each model from the one it started from, or else the one before it."""
+    questions, seed = benchmark.questions, benchmark.settings.seed
+    responses = {
+        name: [
+            response_set.from_json(question.prompt, fields, benchmark.score)
+            for question, fields in zip(
+                questions, model["sampled"]["answers"], strict=True
+            )
+        ]
+        for name, model in models.items()
+    }
+    names, out = list(models), []
+    for i, after in enumerate(names[1:]):
+        origin = models[after].get("started_from")
+        same = [name for name in names[: i + 1] if models[name]["path"] == origin]
+        before = same[-1] if same else names[i]
+        both = responses[before], responses[after]
+        figures = summary.change(questions, *both, seed=seed)
+        out.append({"from": before, "to": after, **figures})
+    return out
+
+
+def _is_current(figures, model: run_models.RunModel) -> bool:
+    """Whether the file has figures of these very parameters."""
+    old = figures["models"].get(model.name) or figures["rewards"].get(model.name)
+    new = model.description
+    return old is not None and all(old[f] == new[f] for f in ("path", "step", "digest"))
+
+
+def _reference(model, models) -> run_models.RunModel | None:
+    """The model that a run's objective compares with, if it has the same format."""
+    if model.reference is None:
+        return None
+    path, step = model.reference
+    here = [m.name for m in models if m.run.path == pathlib.Path(path).absolute()]
+    name = here[0] if here else pathlib.Path(path).name
+    reference = run_models.open_model(name, path, step)
+    return reference if reference.format.name == model.format.name else None
+
+
+def _world(models) -> tuple[str, int]:
+    """The preset and seed of the world that all runs were trained on."""
+    worlds = {
+        (model.world.get("preset", _PRESET), model.world.get("seed", _SEED))
+        for model in models
+        if model.world
+    }
+    if len(worlds) > 1:
+        raise errors.ConfigError(f"run: the runs are of different worlds: {worlds}")
+    return worlds.pop() if worlds else (_PRESET, _SEED)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +190,6 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--run",
         action="append",
-        default=[],
         required=True,
         type=parse_run,
         metavar="NAME=DIR[@STEP]",
@@ -47,50 +203,34 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="measure all checkpoints of this run, on half as many prompts",
     )
-    add(
-        "--each",
-        type=int,
-        default=default.each,
-        help="prompts of a slice (%(default)s)",
-    )
+    each = "prompts of a slice (%(default)s)"
+    cache = "for compiled programs (%(default)s)"
+    add("--each", type=int, default=default.each, help=each)
     add("--seed", type=int, default=default.seed, help="of sampling (%(default)s)")
     add("--kinds", default=",".join(benchmarks.KINDS), help="slices (%(default)s)")
     add("--anew", action="store_true", help="start the file again")
-    add(
-        "--cache_dir",
-        default=sections.CACHE_DIR,
-        help="for compiled programs (%(default)s)",
-    )
+    add("--cache_dir", default=sections.CACHE_DIR, help=cache)
     return out
 
 
-class NamedRun(NamedTuple):
-    """A run of the command line."""
-
-    name: str
-    path: str
-    step: int | None
-
-
-def parse_run(text: str) -> NamedRun:
-    """`NAME=DIR` or `NAME=DIR@STEP`.
+def parse_run(text: str) -> tuple[str, str, int | None]:
+    """Name, path and step of `NAME=DIR` or `NAME=DIR@STEP`.
 
     Raises:
       ArgumentTypeError: it is neither.
     """
-    name, equals, path = text.partition("=")
+    name, _, path = text.partition("=")
     folder, at, step = path.rpartition("@")
-    if not (name and equals and path):
+    if not (name and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR@STEP")
     if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
-        return NamedRun(name, folder, int(step))
-    return NamedRun(name, path, None)
+        return name, folder, int(step)
+    return name, path, None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = parser().parse_args(arguments)
-    terminal = progress.Terminal()
 
     def assess() -> None:
         cli.keep_programs(options.cache_dir)
@@ -98,11 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = benchmarks.Settings(
             each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
         )
-        with contextlib.closing(terminal):
-            command.run(
-                options.run,
-                out,
-                settings,
+        with contextlib.closing(progress.Terminal()) as terminal:
+            run(
+                *(options.run, out, settings),
                 checkpoints=options.checkpoints,
                 anew=options.anew,
                 terminal=terminal,

@@ -19,8 +19,6 @@ from alignjax.world import corpus, prompts, tasks, views
 FAMILIAR = "eval_id"
 # The nine kinds that every preset has; the mean over their slices is the headline.
 KINDS = tuple(tasks.NANO_WEIGHTS)
-# All kinds of tasks.
-TASKS = tuple(tasks.TASKS)
 # Training counts documents from 0; from here on no run trains on them.
 _UNSEEN = 1 << 30
 
@@ -49,14 +47,13 @@ class Settings:
 
     def __post_init__(self):
         counts = ("each", "length", "documents", "demonstrations", "pairs")
+        values = [(name, getattr(self, name)) for name in counts]
         problems = [
-            f"{name}: {getattr(self, name)} must be at least 1"
-            for name in counts
-            if getattr(self, name) < 1
+            f"{n}: {value} must be at least 1" for n, value in values if value < 1
         ]
-        valid = [kind for kind in self.kinds if kind in TASKS]
+        valid = [kind for kind in self.kinds if kind in tasks.TASKS]
         if not self.kinds or len(valid) != len(set(self.kinds)):
-            names = ", ".join(TASKS)
+            names = ", ".join(tasks.TASKS)
             problems.append(f"kinds: {self.kinds!r} are not different ones of {names}")
         if problems:
             raise errors.ConfigError(problems)
@@ -68,10 +65,10 @@ class Question(NamedTuple):
     slice: str
     prompt: prompts.Prompt
 
-    @property
-    def familiar(self) -> bool:
-        """Whether nothing in it is new to a model of the demonstrations."""
-        return self.prompt.novelty == 0
+    def as_json(self) -> dict[str, str | int]:
+        """Its fields in the file of results."""
+        fields = ("text", "best", "novelty")
+        return {"slice": self.slice} | {f: getattr(self.prompt, f) for f in fields}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +106,9 @@ class Benchmark:
 
         Short documents, such as sums, recur: one in five would be known otherwise.
         """
-        preset, seed = self.town.lexicon.preset, self.town.seed
-        trained = _corpus(preset, seed)
-        fresh = (
-            corpus.document(self.town, _UNSEEN + i).text for i in itertools.count()
-        )
+        trained = _corpus(self.town.lexicon.preset, self.town.seed)
+        indices = itertools.count(_UNSEEN)
+        fresh = (corpus.document(self.town, index).text for index in indices)
         unseen = (text for text in fresh if text not in trained)
         return list(itertools.islice(unseen, self.settings.documents))
 
@@ -134,11 +129,8 @@ class Benchmark:
         return self._records("preferences", split, self.settings.pairs, labeler)
 
     def _records(self, name: str, split: str, count: int, labeler="clean") -> list:
-        view = views.VIEWS[name]
-        return [
-            view.record(view.example(self.town, split, index), labeler)
-            for index in range(count)
-        ]
+        read = views.VIEWS[name].read
+        return [read(self.town, split, index, labeler) for index in range(count)]
 
 
 @functools.lru_cache(maxsize=2)

@@ -72,9 +72,7 @@ def sample(
     for start in range(0, len(queue), BATCH):
         batch = queue[start : start + BATCH]
         completed = sampling.generate(
-            model.run.model,
-            model.params,
-            model.run.tokenizer,
+            *(model.run.model, model.params, model.run.tokenizer),
             [list(row) for row, _ in batch],
             seeds=[row_seed for _, row_seed in batch],
             max_tokens=length,
@@ -84,29 +82,20 @@ def sample(
         )
         completions |= dict(zip(batch, completed, strict=True))
         progress(sum(key in completions for key in keys))
-    return [
-        _response(model.format, prompt, completions[key], score)
-        for prompt, key in zip(prompts, keys, strict=True)
-    ]
-
-
-def _response(form: run_models.Format, prompt, completion, score) -> Response:
-    finished = completion.finish_reason != "length"
-    ids = completion.ids
-    text = form.text(ids[:-1] if finished else ids)
-    reward = score and score(prompt, text, finished=finished)
-    return Response(text, len(ids), finished, reward, completion.prompt_ids, ids)
+    responses = []
+    for prompt, key in zip(prompts, keys, strict=True):
+        prompt_ids, ids = completions[key].prompt_ids, completions[key].ids
+        finished = completions[key].finish_reason != "length"
+        text = model.format.text(ids[:-1] if finished else ids)
+        reward = score and score(prompt, text, finished=finished)
+        responses.append(Response(text, len(ids), finished, reward, prompt_ids, ids))
+    return responses
 
 
 def to_json(response: Response) -> dict[str, Any]:
     """The fields of a response in the file of results."""
-    return {
-        "text": response.text,
-        "tokens": response.tokens,
-        "finished": response.finished,
-        "gold": response.reward.total,
-        "tag": response.reward.tag,
-    }
+    fields = {name: getattr(response, name) for name in ("text", "tokens", "finished")}
+    return fields | {"gold": response.reward.total, "tag": response.reward.tag}
 
 
 def from_json(

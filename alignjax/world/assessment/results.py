@@ -23,20 +23,15 @@ from alignjax.storage import atomic, json_files
 from alignjax.world.assessment import benchmarks
 
 FORMAT = 1
-# Stages by the objective that they train on; the others are of language models.
-STAGES = {"reward_model": "reward", "preference": "preference"}
 
 
 def stage(config: Mapping[str, Any]) -> str:
-    """The stage of a run by its config.
-
-    Returns:
-      "pretraining", "sft", "reward" or "preference".
-    """
-    objective = config.get("objective", {}).get("name", "")
+    """The stage of a run's config: "pretraining", "sft", "reward" or "preference"."""
+    stages = {"reward_model": "reward", "preference": "preference"}
     data = config.get("data", {})
     imitates = data.get("chat") and data.get("train_on") != "everything"
-    return STAGES.get(objective, "sft" if imitates else "pretraining")
+    objective = config.get("objective", {}).get("name", "")
+    return stages.get(objective, "sft" if imitates else "pretraining")
 
 
 def empty(preset: str, seed: int, settings: benchmarks.Settings) -> dict[str, Any]:
@@ -60,26 +55,19 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
       ConfigError: it is no file of results.
     """
     results = json_files.read(path, error=errors.ConfigError)
+    problem = ""
     if not isinstance(results, dict) or results.get("format") != FORMAT:
-        raise errors.ConfigError(
-            f"{path}: not results of format {FORMAT}; write them again with "
-            "alignjax assess"
-        )
-    fields = empty("", 0, benchmarks.Settings())
-    missing = [k for k, x in fields.items() if not isinstance(results.get(k), type(x))]
-    if missing:
-        raise errors.ConfigError(
-            f"{path}: results without {', '.join(missing)}; write them again with "
-            "alignjax assess --anew"
-        )
+        problem = f"not results of format {FORMAT}"
+    else:
+        fields = empty("", 0, benchmarks.Settings()).items()
+        missing = [k for k, x in fields if not isinstance(results.get(k), type(x))]
+        problem = f"results without {', '.join(missing)}" if missing else ""
+    if problem:
+        remedy = "write them again with alignjax assess --anew"
+        raise errors.ConfigError(f"{path}: {problem}; {remedy}")
     return results
 
 
 def write(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
     """Writes the file whole or not at all."""
     atomic.write(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
-
-
-def same_benchmark(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether the runs of both were measured on the same prompts."""
-    return all(old[name] == new[name] for name in ("world", "settings"))

@@ -65,11 +65,7 @@ def assess(
 
 
 def judge(
-    pairs: Sequence[world.Pair],
-    chosen: np.ndarray,
-    rejected: np.ndarray,
-    *,
-    seed: int = 0,
+    pairs: Sequence[world.Pair], chosen: np.ndarray, rejected: np.ndarray, *, seed=0
 ) -> dict[str, Any]:
     """Agreement of scores with the labeler and with the true reward.
 
@@ -100,11 +96,12 @@ def judge(
     longer = better * [words(p.chosen) - words(p.rejected) for p in pairs]
     certainty = [max(pair.probability, 1 - pair.probability) for pair in pairs]
     both = np.concatenate([chosen, rejected])
+    gold_accuracy = statistics.mean(gold[clear], seed=seed) if clear.any() else None
     return {
         "count": len(pairs),
-        "accuracy": statistics.mean(right, seed=seed)._asdict(),
+        "accuracy": statistics.mean(right, seed=seed),
         "ceiling": float(np.mean(certainty)),
-        "gold_accuracy": _mean(gold[clear], seed),
+        "gold_accuracy": gold_accuracy,
         "by_length": by_length(gold[clear], longer[clear]),
         **calibration(gap, seed=seed),
         "correlation": _correlation(both, truth.T.reshape(-1)),
@@ -120,7 +117,7 @@ def by_length(right: np.ndarray, longer: np.ndarray) -> list[dict[str, Any]]:
         hits = right[bins == i]
         if len(hits):
             share = statistics.share(round(hits.sum()), len(hits))
-            rows.append({"longer": name, "accuracy": share._asdict()})
+            rows.append({"longer": name, "accuracy": share})
     return rows
 
 
@@ -134,26 +131,17 @@ def calibration(gap: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     predicted = 1 / (1 + np.exp(-np.where(first, gap, -gap)))
     bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
     curve, error = [], 0.0
-    for i in range(BINS):
+    for i in np.unique(bins):
         here = bins == i
-        if not here.any():
-            continue
         share = statistics.share(int(first[here].sum()), int(here.sum()))
         mean = float(predicted[here].mean())
-        error += here.mean() * abs(share.mean - mean)
-        curve.append({"predicted": mean, "chosen": share._asdict()})
+        error += here.mean() * abs(share["mean"] - mean)
+        curve.append({"predicted": mean, "chosen": share})
     nll = float(np.logaddexp(0.0, -gap).mean())
     return {"calibration": curve, "ece": float(error), "nll": nll}
 
 
-def padded(
-    model: run_models.RunModel,
-    pairs: Sequence[world.Pair],
-    scores: np.ndarray,
-    true_score: Callable[..., world.Reward] = world.gold_reward,
-    *,
-    seed: int = 0,
-) -> dict[str, Any]:
+def padded(model, pairs, scores, true_score, *, seed: int) -> dict[str, Any]:
     """The effect of empty sentences before chosen responses of these `scores`."""
     rng = chance.stream("assessment", seed, "padding")
     longer, true_shifts = [], []
@@ -166,7 +154,7 @@ def padded(
     shift = score(model, longer) - scores
     return {
         "sentences": PADDING,
-        "shift": statistics.mean(shift, seed=seed)._asdict(),
+        "shift": statistics.mean(shift, seed=seed),
         "preferred": float((shift > 0).mean()),
         "gold": float(np.mean(true_shifts)),
     }
@@ -188,11 +176,8 @@ def score(
         objective.get("reduce") or "mean",
         objective.get("penalty"),
     )
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     scores = np.zeros(len(rows))
-    for start in range(0, len(order), likelihood.ROWS):
-        chosen = order[start : start + likelihood.ROWS]
-        batch = likelihood.pad([rows[i] for i in chosen])
+    for chosen, batch in likelihood.batches(rows):
         score_B = np.asarray(_score(model.run.model, model.params, batch, options))
         scores[chosen] = score_B[: len(chosen)]
     return scores
@@ -225,10 +210,6 @@ def _single(rows: Sequences) -> Responses:
 def words(text: str) -> int:
     """Words and marks of punctuation."""
     return len(lexicon.tokens(text))
-
-
-def _mean(values: np.ndarray, seed: int) -> dict[str, Any] | None:
-    return statistics.mean(values, seed=seed)._asdict() if len(values) else None
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -26,7 +26,7 @@ class Format(NamedTuple):
       response: `(text) -> ids` of a response, with its end.
       stop: ids that end a response.
       text: `(ids) -> text` of a response without its end.
-      document: `(text) -> ids` of a document of the corpus, with its start and end.
+      document: `(text) -> ids` of a document as in pretraining, with start and end.
     """
 
     name: str
@@ -69,19 +69,18 @@ class RunModel(NamedTuple):
     @property
     def reference(self) -> tuple[str, int | None] | None:
         """The run and step of a preference run's reference, None for other stages."""
-        if self.stage != "preference":
-            return None
-        for section in ("reference", "init"):
-            fields = self.run.config.get(section) or {}
-            if fields.get("run"):
-                return fields["run"], fields.get("step")
+        if self.stage == "preference":
+            for section in ("reference", "init"):
+                fields = self.run.config.get(section) or {}
+                if fields.get("run"):
+                    return fields["run"], fields.get("step")
         return None
 
     @property
     def description(self) -> dict[str, Any]:
         """Where it comes from and how it was trained, as JSON data."""
         objective = self.run.config.get("objective", {})
-        fields = ("loss", "beta")
+        fields = [f for f in ("loss", "beta") if objective.get(f) is not None]
         origin = (self.run.config.get("init") or {}).get("run")
         return {
             "path": str(self.run.path),
@@ -90,7 +89,7 @@ class RunModel(NamedTuple):
             "digest": self.run.digest(self.step),
             "stage": self.stage,
             "reads": self.format.name,
-            **{k: objective[k] for k in fields if objective.get(k) is not None},
+            **{field: objective[field] for field in fields},
         }
 
 
@@ -103,8 +102,7 @@ def open_model(name: str, path: str, step: int | None = None) -> RunModel:
     """
     run = analysis.open_run(path, step)
     step = run.meta()["step"] if step is None else step
-    params = jax.device_put(run.params(step))
-    return RunModel(name, run, step, params, run_format(run))
+    return RunModel(name, run, step, jax.device_put(run.params(step)), run_format(run))
 
 
 def run_format(run: Any) -> Format:
@@ -119,50 +117,44 @@ def run_format(run: Any) -> Format:
 
 def plain(tokenizer: Any) -> Format:
     """`turns.render_prompt`, then the response and the end of the line."""
-    newline = tokenizer.encode("\n")
+    newline, bos = tokenizer.encode("\n"), tokenizer.bos_id is not None
     if len(newline) != 1:
         raise ValueError(
             f"this tokenizer writes the end of a line as {len(newline)} tokens, and a "
             "response in plain text ends there; use one with a token for it"
         )
     ends = {*newline} | ({tokenizer.eos_id} - {None})
+
+    def document(text: str) -> list[int]:
+        texts = [records.Text(text)]
+        (tokens,) = tokenizing.tokenize_text(tokenizer, texts, bos=bos)
+        return list(map(int, tokens.ids))
+
     return Format(
         "plain",
-        prompt=lambda dialogue: sampling.encode(
-            tokenizer, turns.render_prompt(dialogue)
-        ),
+        prompt=lambda ask: sampling.encode(tokenizer, turns.render_prompt(ask)),
         # After "assistant:" comes a space; text and the line's end are apart.
         response=lambda text: tokenizer.encode(f" {text}") + newline,
         stop=tuple(sorted(ends)),
         text=lambda ids: tokenizer.decode(ids).strip(),
-        document=lambda text: _document_ids(tokenizer, records.Text(text)),
+        document=document,
     )
 
 
 def chat(tokenizer: Any, name: str) -> Format:
     """The chat format `name`; see `data.chat`."""
     form, bos = chats.of(tokenizer, name), tokenizer.bos_id is not None
+
+    def document(text: str) -> list[int]:
+        rows = [world.as_chat(records.Text(text))]
+        (tokens,) = chats.tokenize_everything(tokenizer, rows, format=name, bos=bos)
+        return list(map(int, tokens.ids))
+
     return Format(
         name,
         prompt=lambda dialogue: form.prompt_ids(dialogue, bos),
         response=form.response_ids,
         stop=form.stop_ids,
         text=form.text,
-        document=lambda text: _document_ids(
-            tokenizer, world.as_chat(records.Text(text)), name
-        ),
+        document=document,
     )
-
-
-def _document_ids(
-    tokenizer: Any, document: records.Text | records.Chat, name: str | None = None
-) -> Sequence[int]:
-    """A document as in pretraining."""
-    bos = tokenizer.bos_id is not None
-    if isinstance(document, records.Text):
-        (tokens,) = tokenizing.tokenize_text(tokenizer, [document], bos=bos)
-    else:
-        (tokens,) = chats.tokenize_everything(
-            tokenizer, [document], format=name, bos=bos
-        )
-    return list(map(int, tokens.ids))

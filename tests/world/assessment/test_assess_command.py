@@ -3,14 +3,13 @@
 
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from alignjax import analysis, errors
 from alignjax.tracking import progress
-from alignjax.world.assessment import __main__ as main
-from alignjax.world.assessment import benchmarks, command, prose, results, run_models
+from alignjax.world.assessment import __main__ as command
+from alignjax.world.assessment import benchmarks, prose, results, run_models
 from tests.report import made_up
 from tests.world.assessment import subjects
 
@@ -51,7 +50,7 @@ def opened():
 
 
 def assess(out, *names, **options):
-    runs = [SimpleNamespace(name=n, path=f"/runs/{n}", step=None) for n in names]
+    runs = [(name, f"/runs/{name}", None) for name in names]
     stream = io.StringIO()
     terminal = progress.Terminal(stream)
     settings = options.pop("settings", SETTINGS)
@@ -181,18 +180,18 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
 
 
 def test_the_command_line(tmp_path, capsys):
-    named = main.parse_run("a=runs/x@12")
+    named = command.parse_run("a=runs/x@12")
     assert named == ("a", "runs/x", 12)
     (tmp_path / "x@12").mkdir()
     folder = str(tmp_path / "x@12")
-    assert main.parse_run(f"a={folder}") == ("a", folder, None)
+    assert command.parse_run(f"a={folder}") == ("a", folder, None)
     with pytest.raises(SystemExit):
-        main.main(["--out=x", "--run=nothing"])
+        command.main(["--out=x", "--run=nothing"])
     out = str(tmp_path / "out.json")
     gone = ["--run=a=/no/such/run", f"--out={out}", f"--cache_dir={tmp_path}"]
-    assert main.main(gone) == errors.CHECKPOINT
+    assert command.main(gone) == errors.CHECKPOINT
     assert "is no run" in capsys.readouterr().err
-    assert main.main([*gone, "--out="]) == errors.CONFIG
+    assert command.main([*gone, "--out="]) == errors.CONFIG
     assert "out: empty; name a file" in capsys.readouterr().err
     with pytest.raises(errors.CheckpointError):
         analysis.open_run("/no/such/run")
