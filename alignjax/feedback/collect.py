@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
-import pathlib
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -67,10 +65,8 @@ def world_labeler(name: str, rng: random.Random) -> Labeler:
     def label(prompt: world.Prompt, responses: Sequence[str]) -> Preference:
         pair = examples.choose(rng, name, prompt, *responses)
         best = list(responses).index(pair.chosen)
-        values = {
-            "reward": [round(reward, 2) for reward in pair.rewards],
-            "probability": round(pair.probability, 6),
-        }
+        rewards = [round(reward, 2) for reward in pair.rewards]
+        values = {"reward": rewards, "probability": round(pair.probability, 6)}
         return Preference((best, 1 - best), values)
 
     return label
@@ -106,10 +102,7 @@ def world_prompts(models: Sequence[run_models.RunModel], count: int):
             "whose prompts are asked"
         )
     town = world.build(section.get("preset") or "small", section.get("seed") or 0)
-    view = views.VIEWS["prompts"]
-    return [
-        view.record(view.example(town, "prompts", i), "clean") for i in range(count)
-    ]
+    return [views.VIEWS["prompts"].read(town, "prompts", i) for i in range(count)]
 
 
 def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:
@@ -158,22 +151,24 @@ def collect(
     responses: dict[tuple[int, int], response_set.Response] = {}
     for number, (source, model) in enumerate(zip(sources, models, strict=True)):
         indices = [i for i, two in enumerate(drawn) if number in two]
+        count = f"{len(indices):,} responses"
+
+        def show(done: int, source=source, count=count) -> None:
+            line = f"{source}: {done:,} of {count}"
+            terminal.show(lambda width: line[:width])
+
         sampled = response_set.sample(
             model,
             [prompts[i] for i in indices],
             length=LENGTH,
             temperature=source.temperature,
             seed=seed + number,
-            progress=functools.partial(_show, terminal, str(source), len(indices)),
+            progress=show,
         )
         keys = [(i, number) for i in indices]
         responses |= dict(zip(keys, sampled, strict=True))
-        terminal.say(f"{source}: {len(indices):,} responses")
+        terminal.say(f"{source}: {count}")
     return label(prompts, drawn, responses, sources, labeler)
-
-
-def _show(terminal: progress.Terminal, name: str, total: int, done: int) -> None:
-    terminal.show(lambda width: f"{name}: {done:,} of {total:,} responses"[:width])
 
 
 def label(
@@ -221,11 +216,6 @@ def label(
     return rows, line
 
 
-def write(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
-    """Writes the rows whole or not at all."""
-    atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("collect", __doc__)
@@ -240,18 +230,11 @@ def parser() -> argparse.ArgumentParser:
         help="a run that responds; give two or more",
     )
     add("--pairs", type=int, default=4000, help="number of prompts (%(default)s)")
-    add(
-        "--labeler",
-        default="clean",
-        metavar="NAME",
-        help=f"{', '.join(labelers.LABELERS)}, or module:function (%(default)s)",
-    )
+    names = f"{', '.join(labelers.LABELERS)}, or module:function (%(default)s)"
+    cache = "for compiled programs (%(default)s)"
+    add("--labeler", default="clean", metavar="NAME", help=names)
     add("--seed", type=int, default=0, help="of responses and labels (%(default)s)")
-    add(
-        "--cache_dir",
-        default=sections.CACHE_DIR,
-        help="for compiled programs (%(default)s)",
-    )
+    add("--cache_dir", default=sections.CACHE_DIR, help=cache)
     return out
 
 
@@ -262,20 +245,16 @@ def parse_source(text: str) -> Source:
       ArgumentTypeError: the temperature is no number.
     """
     path, colon, temperature = text.rpartition(":")
-    if not colon:
-        return Source(text, 1.0)
     try:
-        return Source(path, float(temperature))
+        return Source(path, float(temperature)) if colon else Source(text, 1.0)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not DIR or DIR:TEMPERATURE"
-        ) from error
+        problem = f"{text!r} is not DIR or DIR:TEMPERATURE"
+        raise argparse.ArgumentTypeError(problem) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = parser().parse_args(arguments)
-    terminal = progress.Terminal()
 
     def collect_and_write() -> None:
         cli.keep_programs(options.cache_dir)
@@ -287,14 +266,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         labeler = find_labeler(options.labeler, rng)
         models = open_sources(options.source)
         prompts = world_prompts(models, options.pairs)
-        with contextlib.closing(terminal):
+        with contextlib.closing(progress.Terminal()) as terminal:
             rows, line = collect(
                 *(options.source, models, prompts, labeler, rng),
                 seed=options.seed,
                 terminal=terminal,
             )
-        write(rows, out)
-        terminal.say(f"{out}: {line}")
+        atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
+        print(f"{out}: {line}")
 
     return cli.exit_code(collect_and_write)
 

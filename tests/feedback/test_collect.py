@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m alignjax.feedback.collect`: choices between replies, without a model."""
+"""`alignjax collect`: choices between replies, without a model."""
 
 import json
 import random
@@ -19,7 +19,7 @@ SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
 @pytest.fixture(scope="module")
 def prompts():
     town, view = world.build("nano", 0), views.VIEWS["prompts"]
-    return [view.record(view.example(town, "prompts", i), "clean") for i in range(40)]
+    return [view.read(town, "prompts", i) for i in range(40)]
 
 
 def reply(prompt, text, finished=True):
@@ -57,11 +57,10 @@ def test_what_cannot_be_compared_is_left_out_and_counted(prompts):
     assert "1 with equal responses, 2 with one that did not end" in told
 
 
-def test_a_row_is_read_as_a_preference(prompts, tmp_path):
+def test_a_row_is_read_as_a_preference(prompts):
     said = {(0, n): reply(prompts[0], f"reply {n}.") for n in (0, 1)}
     rows, _ = choose(prompts[:1], said)
-    collect.write(rows, tmp_path / "new" / "pairs.jsonl")
-    (line,) = (tmp_path / "new" / "pairs.jsonl").read_text().splitlines()
+    line = json.dumps(rows[0])
     record = formats.reader("preference").read(json.loads(line))
     assert record.prompt == prompts[0].turns
     assert set(record.responses) == {"reply 0.", "reply 1."}
