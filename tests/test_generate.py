@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m alignjax.generate`, on a run that was saved and not trained."""
+"""`alignjax generate`, on a run that was saved and not trained."""
 
 import json
 import pathlib

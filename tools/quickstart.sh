@@ -37,14 +37,14 @@ workdir=${WORKDIR:-runs/quickstart$fast}
 
 say "1 of 6: setting up"
 "$root/tools/setup_env.sh" report
-python=${VENV:-$root/.venv}/bin/python
+bin=${VENV:-$root/.venv}/bin
 cd "$root"
 
 # stage NAME FLAG...: trains configs/NAME/world.py into $workdir/NAME.
 stage() {
   local name=$1
   shift
-  "$python" -m alignjax.train --config="configs/$name/world.py" \
+  "$bin/alignjax" train --config="configs/$name/world.py" \
     --workdir="$workdir/$name" "$@"
 }
 
@@ -52,7 +52,7 @@ stage() {
 assess() {
   local runs=() name
   for name in "$@"; do runs+=("--run=$name=$workdir/$name"); done
-  "$python" -m alignjax.world.assessment --out="$workdir/assessment.json" \
+  "$bin/alignjax" assess --out="$workdir/assessment.json" \
     "${runs[@]}" "${asked[@]}"
 }
 
@@ -79,7 +79,7 @@ assess pretrain sft reward
 
 say "5 of 6: DPO: of two replies of its own a labeler chooses one, and it moves to that one"
 if [[ ! -e $workdir/pairs.jsonl ]]; then
-  "$python" -m alignjax.feedback.collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
+  "$bin/alignjax" collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
     --source="$workdir/sft" --source="$workdir/sft:1.3" --source="$workdir/pretrain"
 fi
 stage dpo --config.init.run="$workdir/sft" \
@@ -88,9 +88,9 @@ asked+=(--checkpoints=dpo)
 assess pretrain sft reward dpo
 
 say "6 of 6: the report"
-"$python" -m alignjax.report --out="$workdir/report.html" \
+"$bin/alignjax" report --out="$workdir/report.html" \
   --assessment="$workdir/assessment.json" \
   --stage=pretrain="$workdir/pretrain" --stage=sft="$workdir/sft" \
   --stage=reward="$workdir/reward" --stage=dpo="$workdir/dpo"
 say "open $workdir/report.html in a browser"
-say "to talk to it: $python -m alignjax.generate --run=$workdir/dpo --interactive"
+say "to talk to it: $bin/alignjax generate --run=$workdir/dpo --interactive"

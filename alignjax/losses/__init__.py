@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses: pure functions of arrays, one value per token or example, never reduced.
 
-`catalogue` finds them by name; `python -m alignjax.losses` prints them all.
+`catalogue` finds them by name; `alignjax losses` prints them all.
 """
 
 from alignjax.losses import (

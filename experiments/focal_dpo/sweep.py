@@ -40,7 +40,7 @@ def measuring(sft, out: pathlib.Path, seeds, each: int) -> list[str]:
         runs += [f"--run={name}_{s}={out / f'{name}_{s}'}" for s in seeds]
     file = out / "assessment.json"
     return [
-        *(sys.executable, "-m", "alignjax.world.assessment", f"--out={file}"),
+        *(sys.executable, "-m", "alignjax", "assess", f"--out={file}"),
         *(f"--each={each}", *runs),
     ]
 
