@@ -231,7 +231,7 @@ def test_quickstart_stops_where_training_fails(bench):
     bench.program("python3.12", fake_python())
     result = bench.tool("quickstart.sh", FAIL="train --config")
     assert result.returncode == 3
-    assert "alignjax.train" in bench.called()[-1]
+    assert "train" in bench.called()[-1]
 
 
 def test_test_passes_arguments_on_and_its_exit_code(bench):
