@@ -118,9 +118,24 @@ def exit_code(body: Callable[[], None]) -> int:
     except errors.AlignError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except RuntimeError as error:
+        print(backend_refusal(error), file=sys.stderr)
+        return errors.CONFIG
     except KeyboardInterrupt:
         return errors.INTERRUPTED
     return errors.DONE
+
+
+def backend_refusal(error: RuntimeError) -> str:
+    """One line about devices that JAX cannot start; any other error is raised again."""
+    text = " ".join(str(error).split())
+    if not text.startswith(("Unable to initialize backend", "Unknown backend")):
+        raise error
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"JAX_PLATFORMS={platforms!r:.80}: {text:.300}; mend the driver, or set "
+        "JAX_PLATFORMS=cpu"
+    )
 
 
 def path(text: str | pathlib.Path, field: str) -> pathlib.Path:

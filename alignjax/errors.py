@@ -14,7 +14,7 @@ CHECKPOINT = 74  # a checkpoint cannot be written or read: disk full, all broken
 PREEMPTED = 75  # asked to stop by SIGTERM; the last step is saved
 HANG = 76  # no progress within the watchdog's limit; all stacks were written
 NON_FINITE = 77  # the loss or a gradient was not finite; checkpoints are from before
-CONFIG = 78  # the config, or the workdir it is to run in, was refused before any work
+CONFIG = 78  # the config, its workdir or JAX's devices were refused before any work
 INTERRUPTED = 130  # asked to stop by SIGINT (Ctrl-C); the last step is saved
 
 

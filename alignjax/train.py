@@ -265,6 +265,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("the following arguments are required: --workdir")
         cache = loaded.section.get("cache_dir") or cache
         cli.keep_programs(cache)
+        alone = ("coordinator", "processes", "process_id")
+        problems = [
+            f"{name}: {value} has no effect without --multihost; give that too"
+            for name in alone
+            if (value := getattr(options, name)) is not None and not options.multihost
+        ]
+        if problems:  # each process would train alone, in one workdir
+            raise errors.ConfigError(problems)
         if options.multihost:
             jax.distributed.initialize(
                 options.coordinator, options.processes, options.process_id
@@ -274,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error.exit_code, f"{type(error).__name__}: {error}")
     except BrokenPipeError:
         raise
+    except RuntimeError as error:
+        return _refuse(errors.CONFIG, cli.backend_refusal(error))
     except OSError as error:  # a disk that is full, a directory that is not ours
         where = f"{options.workdir} or {cache}"
         message = f"{error}; mend this and start again ({where})"

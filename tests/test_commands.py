@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands share: where they may write."""
+"""What commands share: where they may write, and how they end."""
 
 import pytest
 
-from alignjax import cli, errors
+from alignjax import cli, errors, train
 
 
 def test_the_folder_of_a_file_is_made(tmp_path):
@@ -24,3 +24,26 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     ):
         with pytest.raises(errors.ConfigError, match=reason):
             cli.output(path)
+
+
+def test_devices_that_cannot_start_are_refused_in_one_line(capfd):
+    def fail(text):
+        raise RuntimeError(text)
+
+    message = "Unable to initialize backend 'cuda': INTERNAL:\nno driver"
+    assert cli.exit_code(lambda: fail(message)) == errors.CONFIG
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "'cuda'" in line and "JAX_PLATFORMS" in line
+    with pytest.raises(RuntimeError, match="another"):
+        cli.exit_code(lambda: fail("another"))
+
+
+@pytest.mark.parametrize(
+    "option", ["--processes=2", "--process_id=0", "--coordinator=localhost:1"]
+)
+def test_options_of_several_processes_need_multihost(tmp_path, capfd, option):
+    workdir = tmp_path / "run"
+    arguments = ["--config=configs/smoke/pretrain.py", f"--workdir={workdir}", option]
+    assert train.main(arguments) == errors.CONFIG
+    assert option.partition("=")[0].strip("-") in capfd.readouterr().err
+    assert not workdir.exists()

@@ -75,6 +75,7 @@ def build(section: Mapping) -> Experiment:
       DataError: data that cannot be read, or is not what it should be.
     """
     checked = check(config.to_json(section))
+    jax.devices()  # those that cannot start are known before the data are read
     c, objective = checked.config, checked.objective
     cache_dir = pathlib.Path(c.cache_dir).expanduser()
     tok = _tokenizer(c, checked.parent, cache_dir)

@@ -25,10 +25,6 @@ def test_a_workdir_that_is_the_model_is_refused(tmp_path):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a backend of JAX that cannot start ends the command in a traceback",
-)
 def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path):
     arguments = [
         "--config=configs/smoke/pretrain.py",
