@@ -148,7 +148,8 @@ def check_tokenizer(reference: ParentRun, tok: base.Tokenizer) -> None:
 
 def _encoding_hash(tok: base.Tokenizer) -> str:
     """A sha256 of the files that decide how a tokenizer encodes text."""
-    ignored = {tokenizer_files.GENERATION, templates.KEPT}
+    ignored = {tokenizer_files.GENERATION, tokenizer_files.STOPS, templates.KEPT}
+    ignored.add(tokenizer_files.TEMPLATES)
     matters = lambda name: name not in ignored and not name.startswith("chat_template.")
     files = {name: file for name, file in tok.files.items() if matters(name)}
     return tok._replace(files=files).identity

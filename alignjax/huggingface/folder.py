@@ -22,7 +22,7 @@ import numpy as np
 from alignjax import config, errors, models
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base as tokenizers
-from alignjax.data.tokenizers import huggingface
+from alignjax.data.tokenizers import huggingface, tokenizer_files
 from alignjax.huggingface import config_json, layout
 from alignjax.models import families
 from alignjax.storage import filenames, fingerprint, json_files, tensor_files
@@ -32,6 +32,7 @@ HUB = "hf:"
 # second copy of the weights.
 WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 UNWANTED = ("*/*", "consolidated*")
+TEMPLATES = f"{tokenizer_files.TEMPLATE_FOLDER}/*.jinja"  # fetched as well
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Dtype of the weights: a dtype of activations in which none of their values is lost.
 COMPUTE = {"bfloat16": "bfloat16", "float32": "float32", "float16": "float32"}
@@ -138,12 +139,11 @@ def find(name: str) -> pathlib.Path:
             f"{name}: there is no such folder, and fetching a repository needs the "
             "extra hf: pip install alignjax[hf]"
         ) from error
+    fetch = functools.partial(huggingface_hub.snapshot_download, repository)
     try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(
-                repository, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
-            )
-        )
+        fetch(allow_patterns=[TEMPLATES], ignore_patterns=[])
+        path = fetch(allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+        return pathlib.Path(path)
     except Exception as error:  # of the library, of its transport, of the network
         text = " ".join(str(error).split())[:300]
         raise errors.ConfigError(

@@ -133,7 +133,9 @@ def write(
       ConfigError: the folder is not empty, the disk too full, or the name of a file is
         not plain.
     """
-    if problems := filenames.not_plain([*plan.files, *plan.extra]):
+    # Of what is beside the weights, a file may be in a folder.
+    names = [part for name in plan.extra for part in name.split("/", 1)]
+    if problems := filenames.not_plain([*plan.files, *names]):
         raise errors.ConfigError(
             f"{target}: {', '.join(problems)} is no plain name of a file, so that it "
             "might be written elsewhere; nothing is written"
@@ -157,6 +159,7 @@ def write(
             atomic.write_json(path / folder.INDEX, _index(plan))
         atomic.write_json(path / "config.json", plan.json)
         for name, content in plan.extra.items():
+            (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_bytes(content)
 
 

@@ -72,7 +72,16 @@ def files(
         begins = {"bos_token_id": tok.bos_id} if tok.bos_id is not None else {}
         content[GENERATION] = _json({**begins, **generation, "eos_token_id": stops})
     source = _template(tok, chat, bos)
+    others = tokenizer_files.additional_templates(tok.files)
+    for name, template in others.items() if source is None else ():
+        path = f"{tokenizer_files.TEMPLATE_FOLDER}/{name}.jinja"
+        content[path] = template.encode()
     if source is not None:
+        if others:
+            notes.append(
+                f"{tokenizer_files.TEMPLATE_FOLDER} is left out: the run learned "
+                "another template"
+            )
         content[templates.FILE] = source.encode()
         notes.append(f"{templates.FILE}: the template of data.chat = {chat!r}")
     pad_id = tok.control.get(tok.names.get("pad_token"))

@@ -54,10 +54,7 @@ def test_arguments_as_json_text_are_the_object(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["additional_chat_templates", "tokenizer_config"])
-def test_a_template_for_tools_writes_dialogues_with_tools(tmp_path, place, request):
-    if place == "additional_chat_templates":
-        reason = "templates in additional_chat_templates are not read: tools are lost"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_a_template_for_tools_writes_dialogues_with_tools(tmp_path, place):
     folder = byte_llama.several_templates(tmp_path / "model", place)
     row = byte_llama.dialogue("Warm it.", "It is on.", tools=[byte_llama.TOOL])
     path = byte_llama.write_rows(tmp_path / "rows.jsonl", [row])

@@ -257,6 +257,7 @@ def test_a_tokenizer_without_an_end_says_where_to_name_it(tmp_path):
     pytest.importorskip("tokenizers")
     handmade.words(handmade.write(tmp_path / "x"))
     change(tmp_path / "x", "tokenizer_config.json", eos_token=None)
+    change(tmp_path / "x", "config.json", eos_token_id=None)
     message = rf"^{tmp_path / 'x'}: .*as eos_token in tokenizer_config\.json"
     with pytest.raises(errors.ConfigError, match=message):
         analysis.open_run(tmp_path / "x")

@@ -45,10 +45,9 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     if cfg.eos_token:
         files[NAMES] = json.dumps({"eos": cfg.eos_token}).encode()
     try:
-        from_files(files)
+        return tokenizer_files.without_idle_stops(files, from_files)
     except errors.DataError as error:
         raise errors.DataError(f"tokenizer.path: {path}: {error}") from error
-    return files
 
 
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:

@@ -55,10 +55,9 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
             llama_sentencepiece.MODEL: _read(path),
         }
         try:
-            from_files(files)
+            return tokenizer_files.without_idle_stops(files, from_files)
         except errors.DataError as error:
             raise errors.DataError(f"tokenizer.path: {path}: {error}") from error
-        return files
     import sentencepiece
 
     model = io.BytesIO()

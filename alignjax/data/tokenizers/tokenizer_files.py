@@ -6,6 +6,7 @@ All of them are kept with the tokenizer, as they are, so that an export is compl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,10 @@ KEPT = (
     *("tokenizer.json", "tokenizer.model", CONFIG, SPECIAL, ADDED, GENERATION),
     *("chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt"),
 )
+# Made here, there where it says more than the others: the ends that config.json of the
+# model names, and the templates of TEMPLATE_FOLDER.
+STOPS, TEMPLATES = "stop_ids.json", "additional_chat_templates.json"
+TEMPLATE_FOLDER = "additional_chat_templates"
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -43,7 +48,12 @@ class Added(NamedTuple):
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """The files of `KEPT` that are there. Raises DataError for one that is no JSON."""
+    """The files of `KEPT` that are there, with STOPS and TEMPLATES where they are due.
+
+    Raises:
+      ConfigError: config.json names an end that is no token's number.
+      DataError: one that is no JSON, or a template that is no UTF-8.
+    """
     files = {}
     for name in KEPT:
         path = folder / name
@@ -51,7 +61,48 @@ def read(folder: Path) -> dict[str, bytes]:
             files[name] = path.read_bytes()
             if name.endswith(".json"):
                 _json(files, name, str(path))
+    path = folder / "config.json"
+    if path.is_file():
+        model = _json({path.name: path.read_bytes()}, path.name, str(path))
+        parts = [model, model.get("text_config")]  # of models that see
+        ends = [i for x in parts if isinstance(x, Mapping) for i in _ids(x, str(path))]
+        if ends:
+            files[STOPS] = json.dumps({"eos_token_id": ends}).encode()
+    templates = {}
+    for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja")):
+        try:
+            templates[path.stem] = path.read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise errors.DataError(f"{path}: {error}; save it as UTF-8") from error
+    if templates:
+        files[TEMPLATES] = json.dumps(templates).encode()
     return files
+
+
+def without_idle_stops(
+    files: Mapping[str, bytes], from_files: Callable[[Mapping[str, bytes]], Any]
+) -> dict[str, bytes]:
+    """The files of a tokenizer without STOPS, where the others name all of its ends.
+
+    So the tokenizer of a folder is the same with and without a model beside it.
+
+    Args:
+      from_files: makes the tokenizer; its errors are raised.
+    """
+    ends = from_files(files).stop_ids
+    if STOPS not in files:
+        return dict(files)
+    others = {name: content for name, content in files.items() if name != STOPS}
+    try:
+        return others if from_files(others).stop_ids == ends else dict(files)
+    except errors.ConfigError:  # no other names an end
+        return dict(files)
+
+
+def additional_templates(files: Mapping[str, bytes]) -> dict[str, str]:
+    """`{name: template}` of the folder of additional chat templates."""
+    templates = _json(files, TEMPLATES)
+    return {k: config.expect(v, str, f"{TEMPLATES}.{k}") for k, v in templates.items()}
 
 
 def names(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -102,18 +153,20 @@ def setting(files: Mapping[str, bytes], name: str) -> Any:
 
 
 def stop_ids(files: Mapping[str, bytes], eos: int | None, size: int) -> tuple[int, ...]:
-    """The end of a document, then the others that generation_config.json names.
+    """The end of a document, then the others that files about the model name.
 
     Raises:
       ConfigError: one of them is outside the vocabulary of `size`.
     """
-    ends = tuple(dict.fromkeys(_without_none([eos, *_ends(files)])))
-    if wrong := [i for i in ends if not 0 <= i < size]:
-        raise errors.ConfigError(
-            f"tokenizer: {GENERATION} ends a text at {wrong}, where the tokenizer has "
-            f"{size:,} tokens; mend eos_token_id there"
-        )
-    return ends
+    for name, file in ((GENERATION, GENERATION), (STOPS, "config.json")):
+        ids = _ids(_json(files, name), file)
+        if wrong := [i for i in ids if not 0 <= i < size]:
+            raise errors.ConfigError(
+                f"tokenizer: {file} ends a text at {wrong}, where the tokenizer has "
+                f"{size:,} tokens; mend eos_token_id there"
+            )
+    ends = [] if eos is None else [eos]
+    return tuple(dict.fromkeys([*ends, *_ends(files)]))
 
 
 def end(
@@ -127,14 +180,16 @@ def end(
 
 
 def _ends(files: Mapping[str, bytes]) -> list[int]:
-    """The tokens that end a text by generation_config.json."""
-    ids = _json(files, GENERATION).get("eos_token_id")
-    ids = _without_none(ids if isinstance(ids, list) else [ids])
-    return [config.expect(i, int, f"{GENERATION}.eos_token_id") for i in ids]
+    """The tokens that end a text by generation_config.json, then by config.json."""
+    return [i for name in (GENERATION, STOPS) for i in _ids(_json(files, name), name)]
 
 
-def _without_none(values: list) -> list:
-    return [value for value in values if value is not None]
+def _ids(settings: Mapping[str, Any], file: str) -> list[int]:
+    """`eos_token_id` of the settings in a file: a number, several, or none."""
+    ids = settings.get("eos_token_id")
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    where = f"{file}.eos_token_id"
+    return [config.expect(i, int, where) for i in ids if i is not None]
 
 
 def _extra(files: Mapping[str, bytes]) -> list[str]:

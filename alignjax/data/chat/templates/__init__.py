@@ -94,7 +94,8 @@ def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
 
 def with_tokenizer(tok: base.Tokenizer) -> bool:
     """Whether a template came with the tokenizer, sound or not."""
-    return FILE in tok.files or bool(
+    files = {FILE, tokenizer_files.TEMPLATES}
+    return not files.isdisjoint(tok.files) or bool(
         tokenizer_files.setting(tok.files, "chat_template")
     )
 
@@ -131,27 +132,29 @@ def _read(format: str) -> str:
 
 
 def _own(tok: base.Tokenizer, tools: bool) -> str:
+    """As transformers chooses: files win over entries, "tool_use" is for tools."""
+    where = f"{CONFIG}.chat_template"
+    by_name = tokenizer_files.additional_templates(tok.files)
     if FILE in tok.files:
         try:
-            return tok.files[FILE].decode("utf-8-sig")
+            by_name["default"] = tok.files[FILE].decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise errors.ConfigError(f"{FILE}: {error}; save it as UTF-8") from error
-    where = f"{CONFIG}.chat_template"
-    template = tokenizer_files.setting(tok.files, "chat_template")
-    if isinstance(template, list):  # several, by name
-        by_name = {}
-        for entry in template:
+    else:
+        setting = tokenizer_files.setting(tok.files, "chat_template")
+        several = setting if isinstance(setting, list) else []
+        entries = {} if several or setting is None else {"default": setting}
+        for entry in several:
             entry = config.expect(entry, dict, where)
-            by_name[config.expect(entry.get("name"), str, where)] = entry.get(
-                "template"
-            )
-        template = (by_name.get("tool_use") if tools else None) or by_name.get(
-            "default"
-        )
+            name = config.expect(entry.get("name"), str, where)
+            entries[name] = entry.get("template")
+        by_name = entries | by_name
+    template = (by_name.get("tool_use") if tools else None) or by_name.get("default")
     if not template:
         raise errors.ConfigError(
-            'data.chat: "tokenizer", but the tokenizer came with no template: there is '
-            f"neither {FILE} nor chat_template in {CONFIG}; take one of "
+            'data.chat: "tokenizer", but the tokenizer came with no template for all '
+            f"dialogues: there is neither {FILE} nor chat_template in {CONFIG}, or "
+            f"none named default, but {list(by_name)}; take one of "
             f"{', '.join(BUILT_IN)}, or the path of a .jinja file"
         )
     return config.expect(template, str, where)
