@@ -173,6 +173,8 @@ def _prompts_hash(plan: groups.Plan) -> str:
     order = np.argsort(plan.documents, kind="stable")
     digest = hashlib.sha256(np.asarray(plan.documents, np.int64)[order].tobytes())
     digest.update(np.asarray(plan.cuts, np.int64)[order].tobytes())
+    if (plan.headers >= 0).any():
+        digest.update(np.asarray(plan.headers, np.int64)[order].tobytes())
     digest.update(str(plan.layout.head).encode())
     return digest.hexdigest()
 

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts that reach the model otherwise than their author and their folder mean."""
 
+import re
+
 import pytest
 
 from alignjax import analysis, convert, train
 from tests.field import byte_llama
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="truncate_prompt cuts at a token that begins turns, so that of a single "
-    "question that is too long nothing stays, though most of it would fit",
-)
 def test_the_end_of_a_long_question_stays(tmp_path):
     folder = byte_llama.write(tmp_path / "model")
     question = f"Listen: {'and so on, ' * 10}which of them is blue?"
@@ -22,7 +19,8 @@ def test_the_end_of_a_long_question_stays(tmp_path):
     c.data.long_documents = "truncate_prompt"
     read, learned, _ = byte_llama.texts(c)
     assert learned == "The third.<|im_end|>None.<|im_end|>"
-    assert read.count("which of them is blue?") == 2
+    question = r"<\|im_start\|>user\n[^<]*on, which of them is blue\?<\|im_end\|>"
+    assert len(re.findall(question, read)) == 2
 
 
 @pytest.mark.xfail(

@@ -167,15 +167,34 @@ class ChatFormat(NamedTuple):
             return int(bos), tuple(self.special[f"<{role}>"] for role in (SYSTEM, USER))
         ids = self.prompt_ids(self.probe, bos)
         head = int(bool(ids) and ids[0] == self.tok.bos_id)
+        return head, tuple(self._between_turns()[:1])
+
+    def edges(self) -> tuple[int, int]:
+        """Tokens that a turn of the user begins with, and those after a prompt's text.
+
+        The first of the former is one of `cuts`; what makes the assistant speak is of
+        the latter.
+        """
+        ((text, _),) = self.render([Request(self.probe, prompt=True)])
+        question = "\0" if self.literal else QUESTION
+        (after,) = self.encode([text[text.rfind(question) + len(question) :]])
+        header = 1 if self.literal else len(self._between_turns())
+        return header, len(after.ids)
+
+    def _between_turns(self) -> list[int]:
+        """What the template writes from a reply's end to the next text of the user.
+
+        From the first control token on that ends no reply; nothing if there is none.
+        """
         turns = [*self.probe, (ASSISTANT, REPLY), (USER, MORE)]
         try:
             ((text, _),) = self.render([Request(turns)])
         except errors.DataError:
-            return head, ()
+            return []
         between = text[text.rfind(REPLY) + len(REPLY) : text.rfind(MORE)]
         starts = set(self.tok.control.values()) - set(self.stop_ids)
         ids = self.encode([between])[0].ids.tolist()
-        return head, tuple([i for i in ids if i in starts][:1])
+        return list(itertools.dropwhile(lambda i: i not in starts, ids))
 
     def tokenize(
         self, chats: Sequence[records.Chat], *, train_on: str, bos: bool

@@ -27,6 +27,7 @@ from alignjax.data.tokens import cache
 from alignjax.storage import atomic, json_files
 
 FORMAT = 2
+TRUNCATE = "truncate_prompt"
 BLOCK = 1 << 20  # groups that are packed together, so that memory has a bound
 COUNTS = ("documents", "tokens", "long", "long_tokens", "cut", "cut_tokens")
 
@@ -71,7 +72,10 @@ def layout(
     Raises:
       ConfigError: sources that lack a value, or have unequal numbers of responses.
     """
-    head, turns = chat.of(tok, cfg.chat).cuts(cfg.bos)
+    form = chat.of(tok, cfg.chat)
+    head, turns = form.cuts(cfg.bos)
+    truncates = cfg.long_documents == TRUNCATE
+    header, tail = form.edges() if truncates else (0, 0)
     packed = "packed" if cfg.pack == "best_fit" else "padded"
     return Layout(
         name="shared" if cfg.share_prompt else packed,
@@ -83,6 +87,8 @@ def layout(
         long_documents=cfg.long_documents,
         head=head,
         turns=tuple(turns),
+        header=header,
+        tail=tail,
     )
 
 
@@ -124,6 +130,8 @@ class Plan(NamedTuple):
       tokens: the cache.
       documents: int64 [G], the document of each group, row by row.
       cuts: int32 [G], how many tokens its prompt has lost.
+      headers: int32 [G], where in its prompt a turn begins of which the header stays
+        and the beginning of the text is lost; -1 where none does.
       offsets: int64 [R + 1], the first group of each row, and the end.
       manifest: counts; `groups` is the most of a row, `reserve` the tokens that are
         free for a mismatched response, as many as the longest response has.
@@ -134,6 +142,7 @@ class Plan(NamedTuple):
     tokens: cache.TokenCache
     documents: np.ndarray
     cuts: np.ndarray
+    headers: np.ndarray
     offsets: np.ndarray
     manifest: dict[str, Any]
 
@@ -190,7 +199,11 @@ class Plan(NamedTuple):
         lengths[:, 0] -= cuts
         sizes = lengths.sum(1)
         index, inside = cache.ranges(starts, sizes)
-        index += np.where(inside >= layout.head, np.repeat(cuts, sizes), 0)
+        shift = np.where(inside >= layout.head, np.repeat(cuts, sizes), 0)
+        header = np.repeat(self.headers[number].astype(np.int64), sizes)
+        of_header = (header >= 0) & (inside >= layout.head)
+        of_header &= inside < layout.head + layout.header
+        index += np.where(of_header, header - layout.head, shift)
         own = np.cumsum(sizes) - sizes
         reserve = self.manifest["reserve"] if layout.mismatched else 0
         return Groups(
@@ -270,9 +283,11 @@ def plan(
     Raises:
       DataError: groups that are too long, where that is an error.
     """
-    key = json_files.digest(
-        [tokens.key, {**layout._asdict(), "groups": FORMAT, **identity}]
-    )
+    truncates = layout.long_documents == TRUNCATE
+    settings = layout._asdict()
+    if not truncates:  # what does not matter is not in the keys of plans
+        del settings["header"], settings["tail"]
+    key = json_files.digest([tokens.key, {**settings, "groups": FORMAT, **identity}])
     path = Path(directory) / "plans" / key[:32]
 
     def fill(partial: Path) -> dict[str, Any]:
@@ -283,7 +298,7 @@ def plan(
         reserve = int(lengths[:, 1:].max(initial=0))
         counts = collections.Counter(dict.fromkeys(COUNTS, 0))
         counts["documents"], counts["tokens"] = len(documents), int(lengths.sum())
-        fits, cuts = _cut(tokens, documents, lengths, layout, counts)
+        fits, cuts, headers = _cut(tokens, documents, lengths, layout, counts)
         documents, lengths, cuts = documents[fits], lengths[fits], cuts[fits]
         prompts, responses = lengths[:, 0] - cuts, lengths[:, 1:]
         sizes = layout.size(prompts, responses)
@@ -293,6 +308,8 @@ def plan(
         order, ends = _rows(sizes, layout)
         documents[order].tofile(partial / "documents.bin")
         cuts[order].astype(np.int32).tofile(partial / "cuts.bin")
+        if truncates:
+            headers[fits][order].astype(np.int32).tofile(partial / "headers.bin")
         offsets = np.concatenate([[0], ends]).astype(np.int64)
         offsets.tofile(partial / "rows.bin")
         learned = responses.sum(1)
@@ -311,24 +328,29 @@ def plan(
 
     manifest = atomic.obtain(path, fill)
     count, rows = manifest["kept"], manifest["rows"]
+    headers = np.full(count, -1, np.int32)
+    if truncates:
+        headers = cache.open_array(path / "headers.bin", np.int32, (count,))
     return Plan(
         key=key,
         layout=layout,
         tokens=tokens,
         documents=cache.open_array(path / "documents.bin", np.int64, (count,)),
         cuts=cache.open_array(path / "cuts.bin", np.int32, (count,)),
+        headers=headers,
         offsets=cache.open_array(path / "rows.bin", np.int64, (rows + 1,)),
         manifest=manifest,
     )
 
 
 def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter):
-    """Whether each group fits, and how many tokens its prompt loses for it; [D]."""
+    """Whether each group fits, and the cut and the header of its prompt; [D]."""
     faults = records.Faults(
         "error",
         'set data.long_documents = "truncate_prompt" or "skip", or raise length',
     )
     cuts = np.zeros(len(documents), np.int64)
+    headers = np.full(len(documents), -1)
     fits = np.ones(len(documents), bool)
     # A mismatched response needs no room.
     sizes = layout.size(lengths[:, 0], lengths[:, 1:])
@@ -337,31 +359,42 @@ def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter
         if layout.long_documents == "error":
             where, _ = tokens.describe(int(tokens.offsets[document]))
             faults.add(where, f"{sizes[i]} targets do not fit into {layout.length}")
-        elif layout.long_documents == "truncate_prompt":
+        elif layout.long_documents == TRUNCATE:
             cut = _least_cut(tokens, document, lengths[i], layout)
         if cut is None:
             fits[i] = False
             counts["long"] += 1
             counts["long_tokens"] += int(lengths[i].sum())
         else:
-            cuts[i] = cut
+            cuts[i], headers[i] = cut
             counts["cut"] += 1
-            counts["cut_tokens"] += cut
+            counts["cut_tokens"] += int(cuts[i])
     faults.check()
-    return fits, cuts
+    return fits, cuts, headers
 
 
-def _least_cut(tokens, document: int, lengths, layout: Layout) -> int | None:
-    """The least cut that helps, of whole turns if there is one; None if none does."""
+def _least_cut(
+    tokens, document: int, lengths, layout: Layout
+) -> tuple[int, int] | None:
+    """The least cut that helps, of whole turns if there is one, and its header.
+
+    Of what the last turn says at least one token stays; None if no such cut helps.
+    """
     start, prompt = int(tokens.offsets[document]), int(lengths[0])
-    possible = np.arange(1, prompt - layout.head)  # at least one token stays
+    head, end = layout.head, prompt - layout.tail
+    possible = np.arange(1, end - head)
     responses = np.broadcast_to(lengths[1:], (len(possible), len(lengths) - 1))
     helps = possible[layout.size(prompt - possible, responses) <= layout.length]
     if not len(helps):
         return None
-    ids = np.asarray(tokens.tokens[start + layout.head : start + prompt])
-    whole = helps[np.isin(ids[helps], layout.turns)]
-    return int(whole[0] if len(whole) else helps[0])
+    begins = np.isin(tokens.tokens[start + head : start + end], layout.turns)
+    whole = helps[begins[helps]]
+    if len(whole):
+        return int(whole[0]), -1
+    cut, turns = int(helps[0]), np.flatnonzero(begins)
+    if len(turns) and head + cut + layout.header < end:
+        return cut, head + int(turns[-1])
+    return cut, -1
 
 
 def _rows(sizes: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:

@@ -43,9 +43,12 @@ class Layout(NamedTuple):
       pack: "best_fit", or "none" for one group a row.
       long_documents: of groups that do not fit into a row: "error", "skip", or
         "truncate_prompt": whole turns of the beginning of the prompt are left out, or
-        if that is not enough tokens; and where the responses alone do not fit, all.
+        if that is not enough the beginning of what the last one says; and where
+        nothing would stay of that, all.
       head: tokens of a prompt that stay where its beginning is cut: a start token.
       turns: the tokens that turns begin with.
+      header, tail: how many tokens of a prompt's last turn stay, before and after what
+        it says, where the beginning of that is cut.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Layout(NamedTuple):
     long_documents: str = "error"
     head: int = 0
     turns: tuple[int, ...] = ()
+    header: int = 0
+    tail: int = 0
 
     @property
     def sequences(self) -> int:
