@@ -205,3 +205,32 @@ def test_long_prompts_are_cut_where_a_turn_begins(tmp_path, format, start):
     inputs = row["inputs"][0, 0][row["segment_ids"][0, 0] == 1].tolist()
     assert inputs[:2] == [TOK.bos_id, TOK.control[start]]
     assert "aaa" not in named(TOK, inputs) and "c?" in named(TOK, inputs)
+
+
+def load_question() -> records.Source:
+    turns = (("user", f"Listen: {'and so on, ' * 20}which of them is blue?"),)
+    pair = records.Comparison(turns, ("yes", "no"), {"gap": 1.0})
+    return records.Source("question", {}, None, lambda: [("p:0", pair)])
+
+
+@pytest.mark.parametrize("format", ["chatml", "gemma", "llama3", "mistral", "world"])
+def test_of_a_long_question_the_end_stays(tmp_path, format):
+    cfg = loader.DataConfig(
+        sources={"a": {"kind": "test_template_rows:load_question"}},
+        validation_fraction=0,
+        chat=format,
+        bos=True,
+        long_documents="truncate_prompt",
+        workers=1,
+    )
+    rows = []
+    for length in (700, 160):
+        options = dict(length=length, seed=0, cache_dir=tmp_path, data="pairs")
+        row = loader.build(cfg, TOK, **options).epoch_rows([0])
+        inputs = row["inputs"][0, 0][row["segment_ids"][0, 0] == 1].tolist()
+        rows.append(named(TOK, inputs))
+    whole, cut = rows
+    before, after = whole.index("Listen"), whole.index("which of")
+    header = whole[:before].removeprefix("<s>").lstrip()  # Mistral begins in a space
+    assert cut.startswith(f"<s>{header}")
+    assert cut.endswith(whole[after:])
