@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alignjax.losses import language_model
 from alignjax.types import LogProbs, Model, Params, Responses, Sequences
 
 # Logits of one chunk are [B, chunk, V] float32; this many positions of one row at once.
@@ -93,18 +92,18 @@ def tokens(
         if reference is None:
             return policy
         other_BCV = model.unembed(reference, reference_BCD)
-        kl = language_model.reference_kl
+        wanted = lambda name, p, q: divergence(p, q) if name in needs else None
         return policy._replace(
-            reference_logp=language_model.token_logp(other_BCV, targets_BC)[0],
-            reference_kl=kl(logits_BCV, other_BCV) if "reference_kl" in needs else None,
-            kl=kl(other_BCV, logits_BCV) if "kl" in needs else None,
+            reference_logp=token_logp(other_BCV, targets_BC)[0],
+            reference_kl=wanted("reference_kl", other_BCV, logits_BCV),
+            kl=wanted("kl", logits_BCV, other_BCV),
         )
 
     return over_chunks(figures, arrays, chunk)
 
 
 def _figures(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> Tokens:
-    logp, logz = language_model.token_logp(logits, targets)
+    logp, logz = token_logp(logits, targets)
     fields, fixed = {}, lax.stop_gradient(logits)
     if "entropy" in needs:
         fields["entropy"] = entropy(fixed)
@@ -112,8 +111,30 @@ def _figures(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> T
         target = jnp.take_along_axis(fixed, targets[..., None], axis=-1)[..., 0]
         fields["hit"] = (target >= fixed.max(-1)).astype(jnp.float32)
     if "collision" in needs:
-        fields["collision"] = language_model.collision(logits)
+        fields["collision"] = collision(logits)
     return Tokens(logp, logz, **fields)
+
+
+def token_logp(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`(logp, logz)`, float32 [...], of logits [..., V] and int32 targets [...].
+
+    logz = log sum exp logits, and logp = logits[target] - logz, in nats.
+    """
+    logz = jax.nn.logsumexp(logits, axis=-1)
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return picked - logz, logz
+
+
+def collision(logits: jax.Array) -> jax.Array:
+    """log sum_v p(v)^2, float32 [...], of logits [..., V]."""
+    return jax.nn.logsumexp(2 * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+
+
+def divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
+    """KL(p || q) over the vocabulary, in nats, float32 [...], of logits [..., V]."""
+    q = jax.nn.log_softmax(q_logits, axis=-1)
+    p = jax.nn.log_softmax(p_logits, axis=-1)
+    return (jnp.exp(p) * (p - q)).sum(-1)
 
 
 def entropy(logits: jax.Array) -> jax.Array:
@@ -223,7 +244,7 @@ def ranks(batch: Responses) -> jax.Array:
 
 
 def _first(batch: Responses) -> jax.Array:
-    """`language_model.first` of each target, bool [B, R, T]; no target outside them."""
+    """bool [B, R, T], the targets that `LogProbs.head` sums."""
     shorter_B1 = batch.lengths.min(-1).reshape(len(batch.lengths), -1)
     whose = batch.responses
     P, K = batch.lengths.shape[1:]
@@ -233,7 +254,7 @@ def _first(batch: Responses) -> jax.Array:
 
 
 def _drawn(batch: Responses) -> jax.Array:
-    """`language_model.drawn` of each target, bool [B, R, T]; false outside responses.
+    """bool [B, R, T], the targets that `LogProbs.sample` sums.
 
     The draw follows from the group's index and the rank of a token in its response, so
     it depends on neither layout, nor microbatches, nor the step.
@@ -246,7 +267,10 @@ def _drawn(batch: Responses) -> jax.Array:
     key_GK = jax.vmap(fold, (0, None))(key_G, jnp.arange(K))
     key_GKT = jax.vmap(jax.vmap(fold, (0, None)), (0, None))(key_GK, jnp.arange(T))
     draw = jax.vmap(jax.vmap(jax.vmap(jax.random.uniform)))
-    drawn_GKT = language_model.smallest(counts_GKT, draw(key_GKT))
+    order_GKT = jnp.where(counts_GKT, draw(key_GKT), 2.0)
+    place_GKT = jnp.argsort(jnp.argsort(order_GKT, axis=-1), axis=-1)
+    shorter_G11 = batch.lengths.reshape(-1, K, 1).min(1, keepdims=True)
+    drawn_GKT = counts_GKT & (place_GKT < shorter_G11)
     drawn_BX = drawn_GKT.reshape(B, P * K * T)
     whose = batch.responses
     place = jnp.clip(whose - 1, 0) * T + ranks(batch)

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.distributed import sharding
-from alignjax.losses import language_model
 from alignjax.sampling import distribution
 from alignjax.types import Model, Params
 
@@ -179,7 +178,8 @@ def _append(logits_BV, draw: Draw, r: Responses, step) -> tuple[jax.Array, Respo
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(draw.keys_B, step)
     allowed_BV = jnp.where(draw.allowed_V, logits_BV, -jnp.inf)
     token_B, logp_B = distribution.draw(allowed_BV, keys_B, draw.settings)
-    model_logp_B, _ = language_model.token_logp(logits_BV, token_B)
+    logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
+    model_logp_B = logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
 
     def put(old_BR, new_B):
         new_B1 = jnp.where(r.done_B, 0, new_B)[:, None]

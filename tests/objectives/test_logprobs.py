@@ -126,6 +126,14 @@ def test_the_draw_goes_by_the_group_alone():
     assert (drawn("padded", other).sample != expected.sample).any()
 
 
+def test_all_tokens_are_drawn_equally_often():
+    one = batches.Group([1, 2], [[3, 4, 5, 6], [7]], index=0)
+    groups = [one._replace(index=i) for i in range(2000)]
+    sample = np.asarray(drawn("padded", groups).sample)[: len(groups), 0].astype(int)
+    often = [(sample == 1 << rank).mean() for rank in range(4)]
+    np.testing.assert_allclose(often, 1 / 4, atol=0.03)
+
+
 def test_what_stands_outside_of_responses_is_never_looked_at():
     batch = subject.batch("packed", padding=1)
     outside = jnp.where(batch.responses > 0, 1.0, jnp.nan)
