@@ -130,7 +130,7 @@ class Jax:
                 logprobs.tokens(self.model, params, rows, chunk=self.args.chunk).logp
             )
         )
-        logp = ask(reference, logprobs.rows(batch))
+        logp = ask(reference, logprobs.flatten_sequences(batch))
         logp = np.asarray(logp).reshape(batch.responses.shape)
         return batch.replace(reference=np.where(batch.responses > 0, logp, 0))
 

@@ -31,8 +31,8 @@ def cross_entropy(z_B, label_smoothing=0.0):
 @LINKS.register
 def logistic(score_B2, beta, *, offset=0.0, label_smoothing: Noise = 0.0):
     """-log s(z + offset), of Bradley and Terry: convex, its gradient is never 0."""
-    z_B = beta * scores.difference(score_B2) + offset
-    return cross_entropy(z_B, label_smoothing)
+    w_B, l_B = _sides(score_B2)
+    return cross_entropy(beta * (w_B - l_B) + offset, label_smoothing)
 
 
 @LINKS.register
@@ -53,7 +53,8 @@ def hinge(score_B2, beta):
 @LINKS.register
 def square(score_B2, beta):
     """(w - l - 1/(2 beta))^2: a target for the margin, from both sides."""
-    return jnp.square(scores.difference(score_B2) - 1 / (2 * beta))
+    w_B, l_B = _sides(score_B2)
+    return jnp.square(w_B - l_B - 1 / (2 * beta))
 
 
 @LINKS.register

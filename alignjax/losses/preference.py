@@ -39,7 +39,7 @@ def dpo(
     reference that moves (`reference.update_every` of a config) it is TR-DPO,
     arXiv:2404.09656.
     """
-    score_B2 = scores.log_ratio(policy, reference)
+    score_B2 = policy.total - reference.total
     return links.logistic(score_B2, beta, label_smoothing=label_smoothing)
 
 

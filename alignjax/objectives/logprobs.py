@@ -3,10 +3,10 @@
 and analysis.
 
 `tokens` computes figures of every target, the logits existing for one chunk of time
-after the other. `of_responses` sums them over responses, with the same result in the
-three layouts of `types.Responses`: a target counts by its response and its rank there,
-never by its row. Arrays of responses are flat, [G, K] with G = B P, in the order of the
-batch.
+after the other. `response_logprobs` sums them over responses, with the same result in
+the three layouts of `types.Responses`: a target counts by its response and its rank
+there, never by its row. Arrays of responses are flat, [G, K] with G = B P, in the order
+of the batch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from alignjax.types import LogProbs, Model, Params, Responses, Sequences
 
 # Logits of one chunk are [B, chunk, V] float32; this many positions of one row at once.
 CHUNK = 128
-# Fields of `LogProbs` that are sums over some of the tokens.
-CHOICES = ("head", "sample")
 # Fields of `Tokens` that compare with a reference.
 COMPARISONS = ("reference_kl", "kl")
 
@@ -173,62 +171,62 @@ def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
     return jax.tree.map(join, slices)
 
 
-def rows(batch: Responses) -> Sequences:
+def flatten_sequences(batch: Responses) -> Sequences:
     """The sequences of a batch, [B R, T], as a model takes them."""
     return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch.sequences)
 
 
-def groups(x):
-    """[B, P, ...] -> [G, ...], in every array of a tree."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), x)
+def flatten_groups(x):
+    """[B, P, ...] -> [G, ...], in every array of a tree but scalars."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if x.ndim else x, x)
 
 
-def ungrouped(x, shape: tuple[int, int]):
-    """[G, ...] -> [B, P, ...], in every array of a tree; `shape` is (B, P)."""
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), x)
+def unflatten_groups(x, shape: tuple[int, int]):
+    """Undoes `flatten_groups`; `shape` is (B, P)."""
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]) if x.ndim else x, x)
 
 
-def of_responses(
+def response_logprobs(
     batch: Responses, figures: Tokens, needs: tuple[str, ...] = ()
 ) -> LogProbs:
     """Sums over the tokens of each response, every field float32 [G, K].
 
     Args:
       batch: in any layout.
-      figures: of `rows(batch)`. Those of other tokens are never read, be they NaN.
-      needs: optional fields of `LogProbs`.
+      figures: of `flatten_sequences(batch)`. Those of other tokens are never read, be
+        they NaN.
+      needs: optional fields of `LogProbs`; those whose figures are None stay None.
     """
-    total = lambda x_BT: total_of(batch, x_BT)
+    total = lambda x_BT: response_sums(batch, x_BT)
     logp = figures.logp.reshape(batch.responses.shape)
     fields = {}
     if "head" in needs:
-        fields["head"] = total(jnp.where(_first(batch), logp, 0))
+        fields["head"] = total(jnp.where(_in_head(batch), logp, 0))
     if "sample" in needs:
-        fields["sample"] = total(jnp.where(_drawn(batch), logp, 0))
+        fields["sample"] = total(jnp.where(_in_sample(batch), logp, 0))
     for name in ("collision", "reference_kl"):
-        if name in needs:
-            fields[name] = total(getattr(figures, name))
-    length_GK = groups(batch.lengths).astype(jnp.float32)
+        if name in needs and (figure := getattr(figures, name)) is not None:
+            fields[name] = total(figure)
+    length_GK = flatten_groups(batch.lengths).astype(jnp.float32)
     return LogProbs(total(logp), length_GK, **fields)
 
 
-def total_of(batch: Responses, x: jax.Array) -> jax.Array:
+def response_sums(batch: Responses, x: jax.Array) -> jax.Array:
     """The sum of `x` over the tokens of each response, float32 [G, K].
 
-    `x` is [B, R, T] or [B R, T]. A sum of products with zeros and ones, so that it is
-    as exact on a device whose matrix products are not.
+    `x` is [B, R, T] or [B R, T]. No matrix product, which some devices round.
     """
     B, P, K = batch.lengths.shape
     x_BRT1 = x.reshape(batch.responses.shape).astype(jnp.float32)[..., None]
-    whose_BRT1 = batch.responses[..., None]
-    picked = jnp.where(whose_BRT1 == 1 + jnp.arange(P * K), x_BRT1, 0.0)
-    return picked.sum((1, 2)).reshape(B * P, K)
+    response_BRT1 = batch.responses[..., None]
+    own = jnp.where(response_BRT1 == 1 + jnp.arange(P * K), x_BRT1, 0.0)
+    return own.sum((1, 2)).reshape(B * P, K)
 
 
-def last(batch: Responses) -> jax.Array:
+def is_last(batch: Responses) -> jax.Array:
     """bool [B, R, T], true at the last target of each response."""
-    follows = jnp.pad(batch.responses[..., 1:], ((0, 0), (0, 0), (0, 1)))
-    return (batch.responses != 0) & (follows != batch.responses)
+    next_BRT = jnp.pad(batch.responses[..., 1:], ((0, 0), (0, 0), (0, 1)))
+    return (batch.responses != 0) & (next_BRT != batch.responses)
 
 
 def ranks(batch: Responses) -> jax.Array:
@@ -236,24 +234,24 @@ def ranks(batch: Responses) -> jax.Array:
 
     The targets of a response stand one after the other in every layout.
     """
-    whose = batch.responses
-    before = jnp.pad(whose[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=-1)
-    t = jnp.broadcast_to(jnp.arange(whose.shape[-1]), whose.shape)
-    start = lax.cummax(jnp.where(whose != before, t, 0), axis=whose.ndim - 1)
+    own = batch.responses
+    before = jnp.pad(own[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=-1)
+    t = jnp.broadcast_to(jnp.arange(own.shape[-1]), own.shape)
+    start = lax.cummax(jnp.where(own != before, t, 0), axis=own.ndim - 1)
     return t - start
 
 
-def _first(batch: Responses) -> jax.Array:
+def _in_head(batch: Responses) -> jax.Array:
     """bool [B, R, T], the targets that `LogProbs.head` sums."""
     shorter_B1 = batch.lengths.min(-1).reshape(len(batch.lengths), -1)
-    whose = batch.responses
+    own = batch.responses
     P, K = batch.lengths.shape[1:]
-    group = jnp.clip((whose - 1) // K, 0, P - 1)
+    group = jnp.clip((own - 1) // K, 0, P - 1)
     shorter = jnp.take_along_axis(shorter_B1[:, None], group, axis=-1)
-    return (whose != 0) & (ranks(batch) < shorter)
+    return (own != 0) & (ranks(batch) < shorter)
 
 
-def _drawn(batch: Responses) -> jax.Array:
+def _in_sample(batch: Responses) -> jax.Array:
     """bool [B, R, T], the targets that `LogProbs.sample` sums.
 
     The draw follows from the group's index and the rank of a token in its response, so
@@ -261,7 +259,7 @@ def _drawn(batch: Responses) -> jax.Array:
     """
     B, P, K = batch.lengths.shape
     R, T = batch.responses.shape[1:]
-    counts_GKT = jnp.arange(T) < groups(batch.lengths)[..., None]
+    counts_GKT = jnp.arange(T) < flatten_groups(batch.lengths)[..., None]
     fold = lambda keys, numbers: jax.vmap(jax.random.fold_in, (None, 0))(keys, numbers)
     key_G = fold(jax.random.key(0), batch.index.reshape(-1))
     key_GK = jax.vmap(fold, (0, None))(key_G, jnp.arange(K))
@@ -272,7 +270,7 @@ def _drawn(batch: Responses) -> jax.Array:
     shorter_G11 = batch.lengths.reshape(-1, K, 1).min(1, keepdims=True)
     drawn_GKT = counts_GKT & (place_GKT < shorter_G11)
     drawn_BX = drawn_GKT.reshape(B, P * K * T)
-    whose = batch.responses
-    place = jnp.clip(whose - 1, 0) * T + ranks(batch)
-    chosen = jnp.take_along_axis(drawn_BX, place.reshape(B, R * T), axis=-1)
-    return (whose != 0) & chosen.reshape(B, R, T)
+    own = batch.responses
+    place = jnp.clip(own - 1, 0) * T + ranks(batch)
+    drawn = jnp.take_along_axis(drawn_BX, place.reshape(B, R * T), axis=-1)
+    return (own != 0) & drawn.reshape(B, R, T)

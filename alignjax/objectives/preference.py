@@ -85,16 +85,16 @@ def make(
         raise errors.ConfigError(f"chunk: {chunk} must be at least 1")
     terms = _terms(loss, mixture, options)
     function = mixtures.combine(terms) if mixture else terms[0].function
-    traits, name, scale = catalogue.traits(function), terms[0].name, _scale(terms)
-    each = [catalogue.required_values(term.function) for term in terms]
+    traits, scale = catalogue.traits(function), _reward_scale(terms)
+    values = {v for t in terms for v in catalogue.required_values(t.function)}
     needs = Needs(
         data=traits.data,
-        values=tuple(sorted(set().union(*each))),
+        values=tuple(sorted(values)),
         mismatched="mismatched" in traits.needs,
         reference=traits.reference,
         unstored=tuple(field for field in NOT_STORED if field in traits.needs),
     )
-    read = functools.partial(_read, model, traits, needs, chunk)
+    arguments = functools.partial(_arguments, model, traits, needs, chunk)
 
     def measure(args: Arguments):
         args = lax.stop_gradient(args)
@@ -103,36 +103,33 @@ def make(
         )
 
     def observe(params, frozen: Frozen, batch: Responses, key, train: bool):
-        args, _ = read(params, frozen, batch, key, train)
-        return logprobs.ungrouped(args, batch.weights.shape)
+        args, _ = arguments(params, frozen, batch, key, train)
+        return logprobs.unflatten_groups(args, batch.weights.shape)
 
     def combine(args: Arguments):
-        shape = args.weight.shape
-        measured = measure(logprobs.groups(args))
-        split = lambda x: logprobs.ungrouped(x, shape) if x.ndim else x
-        # The reference is read once.
-        return {"reference": args.reference, "of": jax.tree.map(split, measured)}
+        measured = measure(logprobs.flatten_groups(args))
+        measured = logprobs.unflatten_groups(measured, args.weight.shape)
+        # With the reference log-probs, which are not computed again.
+        return {"reference": args.reference, "measured": measured}
 
     def objective(params, frozen, batch: Responses, key, train, statistic=None):
-        reference = measured = None
-        if statistic is not None:
-            reference = logprobs.groups(statistic["reference"])
-            flat = lambda x: logprobs.groups(x) if x.ndim else x
-            measured = jax.tree.map(flat, statistic["of"])
-        args, entropy_G = read(params, frozen, batch, key, train, reference)
-        inputs = args.inputs
+        whole = logprobs.flatten_groups(statistic or {})
+        args, entropy_G = arguments(
+            params, frozen, batch, key, train, whole.get("reference")
+        )
+        inputs, measured = args.inputs, None
         if traits.coupled:
-            measured = measure(args) if measured is None else measured
+            measured = whole["measured"] if whole else measure(args)
             inputs = inputs | {"statistic": measured}
         value = function(args.policy, args.reference, **inputs)
         loss_G, terms_G = value if mixture else (value, {})
         mean = lambda x_G: Mean.of(x_G, args.weight)
         reported = _metrics(traits, scale, lax.stop_gradient(args), entropy_G)
-        reported |= {f"term/{term}": mean(x_G) for term, x_G in terms_G.items()}
-        named = (measured or {}) if mixture else {name: measured}
-        for term, x in named.items():
+        reported |= {f"term/{name}": mean(x_G) for name, x_G in terms_G.items()}
+        statistics = (measured or {}) if mixture else {terms[0].name: measured}
+        for name, x in statistics.items():
             if isinstance(x, jax.Array) and x.ndim == 0:
-                metric = "kl/baseline" if needs.mismatched else f"statistic/{term}"
+                metric = "kl/baseline" if needs.mismatched else f"statistic/{name}"
                 reported[metric] = mean(jnp.broadcast_to(x, args.weight.shape))
         return mean(loss_G), lax.stop_gradient(reported)
 
@@ -164,19 +161,19 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
     return (mixtures.Term(name, 1.0, bound),)
 
 
-def _scale(terms: Iterable[mixtures.Term]) -> float:
+def _reward_scale(terms: Iterable[mixtures.Term]) -> float:
     """The scale of the reported rewards: the first beta, or RSO's gamma; else 1."""
     for term in terms:
         options = term.function.keywords
-        has_beta = options.get("beta") is not None
-        if has_beta or catalogue.traits(term.function).reference:
-            beta = options["beta"] if has_beta else options.get("gamma")
-            if beta is not None:
-                return beta
+        scale = options.get("beta")
+        if scale is None and catalogue.traits(term.function).reference:
+            scale = options.get("gamma")
+        if scale is not None:
+            return scale
     return 1.0
 
 
-def _read(
+def _arguments(
     model: Model,
     traits: catalogue.Traits,
     needs: Needs,
@@ -190,40 +187,43 @@ def _read(
 ) -> tuple[Arguments, jax.Array]:
     """The arguments of the loss, and the policy's entropy summed over each group, [G].
 
-    `reference` is given where it was read before. Raises ConfigError, at tracing, for a
-    batch that does not have what the loss needs.
+    Args:
+      reference: the reference log-probs, where they have been computed before.
+
+    Raises:
+      ConfigError: the batch does not have what the loss needs; at tracing.
     """
     _check(needs, frozen, batch)
-    fields = traits.needs
+    fields = traits.needs  # optional ones of `LogProbs`
     if not train and needs.reference and batch.reference is None:
         # An evaluation has the time to compare whole distributions.
-        fields = tuple(dict.fromkeys((*fields, "reference_kl")))
+        fields = (*fields, "reference_kl")
     compares = "reference_kl" in fields
-    sequences = logprobs.rows(batch)
+    sequences = logprobs.flatten_sequences(batch)
     tokens = functools.partial(logprobs.tokens, model, chunk=chunk)
-    of_policy = tokens(
+    policy_tokens = tokens(
         trees.merge(params, frozen.base),
         sequences,
         key,
         needs=("entropy", *fields),
         reference=frozen.reference if compares else None,
     )
+    policy = logprobs.response_logprobs(batch, policy_tokens, fields)
+    entropy_GK = logprobs.response_sums(batch, policy_tokens.entropy)
     if needs.reference and reference is None:
         if compares:
-            of_reference = logprobs.Tokens(of_policy.reference_logp)
+            reference_tokens = logprobs.Tokens(policy_tokens.reference_logp)
         elif batch.reference is not None and not needs.unstored:
-            of_reference = logprobs.Tokens(batch.reference)
+            reference_tokens = logprobs.Tokens(batch.reference)
         else:
-            of_reference = tokens(lax.stop_gradient(frozen.reference), sequences)
-        chosen = tuple(field for field in traits.needs if field in logprobs.CHOICES)
-        reference = logprobs.of_responses(batch, of_reference, chosen)
-        reference = lax.stop_gradient(_view(needs, reference))
-    entropy_GK = logprobs.total_of(batch, of_policy.entropy)
+            reference_tokens = tokens(lax.stop_gradient(frozen.reference), sequences)
+        reference = logprobs.response_logprobs(batch, reference_tokens, traits.needs)
+        reference = lax.stop_gradient(_by_example(needs, reference))
     args = Arguments(
-        _view(needs, logprobs.of_responses(batch, of_policy, fields)),
+        _by_example(needs, policy),
         reference,
-        logprobs.groups(batch.weights),
-        batch_inputs(batch, traits.inputs, needs.values),
+        logprobs.flatten_groups(batch.weights),
+        loss_inputs(batch, traits.inputs, needs.values),
     )
     labels = needs.data == "labels"
     return args, entropy_GK[:, 0] if labels else entropy_GK.sum(-1)
@@ -249,7 +249,7 @@ def _check(needs: Needs, frozen: Frozen, batch: Responses) -> None:
         )
 
 
-def batch_inputs(
+def loss_inputs(
     batch: Responses, arguments: Iterable[str], required: Iterable[str] = ()
 ) -> dict[str, jax.Array]:
     """Arguments of a loss that are arrays of the batch: [G], [G, K] or [G, A].
@@ -273,24 +273,25 @@ def batch_inputs(
             f"data has {', '.join(batch.values) or 'no values'}; choose other data or "
             "a loss that needs none"
         )
-    counts_G = logprobs.groups(batch.weights) > 0
+    counts_G = logprobs.flatten_groups(batch.weights) > 0
     inputs = {}
     for argument in arguments:
         name = catalogue.value_name(argument)
         if argument == "present_BK":
-            inputs[argument] = logprobs.groups(batch.lengths) > 0
+            inputs[argument] = logprobs.flatten_groups(batch.lengths) > 0
         elif argument == "present_BA":  # an attribute that was not rated is NaN
-            inputs[argument] = ~jnp.isnan(logprobs.groups(batch.values["target"]))
+            target_GA = logprobs.flatten_groups(batch.values["target"])
+            inputs[argument] = ~jnp.isnan(target_GA)
         elif argument not in catalogue.FROM_BATCH and name in batch.values:
-            x = logprobs.groups(batch.values[name])
-            there = counts_G.reshape(-1, *(1,) * (x.ndim - 1)) & ~jnp.isnan(x)
-            x = jnp.where(there, x, 1.0)
+            x = logprobs.flatten_groups(batch.values[name])
+            counts = counts_G.reshape(-1, *(1,) * (x.ndim - 1)) & ~jnp.isnan(x)
+            x = jnp.where(counts, x, 1.0)
             inputs[argument] = x > 0.5 if name == "desirable" else x
     return inputs
 
 
-def _view(needs: Needs, logps: LogProbs) -> LogProbs:
-    """As losses of this kind of data take them: the first one of labelled responses."""
+def _by_example(needs: Needs, logps: LogProbs) -> LogProbs:
+    """As losses take them: [G, K], or [G] of labelled responses, which stand first."""
     if needs.data != "labels":
         return logps
     own = jax.tree.map(lambda x_GK: x_GK[:, 0], logps)

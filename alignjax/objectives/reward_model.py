@@ -77,14 +77,14 @@ def make(
         score_GKH = score(model, params, batch, key, pooling=pooling)
         G, K, _ = score_GKH.shape
         score_GKMA = score_GKH.reshape(G, K, members, attributes)
-        inputs = preference.batch_inputs(batch, traits.inputs, needs.values)
+        inputs = preference.loss_inputs(batch, traits.inputs, needs.values)
         _check(traits, loss, K, inputs.get("target_BA"), members, attributes)
         of_group = lambda x_GKA: (
             x_GKA[:, 0] if traits.data == "ratings" else x_GKA[..., 0]
         )
         member_loss = lambda x_GKA: bound(of_group(x_GKA), **inputs)
         loss_GM = jax.vmap(member_loss, 2, 1)(score_GKMA)
-        weight_G = logprobs.groups(batch.weights)
+        weight_G = logprobs.flatten_groups(batch.weights)
         weight_GM = jnp.broadcast_to(weight_G[:, None], (G, members))
         if bootstrap and train:
             weight_GM *= _copies(batch.index.reshape(-1), members)
@@ -93,7 +93,7 @@ def make(
 
         score_GKMA = lax.stop_gradient(score_GKMA)
         score_GKA = reduced(score_GKMA, reduce, penalty)
-        length_GK = logprobs.groups(batch.lengths).astype(jnp.float32)
+        length_GK = logprobs.flatten_groups(batch.lengths).astype(jnp.float32)
         reported = metrics.SCORES[traits.data](
             score_GKA, length_GK > 0, length_GK, weight_G, inputs
         )
@@ -125,12 +125,12 @@ def score(
         which has seen all of the response up to its terminator, and the terminator is
         always the same; "mean" the mean over all targets of the response.
     """
-    x_BTD = model.hidden(params, logprobs.rows(batch), key)
+    x_BTD = model.hidden(params, logprobs.flatten_sequences(batch), key)
     score_BTH = model.score(params, x_BTD)
     B, P, K = batch.lengths.shape
     whose = batch.responses
     if pooling == "last":
-        whose = jnp.where(logprobs.last(batch), whose, 0)
+        whose = jnp.where(logprobs.is_last(batch), whose, 0)
     score_BXH = score_BTH.reshape(B, -1, score_BTH.shape[-1])
     of_BXN = whose.reshape(B, -1, 1) == 1 + jnp.arange(P * K)
     total_BNH = jnp.einsum(

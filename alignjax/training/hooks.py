@@ -44,7 +44,7 @@ class Evaluation:
 
     def __call__(self, step: int, state: TrainState, figures) -> dict[str, float]:
         """Figures of the weights (`eval/`), and of their average (`eval_average/`)."""
-        frozen = optim.frozen_at(self._frozen, state.extra)
+        frozen = optim.with_moving_reference(self._frozen, state.extra)
         numbers = {}
         for prefix, params in _weights(state).items():
             batches = self._batches(prefix)
@@ -54,7 +54,7 @@ class Evaluation:
 
     def check_name(self, name: str, state: TrainState) -> None:
         """Raises ConfigError where evaluations have no figure of this name."""
-        frozen = optim.frozen_at(self._frozen, state.extra)
+        frozen = optim.with_moving_reference(self._frozen, state.extra)
         batch = next(self._batches("eval"))
         names = jax.eval_shape(self._eval_step, state.params, frozen, batch)
         means = {name: types.Mean(1.0, 1.0) for name in names}

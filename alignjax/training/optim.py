@@ -255,7 +255,7 @@ def moving_reference(every: int, share: float) -> MovingCopy:
     return MovingCopy(init, update)
 
 
-def frozen_at(frozen: Frozen, extra: Mapping[str, Any]) -> Frozen:
+def with_moving_reference(frozen: Frozen, extra: Mapping[str, Any]) -> Frozen:
     """`frozen` with the moving reference in `extra`, where there is one.
 
     Parameters that are not trained are the same in policy and reference.

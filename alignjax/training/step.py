@@ -58,7 +58,7 @@ def make_train_step(
 
     def train_step(state: TrainState, frozen, batch, key):
         key = jax.random.fold_in(key, state.step)
-        frozen = optim.frozen_at(frozen, state.extra)
+        frozen = optim.with_moving_reference(frozen, state.extra)
         run = grads_and_means if microbatches == 1 else accumulate
         grads, means = run(state.params, frozen, batch, key)
         # A batch in which nothing counts teaches nothing, but must not divide by 0.

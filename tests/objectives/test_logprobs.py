@@ -35,12 +35,12 @@ def found(layout, chunk):
         tokens = logprobs.tokens(
             model,
             params,
-            logprobs.rows(batch),
+            logprobs.flatten_sequences(batch),
             chunk=chunk,
             needs=NEEDS,
             reference=reference,
         )
-        said = logprobs.of_responses(batch, tokens, NEEDS)
+        said = logprobs.response_logprobs(batch, tokens, NEEDS)
         fields = [said.total, *(getattr(said, name) for name in NEEDS)]
         scaled = [jnp.sin(i + x).sum() for i, x in enumerate(fields)]
         return sum(scaled), said
@@ -105,7 +105,7 @@ def drawn(layout, groups):
     batch = batches.make(groups, layout, 64)
     bits = 2.0 ** logprobs.ranks(batch)  # a sum of powers of two names its terms
     needs = ("sample", "head")
-    return logprobs.of_responses(batch, logprobs.Tokens(jnp.asarray(bits)), needs)
+    return logprobs.response_logprobs(batch, logprobs.Tokens(jnp.asarray(bits)), needs)
 
 
 def test_the_draw_goes_by_the_group_alone():
@@ -137,13 +137,15 @@ def test_all_tokens_are_drawn_equally_often():
 def test_what_stands_outside_of_responses_is_never_looked_at():
     batch = subject.batch("packed", padding=1)
     outside = jnp.where(batch.responses > 0, 1.0, jnp.nan)
-    said = logprobs.of_responses(batch, logprobs.Tokens(outside), ("head", "sample"))
+    said = logprobs.response_logprobs(
+        batch, logprobs.Tokens(outside), ("head", "sample")
+    )
     np.testing.assert_array_equal(said.total, said.length)
     assert np.isfinite(said.head).all() and np.isfinite(said.sample).all()
 
 
 def test_a_comparison_needs_a_reference():
-    sequences = logprobs.rows(subject.batch())
+    sequences = logprobs.flatten_sequences(subject.batch())
     for field in logprobs.COMPARISONS:
         with pytest.raises(ValueError, match="no reference"):
             logprobs.tokens(

@@ -243,7 +243,7 @@ def test_a_mixture_adds_up():
 
 def stored(batch):
     """The batch with the reference's log-probabilities, and NaN where none belong."""
-    sequences = logprobs.rows(batch)
+    sequences = logprobs.flatten_sequences(batch)
     logp = logprobs.tokens(subject.model(), REFERENCE.reference, sequences).logp
     logp = logp.reshape(batch.responses.shape)
     return batch.replace(reference=jnp.where(batch.responses > 0, logp, jnp.nan))

@@ -77,7 +77,9 @@ def take(
         if objective.needs.reference:
             frozen = types.Frozen(reference=start(1).params)
         if store:
-            found = logprobs.tokens(built, frozen.reference, logprobs.rows(rows))
+            found = logprobs.tokens(
+                built, frozen.reference, logprobs.flatten_sequences(rows)
+            )
             logp = np.asarray(found.logp).reshape(rows.responses.shape)
             rows, frozen = rows.replace(reference=logp), types.Frozen()
         now = start(0)

@@ -28,7 +28,7 @@ def start(objective, every, share, params):
 
 
 def reference(state, base=None):
-    return optim.frozen_at(types.Frozen(base or {}), state.extra).reference
+    return optim.with_moving_reference(types.Frozen(base or {}), state.extra).reference
 
 
 def by_hand(objective, every, share, steps):
@@ -77,7 +77,7 @@ def test_the_evaluation_compares_with_where_it_is(objective):
     evaluate = jax.jit(step.make_eval_step(objective))
     for expected in (False, True):
         state, _ = run(state, types.Frozen(), subject.batch(), jax.random.key(0))
-        frozen = optim.frozen_at(types.Frozen(), state.extra)
+        frozen = optim.with_moving_reference(types.Frozen(), state.extra)
         means = evaluate(state.params, frozen, subject.batch())
         same = float(means["loss"].value()) == pytest.approx(np.log(2), abs=1e-6)
         assert same == expected
@@ -110,7 +110,7 @@ def test_a_reference_that_stays_is_left_as_it_is():
     frozen = types.Frozen({}, subject.params(1))
     average = optim.moving_copies(0.9, None, None)["average"]
     extra = {"average": average.init(subject.params())}
-    assert optim.frozen_at(frozen, extra) is frozen
+    assert optim.with_moving_reference(frozen, extra) is frozen
 
 
 def test_factors_of_adapters_are_copied_and_never_averaged():
