@@ -37,7 +37,7 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
     """Trains, or goes on training, in `workdir`; returns its exit code.
 
     Args:
-      section: the whole config; its fields are explained in `configs/base.py`.
+      section: the whole config, whose fields `--print` explains.
       workdir: where checkpoints, metrics, logs and samples go.
       profile: whether to write an XLA trace of some early steps to `workdir/profile`.
 

@@ -39,7 +39,7 @@ def begun(init):
     if init.run:
         model = dict(zip(("family", "name"), PUBLISHED[init.run], strict=True))
     opened = types.SimpleNamespace(config={"model": model})
-    return initial.ParentRun(opened, step=1, digest="")
+    return initial.RunAtStep(opened, step=1, digest="")
 
 
 def load(path):

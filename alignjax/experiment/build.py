@@ -49,8 +49,8 @@ class Experiment(NamedTuple):
     config: sections.Config
     json: dict
     identity: dict
-    parent: initial.ParentRun | None
-    reference: initial.ParentRun | None
+    parent: initial.RunAtStep | None
+    reference: initial.RunAtStep | None
     tokenizer: tokenizer.Tokenizer
     prompts: list[list[int]]
     stop: list[int] | None
@@ -143,35 +143,27 @@ def build(section: Mapping) -> Experiment:
             rules=rules,
         )
     return Experiment(
-        config=c,
-        json=checked.json,
+        **checked._replace(objective=objective)._asdict(),
         identity=identity,
-        parent=checked.parent,
-        reference=checked.reference,
         tokenizer=tok,
         prompts=prompts,
         stop=stop,
         train=train,
         validation=data("validation") if c.evaluation.every else None,
         model=model,
-        objective=objective,
-        schedule=checked.schedule,
-        optimizer=checked.optimizer,
-        copies=checked.copies,
         mesh=mesh,
-        rules=rules,
         weights=weights,
         store=store,
     )
 
 
-def _tokenizer(c: sections.Config, parent: initial.ParentRun | None, cache_dir):
+def _tokenizer(c: sections.Config, parent: initial.RunAtStep | None, cache_dir):
     """The parent's tokenizer, or a config's own, with the chat template of the data."""
     if c.tokenizer is None:
         return format.keep(initial.load_tokenizer(parent), c.data.chat)
     sources = loader.load_sources(c.data.sources, "data.sources").values()
-    made = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
-    return format.keep(made, c.data.chat)
+    tok = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
+    return format.keep(tok, c.data.chat)
 
 
 def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
@@ -190,10 +182,10 @@ def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
         form = format.of(tok, c.data.chat)
         stop = list(form.stop_ids)
         prompts = [form.prompt_ids(t, c.data.bos) for t in turns]
-    asked = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    asked |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
+    options = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    options |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
     try:
-        return request.make(model, tok, prompts, **asked).prompts, stop
+        return request.make(model, tok, prompts, **options).prompts, stop
     except errors.ConfigError as error:
         problems = [f"sample.{problem}" for problem in error.problems]
         raise errors.ConfigError(problems) from error
@@ -256,8 +248,8 @@ class Checked(NamedTuple):
 
     config: sections.Config
     json: dict
-    parent: initial.ParentRun | None
-    reference: initial.ParentRun | None
+    parent: initial.RunAtStep | None
+    reference: initial.RunAtStep | None
     objective: Objective
     schedule: Callable
     optimizer: Any
@@ -290,8 +282,8 @@ def check(section: dict) -> Checked:
             if name not in known
         ]
         raise errors.ConfigError(problems)
-    parent = initial.find(filled["init"], "init") if "init" in filled else None
-    section = initial.complete(section, parent)
+    parent = initial.find_run(filled["init"], "init") if "init" in filled else None
+    section = initial.inherit_model(section, parent)
     c = config.build(sections.Config, {**filled, "model": section.get("model")}, "")
     if own_tokenizer:
         attempt(tokenizer.check_used, section["tokenizer"])
@@ -303,6 +295,7 @@ def check(section: dict) -> Checked:
             "which is random; name a run in init.run"
         )
     objective = None
+    # The vocabulary is not known before the tokenizer is; nothing here depends on it.
     if (model := attempt(models.build, c.model, 1)) is not None:
         objective = attempt(objectives.build, model, c.objective)
         problems += quantized.problems(model.config, c.trainable)
@@ -315,7 +308,7 @@ def check(section: dict) -> Checked:
         )
     reference_run = None
     if objective is not None and objective.needs.reference:
-        reference_run = attempt(initial.find, c.reference, "reference") or parent
+        reference_run = attempt(initial.find_run, c.reference, "reference") or parent
         if reference_run is None:
             problems.append("reference.run: the objective asks one; or name init.run")
         if c.reference.store and objective.needs.unstored:

@@ -33,7 +33,7 @@ _IGNORED = (
 )
 
 
-class ParentRun(NamedTuple):
+class RunAtStep(NamedTuple):
     """A run as of one step, from which another takes parameters.
 
     Attributes:
@@ -47,7 +47,7 @@ class ParentRun(NamedTuple):
     digest: str
 
 
-def find(section: Any, path: str) -> ParentRun | None:
+def find_run(section: Any, path: str) -> RunAtStep | None:
     """The run that the section `init` or `reference` names; None if it names none.
 
     It may be a Hugging Face folder, or `hf:` and a folder or a repository of the hub.
@@ -66,10 +66,10 @@ def find(section: Any, path: str) -> ParentRun | None:
     except errors.ConfigError as error:
         problems = [f"{path}.run: {problem}" for problem in error.problems]
         raise errors.ConfigError(problems) from error
-    return ParentRun(run, step, run.digest())
+    return RunAtStep(run, step, run.digest())
 
 
-def complete(section: Mapping[str, Any], parent: ParentRun | None) -> dict[str, Any]:
+def inherit_model(section: Mapping, parent: RunAtStep | None) -> dict:
     """The config's JSON, with what `model` leaves open as in the parent run.
 
     Raises:
@@ -103,7 +103,7 @@ def _context(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, 
     return {"context": fields.get("context") or (longest if inherited else None)}
 
 
-def length_note(parent: ParentRun, c: decoder_config.DecoderConfig) -> str | None:
+def length_note(parent: RunAtStep, c: decoder_config.DecoderConfig) -> str | None:
     """A line for the log where texts are longer than the parent was made for."""
     before = _decoder_config(parent.run.config["model"])
     same = before.rope_scaling == c.rope_scaling and before.rope_theta == c.rope_theta
@@ -123,7 +123,7 @@ def _longest(c: decoder_config.DecoderConfig) -> int:
     return c.context or c.max_length
 
 
-def load_tokenizer(parent: ParentRun) -> base.Tokenizer:
+def load_tokenizer(parent: RunAtStep) -> base.Tokenizer:
     """The tokenizer of a run, with its start token. Raises ConfigError."""
     try:
         return parent.run.store.tokenizer()
@@ -131,7 +131,7 @@ def load_tokenizer(parent: ParentRun) -> base.Tokenizer:
         raise errors.ConfigError(f"init.run: {error}") from error
 
 
-def check_tokenizer(reference: ParentRun, tok: base.Tokenizer) -> None:
+def check_tokenizer(reference: RunAtStep, tok: base.Tokenizer) -> None:
     """Raises ConfigError where a reference reads other tokens than the policy.
 
     Another template, or other stops, change neither tokens nor what they stand for.
@@ -155,7 +155,7 @@ def _encoding_hash(tok: base.Tokenizer) -> str:
     return tok._replace(files=files).identity
 
 
-def architecture(parent: ParentRun, model_config: Any) -> dict[str, Any]:
+def architecture(parent: RunAtStep, model_config: Any) -> dict[str, Any]:
     """The fields that change what the parameters of a run compute, JSON-able.
 
     Those of adapters do where the run has some.
@@ -165,7 +165,7 @@ def architecture(parent: ParentRun, model_config: Any) -> dict[str, Any]:
     return {name: x for name, x in fields if not re.fullmatch(ignored, name)}
 
 
-def check_model(reference: ParentRun, model_config: Any) -> None:
+def check_model(reference: RunAtStep, model_config: Any) -> None:
     """Raises ConfigError where a reference's parameters are of another model.
 
     The policy's model would compute something from them that is no model's.
@@ -207,8 +207,8 @@ class InitialWeights(NamedTuple):
     optimizer: Any
     copies: Mapping[str, optim.MovingCopy]
     seed: int
-    parent: ParentRun | None
-    reference: ParentRun | None
+    parent: RunAtStep | None
+    reference: RunAtStep | None
     keep_reference: bool
 
     def state(self) -> TrainState:
@@ -269,7 +269,7 @@ class InitialWeights(NamedTuple):
         trained = trees.named_leaves(self.abstract.params)
         return trees.partition("|".join(map(re.escape, trained)), params)
 
-    def _load(self, parent: ParentRun) -> Params:
+    def _load(self, parent: RunAtStep) -> Params:
         """The parameters of a run, sharded as those of this one."""
         key, leaves = jax.random.key(self.seed), parent.run.leaves()
         return state.load_params(leaves, self.stored, self.model, key, allow_new=NEW)[0]
@@ -284,8 +284,8 @@ def weights(
     *,
     trainable: str,
     seed: int,
-    parent: ParentRun | None,
-    reference: ParentRun | None,
+    parent: RunAtStep | None,
+    reference: RunAtStep | None,
     keep_reference: bool,
 ) -> InitialWeights:
     """The weights that a run begins with; none is read or computed before it is used.

@@ -49,7 +49,7 @@ class Store(NamedTuple):
     """
 
     folder: pathlib.Path
-    reference: initial.ParentRun
+    reference: initial.RunAtStep
     model: Model
     trainable: str
     batch_size: int

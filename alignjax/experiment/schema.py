@@ -84,8 +84,8 @@ def page(section: Mapping, origins: Mapping[str, str]) -> str:
     """
     origins, lines = dict(origins), []
     init = config.build(sections.InitConfig, section.get("init") or {}, "init")
-    if (start := initial.find(init, "init")) is not None:
-        whole = initial.complete(
+    if (start := initial.find_run(init, "init")) is not None:
+        whole = initial.inherit_model(
             {**section, "model": section.get("model") or {}}, start
         )
         for name, value in whole["model"].items():

@@ -43,24 +43,24 @@ def make_train_step(
     grads_and_means = jax.grad(total_loss, has_aux=True)
 
     def accumulate(params, frozen, batch, key):
-        steps = (_split(batch, microbatches), jax.random.split(key, microbatches))
+        parts = (_split(batch, microbatches), jax.random.split(key, microbatches))
         if objective.statistic is not None:
-            observe = lambda step: objective.statistic.observe(
-                params, frozen, *step, True
+            observe = lambda part: objective.statistic.observe(
+                params, frozen, *part, True
             )
-            statistic = objective.statistic.combine(_join(lax.map(observe, steps)))
-            steps = (*steps, _split(lax.stop_gradient(statistic), microbatches))
-        one = lambda step: grads_and_means(params, frozen, *step)
-        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], steps))
+            statistic = objective.statistic.combine(_join(lax.map(observe, parts)))
+            parts = (*parts, _split(lax.stop_gradient(statistic), microbatches))
+        of_part = lambda part: grads_and_means(params, frozen, *part)
+        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        add = lambda sums, step: (jax.tree.map(jnp.add, sums, one(step)), None)
-        return lax.scan(add, zeros, steps)[0]
+        add = lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(part)), None)
+        return lax.scan(add, zeros, parts)[0]
 
     def train_step(state: TrainState, frozen, batch, key):
         key = jax.random.fold_in(key, state.step)
         frozen = optim.with_moving_reference(frozen, state.extra)
-        run = grads_and_means if microbatches == 1 else accumulate
-        grads, means = run(state.params, frozen, batch, key)
+        differentiate = grads_and_means if microbatches == 1 else accumulate
+        grads, means = differentiate(state.params, frozen, batch, key)
         # A batch in which nothing counts teaches nothing, but must not divide by 0.
         weight = jnp.where(means["loss"].weight == 0, 1.0, means["loss"].weight)
         grads = jax.tree.map(lambda g: g / weight, grads)

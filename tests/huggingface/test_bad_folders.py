@@ -311,7 +311,7 @@ def test_the_config_says_which_field_named_it(tmp_path):
     truncated(tmp_path / "x")
     section = InitConfig(run=f"hf:{tmp_path / 'x'}")
     with pytest.raises(errors.ConfigError, match=r"^init\.run: .*truncated"):
-        initial.find(section, "init")
+        initial.find_run(section, "init")
 
 
 def test_there_is_but_one_step(tmp_path):
@@ -323,8 +323,8 @@ def test_there_is_but_one_step(tmp_path):
 
 def test_a_family_is_not_read_as_another(tmp_path):
     handmade.write(tmp_path / "x")
-    begun = initial.find(InitConfig(run=str(tmp_path / "x")), "init")
-    complete = lambda **fields: initial.complete({"model": fields}, begun)["model"]
+    begun = initial.find_run(InitConfig(run=str(tmp_path / "x")), "init")
+    complete = lambda **fields: initial.inherit_model({"model": fields}, begun)["model"]
     assert complete(family=None, max_length=8)["max_length"] == 8
     assert complete(family="llama")["d_model"] == handmade.D
     with pytest.raises(errors.ConfigError, match=r"model\.family: 'gpt2'"):

@@ -19,11 +19,11 @@ LINEAR = dict(kind="linear", factor=4.0)
 def begun(tmp_path):
     """From a folder of 16 positions."""
     path = handmade.write(tmp_path / "x")
-    return initial.find(InitConfig(run=str(path)), "init")
+    return initial.find_run(InitConfig(run=str(path)), "init")
 
 
 def complete(begun, **fields):
-    return initial.complete({"model": fields}, begun)["model"]
+    return initial.inherit_model({"model": fields}, begun)["model"]
 
 
 def said(section) -> int:
