@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How losses are registered, described, and bound to the options of a config.
+"""How losses are registered, described, bound to the options of a config, and summed.
 
 A loss is a pure function `(policy, reference, *, ...) -> loss_B`. Its keyword arguments
 are of three kinds: *options*, which a config sets; *inputs*, arrays that come with the
@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from alignjax import config, errors, registry, types
+from alignjax import bounds, config, errors, registry, types
 from alignjax.losses import links
 
 PREFERENCE = registry.Registry("preference loss")  # LogProbs of [B, 2]
@@ -277,3 +278,86 @@ def measure(loss: Callable, policy, reference, **available):
         names = {p.name for p in parameters}
         values = {k: v for k, v in values.items() if k in names}
     return function(policy, reference, **values)
+
+
+_WEIGHT = {"weight": config.Field(bounds.Positive, required=True)}
+
+
+class Term(NamedTuple):
+    """A part of a mixture: `weight` times the loss `function`, its options bound."""
+
+    name: str
+    weight: float
+    function: Callable
+
+
+def bind_mixture(section: Mapping, path: str) -> tuple[Term, ...]:
+    """The terms of a mixture: `{loss: {"weight": w, option: value}}` or `{loss: w}`.
+
+    Raises:
+      ConfigError: an unknown loss, a weight or an option that it cannot have; all that
+        is wrong at once.
+    """
+    terms, problems = [], []
+    for name, value in section.items():
+        fields = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        try:
+            weight = {"weight": fields.pop("weight", None)}
+            weight = config.fill(_WEIGHT, weight, f"{path}.{name}")["weight"]
+            function = PREFERENCE.find(name)
+            if (data := traits(function).data) != "pairs":
+                raise ValueError(f"{name} is of {data}; a mixture is of pairs")
+            bound = bind(function, fields, f"{path}.{name}")
+            terms.append(Term(name, weight, bound))
+        except errors.ConfigError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+    if not section:
+        problems.append(f"{path}: a mixture of nothing; name its losses and weights")
+    if problems:
+        raise errors.ConfigError(problems)
+    return tuple(terms)
+
+
+def combine(terms: Sequence[Term]) -> Callable:
+    """The weighted sum of losses as one function with the traits of a loss.
+
+    It is `(policy, reference, *, statistic, **inputs) -> (loss_B, {name: term_B})`:
+    beside the sum it returns each term before its weight, float32 [B]. Its statistic is
+    a dict of those of the batch-coupled terms, by name.
+    """
+    each = {term.name: traits(term.function) for term in terms}
+    together = lambda field: tuple(
+        sorted({x for own in each.values() for x in getattr(own, field)})
+    )
+
+    def measure_each(policy, reference, **available):
+        return {
+            term.name: measure(term.function, policy, reference, **available)
+            for term in terms
+            if each[term.name].coupled
+        }
+
+    def combined(policy, reference, *, statistic=None, **inputs):
+        values = {}
+        for term in terms:
+            own = each[term.name]
+            arguments = {name: inputs[name] for name in own.inputs if name in inputs}
+            if own.coupled:
+                arguments["statistic"] = statistic[term.name]
+            values[term.name] = term.function(policy, reference, **arguments)
+        return sum(term.weight * values[term.name] for term in terms), values
+
+    coupled = any(own.coupled for own in each.values())
+    first = each[terms[0].name]
+    combined.traits = Traits(
+        reference=any(own.reference for own in each.values()),
+        needs=together("needs"),
+        inputs=together("inputs"),
+        statistic=measure_each if coupled else None,
+        margin=all(own.margin for own in each.values()),
+        data=first.data,
+        normalised=first.normalised,
+    )
+    return combined

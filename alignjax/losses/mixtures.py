@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of losses: those that have a name, and any other that a config spells out.
+"""Sums of losses that have a name; `catalogue.combine` makes those of a config.
 
 The likelihood of the chosen response is a loss like the rest, three ways: summed, a
 token of its own response, and a token of the whole batch.
@@ -8,13 +8,10 @@ token of its own response, and a token of the whole batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from alignjax import config, errors
 from alignjax.bounds import NonNegative, Positive
 from alignjax.losses import catalogue, links, preference, scores
 from alignjax.types import LogProbs
@@ -126,86 +123,3 @@ def mpo(
         + quality_weight * quality_B
         + generation_weight * nll_mean(policy, reference)
     )
-
-
-WEIGHT = {"weight": config.Field(Positive, required=True)}
-
-
-class Term(NamedTuple):
-    """A part of a mixture: `weight` times the loss `function`, its options bound."""
-
-    name: str
-    weight: float
-    function: Callable
-
-
-def build(section: Mapping[str, Any], path: str) -> tuple[Term, ...]:
-    """The terms of a mixture: `{loss: {"weight": w, option: value}}` or `{loss: w}`.
-
-    Raises:
-      ConfigError: an unknown loss, a weight or an option that it cannot have; all that
-        is wrong at once.
-    """
-    terms, problems = [], []
-    for name, given in section.items():
-        given = dict(given) if isinstance(given, Mapping) else {"weight": given}
-        try:
-            weight = {"weight": given.pop("weight", None)}
-            weight = config.fill(WEIGHT, weight, f"{path}.{name}")["weight"]
-            function = catalogue.PREFERENCE.find(name)
-            if (data := catalogue.traits(function).data) != "pairs":
-                raise ValueError(f"{name} is of {data}; a mixture is of pairs")
-            bound = catalogue.bind(function, given, f"{path}.{name}")
-            terms.append(Term(name, weight, bound))
-        except errors.ConfigError as error:
-            problems += error.problems
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
-    if not section:
-        problems.append(f"{path}: a mixture of nothing; name its losses and weights")
-    if problems:
-        raise errors.ConfigError(problems)
-    return tuple(terms)
-
-
-def combine(terms: Sequence[Term]) -> Callable:
-    """The weighted sum of losses as one function with the traits of a loss.
-
-    It is `(policy, reference, *, statistic, **inputs) -> (loss_B, {name: term_B})`:
-    beside the sum it returns each term before its weight, float32 [B]. Its statistic is
-    a dict of those of the batch-coupled terms, by name.
-    """
-    each = {term.name: catalogue.traits(term.function) for term in terms}
-    together = lambda field: tuple(
-        sorted({x for traits in each.values() for x in getattr(traits, field)})
-    )
-
-    def measure(policy, reference, **available):
-        return {
-            term.name: catalogue.measure(term.function, policy, reference, **available)
-            for term in terms
-            if each[term.name].coupled
-        }
-
-    def combined(policy, reference, *, statistic=None, **inputs):
-        values = {}
-        for term in terms:
-            traits = each[term.name]
-            arguments = {name: inputs[name] for name in traits.inputs if name in inputs}
-            if traits.coupled:
-                arguments["statistic"] = statistic[term.name]
-            values[term.name] = term.function(policy, reference, **arguments)
-        return sum(term.weight * values[term.name] for term in terms), values
-
-    coupled = any(traits.coupled for traits in each.values())
-    first = each[terms[0].name]
-    combined.traits = catalogue.Traits(
-        reference=any(traits.reference for traits in each.values()),
-        needs=together("needs"),
-        inputs=together("inputs"),
-        statistic=measure if coupled else None,
-        margin=all(traits.margin for traits in each.values()),
-        data=first.data,
-        normalised=first.normalised,
-    )
-    return combined

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import errors, trees
-from alignjax.losses import catalogue, mixtures
+from alignjax.losses import catalogue
 from alignjax.objectives import logprobs, metrics
 from alignjax.types import (
     BatchStatistic,
@@ -84,7 +84,7 @@ def make(
     if chunk < 1:
         raise errors.ConfigError(f"chunk: {chunk} must be at least 1")
     terms = _terms(loss, mixture, options)
-    function = mixtures.combine(terms) if mixture else terms[0].function
+    function = catalogue.combine(terms) if mixture else terms[0].function
     traits, scale = catalogue.traits(function), _reward_scale(terms)
     values = {v for t in terms for v in catalogue.required_values(t.function)}
     needs = Needs(
@@ -137,7 +137,7 @@ def make(
     return Objective(objective, statistic, needs)
 
 
-def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
+def _terms(loss, mixture, options) -> tuple[catalogue.Term, ...]:
     """The terms of a mixture, or the one loss with its options."""
     if mixture:
         problems = [f"{name}: give it to the terms of the mixture" for name in options]
@@ -145,7 +145,7 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
             problems.append(f"loss: {loss!r} beside a mixture; one of them is None")
         if problems:
             raise errors.ConfigError(problems)
-        return mixtures.build(mixture, "mixture")
+        return catalogue.bind_mixture(mixture, "mixture")
     name = "dpo" if loss is None else loss
     function = catalogue.find(name, *KINDS)
     if (data := catalogue.traits(function).data) not in metrics.PREFERENCES:
@@ -158,10 +158,10 @@ def _terms(loss, mixture, options) -> tuple[mixtures.Term, ...]:
     except errors.ConfigError as error:
         problems = [f"{problem} (loss {name!r})" for problem in error.problems]
         raise errors.ConfigError(problems) from error
-    return (mixtures.Term(name, 1.0, bound),)
+    return (catalogue.Term(name, 1.0, bound),)
 
 
-def _reward_scale(terms: Iterable[mixtures.Term]) -> float:
+def _reward_scale(terms: Iterable[catalogue.Term]) -> float:
     """The scale of the reported rewards: the first beta, or RSO's gamma; else 1."""
     for term in terms:
         options = term.function.keywords

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alignjax import bounds, errors
-from alignjax.losses import catalogue, coupled, links, mixtures, preference
+from alignjax.losses import catalogue, coupled, links, preference
 from alignjax.types import LogProbs
 from tests.losses import batches
 
@@ -204,19 +204,19 @@ def test_a_mixture_says_all_that_is_wrong():
         "cpo": -1.0,
         "nll_mean": 0.0,
     }
-    said = messages(mixtures.build, section, "terms")
+    said = messages(catalogue.bind_mixture, section, "terms")
     assert "terms.dpo.weight: required" in said
     assert "terms: unknown preference loss 'robusst'; did you mean 'robust'?" in said
     assert "terms.simpo.gama: unknown field; did you mean 'gamma'?" in said
     assert "terms.hinge.weight: 'much' is str" in said
     assert "terms.cpo.weight: -1.0 is not above 0" in said
     assert "terms.nll_mean.weight: 0.0 is not above 0" in said
-    assert "a mixture of nothing" in messages(mixtures.build, {}, "terms")
+    assert "a mixture of nothing" in messages(catalogue.bind_mixture, {}, "terms")
 
 
 def test_a_mixture_asks_for_what_its_terms_ask_for():
     build = lambda *names: catalogue.traits(
-        mixtures.combine(mixtures.build(dict.fromkeys(names, 1.0), "terms"))
+        catalogue.combine(catalogue.bind_mixture(dict.fromkeys(names, 1.0), "terms"))
     )
     alone = catalogue.Traits(reference=False, normalised=True)
     assert build("simpo", "nll") == alone
@@ -230,7 +230,7 @@ def test_a_mixture_asks_for_what_its_terms_ask_for():
 def test_a_mixture_is_the_sum_of_its_terms():
     policy, reference, inputs = batches.batch("preference")
     given = {"odpo": 0.5, "aot": {"weight": 2.0, "beta": 0.3}, "nll_mean": 1.5}
-    combined = mixtures.combine(mixtures.build(given, "terms"))
+    combined = catalogue.combine(catalogue.bind_mixture(given, "terms"))
     statistic = catalogue.measure(combined, policy, reference, **inputs)
     assert set(statistic) == {"aot"}
     loss_B, each = combined(
@@ -256,7 +256,7 @@ def test_mpo_is_the_mixture_of_its_paper():
         "bco_pair": {"weight": 0.2, "beta": 0.1},
         "nll_mean": 1.0,
     }
-    combined = mixtures.combine(mixtures.build(given, "terms"))
+    combined = catalogue.combine(catalogue.bind_mixture(given, "terms"))
     statistic = catalogue.measure(combined, policy, reference)
     loss_B, _ = combined(policy, reference, statistic=statistic)
     mpo_B = batches.call("preference", "mpo", {})(policy, reference, {})

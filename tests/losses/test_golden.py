@@ -19,7 +19,6 @@ from alignjax.losses import (
     coupled,
     language_model,
     links,
-    mixtures,
     preference,
     reward,
     scores,
@@ -203,7 +202,7 @@ def test_beta_dpo_keeps_three_of_four():
 
 
 def test_a_mixture_of_three():
-    terms = mixtures.build(
+    terms = catalogue.bind_mixture(
         {
             "dpo": {"weight": 0.8, "beta": 0.1},
             "bco_pair": {"weight": 0.2, "beta": 0.1},
@@ -212,7 +211,7 @@ def test_a_mixture_of_three():
         "terms",
     )
     policy, reference = canonical()
-    combined = mixtures.combine(terms)
+    combined = catalogue.combine(terms)
     statistic = catalogue.measure(combined, policy, reference)
     np.testing.assert_allclose(statistic["bco_pair"], GOLDEN["bco.delta"], rtol=1e-6)
     loss_B, each = combined(policy, reference, statistic=statistic)

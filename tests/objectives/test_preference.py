@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignjax import errors, objectives
-from alignjax.losses import catalogue, mixtures
+from alignjax.losses import catalogue
 from alignjax.objectives import logprobs, preference
 from alignjax.training import evaluate
 from alignjax.types import Frozen, LogProbs
@@ -371,5 +371,5 @@ def test_every_coupled_loss_says_so_to_the_step():
     for name in LOSSES:
         coupled = catalogue.traits(catalogue.find(name, *preference.KINDS)).coupled
         assert (build(name).statistic is not None) == coupled
-    terms = mixtures.build({"dpo": 1.0, "aot": 1.0}, "mixture")
-    assert catalogue.traits(mixtures.combine(terms)).coupled
+    terms = catalogue.bind_mixture({"dpo": 1.0, "aot": 1.0}, "mixture")
+    assert catalogue.traits(catalogue.combine(terms)).coupled
