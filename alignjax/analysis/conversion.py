@@ -22,7 +22,7 @@ from alignjax.analysis import run, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base as tokenizers
 from alignjax.huggingface import folder as folders
-from alignjax.huggingface import layout, peft, save
+from alignjax.huggingface import layout, peft, save, tokenizer_files
 from alignjax.models import lora
 from alignjax.storage import atomic, fingerprint, tensor_files
 
@@ -220,6 +220,12 @@ def plan_export(
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
     )
+    if c.score_heads:
+        objective = opened.config.get("objective") or {}
+        notes = tokenizer_files.score_notes(
+            opened.full_tokenizer, opened.chats, objective
+        )
+        plan = plan._replace(notes=(*plan.notes, *notes))
     target = pathlib.Path(target).absolute()
     atomic.check(target, plan.nbytes)
     return Export(opened, leaves, plan, target)

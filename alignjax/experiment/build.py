@@ -226,6 +226,8 @@ def describe(run: Experiment, resumed: int | None) -> str:
             lines.append(f"{name}: step {other.step} of {path}, parameters {digest}")
     if run.parent and (note := initial.length_note(run.parent, run.model.config)):
         lines.append(note)
+    if note := format.start_note(run.tokenizer, c.data.chat, c.data.bos):
+        lines.append(note)
     if (every := c.reference.update_every) is not None:
         share = c.reference.update_share
         moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"

@@ -87,15 +87,8 @@ class Folder:
     @functools.cached_property
     def bos(self) -> bool:
         """Whether its tokenizer puts its start token before a text."""
-        settings = _json(self.path / "tokenizer_config.json")
-        if settings.get("add_bos_token") is not None:
-            return bool(settings["add_bos_token"])
-        if not (self.path / "tokenizer.json").is_file():
-            return self.has_tokenizer  # sentencepiece models of Llama and Gemma do
-        token = settings.get("bos_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        processor = _json(self.path / "tokenizer.json").get("post_processor")
-        return token is not None and json.dumps(token) in json.dumps(processor)
+        files = self.tokenizer().files if self.has_tokenizer else {}
+        return tokenizer_files.adds_start(files)
 
 
 def is_folder(path: pathlib.Path) -> bool:

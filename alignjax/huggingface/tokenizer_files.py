@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alignjax import errors
@@ -87,12 +88,55 @@ def files(
     pad_id = tok.control.get(tok.names.get("pad_token"))
     if c.score_heads and pad_id is None:
         pad_id = tok.eos_id  # without it only batches of one are read
+    if note := _start_note(tok, chat, bos):
+        notes.append(note)
     keys = {
         "bos_token_id": tok.bos_id,
         "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
         "pad_token_id": pad_id,
     }
     return Files(content, keys, notes)
+
+
+def score_notes(tok, chat: str | None, objective: Mapping[str, Any]) -> list[str]:
+    """What to feed to transformers so that it gives the scores of a run.
+
+    It reads scores at the last token that is no padding; here a response is scored
+    before the token that ends it.
+
+    Args:
+      objective: the section of the run's config; others than a reward model have none.
+    """
+    if objective.get("name") != "reward_model" or tok is None:
+        return []
+    if objective.get("pooling") == "mean":
+        note = (
+            "score: the run takes the mean over a response's tokens, transformers what "
+            "it reads at the last token; no input makes the two equal"
+        )
+        return [note]
+    names = {i: name for name, i in tok.control.items()}
+    end = (stop_ids(tok, chat) or [None])[0]
+    note = (
+        "score: transformers reads it at the last token that is no padding, the run "
+        f"before the terminator {names.get(end, end)!r} of a response; feed the tokens "
+        "of prompt and response without the terminator and what follows it"
+    )
+    notes = [note]
+    if (members := objective.get("members") or 1) > 1:
+        how = objective.get("reduce") or "mean"
+        notes.append(
+            f"score: of the {members} members of an ensemble, of which the run reports "
+            f"the {how}; transformers gives them all"
+        )
+    return notes
+
+
+def _start_note(tok, chat: str | None, bos: bool) -> str | None:
+    try:
+        return chats.start_note(tok, chat, bos)
+    except errors.ConfigError:  # a template that cannot be used here
+        return None
 
 
 def stop_ids(tok, chat: str | None) -> list[int]:

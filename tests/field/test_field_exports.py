@@ -57,13 +57,11 @@ def test_all_chat_templates_are_exported(tmp_path, place):
 ENDLESS = byte_llama.CHATML.replace("<|im_end|>\n", "<|im_end|>")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the run scores a response before its terminator; transformers scores at "
-    "the last token that is no padding, and the export does not report the difference",
-)
-def test_rewards_of_an_export_are_those_of_the_run(tmp_path, capfd):
-    folder = byte_llama.write(tmp_path / "model", ENDLESS, pad_token="<pad>")
+@pytest.mark.parametrize("template", [byte_llama.CHATML, ENDLESS])
+def test_an_export_says_what_to_feed_for_the_rewards_of_the_run(
+    tmp_path, capfd, template
+):
+    folder = byte_llama.write(tmp_path / "model", template, pad_token="<pad>")
     colours = "red blue green pink teal gold grey rust".split()
     pairs = [{"prompt": c, "chosen": f"{c} it is", "rejected": "no"} for c in colours]
     path = byte_llama.write_rows(tmp_path / "pairs.jsonl", pairs)
@@ -75,22 +73,29 @@ def test_rewards_of_an_export_are_those_of_the_run(tmp_path, capfd):
     trained = analysis.open_run(tmp_path / "run").metrics()[-1]
     capfd.readouterr()
     export(tmp_path / "run", tmp_path / "out")
-    place = re.compile(r"score.*\b(last|end|terminator|padding)\b")
-    reported = place.search("".join(capfd.readouterr()))
+    report = "".join(capfd.readouterr())
+    assert re.search(
+        r"score.*last token.*no padding.*terminator '<\|im_end\|>'", report
+    )
     sides = ("chosen", "rejected")
     dialogues = [byte_llama.dialogue(p["prompt"], p[k]) for k in sides for p in pairs]
     score_2B = scores_of_export(tmp_path / "out", dialogues).reshape(2, len(pairs))
     means = [trained[f"eval/rewards/{side}"] for side in sides]
-    assert np.allclose(score_2B.mean(1), means, atol=1e-3) or reported
+    assert np.allclose(score_2B.mean(1), means, atol=1e-3)
 
 
 def scores_of_export(folder, dialogues: list[dict]) -> np.ndarray:
-    """What transformers reads: scores at the last tokens that are no padding, [B]."""
+    """What transformers reads: scores at the last tokens that are no padding, [B].
+
+    It is fed what the export says: no terminator, and nothing after it.
+    """
     template = jinja2.Template((folder / "chat_template.jinja").read_text())
     tok = byte_llama.tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     padding = json.loads((folder / "config.json").read_text())["pad_token_id"]
     texts = [template.render(messages=d["messages"]) for d in dialogues]
     tokens = [np.array(tok.encode(text).ids, np.int32) for text in texts]
+    ends = [np.flatnonzero(ids == byte_llama.END)[-1] for ids in tokens]
+    tokens = [ids[:end] for ids, end in zip(tokens, ends, strict=True)]
     last = [np.flatnonzero(ids != padding)[-1] for ids in tokens]
     # The last token of a document is no input.
     inputs = rows.unpacked([np.append(ids, padding) for ids in tokens], 64)

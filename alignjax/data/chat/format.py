@@ -29,7 +29,7 @@ import numpy as np
 from alignjax import errors
 from alignjax.data import records
 from alignjax.data.chat import faults, rendering, templates
-from alignjax.data.tokenizers import base, special_tokens
+from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 from alignjax.data.tokens import tokenizing
 
 SYSTEM, USER, ASSISTANT = faults.SYSTEM, records.USER, records.ASSISTANT
@@ -468,6 +468,31 @@ def _end_of_turn(tok: base.Tokenizer, after: Sequence[int]) -> int | None:
     from_first = itertools.dropwhile(lambda i: i not in special, after)
     run = list(itertools.takewhile(lambda i: i in special, from_first))
     return next((i for i in run if i in tok.stop_ids), run[0] if run else None)
+
+
+def start_note(tok: base.Tokenizer, format: str | None, bos: bool) -> str | None:
+    """A line where `bos` puts a start token before what the tokenizer's files do not.
+
+    Those are the files that came with it: its own template, or how it reads plain text.
+    """
+    if tok.bos_id is None or not tokenizer_files.MODELS.intersection(tok.files):
+        return None
+    start = tok.names.get("bos_token", tok.bos_id)
+    if format == templates.OWN:
+        form = of(tok, format)
+        if not bos or form.prompt_ids(form.probe, False)[:1] == [tok.bos_id]:
+            return None
+        return (
+            f"data.bos: True puts the start token {start!r} before dialogues, where "
+            "the folder's own template writes none; False leaves it out"
+        )
+    adds = tokenizer_files.adds_start(tok.files)
+    if format or bos == adds:
+        return None
+    return (
+        f"data.bos: {bos}, where the folder's own tokenizer puts "
+        f"{'the' if adds else 'no'} start token {start!r} before a text"
+    )
 
 
 def check(tok: base.Tokenizer, format: str, bos: bool = False) -> None:

@@ -24,6 +24,7 @@ KEPT = (
 # model names, and the templates of TEMPLATE_FOLDER.
 STOPS, TEMPLATES = "stop_ids.json", "additional_chat_templates.json"
 TEMPLATE_FOLDER = "additional_chat_templates"
+MODELS = frozenset({"tokenizer.json", "tokenizer.model"})
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -145,6 +146,19 @@ def added(files: Mapping[str, bytes]) -> list[Added]:
         )
         for content in ids
     )
+
+
+def adds_start(files: Mapping[str, bytes]) -> bool:
+    """Whether the tokenizer of these files puts its start token before a text."""
+    settings = _json(files, CONFIG)
+    if settings.get("add_bos_token") is not None:
+        return bool(settings["add_bos_token"])
+    if "tokenizer.json" not in files:
+        return "tokenizer.model" in files  # those of Llama and Gemma do
+    token = settings.get("bos_token")
+    token = token.get("content") if isinstance(token, Mapping) else token
+    processor = _json(files, "tokenizer.json").get("post_processor")
+    return token is not None and json.dumps(token) in json.dumps(processor)
 
 
 def setting(files: Mapping[str, bytes], name: str) -> Any:
