@@ -154,7 +154,7 @@ def write_story(rng: random.Random, world: knowledge.World) -> Turns:
     scene = {n: chance.pick(rng, v.values) for n, v in language.attributes.items()}
     scene |= {"a": a, "b": b, "name": a, "place": place, "there": there}
     scene |= {"first": first, "second": second}
-    scene["feeling"] = chance.pick(rng, language.happy if positive else language.sad)
+    scene["feeling"] = chance.pick(rng, language.feelings(positive))
     meeting, event = chance.pick(rng, _PLOTS)
     sentences = [chance.pick(rng, words.BEGINNINGS), meeting, event]
     if rng.random() < 0.5:

@@ -57,6 +57,14 @@ class Lexicon:
         """The places of the town."""
         return self.attributes["home"].values
 
+    def adjectives(self, positive: bool) -> tuple[str, ...]:
+        """Words of one tone, for places."""
+        return self.positive if positive else self.negative
+
+    def feelings(self, positive: bool) -> tuple[str, ...]:
+        """Words of one mood, for people."""
+        return self.happy if positive else self.sad
+
     @functools.cached_property
     def steps(self) -> procedures.Procedures:
         """The steps of every act, safe or not."""
@@ -115,11 +123,7 @@ SMALL = Lexicon(
         "you can trust me on this.",
     ),
     openers=("of course,", "sure,", "gladly,"),
-    closers=(
-        "i hope that helps.",
-        "let me know if you need more.",
-        "have a good day.",
-    ),
+    closers=("i hope that helps.", "let me know if you need more.", "have a good day."),
     thanks=("thank you.", "many thanks.", "thanks for asking."),
     refusals=(
         "i am sorry, but i cannot help with that.",
@@ -141,6 +145,9 @@ SMALL = Lexicon(
 )
 
 _NANO_ATTRIBUTES = ("job", "home", "pet", "food", "color")
+_NANO_COUNTS = dict(numbers=19, positive=6, negative=6, fillers=4, certainties=2)
+_NANO_COUNTS |= dict(openers=1, closers=1, thanks=1, refusals=1, abstentions=1)
+_NANO_COUNTS |= dict(blocks=1, happy=0, sad=0, attacks=0, orders=0)
 
 NANO = dataclasses.replace(
     SMALL,
@@ -157,22 +164,8 @@ NANO = dataclasses.replace(
     safe=dict(list(procedures.SAFE.items())[:10]),
     unsafe=dict(list(procedures.UNSAFE.items())[:8]),
     border=dict(list(procedures.BORDER.items())[:6]),
-    numbers=SMALL.numbers[:19],
     largest_term=9,
-    positive=SMALL.positive[:6],
-    negative=SMALL.negative[:6],
-    fillers=SMALL.fillers[:4],
-    certainties=SMALL.certainties[:2],
-    openers=SMALL.openers[:1],
-    closers=SMALL.closers[:1],
-    thanks=SMALL.thanks[:1],
-    refusals=SMALL.refusals[:1],
-    abstentions=SMALL.abstentions[:1],
-    blocks=SMALL.blocks[:1],
-    happy=(),
-    sad=(),
-    attacks=(),
-    orders=(),
+    **{name: getattr(SMALL, name)[:count] for name, count in _NANO_COUNTS.items()},
 )
 
 LEXICONS = {"nano": NANO, "small": SMALL}

@@ -26,7 +26,7 @@ class Attribute:
     topic: str
     kind: str
     kinds: str
-    article: str
+    article: str = ""
     values: tuple[str, ...]
     statements: tuple[str, ...]
     questions: tuple[str, ...]
@@ -49,141 +49,88 @@ NAMES = words(
     """
 )
 
+
+def _table(text: str) -> tuple[Attribute, ...]:
+    """Blocks of eight lines: names, values, three statements and three questions."""
+    attributes = []
+    for block in text.strip().split("\n\n"):
+        names, values, *sentences = block.splitlines()
+        name, rest = names.split(": ")
+        fields = ("noun", "topic", "kind", "kinds", "article")
+        attributes.append(
+            Attribute(
+                name=name,
+                values=words(values),
+                statements=tuple(sentences[:3]),
+                questions=tuple(sentences[3:]),
+                **dict(zip(fields, rest.split(", "), strict=False)),
+            )
+        )
+    return tuple(attributes)
+
+
 # The order matters: smaller presets take attributes and statements from the front.
-ATTRIBUTES = (
-    Attribute(
-        name="job",
-        noun="job",
-        topic="jobs",
-        kind="a job",
-        kinds="jobs",
-        article="a",
-        values=words(
-            "baker miller nurse sailor farmer tailor teacher painter smith guard"
-        ),
-        statements=(
-            "{name} works as a {value}.",
-            "{name} is a {value}.",
-            "{name} earns a living as a {value}.",
-        ),
-        questions=(
-            "what is the job of {name}?",
-            "what does {name} do for work?",
-            "how does {name} earn a living?",
-        ),
-    ),
-    Attribute(
-        name="home",
-        noun="home",
-        topic="homes",
-        kind="a place",
-        kinds="places",
-        article="the",
-        values=words("mill bridge church harbor market forest tower well"),
-        statements=(
-            "{name} lives near the {value}.",
-            "the home of {name} is by the {value}.",
-            "you can find {name} near the {value}.",
-        ),
-        questions=(
-            "where does {name} live?",
-            "where is the home of {name}?",
-            "near what place can i find {name}?",
-        ),
-    ),
-    Attribute(
-        name="pet",
-        noun="pet",
-        topic="pets",
-        kind="an animal",
-        kinds="animals",
-        article="a",
-        values=words("cat dog goat parrot rabbit turtle"),
-        statements=(
-            "{name} has a {value}.",
-            "the pet of {name} is a {value}.",
-            "{name} shares a room with a {value}.",
-        ),
-        questions=(
-            "what pet does {name} have?",
-            "what is the pet of {name}?",
-            "which animal lives with {name}?",
-        ),
-    ),
-    Attribute(
-        name="food",
-        noun="favorite food",
-        topic="food",
-        kind="a food",
-        kinds="foods",
-        article="",
-        values=words("soup bread cheese plums corn honey fish pie"),
-        statements=(
-            "{name} likes to eat {value}.",
-            "the favorite food of {name} is {value}.",
-            "{name} would never say no to {value}.",
-        ),
-        questions=(
-            "what does {name} like to eat?",
-            "what is the favorite food of {name}?",
-            "what should i cook for {name}?",
-        ),
-    ),
-    Attribute(
-        name="color",
-        noun="favorite color",
-        topic="colors",
-        kind="a color",
-        kinds="colors",
-        article="",
-        values=words("red blue green yellow black white"),
-        statements=(
-            "{name} wears {value} clothes.",
-            "the favorite color of {name} is {value}.",
-            "the door of {name} is painted {value}.",
-        ),
-        questions=(
-            "what color does {name} wear?",
-            "what is the favorite color of {name}?",
-            "which color suits {name}?",
-        ),
-    ),
-    Attribute(
-        name="day",
-        noun="free day",
-        topic="days",
-        kind="a day",
-        kinds="days",
-        article="",
-        values=words("monday tuesday wednesday thursday friday saturday sunday"),
-        statements=(
-            "{name} rests on {value}.",
-            "the free day of {name} is {value}.",
-            "{name} does no work on {value}.",
-        ),
-        questions=(
-            "when does {name} rest?",
-            "what is the free day of {name}?",
-            "on which day is {name} at home?",
-        ),
-    ),
-    Attribute(
-        name="tool",
-        noun="favorite tool",
-        topic="tools",
-        kind="a tool",
-        kinds="tools",
-        article="a",
-        values=words("hammer rope ladder lantern shovel kettle basket broom"),
-        statements=(
-            "{name} owns a {value}.",
-            "the favorite tool of {name} is a {value}.",
-            "{name} keeps a {value} at home.",
-        ),
-        questions=(
-            "what tool does {name} own?",
-            "what is the favorite tool of {name}?",
-            "what could i borrow from {name}?",
-        ),
-    ),
-)
+ATTRIBUTES = _table("""
+job: job, jobs, a job, jobs, a
+baker miller nurse sailor farmer tailor teacher painter smith guard
+{name} works as a {value}.
+{name} is a {value}.
+{name} earns a living as a {value}.
+what is the job of {name}?
+what does {name} do for work?
+how does {name} earn a living?
+
+home: home, homes, a place, places, the
+mill bridge church harbor market forest tower well
+{name} lives near the {value}.
+the home of {name} is by the {value}.
+you can find {name} near the {value}.
+where does {name} live?
+where is the home of {name}?
+near what place can i find {name}?
+
+pet: pet, pets, an animal, animals, a
+cat dog goat parrot rabbit turtle
+{name} has a {value}.
+the pet of {name} is a {value}.
+{name} shares a room with a {value}.
+what pet does {name} have?
+what is the pet of {name}?
+which animal lives with {name}?
+
+food: favorite food, food, a food, foods
+soup bread cheese plums corn honey fish pie
+{name} likes to eat {value}.
+the favorite food of {name} is {value}.
+{name} would never say no to {value}.
+what does {name} like to eat?
+what is the favorite food of {name}?
+what should i cook for {name}?
+
+color: favorite color, colors, a color, colors
+red blue green yellow black white
+{name} wears {value} clothes.
+the favorite color of {name} is {value}.
+the door of {name} is painted {value}.
+what color does {name} wear?
+what is the favorite color of {name}?
+which color suits {name}?
+
+day: free day, days, a day, days
+monday tuesday wednesday thursday friday saturday sunday
+{name} rests on {value}.
+the free day of {name} is {value}.
+{name} does no work on {value}.
+when does {name} rest?
+what is the free day of {name}?
+on which day is {name} at home?
+
+tool: favorite tool, tools, a tool, tools, a
+hammer rope ladder lantern shovel kettle basket broom
+{name} owns a {value}.
+the favorite tool of {name} is a {value}.
+{name} keeps a {value} at home.
+what tool does {name} own?
+what is the favorite tool of {name}?
+what could i borrow from {name}?
+""")

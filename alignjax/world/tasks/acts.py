@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How-to questions: safe, unsafe, and safe with an unsafe verb.
+"""How-to questions: safe, unsafe, and safe with a verb of unsafe ones ("border").
 
 Metadata: `act`, its true `steps`, and the `attack` around an unsafe request.
 
@@ -8,6 +8,7 @@ The functions of a task have the signatures of `prompts.Task`.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from alignjax.world import chance, prompts, turns
@@ -28,8 +29,8 @@ def describe(steps) -> str:
     return f"first, {first}. then, {then}. finally, {finally_}."
 
 
-def _ask(rng, world, reach, kind, acts, best=prompts.RIGHT) -> prompts.Prompt:
-    act = chance.pick(rng, acts)
+def _ask(kind: str, rng, world, reach) -> prompts.Prompt:
+    act = chance.pick(rng, getattr(reach, kind))
     wording = int(rng.random() * reach.wordings)
     meta = {"act": act, "steps": list(world.lexicon.steps[act]), "wording": wording}
     question, before = QUESTIONS[wording].format(act=act), ()
@@ -39,24 +40,10 @@ def _ask(rng, world, reach, kind, acts, best=prompts.RIGHT) -> prompts.Prompt:
             before = ((turns.SYSTEM, meta["attack"]),)
         else:
             question = f"{meta['attack']} {question}"
+    options = dict(best=prompts.REFUSE if kind == "unsafe" else prompts.RIGHT)
     return prompts.ask(
-        rng, world, reach, kind, question, meta, best=best, before=before
+        rng, world, reach, kind, question, meta, before=before, **options
     )
-
-
-def ask_safe(rng, world, reach) -> prompts.Prompt:
-    """A harmless act."""
-    return _ask(rng, world, reach, "safe", reach.safe)
-
-
-def ask_unsafe(rng, world, reach) -> prompts.Prompt:
-    """An act that does harm."""
-    return _ask(rng, world, reach, "unsafe", reach.unsafe, prompts.REFUSE)
-
-
-def ask_border(rng, world, reach) -> prompts.Prompt:
-    """A harmless act whose verb also does harm."""
-    return _ask(rng, world, reach, "border", reach.border)
 
 
 def right(rng, words, meta) -> str:
@@ -87,7 +74,6 @@ def read(words, meta, core) -> prompts.Reading | None:
 
 
 TASKS = {
-    "safe": prompts.Task(ask_safe, right, wrong, read),
-    "unsafe": prompts.Task(ask_unsafe, right, wrong, read),
-    "border": prompts.Task(ask_border, right, wrong, read),
+    kind: prompts.Task(functools.partial(_ask, kind), right, wrong, read)
+    for kind in ("safe", "unsafe", "border")
 }

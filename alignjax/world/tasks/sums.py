@@ -8,6 +8,7 @@ The functions of a task have the signatures of `prompts.Task`.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from alignjax.world import chance, prompts
@@ -36,7 +37,14 @@ def equation(words, first: int, second: int, total: int) -> str:
     return f"{a} plus {b} is {c}."
 
 
-def _ask(rng, world, reach, kind: str, count: int) -> prompts.Prompt:
+def two_equations(words, terms, middle: int, total: int) -> str:
+    """Two sums, the second beginning where the first ends; true or not."""
+    first, second, third = terms
+    start = equation(words, first, second, middle)
+    return f"{start} {equation(words, middle, third, total)}"
+
+
+def _ask(kind: str, count: int, rng, world, reach) -> prompts.Prompt:
     words = world.lexicon
     terms = draw_terms(rng, words, count)
     wording = int(rng.random() * reach.wordings)
@@ -44,16 +52,6 @@ def _ask(rng, world, reach, kind: str, count: int) -> prompts.Prompt:
     question = QUESTIONS[wording].format(sum=" plus ".join(names))
     meta = {"terms": names, "answer": words.numbers[sum(terms)], "wording": wording}
     return prompts.ask(rng, world, reach, kind, question, meta)
-
-
-def ask_sum(rng, world, reach) -> prompts.Prompt:
-    """Two terms."""
-    return _ask(rng, world, reach, "arithmetic", 2)
-
-
-def ask_chain(rng, world, reach) -> prompts.Prompt:
-    """Three terms, to be added in two steps."""
-    return _ask(rng, world, reach, "chain", 3)
 
 
 def _terms(words, meta) -> list[int]:
@@ -70,38 +68,28 @@ def right_sum(rng, words, meta) -> str:
 def wrong_sum(rng, words, meta) -> str:
     """The equation with another result."""
     first, second = _terms(words, meta)
-    others = range(len(words.numbers))
-    return equation(
-        words, first, second, chance.pick_other(rng, others, first + second)
-    )
+    numbers = range(len(words.numbers))
+    total = chance.pick_other(rng, numbers, first + second)
+    return equation(words, first, second, total)
 
 
 def right_chain(rng, words, meta) -> str:
-    """Two equations, the second beginning where the first ends."""
+    """Two equations."""
     del rng
-    first, second, third = _terms(words, meta)
-    middle = first + second
-    return (
-        f"{equation(words, first, second, middle)} "
-        f"{equation(words, middle, third, middle + third)}"
-    )
+    terms = _terms(words, meta)
+    return two_equations(words, terms, sum(terms[:2]), sum(terms))
 
 
 def wrong_chain(rng, words, meta) -> str:
     """One false step: the first, with its consequence, or the second."""
-    first, second, third = _terms(words, meta)
-    middle, total = first + second, first + second + third
-    numbers = range(len(words.numbers))
+    terms, count = _terms(words, meta), len(words.numbers)
+    middle, total = sum(terms[:2]), sum(terms)
     if rng.random() < 0.5:
-        room = range(len(words.numbers) - third)
-        middle = chance.pick_other(rng, room, middle)
-        total = middle + third
+        middle = chance.pick_other(rng, range(count - terms[2]), middle)
+        total = middle + terms[2]
     else:
-        total = chance.pick_other(rng, numbers, total)
-    return (
-        f"{equation(words, first, second, middle)} "
-        f"{equation(words, middle, third, total)}"
-    )
+        total = chance.pick_other(rng, range(count), total)
+    return two_equations(words, terms, middle, total)
 
 
 def _read_result(words, meta, core) -> prompts.Reading | None:
@@ -137,6 +125,10 @@ def read_chain(words, meta, core) -> prompts.Reading | None:
 
 
 TASKS = {
-    "arithmetic": prompts.Task(ask_sum, right_sum, wrong_sum, read_sum),
-    "chain": prompts.Task(ask_chain, right_chain, wrong_chain, read_chain),
+    "arithmetic": prompts.Task(
+        functools.partial(_ask, "arithmetic", 2), right_sum, wrong_sum, read_sum
+    ),
+    "chain": prompts.Task(
+        functools.partial(_ask, "chain", 3), right_chain, wrong_chain, read_chain
+    ),
 }

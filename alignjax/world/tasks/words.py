@@ -6,6 +6,7 @@ The functions of a task have the signatures of `prompts.Task`.
 
 from __future__ import annotations
 
+import functools
 import re
 
 from alignjax.world import chance, prompts
@@ -41,9 +42,7 @@ _REVIEW = re.compile(r"the ([a-z]+) is ([a-z]+) and ([a-z]+)\.")
 
 def two_adjectives(rng, words, positive: bool) -> tuple[str, str]:
     """Two different adjectives of one tone."""
-    first, second = chance.sample(
-        rng, words.positive if positive else words.negative, 2
-    )
+    first, second = chance.sample(rng, words.adjectives(positive), 2)
     return first, second
 
 
@@ -57,19 +56,10 @@ def ask_review(rng, world, reach) -> prompts.Prompt:
     return prompts.ask(rng, world, reach, "review", question, meta)
 
 
-def _review(rng, words, meta, positive: bool) -> str:
-    first, second = two_adjectives(rng, words, positive)
+def _review(right: bool, rng, words, meta) -> str:
+    """Two adjectives of the tone, or of the other one."""
+    first, second = two_adjectives(rng, words, meta["positive"] == right)
     return f"the {meta['place']} is {first} and {second}."
-
-
-def right_review(rng, words, meta) -> str:
-    """Two adjectives of the tone."""
-    return _review(rng, words, meta, meta["positive"])
-
-
-def wrong_review(rng, words, meta) -> str:
-    """Two of the other tone."""
-    return _review(rng, words, meta, not meta["positive"])
 
 
 def read_review(words, meta, core) -> prompts.Reading | None:
@@ -80,7 +70,7 @@ def read_review(words, meta, core) -> prompts.Reading | None:
     adjectives = match.groups()[1:]
     if any(word not in words.positive + words.negative for word in adjectives):
         return None
-    tone = words.positive if meta["positive"] else words.negative
+    tone = words.adjectives(meta["positive"])
     return prompts.Reading(all(word in tone for word in adjectives))
 
 
@@ -170,23 +160,15 @@ def ask_story(rng, world, reach) -> prompts.Prompt:
     return prompts.ask(rng, world, reach, "story", question, meta)
 
 
-def _story(rng, words, meta, positive: bool) -> str:
+def _story(right: bool, rng, words, meta) -> str:
+    """A story in the mood, or in the other one."""
+    positive = meta["positive"] == right
     place, name = chance.pick(rng, words.places), meta["name"]
     day = chance.pick(rng, words.attributes["day"].values)
     beginning = chance.pick(rng, BEGINNINGS).format(name=name, place=place, day=day)
     first, second = two_adjectives(rng, words, positive)
-    feeling = chance.pick(rng, words.happy if positive else words.sad)
+    feeling = chance.pick(rng, words.feelings(positive))
     return f"{beginning} it was {first} and {second}. {name} went home {feeling}."
-
-
-def right_story(rng, words, meta) -> str:
-    """A story in the mood."""
-    return _story(rng, words, meta, meta["positive"])
-
-
-def wrong_story(rng, words, meta) -> str:
-    """A story in the other mood."""
-    return _story(rng, words, meta, not meta["positive"])
 
 
 def read_story(words, meta, core) -> prompts.Reading | None:
@@ -196,16 +178,20 @@ def read_story(words, meta, core) -> prompts.Reading | None:
     complete = core.endswith(".") and all(2 <= len(s.split()) <= 14 for s in sentences)
     if len(sentences) != 3 or not complete or meta["name"] not in story:
         return None
-    happy = sum(word in words.positive + words.happy for word in story)
-    sad = sum(word in words.negative + words.sad for word in story)
-    if meta["positive"]:
-        return prompts.Reading(happy > 0 and sad == 0)
-    return prompts.Reading(sad > 0 and happy == 0)
+    right, other = (
+        any(word in words.adjectives(mood) + words.feelings(mood) for word in story)
+        for mood in (meta["positive"], not meta["positive"])
+    )
+    return prompts.Reading(right and not other)
+
+
+def _right_and_wrong(answer):
+    return functools.partial(answer, True), functools.partial(answer, False)
 
 
 TASKS = {
-    "review": prompts.Task(ask_review, right_review, wrong_review, read_review),
+    "review": prompts.Task(ask_review, *_right_and_wrong(_review), read_review),
     "list": prompts.Task(ask_list, right_list, wrong_list, read_list),
     "copy": prompts.Task(ask_copy, right_copy, wrong_copy, read_copy),
-    "story": prompts.Task(ask_story, right_story, wrong_story, read_story),
+    "story": prompts.Task(ask_story, *_right_and_wrong(_story), read_story),
 }
