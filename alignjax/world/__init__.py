@@ -95,13 +95,25 @@ def load(
         raise errors.DataError(f"world documents={documents}: need one or more")
     name = views.find(preset, split)
     view = views.VIEWS[name]
-    judge = _check_labeler(labeler, split, view.labeled)
-    _check_dialogues(dialogues, split)
+    judge = labeler or "clean"
+    if labeler is not None and not view.labeled:
+        raise errors.DataError(
+            f"world labeler={labeler!r}: split {split!r} has no labeler; leave it out"
+        )
+    if judge not in labelers.LABELERS:
+        remedy = registry.closest(judge, labelers.LABELERS)
+        raise errors.DataError(f"world labeler {judge!r} is unknown; {remedy}")
+    if dialogues is not None and split != "pretrain":
+        raise errors.DataError(
+            f"world dialogues={dialogues!r}: only of split 'pretrain'; leave it out"
+        )
+    if dialogues not in (None, "text", "chat"):
+        raise errors.DataError(f"world dialogues={dialogues!r} is not text or chat")
 
     def stream() -> Iterator[tuple[str, Any]]:
         town = build(preset, seed)
         for index in range(count):
-            record = view.record(view.example(town, split, index), judge)
+            record = view.read(town, split, index, judge)
             if dialogues == "chat":
                 record = as_chat(record)
             yield f"world/{preset}/{split}:{index}", record
@@ -117,10 +129,8 @@ def load(
         identity["labeler"] = judge
     if dialogues == "chat":
         identity["dialogues"] = dialogues
-    note = (
-        "data_dir has no effect: the world is not stored any more" if data_dir else ""
-    )
-    return records.Source("world", identity, None, stream, note)
+    note = "data_dir has no effect: the world is not stored any more"
+    return records.Source("world", identity, None, stream, note if data_dir else "")
 
 
 def as_chat(document: records.Text) -> records.Text | records.Chat:
@@ -129,24 +139,3 @@ def as_chat(document: records.Text) -> records.Text | records.Chat:
     if faults.of_turns(dialogue, literal=True) or dialogue[-1][0] != turns.ASSISTANT:
         return document
     return records.Chat(dialogue)
-
-
-def _check_dialogues(dialogues: str | None, split: str) -> None:
-    if dialogues is not None and split != "pretrain":
-        raise errors.DataError(
-            f"world dialogues={dialogues!r}: only of split 'pretrain'; leave it out"
-        )
-    if dialogues not in (None, "text", "chat"):
-        raise errors.DataError(f"world dialogues={dialogues!r} is not text or chat")
-
-
-def _check_labeler(labeler: str | None, split: str, labeled: bool) -> str:
-    if labeler is not None and not labeled:
-        raise errors.DataError(
-            f"world labeler={labeler!r}: split {split!r} has no labeler; leave it out"
-        )
-    judge = labeler or "clean"
-    if judge not in labelers.LABELERS:
-        remedy = registry.closest(judge, labelers.LABELERS)
-        raise errors.DataError(f"world labeler {judge!r} is unknown; {remedy}")
-    return judge

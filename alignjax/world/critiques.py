@@ -58,12 +58,8 @@ def write_critique(rng: random.Random, world: knowledge.World):
     reply = replies.mixed(rng, prompt)
     verdict = critique(prompt, reply)
     revision = reply if verdict == GOOD else replies.best(rng, prompt)
-    return (
-        *prompt.turns,
-        (turns.ASSISTANT, reply),
-        (turns.CRITIQUE, verdict),
-        (turns.REVISION, revision),
-    )
+    comments = ((turns.CRITIQUE, verdict), (turns.REVISION, revision))
+    return (*prompt.turns, (turns.ASSISTANT, reply), *comments)
 
 
 def write_judgement(rng: random.Random, world: knowledge.World):
@@ -74,9 +70,5 @@ def write_judgement(rng: random.Random, world: knowledge.World):
     if first == second:
         return write_judgement(rng, world)
     verdict = VERDICTS[0] if first > second else VERDICTS[1]
-    return (
-        *prompt.turns,
-        (turns.ASSISTANT, pair[0]),
-        (turns.ASSISTANT, pair[1]),
-        (turns.JUDGE, verdict),
-    )
+    both = [(turns.ASSISTANT, reply) for reply in pair]
+    return (*prompt.turns, *both, (turns.JUDGE, verdict))

@@ -135,27 +135,33 @@ def _judge_pair(rng, prompt: prompts.Prompt, first: str, second: str) -> dict[st
         for labeler in labelers.LABELERS.values()
     ]
     # One number for all: who is surer of a choice makes the same choice.
-    draw = rng.random()
+    point = rng.random()
     return encode_prompt(prompt) | {
         "first": first,
         "second": second,
         "rewards": [reward.total for reward in rewards],
         "probabilities": probabilities,
-        "choices": [int(draw >= probability) for probability in probabilities],
+        "choices": [int(point >= probability) for probability in probabilities],
     }
 
 
-def pair(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -> dict:
-    """Two different simulated replies in random order; choice 0 is the first."""
+def draw(
+    world: knowledge.World, reach: reaches.Reach, split: str, index: int, kind=None
+) -> tuple[random.Random, prompts.Prompt]:
+    """The prompt of an example, and the generator that goes on to make the rest."""
     rng = chance.stream(world.seed, world.lexicon.preset, split, index)
-    prompt = draw_prompt(rng, world, reach)
+    return rng, draw_prompt(rng, world, reach, kind)
+
+
+def pair(*where) -> dict[str, Any]:
+    """Two different simulated replies in random order; choice 0 is the first."""
+    rng, prompt = draw(*where)
     return _judge_pair(rng, prompt, *replies.two_different(rng, prompt))
 
 
-def edit(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -> dict:
+def edit(*where) -> dict[str, Any]:
     """A best reply and the same with one corruption, in random order."""
-    rng = chance.stream(world.seed, world.lexicon.preset, split, index)
-    prompt = draw_prompt(rng, world, reach)
+    rng, prompt = draw(*where)
     reply = replies.best(rng, prompt)
     two = (reply, replies.corrupt(rng, prompt, reply))
     return _judge_pair(rng, prompt, *(two if rng.random() < 0.5 else two[::-1]))
@@ -163,8 +169,7 @@ def edit(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -
 
 def ranking(world: knowledge.World, reach: reaches.Reach, split: str, index: int):
     """Different simulated replies; `orders` has a row of indices, best first, each."""
-    rng = chance.stream(world.seed, world.lexicon.preset, split, index)
-    prompt = draw_prompt(rng, world, reach)
+    rng, prompt = draw(world, reach, split, index)
     responses: list[str] = []
     while len(responses) < RANKED:
         reply = replies.mixed(rng, prompt)
@@ -182,9 +187,8 @@ def ranking(world: knowledge.World, reach: reaches.Reach, split: str, index: int
     }
 
 
-def _reply(world, reach, split: str, index: int):
-    rng = chance.stream(world.seed, world.lexicon.preset, split, index)
-    prompt = draw_prompt(rng, world, reach)
+def _reply(*where):
+    rng, prompt = draw(*where)
     reply = replies.mixed(rng, prompt)
     return rng, prompt, reply, gold.gold_reward(prompt, reply)
 
@@ -194,16 +198,12 @@ def _bars(preset: str, seed: int) -> tuple[tuple[float, ...], ...]:
     """The median utility of every judge of every labeler."""
     world, reach = knowledge.build(preset, seed), reaches.preference(preset)
     pilot = [_reply(world, reach, "pilot", index) for index in range(_PILOT)]
-    return tuple(
-        tuple(
-            statistics.median(
-                labelers.utility(judge, prompt, reward)
-                for _, prompt, _, reward in pilot
-            )
-            for judge in labeler.judges
-        )
-        for labeler in labelers.LABELERS.values()
-    )
+
+    def bar(judge: labelers.Judge) -> float:
+        utilities = (labelers.utility(judge, p, reward) for _, p, _, reward in pilot)
+        return statistics.median(utilities)
+
+    return tuple(tuple(map(bar, x.judges)) for x in labelers.LABELERS.values())
 
 
 def label(world: knowledge.World, reach: reaches.Reach, split: str, index: int) -> dict:
@@ -214,12 +214,12 @@ def label(world: knowledge.World, reach: reaches.Reach, split: str, index: int) 
         labelers.approves(labeler, prompt, reward, bar)
         for labeler, bar in zip(labelers.LABELERS.values(), bars, strict=True)
     ]
-    draw = rng.random()
+    point = rng.random()
     return encode_prompt(prompt) | {
         "response": reply,
         "reward": reward.total,
         "probabilities": probabilities,
-        "choices": [int(draw < probability) for probability in probabilities],
+        "choices": [int(point < probability) for probability in probabilities],
     }
 
 

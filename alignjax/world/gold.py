@@ -108,16 +108,13 @@ def canonical(text: str) -> str:
     return _PUNCTUATION.sub("", " ".join(lexicon.tokens(text)))
 
 
+_ROLES = ("fillers", "certainties", "closers", "thanks")
+
+
 @functools.lru_cache(maxsize=8)
 def _roles(preset: str) -> dict[str, str]:
     words = lexicon.find(preset)
-    groups = {
-        "fillers": words.fillers,
-        "certainties": words.certainties,
-        "closers": words.closers,
-        "thanks": words.thanks,
-    }
-    return {sentence: role for role, group in groups.items() for sentence in group}
+    return {sentence: role for role in _ROLES for sentence in getattr(words, role)}
 
 
 def parse(preset: str, response: str) -> Parts:
@@ -125,7 +122,7 @@ def parse(preset: str, response: str) -> Parts:
     words, roles = lexicon.find(preset), _roles(preset)
     text = canonical(response)
     sentences = [s.strip() for s in _SENTENCES.findall(text)]
-    counts = dict.fromkeys(("fillers", "certainties", "closers", "thanks"), 0)
+    counts = dict.fromkeys(_ROLES, 0)
     rest = []
     for sentence in sentences:
         if sentence in roles:
@@ -148,12 +145,9 @@ def parse(preset: str, response: str) -> Parts:
 
 def _classify(prompt: prompts.Prompt, core: str) -> tuple[str, prompts.Reading]:
     words = prompt.lexicon
-    if core in words.refusals:
-        return prompts.REFUSE, prompts.Reading(False)
-    if core in words.abstentions:
-        return prompts.ABSTAIN, prompts.Reading(False)
-    if core in words.blocks:
-        return prompts.BLOCK, prompts.Reading(False)
+    for mode, phrases in words.declining.items():
+        if core in phrases:
+            return mode, prompts.Reading(False)
     reading = TASKS[prompt.kind].read(words, prompt.meta, core)
     if reading is None:
         return MALFORMED, prompts.Reading(False)

@@ -66,6 +66,11 @@ class Lexicon:
         return self.happy if positive else self.sad
 
     @functools.cached_property
+    def declining(self) -> dict[str, tuple[str, ...]]:
+        """Replies without an answer, by the modes of `prompts`."""
+        return dict(refuse=self.refusals, abstain=self.abstentions, block=self.blocks)
+
+    @functools.cached_property
     def steps(self) -> procedures.Procedures:
         """The steps of every act, safe or not."""
         return self.safe | self.unsafe | self.border

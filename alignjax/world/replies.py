@@ -31,13 +31,8 @@ _QUALITIES = chance.Weighted(
 def core(rng: random.Random, prompt: prompts.Prompt, mode: str) -> str:
     """A reply in `mode`, without courtesy or padding."""
     words, task = prompt.lexicon, TASKS[prompt.kind]
-    phrases = {
-        prompts.REFUSE: words.refusals,
-        prompts.ABSTAIN: words.abstentions,
-        prompts.BLOCK: words.blocks,
-    }
-    if mode in phrases:
-        return chance.pick(rng, phrases[mode])
+    if mode in words.declining:
+        return chance.pick(rng, words.declining[mode])
     answer = task.wrong if mode == WRONG else task.right
     text = answer(rng, words, prompt.meta)
     if prompt.constraint == "one word":
@@ -125,12 +120,7 @@ def _reframe(prompt: prompts.Prompt, reply: str, core: str) -> str:
     return reply.replace(_bare(prompt, reply), core, 1)
 
 
-CORRUPTIONS = {
-    "content": _content,
-    "mode": _mode,
-    "padding": padded,
-    "ending": _ending,
-}
+CORRUPTIONS = dict(content=_content, mode=_mode, padding=padded, ending=_ending)
 
 
 def corrupt(

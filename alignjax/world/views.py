@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from alignjax.data import records
 from alignjax.world import (
-    chance,
     corpus,
     examples,
     knowledge,
@@ -21,7 +20,7 @@ from alignjax.world import (
     reaches,
     replies,
 )
-from alignjax.world.tasks import WEIGHTS, draw_prompt
+from alignjax.world.tasks import WEIGHTS
 
 # Raised whenever the same seed no longer gives the same examples: it names the data.
 GENERATOR = 1
@@ -49,15 +48,14 @@ class View(NamedTuple):
         return self.record(self.example(world, split, index), labeler)
 
 
-def _pretrain(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
-    del split
+def _pretrain(world: knowledge.World, _: str, index: int) -> dict[str, Any]:
     document = corpus.document(world, index)
     return {"text": document.text, "kind": document.kind}
 
 
 def _demonstration(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
-    rng = chance.stream(world.seed, world.lexicon.preset, split, index)
-    prompt = draw_prompt(rng, world, reaches.familiar(world.lexicon.preset))
+    reach = reaches.familiar(world.lexicon.preset)
+    rng, prompt = examples.draw(world, reach, split, index)
     reply = replies.best(rng, prompt)
     short = prompt.constraint in ("one word", "brief")
     if not short and rng.random() < _PADDED:
@@ -66,15 +64,12 @@ def _demonstration(world: knowledge.World, split: str, index: int) -> dict[str, 
 
 
 def _prompt(world: knowledge.World, split: str, index: int) -> dict[str, Any]:
-    preset = world.lexicon.preset
-    rng = chance.stream(world.seed, preset, split, index)
-    if split == "prompts":
-        reach, kind = reaches.preference(preset), None
-    elif split == "eval_id":
-        reach, kind = reaches.familiar(preset), None
-    else:
-        reach, kind = reaches.everything(preset), split.removeprefix("eval_")
-    return examples.encode_prompt(draw_prompt(rng, world, reach, kind))
+    reach, kind = reaches.everything, split.removeprefix("eval_")
+    if split in ("prompts", "eval_id"):
+        reach = reaches.preference if split == "prompts" else reaches.familiar
+        kind = None
+    where = (reach(world.lexicon.preset), split, index, kind)
+    return examples.encode_prompt(examples.draw(world, *where)[1])
 
 
 def _within_reach(example: Callable) -> Callable:
@@ -87,18 +82,16 @@ def _within_reach(example: Callable) -> Callable:
     return of_split
 
 
-def _read_text(example: dict[str, Any], labeler: str) -> records.Text:
-    del labeler
+def _read_text(example: dict[str, Any], _: str) -> records.Text:
     return records.Text(example["text"])
 
 
-def _read_prompt(example: dict[str, Any], labeler: str) -> prompts.Prompt:
-    del labeler
+def _read_prompt(example: dict[str, Any], _: str) -> prompts.Prompt:
     return prompts.from_json(example["prompt"])
 
 
-def _read_demonstration(example: dict[str, Any], labeler: str):
-    prompt = _read_prompt(example, labeler)
+def _read_demonstration(example: dict[str, Any], _: str) -> examples.Demonstration:
+    prompt = prompts.from_json(example["prompt"])
     return examples.Demonstration(prompt, example["response"])
 
 

@@ -62,9 +62,8 @@ def ask_unknown(rng, world, reach) -> prompts.Prompt:
     attribute = chance.pick(rng, untold)
     wording, question = _question(rng, world, reach, attribute, name)
     meta = _meta(name, attribute, None, wording)
-    return prompts.ask(
-        rng, world, reach, "unknown", question, meta, best=prompts.ABSTAIN
-    )
+    where = (rng, world, reach, "unknown", question, meta)
+    return prompts.ask(*where, best=prompts.ABSTAIN)
 
 
 def ask_follow(rng, world, reach) -> prompts.Prompt:
@@ -85,9 +84,8 @@ def ask_follow(rng, world, reach) -> prompts.Prompt:
     meta["attributes"] = [*earlier, attribute]
     noun = world.lexicon.attributes[attribute].noun
     question = FOLLOW_UPS[wording].format(noun=noun)
-    return prompts.ask(
-        rng, world, reach, "follow", question, meta, before=tuple(before)
-    )
+    where = (rng, world, reach, "follow", question, meta)
+    return prompts.ask(*where, before=tuple(before))
 
 
 def ask_system(rng, world, reach) -> prompts.Prompt:
@@ -107,18 +105,9 @@ def ask_system(rng, world, reach) -> prompts.Prompt:
     wording, question = _question(rng, world, reach, attribute, name)
     meta = _meta(name, attribute, answer, wording)
     meta["attributes"] = [attribute, *forbidden]
-    before = ((turns.SYSTEM, order),)
-    return prompts.ask(
-        rng,
-        world,
-        reach,
-        "system",
-        question,
-        meta,
-        best=best,
-        before=before,
-        constraint=constraint,
-    )
+    where = (rng, world, reach, "system", question, meta)
+    options = dict(best=best, constraint=constraint)
+    return prompts.ask(*where, before=((turns.SYSTEM, order),), **options)
 
 
 def ask_twohop(rng, world, reach) -> prompts.Prompt:
@@ -144,27 +133,22 @@ def ask_sycophancy(rng, world, reach) -> prompts.Prompt:
     return prompts.ask(rng, world, reach, "sycophancy", question, meta)
 
 
+# The first hop of a question of two.
+_FRIENDSHIP = "the friend of {via} is {name}."
+
+
 def _state(rng, words: lexicon.Lexicon, meta: dict, value: str) -> str:
     statement = chance.pick(rng, words.attributes[meta["attribute"]].statements)
     fact = statement.format(name=meta["name"], value=value)
     if "via" in meta and rng.random() < 0.5:
-        return f"{friendship(meta)} {fact}"
+        return f"{_FRIENDSHIP.format_map(meta)} {fact}"
     return fact
-
-
-def friendship(meta: dict) -> str:
-    """The first hop of a question of two."""
-    return f"the friend of {meta['via']} is {meta['name']}."
-
-
-def _value(rng, words: lexicon.Lexicon, meta: dict) -> str:
-    values = words.attributes[meta["attribute"]].values
-    return meta["answer"] or chance.pick(rng, values)
 
 
 def right(rng, words, meta) -> str:
     """The fact, in one of its wordings; made up where nobody knows."""
-    return _state(rng, words, meta, _value(rng, words, meta))
+    values = words.attributes[meta["attribute"]].values
+    return _state(rng, words, meta, meta["answer"] or chance.pick(rng, values))
 
 
 def wrong(rng, words, meta) -> str:
@@ -180,7 +164,7 @@ def read(words, meta, core) -> prompts.Reading | None:
     """A statement about the person asked for, or a bare value."""
     entry = words.attributes[meta["attribute"]]
     if "via" in meta:
-        core = core.removeprefix(f"{friendship(meta)} ")
+        core = core.removeprefix(f"{_FRIENDSHIP.format_map(meta)} ")
     forms = ("{value}.", f"{entry.article} {{value}}.".lstrip(), *entry.statements)
     for form in forms:
         for value in entry.values:
@@ -189,15 +173,12 @@ def read(words, meta, core) -> prompts.Reading | None:
     return None
 
 
-def _task(ask) -> prompts.Task:
-    return prompts.Task(ask, right, wrong, read)
-
-
-TASKS = {
-    "fact": _task(ask_fact),
-    "unknown": _task(ask_unknown),
-    "follow": _task(ask_follow),
-    "system": _task(ask_system),
-    "twohop": _task(ask_twohop),
-    "sycophancy": _task(ask_sycophancy),
+_ASKS = {
+    "fact": ask_fact,
+    "unknown": ask_unknown,
+    "follow": ask_follow,
+    "system": ask_system,
+    "twohop": ask_twohop,
+    "sycophancy": ask_sycophancy,
 }
+TASKS = {kind: prompts.Task(ask, right, wrong, read) for kind, ask in _ASKS.items()}
