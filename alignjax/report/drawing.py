@@ -12,12 +12,7 @@ from typing import Any, NamedTuple
 # Okabe and Ito's colours, which the colour-blind can tell apart and print as greys.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PINK, YELLOW, SKY, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#767676"
-COLORS = {
-    "pretraining": GREY,
-    "sft": BLUE,
-    "reward": GREEN,
-    "preference": ORANGE,
-}
+COLORS = {"pretraining": GREY, "sft": BLUE, "reward": GREEN, "preference": ORANGE}
 FURTHER = (PINK, YELLOW, SKY, GREEN)
 MARKERS = ("o", "s", "D", "^", "v", "P")
 INK, FAINT = "#222222", "#d9d9d9"
@@ -82,8 +77,14 @@ class Canvas(NamedTuple):
         """One `<svg>` element without a fixed size."""
         out = io.StringIO()
         self.figure.savefig(out, format="svg", metadata={"Date": None})
-        text = out.getvalue()
-        return _unique_ids(text[text.index("<svg") :], self.name)
+        svg = out.getvalue()[out.getvalue().index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        # Ids must be unique on the page.
+        svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
+        # The page sets the size; `viewBox` has the proportions.
+        head, rest = svg.split(">", 1)
+        head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+        return f'{head} role="img" aria-labelledby="{self.name}-title">{rest}'
 
     def finish(self, title: str, caption: str, numbers) -> Figure:
         """The drawing as a figure of the report."""
@@ -92,41 +93,23 @@ class Canvas(NamedTuple):
 
 @contextlib.contextmanager
 def canvas(
-    name: str, columns: int = 1, rows: int = 1, *, height: float = HEIGHT, **options
+    name: str, columns: int = 1, rows: int = 1, *, height: float = HEIGHT
 ) -> Iterator[Canvas]:
-    """An empty figure of `rows` times `columns` axes.
-
-    The figure belongs to no window and to no global state, and `options` are those of
-    `matplotlib.figure.Figure.subplots`.
-    """
+    """An empty figure of `rows` times `columns` axes, of no window or global state."""
     import matplotlib
     from matplotlib import figure as figures
 
     with matplotlib.rc_context(_STYLE):
         size = (WIDTH, height * rows)
         figure = figures.Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
+        axes = figure.subplots(rows, columns, squeeze=False)
         yield Canvas(name, figure, list(axes.flat))
-
-
-def _unique_ids(svg: str, name: str) -> str:
-    """Puts the figure's name before its ids, which must be unique on the page."""
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    # The page sets the size; `viewBox` has the proportions.
-    head, rest = svg.split(">", 1)
-    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-labelledby="{name}-title">{rest}'
 
 
 def errors(figures: Sequence[Mapping]) -> list[list[float]]:
     """Distances from means to the low and high ends of their intervals."""
-    return [
-        [max(0.0, figure["mean"] - figure["low"]) for figure in figures],
-        [max(0.0, figure["high"] - figure["mean"]) for figure in figures],
-    ]
+    ends = (("mean", "low"), ("high", "mean"))
+    return [[max(0.0, f[high] - f[low]) for f in figures] for high, low in ends]
 
 
 def whiskers(
@@ -171,9 +154,9 @@ def shorten(name: str, most: int = 14) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def percent_axis(axis: Any, low: float = 0.0) -> None:
+def percent_axis(axis: Any) -> None:
     """Shares from 0 to 1 along the vertical axis, in percent."""
-    axis.set_ylim(low - 0.03, 1.03)
+    axis.set_ylim(-0.03, 1.03)
     axis.set_yticks(*percent_ticks())
 
 

@@ -19,10 +19,11 @@ def accuracy(data: story.Story) -> drawing.Figure:
     present = [split for split in _SPLITS if split in splits]
     numbers = [("pairs", "agrees with labeler", "at best", "agrees with true reward")]
     for split in present:
-        row = splits[split]
-        agreement = [prose.interval(row[k]) for k in ("accuracy", "gold_accuracy")]
-        ceiling = f"{row['ceiling']:.2f}"
-        numbers.append((_SPLITS[split], agreement[0], ceiling, agreement[1]))
+        figures = [
+            splits[split][key] for key in ("accuracy", "ceiling", "gold_accuracy")
+        ]
+        both = prose.interval(figures[0]), f"{figures[1]:.2f}"
+        numbers.append((_SPLITS[split], *both, prose.interval(figures[2])))
     with drawing.canvas("accuracy") as drawn:
         (axis,) = drawn.axes
         for shift, key, label, color, mark in (

@@ -19,11 +19,9 @@ _HELD_OUT = dict(color=drawing.INK, marker="o", markersize=4, linestyle="--")
 
 def smooth(values: Sequence[float], width: int) -> list[float]:
     """Means of the last `width` values, of fewer at the start."""
-    out = []
-    for i in range(len(values)):
-        window = [v for v in values[max(0, i + 1 - width) : i + 1] if math.isfinite(v)]
-        out.append(sum(window) / len(window) if window else math.nan)
-    return out
+    windows = (values[max(0, i + 1 - width) : i + 1] for i in range(len(values)))
+    finite = [list(filter(math.isfinite, window)) for window in windows]
+    return [sum(window) / len(window) if window else math.nan for window in finite]
 
 
 def losses(data: story.Story) -> drawing.Figure:
@@ -79,14 +77,15 @@ def _limits(curves: Sequence[float]) -> tuple[float, float]:
 
 
 def _overfitting(stages: Sequence[story.Stage]) -> str:
-    rises = []
-    for stage in stages:
-        _, losses = stage.series("eval/loss")
-        if len(losses) > 1 and losses[-1] > min(losses) * 1.02:
-            rises.append(f"{stage.name} ({min(losses):.3f} to {losses[-1]:.3f})")
+    held_out = {stage.name: stage.series("eval/loss")[1] for stage in stages}
+    rises = [
+        f"{name} ({min(losses):.3f} to {losses[-1]:.3f})"
+        for name, losses in held_out.items()
+        if losses and losses[-1] > min(losses) * 1.02
+    ]
     if rises:
         return f"Held-out loss rose again at the end of {', '.join(rises)}."
-    if any(stage.series("eval/loss")[0] for stage in stages):
+    if any(held_out.values()):
         return "Held-out loss ended at or near its lowest everywhere."
     return "Nothing was held out."
 
