@@ -125,7 +125,10 @@ class Dataset:
             lines += [f"{part.name}: {part.note}"] if part.note else []
             if skipped := part.tokens.manifest["skipped_rows"]:
                 first = "; ".join(part.tokens.manifest["first_skipped"][:3])
-                lines.append(f"{part.name}: {skipped:,} bad rows skipped: {first}")
+                more = f"; and {skipped - 3:,} more" if skipped > 3 else ""
+                lines.append(
+                    f"{part.name}: {skipped:,} bad rows skipped: {first}{more}"
+                )
             if part.unknown.tokens:
                 lines.append(
                     f"{part.name}: unknown to the tokenizer: {part.unknown.tokens:,} "

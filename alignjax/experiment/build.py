@@ -203,6 +203,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
     tokens = c.batch_size * tokens_per_row(run.train)
     devices = jax.devices()
     passes = c.steps * c.batch_size / run.train.num_rows
+    train = run.train.report.splitlines()
     lines = [
         (
             f"model: {'/'.join(_names(c.model))}, {size:,} parameters, "
@@ -216,10 +217,13 @@ def describe(run: Experiment, resumed: int | None) -> str:
             f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
             f"{tokens:,} tokens are {passes:.2f} passes"
         ),
-        *(f"  {line}" for line in run.train.report.splitlines()),
+        *(f"  {line}" for line in train),
     ]
     if run.validation is not None:
-        lines += [f"  held out: {x}" for x in run.validation.report.splitlines()]
+        held_out = run.validation.report.splitlines()
+        if not c.data.validation_sources:  # what is of both is not listed twice
+            held_out = [line for line in held_out if line not in train]
+        lines += [f"  held out: {line}" for line in held_out]
     for name, other in (("start", run.parent), ("reference", run.reference)):
         if other is not None:
             path, digest = other.run.path, other.digest[:12]

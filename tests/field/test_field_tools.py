@@ -8,10 +8,12 @@ import pyarrow.parquet
 import pytest
 
 from alignjax import errors
+from alignjax.data import formats, records, sources
 from tests.field import byte_llama
 
 HEAT = {"room": "attic"}
 HEAT_TEXT = 'heat{"room": "attic"}<|im_end|>'
+HALF = "\ud83d"  # of a pair of surrogates: JSON can spell it, UTF-8 cannot
 TALK = [("user", "Warm the attic."), ("assistant", "It is on.")]
 
 
@@ -104,7 +106,76 @@ def test_columns_that_change_the_prompt_are_not_dropped(tmp_path, column, format
         assert text in read or column in report
 
 
-HALF = "\ud83d"  # of a pair of surrogates: JSON can spell it, UTF-8 cannot
+KEYS = {"messages": None, "tools": None, "chat_template_kwargs": None}
+ROWS = {
+    "messages": byte_llama.dialogue("Please.", "It is on."),
+    "prompt_response": {"prompt": "Please.", "response": "It is on."},
+    "preference": {"prompt": "Please.", "chosen": "It is on.", "rejected": "No."},
+    "ranking": {"prompt": "Please.", "responses": ["It is on.", "No."]},
+    "label": {"prompt": "Please.", "completion": "It is on.", "label": True},
+    "rating": {"prompt": "Please.", "response": "It is on.", "target": 1.0},
+}
+
+
+@pytest.mark.parametrize("format", ROWS)
+def test_rows_of_every_kind_have_tools_and_variables_of_the_template(format):
+    read = formats.reader(format).read
+    tool, greeting = byte_llama.TOOL | {"strict": None}, {"a": 1, "b": None}
+    row = ROWS[format] | {"tools": [tool], "chat_template_kwargs": greeting}
+    record = read(row)
+    assert record.tools == (byte_llama.TOOL,) and record.template_kwargs == {"a": 1}
+    as_text = {
+        "tools": json.dumps([byte_llama.TOOL]),
+        "chat_template_kwargs": '{"a":1}',
+    }
+    assert read(row | as_text) == record
+    nothing = {"tools": None, "chat_template_kwargs": {"a": None}}
+    assert read(ROWS[format] | nothing) == read(ROWS[format])
+    for name, value in (
+        ("tools", "heat"),
+        ("tools", ["heat"]),
+        ("tools", [{"name": HALF}]),
+        ("chat_template_kwargs", ["a"]),
+        ("chat_template_kwargs", {"messages": []}),
+        ("chat_template_kwargs", {HALF: 1}),
+    ):
+        bad = read(row | {name: value})
+        assert isinstance(bad, records.BadRow) and name in bad.reason
+
+
+@pytest.mark.parametrize("arguments", ["attic", "", "[1]", [1], 5, "1"])
+def test_arguments_that_are_no_object_are_refused(arguments):
+    bad = formats.reader("messages").read(call("heat", arguments))
+    assert isinstance(bad, records.BadRow)
+    assert "message 2" in bad.reason and "arguments" in bad.reason
+
+
+def test_nested_rows_of_datasets_are_those_of_json_lines(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="of the extra hf")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    kinds = {"room": {"type": "string"}}, {"hour": {"type": "integer", "default": 6}}
+    rows = [
+        call("heat", {"where": {"room": "attic"}})
+        | {"tools": [{"properties": kinds[0]}]},
+        call("wake", {"hour": 6, "where": {"floor": 2}}),
+        byte_llama.dialogue("Please.", "On.", tools=[{"properties": kinds[1]}]),
+        byte_llama.dialogue("Please.", "On.", chat_template_kwargs={"polite": 1}),
+        byte_llama.dialogue("Please.", "On.", chat_template_kwargs={"greet": "a"}),
+    ]
+    path = byte_llama.write_rows(tmp_path / "rows.jsonl", rows)
+    table = pyarrow.Table.from_pylist([KEYS | row for row in rows])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+
+    def read(kind: str, **options) -> list:
+        source = sources.load(kind, {"format": "messages"} | options)
+        return [record for _, record in source.documents()]
+
+    expected = read("jsonl", path=str(path))
+    assert not any(isinstance(record, records.BadRow) for record in expected)
+    assert read("parquet", path=str(tmp_path / "rows.parquet")) == expected
+    assert read("huggingface", path="json", data_files=str(path)) == expected
+
+
 NOT_UNICODE = {
     "tools": {"tools": [{"name": "heat", "description": f"heats {HALF}"}]},
     "arguments": call("heat", {"room": HALF}),

@@ -62,13 +62,24 @@ def load(
     read = rows.select_columns(reader.columns(rows.column_names))
 
     def documents() -> Iterator[tuple[str, Any]]:
-        for index, row in enumerate(read):
+        for index, row in enumerate(_whole(read, path)):
             yield f"{path}/{split}:{index}", reader.read(row)
 
     text = format == "text"
-    digest = _digest(rows, reader.required[0]) if text else _digest_rows(read)
+    digest = _digest(rows, reader.required[0]) if text else None
+    digest = digest or _digest_rows(_whole(read, path))
     identity = {"rows": digest, **reader.identity}
     return records.Source("huggingface", identity, rows.dataset_size, documents)
+
+
+def _whole(rows, path: str) -> Iterator[dict[str, Any]]:
+    """The rows, all texts of which have to be UTF-8."""
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise errors.DataError(
+            f"huggingface {path}: a text is not UTF-8 ({error}); mend the data"
+        ) from error
 
 
 def _digest_rows(rows) -> str:

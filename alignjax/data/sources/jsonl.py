@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON lines: one object a line, read as one of `data.formats`; `.gz` too."""
+"""JSON lines: one object a line, read as one of `data.formats`; `.gz` too.
+
+A `.json` file that is named may be one array of objects instead.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from alignjax.data import formats, records
 from alignjax.data.sources import files
+from alignjax.storage import json_files
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson")
 
@@ -21,7 +26,7 @@ def load(
 ) -> records.Source:
     """A source of records of the format; `where` is `file:line`.
 
-    Blank lines are skipped.
+    Of an array it is the number of the object, from 1. Blank lines are skipped.
 
     Args:
       path: a file, a directory, a glob, or a list of these.
@@ -36,14 +41,24 @@ def load(
 
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
-            for number, line in files.lines(file):
-                if line.strip():
-                    row = parse_object(line)
-                    bad = isinstance(row, records.BadRow)
-                    yield f"{file}:{number}", row if bad else reader.read(row)
+            for number, row in _rows(file):
+                bad = isinstance(row, records.BadRow)
+                yield f"{file}:{number}", row if bad else reader.read(row)
 
     identity = {"files": files.digests(paths), **reader.identity}
     return records.Source("jsonl", identity, files.size(paths), documents, note)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | records.BadRow]]:
+    is_json = path.name.lower().endswith((".json", ".json.gz"))
+    if is_json and next(files.blocks(path))[2].lstrip().startswith(b"["):
+        content = b"".join(block for _, _, block in files.blocks(path))
+        for number, row in enumerate(json_files.parse(content, str(path)), start=1):
+            yield number, _object(row)
+        return
+    for number, line in files.lines(path):
+        if line.strip():
+            yield number, parse_object(line)
 
 
 def parse_object(line: bytes) -> dict[str, Any] | records.BadRow:
@@ -54,6 +69,10 @@ def parse_object(line: bytes) -> dict[str, Any] | records.BadRow:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return records.BadRow(f"invalid JSON ({error})")
+    return _object(row)
+
+
+def _object(row: Any) -> dict[str, Any] | records.BadRow:
     if not isinstance(row, dict):
         return records.BadRow(f"expected an object, found {type(row).__name__}")
     return row
