@@ -88,7 +88,7 @@ class Dataset:
     @property
     def groups(self) -> int:
         """P, the places for groups in a row; 0 for text."""
-        return self.layout.groups(self._plans)
+        return self.layout.places(self._plans)
 
     @property
     def num_rows(self) -> int:

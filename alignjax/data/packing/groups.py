@@ -20,8 +20,8 @@ from alignjax import errors
 from alignjax.data import records
 from alignjax.data.chat import comparisons
 from alignjax.data.chat import format as chat
-from alignjax.data.packing import best_fit
-from alignjax.data.packing.rows import Groups, Layout, target_index
+from alignjax.data.packing import best_fit, rows
+from alignjax.data.packing.rows import Groups, Layout
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache
 from alignjax.storage import atomic, json_files
@@ -169,25 +169,28 @@ class Plan(NamedTuple):
         return self.layout.rows([self], np.asarray(indices, np.int64), _alone)
 
     def target_index(self, indices: np.ndarray) -> np.ndarray:
-        """The index in the cache of each target of a response; see `rows.target_index`.
+        """The index in the cache of each target of a response; int64 [n, R, T], or -1.
 
         Args:
           indices: ints [n] in 0 .. R - 1, or -1 for a row of padding.
         """
         indices = np.asarray(indices, np.int64)
         groups = self.layout.read([self], indices, _alone)
-        return target_index(groups, self.layout, len(indices))
+        targets = rows.targets_of(groups, self.layout)
+        index = np.where(targets.response > 0, groups.index[targets.target], -1)
+        shape = (len(indices), self.layout.sequences, self.layout.length)
+        return rows.spread(targets.at, index, shape, np.int64, fill=-1)
 
-    def groups(self, rows: np.ndarray, which: np.ndarray | bool = True) -> Groups:
+    def groups(self, row: np.ndarray, which: np.ndarray) -> Groups:
         """The groups of some rows, without mismatched responses.
 
         Args:
-          rows: int64 [n], -1 for a row without groups.
+          row: int64 [n], -1 for a row without groups.
           which: bool [n], the rows that are of this plan; of the others there is none.
         """
         tokens, layout = self.tokens, self.layout
-        real = np.flatnonzero(which & (rows >= 0))
-        first, last = self.offsets[rows[real]], self.offsets[rows[real] + 1]
+        real = np.flatnonzero(which & (row >= 0))
+        first, last = self.offsets[row[real]], self.offsets[row[real] + 1]
         number, place = cache.ranges(first, last - first)
         documents = np.asarray(self.documents[number])
         cuts = self.cuts[number].astype(np.int64)
@@ -327,7 +330,7 @@ def plan(
         }
 
     manifest = atomic.obtain(path, fill)
-    count, rows = manifest["kept"], manifest["rows"]
+    count = manifest["kept"]
     headers = np.full(count, -1, np.int32)
     if truncates:
         headers = cache.open_array(path / "headers.bin", np.int32, (count,))
@@ -338,7 +341,7 @@ def plan(
         documents=cache.open_array(path / "documents.bin", np.int64, (count,)),
         cuts=cache.open_array(path / "cuts.bin", np.int32, (count,)),
         headers=headers,
-        offsets=cache.open_array(path / "rows.bin", np.int64, (rows + 1,)),
+        offsets=cache.open_array(path / "rows.bin", np.int64, (manifest["rows"] + 1,)),
         manifest=manifest,
     )
 

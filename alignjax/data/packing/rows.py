@@ -98,13 +98,13 @@ class Layout(NamedTuple):
             left = left - (prompts - 1) * (self.name == "packed")
         return np.clip(left, 0, reserve)
 
-    def groups(self, plans: Sequence[Any]) -> int:
+    def places(self, plans: Sequence[Any]) -> int:
         """P, the places for groups in a row."""
         return max(1, *(plan.manifest["groups"] for plan in plans))
 
     def identity(self, plans: Sequence[Any], batch_size: int | None) -> dict[str, Any]:
         """The settings that rows depend on, besides their plans and numbers."""
-        own = {"groups": self.groups(plans), "batch_size": batch_size}
+        own = {"groups": self.places(plans), "batch_size": batch_size}
         return own | ({"mismatched": MISMATCHED} if self.mismatched else {})
 
     def check(self, plans: Sequence[Any]) -> None:
@@ -159,7 +159,7 @@ class Layout(NamedTuple):
         """
 
         groups = self.read(plans, numbers, locate, batch_size)
-        return fields(groups, self, numbers, self.groups(plans))
+        return fields(groups, self, numbers, self.places(plans))
 
     def read(self, plans, numbers, locate: Locate, batch_size=None) -> Groups:
         """The groups of the rows of some numbers; as `rows`."""
@@ -261,7 +261,7 @@ class Targets(NamedTuple):
     response: np.ndarray
 
 
-def place(groups: Groups, layout: Layout) -> Targets:
+def targets_of(groups: Groups, layout: Layout) -> Targets:
     """Every target of the groups, and its place in the rows."""
     count, k = len(groups.row), layout.responses
     prompts, responses = groups.lengths[:, 0], groups.lengths[:, 1:]
@@ -314,53 +314,46 @@ def place(groups: Groups, layout: Layout) -> Targets:
 
 
 def fields(
-    groups: Groups, layout: Layout, numbers: np.ndarray, most: int
+    groups: Groups, layout: Layout, numbers: np.ndarray, places: int
 ) -> dict[str, Any]:
     """The fields of `types.Responses` of n rows; see `Layout.rows`.
 
     Args:
       numbers: int64 [n], of the rows in the whole training.
-      most: P.
+      places: P.
     """
-    n, targets = len(numbers), place(groups, layout)
+    n, targets = len(numbers), targets_of(groups, layout)
     shape = (n, layout.sequences, layout.length)
-    spread = lambda array, dtype=np.int32: _spread(targets.at, array, shape, dtype)
+    by_target = lambda array, dtype=np.int32: spread(targets.at, array, shape, dtype)
 
     def by_group(array, fill=0, dtype=np.float32) -> np.ndarray:
-        out = np.full((n, most, *array.shape[1:]), fill, dtype)
+        out = np.full((n, places, *array.shape[1:]), fill, dtype)
         out[groups.row, groups.place] = array
         return out
 
-    index = (numbers[groups.row] * most + groups.place) % 2**31
+    index = (numbers[groups.row] * places + groups.place) % 2**31
     out = {
-        "inputs": spread(groups.tokens[targets.input]),
-        "targets": spread(groups.tokens[targets.target]),
-        "weights": spread(targets.response > 0, np.float32),
-        "segment_ids": spread(targets.segment),
-        "positions": spread(targets.position),
-        "responses": spread(targets.response),
+        "inputs": by_target(groups.tokens[targets.input]),
+        "targets": by_target(groups.tokens[targets.target]),
+        "weights": by_target(targets.response > 0, np.float32),
+        "segment_ids": by_target(targets.segment),
+        "positions": by_target(targets.position),
+        "responses": by_target(targets.response),
         "lengths": by_group(groups.lengths[:, 1:], dtype=np.int32),
         "group_weights": by_group(groups.weight),
         "index": by_group(index, -1, np.int32),
         "values": {name: by_group(array) for name, array in groups.values.items()},
     }
     if layout.name == "shared":
-        out["branches"] = spread(targets.branch)
+        out["branches"] = by_target(targets.branch)
     if groups.reference is not None:
         logps = np.where(targets.response > 0, groups.reference[targets.target], 0)
-        out["reference"] = spread(logps, np.float32)
+        out["reference"] = by_target(logps, np.float32)
     return out
 
 
-def target_index(groups: Groups, layout: Layout, n: int) -> np.ndarray:
-    """The index in the cache of each target of a response; int64 [n, R, T], or -1."""
-    targets = place(groups, layout)
-    index = np.where(targets.response > 0, groups.index[targets.target], -1)
-    shape = (n, layout.sequences, layout.length)
-    return _spread(targets.at, index, shape, np.int64, fill=-1)
-
-
-def _spread(at: np.ndarray, array, shape: tuple[int, ...], dtype, fill=0):
+def spread(at: np.ndarray, array, shape: tuple[int, ...], dtype, fill=0):
+    """An array of this shape that has the elements of `array` at `at`."""
     out = np.full(np.prod(shape), fill, dtype)
     out[at] = array
     return out.reshape(shape)

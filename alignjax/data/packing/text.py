@@ -64,7 +64,7 @@ class Layout(NamedTuple):
     pack: str
     long_documents: str
 
-    def groups(self, plans: Sequence[Plan]) -> int:
+    def places(self, plans: Sequence[Plan]) -> int:
         """P of `types.Responses`; 0 for text."""
         del plans
         return 0

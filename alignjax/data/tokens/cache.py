@@ -76,7 +76,7 @@ class TokenCache(NamedTuple):
     def weigh(
         self, starts: np.ndarray, lengths: np.ndarray, token_bytes: np.ndarray
     ) -> tuple[float, float]:
-        """The weight of the tokens of many ranges, and the bytes of text, so weighted.
+        """The sums of the weights and of the weighted bytes of tokens in many ranges.
 
         Args:
           token_bytes: int [V], bytes of text that each token stands for.
@@ -341,16 +341,14 @@ def _file_names(path: Path) -> list[str]:
     return json.loads((path / "files.json").read_text())
 
 
-def _printed_progress(
-    kind: str, every: float = 2.0
-) -> Callable[[int, int | None], None]:
-    """Prints a line to stderr every so many seconds, so none where it takes fewer."""
+def _printed_progress(kind: str) -> Callable[[int, int | None], None]:
+    """Prints a line to stderr every two seconds, so none where it takes fewer."""
     start = last = time.monotonic()
 
     def progress(done: int, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < every:
+        if now - last < 2.0:
             return
         last = now
         share = f" of {total / 1e6:.1f}" if total else ""

@@ -278,16 +278,11 @@ def _main_module_hidden() -> Iterator[None]:
     They would otherwise, and with it jax, or run a script that has no `__main__` guard
     a second time. Jobs come from modules, so nothing in there is needed.
     """
-    main = sys.modules["__main__"]
-    absent = object()
-    names = ("__spec__", "__file__")
-    saved = {name: getattr(main, name, absent) for name in names}
+    main = vars(sys.modules["__main__"])
+    saved = {name: main[name] for name in ("__spec__", "__file__") if name in main}
     try:
-        main.__spec__ = main.__file__ = None
+        main |= {"__spec__": None, "__file__": None}
         yield
     finally:
-        for name, value in saved.items():
-            if value is absent:
-                delattr(main, name)
-            else:
-                setattr(main, name, value)
+        del main["__spec__"], main["__file__"]
+        main |= saved
