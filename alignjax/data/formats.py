@@ -142,7 +142,7 @@ def reader(
     def read(row: Mapping[str, Any]) -> Any:
         for name in required:
             if name not in row:
-                remedy = registry.closest(name, row)
+                remedy = f"{registry.closest(name, row)}; columns = {{...}} renames"
                 return records.BadRow(f"no field {name!r}; {remedy}")
         row = {**row, **{k: row[v] for k, v in columns.items() if v in row}}
         try:

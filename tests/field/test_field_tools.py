@@ -55,6 +55,15 @@ def test_arguments_as_json_text_are_the_object(tmp_path):
         assert text == HEAT_TEXT
 
 
+def test_templates_that_join_texts_get_arguments_as_text(tmp_path):
+    template = byte_llama.WITH_CALLS.replace("(call.function.arguments | tojson)", "X")
+    template = template.replace("X", "call.function.arguments")
+    assert "arguments }}" in template
+    folder = byte_llama.write(tmp_path / "model", template)
+    for arguments in (HEAT, json.dumps(HEAT)):
+        assert learned(folder, [call("heat", arguments)]) == HEAT_TEXT
+
+
 @pytest.mark.parametrize("place", ["additional_chat_templates", "tokenizer_config"])
 def test_a_template_for_tools_writes_dialogues_with_tools(tmp_path, place):
     folder = byte_llama.several_templates(tmp_path / "model", place)

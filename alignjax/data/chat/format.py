@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ PROBES = (
     ((USER, QUESTION),),
     ((SYSTEM, "alignjax begins"), (USER, QUESTION)),
 )
+CALLS = "tool_calls"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -70,6 +72,7 @@ class ChatFormat(NamedTuple):
         writes, then those that the tokenizer has.
       before: what a template writes before each reply.
       probe: turns that it can write, the last one the user's.
+      text_arguments: whether it writes arguments of calls only as JSON text.
     """
 
     tok: base.Tokenizer
@@ -82,6 +85,7 @@ class ChatFormat(NamedTuple):
     stop_ids: tuple[int, ...] = ()
     before: str = ""
     probe: tuple[records.Turn, ...] = ()
+    text_arguments: bool = False
 
     def encode(self, texts: Sequence[str]) -> list[special_tokens.Placed]:
         """The tokens of texts that the template wrote, and their places."""
@@ -233,6 +237,8 @@ class ChatFormat(NamedTuple):
             if self.literal:
                 text = f"\0{self.control.sub(_parted, text)}\0"
             more = (request.fields and request.fields[i]) or {}
+            if self.text_arguments and CALLS in more:
+                more = {**more, CALLS: [_with_text(call) for call in more[CALLS]]}
             message = {"role": role, "content": text, **more}
             thought = next((message[n] for n in REASONING if n in message), None)
             if thought is not None:
@@ -455,7 +461,36 @@ def _of(key: _Same, format: str, source: str, with_tools: str) -> ChatFormat:
     before = whole[len(prompt) : at] if whole.startswith(prompt) else ""
     if form.literal:  # any prompt will do, also for a tokenizer of few characters
         probe, before = ((USER, ""),), before.replace("\0", "")
-    return form._replace(stop_ids=stop_ids, before=before, probe=probe)
+    text_arguments = not trusted and _wants_text(form, probe)
+    return form._replace(
+        stop_ids=stop_ids, before=before, probe=probe, text_arguments=text_arguments
+    )
+
+
+def _wants_text(form: ChatFormat, probe: Sequence[records.Turn]) -> bool:
+    """Whether calls can be written with arguments as JSON text, not as an object."""
+
+    def writes(arguments: Any) -> bool:
+        function = {"name": "alignjax", "arguments": arguments}
+        calls = [{"type": "function", "id": "alignjax0", "function": function}]
+        fields = [*(None for _ in probe), {CALLS: calls}]
+        try:
+            form.render([Request([*probe, (ASSISTANT, "")], fields=fields)])
+        except errors.DataError:
+            return False
+        return True
+
+    return not writes({"a": "b"}) and writes('{"a": "b"}')
+
+
+def _with_text(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A call whose arguments are JSON text."""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, Mapping):
+        return call
+    text = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": text}}
 
 
 def _end_of_turn(tok: base.Tokenizer, after: Sequence[int]) -> int | None:
