@@ -66,7 +66,7 @@ def test_builds_and_traces(path, monkeypatch):
     section = load(path).get_config().to_dict()
     before = lambda section, path: begun(section) if path == "init" else None
     if section["model"].get("family") is None:
-        monkeypatch.setattr(initial, "find", before)
+        monkeypatch.setattr(initial, "find_run", before)
     checked = build.check(section)
     c, optimizer = checked.config, checked.optimizer
     model = models.build(c.model, c.model.get("vocab_size") or 1000)
@@ -92,7 +92,7 @@ def test_builds_and_traces(path, monkeypatch):
 
 def test_a_baseline_of_other_rows_needs_another_row(monkeypatch):
     before = lambda section, path: begun(section) if path == "init" else None
-    monkeypatch.setattr(initial, "find", before)
+    monkeypatch.setattr(initial, "find_run", before)
     section = load(pathlib.Path("dpo/hh.py")).get_config().to_dict()
     section["objective"] = {"name": "preference", "loss": "kto"}
     section |= {"microbatches": 1, "batch_size": 2, "reference": {}}
