@@ -101,6 +101,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(errors.CONFIG, f"{self.prog}: {message}\n")
 
 
+NETWORK = "fetch the hf: repositories that are named, where there is no copy here"
+
+
 def parser(name: str, docstring: str) -> Parser:
     """A parser for `alignjax NAME`, whose help is the docstring of its module."""
     return Parser(

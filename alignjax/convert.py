@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for one in (into, back):
         one.add_argument("--certificate", metavar="FILE", help="where to write it")
+        one.add_argument("--network", action="store_true", help=cli.NETWORK)
     return out
 
 
@@ -69,7 +70,9 @@ def run(options: argparse.Namespace) -> None:
         import_adapters(options)
         return
     if options.command == "import":
-        plan = conversion.plan_import(options.source, options.target)
+        plan = conversion.plan_import(
+            options.source, options.target, network=options.network
+        )
         for line in describe_import(plan):
             print(line, flush=True)
         with Shown() as shown:
@@ -84,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
             options.target,
             step=options.step,
             dtype=options.dtype,
+            network=options.network,
             max_shard_bytes=save.parse_size(options.max_shard_size or "5GB"),
         )
         for line in describe_export(made):
@@ -175,7 +179,9 @@ def model(section) -> str:
 
 def import_adapters(options: argparse.Namespace) -> None:
     """Makes a run of adapters of PEFT's and what they belong to."""
-    made = conversion.import_adapters(options.adapters, options.source, options.target)
+    made = conversion.import_adapters(
+        options.adapters, options.source, options.target, network=options.network
+    )
     c = made.model.config
     print(f"import the adapters in {options.adapters} for {options.source}")
     print(f"  rank {c.lora_rank}, of {c.lora_targets}")
@@ -184,7 +190,7 @@ def import_adapters(options: argparse.Namespace) -> None:
 
 def export_adapters(options: argparse.Namespace) -> None:
     """Writes the adapters of a run for PEFT."""
-    opened = analysis.open_run(options.source, options.step)
+    opened = analysis.open_run(options.source, options.step, network=options.network)
     print(f"export the adapters of {opened.path} as {options.target}")
     peft.export(opened, options.target, options.base)
     print(f"{options.target} is complete")

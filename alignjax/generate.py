@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add = out.add_argument
     add("--run", required=True, metavar="DIR", help="the workdir of a run")
     add("--step", type=int, help="of the checkpoint; by default the newest sound one")
+    add("--network", action="store_true", help=cli.NETWORK)
     add("--average", action="store_true", help="use the moving average of the weights")
     add("--prompt", action="append", default=[], help="to complete; repeatable")
     add("--plain", action="store_true", help="continue the text itself: no dialogue")
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace) -> None:
         raise errors.ConfigError("interactive: goes with neither --json nor --samples")
     if options.samples < 1:
         raise errors.ConfigError(f"samples: {options.samples} is not 1 or more")
-    opened = analysis.open_run(options.run, step=options.step)
+    network = options.network
+    opened = analysis.open_run(options.run, step=options.step, network=network)
     params = jax.device_put(opened.params(average=options.average))
     dialogues = opened.chats and not options.plain
     stop_ids = None

@@ -33,12 +33,15 @@ from alignjax.training import state as training_state
 PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
 
 
-def train(section: Mapping, workdir, *, profile: bool = False) -> int:
+def train(
+    section: Mapping, workdir, *, profile: bool = False, network: bool = False
+) -> int:
     """Trains, or goes on training, in `workdir`; returns its exit code.
 
     Args:
       section: the whole config, whose fields `--print` explains.
       workdir: where checkpoints, metrics, logs and samples go.
+      network: whether the runs that it starts from may be fetched.
       profile: whether to write an XLA trace of some early steps to `workdir/profile`.
 
     Raises:
@@ -47,7 +50,7 @@ def train(section: Mapping, workdir, *, profile: bool = False) -> int:
       NonFinite: see the field `nonfinite` of the config.
     """
     workdir = cli.path(workdir, "workdir")
-    run = build.build(section)
+    run = build.build(section, network=network)
     c, weights, process = run.config, run.weights, jax.process_index()
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
@@ -259,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, loaded = config_file.parse(parser, arguments)
         if options.print:
-            print(schema.page(*loaded))
+            print(schema.page(*loaded, network=options.network))
             return errors.DONE
         if options.workdir is None:
             parser.error("the following arguments are required: --workdir")
@@ -277,7 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jax.distributed.initialize(
                 options.coordinator, options.processes, options.process_id
             )
-        return train(loaded.section, options.workdir, profile=options.profile)
+        flags = dict(profile=options.profile, network=options.network)
+        return train(loaded.section, options.workdir, **flags)
     except errors.AlignError as error:
         return _refuse(error.exit_code, f"{type(error).__name__}: {error}")
     except BrokenPipeError:

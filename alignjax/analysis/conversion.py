@@ -49,14 +49,16 @@ class Import(NamedTuple):
         )
 
 
-def plan_import(source: str | pathlib.Path, target: str | pathlib.Path) -> Import:
+def plan_import(
+    source: str | pathlib.Path, target: str | pathlib.Path, *, network: bool = False
+) -> Import:
     """Opens the folder and checks that the run can be made; writes nothing.
 
     Raises:
       ConfigError, DataError: as `folder.find` and `folder.open_folder`; a target that
         is not empty, or a disk too full.
     """
-    folder = folders.open_folder(folders.find(str(source)))
+    folder = folders.open_folder(folders.find(str(source), network))
     plan = Import(str(source), folder, pathlib.Path(target).absolute())
     atomic.check(plan.target, plan.nbytes)
     return plan
@@ -83,7 +85,11 @@ def import_folder(
 
 
 def import_adapters(
-    source: str | pathlib.Path, base: str | pathlib.Path, target: str | pathlib.Path
+    source: str | pathlib.Path,
+    base: str | pathlib.Path,
+    target: str | pathlib.Path,
+    *,
+    network: bool = False,
 ) -> run.Run:
     """Makes a run that is as if it had trained the adapters in a PEFT folder.
 
@@ -99,7 +105,7 @@ def import_adapters(
       ConfigError: as `peft.read`; a base that has adapters, a target that is not empty.
       CheckpointError: the base is no run.
     """
-    opened = run.open_run(base)
+    opened = run.open_run(base, network=network)
     opened = opened.at(opened.meta()["step"])
     leaves, section = opened.leaves(), opened.config["model"]
     if any("/lora_" in name for name in leaves):
@@ -120,7 +126,7 @@ def import_adapters(
     models.build(config["model"], c.vocab_size)  # refuses what could not be opened
     target, data = pathlib.Path(target).absolute(), {"init": opened.digest()}
     tokenizer = opened.full_tokenizer
-    return _write_run(target, adapters.leaves, config, data, tokenizer)
+    return _write_run(target, adapters.leaves, config, data, tokenizer, network=network)
 
 
 def _write_run(
@@ -130,6 +136,7 @@ def _write_run(
     data: dict,
     tokenizer: tokenizers.Tokenizer | None,
     progress: Progress = lambda done, total: None,
+    network: bool = False,
 ) -> run.Run:
     """Writes a workdir with one step, 0, of format `step_folders.IMPORTED`."""
     described = step_folders.describe({"params": leaves})
@@ -167,7 +174,7 @@ def _write_run(
         if tokenizer is not None:
             tokenizer.save(partial / "tokenizer")
         atomic.write_json(partial / "config.json", config)
-    return run.open_run(target)
+    return run.open_run(target, network=network)
 
 
 class Export(NamedTuple):
@@ -193,6 +200,7 @@ def plan_export(
     step: int | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = save.MAX_SHARD_BYTES,
+    network: bool = False,
 ) -> Export:
     """Plans how the run at `path` is written to the folder `target`; writes nothing.
 
@@ -205,7 +213,7 @@ def plan_export(
       ConfigError: what folders of the family cannot hold, or a target with content.
       CheckpointError: no such run or step.
     """
-    opened = run.open_run(path, step)
+    opened = run.open_run(path, step, network=network)
     opened = opened.at(opened.meta()["step"])  # all that is read is of one step
     c = opened.model.config
     leaves = layout.merge(opened.leaves(), c)

@@ -140,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = cli.parser("inspect", __doc__)
     parser.add_argument("run", help="a workdir, or a Hugging Face folder")
+    parser.add_argument("--network", action="store_true", help=cli.NETWORK)
     add = parser.add_subparsers(dest="command").add_parser
     add("tree").add_argument("step", type=int, nargs="?")
     add("verify").add_argument("steps", type=int, nargs="*")
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def show() -> None:
         nonlocal sound
-        run = runs.open_run(options.run)
+        run = runs.open_run(options.run, network=options.network)
         if options.command == "verify":
             for line, good in verify(run, options.steps):
                 print(line, flush=True)

@@ -36,11 +36,18 @@ from alignjax.tracking import journal
 T = TypeVar("T")
 
 
-def open_run(path: str | pathlib.Path, step: int | None = None) -> Run:
+def open_run(
+    path: str | pathlib.Path, step: int | None = None, *, network: bool = False
+) -> Run:
     """The run in the directory `path`, as of `step`; by default as of its newest.
 
     A Hugging Face folder is a run with the one step 0, and so is a repository of its
     hub, whose name begins with `hf:`.
+
+    Args:
+      path, step: of the run.
+      network: whether a repository that is no folder here may be fetched, also one that
+        the run says it started from. Without it only the hub's cache is looked into.
 
     Raises:
       CheckpointError: it is not a run's directory, or has no such step.
@@ -48,11 +55,11 @@ def open_run(path: str | pathlib.Path, step: int | None = None) -> Run:
     """
     path, name = pathlib.Path(path).expanduser().absolute(), str(path)
     if name.startswith(folder.HUB) or folder.is_folder(path):
-        store = stores.hugging_face(folder.open_folder(folder.find(name)))
+        store = stores.hugging_face(folder.open_folder(folder.find(name, network)))
     else:
         store = stores.workdir(path)
         _check_is_workdir(path)
-    run = Run(store)
+    run = Run(store, network=network)
     return run if step is None else run.at(step)
 
 
@@ -77,6 +84,7 @@ class Run:
 
     store: stores.Store
     step: int | None = None
+    network: bool = False
 
     @property
     def path(self) -> pathlib.Path:
@@ -236,14 +244,14 @@ class Run:
             return None
         section, digest = self.config["init"], self.meta()["data"]["init"]
         try:
-            base = open_run(section["run"], section["step"])
+            base = open_run(section["run"], section["step"], network=self.network)
             if base.digest() == digest:
                 return base
             # It may have trained on since; then it may still have the older step.
             for step in base.steps if section["step"] is None else []:
                 if base.digest(step) == digest:
-                    return open_run(section["run"], step)
-        except errors.CheckpointError as error:
+                    return base.at(step)
+        except (errors.CheckpointError, errors.ConfigError) as error:
             raise errors.CheckpointError(
                 f"{self.path} trained but a part of its parameters; the others are in "
                 f"the run it started from: {error}"

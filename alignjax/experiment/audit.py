@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         options, loaded = config_file.parse(parser, arguments)
-        run = build.build(loaded.section)
+        run = build.build(loaded.section, network=options.network)
         data = run.train if options.split == "train" else run.validation
         if data is None:
             raise errors.ConfigError(

@@ -67,14 +67,14 @@ class Experiment(NamedTuple):
     store: reference.Store | None
 
 
-def build(section: Mapping) -> Experiment:
-    """Everything that the config describes.
+def build(section: Mapping, *, network: bool = False) -> Experiment:
+    """Everything that the config describes; fetches runs with `network` alone.
 
     Raises:
       ConfigError: all problems of the config that can be seen together.
       DataError: data that cannot be read, or is not what it should be.
     """
-    checked = check(config.to_json(section))
+    checked = check(config.to_json(section), network=network)
     jax.devices()  # those that cannot start are known before the data are read
     c, objective = checked.config, checked.objective
     cache_dir = pathlib.Path(c.cache_dir).expanduser()
@@ -263,7 +263,7 @@ class Checked(NamedTuple):
     rules: dict
 
 
-def check(section: dict) -> Checked:
+def check(section: dict, *, network: bool = False) -> Checked:
     """What needs no data and no device. Raises ConfigError with all problems."""
     problems, filled = [], dict(section)
 
@@ -288,7 +288,9 @@ def check(section: dict) -> Checked:
             if name not in known
         ]
         raise errors.ConfigError(problems)
-    parent = initial.find_run(filled["init"], "init") if "init" in filled else None
+    parent = None
+    if "init" in filled:
+        parent = initial.find_run(filled["init"], "init", network)
     section = initial.inherit_model(section, parent)
     c = config.build(sections.Config, {**filled, "model": section.get("model")}, "")
     if own_tokenizer:
@@ -314,7 +316,8 @@ def check(section: dict) -> Checked:
         )
     reference_run = None
     if objective is not None and objective.needs.reference:
-        reference_run = attempt(initial.find_run, c.reference, "reference") or parent
+        reference_run = attempt(initial.find_run, c.reference, "reference", network)
+        reference_run = reference_run or parent
         if reference_run is None:
             problems.append("reference.run: the objective asks one; or name init.run")
         if c.reference.store and objective.needs.unstored:

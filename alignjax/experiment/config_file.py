@@ -33,7 +33,8 @@ class Loaded(NamedTuple):
 
 
 def add_option(parser: cli.Parser) -> None:
-    """Adds `--config` to the options of a command."""
+    """Adds `--config` and `--network` to the options of a command."""
+    parser.add_argument("--network", action="store_true", help=cli.NETWORK)
     parser.add_argument(
         "--config",
         required=True,

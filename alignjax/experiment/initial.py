@@ -47,10 +47,11 @@ class RunAtStep(NamedTuple):
     digest: str
 
 
-def find_run(section: Any, path: str) -> RunAtStep | None:
+def find_run(section: Any, path: str, network: bool = False) -> RunAtStep | None:
     """The run that the section `init` or `reference` names; None if it names none.
 
-    It may be a Hugging Face folder, or `hf:` and a folder or a repository of the hub.
+    It may be a Hugging Face folder, or `hf:` and a folder or a repository of the hub,
+    which is fetched with `network` alone.
 
     Raises:
       ConfigError: there is no such run or step.
@@ -58,7 +59,7 @@ def find_run(section: Any, path: str) -> RunAtStep | None:
     if section.run is None:
         return None
     try:
-        run = analysis.open_run(section.run, step=section.step)
+        run = analysis.open_run(section.run, step=section.step, network=network)
         step = run.meta()["step"]
         run = run.at(step)  # so that all that is read is of one step as it trains on
     except errors.CheckpointError as error:

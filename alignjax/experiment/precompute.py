@@ -25,9 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config_file.add_option(parser)
 
     def fill() -> None:
-        section = config_file.parse(parser, arguments)[1].section
+        options, loaded = config_file.parse(parser, arguments)
+        section = loaded.section
         section["reference"] = {**(section.get("reference") or {}), "store": True}
-        run = build.build(section)
+        run = build.build(section, network=options.network)
         if run.store is None:
             raise errors.ConfigError("objective: it needs no reference model")
         data = {"train": run.train, "validation": run.validation}

@@ -75,16 +75,17 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
     raise errors.ConfigError(f"{path}: unknown field; {_closest(path, paths)}")
 
 
-def page(section: Mapping, origins: Mapping[str, str]) -> str:
+def page(section: Mapping, origins: Mapping[str, str], *, network: bool = False) -> str:
     """Every field that applies: its value, where that comes from, and its meaning.
 
     Args:
       section: the config.
       origins: "file" or "flag" for each path that one of them sets.
+      network: whether the run that it starts from may be fetched.
     """
     origins, lines = dict(origins), []
     init = config.build(sections.InitConfig, section.get("init") or {}, "init")
-    if (start := initial.find_run(init, "init")) is not None:
+    if (start := initial.find_run(init, "init", network)) is not None:
         whole = initial.inherit_model(
             {**section, "model": section.get("model") or {}}, start
         )

@@ -105,12 +105,14 @@ def is_folder(path: pathlib.Path) -> bool:
     return bool({"model_type", "architectures"}.intersection(keys))
 
 
-def find(name: str) -> pathlib.Path:
+def find(name: str, network: bool = False) -> pathlib.Path:
     """The folder of that name: a path, or a repository of the hub.
 
     A name that begins with `hf:` may be either; a folder that exists wins. Of a
-    repository the newest version is fetched, or without a network the one in the hub's
-    cache is taken.
+    repository the one in the hub's cache is taken.
+
+    Args:
+      network: whether the newest version of a repository may be fetched.
 
     Raises:
       ConfigError: it is neither, or the hub cannot be reached.
@@ -132,13 +134,21 @@ def find(name: str) -> pathlib.Path:
             f"{name}: there is no such folder, and fetching a repository needs the "
             "extra hf: pip install alignjax[hf]"
         ) from error
-    fetch = functools.partial(huggingface_hub.snapshot_download, repository)
+    fetch = functools.partial(
+        huggingface_hub.snapshot_download, repository, local_files_only=not network
+    )
     try:
         fetch(allow_patterns=[TEMPLATES], ignore_patterns=[])
         path = fetch(allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
         return pathlib.Path(path)
     except Exception as error:  # of the library, of its transport, of the network
         text = " ".join(str(error).split())[:300]
+        if not network:
+            raise errors.ConfigError(
+                f"{name}: there is no such folder, and the hub's cache does not have "
+                "it; give the path of a copy, or allow it to be fetched with --network "
+                "(in Python: network=True)"
+            ) from error
         raise errors.ConfigError(
             f"{name}: there is no such folder, and no such repository can be fetched "
             f"({type(error).__name__}: {text}); check the name, the network and "

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO of Qwen2.5-0.5B-Instruct on UltraFeedback, binarized, by low-rank updates.
 
-alignjax train --config=configs/dpo/qwen25_05b_lora.py \
+alignjax train --config=configs/dpo/qwen25_05b_lora.py --network \
     --workdir=runs/qwen25_05b_dpo
 
 Model, tokenizer and chat template are those of the hub's repository, which the extra

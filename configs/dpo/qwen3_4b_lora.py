@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO of Qwen3-4B-Instruct-2507 on UltraFeedback, binarized, by low-rank updates.
 
-alignjax train --config=configs/dpo/qwen3_4b_lora.py \
+alignjax train --config=configs/dpo/qwen3_4b_lora.py --network \
     --workdir=runs/qwen3_4b_dpo
 
 As configs/dpo/qwen25_05b_lora.py, which explains it, but for the model and the rate.

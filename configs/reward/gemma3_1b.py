@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A reward model from Gemma 3 1B, on UltraFeedback, binarized.
 
-alignjax train --config=configs/reward/gemma3_1b.py \
+alignjax train --config=configs/reward/gemma3_1b.py --network \
     --workdir=runs/gemma3_1b_reward
 
 Model, tokenizer and chat template are those of the hub's repository, which asks for a

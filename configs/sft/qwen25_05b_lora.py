@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tuning Qwen2.5-0.5B on the mixture of Tulu 3, by low-rank updates.
 
-alignjax train --config=configs/sft/qwen25_05b_lora.py \
+alignjax train --config=configs/sft/qwen25_05b_lora.py --network \
     --workdir=runs/qwen25_05b_sft
 
 Model, tokenizer and chat template are those of the hub's repository, which the extra

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tuning Qwen3-4B-Base on the mixture of Tulu 3, by low-rank updates.
 
-alignjax train --config=configs/sft/qwen3_4b_lora.py \
+alignjax train --config=configs/sft/qwen3_4b_lora.py --network \
     --workdir=runs/qwen3_4b_sft
 
 As configs/sft/qwen25_05b_lora.py, which explains it, but for the model, the rate and

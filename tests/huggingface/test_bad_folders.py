@@ -3,6 +3,7 @@
 
 import json
 import re
+import types
 
 import handmade
 import numpy as np
@@ -291,13 +292,35 @@ def test_a_path_that_is_neither_folder_nor_repository(name):
 def test_a_repository_that_cannot_be_reached(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
 
-    def fetch(name, *, allow_patterns, ignore_patterns):
+    def fetch(name, *, allow_patterns, ignore_patterns, local_files_only):
+        assert not local_files_only
         assert not any("bin" in p or "py" in p for p in allow_patterns)
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     with pytest.raises(errors.ConfigError, match=r"hf:who/what.*no route.*network"):
+        analysis.open_run("hf:who/what", network=True)
+
+
+def test_nothing_is_fetched_unasked(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fetch(name, *, local_files_only, **options):
+        assert local_files_only
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    with pytest.raises(errors.ConfigError, match=r"hf:who/what.*--network"):
         analysis.open_run("hf:who/what")
+    with pytest.raises(errors.ConfigError, match=r"^init\.run: hf:who/what"):
+        initial.find_run(InitConfig(run="hf:who/what"), "init")
+    config = {"trainable": "x", "init": {"run": "hf:who/what", "step": None}}
+    step = types.SimpleNamespace(meta={"data": {"init": ""}}, leaves=dict)
+    store = types.SimpleNamespace(
+        path="a strange run", config=lambda _: config, at=lambda _, read: read(step)
+    )
+    with pytest.raises(errors.CheckpointError, match=r"a strange run.*hf:who/what"):
+        analysis.Run(store).leaves()
 
 
 def test_a_repository_is_opened_where_the_hub_puts_it(monkeypatch, tmp_path):
