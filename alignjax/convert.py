@@ -132,13 +132,12 @@ def check_options(options: argparse.Namespace) -> None:
 def describe_import(plan: conversion.Import) -> list[str]:
     """What will be done, before it is."""
     folder, count = plan.folder, sum(x.size for x in plan.folder.leaves.values())
-    files = {t.path for x in folder.leaves.values() for t, _, _ in x.pieces.values()}
     kinds = sorted({str(x.dtype) for x in folder.leaves.values()})
     lines = [
         f"import {folder.path}",
         f"  as {plan.target}, step 0",
         f"  {model(folder.section)}: {count:,} parameters of {', '.join(kinds)}",
-        f"  {size(plan.nbytes)}, of {len(files)} file(s)",
+        f"  {size(plan.nbytes)}, of {len(folder.files)} file(s)",
     ]
     if folder.has_tokenizer:
         tok = folder.tokenizer()

@@ -24,7 +24,7 @@ from alignjax.data.tokenizers import base as tokenizers
 from alignjax.huggingface import folder as folders
 from alignjax.huggingface import layout, peft, save, tokenizer_files
 from alignjax.models import lora
-from alignjax.storage import atomic, fingerprint, tensor_files
+from alignjax.storage import atomic, fingerprint, lazy, tensor_files
 
 Progress = Callable[[int, int], None]
 
@@ -150,7 +150,7 @@ def _write_run(
         def written(slot: tensor_files.Slot, leaf) -> Iterator[np.ndarray]:
             nonlocal done
             at = 0
-            for piece in fingerprint.pieces(leaf):
+            for piece in lazy.pieces(leaf):
                 slot.write(piece, at)
                 at, done = at + piece.size, done + piece.nbytes
                 progress(done, total)

@@ -173,9 +173,10 @@ class Run:
         read = _read_average if average else lambda stored: stored.read("params", None)
         trained = self._of(step, read)
         if self._base is None:
-            return step_folders.nest(trained)
+            return trees.nest(trained)
         frozen = self._frozen(trees.named_leaves(self._base.params()))
-        return step_folders.nest({**frozen, **trained})
+        arrays = {name: np.asarray(leaf) for name, leaf in frozen.items()}
+        return trees.nest({**arrays, **trained})
 
     def leaves(self, step: int | None = None) -> dict[str, Any]:
         """`{path: array that is read when it is sliced}` of all parameters.
@@ -229,12 +230,7 @@ class Run:
             return leaves
         projections = self.model.config.projections
         kernels = set(quantized.names(projections, self.config["trainable"]))
-
-        def rounded(leaf):
-            if isinstance(leaf, np.ndarray):
-                return quantized.rounded(leaf, kind)
-            return quantized.Rounded(leaf, kind)
-
+        rounded = lambda leaf: quantized.lazily_rounded(leaf, kind)
         return {n: rounded(x) if n in kernels else x for n, x in leaves.items()}
 
     @functools.cached_property

@@ -154,8 +154,7 @@ def hugging_face(folder: folders.Folder) -> Store:
     @functools.cache
     def fingerprints() -> dict[str, str]:
         return {
-            name: fingerprint.of_pieces(leaf.dtype, fingerprint.pieces(leaf)).digits
-            for name, leaf in leaves.items()
+            name: fingerprint.of_array(leaf).digits for name, leaf in leaves.items()
         }
 
     @functools.cache

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import math
 import os
 import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -32,7 +31,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alignjax import errors, trees, types
-from alignjax.storage import atomic, fingerprint, json_files, tensor_files
+from alignjax.storage import atomic, fingerprint, json_files, lazy, tensor_files
 
 FORMAT = 1
 IMPORTED = 2  # of a step whose parameters are in one safetensors file
@@ -169,7 +168,7 @@ def write(path: pathlib.Path, items, meta: dict, *, timeout: float):
     Every process calls it. The arrays may be donated as soon as it returns. The step
     appears under its own name only when it is whole.
     """
-    content = {item: nest(named) for item, named in items.items()}
+    content = {item: trees.nest(named) for item, named in items.items()}
     with _context(timeout):
         return ocp.save_checkpointables_async(path, {**content, "meta": meta})
 
@@ -214,7 +213,7 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
     array as a numpy array; Orbax casts silently, so dtypes are checked before by
     whoever asks. Every process calls it. Raises BrokenStep.
     """
-    trees_of_items = {item: nest(named) for item, named in abstract.items()}
+    trees_of_items = {item: trees.nest(named) for item, named in abstract.items()}
     try:
         with _context(timeout=600, partial=True):
             loaded = ocp.load_checkpointables(path, trees_of_items)
@@ -256,8 +255,8 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
     if is_one_file(meta) and item == "params":
-        lazy = lazy_leaves(path, meta)
-        return {name: lazy[name][...] for name in (lazy if names is None else names)}
+        leaves = lazy_leaves(path, meta)
+        return {n: leaves[n][...] for n in (leaves if names is None else names)}
     leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
     # Only shapes and dtypes of these are looked at: an element each will do.
     blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
@@ -267,8 +266,7 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     }
     loaded = read(path, {item: abstract})[item]
     for name, leaf in loaded.items():
-        digits = fingerprint.of_pieces(leaf.dtype, [leaf])
-        _check(path, meta, {f"{item}/{name}": digits})
+        _check(path, meta, {f"{item}/{name}": fingerprint.of_array(leaf)})
     return loaded
 
 
@@ -327,18 +325,6 @@ def remove_leftovers(directory: pathlib.Path) -> list[str]:
     return [path.name for path in left]
 
 
-def nest(named: Mapping[str, Any]) -> dict:
-    """`{"a/b": x}` as `{"a": {"b": x}}`."""
-    out: dict = {}
-    for name, leaf in named.items():
-        *parents, last = name.split("/")
-        branch = out
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = leaf
-    return out
-
-
 def _context(timeout: float, partial: bool = False) -> ocp.Context:
     registry = ocp.handlers.local_registry()
     # Without a name of its own a dict of JSON would be stored as a tree of arrays.
@@ -355,7 +341,7 @@ def _context(timeout: float, partial: bool = False) -> ocp.Context:
     return context
 
 
-def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, LazyLeaf]:
+def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, lazy.LazyArray]:
     """`{name: parameter that is read when it is sliced}` of a step, verified.
 
     Those that Orbax wrote are read as a whole, and the last one that was read is kept;
@@ -376,30 +362,18 @@ def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, LazyLeaf]:
     def of_one_file(name: str, index) -> np.ndarray:
         tensor = parts[name]
         if name not in verified:
-            digits = fingerprint.of_pieces(tensor.dtype, fingerprint.pieces(tensor))
-            _check(path, meta, {f"params/{name}": digits})
+            _check(path, meta, {f"params/{name}": fingerprint.of_array(tensor)})
             verified.add(name)
         return tensor[index]
 
     parts = tensors(path, meta) if is_one_file(meta) else {}
     read = of_one_file if is_one_file(meta) else of_orbax
-    return {
-        name: LazyLeaf(meta["leaves"][f"params/{name}"], functools.partial(read, name))
-        for name in names_of(meta, "params")
+    leaves = {
+        name: meta["leaves"][f"params/{name}"] for name in names_of(meta, "params")
     }
-
-
-class LazyLeaf:
-    """A parameter on disk: `shape`, `dtype`, `ndim`, `size`, and slices as in numpy."""
-
-    def __init__(self, leaf: Mapping, read: Callable[[Any], np.ndarray]):
-        self.shape, self.dtype = tuple(leaf["shape"]), jax.numpy.dtype(leaf["dtype"])
-        self.ndim, self.size = len(self.shape), math.prod(self.shape)
-        self._read = read
-
-    def __getitem__(self, index) -> np.ndarray:
-        return self._read(index)
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        del copy
-        return self[...] if dtype is None else self[...].astype(dtype)
+    return {
+        name: lazy.LazyArray(
+            leaf["shape"], leaf["dtype"], functools.partial(read, name)
+        )
+        for name, leaf in leaves.items()
+    }

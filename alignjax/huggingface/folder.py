@@ -25,7 +25,7 @@ from alignjax.data.tokenizers import base as tokenizers
 from alignjax.data.tokenizers import huggingface, tokenizer_files
 from alignjax.huggingface import config_json, layout
 from alignjax.models import families
-from alignjax.storage import filenames, fingerprint, json_files, tensor_files
+from alignjax.storage import filenames, json_files, lazy, tensor_files
 
 HUB = "hf:"
 # What is fetched of a repository: nothing that could be run, nothing pickled, and no
@@ -57,14 +57,16 @@ class Folder:
       path: of the folder.
       json: its config.json.
       section: the section `model` of a config that describes its model.
-      leaves: `{path: Leaf}`, every parameter of the model.
+      leaves: every parameter of the model, by path.
+      files: of the weights.
       ignored: names of tensors that no parameter needs.
     """
 
     path: pathlib.Path
     json: dict
     section: dict
-    leaves: Mapping[str, layout.Leaf]
+    leaves: Mapping[str, lazy.LazyArray]
+    files: tuple[pathlib.Path, ...]
     ignored: tuple[str, ...]
 
     @property
@@ -190,7 +192,8 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     shapes = layout.shapes(model.config)
     places = tuple(layout.places(layout.table(family, model.config), shapes))
     leaves, ignored = _match(path, family, places, shapes, tensors)
-    folder = Folder(path, hf, section, leaves, ignored)
+    files = tuple(dict.fromkeys(tensor.path for tensor in tensors.values()))
+    folder = Folder(path, hf, section, leaves, files, ignored)
     if folder.has_tokenizer:
         folder.tokenizer()
     return folder
@@ -359,8 +362,8 @@ def _match(
     places: Sequence[layout.Place],
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, tensor_files.Tensor],
-) -> tuple[dict[str, layout.Leaf], tuple[str, ...]]:
-    """(`{path: Leaf}` of all parameters, names of tensors that none needs).
+) -> tuple[dict[str, lazy.LazyArray], tuple[str, ...]]:
+    """(all parameters by path, names of tensors that none needs).
 
     Raises:
       ConfigError: tensors that are missing, too many, of another shape, or of a dtype
@@ -442,13 +445,13 @@ def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
     """Whether two tensors are equal bit for bit. Parts of both are read at a time."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    step = max(1, fingerprint.PIECE_BYTES * a.shape[0] // max(1, a.nbytes))
+    step = max(1, lazy.PIECE_BYTES * a.shape[0] // max(1, a.nbytes))
     bits = lambda tensor, i: tensor[i : i + step].view(np.uint8)
     starts = range(0, a.shape[0], step)
     return all(np.array_equal(bits(a, i), bits(b, i)) for i in starts)
 
 
-def _leaves(path, places, shapes, tensors) -> dict[str, layout.Leaf]:
+def _leaves(path, places, shapes, tensors) -> dict[str, lazy.LazyArray]:
     pieces = collections.defaultdict(dict)
     for place in places:
         for part in place.parts:
@@ -461,9 +464,8 @@ def _leaves(path, places, shapes, tensors) -> dict[str, layout.Leaf]:
                 f"{path}: the tensors of {name} are {' and '.join(sorted(dtypes))} in "
                 "different layers; convert the folder to one of them"
             )
-        stacked = len(next(iter(pieces[name])))
         dtype = jax.numpy.dtype(min(dtypes))
-        leaves[name] = layout.Leaf(tuple(shape), dtype, stacked, pieces[name])
+        leaves[name] = layout.stacked(tuple(shape), dtype, pieces[name])
     if problems:
         raise errors.ConfigError(problems)
     return leaves

@@ -9,7 +9,6 @@ side by side.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from alignjax import errors, trees
 from alignjax.models import decoder, decoder_config, families, lora
 from alignjax.models.tensor_names import Tensor
-from alignjax.storage import tensor_files
+from alignjax.storage import lazy, tensor_files
 
 SCORES = "score.weight"
 FLOATS = ("float32", "bfloat16", "float16")
@@ -182,82 +181,56 @@ def _matrix(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Leaf:
-    """A parameter in the tensors of a folder, read when it is sliced.
+# `{index along the stacked axes: (tensor, its place, the part)}` of a parameter.
+Pieces = Mapping[tuple[int, ...], tuple[tensor_files.Tensor, Place, Part]]
 
-    Attributes:
-      shape, dtype: of the whole.
-      stacked: how many leading axes have a tensor for each index.
-      pieces: `{index along those: (tensor, its place, the part)}`.
+
+def stacked(shape: tuple[int, ...], dtype, pieces: Pieces) -> lazy.LazyArray:
+    """A parameter in the tensors of a folder.
+
+    Only the bytes of the part that is sliced are read, and one tensor is mapped at a
+    time; the part is an array of its own.
     """
+    axes = len(next(iter(pieces)))
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    stacked: int
-    pieces: Mapping[tuple[int, ...], tuple[tensor_files.Tensor, Place, Part]]
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def __getitem__(self, index) -> np.ndarray:
-        """A part of it, as an array of its own; integers and slices as in numpy.
-
-        Only the bytes of that part are read, and one tensor is mapped at a time.
-        """
-        index = _whole_index(index, self.ndim)
-        lead, rest = index[: self.stacked], index[self.stacked :]
-        sizes = self.shape[: self.stacked]
-        indices = [_indices(i, n) for i, n in zip(lead, sizes, strict=True)]
+    def read(index) -> np.ndarray:
+        lead, rest = index[:axes], index[axes:]
+        indices = [_indices(i, n) for i, n in zip(lead, shape[:axes], strict=True)]
         counts = tuple(map(len, indices))
-        inner = np.broadcast_to(np.int8(0), self.shape[self.stacked :])[rest].shape
-        out = np.empty((*counts, *inner), self.dtype)
+        inner = np.broadcast_to(np.int8(0), shape[axes:])[rest].shape
+        out = np.empty((*counts, *inner), dtype)
         for target in np.ndindex(counts):
             source = tuple(x[i] for x, i in zip(indices, target, strict=True))
-            tensor, place, part = self.pieces[source]
+            tensor, place, part = pieces[source]
             # An index of its own keeps a scalar an array that can be written to.
             into = out[(*target, ...)]
             tensor_files.copy_to(into, place.read(part, tensor.view())[(*rest, ...)])
         return out[tuple(0 if isinstance(i, int) else slice(None) for i in lead)]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        del copy
-        return self[...] if dtype is None else self[...].astype(dtype)
+    return lazy.LazyArray(shape, dtype, read)
 
 
-class Merged:
-    """A kernel with its adapter merged into it, float32, a layer at a time when sliced.
+def _merged(
+    parts: Mapping[str, Any], c: decoder_config.DecoderConfig
+) -> lazy.LazyArray:
+    """A kernel with its adapter merged into it, float32, read layer by layer."""
+    kernel = parts["kernel"]
 
-    Attributes:
-      stored: the dtype of the kernel itself.
-    """
-
-    def __init__(self, parts: Mapping[str, Any], c: decoder_config.DecoderConfig):
-        kernel = parts["kernel"]
-        self._parts, self._config = parts, c
-        self.shape, self.ndim = tuple(kernel.shape), len(kernel.shape)
-        self.size = math.prod(self.shape)
-        self.stored, self.dtype = np.dtype(kernel.dtype), np.dtype(np.float32)
-
-    def __getitem__(self, index) -> np.ndarray:
-        first, *rest = _whole_index(index, self.ndim)
-        if not isinstance(first, slice):
-            return self._layer(first)[tuple(rest)]
-        layers = range(*first.indices(self.shape[0]))
-        return np.stack([self._layer(i)[tuple(rest)] for i in layers])
-
-    def _layer(self, i: int) -> np.ndarray:
-        i %= self.shape[0]
-        layer = {
+    def layer(i: int) -> np.ndarray:
+        arrays = {
             name: np.asarray(leaf[i : i + 1]).astype(np.float32)
-            for name, leaf in self._parts.items()
+            for name, leaf in parts.items()
         }
-        return np.asarray(lora.merge(layer, self._config)["kernel"][0])
+        return np.asarray(lora.merge(arrays, c)["kernel"][0])
+
+    def read(index) -> np.ndarray:
+        first, rest = index[0], index[1:]
+        if not isinstance(first, slice):
+            return layer(first % kernel.shape[0])[rest]
+        layers = range(*first.indices(kernel.shape[0]))
+        return np.stack([layer(i)[rest] for i in layers])
+
+    return lazy.LazyArray(kernel.shape, np.float32, read, stored=kernel.dtype)
 
 
 def merge(leaves: Mapping[str, Any], c: decoder_config.DecoderConfig) -> dict[str, Any]:
@@ -272,22 +245,9 @@ def merge(leaves: Mapping[str, Any], c: decoder_config.DecoderConfig) -> dict[st
             parts = {
                 x: leaves[f"{owner}/{x}"] for x in names if f"{owner}/{x}" in leaves
             }
-            leaf = Merged(parts, c)
+            leaf = _merged(parts, c)
         merged[path] = leaf
     return merged
-
-
-def _whole_index(index: Any, ndim: int) -> tuple[int | slice, ...]:
-    """`index` with an entry for each of `ndim` axes. Raises IndexError, TypeError."""
-    index = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        missing = (slice(None),) * (ndim - len(index) + 1)
-        index = (*index[:at], *missing, *index[at + 1 :])
-    if len(index) > ndim:
-        raise IndexError(f"{len(index)} indices into {ndim} axes")
-    index = (*index, *[slice(None)] * (ndim - len(index)))
-    return tuple(i if isinstance(i, slice) else int(i.__index__()) for i in index)
 
 
 def _indices(index: int | slice, size: int) -> range:

@@ -16,7 +16,6 @@ the same codes. Each value is one product, so it is the same on any device.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from jax import lax
 
 from alignjax import trees
+from alignjax.storage import lazy
 from alignjax.types import Params
 
 KINDS = ("float32", "bfloat16", "int8", "nf4")
@@ -203,23 +203,14 @@ def rounded(leaf, kind: str) -> np.ndarray:
     return widen(quantise(np.asarray(leaf).astype(np.float32), kind))
 
 
-class Rounded:
-    """An array that is read when it is sliced, with the values that `kind` stores."""
+def lazily_rounded(leaf, kind: str) -> lazy.LazyArray:
+    """`rounded`, of the part that is sliced."""
 
-    def __init__(self, leaf, kind: str):
-        self.leaf, self.kind = leaf, kind
-        self.shape, self.dtype = tuple(leaf.shape), np.dtype(np.float32)
-        self.ndim, self.size = len(self.shape), math.prod(self.shape)
-
-    def __getitem__(self, index) -> np.ndarray:
-        index = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in index:
-            at, missing = index.index(Ellipsis), len(self.shape) + 1 - len(index)
-            index = (*index[:at], *(slice(None),) * missing, *index[at + 1 :])
-        if len(index) < len(self.shape):
-            return rounded(self.leaf[index], self.kind)
+    def read(index) -> np.ndarray:
         # A block lies along the last axis, so that all of it is needed.
-        return rounded(self.leaf[index[:-1]], self.kind)[..., index[-1]]
+        return rounded(leaf[index[:-1]], kind)[..., index[-1]]
+
+    return lazy.LazyArray(leaf.shape, np.float32, read)
 
 
 def keep(params: Params, kernels: Iterable[str], kind: str) -> Params:

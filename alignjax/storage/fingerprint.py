@@ -9,8 +9,7 @@ and computed again from what was loaded.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -18,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import trees
+from alignjax.storage import lazy
 
-# Of what is read piece by piece, the most that is in memory; see `pieces`.
-PIECE_BYTES = 64 * 2**20
 _BLOCK = 2**20  # elements of an array that is hashed piece by piece
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
@@ -47,6 +45,11 @@ def fingerprints(tree) -> dict[str, Fingerprint]:
         name: Fingerprint(f"{int(high):08x}{int(low):08x}", bool(nonfinite))
         for name, (high, low, nonfinite) in zip(named, rows, strict=True)
     }
+
+
+def of_array(array) -> Fingerprint:
+    """The fingerprint of an array that is read piece by piece."""
+    return of_pieces(array.dtype, lazy.pieces(array))
 
 
 def of_pieces(dtype, pieces: Iterable[np.ndarray]) -> Fingerprint:
@@ -159,26 +162,3 @@ def _mix(v: jax.Array) -> jax.Array:
     v = (v ^ (v >> 16)) * np.uint32(0x85EBCA6B)
     v = (v ^ (v >> 13)) * np.uint32(0xC2B2AE35)
     return v ^ (v >> 16)
-
-
-def pieces(leaf, limit: int = PIECE_BYTES) -> Iterator[np.ndarray]:
-    """All of an array that is read when it is sliced, in row-major order.
-
-    A piece has at most `limit` bytes, or one row of the last axis but one.
-    """
-    yield from _pieces(leaf, (), limit)
-
-
-def _pieces(leaf, index: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
-    rest = leaf.shape[len(index) :]
-    size = math.prod(rest) * np.dtype(leaf.dtype).itemsize
-    if size <= limit or len(rest) < 2:
-        yield leaf[index]
-        return
-    count = max(1, limit * rest[0] // size)
-    if size // rest[0] > limit:
-        for i in range(rest[0]):
-            yield from _pieces(leaf, (*index, i), limit)
-        return
-    for start in range(0, rest[0], count):
-        yield leaf[(*index, slice(start, start + count))]

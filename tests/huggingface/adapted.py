@@ -10,7 +10,6 @@ import numpy as np
 
 from alignjax import analysis, trees
 from alignjax.analysis import run as runs
-from alignjax.checkpoint import step_folders
 from alignjax.huggingface import peft
 from alignjax.models import decoder, lora
 
@@ -50,7 +49,7 @@ def params(opened, leaves: dict) -> dict:
     """All parameters, in float32."""
     rest = {name: np.asarray(leaf[...]) for name, leaf in opened.leaves().items()}
     whole = {name: x.astype(np.float32) for name, x in {**rest, **leaves}.items()}
-    return step_folders.nest(whole)
+    return trees.nest(whole)
 
 
 def written(opened, fields: dict, target: pathlib.Path):

@@ -18,7 +18,7 @@ from alignjax.analysis import conversion
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import certificate, folder, save
-from alignjax.storage import atomic, fingerprint, tensor_files
+from alignjax.storage import atomic, lazy, tensor_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SFT = {"data": {"chat": None, "bos": False}}
@@ -125,7 +125,7 @@ def test_pieces_are_all_of_it_in_order(source):
     for leaf in analysis.open_run(source).leaves().values():
         whole = np.asarray(leaf)
         for limit in (1, 40, 10**6):
-            parts = list(fingerprint.pieces(leaf, limit))
+            parts = list(lazy.pieces(leaf, limit))
             flat = np.concatenate([x.reshape(-1) for x in parts])
             np.testing.assert_array_equal(flat, whole.reshape(-1))
         assert len(parts) == 1

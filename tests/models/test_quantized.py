@@ -87,7 +87,7 @@ def test_what_was_quantised_stays_as_it_is(kind):
     jax.tree.map(np.testing.assert_array_equal, again, parts)
     on_device = jax.jit(quantized.widen)(jax.tree.map(jnp.asarray, parts))
     np.testing.assert_array_equal(on_device, values)
-    lazy = quantized.Rounded(x.astype(jnp.bfloat16), kind)
+    lazy = quantized.lazily_rounded(x.astype(jnp.bfloat16), kind)
     expected = quantized.rounded(x.astype(jnp.bfloat16), kind)
     indices = [0, (1, 2), (1, slice(2, 4), slice(70, 90)), ..., (..., slice(3, 9))]
     for index in [*indices, (0, ..., 5), (2, 3, 149), slice(1, 3)]:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from alignjax import errors, models, trees
-from alignjax.checkpoint import step_folders
 from alignjax.distributed import sharding
 from alignjax.models import quantized
 from alignjax.training import optim, state
@@ -174,7 +173,7 @@ def test_large_leaves_are_put_layer_by_layer(mesh, base, dtype):
         seen = [index[0] if isinstance(index, tuple) else index for index in asked]
         assert set(seen) == set(range(12)) and seen == sorted(seen), name
     expected = {n: x.array.astype(np.float32) for n, x in source.items()}
-    expected = step_folders.nest(expected)
+    expected = trees.nest(expected)
     if base != "float32":
         expected = quantized.keep(expected, kernels, base)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
