@@ -139,8 +139,7 @@ def describe_import(plan: conversion.Import) -> list[str]:
         f"  {model(folder.section)}: {count:,} parameters of {', '.join(kinds)}",
         f"  {size(plan.nbytes)}, of {len(folder.files)} file(s)",
     ]
-    if folder.has_tokenizer:
-        tok = folder.tokenizer()
+    if (tok := folder.tokenizer) is not None:
         template = "with a" if folder.chat else "without a"
         lines.append(
             f"  tokenizer: {tok.kind}, {tok.vocab_size:,} tokens, {template} chat "

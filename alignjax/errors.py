@@ -8,6 +8,8 @@ person.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DONE = 0
 DATA = 65  # a source cannot be read, or holds what it should not
 CHECKPOINT = 74  # a checkpoint cannot be written or read: disk full, all broken
@@ -16,6 +18,12 @@ HANG = 76  # no progress within the watchdog's limit; all stacks were written
 NON_FINITE = 77  # the loss or a gradient was not finite; checkpoints are from before
 CONFIG = 78  # the config, its workdir or JAX's devices were refused before any work
 INTERRUPTED = 130  # asked to stop by SIGINT (Ctrl-C); the last step is saved
+
+
+def some(names: Sequence[str], separator: str = ", ", count: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return f"{separator.join(names[:count])}{more}"
 
 
 class AlignError(Exception):

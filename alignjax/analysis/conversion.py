@@ -80,8 +80,10 @@ def import_folder(
     """
     config = stores.folder_config(plan.folder)
     config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
-    tokenizer = plan.folder.tokenizer() if plan.folder.has_tokenizer else None
-    return _write_run(plan.target, plan.folder.leaves, config, {}, tokenizer, progress)
+    folder = plan.folder
+    return _write_run(
+        plan.target, folder.leaves, config, {}, folder.tokenizer, progress
+    )
 
 
 def import_adapters(
@@ -142,7 +144,7 @@ def _write_run(
     described = step_folders.describe({"params": leaves})
     total = step_folders.nbytes(described)
     with atomic.folder(target, total) as partial:
-        path = step_folders.step_path(partial / "checkpoints", 0)
+        path = partial / "checkpoints" / "0"
         (path / "meta").mkdir(parents=True)
         kinds = {name: (np.dtype(x.dtype), x.shape) for name, x in leaves.items()}
         slots, done = tensor_files.create(path / step_folders.TENSORS, kinds), 0

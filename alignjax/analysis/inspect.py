@@ -28,7 +28,7 @@ def show_steps(run: runs.Run) -> Iterator[str]:
     """A line for each step: when, how large, what the parameters are of it, metrics."""
     yield f"{run.path}: {len(run.steps)} complete steps"
     for step, complete in step_folders.all_steps(run.directory).items():
-        path = step_folders.step_path(run.directory, step)
+        path = run.directory / str(step)
         if not complete:
             yield f"{step:>10}  incomplete"
             continue

@@ -122,14 +122,15 @@ class Run:
         Raises:
           DataError: the run has no tokenizer.
         """
-        loaded = self.store.tokenizer()
+        if (tokenizer := self.full_tokenizer) is None:
+            raise errors.DataError(f"{self.path} has no tokenizer; copy it there")
         starts = self.config.get("data", {}).get("bos", True)
-        return loaded if starts else loaded._replace(bos_id=None)
+        return tokenizer if starts else tokenizer._replace(bos_id=None)
 
     @functools.cached_property
     def full_tokenizer(self) -> base.Tokenizer | None:
-        """The same with its start token; None where no tokenizer was kept."""
-        return self.store.tokenizer() if self.store.has_tokenizer() else None
+        """The same with its start token; None where there is no tokenizer."""
+        return self.store.tokenizer()
 
     @functools.cached_property
     def model(self) -> types.Model:

@@ -48,8 +48,8 @@ class Store(NamedTuple):
       path: of the workdir or folder.
       steps: () -> the complete steps, ascending; looked up at each call.
       config: (step or None) -> the resolved config of a step, or of the run.
-      has_tokenizer: () -> whether a tokenizer is there.
-      tokenizer: () -> the tokenizer, with its start token; DataError where it is none.
+      tokenizer: () -> the tokenizer, with its start token, or None; DataError where it
+        is damaged.
       at: (step or None, function of a `Step`) -> its value for that step, or for the
         newest for which it raises no `BrokenStep`.
     """
@@ -57,8 +57,7 @@ class Store(NamedTuple):
     path: pathlib.Path
     steps: Callable[[], list[int]]
     config: Callable[[int | None], dict]
-    has_tokenizer: Callable[[], bool]
-    tokenizer: Callable[[], base.Tokenizer]
+    tokenizer: Callable[[], base.Tokenizer | None]
     at: Callable[[int | None, Callable[[Step], T]], T]
 
 
@@ -96,7 +95,7 @@ def workdir(path: pathlib.Path) -> Store:
         )
 
     def read_step(step: int, read: Callable[[Step], T]) -> T:
-        place = step_folders.step_path(directory, step)
+        place = directory / str(step)
         try:
             return read(_step(place))
         except errors.BrokenStep as error:
@@ -108,7 +107,8 @@ def workdir(path: pathlib.Path) -> Store:
             raise
 
     folder = path / "tokenizer"
-    return Store(path, steps, config, folder.is_dir, lambda: base.load(folder), at)
+    tokenizer = lambda: base.load(folder) if folder.is_dir() else None
+    return Store(path, steps, config, tokenizer, at)
 
 
 def _step(path: pathlib.Path) -> Step:
@@ -143,7 +143,7 @@ def hugging_face(folder: folders.Folder) -> Store:
     Its `meta` has no fingerprints; for `fingerprints` every tensor is read, once.
     """
     leaves = dict(folder.leaves)
-    # These read the tokenizer's files, which a look at the weights does not need.
+    # This renders a chat template, which a look at the weights does not need.
     config = functools.cache(lambda: folder_config(folder))
     described = step_folders.describe({"params": leaves})
 
@@ -174,8 +174,7 @@ def hugging_face(folder: folders.Folder) -> Store:
         folder.path,
         steps=lambda: [0],
         config=lambda step: config(),
-        has_tokenizer=lambda: folder.has_tokenizer,
-        tokenizer=folder.tokenizer,
+        tokenizer=lambda: folder.tokenizer,
         at=at,
     )
 
@@ -190,7 +189,7 @@ def folder_config(folder: folders.Folder) -> dict:
     ids = {k: folder.json[k] for k in names if folder.json.get(k) is not None}
     if ids:
         config["token_ids"] = ids  # for an export, where no tokenizer tells
-    if folder.has_tokenizer:
+    if folder.tokenizer is not None:
         kind = folders.tokenizer_kind(folder.path)
         config["tokenizer"] = {"kind": kind, "path": str(folder.path)}
     return json.loads(json.dumps(config))  # tuples become lists

@@ -145,7 +145,7 @@ class Checkpoints:
         meta = step_folders.make_meta(
             step, leaves, config=self._config, data=self._data, metrics=values
         )
-        path = step_folders.step_path(self.directory, step)
+        path = self.directory / str(step)
         try:
             response = step_folders.write(
                 path, items, meta, timeout=self._options.timeout
@@ -275,7 +275,7 @@ class Checkpoints:
             return json_files.read(file, dict, allow_nan=True)
         for step in reversed(steps):
             with contextlib.suppress(errors.BrokenStep):
-                path = step_folders.step_path(self.directory, step)
+                path = self.directory / str(step)
                 return step_folders.read_meta(path)["config"]
         return None
 
@@ -286,9 +286,7 @@ class Checkpoints:
         for step in steps:
             # Without its metrics a step is not known to be dispensable: it is kept.
             with contextlib.suppress(errors.BrokenStep):
-                meta = step_folders.read_meta(
-                    step_folders.step_path(self.directory, step)
-                )
+                meta = step_folders.read_meta(self.directory / str(step))
                 self._metrics[step] = meta["metrics"]
 
     def _sound_leaves(self, step: int, items) -> dict[str, dict]:
@@ -305,8 +303,7 @@ class Checkpoints:
         ]
         if bad:
             raise errors.NonFinite(
-                f"step {step} is not saved: NaN or infinity in {', '.join(bad[:3])}"
-                + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+                f"step {step} is not saved: NaN or infinity in {errors.some(bad)}"
             )
         return leaves
 
@@ -324,13 +321,13 @@ class Checkpoints:
         """In the background: waits for the write, makes it durable, deletes the old."""
         response.result()
         if jax.process_index() == 0:
-            step_folders.sync(step_folders.step_path(self.directory, step))
+            step_folders.sync(self.directory / str(step))
             self._prune()
 
     def _prune(self) -> None:
         keep = settings.retained(self._metrics, self._options)
         for step in sorted(set(self._metrics) - keep):
-            step_folders.remove(step_folders.step_path(self.directory, step))
+            step_folders.remove(self.directory / str(step))
             del self._metrics[step]
 
     def _failed(self, step: int, error: Exception) -> errors.CheckpointError:
@@ -348,7 +345,7 @@ class Checkpoints:
 
     def _load(self, step: int, items) -> dict[str, dict]:
         """The verified leaves of a step. Raises BrokenStep on all processes or none."""
-        path = step_folders.step_path(self.directory, step)
+        path = self.directory / str(step)
         with multihost.unanimous(path):
             meta = step_folders.read_meta(path)
         where, accept = str(path), self._options.accept
@@ -397,7 +394,7 @@ class Checkpoints:
         target = self.quarantine / f"{step}-{time.time_ns()}"
         log.warning("moving a broken checkpoint to %s: %s", target, reason)
         self.quarantine.mkdir(exist_ok=True)
-        os.rename(step_folders.step_path(self.directory, step), target)
+        os.rename(self.directory / str(step), target)
 
     def _report(self) -> str:
         lines = [f"step {step}: {reason}" for step, reason in self.quarantined]

@@ -115,9 +115,8 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     if not _is_of_a_run(workdir, config, complete):
         others = sorted(_others(workdir, config))
         if others:
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise errors.ConfigError(
-                f"workdir: {workdir} holds {', '.join(others[:3])}{more}, which no run "
+                f"workdir: {workdir} holds {errors.some(others)}, which no run "
                 "made, and might be written over; name a new or empty folder, or the "
                 "workdir of a run with its config.json"
             )
@@ -151,9 +150,7 @@ def _is_of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) ->
             return True
     for step in reversed(complete):
         with contextlib.suppress(errors.BrokenStep):
-            step_folders.read_meta(
-                step_folders.step_path(workdir / "checkpoints", step)
-            )
+            step_folders.read_meta(workdir / "checkpoints" / str(step))
             return True
     return False
 

@@ -42,10 +42,6 @@ DELETED = ".deleted"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
 
 
-def step_path(directory: pathlib.Path, step: int) -> pathlib.Path:
-    return directory / str(step)
-
-
 def complete_steps(directory: pathlib.Path) -> list[int]:
     """The steps in `directory` that were committed, ascending."""
     return [step for step, complete in all_steps(directory).items() if complete]
@@ -60,7 +56,7 @@ def all_steps(directory: pathlib.Path) -> dict[int, bool]:
         return {}
     names = (path.name for path in directory.iterdir())
     steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
-    return {s: (step_path(directory, s) / MARKER).is_file() for s in steps}
+    return {s: (directory / str(s) / MARKER).is_file() for s in steps}
 
 
 def as_items(state: types.TrainState) -> dict[str, dict[str, Any]]:
@@ -242,10 +238,8 @@ def _check(path: pathlib.Path, meta: dict, prints: Mapping[str, Any]) -> None:
     leaves = meta["leaves"]
     bad = [n for n, p in prints.items() if p.digits != leaves[n]["fingerprint"]]
     if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise errors.BrokenStep(
-            f"{path}: not what was written, by its fingerprint: "
-            f"{', '.join(bad[:3])}{more}"
+            f"{path}: not what was written, by its fingerprint: {errors.some(bad)}"
         )
 
 

@@ -127,9 +127,15 @@ def _longest(c: decoder_config.DecoderConfig) -> int:
 def load_tokenizer(parent: RunAtStep) -> base.Tokenizer:
     """The tokenizer of a run, with its start token. Raises ConfigError."""
     try:
-        return parent.run.store.tokenizer()
+        tokenizer = parent.run.full_tokenizer
     except errors.DataError as error:
         raise errors.ConfigError(f"init.run: {error}") from error
+    if tokenizer is None:
+        raise errors.ConfigError(
+            f"init.run: {parent.run.path} has no tokenizer; copy there the one that "
+            "its model was trained with"
+        )
+    return tokenizer
 
 
 def check_tokenizer(reference: RunAtStep, tok: base.Tokenizer) -> None:

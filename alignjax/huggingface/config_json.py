@@ -78,6 +78,8 @@ _ROPE_KEYS = (
 _SCALING_KEYS = {"original_length": _ORIGINAL_LENGTH}
 # Numbers of `rope_scaling` from which the one for attention follows.
 _FACTORS = {"yarn": ("mscale", "mscale_all_dim"), "longrope": ("factor",)}
+# Dtype of the weights: a dtype of activations in which none of their values is lost.
+_COMPUTE = {"bfloat16": "bfloat16", "float32": "float32", "float16": "float32"}
 _LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
 
 
@@ -132,12 +134,13 @@ def naming_keys(family: families.Family, problem: str) -> str:
 
 
 def read(hf: Mapping, family: families.Family) -> dict[str, Any]:
-    """Fields of `DecoderConfig` from a config.json, with the `dtype` to compute in.
+    """Fields of `DecoderConfig` from a config.json.
 
     Raises:
       ConfigError: unknown or missing keys, values of another type, and whatever would
         be computed otherwise here.
     """
+    whole = hf
     if family.beside_text and "text_config" in hf:
         hf = _text_config(hf, family)
     if family.normalise is not None:
@@ -161,10 +164,7 @@ def read(hf: Mapping, family: families.Family) -> dict[str, Any]:
         for f in dataclasses.fields(decoder_config.DecoderConfig)
         if f.default is not dataclasses.MISSING and not _of_a_run(f.name)
     }
-    stored = str(hf.get("dtype") or hf.get("torch_dtype")).removeprefix("torch.")
-    # The range of float16 is too small to train in.
-    dtype = "bfloat16" if stored in ("bfloat16", "float16") else "float32"
-    return {**defaults, **family.defaults, **fields, "dtype": dtype}
+    return {**defaults, **family.defaults, **fields, **_read_dtype(whole)}
 
 
 def write(c: decoder_config.DecoderConfig, family: families.Family) -> dict[str, Any]:
@@ -226,6 +226,15 @@ def _text_config(hf: Mapping, family: families.Family) -> dict:
     return outer | _object(hf, "text_config")
 
 
+def _read_dtype(hf: Mapping) -> dict[str, str]:
+    """The `dtype` to compute in, where the file says which the weights have."""
+    for part in (hf, hf.get("text_config") or {}):
+        for key in ("dtype", "torch_dtype"):
+            if (name := str(part.get(key)).removeprefix("torch.")) in _COMPUTE:
+                return {"dtype": _COMPUTE[name]}
+    return {}
+
+
 def _direct(hf: Mapping, family: families.Family) -> dict[str, Any]:
     """The fields that keys have directly, once all keys and their types are known."""
     fixed = _FIXED | dict(family.fixed)
@@ -258,12 +267,7 @@ def _direct(hf: Mapping, family: families.Family) -> dict[str, Any]:
 def _unknown(hf: Mapping, accepted: set[str]) -> list[str]:
     problems = []
     for key in hf:
-        if key == "auto_map":
-            problems.append(
-                "config.json.auto_map: names code of the checkpoint's own, which is "
-                "not run; delete it if the model is just what model_type says"
-            )
-        elif key not in accepted and key not in _IGNORED:
+        if key not in accepted and key not in _IGNORED:
             problems.append(
                 f"config.json.{key}: unknown, so that what it changes would be "
                 f"ignored (its value is {hf[key]!r:.60}); delete it if that is nothing"

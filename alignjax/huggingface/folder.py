@@ -2,7 +2,7 @@
 """A Hugging Face folder, opened: all of it checked, and no tensor read.
 
 folder = open_folder("Qwen2.5-0.5B")
-folder.section, folder.leaves["layers/q/kernel"][3], folder.tokenizer()
+folder.section, folder.leaves["layers/q/kernel"][3], folder.tokenizer
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 UNWANTED = ("*/*", "consolidated*")
 TEMPLATES = f"{tokenizer_files.TEMPLATE_FOLDER}/*.jinja"  # fetched as well
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Dtype of the weights: a dtype of activations in which none of their values is lost.
-COMPUTE = {"bfloat16": "bfloat16", "float32": "float32", "float16": "float32"}
 SCORES = "ForSequenceClassification"
 HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", SCORES)
 TIED = "lm_head.weight"
@@ -60,6 +58,7 @@ class Folder:
       leaves: every parameter of the model, by path.
       files: of the weights.
       ignored: names of tensors that no parameter needs.
+      tokenizer: None where it has none.
     """
 
     path: pathlib.Path
@@ -68,28 +67,17 @@ class Folder:
     leaves: Mapping[str, lazy.LazyArray]
     files: tuple[pathlib.Path, ...]
     ignored: tuple[str, ...]
-
-    @property
-    def has_tokenizer(self) -> bool:
-        return tokenizer_kind(self.path) is not None
-
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """Raises ConfigError or DataError where there is none that can be read."""
-        return self._tokenizer
-
-    @functools.cached_property
-    def _tokenizer(self) -> tokenizers.Tokenizer:
-        return _tokenizer(self.path, self.section["vocab_size"])
+    tokenizer: tokenizers.Tokenizer | None
 
     @functools.cached_property
     def chat(self) -> bool:
         """Whether its tokenizer has a chat template."""
-        return self.has_tokenizer and templates.with_tokenizer(self.tokenizer())
+        return self.tokenizer is not None and templates.with_tokenizer(self.tokenizer)
 
     @functools.cached_property
     def bos(self) -> bool:
         """Whether its tokenizer puts its start token before a text."""
-        files = self.tokenizer().files if self.has_tokenizer else {}
+        files = {} if self.tokenizer is None else self.tokenizer.files
         return tokenizer_files.adds_start(files)
 
 
@@ -181,7 +169,9 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     except errors.ConfigError as error:
         raise errors.ConfigError([f"{path}: {p}" for p in error.problems]) from error
     tensors = weights(path)
-    section |= {"family": family.name, "dtype": _dtype(hf, tensors)}
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    dtype = "bfloat16" if dtypes == {"bfloat16"} else "float32"
+    section = {"dtype": dtype, **section, "family": family.name}
     if _has_scores(path, hf):
         section |= _scores(path, tensors)
     try:
@@ -193,10 +183,8 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     places = tuple(layout.places(layout.table(family, model.config), shapes))
     leaves, ignored = _match(path, family, places, shapes, tensors)
     files = tuple(dict.fromkeys(tensor.path for tensor in tensors.values()))
-    folder = Folder(path, hf, section, leaves, files, ignored)
-    if folder.has_tokenizer:
-        folder.tokenizer()
-    return folder
+    tokenizer = _tokenizer(path, section["vocab_size"])
+    return Folder(path, hf, section, leaves, files, ignored, tokenizer)
 
 
 def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
@@ -262,15 +250,11 @@ def tokenizer_kind(path: pathlib.Path) -> str | None:
     return "sentencepiece" if (path / "tokenizer.model").is_file() else None
 
 
-def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer:
+def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer | None:
     """The tokenizer in a folder, for an embedding of so many rows."""
     kind = tokenizer_kind(path)
     if kind is None:
-        raise errors.ConfigError(
-            f"{path}: has neither tokenizer.json nor tokenizer.model; save the "
-            "tokenizer there with transformers' save_pretrained, or name one in the "
-            "config's section tokenizer"
-        )
+        return None
     file = path / "tokenizer.model" if kind == "sentencepiece" else path
     section = tokenizers.TokenizerConfig(kind=kind, path=str(file))
     naming_path = lambda line: line if str(path) in line else f"{path}: {line}"
@@ -347,15 +331,6 @@ def _scores(path: pathlib.Path, tensors: Mapping[str, tensor_files.Tensor]) -> d
     return {"score_heads": tensors[name].shape[0], "tied": True}
 
 
-def _dtype(hf: Mapping[str, Any], tensors: Mapping[str, tensor_files.Tensor]) -> str:
-    for part in (hf, hf.get("text_config") or {}):
-        for key in ("dtype", "torch_dtype"):
-            if (name := str(part.get(key)).removeprefix("torch.")) in COMPUTE:
-                return COMPUTE[name]
-    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
-    return "bfloat16" if dtypes == {"bfloat16"} else "float32"
-
-
 def _match(
     path: pathlib.Path,
     family: families.Family,
@@ -394,14 +369,14 @@ def _match(
     if wrong := [p for p in present if tensors[p.name].shape != p.shape]:
         lines = [f"{p.name} is {tensors[p.name].shape}, not {p.shape}" for p in wrong]
         problems.append(
-            f"{path}: {'; '.join(lines[:3])}{_more(lines)}: config.json and the "
+            f"{path}: {errors.some(lines, '; ')}: config.json and the "
             "weights are not of one model"
         )
     dtypes = {place.name: str(tensors[place.name].dtype) for place in present}
     if odd := [name for name, dtype in dtypes.items() if dtype not in layout.FLOATS]:
         lines = [f"{name} of {dtypes[name]}" for name in odd]
         problems.append(
-            f"{path}: {', '.join(lines[:3])}{_more(odd)}: weights that are quantised "
+            f"{path}: {errors.some(lines)}: weights that are quantised "
             f"or no floats; take the folder in one of {', '.join(layout.FLOATS)}"
         )
     if problems:
@@ -473,11 +448,7 @@ def _leaves(path, places, shapes, tensors) -> dict[str, lazy.LazyArray]:
 
 def some(names: Sequence[str]) -> str:
     """`a, b, c and 5 more are`, or `a is`."""
-    return f"{', '.join(names[:3])}{_more(names)} {'is' if len(names) == 1 else 'are'}"
-
-
-def _more(items: Sequence) -> str:
-    return f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return f"{errors.some(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
