@@ -204,7 +204,7 @@ class Run:
         """
 
         def read(stored: stores.Step) -> np.ndarray:
-            names = step_folders.names_of(stored.meta, item)
+            names = step_folders.leaves_of(stored.meta, item)
             if name not in names:
                 raise errors.CheckpointError(
                     f"{stored.path}: no leaf {name!r} in {item}; there are: "
@@ -343,9 +343,9 @@ class Run:
 
 def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
     """The moving average of the parameters, `TrainState.extra["average"]`."""
-    train = step_folders.names_of(stored.meta, "train")
+    train = step_folders.leaves_of(stored.meta, "train")
     names = {}
-    for parameter in step_folders.names_of(stored.meta, "params"):
+    for parameter in step_folders.leaves_of(stored.meta, "params"):
         averages = [name for name in train if name.endswith(f"/average/{parameter}")]
         if len(averages) != 1:
             raise errors.CheckpointError(

@@ -113,15 +113,13 @@ def workdir(path: pathlib.Path) -> Store:
 
 def _step(path: pathlib.Path) -> Step:
     meta = step_folders.read_meta(path)
-    names = step_folders.names_of(meta, "params")
+    leaves = step_folders.leaves_of(meta, "params")
     return Step(
         path,
         meta,
         read=functools.partial(step_folders.read_numpy, path, meta),
         leaves=lambda: step_folders.lazy_leaves(path, meta),
-        fingerprints=lambda: {
-            name: meta["leaves"][f"params/{name}"]["fingerprint"] for name in names
-        },
+        fingerprints=lambda: {n: leaf["fingerprint"] for n, leaf in leaves.items()},
     )
 
 

@@ -22,7 +22,6 @@ from alignjax.distributed import multihost
 from alignjax.storage import atomic, fingerprint, json_files
 
 MAX_QUARANTINED = 2
-SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else grows in the workdir
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +202,7 @@ class Checkpoints:
                 # Not before it is known that this config goes on with what is there.
                 with multihost.all_or_none(f"cannot use {self.workdir}"):
                     if jax.process_index() == 0:
-                        self._write_config(self._config)
+                        atomic.write_json(self.workdir / "config.json", self._config)
                 return step_folders.as_state(loaded, abstract_state), step
         if self.quarantine.is_dir() and any(self.quarantine.iterdir()):
             raise errors.CheckpointError(
@@ -247,10 +246,9 @@ class Checkpoints:
         for name in step_folders.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
         self._set_incomplete_aside()
-        self._write_config(self._config if old is None else old)
-
-    def _write_config(self, config: Mapping) -> None:
-        atomic.write_json(self.workdir / "config.json", config)
+        atomic.write_json(
+            self.workdir / "config.json", self._config if old is None else old
+        )
 
     def _check_shared(self) -> None:
         """Raises ConfigError where this process does not see what process 0 wrote."""
@@ -309,7 +307,7 @@ class Checkpoints:
 
     def _check_space(self, leaves: dict[str, dict]) -> None:
         """Raises CheckpointError where the disk would fill up half-way."""
-        need = step_folders.nbytes(leaves) + SPARE_BYTES
+        need = step_folders.nbytes(leaves) + atomic.SPARE_BYTES
         free = shutil.disk_usage(self.directory).free
         if free < need:
             raise errors.CheckpointError(
@@ -363,7 +361,8 @@ class Checkpoints:
             )
         with multihost.unanimous(path):
             loaded = step_folders.read(path, items)
-        step_folders.verify(path, meta, loaded)  # replicated: the same on every process
+        # Replicated, so that all processes come to the same conclusion.
+        step_folders.verify(path, meta, fingerprint.fingerprints(loaded))
         return step_folders.rename(loaded, renamed)
 
     def _set_incomplete_aside(self) -> None:

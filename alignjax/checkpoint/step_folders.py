@@ -229,12 +229,10 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
     return items
 
 
-def verify(path: pathlib.Path, meta: dict, items: Mapping[str, Mapping[str, Any]]):
-    """Raises BrokenStep unless every leaf of `items` has the fingerprint in `meta`."""
-    _check(path, meta, fingerprint.fingerprints(items))
-
-
-def _check(path: pathlib.Path, meta: dict, prints: Mapping[str, Any]) -> None:
+def verify(
+    path: pathlib.Path, meta: dict, prints: Mapping[str, fingerprint.Fingerprint]
+) -> None:
+    """Raises BrokenStep unless every leaf in `prints` has the fingerprint in `meta`."""
     leaves = meta["leaves"]
     bad = [n for n, p in prints.items() if p.digits != leaves[n]["fingerprint"]]
     if bad:
@@ -251,7 +249,7 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     if is_one_file(meta) and item == "params":
         leaves = lazy_leaves(path, meta)
         return {n: leaves[n][...] for n in (leaves if names is None else names)}
-    leaves = {name: meta["leaves"][f"{item}/{name}"] for name in names_of(meta, item)}
+    leaves = leaves_of(meta, item)
     # Only shapes and dtypes of these are looked at: an element each will do.
     blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
     abstract = {
@@ -260,7 +258,7 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     }
     loaded = read(path, {item: abstract})[item]
     for name, leaf in loaded.items():
-        _check(path, meta, {f"{item}/{name}": fingerprint.of_array(leaf)})
+        verify(path, meta, {f"{item}/{name}": fingerprint.of_array(leaf)})
     return loaded
 
 
@@ -278,8 +276,7 @@ def tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
             f"{path}: a file is missing or damaged ({error})"
         ) from error
     described = describe({"params": held})
-    for name in names_of(meta, "params"):
-        leaf = meta["leaves"][f"params/{name}"]
+    for name, leaf in leaves_of(meta, "params").items():
         if described.get(f"params/{name}") != {k: leaf[k] for k in ("shape", "dtype")}:
             raise errors.BrokenStep(
                 f"{path}: params/{name} is missing, or of another shape"
@@ -287,10 +284,10 @@ def tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
     return held
 
 
-def names_of(meta: dict, item: str) -> list[str]:
-    """The leaves of an item, in the order of the tree."""
-    prefix = f"{item}/"
-    return [n.removeprefix(prefix) for n in meta["leaves"] if n.startswith(prefix)]
+def leaves_of(meta: dict, item: str) -> dict[str, dict]:
+    """`{name: shape, dtype and fingerprint}` of an item, in the order of the tree."""
+    leaves, prefix = meta["leaves"].items(), f"{item}/"
+    return {n.removeprefix(prefix): x for n, x in leaves if n.startswith(prefix)}
 
 
 def nbytes(leaves: Mapping[str, dict]) -> int:
@@ -356,18 +353,15 @@ def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, lazy.LazyArray]:
     def of_one_file(name: str, index) -> np.ndarray:
         tensor = parts[name]
         if name not in verified:
-            _check(path, meta, {f"params/{name}": fingerprint.of_array(tensor)})
+            verify(path, meta, {f"params/{name}": fingerprint.of_array(tensor)})
             verified.add(name)
         return tensor[index]
 
     parts = tensors(path, meta) if is_one_file(meta) else {}
     read = of_one_file if is_one_file(meta) else of_orbax
-    leaves = {
-        name: meta["leaves"][f"params/{name}"] for name in names_of(meta, "params")
-    }
     return {
         name: lazy.LazyArray(
             leaf["shape"], leaf["dtype"], functools.partial(read, name)
         )
-        for name, leaf in leaves.items()
+        for name, leaf in leaves_of(meta, "params").items()
     }

@@ -124,16 +124,20 @@ def _longest(c: decoder_config.DecoderConfig) -> int:
     return c.context or c.max_length
 
 
-def load_tokenizer(parent: RunAtStep) -> base.Tokenizer:
-    """The tokenizer of a run, with its start token. Raises ConfigError."""
+def load_tokenizer(parent: RunAtStep, field: str = "init.run") -> base.Tokenizer:
+    """The tokenizer of a run, with its start token.
+
+    Raises:
+      ConfigError: it has none, or a damaged one; names the `field` of the run.
+    """
     try:
         tokenizer = parent.run.full_tokenizer
     except errors.DataError as error:
-        raise errors.ConfigError(f"init.run: {error}") from error
+        raise errors.ConfigError(f"{field}: {error}") from error
     if tokenizer is None:
         raise errors.ConfigError(
-            f"init.run: {parent.run.path} has no tokenizer; copy there the one that "
-            "its model was trained with"
+            f"{field}: {parent.run.path} has no tokenizer; copy there the one that its "
+            "model was trained with, or name one in the config's section tokenizer"
         )
     return tokenizer
 
@@ -143,7 +147,7 @@ def check_tokenizer(reference: RunAtStep, tok: base.Tokenizer) -> None:
 
     Another template, or other stops, change neither tokens nor what they stand for.
     """
-    reference_hash = _encoding_hash(load_tokenizer(reference))
+    reference_hash = _encoding_hash(load_tokenizer(reference, "reference.run"))
     policy_hash = _encoding_hash(tok)
     if reference_hash != policy_hash:
         raise errors.ConfigError(

@@ -78,25 +78,21 @@ class Adapters(NamedTuple):
     Attributes:
       fields: of the section `model`: `lora_rank` and others.
       leaves: `{path: float32 array}`, stacked over layers.
-      base: the name of the model that they belong to, as PEFT stored it, or None.
     """
 
     fields: dict[str, Any]
     leaves: dict[str, np.ndarray]
-    base: str | None
 
 
 class Settings(NamedTuple):
     """The contents of an adapter_config.json.
 
     Attributes:
-      base: name of the model, or None.
       targets: names of modules; none where the file has a pattern.
       rslora, dora, dropout: as in `DecoderConfig`.
       ranks, alphas: by pattern, of modules that differ; "" is for all others.
     """
 
-    base: str | None
     targets: tuple[str, ...]
     rslora: bool
     dora: bool
@@ -104,15 +100,10 @@ class Settings(NamedTuple):
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
 
-    def rank(self, module: str) -> int:
-        return _matching(self.ranks, module)
-
-    def alpha(self, module: str) -> float:
-        return _matching(self.alphas, module)
-
-    def scale(self, module: str) -> float:
-        """The factor of the product of A and B of a module."""
-        return self.alpha(module) / self.rank(module) ** (0.5 if self.rslora else 1.0)
+    def numbers(self, module: str) -> tuple[int, float, float]:
+        """(rank, factor of the product of A and B, alpha) of a module."""
+        rank, alpha = _matching(self.ranks, module), _matching(self.alphas, module)
+        return rank, alpha / rank ** (0.5 if self.rslora else 1.0), alpha
 
 
 def _matching(patterns: Mapping[str, Any], module: str):
@@ -333,20 +324,17 @@ def read(
     path = pathlib.Path(path)
     settings = read_settings(path / CONFIG)
     by_module, problems = _by_module(path, modules(family, c), c)
-    kinds = {}  # module: (rank, scale, alpha)
+    numbers = {}  # module: (rank, scale, alpha)
     for module in by_module:
         names = [module.name.format(layer=i) for i in range(c.layers)]
-        kind = lambda name: tuple(
-            of(name) for of in (settings.rank, settings.scale, settings.alpha)
-        )
-        each = set(map(kind, names))
-        if len(each) > 1:
+        by_layer = set(map(settings.numbers, names))
+        if len(by_layer) > 1:
             problems.append(
                 f"{path / CONFIG}: rank_pattern or alpha_pattern tell layers of "
                 f"{module.short} apart, which is not computed here"
             )
-        kinds[module] = min(each)
-    problems += _check_shapes(path, by_module, kinds, settings, leaves)
+        numbers[module] = min(by_layer)
+    problems += _check_shapes(path, by_module, numbers, settings, leaves)
     problems += [
         f"{path / CONFIG}: target_modules: {name!r} has no tensors in {WEIGHTS}"
         for name in settings.targets
@@ -355,10 +343,10 @@ def read(
     if problems:
         raise errors.ConfigError(problems)
 
-    rank, scale, alpha = max(kinds.values())
+    rank, scale, alpha = max(numbers.values())
     layers: dict[str, list] = {}
     for module, tensors_by_layer in by_module.items():
-        ratio = kinds[module][1] / scale
+        ratio = numbers[module][1] / scale
         for i, tensors in enumerate(tensors_by_layer):
             for name, x in _split(module, tensors, leaves, i, rank, ratio):
                 layers.setdefault(name, []).append(x)
@@ -371,7 +359,7 @@ def read(
         lora_targets="|".join(p for module in by_module for p in module.projections),
     )
     stacked = {name: np.stack(arrays) for name, arrays in layers.items()}
-    return Adapters(fields, stacked, settings.base)
+    return Adapters(fields, stacked)
 
 
 def read_settings(path: pathlib.Path) -> Settings:
@@ -425,7 +413,6 @@ def read_settings(path: pathlib.Path) -> Settings:
         raise errors.ConfigError(problems)
     targets = hf.get("target_modules")
     return Settings(
-        base=hf.get("base_model_name_or_path"),
         targets=tuple(targets) if isinstance(targets, list) else (),
         rslora=bool(hf.get("use_rslora")),
         dora=bool(hf.get("use_dora")),
@@ -475,11 +462,11 @@ def _by_module(path, all_modules: list[Module], c: decoder_config.DecoderConfig)
     return by_module, problems
 
 
-def _check_shapes(path, by_module, kinds, settings: Settings, leaves) -> list[str]:
+def _check_shapes(path, by_module, numbers, settings: Settings, leaves) -> list[str]:
     """Tensors that are missing, no floats, or of another shape than the files say."""
     problems = []
     for module, layers in by_module.items():
-        rank, (inputs, *widths) = kinds[module][0], _sizes(module, leaves)
+        rank, (inputs, *widths) = numbers[module][0], _sizes(module, leaves)
         expected = {"lora_A": (rank, inputs), "lora_B": (sum(widths), rank)}
         if settings.dora:
             expected["m"] = (sum(widths),)

@@ -32,6 +32,7 @@ class Plan(NamedTuple):
 
     Attributes:
       places: the tensors, in the order of the files.
+      sizes: `{name of a tensor: bytes}`.
       dtypes: `{name of a tensor: dtype}`.
       files: `{file name: names of its tensors}`.
       json: its config.json.
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     """
 
     places: tuple[layout.Place, ...]
+    sizes: Mapping[str, int]
     dtypes: Mapping[str, np.dtype]
     files: Mapping[str, tuple[str, ...]]
     json: dict
@@ -48,10 +50,7 @@ class Plan(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return sum(self.size(place) for place in self.places)
-
-    def size(self, place: layout.Place) -> int:
-        return math.prod(place.shape) * self.dtypes[place.name].itemsize
+        return sum(self.sizes.values())
 
 
 def plan(
@@ -111,8 +110,9 @@ def plan(
     keys = {k: v for k, v in beside.keys.items() if v is not None}
     hf |= {**(token_ids or {}), **keys}
     notes += beside.notes
-    plan = Plan(places, dtypes, {}, hf, beside.files, tuple(notes))
-    return plan._replace(files=_files(plan, max_shard_bytes))
+    sizes = {p.name: math.prod(p.shape) * dtypes[p.name].itemsize for p in places}
+    shards = _files(sizes, max_shard_bytes)
+    return Plan(places, sizes, dtypes, shards, hf, beside.files, tuple(notes))
 
 
 def write(
@@ -153,7 +153,7 @@ def write(
             for first, block in place.blocks(BLOCK_BYTES // dtype.itemsize):
                 pieces = [_read(leaves[name], index, dtype) for name, index in block]
                 slots[place.name].write(place.join(pieces), first)
-            done += plan.size(place)
+            done += plan.sizes[place.name]
             progress(done, total)
         if len(plan.files) > 1:
             atomic.write_json(path / folder.INDEX, _index(plan))
@@ -217,15 +217,15 @@ def _by_leaf(places) -> list[layout.Place]:
     return [place for group in groups.values() for place in group]
 
 
-def _files(plan: Plan, most: int) -> dict[str, tuple[str, ...]]:
+def _files(sizes: Mapping[str, int], most: int) -> dict[str, tuple[str, ...]]:
     groups: list[list[str]] = [[]]
-    size = 0
-    for place in plan.places:
-        if groups[-1] and size + plan.size(place) > most:
+    total = 0
+    for name, size in sizes.items():
+        if groups[-1] and total + size > most:
             groups.append([])
-            size = 0
-        groups[-1].append(place.name)
-        size += plan.size(place)
+            total = 0
+        groups[-1].append(name)
+        total += size
     if len(groups) == 1:
         return {folder.SINGLE: tuple(groups[0])}
     name = lambda i: f"model-{i:05d}-of-{len(groups):05d}.safetensors"

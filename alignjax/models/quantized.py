@@ -27,7 +27,6 @@ from jax import lax
 
 from alignjax import trees
 from alignjax.storage import lazy
-from alignjax.types import Params
 
 KINDS = ("float32", "bfloat16", "int8", "nf4")
 BLOCK = 64
@@ -211,35 +210,6 @@ def lazily_rounded(leaf, kind: str) -> lazy.LazyArray:
         return rounded(leaf[index[:-1]], kind)[..., index[-1]]
 
     return lazy.LazyArray(leaf.shape, np.float32, read)
-
-
-def keep(params: Params, kernels: Iterable[str], kind: str) -> Params:
-    """Parameters whose `kernels`, paths of numpy arrays, are stored as `kind`."""
-    return _each_kernel(
-        params, kernels, lambda leaf: quantise(np.asarray(leaf, np.float32), kind)
-    )
-
-
-def round_trip(params: Params, kernels: Iterable[str], kind: str) -> Params:
-    """Parameters in float32 that compute what `keep(params, kernels, kind)` do."""
-    return _each_kernel(params, kernels, lambda leaf: {"kernel": rounded(leaf, kind)})
-
-
-def _each_kernel(params: Params, kernels, function) -> Params:
-    kernels = set(kernels)
-
-    def replace(tree, prefix=""):
-        out = {}
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                out[name] = replace(value, f"{prefix}{name}/")
-            elif f"{prefix}{name}" in kernels:
-                out |= function(value)
-            else:
-                out[name] = value
-        return out
-
-    return replace(params)
 
 
 def nbytes(tree) -> int:

@@ -24,7 +24,7 @@ from alignjax.storage import json_files
 
 MANIFEST = "manifest.json"
 SUFFIX = ".partial"
-SPARE_BYTES = 64 * 2**20
+SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else is written beside tensors
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def test_run_without_an_average(tmp_path):
 
 
 def test_one_leaf_is_read_without_the_others(run, workdir):
-    name = next(iter(step_folders.names_of(run.meta(), "params")))
+    name = next(iter(step_folders.leaves_of(run.meta(), "params")))
     want = run.params(5)
     for part in name.split("/"):
         want = want[part]

@@ -12,7 +12,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.checkpoint import step_folders
-from alignjax.storage import json_files
+from alignjax.storage import fingerprint, json_files
 from tests.fixtures import tiny
 
 # Storage leaves coroutines behind where a read fails half-way.
@@ -57,7 +57,7 @@ def outcome(path: pathlib.Path, expected: str) -> str:
         meta = step_folders.read_meta(path)
         assert meta["config"] == tiny.CONFIG and meta["step"] == int(path.name)
         loaded = step_folders.read(path, items)
-        step_folders.verify(path, meta, loaded)
+        step_folders.verify(path, meta, fingerprint.fingerprints(loaded))
     except errors.BrokenStep as error:
         return str(error)
     assert tiny.bits(step_folders.as_state(loaded, ONE)) == expected, "silently wrong"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import models, trees
+from alignjax.models import quantized
 from alignjax.types import Sequences
 from tests import rows
 
@@ -34,3 +35,18 @@ def make(**fields):
 def one_document(B=2, length=T, seed=0) -> Sequences:
     docs = np.random.default_rng(seed).integers(0, V, (B, length + 1)).astype(np.int32)
     return rows.unpacked(list(docs), length)
+
+
+def quantised(params, kernels, kind, *, widened=False):
+    """`params` with the parts of their `kernels`, or with the float32 of these."""
+    leaves = {}
+    for name, leaf in trees.named_leaves(params).items():
+        if name not in kernels:
+            leaves[name] = leaf
+        elif widened:
+            leaves[name] = quantized.rounded(leaf, kind)
+        else:
+            parts = quantized.quantise(np.asarray(leaf, np.float32), kind)
+            owner = name.removesuffix("kernel")
+            leaves |= {f"{owner}{part}": x for part, x in parts.items()}
+    return trees.nest(leaves)

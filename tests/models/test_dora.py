@@ -64,7 +64,7 @@ def test_exactly_nothing_at_first(dtype, base):
     params = jax.tree.map(np.array, small.initial(model))
     if base != "float32":
         kernels = quantized.names(model.config.projections, lora.TRAINABLE)
-        params = quantized.keep(params, kernels, base)
+        params = small.quantised(params, kernels, base)
     row = small.one_document()
     np.testing.assert_array_equal(
         hidden(model, params, row), hidden(model, lora.strip(params), row)

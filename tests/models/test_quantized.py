@@ -117,8 +117,8 @@ def kept(model, params):
     kernels = quantized.names(model.config.projections, lora.TRAINABLE)
     adapters, base = trees.partition(lora.TRAINABLE, jax.tree.map(np.array, params))
     kind = model.config.base
-    narrow = quantized.keep(base, kernels, kind)
-    return adapters, narrow, quantized.round_trip(base, kernels, kind)
+    narrow = small.quantised(base, kernels, kind)
+    return adapters, narrow, small.quantised(base, kernels, kind, widened=True)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -182,7 +182,7 @@ def test_parts_lie_as_their_kernels_do():
         params, new = state.load_params(source, abstract, model, jax.random.key(0))
         shared = jax.jit(model.hidden)(params, row)
     assert new == []
-    expected = quantized.keep(source, kernels, "nf4")
+    expected = small.quantised(source, kernels, "nf4")
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     shape = lambda x: x.addressable_shards[0].data.shape
     q, up, down = (
@@ -205,7 +205,7 @@ def test_only_projections_that_are_not_trained():
     assert find(".*") == []
     frozen = find(r"layers/mlp/.*|score/.*|.*norm.*")
     assert frozen == [f"layers/{name}/kernel" for name in "qkvo"]
-    narrow = quantized.keep(jax.tree.map(np.array, params), frozen, "int8")
+    narrow = small.quantised(jax.tree.map(np.array, params), frozen, "int8")
     changed = trees.named_leaves(narrow).keys() - trees.named_leaves(params).keys()
     parts = {f"{n}_{part}" for n in frozen for part in ("int8", "absmax")}
     assert changed == parts
