@@ -24,8 +24,8 @@ import time
 from collections.abc import Sequence
 
 from alignjax import analysis, cli, errors
-from alignjax.analysis import conversion
-from alignjax.huggingface import certificate, peft, save
+from alignjax.analysis import certificate, conversion
+from alignjax.huggingface import save
 from alignjax.tracking import progress
 
 
@@ -190,7 +190,7 @@ def export_adapters(options: argparse.Namespace) -> None:
     """Writes the adapters of a run for PEFT."""
     opened = analysis.open_run(options.source, options.step, network=options.network)
     print(f"export the adapters of {opened.path} as {options.target}")
-    peft.export(opened, options.target, options.base)
+    conversion.export_adapters(opened, options.target, options.base)
     print(f"{options.target} is complete")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from alignjax.data.tokenizers import base as tokenizers
 from alignjax.huggingface import folder as folders
 from alignjax.huggingface import layout, peft, save, tokenizer_files
 from alignjax.models import lora
-from alignjax.storage import atomic, fingerprint, lazy, tensor_files
+from alignjax.storage import atomic, fingerprint, json_files, lazy, tensor_files
 
 Progress = Callable[[int, int], None]
 
@@ -252,3 +253,51 @@ def export_run(
     """
     save.write(export.plan, export.leaves, export.target, progress)
     return export.target
+
+
+def export_adapters(
+    opened: run.Run, target: str | pathlib.Path, base: str | None = None
+) -> pathlib.Path:
+    """Writes the adapters of a run as a folder for PEFT, all of it or nothing.
+
+    Args:
+      opened: a run of a model with adapters.
+      target: made; must not have content.
+      base: name or path of the folder of the model that they belong to; by default the
+        one that the run started from, where that is such a folder.
+
+    Raises:
+      ConfigError: a run without adapters, or one that trained other parameters too; a
+        target that is not empty.
+    """
+    c, leaves = opened.model.config, opened.leaves()
+    if not any(name.endswith("/lora_a") for name in leaves):
+        raise errors.ConfigError(
+            f"{opened.path}: has no adapters (model.lora_rank is {c.lora_rank}); "
+            "export the whole model"
+        )
+    trained = opened.config.get("trainable", ".*")
+    others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
+    if others:
+        raise errors.ConfigError(
+            f"{opened.path}: {folders.some(others)} trained too, which a folder of "
+            "adapters has no place for; export the whole model, merged"
+        )
+    tensors, settings = peft.write(leaves, opened.config["model"]["family"], c)
+    settings["base_model_name_or_path"] = _base_of(opened) if base is None else base
+    return peft.save(target, tensors, settings)
+
+
+def _base_of(opened: run.Run) -> str | None:
+    """The folder or repository that a run started from, if it still is that model."""
+    settings = opened.config
+    while name := (settings.get("init") or {}).get("run"):
+        path = pathlib.Path(name)
+        if name.startswith(folders.HUB) or not (path / "checkpoints").is_dir():
+            return name.removeprefix(folders.HUB)
+        settings = json_files.read(path / "config.json", dict, allow_nan=True)
+        if imported := settings.get("imported"):
+            return imported["from"].removeprefix(folders.HUB)
+        if settings.get("trainable", ".*") == ".*":
+            return None
+    return None

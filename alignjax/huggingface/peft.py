@@ -128,56 +128,14 @@ def modules(family: str, c: decoder_config.DecoderConfig) -> list[Module]:
     ]
 
 
-def export(run, target: str | pathlib.Path, base: str | None = None) -> pathlib.Path:
-    """Writes the adapters of a run as a folder for PEFT, all of it or nothing.
-
-    Args:
-      run: an `analysis.Run` of a model with adapters.
-      target: made; must not have content.
-      base: name or path of the folder of the model that they belong to; by default that
-        which the run started from, where that is such a folder.
-
-    Raises:
-      ConfigError: a run without adapters, or one that trained other parameters too; a
-        target that is not empty.
-    """
-    c, leaves = run.model.config, run.leaves()
-    if not any(name.endswith("/lora_a") for name in leaves):
-        raise errors.ConfigError(
-            f"{run.path}: has no adapters (model.lora_rank is {c.lora_rank}); export "
-            "the whole model"
-        )
-    trained = run.config.get("trainable", ".*")
-    others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
-    if others:
-        raise errors.ConfigError(
-            f"{run.path}: {folder.some(others)} trained too, which a folder of "
-            "adapters has no place for; export the whole model, merged"
-        )
-    tensors, settings = write(leaves, run.config["model"]["family"], c)
-    settings["base_model_name_or_path"] = _base_of(run) if base is None else base
-    return save(target, tensors, settings)
-
-
-def _base_of(run) -> str | None:
-    """The folder or repository that a run started from, if it still is that model."""
-    settings = run.config
-    while name := (settings.get("init") or {}).get("run"):
-        path = pathlib.Path(name)
-        if name.startswith(folder.HUB) or not (path / "checkpoints").is_dir():
-            return name.removeprefix(folder.HUB)
-        settings = json_files.read(path / "config.json", dict, allow_nan=True)
-        if imported := settings.get("imported"):
-            return imported["from"].removeprefix(folder.HUB)
-        if settings.get("trainable", ".*") == ".*":
-            return None
-    return None
-
-
 def save(
     target: str | pathlib.Path, tensors: Mapping[str, np.ndarray], settings: Mapping
 ) -> pathlib.Path:
-    """Writes the two files of a folder for PEFT. Raises ConfigError, see `export`."""
+    """Writes the two files of a folder for PEFT, or none of them.
+
+    Raises:
+      ConfigError: `target` has content.
+    """
     target = pathlib.Path(target).absolute()
     with atomic.folder(target, sum(x.nbytes for x in tensors.values())) as path:
         kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from alignjax import analysis, checkpoint, errors, types
-from alignjax.analysis import conversion
+from alignjax.analysis import certificate, conversion
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
-from alignjax.huggingface import certificate, folder, save
+from alignjax.huggingface import folder, save
 from alignjax.storage import atomic, lazy, tensor_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -46,7 +46,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
                 mine = trees.named_leaves(whole)[name]
                 np.testing.assert_array_equal(leaf[...], mine, err_msg=name)
     # And out again, from the run.
-    second = peft.export(run, tmp_path / "second")
+    second = conversion.export_adapters(run, tmp_path / "second")
     known = json.loads((second / peft.CONFIG).read_text())
     assert known["base_model_name_or_path"] == str(opened.path)
     read = peft.read(second, opened.config["model"]["family"], c, opened.leaves())
@@ -196,14 +196,14 @@ def test_a_run_that_could_not_be_opened_is_not_made(llama, tmp_path, monkeypatch
 
 def test_what_cannot_be_exported_is_refused(llama, tmp_path):
     with pytest.raises(errors.ConfigError, match="has no adapters"):
-        peft.export(llama, tmp_path / "none")
+        conversion.export_adapters(llama, tmp_path / "none")
     _, _, folder = adapted.written(llama, adapted.KINDS["lora"], tmp_path / "peft")
     run = conversion.import_adapters(folder, llama.path, tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="not empty"):
-        peft.export(run, folder)
+        conversion.export_adapters(run, folder)
     run.config["trainable"] = r".*/lora_[abm]|norm/.*"
     with pytest.raises(errors.ConfigError, match="norm/scale is trained too"):
-        peft.export(run, tmp_path / "others")
+        conversion.export_adapters(run, tmp_path / "others")
     with pytest.raises(errors.ConfigError, match="has adapters already"):
         conversion.import_adapters(folder, run.path, tmp_path / "twice")
 
