@@ -2,7 +2,7 @@
 """Checkpoints that are what was written: saving and resuming."""
 
 from alignjax.checkpoint.manager import Checkpoints
-from alignjax.checkpoint.settings import CheckpointConfig
+from alignjax.checkpoint.retention import CheckpointConfig
 
 __all__ = [
     "CheckpointConfig",

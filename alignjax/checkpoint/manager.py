@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from alignjax import errors, types
-from alignjax.checkpoint import lock, resume, settings, step_folders
+from alignjax.checkpoint import lock, resume, retention, step_folders
 from alignjax.distributed import multihost
 from alignjax.storage import atomic, fingerprint, json_files
 
@@ -53,7 +53,7 @@ class Checkpoints:
           complete: fills in the defaults of a saved config before it is compared:
             older ones left them out.
           data_identity: JSON that changes when batch i changes, tokenizer included.
-          **options: the fields of `settings.CheckpointConfig`.
+          **options: the fields of `retention.CheckpointConfig`.
 
         Raises:
           ConfigError: wrong options, or a workdir in a bucket.
@@ -70,7 +70,7 @@ class Checkpoints:
         # that all decide alike. It forgets nothing that `_prune` deletes.
         self._saved: list[int] = []
         self.quarantined: list[tuple[int, str]] = []
-        self._options = settings.CheckpointConfig(**options)
+        self._options = retention.CheckpointConfig(**options)
         self._config = json.loads(json.dumps(config))
         self._data = json.loads(json.dumps(data_identity))
         self._metrics: dict[int, dict[str, float | None]] = {}
@@ -323,7 +323,7 @@ class Checkpoints:
             self._prune()
 
     def _prune(self) -> None:
-        keep = settings.retained(self._metrics, self._options)
+        keep = retention.retained(self._metrics, self._options)
         for step in sorted(set(self._metrics) - keep):
             step_folders.remove(self.directory / str(step))
             del self._metrics[step]

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from alignjax import config, errors, types
-from alignjax.checkpoint import settings, step_folders
+from alignjax.checkpoint import retention, step_folders
 from tests.fixtures import tiny
 
 LIKE = tiny.abstract(tiny.mesh_of(2))
@@ -157,8 +157,8 @@ def test_older_names_of_averages_and_references():
 def test_retention(options, kept):
     losses = {1: 5.0, 2: None, 3: 1.0, 4: 3.0, 5: None, 6: 2.0}
     metrics = {step: {"loss": loss} for step, loss in losses.items()}
-    options = settings.CheckpointConfig(every=1, **options)
-    assert sorted(settings.retained(metrics, options)) == kept
+    options = retention.CheckpointConfig(every=1, **options)
+    assert sorted(retention.retained(metrics, options)) == kept
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -180,14 +180,14 @@ def test_step_whose_metrics_cannot_be_read_is_not_deleted(tmp_path):
 def test_bad_options_are_refused():
     with pytest.raises(errors.ConfigError) as error:
         options = dict(every=0, keep_last=0, timeout=-1.0)
-        config.build(settings.CheckpointConfig, options, "checkpoint")
+        config.build(retention.CheckpointConfig, options, "checkpoint")
     assert [p.partition(":")[0] for p in error.value.problems] == [
         "checkpoint.every",
         "checkpoint.keep_last",
         "checkpoint.timeout",
     ]
     with pytest.raises(errors.ConfigError, match=r"^keep_best: "):
-        settings.CheckpointConfig(every=1, keep_best=("loss", "least"))
+        retention.CheckpointConfig(every=1, keep_best=("loss", "least"))
 
 
 # Whose run it is.
