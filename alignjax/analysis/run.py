@@ -150,7 +150,7 @@ class Run:
 
         `leaves` is `{"params/..." or "train/...": {shape, dtype, fingerprint}}`.
         """
-        return self._of(step, lambda stored: stored.meta)
+        return self._from_step(step, lambda stored: stored.meta)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, one a step."""
@@ -172,7 +172,7 @@ class Run:
             the run that it started from is gone, or another.
         """
         read = _read_average if average else lambda stored: stored.read("params", None)
-        trained = self._of(step, read)
+        trained = self._from_step(step, read)
         if self._base is None:
             return trees.nest(trained)
         frozen = self._frozen(trees.named_leaves(self._base.params()))
@@ -188,7 +188,7 @@ class Run:
         Raises:
           CheckpointError: as `params`; of a leaf that is broken, once it is sliced.
         """
-        trained = self._of(step, lambda stored: stored.leaves())
+        trained = self._from_step(step, lambda stored: stored.leaves())
         if self._base is None:
             return trained
         return {**self._frozen(self._base.leaves()), **trained}
@@ -212,11 +212,11 @@ class Run:
                 )
             return stored.read(item, [name])[name]
 
-        return self._of(step, read)
+        return self._from_step(step, read)
 
     def digest(self, step: int | None = None) -> str:
         """A sha256 of the parameters as of a step, from their fingerprints."""
-        digits = self._of(step, lambda stored: stored.fingerprints())
+        digits = self._from_step(step, lambda stored: stored.fingerprints())
         digits = {f"params/{name}": value for name, value in digits.items()}
         base = None if self._base is None else self._base.digest()
         kind = self.config["model"].get("base") or "float32"
@@ -337,8 +337,8 @@ class Run:
         """The parameters on the default device."""
         return jax.device_put(self.params())
 
-    def _of(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
-        return self.store.at(self.step if step is None else step, read)
+    def _from_step(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
+        return self.store.from_step(self.step if step is None else step, read)
 
 
 def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:

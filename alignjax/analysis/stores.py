@@ -50,21 +50,21 @@ class Store(NamedTuple):
       config: (step or None) -> the resolved config of a step, or of the run.
       tokenizer: () -> the tokenizer, with its start token, or None; DataError where it
         is damaged.
-      at: (step or None, function of a `Step`) -> its value for that step, or for the
-        newest for which it raises no `BrokenStep`.
+      from_step: (step or None, function of a `Step`) -> its value for that step, or
+        for the newest for which it raises no `BrokenStep`.
     """
 
     path: pathlib.Path
     steps: Callable[[], list[int]]
     config: Callable[[int | None], dict]
     tokenizer: Callable[[], base.Tokenizer | None]
-    at: Callable[[int | None, Callable[[Step], T]], T]
+    from_step: Callable[[int | None, Callable[[Step], T]], T]
 
 
 def workdir(path: pathlib.Path) -> Store:
     """The store of a workdir, whose run may still train.
 
-    Raises, from `config` and `at`:
+    Raises, from `config` and `from_step`:
       CheckpointError: there is no such step, or none that is sound.
     """
     directory = path / "checkpoints"
@@ -77,9 +77,9 @@ def workdir(path: pathlib.Path) -> Store:
                 return json_files.read(file, dict, allow_nan=True)
             except errors.DataError as error:
                 log.warning("%s; taking the config of a step", error)
-        return at(step, lambda step: step.meta)["config"]
+        return from_step(step, lambda step: step.meta)["config"]
 
-    def at(step: int | None, read: Callable[[Step], T]) -> T:
+    def from_step(step: int | None, read: Callable[[Step], T]) -> T:
         if step is not None:
             _check_complete(path, step)
             return read_step(step, read)
@@ -108,7 +108,7 @@ def workdir(path: pathlib.Path) -> Store:
 
     folder = path / "tokenizer"
     tokenizer = lambda: base.load(folder) if folder.is_dir() else None
-    return Store(path, steps, config, tokenizer, at)
+    return Store(path, steps, config, tokenizer, from_step)
 
 
 def _step(path: pathlib.Path) -> Step:
@@ -161,7 +161,7 @@ def hugging_face(folder: folders.Folder) -> Store:
         meta |= {"data": {}, "metrics": {}, "versions": {}}
         return Step(folder.path, meta, read, lambda: dict(leaves), fingerprints)
 
-    def at(step: int | None, read: Callable[[Step], T]) -> T:
+    def from_step(step: int | None, read: Callable[[Step], T]) -> T:
         if step not in (None, 0):
             raise errors.CheckpointError(
                 f"{folder.path} has no step {step}; it has [0]"
@@ -173,7 +173,7 @@ def hugging_face(folder: folders.Folder) -> Store:
         steps=lambda: [0],
         config=lambda step: config(),
         tokenizer=lambda: folder.tokenizer,
-        at=at,
+        from_step=from_step,
     )
 
 
