@@ -317,7 +317,9 @@ def test_nothing_is_fetched_unasked(monkeypatch):
     config = {"trainable": "x", "init": {"run": "hf:who/what", "step": None}}
     step = types.SimpleNamespace(meta={"data": {"init": ""}}, leaves=dict)
     store = types.SimpleNamespace(
-        path="a strange run", config=lambda _: config, at=lambda _, read: read(step)
+        path="a strange run",
+        config=lambda _: config,
+        from_step=lambda _, read: read(step),
     )
     with pytest.raises(errors.CheckpointError, match=r"a strange run.*hf:who/what"):
         analysis.Run(store).leaves()
