@@ -24,6 +24,7 @@ from alignjax.storage import atomic, json_files, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+ALL = "all-linear"  # as `target_modules`: every linear module but the heads
 _TENSOR = re.compile(
     r"(.+)\.(lora_[AB])(?:\.default)?\.weight|"
     r"(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?"
@@ -88,12 +89,14 @@ class Settings(NamedTuple):
     """The contents of an adapter_config.json.
 
     Attributes:
-      targets: names of modules; none where the file has a pattern.
+      targets: names of modules, or their ends; none where the file has a pattern.
+      excluded: likewise, of modules that are none of the targets.
       rslora, dora, dropout: as in `DecoderConfig`.
       ranks, alphas: by pattern, of modules that differ; "" is for all others.
     """
 
     targets: tuple[str, ...]
+    excluded: tuple[str, ...]
     rslora: bool
     dora: bool
     dropout: float
@@ -281,7 +284,8 @@ def read(
     """
     path = pathlib.Path(path)
     settings = read_settings(path / CONFIG)
-    by_module, problems = _by_module(path, modules(family, c), c)
+    all_modules = modules(family, c)
+    by_module, problems = _by_module(path, all_modules, c)
     numbers = {}  # module: (rank, scale, alpha)
     for module in by_module:
         names = [module.name.format(layer=i) for i in range(c.layers)]
@@ -293,10 +297,18 @@ def read(
             )
         numbers[module] = min(by_layer)
     problems += _check_shapes(path, by_module, numbers, settings, leaves)
+    names = {m: [m.name.format(layer=i) for i in range(c.layers)] for m in all_modules}
+    ends = lambda name, end: f".{name}".endswith(f".{end.removeprefix(PREFIX)}")
+    accounted = [
+        name
+        for module in all_modules
+        for name in names[module]
+        if module in by_module or any(ends(name, x) for x in settings.excluded)
+    ]
     problems += [
-        f"{path / CONFIG}: target_modules: {name!r} has no tensors in {WEIGHTS}"
-        for name in settings.targets
-        if not any(f".{module.short}".endswith(f".{name}") for module in by_module)
+        f"{path / CONFIG}: target_modules: {end!r} has no tensors in {WEIGHTS}"
+        for end in settings.targets
+        if not any(ends(name, end) for name in accounted)
     ]
     if problems:
         raise errors.ConfigError(problems)
@@ -369,9 +381,12 @@ def read_settings(path: pathlib.Path) -> Settings:
             problems.append(f"{path}: the pattern {name!r}: {error}")
     if problems:
         raise errors.ConfigError(problems)
-    targets = hf.get("target_modules")
+    targets, excluded = hf.get("target_modules"), hf.get("exclude_modules") or []
+    if not isinstance(targets, list) or not isinstance(excluded, list):
+        targets, excluded = [], []  # patterns; the tensors say what there is
     return Settings(
-        targets=tuple(targets) if isinstance(targets, list) else (),
+        targets=tuple(name for name in map(str, targets) if name != ALL),
+        excluded=tuple(map(str, excluded)),
         rslora=bool(hf.get("use_rslora")),
         dora=bool(hf.get("use_dora")),
         dropout=float(dropout),

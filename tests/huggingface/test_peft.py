@@ -149,6 +149,32 @@ def test_what_is_not_computed_is_refused_by_name(case, llama, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"peft"}
 
 
+def test_targets_in_all_of_peft_s_spellings(llama, tmp_path):
+    c, leaves = adapted.draw(llama, adapted.KINDS["lora"])
+    tensors, known = peft.write(leaves, "llama", c)
+    tensors = {name: x for name, x in tensors.items() if "q_proj" in name}
+    stems = {name.removeprefix(peft.PREFIX) for name in tensors}
+    full = sorted({stem.rpartition(".lora_")[0] for stem in stems})
+    spellings = [
+        {"target_modules": full},
+        {"target_modules": [peft.PREFIX + name for name in full]},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["all-linear"]},
+        {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["mlp.up_proj"]},
+        {"target_modules": ["q_proj", "up_proj"], "exclude_modules": r".*\.up_proj"},
+    ]
+    for i, fields in enumerate(spellings):
+        peft.save(tmp_path / str(i), tensors, known | fields)
+        adapters = peft.read(
+            tmp_path / str(i), "llama", llama.model.config, llama.leaves()
+        )
+        assert {name.split("/")[-2] for name in adapters.leaves} == {"q"}
+    wrong = known | {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["x"]}
+    peft.save(tmp_path / "wrong", tensors, wrong)
+    with pytest.raises(errors.ConfigError, match="target_modules: 'up_proj' has no"):
+        peft.read(tmp_path / "wrong", "llama", llama.model.config, llama.leaves())
+
+
 def test_tensors_that_lack_or_do_not_belong_are_named(llama, tmp_path):
     c, leaves = adapted.draw(llama, adapted.KINDS["lora"])
     tensors, known = peft.write(leaves, "llama", c)
