@@ -121,7 +121,7 @@ def exit_code(body: Callable[[], None]) -> int:
     except errors.AlignError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         print(backend_refusal(error), file=sys.stderr)
         return errors.CONFIG
     except KeyboardInterrupt:
@@ -129,11 +129,18 @@ def exit_code(body: Callable[[], None]) -> int:
     return errors.DONE
 
 
-def backend_refusal(error: RuntimeError) -> str:
+def backend_refusal(error: RuntimeError | AssertionError) -> str:
     """One line about devices that JAX cannot start; any other error is raised again."""
+    import jax
+
     text = " ".join(str(error).split())
     if not text.startswith(("Unable to initialize backend", "Unknown backend")):
-        raise error
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError):  # JAX asserts that one has started
+            text = text or "no such devices are here"
+        else:
+            raise error
     platforms = os.environ.get("JAX_PLATFORMS", "")
     return (
         f"JAX_PLATFORMS={platforms!r:.80}: {text:.300}; mend the driver, or set "

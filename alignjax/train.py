@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error.exit_code, f"{type(error).__name__}: {error}")
     except BrokenPipeError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         return _refuse(errors.CONFIG, cli.backend_refusal(error))
     except OSError as error:  # a disk that is full, a directory that is not ours
         where = f"{options.workdir} or {cache}"

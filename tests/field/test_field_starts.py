@@ -25,7 +25,8 @@ def test_a_workdir_that_is_the_model_is_refused(tmp_path):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path):
+@pytest.mark.parametrize("platform", ["nonesuch", "rocm"])
+def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path, platform):
     arguments = [
         "--config=configs/smoke/pretrain.py",
         f"--config.cache_dir={tmp_path / 'cache'}",
@@ -34,12 +35,12 @@ def test_an_accelerator_that_is_not_there_ends_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "alignjax.train", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "nonesuch"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": platform},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert "nonesuch" in done.stderr
+    assert platform in done.stderr
     assert "Traceback" not in done.stderr
     codes = {v for k, v in vars(errors).items() if k.isupper()}
     assert done.returncode in codes - {errors.DONE}
