@@ -37,7 +37,7 @@ import numpy as np
 
 from alignjax import models, objectives, trees, types
 from alignjax.data import loader
-from alignjax.data.chat import format
+from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
 from alignjax.experiment import sections
 from alignjax.objectives import logprobs
@@ -63,7 +63,7 @@ def load_pairs(args) -> tuple[list[tuple], int]:
     )
     sources = loader.load_sources(cfg.sources, "sources").values()
     trained = base.TokenizerConfig(
-        kind="sentencepiece", vocab_size=args.vocab, control_tokens=format.CONTROL
+        kind="sentencepiece", vocab_size=args.vocab, control_tokens=templates.CONTROL
     )
     tok = base.build(trained, sources, args.cache_dir, "skip")
     made = loader.build(

@@ -16,7 +16,7 @@ import numpy as np
 
 from alignjax import bounds, config, errors
 from alignjax.data import dataset, records, shuffle, sources
-from alignjax.data.chat import comparisons
+from alignjax.data.chat import comparisons, dialogues, templates
 from alignjax.data.chat import format as chat
 from alignjax.data.packing import groups, text
 from alignjax.data.tokenizers import base
@@ -152,8 +152,8 @@ def build(
     packing = text if data == "text" else groups
     _check(cfg, tok, packing.problems(cfg, data), split)
     if cfg.chat is not None:
-        tok = chat.keep(tok, cfg.chat)
-        chat.check(tok, cfg.chat)
+        tok = templates.keep(tok, cfg.chat)
+        chat.of(tok, cfg.chat)  # or a ConfigError
     own = split == "validation" and bool(cfg.validation_sources)
     field = "validation_sources" if own else "sources"
     fraction = 0.0 if own else cfg.validation_fraction
@@ -240,10 +240,10 @@ def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
         tokenize, convert = comparisons.tokenize, comparisons.KINDS[data].convert
         settings |= {"format": cfg.chat, "data": data}
     elif cfg.train_on == "everything":
-        tokenize = chat.tokenize_everything
+        tokenize = dialogues.tokenize_everything
         settings |= {"format": cfg.chat}
     elif cfg.chat is not None:
-        tokenize = chat.tokenize
+        tokenize = dialogues.tokenize
         settings |= {"format": cfg.chat, "train_on": cfg.train_on}
     else:
         tokenize, convert = tokenizing.tokenize_text, lambda record: [record]

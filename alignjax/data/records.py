@@ -39,7 +39,7 @@ class Text(NamedTuple):
 
 # `(role, text)`; the roles are "system", "user" and "assistant".
 Turn = tuple[str, str]
-USER, ASSISTANT = "user", "assistant"
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
 
 def opening(turns: Sequence[Turn]) -> str:
@@ -265,3 +265,14 @@ def fault_of_number(value: Any) -> str | None:
     if isinstance(value, (int, float)) and abs(value) <= MOST:  # an int has no bounds
         return None
     return f"{value!r:.40} is not a finite number of float32, at most {MOST:.2g}"
+
+
+def fault_of_weight(weight: float) -> str | None:
+    """Why this cannot be the weight of a record, or None if it can."""
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if number and LEAST <= weight <= MOST:
+        return None
+    return (
+        f"weight {weight!r:.40} is not a positive number of float32, which are from "
+        f"{LEAST:.2g} to {MOST:.2g}"
+    )

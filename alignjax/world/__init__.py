@@ -22,7 +22,7 @@ from typing import Any
 
 from alignjax import errors, registry
 from alignjax.data import records
-from alignjax.data.chat import faults
+from alignjax.data.chat import format
 from alignjax.world import labelers, lexicon, turns, views
 from alignjax.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.world.gold import Reward, gold_reward
@@ -136,6 +136,7 @@ def load(
 def as_chat(document: records.Text) -> records.Text | records.Chat:
     """A document as a dialogue, if all of it is one that an assistant ends."""
     dialogue = turns.parse(document.text)
-    if faults.of_turns(dialogue, literal=True) or dialogue[-1][0] != turns.ASSISTANT:
+    fault = format.fault_of_turns(dialogue, literal=True)
+    if fault or dialogue[-1][0] != turns.ASSISTANT:
         return document
     return records.Chat(dialogue)

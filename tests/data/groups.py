@@ -6,11 +6,11 @@ import random
 import numpy as np
 
 from alignjax.data import loader, records
-from alignjax.data.chat import format
+from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base
 
 TOK = base.build(
-    base.TokenizerConfig(kind="bytes", control_tokens=format.CONTROL), [], "unused"
+    base.TokenizerConfig(kind="bytes", control_tokens=templates.CONTROL), [], "unused"
 )
 
 

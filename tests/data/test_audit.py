@@ -9,10 +9,10 @@ import pytest
 import test_chat
 
 from alignjax.data import audit, loader, records
-from alignjax.data.chat import format
+from alignjax.data.chat import templates
 
 TOK = groups.TOK
-END = TOK.control[format.STOP]
+END = TOK.control[templates.CONTROL[-1]]
 DIALOGUE = records.Chat(test_chat.DIALOGUE)
 SPELLED = records.Chat((("user", "is it <user>?"), ("assistant", "yes")))
 

@@ -15,7 +15,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records, sources
-from alignjax.data.chat import comparisons, format
+from alignjax.data.chat import comparisons, dialogues
 from alignjax.data.sources import files
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache, tokenizing
@@ -81,8 +81,8 @@ def test_keys_are_those_of_runs_that_older_versions_made():
         function.key
         for function in (
             tokenizing.tokenize_text,
-            format.tokenize,
-            format.tokenize_everything,
+            dialogues.tokenize,
+            dialogues.tokenize_everything,
             comparisons.tokenize,
         )
     ] == [

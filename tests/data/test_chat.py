@@ -9,6 +9,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import loader, records
+from alignjax.data.chat import dialogues, templates
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache
@@ -20,10 +21,10 @@ CORPUS = ["a long day at the sea", "the sea is grey <user> today", "what is a da
 def learned(kind, tmp_path):
     rows = [("d:0", records.Text(" ".join(CORPUS * 20)))]
     source = records.Source("rows", {}, None, lambda: rows)
-    cfg = base.TokenizerConfig(kind=kind, control_tokens=chat.CONTROL)
+    cfg = base.TokenizerConfig(kind=kind, control_tokens=templates.CONTROL)
     if kind == "sentencepiece":
         cfg = base.TokenizerConfig(
-            kind=kind, vocab_size=300, control_tokens=chat.CONTROL
+            kind=kind, vocab_size=300, control_tokens=templates.CONTROL
         )
     return base.build(cfg, [source], tmp_path)
 
@@ -45,7 +46,7 @@ DIALOGUE = (
 
 def tokens_of(turns, tok=TOK, weight=1.0, train_on="all", bos=False, **more):
     rows = [records.Chat(tuple(turns), weight, **more)]
-    return chat.tokenize(tok, rows, format="roles", train_on=train_on, bos=bos)[0]
+    return dialogues.tokenize(tok, rows, format="roles", train_on=train_on, bos=bos)[0]
 
 
 def test_a_dialogue_is_written_with_its_roles():
@@ -85,7 +86,7 @@ def test_replies_are_read_back(tmp_path, kind):
     tok = learned(kind, tmp_path)
     for text in ("a sea", " the day", "grey"):
         ids = chat.of(tok, "roles").response_ids(text)
-        assert ids[-1] == tok.control[chat.STOP] and ids.count(ids[-1]) == 1
+        assert ids[-1] == tok.control[templates.CONTROL[-1]] and ids.count(ids[-1]) == 1
         assert (
             chat.of(tok, "roles").text(ids)
             == chat.of(tok, "roles").text(ids[:-1])
@@ -154,16 +155,14 @@ def test_prompts_that_cannot_be_answered(turns, reason):
 
 def test_formats_and_tokenizers_that_cannot_be():
     with pytest.raises(errors.ConfigError, match="'chatmk' is not one of roles"):
-        chat.check(TOK, "chatmk")
+        chat.of(TOK, "chatmk")
     with pytest.raises(errors.ConfigError, match=r"'chatml' needs <\|im_start"):
-        chat.check(TOK, "chatml")
+        chat.of(TOK, "chatml")
     bare = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
     with pytest.raises(
         errors.ConfigError, match=r"tokenizer\.control_tokens: .*<user>"
     ):
         chat.of(bare, "roles").response_ids("x")
-    with pytest.raises(errors.ConfigError, match=r"data\.bos"):
-        chat.check(TOK._replace(bos_id=None), "roles", bos=True)
 
 
 CHATS = [records.Chat((USER, ("assistant", "a" * i)), weight=i) for i in range(1, 30)]
@@ -214,7 +213,7 @@ def test_the_same_prompt_is_held_out_on_one_side(tmp_path):
         )
         settings = dict(format="roles", train_on="all", bos=False)
         built = cache.build(
-            source, TOK, tmp_path, tokenize=chat.tokenize, settings=settings
+            source, TOK, tmp_path, tokenize=dialogues.tokenize, settings=settings
         )
         return int(built.hashes[0])
 
@@ -230,7 +229,7 @@ def test_the_same_prompt_is_held_out_on_one_side(tmp_path):
 
 
 def everything(*documents):
-    return chat.tokenize_everything(TOK, documents, format="roles", bos=False)
+    return dialogues.tokenize_everything(TOK, documents, format="roles", bos=False)
 
 
 def test_every_token_of_dialogues_and_documents_is_learned():

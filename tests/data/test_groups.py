@@ -10,7 +10,7 @@ import pytest
 
 from alignjax import errors, types
 from alignjax.data import loader, records
-from alignjax.data.chat import format
+from alignjax.data.chat import templates
 from alignjax.data.packing import best_fit
 
 
@@ -262,4 +262,4 @@ def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):
         loader.build(cfg, bare, length=8, seed=0, cache_dir=tmp_path)
     message = str(caught.value)
     assert message.startswith("tokenizer.control_tokens: ")
-    assert all(name in message for name in format.CONTROL)
+    assert all(name in message for name in templates.CONTROL)

@@ -7,7 +7,7 @@ import test_chat
 
 from alignjax import errors
 from alignjax.data import formats, records
-from alignjax.data.chat import format as chat
+from alignjax.data.chat import dialogues
 
 USER, REPLY = ("user", "hi"), ("assistant", "hello")
 
@@ -95,9 +95,9 @@ def test_a_reply_of_weight_0_is_not_learned():
     last = test_chat.tokens_of(test_chat.DIALOGUE, weight=0.5, train_on="last")
     for train_on in ("all", "last"):
         options = dict(format="roles", train_on=train_on, bos=False)
-        (row,) = chat.tokenize(groups.TOK, [found], **options)
+        (row,) = dialogues.tokenize(groups.TOK, [found], **options)
         assert list(row.ids) == list(last.ids)
         assert list(row.weights) == list(last.weights)
     silent = found._replace(skipped=(4,))
     with pytest.raises(errors.DataError, match="assistant of a weight above 0, so no"):
-        chat.tokenize(groups.TOK, [silent], **options)
+        dialogues.tokenize(groups.TOK, [silent], **options)

@@ -9,7 +9,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.chat import format
+from alignjax.data.chat import dialogues, format
 from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 
 SYLLABLES = "ta ri mon sel ku ber lo ish ent qua for the is on a day".split()
@@ -272,7 +272,7 @@ def test_a_tokenizer_json_knows_what_is_beside_it(hub):
     assert ids[0] == 1 and ids.count(2) == 1
     row = records.Chat((*turns, ("assistant", "a")), tools=({"name": "f"},))
     options = dict(format="tokenizer", train_on="all", bos=False)
-    (found,) = format.tokenize(tok, [row], **options)
+    (found,) = dialogues.tokenize(tok, [row], **options)
     assert tok.decode(found.ids).startswith("with tools:")
     expected = {path.name: path.read_bytes() for path in hub.iterdir()}
     assert tok.files == expected

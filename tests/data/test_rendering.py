@@ -139,7 +139,7 @@ def both(source, name, tools, prompt):
 
     now, texts = datetime.datetime.now(), []
     options = dict(tools=tools, **NAMES)
-    tracked = rendering.tracks(source)
+    tracked = rendering.marks_replies(source)
     try:
         (text,), spans = chat_template_utils.render_jinja_template(
             conversations=[
@@ -358,7 +358,7 @@ def test_what_else_goes_wrong_is_an_error_of_the_data(source):
 )
 def test_what_is_no_template_is_an_error_of_the_config(source, reason):
     with pytest.raises(errors.ConfigError, match=r"data\.chat: ") as caught:
-        rendering.check(source)
+        render(source, DIALOGUES["asked"])
     assert reason in str(caught.value)
 
 

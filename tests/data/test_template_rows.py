@@ -19,6 +19,7 @@ from test_templated import (
 
 from alignjax import errors
 from alignjax.data import audit, formats, loader, records
+from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base
 
@@ -55,15 +56,15 @@ def test_tools_and_calls_are_read_of_rows(tmp_path):
         None,
     )
     path = template(tmp_path, WITH_TOOLS)
-    (row,) = chat.tokenize(TOK, [record], format=path, train_on="all", bos=False)
+    (row,) = dialogues.tokenize(TOK, [record], format=path, train_on="all", bos=False)
     call = json.dumps(CALLS)
     assert said(row) == f"{call}<|im_end|>It has 4 kg.<|im_end|>"
     assert named(TOK, row.ids).startswith(f"<|im_start|>tools\n{json.dumps(TOOLS)}<|im")
-    with pytest.raises(errors.DataError, match='the format "roles" has not'):
-        chat.tokenize(TOK, [record], format="roles", train_on="all", bos=False)
+    with pytest.raises(errors.DataError, match="content, name, tool_calls"):
+        dialogues.tokenize(TOK, [record], format="roles", train_on="all", bos=False)
     spelled = record._replace(tools=({"name": "<|im_end|>"},))
     with pytest.raises(errors.DataError, match="tools: it spells the control token"):
-        chat.tokenize(TOK, [spelled], format=path, train_on="all", bos=False)
+        dialogues.tokenize(TOK, [spelled], format=path, train_on="all", bos=False)
     plain = {"messages": ROW["messages"][:1] + [{"role": "assistant", "content": "a"}]}
     assert reader.read(plain).fields is None and reader.read(plain).tools is None
 

@@ -10,11 +10,12 @@ import test_chat
 
 from alignjax import errors
 from alignjax.data import audit, loader, records
+from alignjax.data.chat import dialogues, templates
 from alignjax.data.chat import format as chat
 from alignjax.data.tokenizers import base, special_tokens
 
 CONTROL = (
-    *chat.CONTROL,
+    *templates.CONTROL,
     *("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"),
     *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]"),
 )
@@ -57,7 +58,7 @@ def said(row, tok=TOK) -> str:
 
 def tokens_of(turns, format, tok=TOK, train_on="all", bos=False, **more):
     rows = [records.Chat(tuple(turns), **more)]
-    return chat.tokenize(tok, rows, format=format, train_on=train_on, bos=bos)[0]
+    return dialogues.tokenize(tok, rows, format=format, train_on=train_on, bos=bos)[0]
 
 
 def template(folder, source, name="own"):
@@ -234,10 +235,8 @@ def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
     }
     for format, reason in wrong.items():
         with pytest.raises(errors.ConfigError) as caught:
-            chat.check(bare, format)
+            chat.of(bare, format)
         assert reason in str(caught.value), format
-    with pytest.raises(errors.ConfigError, match=r"data\.bos: True"):
-        chat.check(TOK._replace(bos_id=None), "chatml", bos=True)
     with pytest.raises(errors.ConfigError, match="needs <"):
         build(tmp_path, "chatml", tok=bare)
 
@@ -258,19 +257,19 @@ def test_a_tokenizers_template_that_is_none_is_refused_by_name(name, content, re
         name = "tokenizer_config.json"
     tok = TOK._replace(files={**TOK.files, name: content})
     with pytest.raises(errors.ConfigError, match=reason):
-        chat.check(tok, "tokenizer")
+        chat.of(tok, "tokenizer")
 
 
 def test_a_run_keeps_the_template_that_it_learned(tmp_path):
     path = template(tmp_path, PLAIN)
-    tok = chat.keep(TOK, path)
+    tok = templates.keep(TOK, path)
     expected = chat.of(tok, path).prompt_ids(DIALOGUE[:1], False)
     tok.save(tmp_path / "kept")
     (tmp_path / "own.jinja").unlink()
     again = base.load(tmp_path / "kept")
     assert chat.of(again, path).prompt_ids(DIALOGUE[:1], False) == expected
-    assert chat.keep(TOK, "roles") is TOK and chat.keep(TOK, None) is TOK
-    assert chat.keep(TOK, "chatml").identity != tok.identity != TOK.identity
+    assert templates.keep(TOK, "roles") is TOK and templates.keep(TOK, None) is TOK
+    assert templates.keep(TOK, "chatml").identity != tok.identity != TOK.identity
 
 
 def test_tokens_are_made_again_where_the_template_changes(tmp_path):

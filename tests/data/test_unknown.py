@@ -10,7 +10,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import loader, records
-from alignjax.data.chat import format
+from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
 
 CORPUS = ["a long day at the sea", "the sea is grey today", "what is a day?"]
@@ -21,7 +21,7 @@ def learned(tmp_path, **options):
     rows = [("d:0", records.Text(" ".join(CORPUS * 20)))]
     source = records.Source("rows", {}, None, lambda: rows)
     options = dict(vocab_size=40, byte_fallback=False) | options
-    cfg = base.TokenizerConfig(control_tokens=format.CONTROL, **options)
+    cfg = base.TokenizerConfig(control_tokens=templates.CONTROL, **options)
     return base.build(cfg, [source], tmp_path)
 
 

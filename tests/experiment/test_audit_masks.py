@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from alignjax.data import loader
-from alignjax.data.chat import format as chat
+from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
 from alignjax.experiment import audit
 
@@ -40,7 +40,9 @@ def written(folder, rows) -> str:
 def run(folder, rows, *flags):
     """What the command prints, complains of, and ends with."""
     config = folder / "config.py"
-    config.write_text(CONFIG.format(control=chat.CONTROL, path=written(folder, rows)))
+    config.write_text(
+        CONFIG.format(control=templates.CONTROL, path=written(folder, rows))
+    )
     cache = f"--config.cache_dir={folder / 'cache'}"
     found = subprocess.run(
         [
@@ -66,7 +68,7 @@ def report(folder, rows, format, **options):
     cfg = loader.DataConfig(
         sources={"rows": section}, validation_fraction=0, chat="roles", **options
     )
-    kind = base.TokenizerConfig(kind="bytes", control_tokens=chat.CONTROL)
+    kind = base.TokenizerConfig(kind="bytes", control_tokens=templates.CONTROL)
     tok = base.build(kind, [], folder)
     data = loader.build(cfg, tok, length=64, seed=0, cache_dir=folder, **own)
     lines, faults = audit.report(data, tok, format="roles", rows=1, check=1)

@@ -6,10 +6,10 @@ import pytest
 
 from alignjax import errors, world
 from alignjax.data import loader
-from alignjax.data.chat import comparisons, format
+from alignjax.data.chat import comparisons, format, templates
 from alignjax.data.tokenizers import base
 
-CONFIG = base.TokenizerConfig(kind="bytes", control_tokens=format.CONTROL)
+CONFIG = base.TokenizerConfig(kind="bytes", control_tokens=templates.CONTROL)
 TOK = base.build(CONFIG, [], "unused")
 COUNT = 60
 
@@ -65,7 +65,7 @@ def test_demonstrations_become_dialogues(place):
     data = build(place, "demonstrations", "text")
     rows = data.epoch_rows(np.arange(data.num_rows))
     trained = rows["targets"][rows["weights"] > 0].tolist()
-    end, replies = TOK.control[format.STOP], [[]]
+    end, replies = TOK.control[templates.CONTROL[-1]], [[]]
     for token in trained:
         replies[-1].append(token)
         if token == end:

@@ -15,8 +15,8 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.chat import faults, templates
 from alignjax.data.chat import format as chat
+from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
 
@@ -47,7 +47,6 @@ def tokenize(
       ConfigError: a tokenizer that cannot write dialogues.
       DataError: a comparison that is not of the kind; see `fault`.
     """
-    chat.check(tok, format, bos)
     form = chat.of(tok, format)
     for group in groups:
         if reason := fault(group, data, format):
@@ -79,9 +78,9 @@ def fault(group: Any, data: str, format: str = "roles") -> str | None:
         return f"expected responses to a prompt, found {kind}; {data} need them"
     literal = templates.is_literal(format)
     return (
-        (faults.of_more(group) if literal else None)
-        or faults.of_prompt(group.prompt, literal)
-        or faults.of_weight(group.weight)
+        (chat.fault_of_more(group) if literal else None)
+        or chat.fault_of_prompt(group.prompt, literal)
+        or records.fault_of_weight(group.weight)
         or _fault_of_texts(group.responses)
         or _fault_of_equals(group.responses, "are equal")
         or _fault_of_values(group)
@@ -165,7 +164,7 @@ def dialogue(group: Any) -> Any:
         return group
     if len(group.responses) == 1 and group.values.get("desirable") != 1:
         return records.BadRow("a response that is not labelled good: not to be learned")
-    turns = (*group.prompt, (chat.ASSISTANT, group.responses[0]))
+    turns = (*group.prompt, (records.ASSISTANT, group.responses[0]))
     return records.Chat(
         turns, group.weight, group.tools, template_kwargs=group.template_kwargs
     )

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dialogues to tokens by a chat template, and which of the tokens are trained on.
+"""Prompts and replies as tokens by a chat template; `dialogues` has those of SFT.
 
 A format, `data.chat`, is the name of a built-in template, such as "roles", for control
 tokens of a tokenizer trained here; "tokenizer", for the template that came with the
 tokenizer; or the path of a .jinja file. See `templates`.
-
-The text that a template writes is tokenised as a whole, as in transformers. A reply is
-the text of the template's `{% generation %}` blocks. Where it has none, a reply is the
-text beyond the rendering of all before it, which has to be a beginning of the whole
-(the prefix property): else a model would be trained on prompts that it never gets.
 
 A reply ends with one token that ends a turn, and nothing after it counts: a template
 may write a new line there, but nobody asks the model for it. A token that is partly of
@@ -22,21 +17,19 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alignjax import errors
 from alignjax.data import records
-from alignjax.data.chat import faults, rendering, templates
+from alignjax.data.chat import rendering, templates
 from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
-from alignjax.data.tokens import tokenizing
 
-SYSTEM, USER, ASSISTANT = faults.SYSTEM, records.USER, records.ASSISTANT
-CONTROL = templates.CONTROL
-STOP = CONTROL[-1]
-keep = templates.keep
+SYSTEM, USER, ASSISTANT = records.SYSTEM, records.USER, records.ASSISTANT
+ROLES = (SYSTEM, "developer", USER, ASSISTANT, "tool")
+LITERAL_ROLES = (SYSTEM, USER, ASSISTANT)
 
 QUESTION, REPLY, MORE = "what does alignjax ask", "so alignjax replies", "and what then"
 PROBES = (
@@ -114,12 +107,12 @@ class ChatFormat(NamedTuple):
           DataError: a prompt that is none.
         """
         turns = tuple(turns)
-        if reason := faults.of_prompt(turns, self.literal):
+        if reason := fault_of_prompt(turns, self.literal):
             raise errors.DataError(reason)
-        self._check_spelling(records.Chat(turns))
+        self.check_spelling(records.Chat(turns))
         (rendered,) = self.render([Request(turns, prompt=True)])
         (tokens,) = self.encode([rendered.text])
-        return self._started(tokens.ids.tolist(), bos)
+        return self.started(tokens.ids.tolist(), bos)
 
     def replies(
         self, groups: Sequence[records.Comparison], bos: bool
@@ -137,7 +130,7 @@ class ChatFormat(NamedTuple):
         for group in groups:
             last = [(ASSISTANT, text) for text in group.responses]
             more = {"tools": group.tools, "template_kwargs": group.template_kwargs}
-            self._check_spelling(records.Chat((*group.prompt, *last), **more))
+            self.check_spelling(records.Chat((*group.prompt, *last), **more))
             requests.append(Request(group.prompt, prompt=True, **more))
             requests += [Request((*group.prompt, turn), **more) for turn in last]
         texts = [rendered.text for rendered in self.render(requests)]
@@ -147,7 +140,7 @@ class ChatFormat(NamedTuple):
             prompt, tokens = next(rendered)
             wholes = itertools.islice(rendered, len(group.responses))
             responses = [self._response(prompt, tokens.ids, *whole) for whole in wholes]
-            rows.append((self._started(tokens.ids.tolist(), bos), responses))
+            rows.append((self.started(tokens.ids.tolist(), bos), responses))
         return rows
 
     def response_ids(self, text: str) -> list[int]:
@@ -200,36 +193,6 @@ class ChatFormat(NamedTuple):
         ids = self.encode([between])[0].ids.tolist()
         return list(itertools.dropwhile(lambda i: i not in starts, ids))
 
-    def tokenize(
-        self, chats: Sequence[records.Chat], *, train_on: str, bos: bool
-    ) -> list[tokenizing.Tokens]:
-        """Dialogues; see the function of this name."""
-        learned = [chat.learned(train_on) for chat in chats]
-        requests = []
-        for chat, turns in zip(chats, learned, strict=True):
-            self._check_spelling(chat)
-            requests += self._requests(chat, turns)
-        rendered = iter(self.render(requests))
-        texts, spans = [], []
-        for chat, turns in zip(chats, learned, strict=True):
-            whole = next(rendered)
-            texts.append(whole.text)
-            if self._tracks(chat):
-                spans.append(_generated(whole.spans, chat, turns, train_on))
-            else:
-                parts = itertools.islice(rendered, 2 * len(turns))
-                spans.append(self._beyond(whole.text, turns, parts))
-        rows = []
-        for chat, where, tokens in zip(chats, spans, self.encode(texts), strict=True):
-            weights = np.zeros(len(tokens.ids))
-            for start, stop in where:
-                first, last = self._reply(tokens, start, stop)
-                weights[first:last] = chat.weight
-            ids = self._started(tokens.ids.tolist(), bos)
-            before = np.zeros(len(ids) - len(weights))
-            rows.append(tokenizing.Tokens(ids, np.concatenate([before, weights])))
-        return rows
-
     def _messages(self, request: Request) -> list[dict[str, Any]]:
         """Turns as templates read them; reasoning goes by all of its names."""
         messages = []
@@ -246,7 +209,7 @@ class ChatFormat(NamedTuple):
             messages.append(message)
         return messages
 
-    def _check_spelling(self, chat: records.Chat) -> None:
+    def check_spelling(self, chat: records.Chat) -> None:
         """Refuses texts that spell a control token, where it would be taken for one."""
         if self.literal:
             return
@@ -265,56 +228,13 @@ class ChatFormat(NamedTuple):
                 "taken for one; take it out"
             )
 
-    def _tracks(self, chat: records.Chat) -> bool:
-        return rendering.tracks(self.with_tools if chat.tools else self.source)
-
-    def _requests(self, chat: records.Chat, learned: Sequence[int]) -> list[Request]:
-        """What is rendered of a dialogue: the whole, and what `_beyond` needs."""
-        more = chat.tools, chat.fields, chat.template_kwargs
-        whole = Request(chat.turns, False, *more)
-        if self._tracks(chat):
-            return [whole]
-        parts = [
-            whole._replace(turns=chat.turns[: i + int(not prompt)], prompt=prompt)
-            for i in learned
-            for prompt in (True, False)
-        ]
-        return [whole, *parts]
-
-    def _beyond(
-        self, whole: str, learned: Sequence[int], parts: Iterator[rendering.Rendered]
-    ) -> list[tuple[int, int]]:
-        """Where in the text replies are: each beyond its prompt, to its end."""
-        spans = []
-        for i in learned:
-            prompt, so_far = next(parts).text, next(parts).text
-            so_far = so_far[: self._end(so_far, len(prompt))]
-            for part, what in ((prompt, "before"), (so_far, "with")):
-                if not whole.startswith(part):
-                    raise errors.DataError(
-                        f"turn {i + 1}: the template writes what is {what} it in "
-                        "another way once more turns follow: "
-                        f"{_difference(part, whole)}. Some strip earlier thoughts, for "
-                        "instance. A model would learn from what it never gets; set "
-                        'data.train_on = "last", or give data.chat a template with '
-                        "{% generation %} around what the assistant says"
-                    )
-            if not so_far.startswith(prompt):
-                raise errors.DataError(
-                    f"turn {i + 1}: what the template writes for the assistant to go "
-                    "on with is not how it then writes the turn: "
-                    f"{_difference(prompt, so_far)}"
-                )
-            spans.append((len(prompt), len(so_far)))
-        return spans
-
-    def _end(self, text: str, start: int) -> int:
+    def end_of_turn(self, text: str, start: int) -> int:
         """Where the first turn ends that is in the text from `start` on."""
         names = [name for name, i in self.special.items() if i in self.stop_ids]
         match = special_tokens.pattern(names).search(text, start)
         return match.end() if match else len(text)
 
-    def _reply(
+    def reply(
         self, tokens: special_tokens.Placed, start: int, stop: int
     ) -> tuple[int, int]:
         """The tokens of a reply, from its first to the one that ends it.
@@ -353,7 +273,7 @@ class ChatFormat(NamedTuple):
         if not whole.startswith(prompt):
             raise errors.DataError(
                 "the template writes the prompt in another way before a reply than "
-                f"without one: {_difference(prompt, whole)}"
+                f"without one: {difference(prompt, whole)}"
             )
         n = len(prompt_ids)
         if n < len(tokens.ids) and (tokens.ids[:n] == prompt_ids).all():
@@ -368,13 +288,72 @@ class ChatFormat(NamedTuple):
                 )
             starts, stops = apart.starts + len(prompt), apart.stops + len(prompt)
             tokens = special_tokens.Placed(apart.ids, starts, stops)
-        stop = self._end(whole, len(prompt))
-        first, last = self._reply(tokens, len(prompt), stop)
+        stop = self.end_of_turn(whole, len(prompt))
+        first, last = self.reply(tokens, len(prompt), stop)
         return tokens.ids[first:last].tolist()
 
-    def _started(self, ids: list[int], bos: bool) -> list[int]:
+    def started(self, ids: list[int], bos: bool) -> list[int]:
         """The ids with one start token if `bos`: the template's or ours."""
         return [self.tok.bos_id, *ids] if bos and ids[:1] != [self.tok.bos_id] else ids
+
+
+def fault_of_turns(
+    turns: Sequence[records.Turn],
+    literal: bool,
+    fields: Sequence[Mapping[str, Any] | None] | None = None,
+) -> str | None:
+    """Why these are no turns of a dialogue, or None if they are.
+
+    The order of turns is checked of literal formats; elsewhere the template judges it.
+    """
+    roles, before = LITERAL_ROLES if literal else ROLES, None
+    for i, (role, text) in enumerate(turns, start=1):
+        if role not in roles:
+            return f"turn {i}: unknown role {role!r}; known: {', '.join(roles)}"
+        if literal and (reason := _fault_of_order(i, role, before)):
+            return reason
+        silent = text == "" and (role == "tool" or (fields and fields[i - 1]))
+        if not silent and (reason := records.fault_of_text(text)):
+            return f"turn {i}, {role}: {reason}"
+        before = role
+    return None
+
+
+def fault_of_more(
+    record: records.Chat | records.Comparison,
+    fields: Sequence[Mapping[str, Any] | None] | None = None,
+) -> str | None:
+    """Why no literal format can write a record, whatever its turns are."""
+    names = sorted({name for more in fields or () for name in more or ()})
+    names += ["tools"] if record.tools else []
+    names += ["chat_template_kwargs"] if record.template_kwargs else []
+    if not names:
+        return None
+    return (
+        f"{', '.join(names)}: more than the texts of turns, which the format "
+        '"roles" cannot write; set another data.chat'
+    )
+
+
+def _fault_of_order(i: int, role: str, before: str | None) -> str | None:
+    if role == SYSTEM and before is not None:
+        return f"turn {i}: a system turn that is not the first one"
+    if role == ASSISTANT and before in (None, SYSTEM):
+        return f"turn {i}: the assistant speaks before the user"
+    if role == before:
+        return f"turns {i - 1} and {i}: two {role} turns in a row"
+    return None
+
+
+def fault_of_prompt(turns: Sequence[records.Turn], literal: bool) -> str | None:
+    """Why this is no prompt that the assistant could answer."""
+    if not turns:
+        return "the prompt is empty"
+    if reason := fault_of_turns(turns, literal):
+        return f"prompt: {reason}"
+    if turns[-1][0] not in ((USER,) if literal else (USER, "tool")):
+        return f"the prompt ends in a turn of the {turns[-1][0]}, not the user"
+    return None
 
 
 def of(tok: base.Tokenizer, format: str) -> ChatFormat:
@@ -430,7 +409,6 @@ def _of(key: _Same, format: str, source: str, with_tools: str) -> ChatFormat:
     form = ChatFormat(
         tok, source, with_tools, built_in.literal, trusted, special, control
     )
-    rendering.check(source, trusted=trusted)
     refusals = []
     for probe in PROBES:
         requests = [Request([*probe, (ASSISTANT, REPLY)]), Request(probe, prompt=True)]
@@ -449,7 +427,7 @@ def _of(key: _Same, format: str, source: str, with_tools: str) -> ChatFormat:
             f"data.chat: {format!r} does not write what the assistant says"
         )
     after = whole[at + len(REPLY) :]
-    end = _end_of_turn(tok, form.encode([after])[0].ids.tolist())
+    end = _first_stop(tok, form.encode([after])[0].ids.tolist())
     if end is None:
         raise errors.ConfigError(
             f"data.chat: {format!r} ends a reply with {after!r}, where the tokenizer "
@@ -493,7 +471,7 @@ def _with_text(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**call, "function": {**function, "arguments": text}}
 
 
-def _end_of_turn(tok: base.Tokenizer, after: Sequence[int]) -> int | None:
+def _first_stop(tok: base.Tokenizer, after: Sequence[int]) -> int | None:
     """The token that ends a turn, of those after a reply.
 
     It is the first special one, or of several together one that the tokenizer has to
@@ -530,128 +508,9 @@ def start_note(tok: base.Tokenizer, format: str | None, bos: bool) -> str | None
     )
 
 
-def check(tok: base.Tokenizer, format: str, bos: bool = False) -> None:
-    """Raises ConfigError if the tokenizer cannot write dialogues in this format."""
-    problems = []
-    try:
-        of(tok, format)
-    except errors.ConfigError as error:
-        problems += error.problems
-    if bos and tok.bos_id is None:
-        problems.append(
-            "data.bos: True, but the tokenizer has no start token; set it to False"
-        )
-    if problems:
-        raise errors.ConfigError(problems)
-
-
-def tokenize(
-    tok: base.Tokenizer,
-    chats: Sequence[records.Chat],
-    *,
-    format: str,
-    train_on: str,
-    bos: bool,
-) -> list[tokenizing.Tokens]:
-    """Dialogues of Chat; the weights of what is not trained on are 0.
-
-    Args:
-      train_on: the assistant's turns that are, "all" of them or the "last", but for
-        `Chat.skipped`. Their tokens and what ends each count `Chat.weight`.
-      bos: whether there is a start token; a template that writes one has but that one.
-
-    Raises:
-      ConfigError: as `check` does.
-      DataError: a dialogue that is none, see `faults`; one that
-        the template refuses, or that spells a control token.
-    """
-    check(tok, format, bos)
-    form = of(tok, format)
-    for chat in chats:
-        if reason := faults.of_chat(chat, form.literal, train_on):
-            raise errors.DataError(reason)
-    return form.tokenize(chats, train_on=train_on, bos=bos)
-
-
-tokenize.key = "alignjax.data.chat:tokenize"  # see `cache.build`
-
-
-tokenize.key = "alignjax.data.chat:tokenize"  # see `cache.build`
-
-
-def tokenize_everything(
-    tok: base.Tokenizer,
-    documents: Sequence[records.Chat | records.Text],
-    *,
-    format: str,
-    bos: bool,
-) -> list[tokenizing.Tokens]:
-    """Dialogues among other documents, every token of which is learned.
-
-    So a model is pretrained that has met the format before it is fine-tuned. Tokens of
-    a dialogue count its weight, but for those of `Chat.skipped`.
-
-    Raises:
-      ConfigError, DataError: as `tokenize`.
-    """
-    options = dict(format=format, train_on="all", bos=bos)
-    chats = [d for d in documents if not isinstance(d, records.Text)]
-    texts = [d for d in documents if isinstance(d, records.Text)]
-    rows_of_chats = iter(tokenize(tok, [_skipping(c, ()) for c in chats], **options))
-    # What is left out is what would be learned if nothing else were.
-    others = [_skipping(c, c.learned("all")) for c in chats if _skips(c)]
-    left_out = iter(tokenize(tok, others, **options))
-    rows_of_texts = iter(tokenizing.tokenize_text(tok, texts, bos=bos))
-    rows = []
-    for document in documents:
-        if isinstance(document, records.Text):
-            rows.append(next(rows_of_texts))
-            continue
-        ids = next(rows_of_chats).ids
-        weights = np.full(len(ids), document.weight)
-        if _skips(document):
-            weights[np.asarray(next(left_out).weights) > 0] = 0.0
-        rows.append(tokenizing.Tokens(ids, weights if (weights != 1).any() else None))
-    return rows
-
-
-tokenize_everything.key = "alignjax.data.chat:tokenize_everything"
-
-
-def _skips(chat: Any) -> bool:
-    return isinstance(chat, records.Chat) and bool(chat.skipped)
-
-
-def _skipping(chat: Any, turns: Iterable[int]) -> Any:
-    """With these turns skipped instead, where some are."""
-    return chat._replace(skipped=tuple(turns)) if _skips(chat) else chat
-
-
 def _parted(name: re.Match) -> str:
     """A name that is text, so that `special_tokens.encode_pieces` does not see it."""
     return f"{name[0][0]}\0{name[0][1:]}"
-
-
-def _generated(
-    spans: Sequence[tuple[int, int]],
-    chat: records.Chat,
-    learned: Sequence[int],
-    train_on: str,
-) -> list[tuple[int, int]]:
-    """The `{% generation %}` blocks of the turns that are learned."""
-    spans = [(start, stop) for start, stop in spans if start < stop]
-    if not spans:
-        raise errors.DataError("the template generates nothing of it")
-    if train_on == "all" and not chat.skipped:
-        return spans
-    replies = [i for i, (role, _) in enumerate(chat.turns) if role == ASSISTANT]
-    if len(spans) != len(replies):
-        raise errors.DataError(
-            f"the template generates {len(spans)} pieces of {len(replies)} turns of "
-            "the assistant, so which of them to train on is unknown; set "
-            'data.train_on = "all", with no weights of 0'
-        )
-    return [span for i, span in zip(replies, spans, strict=True) if i in learned]
 
 
 def _last_of(ids: Sequence[int], among: Collection[int]) -> int | None:
@@ -659,7 +518,7 @@ def _last_of(ids: Sequence[int], among: Collection[int]) -> int | None:
     return next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in among), None)
 
 
-def _difference(part: str, whole: str) -> str:
+def difference(part: str, whole: str) -> str:
     """Where two texts begin to differ."""
     pairs = zip(part, whole, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(whole))

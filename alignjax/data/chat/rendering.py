@@ -57,8 +57,8 @@ class Rendered(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
-def tracks(source: str) -> bool:
-    """Whether the template marks what a model generates."""
+def marks_replies(source: str) -> bool:
+    """Whether the template has `{% generation %}` around replies."""
     return bool(TAG.search(source))
 
 
@@ -88,7 +88,7 @@ def render(
         "dialogues": [
             [
                 sources.index(source),
-                [_without_none(message) for message in messages],
+                [{k: v for k, v in m.items() if v is not None} for m in messages],
                 prompt,
                 None if tools is None else list(tools),
                 dict(variables or {}),
@@ -98,31 +98,20 @@ def render(
         "names": dict(names or {}),
         "now": now.isoformat(),
     }
-    texts = _ask(request, trusted, worker)
-    return [Rendered(text, tuple(map(tuple, spans))) for text, spans in texts]
-
-
-def check(source: str, *, trusted: bool = False) -> None:
-    """Raises ConfigError if this is not a template."""
-    request = {"sources": [source], "dialogues": [], "names": {}}
-    _ask({**request, "now": DAY.isoformat()}, trusted, WORKER)
-
-
-def _ask(request: dict[str, Any], trusted: bool, worker: workers.Worker) -> list:
     try:
         result = answer(request) if trusted else worker.call(request)
     except TypeError as error:
         raise errors.DataError(f"messages or tools are not JSON: {error}") from error
     except workers.WorkerError as error:
         raise errors.ConfigError(
-            f"data.chat: the template {request['sources'][0]!r:.60} was stopped: "
-            f"{error}; mend it, or take another"
+            f"data.chat: the template {sources[0]!r:.60} was stopped: {error}; mend "
+            "it, or take another"
         ) from error
     if "config" in result:
         raise errors.ConfigError(f"data.chat: {result['config']}")
     if "data" in result:
         raise errors.DataError(result["data"])
-    return result["texts"]
+    return [Rendered(text, tuple(map(tuple, spans))) for text, spans in result["texts"]]
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +243,3 @@ def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False
         separators=separators,
         sort_keys=sort_keys,
     )
-
-
-def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if value is not None}

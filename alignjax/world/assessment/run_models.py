@@ -11,6 +11,7 @@ import jax
 
 from alignjax import analysis, sampling, world
 from alignjax.data import records
+from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chats
 from alignjax.data.tokens import tokenizing
 from alignjax.world import turns
@@ -147,7 +148,7 @@ def chat(tokenizer: Any, name: str) -> Format:
 
     def document(text: str) -> list[int]:
         rows = [world.as_chat(records.Text(text))]
-        (tokens,) = chats.tokenize_everything(tokenizer, rows, format=name, bos=bos)
+        (tokens,) = dialogues.tokenize_everything(tokenizer, rows, format=name, bos=bos)
         return list(map(int, tokens.ids))
 
     return Format(
