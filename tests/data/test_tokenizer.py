@@ -8,7 +8,7 @@ import fresh
 import numpy as np
 import pytest
 
-from alignjax import errors
+from alignjax import config, errors
 from alignjax.data import records, sources
 from alignjax.data.tokenizers import base, word_cache
 
@@ -253,19 +253,19 @@ def test_bad_rows_stop_training(tmp_path):
 @pytest.mark.parametrize(
     "options, problem",
     [
-        (dict(kind="byte"), "kind: unknown tokenizer 'byte'; did you mean 'bytes'?"),
+        (dict(kind="byte"), "tokenizer.kind: "),
         (dict(kind="chars", path="x"), "path: chars tokenizers have none"),
         (dict(kind="huggingface"), "path: required for huggingface"),
         (dict(path="x", control_tokens=("a",)), "control_tokens: a model read"),
         (dict(control_tokens=("a", "a")), "has an empty or repeated name"),
-        (dict(model_type="word"), "model_type: 'word' is not bpe or unigram"),
-        (dict(vocab_size=0), "vocab_size: 0 is not positive"),
-        (dict(train_bytes=0), "train_bytes: 0 is not positive"),
+        (dict(model_type="word"), "tokenizer.model_type: "),
+        (dict(vocab_size=0), "tokenizer.vocab_size: "),
+        (dict(train_bytes=0), "tokenizer.train_bytes: "),
     ],
 )
 def test_settings_that_cannot_be(options, problem):
     with pytest.raises(errors.ConfigError) as caught:
-        base.TokenizerConfig(**options)
+        config.build(base.TokenizerConfig, options, "tokenizer")
     assert problem in str(caught.value)
 
 
@@ -331,7 +331,7 @@ def test_the_data_layer_imports_no_jax():
         import sys
         from alignjax.data import loader, sources
         from alignjax.data.tokenizers import base as tokenizer
-        for kind in tokenizer.kinds():
+        for kind in tokenizer.KINDS:
             tokenizer._module(kind)
         for kind in ("text", "jsonl", "parquet", "tfds", "huggingface"):
             __import__(f"alignjax.data.sources.{kind}")

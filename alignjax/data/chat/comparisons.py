@@ -16,7 +16,6 @@ import numpy as np
 from alignjax import errors
 from alignjax.data import records
 from alignjax.data.chat import format as chat
-from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
 
@@ -49,7 +48,7 @@ def tokenize(
     """
     form = chat.of(tok, format)
     for group in groups:
-        if reason := fault(group, data, format):
+        if reason := fault(group, data, form.literal):
             raise errors.DataError(reason)
     rows = []
     replies = form.replies(groups, bos)
@@ -67,16 +66,15 @@ def tokenize(
 tokenize.key = "alignjax.data.comparisons:tokenize"  # see `cache.build`
 
 
-def fault(group: Any, data: str, format: str = "roles") -> str | None:
+def fault(group: Any, data: str, literal: bool = True) -> str | None:
     """Why a record is not of the kind `data`, or None if it is.
 
     Args:
-      format: of the prompt; see `chat`.
+      literal: whether the format of dialogues is; see `templates.BuiltIn`.
     """
     if not isinstance(group, records.Comparison):
         kind = type(group).__name__
         return f"expected responses to a prompt, found {kind}; {data} need them"
-    literal = templates.is_literal(format)
     return (
         (chat.fault_of_more(group) if literal else None)
         or chat.fault_of_prompt(group.prompt, literal)

@@ -14,15 +14,17 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from alignjax import errors, registry
+from alignjax import bounds, errors, registry
 from alignjax.data import records
 from alignjax.storage import atomic, filenames, json_files
 
 FORMAT = 1
+Kind = Literal["bytes", "chars", "huggingface", "sentencepiece"]
+KINDS = get_args(Kind)  # a module of this folder each
 MANIFEST = "alignjax_tokenizer.json"
 # How templates spell start and end where a kind has no names for them.
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -47,32 +49,23 @@ class TokenizerConfig:
       train_bytes: about how much of a larger corpus a model is trained on.
     """
 
-    kind: str = "sentencepiece"
+    kind: Kind = "sentencepiece"
     path: str | None = None
-    vocab_size: int = 4096
-    model_type: str = "bpe"
+    vocab_size: bounds.Count = 4096
+    model_type: Literal["bpe", "unigram"] = "bpe"
     byte_fallback: bool = True
     control_tokens: tuple[str, ...] = ()
     eos_token: str | None = None
-    train_bytes: int = 32_000_000
+    train_bytes: bounds.Count = 32_000_000
 
     def __post_init__(self):
         problems = []
-        if self.kind not in kinds():
-            remedy = registry.closest(self.kind, kinds())
-            problems.append(f"kind: unknown tokenizer {self.kind!r}; {remedy}")
         if self.path is not None and self.kind in ("bytes", "chars"):
             problems.append(f"path: {self.kind} tokenizers have none; leave it out")
         if self.path is None and self.kind == "huggingface":
             problems.append("path: required for huggingface, a tokenizer.json")
         if self.path is not None and self.control_tokens:
             problems.append("control_tokens: a model read from a path has its own")
-        if self.model_type not in ("bpe", "unigram"):
-            problems.append(f"model_type: {self.model_type!r} is not bpe or unigram")
-        if self.vocab_size < 1:
-            problems.append(f"vocab_size: {self.vocab_size} is not positive")
-        if self.train_bytes < 1:
-            problems.append(f"train_bytes: {self.train_bytes} is not positive")
         names = self.control_tokens
         if "" in names or len(set(names)) != len(names):
             problems.append(f"control_tokens: {names!r} has an empty or repeated name")
@@ -96,9 +89,8 @@ class Tokenizer(NamedTuple):
         become U+FFFD.
       names: special tokens by their names in chat templates: `{"bos_token": "<s>"}`.
       stop_ids: all that may end a response, as far as the files name them.
-      encode_placed: texts in which special tokens are spelt out to `(ids, starts,
-        stops)` of each, in characters; None where `special_tokens` finds the places by
-        counting bytes.
+      encode_placed: texts in which special tokens are spelt out to a
+        `special_tokens.Placed` of each; None where that module counts bytes for it.
       unknown_id: the id of text that it cannot spell; None if it spells any text, or
         refuses some.
     """
@@ -141,11 +133,6 @@ class Tokenizer(NamedTuple):
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def kinds() -> list[str]:
-    """The kinds that there are, a module of this folder each."""
-    return ["bytes", "chars", "huggingface", "sentencepiece"]
-
-
 def check_used(section: Mapping[str, Any], path: str = "tokenizer") -> None:
     """Raises ConfigError for options of the section that its kind does not read."""
     kind = section.get("kind") or TokenizerConfig.kind
@@ -172,7 +159,7 @@ def load(directory: str | Path) -> Tokenizer:
 
     Raises:
       DataError: there is none, its files are not the ones that were saved, the name of
-        one is not plain, or its kind is not one of `kinds`.
+        one is not plain, or its kind is not one of `KINDS`.
     """
     path = Path(directory) / MANIFEST
     try:
@@ -187,8 +174,8 @@ def load(directory: str | Path) -> Tokenizer:
             f"{directory}: the tokenizer's files are not those that {MANIFEST} names; "
             "copy them again"
         )
-    if kind not in kinds():
-        remedy = registry.closest(str(kind), kinds())
+    if kind not in KINDS:
+        remedy = registry.closest(str(kind), KINDS)
         raise errors.DataError(f"{path}: kind: unknown tokenizer {kind!r}; {remedy}")
     return from_files(kind, files)
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alignjax import errors
-from alignjax.data.tokenizers import base, tokenizer_files
+from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 from alignjax.storage import json_files
 
 TRAINED = False
@@ -35,19 +34,13 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
       DataError: there is no such file, or it is not a tokenizer.
     """
     del texts
-    path = Path(cfg.path).expanduser()
-    path = path / MODEL if path.is_dir() else path
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise errors.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
-    files = {**tokenizer_files.read(path.parent), MODEL: content}
+    files = tokenizer_files.read(cfg.path, MODEL)
     if cfg.eos_token:
         files[NAMES] = json.dumps({"eos": cfg.eos_token}).encode()
     try:
         return tokenizer_files.without_idle_stops(files, from_files)
     except errors.DataError as error:
-        raise errors.DataError(f"tokenizer.path: {path}: {error}") from error
+        raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
 
 
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
@@ -96,11 +89,11 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
         """The model for which special tokens that are spelt are meant."""
         return _model(files)
 
-    def encode_placed(texts: Sequence[str]) -> list[tuple]:
+    def encode_placed(texts: Sequence[str]) -> list[special_tokens.Placed]:
         encodings = spelling().encode_batch(list(texts), add_special_tokens=False)
         places = [np.array(e.offsets, np.int64).reshape(-1, 2) for e in encodings]
         return [
-            (encoding.ids, at[:, 0], at[:, 1])
+            special_tokens.Placed(np.array(encoding.ids, np.int64), at[:, 0], at[:, 1])
             for encoding, at in zip(encodings, places, strict=True)
         ]
 

@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -48,16 +47,11 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
       DataError: the file is not a model.
     """
     if cfg.path is not None:
-        path = Path(cfg.path).expanduser()
-        path = path / llama_sentencepiece.MODEL if path.is_dir() else path
-        files = {
-            **tokenizer_files.read(path.parent),
-            llama_sentencepiece.MODEL: _read(path),
-        }
+        files = tokenizer_files.read(cfg.path, llama_sentencepiece.MODEL)
         try:
             return tokenizer_files.without_idle_stops(files, from_files)
         except errors.DataError as error:
-            raise errors.DataError(f"tokenizer.path: {path}: {error}") from error
+            raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
     import sentencepiece
 
     model = io.BytesIO()
@@ -164,10 +158,3 @@ def _lines(texts: Iterator[str]) -> Iterator[str]:
         for line in BREAKS.split(text):
             for start in range(0, len(line), LINE_CHARACTERS):
                 yield line[start : start + LINE_CHARACTERS]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise errors.DataError(f"tokenizer.path: {path}: {error.strerror}") from error

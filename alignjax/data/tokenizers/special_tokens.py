@@ -61,7 +61,7 @@ def encode(tok: base.Tokenizer, texts: Sequence[str]) -> list[Placed]:
       DataError: the tokenizer cannot spell a text.
     """
     if tok.encode_placed is not None:
-        return [Placed(*map(np.asarray, row)) for row in tok.encode_placed(texts)]
+        return tok.encode_placed(texts)
     special = ids_by_name(tok)
     rows = _pieces(texts, special)
     pieces = [piece for row in rows for piece in row]

@@ -48,36 +48,50 @@ class Added(NamedTuple):
     normalized: bool = True
 
 
-def read(folder: Path) -> dict[str, bytes]:
-    """The files of `KEPT` that are there, with STOPS and TEMPLATES where they are due.
+def read(path: str, model: str) -> dict[str, bytes]:
+    """The tokenizer's model at a path, as the file `model`, and the files beside it.
+
+    Those are the ones of `KEPT` that are there, with STOPS and TEMPLATES where they
+    are due.
+
+    Args:
+      path: of the model, or of the folder in which it is called `model`.
 
     Raises:
       ConfigError: config.json names an end that is no token's number.
-      DataError: one that is no JSON, or a template that is no UTF-8.
+      DataError: there is no model; one of the others is no JSON, or a template that is
+        no UTF-8.
     """
+    file = Path(path).expanduser()
+    file = file / model if file.is_dir() else file
     files = {}
     for name in KEPT:
-        path = folder / name
-        if path.is_file():
-            files[name] = path.read_bytes()
+        beside = file.with_name(name)
+        if beside.is_file():
+            files[name] = beside.read_bytes()
             if name.endswith(".json"):
-                _json(files, name, str(path))
-    path = folder / "config.json"
-    if path.is_file():
-        model = _json({path.name: path.read_bytes()}, path.name, str(path))
-        parts = [model, model.get("text_config")]  # of models that see
-        ends = [i for x in parts if isinstance(x, Mapping) for i in _ids(x, str(path))]
+                _json(files, name, str(beside))
+    beside = file.with_name("config.json")
+    if beside.is_file():
+        settings = _json({beside.name: beside.read_bytes()}, beside.name, str(beside))
+        parts = [settings, settings.get("text_config")]  # of models that see
+        ends = [
+            i for x in parts if isinstance(x, Mapping) for i in _ids(x, str(beside))
+        ]
         if ends:
             files[STOPS] = json.dumps({"eos_token_id": ends}).encode()
     templates = {}
-    for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja")):
+    for beside in sorted((file.parent / TEMPLATE_FOLDER).glob("*.jinja")):
         try:
-            templates[path.stem] = path.read_text("utf-8-sig")
+            templates[beside.stem] = beside.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise errors.DataError(f"{path}: {error}; save it as UTF-8") from error
+            raise errors.DataError(f"{beside}: {error}; save it as UTF-8") from error
     if templates:
         files[TEMPLATES] = json.dumps(templates).encode()
-    return files
+    try:
+        return {**files, model: file.read_bytes()}
+    except OSError as error:
+        raise errors.DataError(f"tokenizer.path: {file}: {error.strerror}") from error
 
 
 def without_idle_stops(

@@ -50,11 +50,6 @@ BUILT_IN = {
 OTHER = BuiltIn("")  # of the tokenizer, or of a file
 
 
-def is_literal(format: str | None) -> bool:
-    """Whether this is a literal format; see `BuiltIn`."""
-    return BUILT_IN.get(format, OTHER).literal
-
-
 def keep(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
     """The tokenizer with the template of this format among its files.
 
@@ -65,7 +60,7 @@ def keep(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
     Raises:
       ConfigError: there is no such template.
     """
-    if format in (None, OWN) or is_literal(format):
+    if format in (None, OWN) or BUILT_IN.get(format, OTHER).literal:
         return tok
     try:
         template = _read(format)
