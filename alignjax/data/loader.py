@@ -152,7 +152,7 @@ def build(
     packing = text if data == "text" else groups
     _check(cfg, tok, packing.problems(cfg, data), split)
     if cfg.chat is not None:
-        tok = templates.keep(tok, cfg.chat)
+        tok = templates.with_template(tok, cfg.chat)
         chat.of(tok, cfg.chat)  # or a ConfigError
     own = split == "validation" and bool(cfg.validation_sources)
     field = "validation_sources" if own else "sources"

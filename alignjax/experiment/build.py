@@ -160,10 +160,10 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
 def _tokenizer(c: sections.Config, parent: initial.RunAtStep | None, cache_dir):
     """The parent's tokenizer, or a config's own, with the chat template of the data."""
     if c.tokenizer is None:
-        return templates.keep(initial.load_tokenizer(parent), c.data.chat)
+        return templates.with_template(initial.load_tokenizer(parent), c.data.chat)
     sources = loader.load_sources(c.data.sources, "data.sources").values()
     tok = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
-    return templates.keep(tok, c.data.chat)
+    return templates.with_template(tok, c.data.chat)
 
 
 def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):

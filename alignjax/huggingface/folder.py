@@ -72,7 +72,7 @@ class Folder:
     @functools.cached_property
     def chat(self) -> bool:
         """Whether its tokenizer has a chat template."""
-        return self.tokenizer is not None and templates.with_tokenizer(self.tokenizer)
+        return self.tokenizer is not None and templates.has_own(self.tokenizer)
 
     @functools.cached_property
     def bos(self) -> bool:

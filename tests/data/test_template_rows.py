@@ -192,7 +192,7 @@ def load_pair() -> records.Source:
     "format, start", [("chatml", "<|im_start|>"), ("mistral", "[INST]")]
 )
 def test_long_prompts_are_cut_where_a_turn_begins(tmp_path, format, start):
-    assert chat.of(TOK, format).cuts(True) == (1, (TOK.control[start],))
+    assert chat.of(TOK, format).prompt_cuts(True) == (1, (TOK.control[start],))
     cfg = loader.DataConfig(
         sources={"a": {"kind": "test_template_rows:load_pair"}},
         validation_fraction=0,

@@ -262,14 +262,16 @@ def test_a_tokenizers_template_that_is_none_is_refused_by_name(name, content, re
 
 def test_a_run_keeps_the_template_that_it_learned(tmp_path):
     path = template(tmp_path, PLAIN)
-    tok = templates.keep(TOK, path)
+    tok = templates.with_template(TOK, path)
     expected = chat.of(tok, path).prompt_ids(DIALOGUE[:1], False)
     tok.save(tmp_path / "kept")
     (tmp_path / "own.jinja").unlink()
     again = base.load(tmp_path / "kept")
     assert chat.of(again, path).prompt_ids(DIALOGUE[:1], False) == expected
-    assert templates.keep(TOK, "roles") is TOK and templates.keep(TOK, None) is TOK
-    assert templates.keep(TOK, "chatml").identity != tok.identity != TOK.identity
+    first = templates.with_template(TOK, "chatml")
+    assert first.identity != tok.identity != TOK.identity
+    for format in ("roles", None):
+        assert templates.with_template(TOK, format) is TOK
 
 
 def test_tokens_are_made_again_where_the_template_changes(tmp_path):

@@ -67,9 +67,9 @@ def tokenize(
     for dialogue, replies, tokens in zip(dialogues, spans, encoded, strict=True):
         weights = np.zeros(len(tokens.ids))
         for start, stop in replies:
-            first, last = form.reply(tokens, start, stop)
+            first, last = form.reply_tokens(tokens, start, stop)
             weights[first:last] = dialogue.weight
-        ids = form.started(tokens.ids.tolist(), bos)
+        ids = form.with_bos(tokens.ids.tolist(), bos)
         before = np.zeros(len(ids) - len(weights))
         rows.append(tokenizing.Tokens(ids, np.concatenate([before, weights])))
     return rows

@@ -63,7 +63,7 @@ class ChatFormat(NamedTuple):
       control: finds what turns may not spell or, in a literal format, spell as text.
       stop_ids: tokens that end a turn of the assistant: the one that the template
         writes, then those that the tokenizer has.
-      before: what a template writes before each reply.
+      prefix: what a template writes before the text of each reply.
       probe: turns that it can write, the last one the user's.
       text_arguments: whether it writes arguments of calls only as JSON text.
     """
@@ -76,7 +76,7 @@ class ChatFormat(NamedTuple):
     special: Mapping[str, int]
     control: re.Pattern
     stop_ids: tuple[int, ...] = ()
-    before: str = ""
+    prefix: str = ""
     probe: tuple[records.Turn, ...] = ()
     text_arguments: bool = False
 
@@ -112,7 +112,7 @@ class ChatFormat(NamedTuple):
         self.check_spelling(records.Chat(turns))
         (rendered,) = self.render([Request(turns, prompt=True)])
         (tokens,) = self.encode([rendered.text])
-        return self.started(tokens.ids.tolist(), bos)
+        return self.with_bos(tokens.ids.tolist(), bos)
 
     def replies(
         self, groups: Sequence[records.Comparison], bos: bool
@@ -140,7 +140,7 @@ class ChatFormat(NamedTuple):
             prompt, tokens = next(rendered)
             wholes = itertools.islice(rendered, len(group.responses))
             responses = [self._response(prompt, tokens.ids, *whole) for whole in wholes]
-            rows.append((self.started(tokens.ids.tolist(), bos), responses))
+            rows.append((self.with_bos(tokens.ids.tolist(), bos), responses))
         return rows
 
     def response_ids(self, text: str) -> list[int]:
@@ -156,9 +156,9 @@ class ChatFormat(NamedTuple):
         """The text of a response, up to what ends it, without what begins them all."""
         ids = [int(i) for i in ids]
         end = next((n for n, i in enumerate(ids) if i in self.stop_ids), len(ids))
-        return self.tok.decode(ids[:end]).removeprefix(self.before)
+        return self.tok.decode(ids[:end]).removeprefix(self.prefix)
 
-    def cuts(self, bos: bool) -> tuple[int, tuple[int, ...]]:
+    def prompt_cuts(self, bos: bool) -> tuple[int, tuple[int, ...]]:
         """Where prompts may be cut: how many tokens stay, and which begin a turn."""
         if self.literal:
             return int(bos), tuple(self.special[f"<{role}>"] for role in (SYSTEM, USER))
@@ -169,8 +169,8 @@ class ChatFormat(NamedTuple):
     def edges(self) -> tuple[int, int]:
         """Tokens that a turn of the user begins with, and those after a prompt's text.
 
-        The first of the former is one of `cuts`; what makes the assistant speak is of
-        the latter.
+        The first of the former is one of `prompt_cuts`; what makes the assistant speak
+        is of the latter.
         """
         ((text, _),) = self.render([Request(self.probe, prompt=True)])
         question = "\0" if self.literal else QUESTION
@@ -198,7 +198,7 @@ class ChatFormat(NamedTuple):
         messages = []
         for i, (role, text) in enumerate(request.turns):
             if self.literal:
-                text = f"\0{self.control.sub(_parted, text)}\0"
+                text = f"\0{self.control.sub(_as_text, text)}\0"
             more = (request.fields and request.fields[i]) or {}
             if self.text_arguments and CALLS in more:
                 more = {**more, CALLS: [_with_text(call) for call in more[CALLS]]}
@@ -234,7 +234,7 @@ class ChatFormat(NamedTuple):
         match = special_tokens.pattern(names).search(text, start)
         return match.end() if match else len(text)
 
-    def reply(
+    def reply_tokens(
         self, tokens: special_tokens.Placed, start: int, stop: int
     ) -> tuple[int, int]:
         """The tokens of a reply, from its first to the one that ends it.
@@ -289,10 +289,10 @@ class ChatFormat(NamedTuple):
             starts, stops = apart.starts + len(prompt), apart.stops + len(prompt)
             tokens = special_tokens.Placed(apart.ids, starts, stops)
         stop = self.end_of_turn(whole, len(prompt))
-        first, last = self.reply(tokens, len(prompt), stop)
+        first, last = self.reply_tokens(tokens, len(prompt), stop)
         return tokens.ids[first:last].tolist()
 
-    def started(self, ids: list[int], bos: bool) -> list[int]:
+    def with_bos(self, ids: list[int], bos: bool) -> list[int]:
         """The ids with one start token if `bos`: the template's or ours."""
         return [self.tok.bos_id, *ids] if bos and ids[:1] != [self.tok.bos_id] else ids
 
@@ -363,14 +363,14 @@ def of(tok: base.Tokenizer, format: str) -> ChatFormat:
       ConfigError: there is no such template, it cannot be rendered, or its replies do
         not end in a token of their own.
     """
-    key = _Same(tok)
+    key = _ByIdentity(tok)
     if format == templates.OWN:
         return _of(key, format, *_own_templates(key))
     source = templates.find(tok, format)  # a file may have changed
     return _of(key, format, source, source)
 
 
-class _Same:
+class _ByIdentity:
     """A tokenizer as a key of a cache, in which it stays: equal to itself only."""
 
     def __init__(self, tok: base.Tokenizer):
@@ -384,13 +384,13 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=16)
-def _own_templates(key: _Same) -> list[str]:
+def _own_templates(key: _ByIdentity) -> list[str]:
     """The tokenizer's own template, and that of dialogues with tools."""
     return [templates.find(key.tok, templates.OWN, tools=t) for t in (False, True)]
 
 
 @functools.lru_cache(maxsize=16)
-def _of(key: _Same, format: str, source: str, with_tools: str) -> ChatFormat:
+def _of(key: _ByIdentity, format: str, source: str, with_tools: str) -> ChatFormat:
     tok, built_in = key.tok, templates.BUILT_IN.get(format, templates.OTHER)
     special = special_tokens.ids_by_name(tok)
     if missing := [name for name in built_in.tokens if name not in special]:
@@ -436,12 +436,12 @@ def _of(key: _Same, format: str, source: str, with_tools: str) -> ChatFormat:
             f"{', '.join(special) or 'none that it has'}"
         )
     stop_ids = (end,) if form.literal else tuple(dict.fromkeys([end, *tok.stop_ids]))
-    before = whole[len(prompt) : at] if whole.startswith(prompt) else ""
+    prefix = whole[len(prompt) : at] if whole.startswith(prompt) else ""
     if form.literal:  # any prompt will do, also for a tokenizer of few characters
-        probe, before = ((USER, ""),), before.replace("\0", "")
+        probe, prefix = ((USER, ""),), prefix.replace("\0", "")
     text_arguments = not trusted and _wants_text(form, probe)
     return form._replace(
-        stop_ids=stop_ids, before=before, probe=probe, text_arguments=text_arguments
+        stop_ids=stop_ids, prefix=prefix, probe=probe, text_arguments=text_arguments
     )
 
 
@@ -508,7 +508,7 @@ def start_note(tok: base.Tokenizer, format: str | None, bos: bool) -> str | None
     )
 
 
-def _parted(name: re.Match) -> str:
+def _as_text(name: re.Match) -> str:
     """A name that is text, so that `special_tokens.encode_pieces` does not see it."""
     return f"{name[0][0]}\0{name[0][1:]}"
 

@@ -73,7 +73,7 @@ def layout(
       ConfigError: sources that lack a value, or have unequal numbers of responses.
     """
     form = chat.of(tok, cfg.chat)
-    head, turns = form.cuts(cfg.bos)
+    head, turns = form.prompt_cuts(cfg.bos)
     truncates = cfg.long_documents == TRUNCATE
     header, tail = form.edges() if truncates else (0, 0)
     packed = "packed" if cfg.pack == "best_fit" else "padded"

@@ -20,6 +20,7 @@ import numpy as np
 
 from alignjax import bounds, errors, registry
 from alignjax.data import records
+from alignjax.data.tokenizers import tokenizer_files
 from alignjax.storage import atomic, filenames, json_files
 
 FORMAT = 1
@@ -196,7 +197,12 @@ def build(
     """
     module = _module(cfg.kind)
     if cfg.path is not None or not module.TRAINED:
-        return from_files(cfg.kind, module.make(cfg, iter(())))
+        files = module.make(cfg, iter(()))
+        try:
+            files = tokenizer_files.without_idle_stops(files, module.from_files)
+        except errors.DataError as error:
+            raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
+        return module.from_files(files)
     sources = list(sources)
     data = [[source.kind, source.identity] for source in sources]
     key = json_files.digest([FORMAT, dataclasses.asdict(cfg), data, on_bad_row])

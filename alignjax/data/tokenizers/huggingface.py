@@ -30,17 +30,13 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
     ends a text is the config's, or else theirs.
 
     Raises:
-      ConfigError: no token that ends a text is named.
-      DataError: there is no such file, or it is not a tokenizer.
+      DataError: there is no such file.
     """
     del texts
     files = tokenizer_files.read(cfg.path, MODEL)
     if cfg.eos_token:
         files[NAMES] = json.dumps({"eos": cfg.eos_token}).encode()
-    try:
-        return tokenizer_files.without_idle_stops(files, from_files)
-    except errors.DataError as error:
-        raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
+    return files
 
 
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:

@@ -44,14 +44,10 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
 
     Raises:
       ConfigError: the corpus cannot fill the vocabulary, or overfills it.
-      DataError: the file is not a model.
+      DataError: there is no such file.
     """
     if cfg.path is not None:
-        files = tokenizer_files.read(cfg.path, llama_sentencepiece.MODEL)
-        try:
-            return tokenizer_files.without_idle_stops(files, from_files)
-        except errors.DataError as error:
-            raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
+        return tokenizer_files.read(cfg.path, llama_sentencepiece.MODEL)
     import sentencepiece
 
     model = io.BytesIO()

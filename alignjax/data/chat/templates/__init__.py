@@ -50,7 +50,7 @@ BUILT_IN = {
 OTHER = BuiltIn("")  # of the tokenizer, or of a file
 
 
-def keep(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
+def with_template(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
     """The tokenizer with the template of this format among its files.
 
     So a run can be read where the path is gone or the built-in one has changed, and
@@ -87,7 +87,7 @@ def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
     return kept["template"] if kept.get("format") == format else _read(format)
 
 
-def with_tokenizer(tok: base.Tokenizer) -> bool:
+def has_own(tok: base.Tokenizer) -> bool:
     """Whether a template came with the tokenizer, sound or not."""
     files = {FILE, tokenizer_files.TEMPLATES}
     return not files.isdisjoint(tok.files) or bool(
