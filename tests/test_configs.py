@@ -64,7 +64,7 @@ def batch_of(objective, c):
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_builds_and_traces(path, monkeypatch):
     section = load(path).get_config().to_dict()
-    before = lambda section, path: begun(section) if path == "init" else None
+    before = lambda section, path, network: begun(section) if path == "init" else None
     if section["model"].get("family") is None:
         monkeypatch.setattr(initial, "find_run", before)
     checked = build.check(section)
@@ -91,7 +91,7 @@ def test_builds_and_traces(path, monkeypatch):
 
 
 def test_a_baseline_of_other_rows_needs_another_row(monkeypatch):
-    before = lambda section, path: begun(section) if path == "init" else None
+    before = lambda section, path, network: begun(section) if path == "init" else None
     monkeypatch.setattr(initial, "find_run", before)
     section = load(pathlib.Path("dpo/hh.py")).get_config().to_dict()
     section["objective"] = {"name": "preference", "loss": "kto"}

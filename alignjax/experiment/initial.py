@@ -101,7 +101,9 @@ def _context(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, 
     scaled = any(fields.get(k, before.get(k)) != before.get(k) for k in scaling)
     shorter = isinstance(length, int) and length < longest
     inherited = c.positions == "rope" and not scaled and shorter
-    return {"context": fields.get("context") or (longest if inherited else None)}
+    context = fields.get("context") or (longest if inherited else None)
+    same = context is None and before.get("context") is None
+    return {} if same else {"context": context}
 
 
 def length_note(parent: RunAtStep, c: decoder_config.DecoderConfig) -> str | None:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from alignjax import errors
+from alignjax.data.tokenizers.tokenizer_files import TEMPLATE_FOLDER
 from alignjax.huggingface import config_json, folder, layout, tokenizer_files
 from alignjax.models import decoder_config, families
 from alignjax.storage import atomic, filenames, tensor_files
@@ -133,8 +134,7 @@ def write(
       ConfigError: the folder is not empty, the disk too full, or the name of a file is
         not plain.
     """
-    # Of what is beside the weights, a file may be in a folder.
-    names = [part for name in plan.extra for part in name.split("/", 1)]
+    names = [name.removeprefix(f"{TEMPLATE_FOLDER}/") for name in plan.extra]
     if problems := filenames.not_plain([*plan.files, *names]):
         raise errors.ConfigError(
             f"{target}: {', '.join(problems)} is no plain name of a file, so that it "

@@ -88,7 +88,7 @@ def test_a_tokenizer_with_such_a_file_is_not_loaded(tmp_path, escaping):
     hostile(tmp_path / "run" / "tokenizer", escaping)
     with pytest.raises(errors.DataError) as error:
         base.load(tmp_path / "run" / "tokenizer")
-    assert repr(escaping)[1:-1] in str(error.value)
+    assert repr(escaping)[1:60].rstrip("'") in str(error.value)
 
 
 def test_a_tokenizer_with_such_a_file_is_not_saved(tmp_path, escaping):
@@ -128,7 +128,7 @@ def test_an_index_of_shards_with_such_a_name_is_refused(tmp_path, escaping):
 
 
 def test_an_export_with_such_a_file_is_not_written(tmp_path, escaping):
-    plan = save.Plan((), {}, {}, {}, {escaping: b"echo owned"}, ())
+    plan = save.Plan((), {}, {}, {}, {}, {escaping: b"echo owned"}, ())
     with pytest.raises(errors.ConfigError):
         save.write(plan, {}, tmp_path / "out")
     assert everything(tmp_path) == []

@@ -55,7 +55,7 @@ def test_the_store_is_filled_once(folder, base):
     ("loss", "words"),
     [
         ("simpo", "reference: the objective asks none"),
-        ("kto", "reference.store: the loss asks mismatched of the reference"),
+        ("kto", "reference.store: the loss needs mismatched"),
     ],
 )
 def test_a_loss_without_a_store_is_refused(folder, base, loss, words):
@@ -68,4 +68,4 @@ def test_a_loss_without_a_store_is_refused(folder, base, loss, words):
 def test_training_refuses_it_as_early(folder, base):
     changes = {"init.run": str(base.path), "reference.store": True}
     text = refused(folder, dpo, **changes, **{"objective.loss": "tdpo1"})
-    assert text.startswith("reference.store: the loss asks reference_kl")
+    assert text.startswith("reference.store: the loss needs reference_kl")
