@@ -239,8 +239,7 @@ def test_every_file_says_what_it_is_for():
             offenders.append(f"{path}: a name that says nothing")
         if len(lines) > 500:
             warnings.warn(
-                f"{path} has {len(lines)} lines: is there a second idea?",
-                stacklevel=1,
+                f"{path} has {len(lines)} lines: is there a second idea?", stacklevel=1
             )
     assert not offenders
 

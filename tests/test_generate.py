@@ -11,15 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import (
-    analysis,
-    checkpoint,
-    errors,
-    generate,
-    models,
-    sampling,
-    types,
-)
+from alignjax import analysis, checkpoint, errors, generate, models, sampling, types
 from alignjax.data.tokenizers import base
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -126,7 +126,7 @@ def commands(root: pathlib.Path) -> dict[str, list]:
         "import": [*CONVERT, "import", source, imported],
         "export what was imported": [*CONVERT, "export", imported, root / "back"],
         "export it in float32": [
-            *(*CONVERT, "export", imported, root / "wide", "--dtype=float32"),
+            *(*CONVERT, "export", imported, root / "wide", "--dtype=float32")
         ],
         "export what was trained": [*CONVERT, "export", trained, root / "out"],
     }

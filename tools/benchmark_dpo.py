@@ -67,12 +67,7 @@ def load_pairs(args) -> tuple[list[tuple], int]:
     )
     tok = base.build(trained, sources, args.cache_dir, "skip")
     made = loader.build(
-        cfg,
-        tok,
-        length=args.length - 1,
-        seed=0,
-        cache_dir=args.cache_dir,
-        data="pairs",
+        cfg, tok, length=args.length - 1, seed=0, cache_dir=args.cache_dir, data="pairs"
     )
     if made.num_rows < args.pairs:
         raise SystemExit(f"--pairs: {args.pairs}, and {made.num_rows} fit --length")

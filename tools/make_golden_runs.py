@@ -54,10 +54,7 @@ RUNS = {
     "sft": (sft, {"init.run": str(FOLDER / "language_model")}),
     "reward_model": (reward, _FROM_SFT),
     "dpo": (dpo, _FROM_SFT),
-    "kto": (
-        dpo,
-        {**_FROM_SFT, "objective.loss": "kto", f"{_WORLD}.split": "labels"},
-    ),
+    "kto": (dpo, {**_FROM_SFT, "objective.loss": "kto", f"{_WORLD}.split": "labels"}),
     "lora": (
         dpo,
         {

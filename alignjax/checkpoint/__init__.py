@@ -4,7 +4,4 @@
 from alignjax.checkpoint.manager import Checkpoints
 from alignjax.checkpoint.retention import CheckpointConfig
 
-__all__ = [
-    "CheckpointConfig",
-    "Checkpoints",
-]
+__all__ = ["CheckpointConfig", "Checkpoints"]

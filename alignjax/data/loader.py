@@ -168,12 +168,7 @@ def build(
             raise errors.DataError(f"{path}.{name}: {error}") from error
     mismatched = data == "labels" and bool(batch_size)
     layout = packing.layout(
-        cfg,
-        length,
-        tok=tok,
-        caches=caches,
-        values=values,
-        mismatched=mismatched,
+        cfg, length, tok=tok, caches=caches, values=values, mismatched=mismatched
     )
     parts, empty = [], {}
     for name, tokens in zip(opened, caches.values(), strict=True):

@@ -45,12 +45,7 @@ def aot_unpaired_quantiles(policy, reference, *, weight_B=None):
 
 @loss(statistic=aot_quantiles, margin=True)
 def aot(
-    policy,
-    reference,
-    *,
-    statistic,
-    beta: Positive = 0.01,
-    label_smoothing: Noise = 0.0,
+    policy, reference, *, statistic, beta: Positive = 0.01, label_smoothing: Noise = 0.0
 ):
     """AOT of pairs, arXiv:2406.05882: -log s(beta (sort(lw - ll) - sort(ref))_i).
 
@@ -64,12 +59,7 @@ def aot(
 
 @loss(statistic=aot_unpaired_quantiles)
 def aot_unpaired(
-    policy,
-    reference,
-    *,
-    statistic,
-    beta: Positive = 0.01,
-    label_smoothing: Noise = 0.0,
+    policy, reference, *, statistic, beta: Positive = 0.01, label_smoothing: Noise = 0.0
 ):
     """AOT unpaired, arXiv:2406.05882: -log s(beta (sort(c) - sort(r))_i).
 
@@ -96,14 +86,7 @@ class BetaStatistic(NamedTuple):
 
 
 def beta_statistic(
-    policy,
-    reference,
-    *,
-    drop,
-    center=None,
-    spread=None,
-    key=None,
-    weight_B=None,
+    policy, reference, *, drop, center=None, spread=None, key=None, weight_B=None
 ) -> BetaStatistic:
     """Chooses the pairs that `beta_dpo` keeps, and measures their mean margin.
 

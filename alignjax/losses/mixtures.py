@@ -83,12 +83,7 @@ def rpo(policy, reference, *, beta: Positive = 0.01, eta: NonNegative = 0.005):
 
 @loss(statistic=mean_chosen_length)
 def rpo_trl(
-    policy,
-    reference,
-    *,
-    statistic,
-    beta: Positive = 0.01,
-    eta: NonNegative = 0.005,
+    policy, reference, *, statistic, beta: Positive = 0.01, eta: NonNegative = 0.005
 ):
     """Regularised PO as in TRL, arXiv:2405.16436: `dpo` + eta `nll_token`."""
     nll_B = nll_token(policy, reference, statistic=statistic)

@@ -98,11 +98,7 @@ def rso_acceptance(reward_N, *, beta: float = 0.5):
 
 @loss(margin=True)
 def exo_pair(
-    policy,
-    reference,
-    *,
-    beta: Positive = 0.1,
-    label_smoothing: PositiveNoise = 1e-3,
+    policy, reference, *, beta: Positive = 0.1, label_smoothing: PositiveNoise = 1e-3
 ):
     """EXO of pairs, arXiv:2402.00856 Eq. 16: KL(q || (1-e, e)), q = s(beta D).
 

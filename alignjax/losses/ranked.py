@@ -31,12 +31,7 @@ def plackett_luce_dpo(policy: LogProbs, reference: LogProbs, *, beta: Positive =
 
 @loss(inputs=("reward_BK",))
 def infonca(
-    policy,
-    reference,
-    *,
-    reward_BK,
-    beta: Positive = 0.01,
-    temperature: Positive = 1.0,
+    policy, reference, *, reward_BK, beta: Positive = 0.01, temperature: Positive = 1.0
 ):
     """InfoNCA, arXiv:2402.05369: -sum_i p_i log q_i. Two with a sure label: `dpo`."""
     q_BK, p_BK = _log_softmaxes(policy, reference, reward_BK, beta, temperature)
@@ -45,12 +40,7 @@ def infonca(
 
 @loss(inputs=("reward_BK",))
 def nca(
-    policy,
-    reference,
-    *,
-    reward_BK,
-    beta: Positive = 0.01,
-    temperature: Positive = 1.0,
+    policy, reference, *, reward_BK, beta: Positive = 0.01, temperature: Positive = 1.0
 ):
     """NCA, arXiv:2402.05369: -sum_i [p_i log s(beta x_i) + log s(-beta x_i)/K]."""
     z_BK = beta * scores.log_ratio(policy, reference)
@@ -62,12 +52,7 @@ def nca(
 
 @loss(inputs=("reward_BK",))
 def exo(
-    policy,
-    reference,
-    *,
-    reward_BK,
-    beta: Positive = 0.1,
-    temperature: Positive = 1.0,
+    policy, reference, *, reward_BK, beta: Positive = 0.1, temperature: Positive = 1.0
 ):
     """EXO, arXiv:2402.00856: KL(q || p), the reverse of InfoNCA's."""
     q_BK, p_BK = _log_softmaxes(policy, reference, reward_BK, beta, temperature)

@@ -11,14 +11,7 @@ import jax.numpy as jnp
 
 from alignjax import errors, trees, types
 from alignjax.distributed import sharding
-from alignjax.models import (
-    attention,
-    block,
-    decoder_config,
-    kv_cache,
-    layers,
-    rope,
-)
+from alignjax.models import attention, block, decoder_config, kv_cache, layers, rope
 from alignjax.tracking import throughput
 
 REMAT_POLICIES = {  # what the forward pass saves for the backward pass

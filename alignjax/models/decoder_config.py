@@ -163,11 +163,7 @@ class DecoderConfig:
             return None
         dropout = self.lora_dropout if train else 0.0
         return projection.Lora(
-            self.lora_rank,
-            self.lora_scale,
-            self.lora_targets,
-            dropout,
-            self.lora_dora,
+            self.lora_rank, self.lora_scale, self.lora_targets, dropout, self.lora_dora
         )
 
     @property

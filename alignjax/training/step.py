@@ -99,10 +99,7 @@ def _split(tree, parts: int):
 
 def _join(tree):
     """The rows of arrays [parts, B / parts, ...] in the order before `_split`."""
-    return jax.tree.map(
-        lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]),
-        tree,
-    )
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 def make_eval_step(objective: Objective):

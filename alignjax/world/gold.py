@@ -17,14 +17,7 @@ from alignjax.world import lexicon, prompts
 from alignjax.world.tasks import TASKS
 
 WRONG, MALFORMED = "wrong", "malformed"
-TAGS = (
-    prompts.RIGHT,
-    WRONG,
-    prompts.REFUSE,
-    prompts.ABSTAIN,
-    prompts.BLOCK,
-    MALFORMED,
-)
+TAGS = (prompts.RIGHT, WRONG, prompts.REFUSE, prompts.ABSTAIN, prompts.BLOCK, MALFORMED)
 
 # The value of a reply: best mode of the prompt -> tag of the reply.
 WORTH = {

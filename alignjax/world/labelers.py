@@ -119,10 +119,7 @@ def _vote(labeler: Labeler, gaps: list[float]) -> float:
 
 
 def prefers(
-    labeler: Labeler,
-    prompt: prompts.Prompt,
-    first: gold.Reward,
-    second: gold.Reward,
+    labeler: Labeler, prompt: prompts.Prompt, first: gold.Reward, second: gold.Reward
 ) -> float:
     """P(first > second), flips included."""
     gaps = [

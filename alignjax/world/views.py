@@ -12,14 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alignjax.data import records
-from alignjax.world import (
-    corpus,
-    examples,
-    knowledge,
-    prompts,
-    reaches,
-    replies,
-)
+from alignjax.world import corpus, examples, knowledge, prompts, reaches, replies
 from alignjax.world.tasks import WEIGHTS
 
 # Raised whenever the same seed no longer gives the same examples: it names the data.

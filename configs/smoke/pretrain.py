@@ -16,12 +16,7 @@ def get_config():
     c.model.max_length = 512
     c.tokenizer.kind = "bytes"
     c.tokenizer.control_tokens = ("<system>", "<user>", "<assistant>", "<end>")
-    c.data.sources.text = dict(
-        kind="world",
-        preset="nano",
-        documents=300,
-        weight=1.0,
-    )
+    c.data.sources.text = dict(kind="world", preset="nano", documents=300, weight=1.0)
     c.data.validation_fraction = 0.1
     c.optimizer.learning_rate = 3e-3
     c.schedule.warmup_steps = 4

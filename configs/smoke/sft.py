@@ -14,11 +14,7 @@ def get_config():
     c = base.sft()
     c.steps, c.batch_size, c.length = 8, 8, 320
     c.data.sources.world = dict(
-        kind="world",
-        preset="nano",
-        split="demonstrations",
-        documents=64,
-        weight=1.0,
+        kind="world", preset="nano", split="demonstrations", documents=64, weight=1.0
     )
     c.data.validation_fraction = 0.2
     c.optimizer.learning_rate = 1e-3

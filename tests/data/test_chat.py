@@ -222,10 +222,7 @@ def test_the_same_prompt_is_held_out_on_one_side(tmp_path):
     # Nor may one that goes on where another stops be on the other side.
     system, other = ("system", "be kind"), ("user", "other")
     assert key(USER, REPLY) == key(USER, REPLY, other, REPLY)
-    assert key(system, USER, REPLY) not in (
-        key(USER, REPLY),
-        key(system, other, REPLY),
-    )
+    assert key(system, USER, REPLY) not in (key(USER, REPLY), key(system, other, REPLY))
 
 
 def everything(*documents):

@@ -52,10 +52,7 @@ def wait_until_running(child):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [
-        (signal.SIGTERM, errors.PREEMPTED),
-        (signal.SIGINT, errors.INTERRUPTED),
-    ],
+    [(signal.SIGTERM, errors.PREEMPTED), (signal.SIGINT, errors.INTERRUPTED)],
 )
 def test_a_signal_saves_and_exits(number, code):
     child = start()
@@ -104,10 +101,7 @@ def test_all_processes_stop_at_the_same_step(count, number):
     saved = {output for output, _ in results}
     assert len(saved) == 1 and saved.pop().startswith("saved"), results
     codes = [child.returncode for child in children]
-    signalled = {
-        signal.SIGTERM: errors.PREEMPTED,
-        signal.SIGINT: errors.INTERRUPTED,
-    }
+    signalled = {signal.SIGTERM: errors.PREEMPTED, signal.SIGINT: errors.INTERRUPTED}
     assert codes == [errors.PREEMPTED] * (count - 1) + [signalled[number]]
 
 

@@ -89,10 +89,7 @@ def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
         ("objective.bta=1", "objective.bta: unknown field; did you mean 'beta'"),
         ("objective.gamma=1", "objective.gamma: unknown field"),  # of other losses
         ("data.sources.world.documets=1", "data.sources.world.documets: unknown"),
-        (
-            "data.train_onn=all",
-            "data.train_onn: unknown field; did you mean 'train_",
-        ),
+        ("data.train_onn=all", "data.train_onn: unknown field; did you mean 'train_"),
         ("steps=many", "steps: 'many'"),
         ("steps=0", "steps: 0 is not at least 1"),
         ("steps.x=1", "steps.x: unknown"),

@@ -33,8 +33,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hidden",
-    [".ipynb_checkpoints/rows.jsonl", "._rows.jsonl", "more/.git/rows.jsonl"],
+    "hidden", [".ipynb_checkpoints/rows.jsonl", "._rows.jsonl", "more/.git/rows.jsonl"]
 )
 def test_hidden_copies_in_a_folder_are_left_out(tmp_path, hidden):
     folder, data = byte_llama.write(tmp_path / "model"), tmp_path / "data"

@@ -31,11 +31,7 @@ def test_there_and_back_it_computes_the_same(family, kind, tmp_path):
     run = conversion.import_adapters(folder, opened.path, tmp_path / "run")
     wanted = adapted.logits(c, whole, TOKENS)
     again = run.model.config
-    found = adapted.logits(
-        adapted.in_float32(again),
-        adapted.params(run, {}),
-        TOKENS,
-    )
+    found = adapted.logits(adapted.in_float32(again), adapted.params(run, {}), TOKENS)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     plain = adapted.logits(c, adapted.params(opened, {}), TOKENS)
     assert np.abs(wanted - plain).max() > 1e-2

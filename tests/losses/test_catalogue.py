@@ -114,14 +114,8 @@ def mistypes(policy, reference, *, beta: "flaot" = 1.0):  # noqa: F821
     [
         (reduces, r"reduces returns shape \(\) for 5 pairs; it must return one value"),
         (keeps_sides, r"keeps_sides returns shape \(5, 2\)"),
-        (
-            reads_the_reference,
-            "AttributeError: .* length .*, and no reference",
-        ),
-        (
-            reads_the_head,
-            "TypeError: .* it total, length of each response, and a ",
-        ),
+        (reads_the_reference, "AttributeError: .* length .*, and no reference"),
+        (reads_the_head, "TypeError: .* it total, length of each response, and a "),
         (mistypes, "mistypes: in its annotations, name 'flaot' is not defined"),
     ],
 )

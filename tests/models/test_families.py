@@ -199,11 +199,7 @@ def test_which_layers_have_windows():
         windows("gemma2", **for_all | dict(sliding_window=None), layer_types=kinds)
 
 
-PHI = dict(
-    type="longrope",
-    short_factor=[1.0, 1.1],
-    long_factor=[2.0, 4.0],
-)
+PHI = dict(type="longrope", short_factor=[1.0, 1.1], long_factor=[2.0, 4.0])
 
 
 @pytest.mark.parametrize(

@@ -292,9 +292,7 @@ def test_hidden_states_are_the_same_with_and_without_routing(tiny):
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [dict(remat="full"), dict(unroll=2, remat="dots")],
-    ids=str,
+    "changed", [dict(remat="full"), dict(unroll=2, remat="dots")], ids=str
 )
 def test_how_it_is_computed_changes_neither_value_nor_gradient(tiny, changed):
     row = small.one_document()

@@ -306,10 +306,7 @@ def test_what_the_batch_lacks_is_named():
         (dict(loss="dpp"), ["objective.loss", "'dpp'", "dpop"]),
         (dict(loss=""), ["objective.loss: unknown loss ''"]),
         (dict(loss="f_dpo", divergence="x"), ["objective.divergence: unknown", "x"]),
-        (
-            dict(loss=f"{__name__}:reduced"),
-            ["objective.loss: reduced returns"],
-        ),
+        (dict(loss=f"{__name__}:reduced"), ["objective.loss: reduced returns"]),
         (dict(loss=f"{__name__}:rated"), ["objective.loss", "is of ratings", "labels"]),
         (
             dict(mixture={"f_dpo": {"weight": 1.0, "link": "x"}}),
@@ -317,10 +314,7 @@ def test_what_the_batch_lacks_is_named():
         ),
         (
             dict(mixture={f"{__name__}:reduced": 1.0, f"{__name__}:outside": 1.0}),
-            [
-                "reduced.loss: reduced returns",
-                "outside is of labels",
-            ],
+            ["reduced.loss: reduced returns", "outside is of labels"],
         ),
         (dict(beta=-1.0), ["objective.beta", "-1.0 is not above 0"]),
         (dict(beta="x"), ["objective.beta", "'x' is str"]),

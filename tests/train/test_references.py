@@ -177,8 +177,7 @@ BASES = {
 
 
 @pytest.fixture(
-    scope="module",
-    params=[pytest.param("nf4", marks=pytest.mark.slow), "int8"],
+    scope="module", params=[pytest.param("nf4", marks=pytest.mark.slow), "int8"]
 )
 def narrow(request, folder, tuned):
     """DPO of adapters on a base in fewer bits, which is the reference too."""
@@ -259,11 +258,7 @@ MOVES = {
         "reference.update_share": 0.6,
         "trainable": "layers/mlp/.*",
     },
-    "hard": {
-        "reference.update_every": 3,
-        "evaluation.every": None,
-        **ADAPTERS,
-    },
+    "hard": {"reference.update_every": 3, "evaluation.every": None, **ADAPTERS},
 }
 
 

@@ -7,15 +7,7 @@ import re
 
 import pytest
 
-from alignjax.world import (
-    chance,
-    corpus,
-    knowledge,
-    lexicon,
-    procedures,
-    turns,
-    views,
-)
+from alignjax.world import chance, corpus, knowledge, lexicon, procedures, turns, views
 
 PRESETS = ("nano", "small")
 DOCUMENTS = 4_000

@@ -7,14 +7,7 @@ import random
 
 import pytest
 
-from alignjax.world import (
-    chance,
-    gold,
-    knowledge,
-    prompts,
-    reaches,
-    replies,
-)
+from alignjax.world import chance, gold, knowledge, prompts, reaches, replies
 from alignjax.world.tasks import TASKS, WEIGHTS, draw_prompt
 
 PRESETS = ("nano", "small")

@@ -20,14 +20,7 @@ from alignjax.world import (
 from alignjax.world.tasks import NANO_WEIGHTS, WEIGHTS
 
 PRESETS = ("nano", "small")
-TRAINING = (
-    "demonstrations",
-    "preferences",
-    "edits",
-    "rankings",
-    "labels",
-    "prompts",
-)
+TRAINING = ("demonstrations", "preferences", "edits", "rankings", "labels", "prompts")
 
 
 @pytest.fixture(scope="module", params=PRESETS)

@@ -89,11 +89,7 @@ PLAIN = [
     _dpo("aot_unpaired", "aot_unpaired", options=SMOOTH),
     _dpo("apo_zero", "apo_zero"),
     _dpo("apo_down", "apo_down"),
-    _dpo(
-        "discopop",
-        "discopop",
-        options=({"discopop_tau": 0.1}, {"temperature": 0.1}),
-    ),
+    _dpo("discopop", "discopop", options=({"discopop_tau": 0.1}, {"temperature": 0.1})),
     _dpo("discopop", "discopop", beta=100.0, why=OVERFLOW),
     _dpo("sigmoid_norm", "ln_dpo", beta=5.0),
 ]
@@ -169,10 +165,7 @@ DIVERGENCES = [
     _dpo(
         loss,
         "f_dpo",
-        options=(
-            {**divergence[0], **link[0]},
-            {**divergence[1], **link[1]},
-        ),
+        options=({**divergence[0], **link[0]}, {**divergence[1], **link[1]}),
     )
     for divergence in _DIVERGENCES.values()
     for loss, link in _LINKS.items()
@@ -271,10 +264,7 @@ REFERENCE_FREE = [
         {"beta": 0.3, "label_smoothing": 0.1},
         {"loss": "cpo_trl", "beta": 0.3, "label_smoothing": 0.1},
     ),
-    _cpo(
-        {"beta": 0.3, "cpo_alpha": 0.0},
-        {"loss": "cpo", "beta": 0.3, "alpha": 0.0},
-    ),
+    _cpo({"beta": 0.3, "cpo_alpha": 0.0}, {"loss": "cpo", "beta": 0.3, "alpha": 0.0}),
     _cpo(
         {"beta": 0.3},
         {"loss": "cpo", "beta": 0.3},
@@ -302,12 +292,7 @@ REFERENCE_FREE = [
     ),
     _cpo(
         {"beta": 2.0, "loss_type": "simpo", "simpo_gamma": 0.8},
-        {
-            "mixture": {
-                "simpo": {"weight": 1.0, "beta": 2.0, "gamma": 0.8},
-                **_PLUS_NLL,
-            }
-        },
+        {"mixture": {"simpo": {"weight": 1.0, "beta": 2.0, "gamma": 0.8}, **_PLUS_NLL}},
         metrics=_A_TOKEN,
         note="TRL's simpo adds a likelihood term unless cpo_alpha is 0",
     ),

@@ -75,8 +75,7 @@ CASES = {
         ),
     ),
     "llama2": Case(
-        "llama",
-        _SIZES | dict(num_key_value_heads=4, tie_word_embeddings=False),
+        "llama", _SIZES | dict(num_key_value_heads=4, tie_word_embeddings=False)
     ),
     "llama3": Case(
         "llama",

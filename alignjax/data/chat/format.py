@@ -32,10 +32,7 @@ ROLES = (SYSTEM, "developer", USER, ASSISTANT, "tool")
 LITERAL_ROLES = (SYSTEM, USER, ASSISTANT)
 
 QUESTION, REPLY, MORE = "what does alignjax ask", "so alignjax replies", "and what then"
-PROBES = (
-    ((USER, QUESTION),),
-    ((SYSTEM, "alignjax begins"), (USER, QUESTION)),
-)
+PROBES = (((USER, QUESTION),), ((SYSTEM, "alignjax begins"), (USER, QUESTION)))
 CALLS = "tool_calls"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 

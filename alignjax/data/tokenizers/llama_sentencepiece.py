@@ -17,12 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from alignjax import errors
-from alignjax.data.tokenizers import (
-    base,
-    special_tokens,
-    tokenizer_files,
-    word_cache,
-)
+from alignjax.data.tokenizers import base, special_tokens, tokenizer_files, word_cache
 
 MODEL = "tokenizer.model"
 # Appended to a serialized model, of which later fields count: normalizer_spec (3) with

@@ -18,10 +18,7 @@ DEFAULTS = gemma.DEFAULTS | dict(
 )
 
 _SIZE = dict(
-    head_dim=256,
-    attention_scale=256**-0.5,
-    local_rope_theta=10_000.0,
-    dtype="bfloat16",
+    head_dim=256, attention_scale=256**-0.5, local_rope_theta=10_000.0, dtype="bfloat16"
 )
 _SHORT = _SIZE | dict(vocab_size=262_144, max_length=32_768, window=512)
 _LONG = _SIZE | dict(

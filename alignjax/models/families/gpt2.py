@@ -89,11 +89,7 @@ FAMILY = families.Family(
         "tie_word_embeddings": True,
     },
     activation=("activation_function",),
-    activations={
-        "gelu_new": "gelu",
-        "gelu": "gelu_exact",
-        "gelu_pytorch_tanh": "gelu",
-    },
+    activations={"gelu_new": "gelu", "gelu": "gelu_exact", "gelu_pytorch_tanh": "gelu"},
     fixed={
         "scale_attn_weights": (True, False, None),
         "scale_attn_by_inverse_layer_idx": (False,),

@@ -9,11 +9,7 @@ from __future__ import annotations
 from alignjax.models import families, tensor_names
 
 _LLAMA_2 = dict(
-    vocab_size=32_000,
-    norm_epsilon=1e-5,
-    max_length=4096,
-    tied=False,
-    dtype="bfloat16",
+    vocab_size=32_000, norm_epsilon=1e-5, max_length=4096, tied=False, dtype="bfloat16"
 )
 _LLAMA_3 = dict(
     vocab_size=128_256,
@@ -73,9 +69,5 @@ FAMILY = families.Family(
     tensors=tensor_names.table(mlp=tensor_names.MLP + tensor_names.MLP_BIASES),
     keys=families.KEYS | {"mlp_bias": "mlp_bias"},
     absent=families.ABSENT
-    | {
-        "max_position_embeddings": 2048,
-        "attention_bias": False,
-        "mlp_bias": False,
-    },
+    | {"max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
 )

@@ -26,9 +26,5 @@ FAMILY = families.Family(
     architecture="Olmo2ForCausalLM",
     tensors=tensor_names.table(tensor_names.NORMS_AFTER, tensor_names.QK_NORMS),
     absent=families.ABSENT
-    | {
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "attention_bias": False,
-    },
+    | {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "attention_bias": False},
 )

@@ -13,11 +13,7 @@ import re
 
 from alignjax.world import chance, prompts
 
-QUESTIONS = (
-    "what is {sum}?",
-    "can you work out {sum}?",
-    "how much is {sum}?",
-)
+QUESTIONS = ("what is {sum}?", "can you work out {sum}?", "how much is {sum}?")
 _EQUATION = r"([a-z]+) plus ([a-z]+) is ([a-z]+)\."
 _ONE = re.compile(_EQUATION)
 _TWO = re.compile(f"{_EQUATION} {_EQUATION}")
