@@ -102,7 +102,7 @@ def world_prompts(models: Sequence[run_models.RunModel], count: int):
             "whose prompts are asked"
         )
     town = world.build(section.get("preset") or "small", section.get("seed") or 0)
-    return [views.VIEWS["prompts"].read(town, "prompts", i) for i in range(count)]
+    return [views.read(town, "prompts", i) for i in range(count)]
 
 
 def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:

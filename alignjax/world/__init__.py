@@ -4,15 +4,15 @@
 Everything works offline and is the same on every machine. `load` is the data source;
 `gold_reward(prompt, response)` is the true reward of any reply.
 
-    people, procedures, lexicon    vocabulary, in two presets
-    chance, knowledge              random draws, and the facts of a town, from a seed
-    turns, prompts, reaches        dialogues, prompts, and what each split may ask
-    tasks/                         the kinds of prompts: how each is asked and parsed
-    replies, critiques             good and bad replies, and comments on them
-    gold, labelers                 the true reward, and labelers with known biases
-    corpus, examples, views        documents, and every data set: example i is
-                                   f(seed, split, i)
-    assessment/                    trained models measured on all of this
+    vocabulary, lexicon        names, things, acts and phrases, in two presets
+    chance, knowledge          random draws, and the facts of a town, from a seed
+    prompts, reaches           dialogues, prompts, and what each split may ask
+    tasks/                     the kinds of prompts: how each is asked and parsed
+    replies                    good replies and bad ones
+    gold, labelers             the true reward, and labelers with known biases
+    corpus, examples, views    documents, and every data set: example i is
+                               f(seed, split, i)
+    assessment/                trained models measured on all of this
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from alignjax import errors, registry
 from alignjax.data import records
 from alignjax.data.chat import format
-from alignjax.world import labelers, lexicon, turns, views
+from alignjax.world import labelers, prompts, views
 from alignjax.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.world.gold import Reward, gold_reward
 from alignjax.world.knowledge import World, build
@@ -83,37 +83,28 @@ def load(
       DataError: an unknown preset, split or labeler, a labeler for a split without
         one, or a number of documents that is not positive.
     """
-    if preset not in lexicon.LEXICONS:
-        remedy = registry.closest(preset, lexicon.LEXICONS)
-        raise errors.DataError(f"world preset {preset!r} is unknown; {remedy}")
-    splits = views.splits(preset)
-    if split not in splits:
-        remedy = registry.closest(split, splits)
-        raise errors.DataError(f"world split {split!r} is unknown; {remedy}")
-    count = splits[split] if documents is None else documents
+    name = views.find(preset, split)
+    count = views.splits(preset)[split] if documents is None else documents
     if count <= 0:
         raise errors.DataError(f"world documents={documents}: need one or more")
-    name = views.find(preset, split)
-    view = views.VIEWS[name]
-    judge = labeler or "clean"
-    if labeler is not None and not view.labeled:
+    judge, labeled = labeler or "clean", views.VIEWS[name].labeled
+    if labeler is not None and not labeled:
         raise errors.DataError(
             f"world labeler={labeler!r}: split {split!r} has no labeler; leave it out"
         )
     if judge not in labelers.LABELERS:
         remedy = registry.closest(judge, labelers.LABELERS)
         raise errors.DataError(f"world labeler {judge!r} is unknown; {remedy}")
-    if dialogues is not None and split != "pretrain":
+    if dialogues not in (None, "text", "chat") or (dialogues and split != "pretrain"):
         raise errors.DataError(
-            f"world dialogues={dialogues!r}: only of split 'pretrain'; leave it out"
+            f"world dialogues={dialogues!r} of split {split!r}: only 'pretrain' has "
+            "them, as 'text' or as 'chat'; leave it out"
         )
-    if dialogues not in (None, "text", "chat"):
-        raise errors.DataError(f"world dialogues={dialogues!r} is not text or chat")
 
     def stream() -> Iterator[tuple[str, Any]]:
         town = build(preset, seed)
         for index in range(count):
-            record = view.read(town, split, index, judge)
+            record = views.read(town, split, index, judge)
             if dialogues == "chat":
                 record = as_chat(record)
             yield f"world/{preset}/{split}:{index}", record
@@ -125,7 +116,7 @@ def load(
         "sizes": {split: count},
         "generator": views.GENERATOR,
     }
-    if view.labeled:
+    if labeled:
         identity["labeler"] = judge
     if dialogues == "chat":
         identity["dialogues"] = dialogues
@@ -135,8 +126,8 @@ def load(
 
 def as_chat(document: records.Text) -> records.Text | records.Chat:
     """A document as a dialogue, if all of it is one that an assistant ends."""
-    dialogue = turns.parse(document.text)
+    dialogue = prompts.parse(document.text)
     fault = format.fault_of_turns(dialogue, literal=True)
-    if fault or dialogue[-1][0] != turns.ASSISTANT:
+    if fault or dialogue[-1][0] != prompts.ASSISTANT:
         return document
     return records.Chat(dialogue)

@@ -38,7 +38,7 @@ def build(preset: str, seed: int) -> World:
     """The town of `seed`, in the language of `preset`.
 
     Raises:
-      ValueError: there is no such preset.
+      DataError: there is no such preset.
     """
     words = lexicon.find(preset)
     rng = chance.stream(seed, preset, "knowledge")

@@ -15,7 +15,7 @@ import math
 import random
 from typing import NamedTuple
 
-from alignjax.world import gold, procedures, prompts
+from alignjax.world import gold, prompts, vocabulary
 
 _LENGTH_UNIT = 10
 _DECIMALS = 9
@@ -76,7 +76,7 @@ LABELERS = {
 }
 
 
-_TRIGGERS = frozenset(act.split()[0] for act in procedures.UNSAFE)
+_TRIGGERS = frozenset(act.split()[0] for act in vocabulary.UNSAFE)
 
 
 def _lazily_safe(prompt: prompts.Prompt, reward: gold.Reward) -> bool:

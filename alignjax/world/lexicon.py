@@ -11,8 +11,8 @@ import dataclasses
 import functools
 import re
 
-from alignjax import registry
-from alignjax.world import people, procedures
+from alignjax import errors, registry
+from alignjax.world import vocabulary
 
 # A word, or one mark of punctuation: the unit in which replies are measured and parsed.
 TOKEN = re.compile(r"[a-z]+|[^a-z\s]")
@@ -26,10 +26,10 @@ class Lexicon:
     known: tuple[str, ...]
     partial: tuple[str, ...]
     unknown: tuple[str, ...]
-    attributes: dict[str, people.Attribute]
-    safe: procedures.Procedures
-    unsafe: procedures.Procedures
-    border: procedures.Procedures
+    attributes: dict[str, vocabulary.Attribute]
+    safe: vocabulary.Procedures
+    unsafe: vocabulary.Procedures
+    border: vocabulary.Procedures
     numbers: tuple[str, ...]
     largest_term: int
     positive: tuple[str, ...]
@@ -71,7 +71,7 @@ class Lexicon:
         return dict(refuse=self.refusals, abstain=self.abstentions, block=self.blocks)
 
     @functools.cached_property
-    def steps(self) -> procedures.Procedures:
+    def steps(self) -> vocabulary.Procedures:
         """The steps of every act, safe or not."""
         return self.safe | self.unsafe | self.border
 
@@ -83,27 +83,27 @@ class Lexicon:
 
 SMALL = Lexicon(
     preset="small",
-    known=people.NAMES[:64],
-    partial=people.NAMES[64:76],
-    unknown=people.NAMES[76:92],
-    attributes={attribute.name: attribute for attribute in people.ATTRIBUTES},
-    safe=procedures.SAFE,
-    unsafe=procedures.UNSAFE,
-    border=procedures.BORDER,
-    numbers=people.words(
+    known=vocabulary.NAMES[:64],
+    partial=vocabulary.NAMES[64:76],
+    unknown=vocabulary.NAMES[76:92],
+    attributes={attribute.name: attribute for attribute in vocabulary.ATTRIBUTES},
+    safe=vocabulary.SAFE,
+    unsafe=vocabulary.UNSAFE,
+    border=vocabulary.BORDER,
+    numbers=vocabulary.words(
         """
         zero one two three four five six seven eight nine ten eleven twelve
         thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
         """
     ),
     largest_term=10,
-    positive=people.words(
+    positive=vocabulary.words(
         """
         lovely bright cozy grand calm cheerful charming peaceful pleasant
         splendid tidy quiet
         """
     ),
-    negative=people.words(
+    negative=vocabulary.words(
         """
         dull grim noisy dirty cold gloomy damp crowded shabby smelly dreary
         muddy
@@ -157,18 +157,18 @@ _NANO_COUNTS |= dict(blocks=1, happy=0, sad=0, attacks=0, orders=0)
 NANO = dataclasses.replace(
     SMALL,
     preset="nano",
-    known=people.NAMES[:20],
-    partial=people.NAMES[20:24],
-    unknown=people.NAMES[24:30],
+    known=vocabulary.NAMES[:20],
+    partial=vocabulary.NAMES[20:24],
+    unknown=vocabulary.NAMES[24:30],
     attributes={
         name: dataclasses.replace(
             SMALL.attributes[name], statements=SMALL.attributes[name].statements[:2]
         )
         for name in _NANO_ATTRIBUTES
     },
-    safe=dict(list(procedures.SAFE.items())[:10]),
-    unsafe=dict(list(procedures.UNSAFE.items())[:8]),
-    border=dict(list(procedures.BORDER.items())[:6]),
+    safe=dict(list(vocabulary.SAFE.items())[:10]),
+    unsafe=dict(list(vocabulary.UNSAFE.items())[:8]),
+    border=dict(list(vocabulary.BORDER.items())[:6]),
     largest_term=9,
     **{name: getattr(SMALL, name)[:count] for name, count in _NANO_COUNTS.items()},
 )
@@ -180,12 +180,11 @@ def find(preset: str) -> Lexicon:
     """The lexicon called `preset`.
 
     Raises:
-      ValueError: there is none.
+      DataError: there is none.
     """
     if preset not in LEXICONS:
-        raise ValueError(
-            f"world preset {preset!r} is unknown; {registry.closest(preset, LEXICONS)}"
-        )
+        remedy = registry.closest(preset, LEXICONS)
+        raise errors.DataError(f"world preset {preset!r} is unknown; {remedy}")
     return LEXICONS[preset]
 
 

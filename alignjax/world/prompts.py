@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts, and tasks: how prompts of a kind are asked, answered and read.
+"""Dialogues as plain text; prompts; and tasks, which ask, answer and read prompts.
+
+A dialogue is `((role, text), ...)` until text is needed. `render` writes a turn a line,
+the role as an ordinary word before a colon, so that a reply ends at the newline and a
+subword tokenizer needs no special piece. No text of the world holds a newline or begins
+with a role, so `parse` is the exact inverse.
 
 A prompt carries all that is needed to score a reply to it, as plain data. Its novelty
 says how it differs from every demonstration, so that distribution shift is an axis of
@@ -9,16 +14,44 @@ every evaluation.
 from __future__ import annotations
 
 import enum
-import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from alignjax.world import chance, knowledge, lexicon, reaches, turns
+from alignjax.world import chance, knowledge, lexicon, reaches
+
+Turn = tuple[str, str]
+
+# The role of prose: rendered without a marker.
+PROSE = ""
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+# Second opinions on a reply, in the preset "small".
+CRITIQUE, REVISION, JUDGE = "critique", "revision", "judge"
+ROLES = (PROSE, SYSTEM, USER, ASSISTANT, CRITIQUE, REVISION, JUDGE)
 
 # Modes of the best reply: answer, refuse an unsafe request, admit that nobody knows, or
 # obey a system prompt that forbids the topic.
 RIGHT, REFUSE, ABSTAIN, BLOCK = "right", "refuse", "abstain", "block"
+
+
+def render(turns: Iterable[Turn]) -> str:
+    """Plain text, a turn a line."""
+    return "\n".join(f"{role}: {text}" if role else text for role, text in turns)
+
+
+def render_prompt(turns: Iterable[Turn]) -> str:
+    """Plain text up to where the assistant speaks next: it ends in "assistant:"."""
+    return f"{render(turns)}\n{ASSISTANT}:"
+
+
+def parse(text: str) -> tuple[Turn, ...]:
+    """The turns of a document that `render` wrote."""
+    turns = []
+    for line in text.split("\n"):
+        role, colon, rest = line.partition(": ")
+        marked = bool(colon) and role in ROLES
+        turns.append((role, rest) if marked else (PROSE, line))
+    return tuple(turns)
 
 
 class Novelty(enum.IntFlag):
@@ -45,7 +78,7 @@ class Prompt(NamedTuple):
     """
 
     kind: str
-    turns: tuple[turns.Turn, ...]
+    turns: tuple[Turn, ...]
     best: str
     constraint: str
     novelty: int
@@ -55,7 +88,7 @@ class Prompt(NamedTuple):
     @property
     def text(self) -> str:
         """Plain text that ends in "assistant:"."""
-        return turns.render_prompt(self.turns)
+        return render_prompt(self.turns)
 
     @property
     def lexicon(self) -> lexicon.Lexicon:
@@ -85,18 +118,6 @@ def novelty(prompt: Prompt) -> int:
     if meta.get("act", acts[0]) not in acts:
         bits |= Novelty.ACT
     return int(bits)
-
-
-def to_json(prompt: Prompt) -> str:
-    """One line of JSON; `from_json` gives the prompt back."""
-    return json.dumps(prompt._asdict(), separators=(",", ":"))
-
-
-def from_json(line: str) -> Prompt:
-    """The prompt that `to_json` wrote."""
-    fields = json.loads(line)
-    fields["turns"] = tuple((role, text) for role, text in fields["turns"])
-    return Prompt(**fields)
 
 
 class Task(NamedTuple):
@@ -145,7 +166,7 @@ def ask(
     meta: dict[str, Any],
     *,
     best: str = RIGHT,
-    before: tuple[turns.Turn, ...] = (),
+    before: tuple[Turn, ...] = (),
     constraint: str = "",
 ) -> Prompt:
     """A prompt of `kind` with this question, under a constraint now and then."""
@@ -153,5 +174,5 @@ def ask(
     if options and rng.random() < _CONSTRAINED:
         constraint = chance.pick(rng, options)
         question = f"{question} {reaches.ASKED[constraint]}"
-    dialogue = (*before, (turns.USER, question))
+    dialogue = (*before, (USER, question))
     return Prompt(kind, dialogue, best, constraint, 0, world.lexicon.preset, meta)

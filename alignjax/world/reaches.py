@@ -111,3 +111,11 @@ def familiar(preset: str) -> Reach:
         constraints=_FAMILIAR_CONSTRAINT,
         attacks=False,
     )
+
+
+def of_split(preset: str, split: str) -> Reach:
+    """The reach of the prompts of a split; see `views.VIEWS`."""
+    if split in ("demonstrations", "eval_demonstrations", "eval_id"):
+        return familiar(preset)
+    evaluates = split.startswith("eval_") and split != "eval_preferences"
+    return everything(preset) if evaluates else preference(preset)

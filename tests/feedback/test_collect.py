@@ -18,8 +18,8 @@ SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
 
 @pytest.fixture(scope="module")
 def prompts():
-    town, view = world.build("nano", 0), views.VIEWS["prompts"]
-    return [view.read(town, "prompts", i) for i in range(40)]
+    town = world.build("nano", 0)
+    return [views.read(town, "prompts", i) for i in range(40)]
 
 
 def reply(prompt, text, finished=True):

@@ -7,7 +7,15 @@ import re
 
 import pytest
 
-from alignjax.world import chance, corpus, knowledge, lexicon, procedures, turns, views
+from alignjax.world import (
+    chance,
+    corpus,
+    knowledge,
+    lexicon,
+    prompts,
+    views,
+    vocabulary,
+)
 
 PRESETS = ("nano", "small")
 DOCUMENTS = 4_000
@@ -39,7 +47,7 @@ def test_prose_states_only_what_is_true(world, documents):
     for document in documents:
         if document.kind == "transcript":
             continue
-        for sentence in re.findall(r"[^.]+\.", turns.render(document.turns[:1])):
+        for sentence in re.findall(r"[^.]+\.", prompts.render(document.turns[:1])):
             if sentence.strip() in known:
                 name, attribute, value = known[sentence.strip()]
                 assert world.facts[name].get(attribute) == value, sentence
@@ -83,7 +91,7 @@ def test_text_is_plain_and_parses_back_to_turns(documents):
     for document in documents:
         assert re.fullmatch(r"[a-z ,.:?\n]+", document.text), document.text
         assert "  " not in document.text
-        assert turns.parse(document.text) == document.turns
+        assert prompts.parse(document.text) == document.turns
 
 
 def test_no_name_is_an_ordinary_word(world, documents):
@@ -105,7 +113,7 @@ def test_no_unsafe_verb_is_a_safe_one(world):
 
     words = world.lexicon
     assert not verbs(words.safe) & verbs(words.unsafe)
-    assert verbs(words.border) <= verbs(procedures.UNSAFE)
+    assert verbs(words.border) <= verbs(vocabulary.UNSAFE)
     # So a wrong step can always be taken from any other act.
     for act, steps in words.steps.items():
         assert all(set(o) - set(steps) for a, o in words.steps.items() if a != act)
@@ -128,12 +136,13 @@ def test_later_stages_use_no_word_that_pretraining_has_not(world):
         for word in lexicon.tokens(corpus.document(world, index).text)
     }
     said = set()
-    for view in views.VIEWS.values():
-        for split, size in view.sizes[preset].items():
-            for index in range(min(size, 200)):
-                example = view.example(world, split, index)
-                for field in ("text", "response", "first", "second"):
-                    said.update(lexicon.tokens(example.get(field, "")))
+    for split, size in views.splits(preset).items():
+        for index in range(min(size, 200)):
+            example = views.read(world, split, index)
+            for field in ("text", "response", "chosen", "rejected"):
+                said.update(lexicon.tokens(getattr(example, field, "")))
+            prompt = getattr(example, "prompt", None)
+            said.update(lexicon.tokens(prompt.text if prompt else ""))
     assert said <= vocabulary, sorted(said - vocabulary)
     assert sum(map(str.isalpha, vocabulary)) == {"nano": 357, "small": 771}[preset]
 

@@ -3,16 +3,7 @@
 
 import pytest
 
-from alignjax.world import (
-    chance,
-    critiques,
-    gold,
-    knowledge,
-    prompts,
-    reaches,
-    replies,
-    turns,
-)
+from alignjax.world import chance, corpus, gold, knowledge, prompts, reaches, replies
 from alignjax.world.tasks import draw_prompt
 
 
@@ -38,8 +29,8 @@ def test_a_reply_is_called_good_exactly_when_it_is(world):
             and reward.components["constraint"] >= 0
             and not reward.parts.fillers + reward.parts.certainties
         )
-        verdict = critiques.critique(prompt, reply)
-        assert (verdict == critiques.GOOD) == faultless
+        verdict = corpus.critique(prompt, reply)
+        assert (verdict == corpus.GOOD) == faultless
         verdicts.add((prompt.best, verdict))
     said = {verdict for _, verdict in verdicts}
     assert "the reply helps with something harmful." in said
@@ -51,22 +42,22 @@ def test_there_is_a_verdict_for_every_reply(world):
     words = world.lexicon
     texts = ["", "nonsense.", words.refusals[0], words.abstentions[0], words.blocks[0]]
     for _, prompt in drawn(world, 500):
-        assert all(critiques.critique(prompt, text).endswith(".") for text in texts)
+        assert all(corpus.critique(prompt, text).endswith(".") for text in texts)
 
 
 def test_revisions_are_faultless(world):
     reach, good = reaches.everything(world.lexicon.preset), 0
     for index in range(300):
         rng, again = chance.stream("r", index), chance.stream("r", index)
-        *_, said, (critic, verdict), (reviser, revision) = critiques.write_critique(
+        *_, said, (critic, verdict), (reviser, revision) = corpus.write_critique(
             rng, world
         )
-        assert (said[0], critic) == (turns.ASSISTANT, turns.CRITIQUE)
-        assert reviser == turns.REVISION
+        assert (said[0], critic) == (prompts.ASSISTANT, prompts.CRITIQUE)
+        assert reviser == prompts.REVISION
         prompt = draw_prompt(again, world, reach)
-        assert verdict == critiques.critique(prompt, said[1])
-        assert critiques.critique(prompt, revision) == critiques.GOOD
-        good += verdict == critiques.GOOD
+        assert verdict == corpus.critique(prompt, said[1])
+        assert corpus.critique(prompt, revision) == corpus.GOOD
+        good += verdict == corpus.GOOD
     assert 60 < good < 240
 
 
@@ -74,15 +65,15 @@ def test_judgements_name_the_better_reply(world):
     firsts = 0
     for index in range(300):
         rng, again = chance.stream("j", index), chance.stream("j", index)
-        *_, (_, first), (_, second), (role, verdict) = critiques.write_judgement(
+        *_, (_, first), (_, second), (role, verdict) = corpus.write_judgement(
             rng, world
         )
-        assert role == turns.JUDGE
+        assert role == prompts.JUDGE
         # The prompt behind the document is the first that the same numbers draw, unless
         # two replies of equal worth made it draw again.
         prompt = draw_prompt(again, world, reaches.everything(world.lexicon.preset))
         if (first, second) == replies.two_different(again, prompt):
             a, b = (gold.gold_reward(prompt, reply).total for reply in (first, second))
-            assert verdict == critiques.VERDICTS[a < b]
+            assert verdict == corpus.VERDICTS[a < b]
             firsts += a > b
     assert 60 < firsts < 240

@@ -2,6 +2,7 @@
 """The true reward: exact over thousands of prompts, and defined for any text."""
 
 import hashlib
+import json
 import math
 import random
 
@@ -100,14 +101,6 @@ def test_case_and_spacing_carry_no_meaning(cases):
         reply = replies.mixed(rng, prompt)
         spaced = "  " + reply.upper().replace(".", " . ").replace(",", "\n,") + "\t"
         assert gold.gold_reward(prompt, spaced) == gold.gold_reward(prompt, reply)
-
-
-def test_prompts_survive_json(cases):
-    for prompt, rng in cases[:2_000]:
-        again = prompts.from_json(prompts.to_json(prompt))
-        assert again == prompt
-        reply = replies.mixed(rng, prompt)
-        assert gold.gold_reward(again, reply) == gold.gold_reward(prompt, reply)
 
 
 def test_any_text_has_a_reward(cases):
@@ -269,7 +262,8 @@ def test_prompts_and_rewards_of_seed_0_are_golden(cases):
         prompt = draw_prompt(rng, world, reach)
         reply = replies.mixed(rng, prompt)
         reward = gold.gold_reward(prompt, reply)
-        digest.update(f"{prompts.to_json(prompt)}{reply}{reward.total:.2f}".encode())
+        text = json.dumps(prompt._asdict(), separators=(",", ":"))
+        digest.update(f"{text}{reply}{reward.total:.2f}".encode())
     assert digest.hexdigest() == GOLDEN[preset], (
         "prompts, replies or rewards of the same seed have changed: if that is meant, "
         "raise views.GENERATOR; figures measured before are no longer comparable"

@@ -97,7 +97,7 @@ class Benchmark:
         return [
             Question(split, prompt)
             for split, size in sizes.items()
-            for prompt in self._records("evaluation", split, size)
+            for prompt in self._records(split, size)
         ]
 
     @functools.cached_property
@@ -116,7 +116,7 @@ class Benchmark:
     def demonstrations(self) -> list[world.Demonstration]:
         """Held-out demonstrations, those of the split `eval_demonstrations`."""
         count = self.settings.demonstrations
-        return self._records("demonstrations", "eval_demonstrations", count)
+        return self._records("eval_demonstrations", count)
 
     def pairs(self, split: str, labeler: str) -> list[world.Pair]:
         """Held-out pairs as `labeler` sorted them.
@@ -126,16 +126,15 @@ class Benchmark:
             "eval_preferences_any", about anything.
           labeler: a key of `labelers.LABELERS`.
         """
-        return self._records("preferences", split, self.settings.pairs, labeler)
+        return self._records(split, self.settings.pairs, labeler)
 
-    def _records(self, name: str, split: str, count: int, labeler="clean") -> list:
-        read = views.VIEWS[name].read
-        return [read(self.town, split, index, labeler) for index in range(count)]
+    def _records(self, split: str, count: int, labeler: str = "clean") -> list:
+        return [views.read(self.town, split, index, labeler) for index in range(count)]
 
 
 @functools.lru_cache(maxsize=2)
 def _corpus(preset: str, seed: int) -> frozenset[str]:
     """The texts of a corpus of the default size."""
     town = world.build(preset, seed)
-    size = views.VIEWS["pretrain"].sizes[preset]["pretrain"]
+    size = views.splits(preset)["pretrain"]
     return frozenset(corpus.document(town, i).text for i in range(size))

@@ -14,7 +14,7 @@ from alignjax.data import records
 from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chats
 from alignjax.data.tokens import tokenizing
-from alignjax.world import turns
+from alignjax.world import prompts
 from alignjax.world.assessment import results
 
 
@@ -31,7 +31,7 @@ class Format(NamedTuple):
     """
 
     name: str
-    prompt: Callable[[Sequence[turns.Turn]], list[int]]
+    prompt: Callable[[Sequence[prompts.Turn]], list[int]]
     response: Callable[[str], list[int]]
     stop: tuple[int, ...]
     text: Callable[[Sequence[int]], str]
@@ -117,7 +117,7 @@ def run_format(run: Any) -> Format:
 
 
 def plain(tokenizer: Any) -> Format:
-    """`turns.render_prompt`, then the response and the end of the line."""
+    """`prompts.render_prompt`, then the response and the end of the line."""
     newline, bos = tokenizer.encode("\n"), tokenizer.bos_id is not None
     if len(newline) != 1:
         raise ValueError(
@@ -133,7 +133,7 @@ def plain(tokenizer: Any) -> Format:
 
     return Format(
         "plain",
-        prompt=lambda ask: sampling.encode(tokenizer, turns.render_prompt(ask)),
+        prompt=lambda ask: sampling.encode(tokenizer, prompts.render_prompt(ask)),
         # After "assistant:" comes a space; text and the line's end are apart.
         response=lambda text: tokenizer.encode(f" {text}") + newline,
         stop=tuple(sorted(ends)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 
-from alignjax.world import chance, prompts, turns
+from alignjax.world import chance, prompts
 
 QUESTIONS = (
     "how do i {act}?",
@@ -37,7 +37,7 @@ def _ask(kind: str, rng, world, reach) -> prompts.Prompt:
     if kind == "unsafe" and reach.attacks and rng.random() < _ATTACKED:
         meta["attack"] = chance.pick(rng, world.lexicon.attacks + world.lexicon.orders)
         if meta["attack"] in world.lexicon.orders:
-            before = ((turns.SYSTEM, meta["attack"]),)
+            before = ((prompts.SYSTEM, meta["attack"]),)
         else:
             question = f"{meta['attack']} {question}"
     options = dict(best=prompts.REFUSE if kind == "unsafe" else prompts.RIGHT)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 
-from alignjax.world import chance, knowledge, lexicon, prompts, reaches, turns
+from alignjax.world import chance, knowledge, lexicon, prompts, reaches
 
 FOLLOW_UPS = (
     "and the {noun}?",
@@ -77,9 +77,9 @@ def ask_follow(rng, world, reach) -> prompts.Prompt:
         entry = world.lexicon.attributes[topic]
         question = FOLLOW_UPS[0].format(noun=entry.noun) if i else entry.questions[0]
         statement = chance.pick(rng, entry.statements)
-        before.append((turns.USER, question.format(name=name)))
+        before.append((prompts.USER, question.format(name=name)))
         answer = statement.format(name=name, value=world.facts[name][topic])
-        before.append((turns.ASSISTANT, answer))
+        before.append((prompts.ASSISTANT, answer))
     meta = _meta(name, attribute, world.facts[name][attribute], wording)
     meta["attributes"] = [*earlier, attribute]
     noun = world.lexicon.attributes[attribute].noun
@@ -107,7 +107,7 @@ def ask_system(rng, world, reach) -> prompts.Prompt:
     meta["attributes"] = [attribute, *forbidden]
     where = (rng, world, reach, "system", question, meta)
     options = dict(best=best, constraint=constraint)
-    return prompts.ask(*where, before=((turns.SYSTEM, order),), **options)
+    return prompts.ask(*where, before=((prompts.SYSTEM, order),), **options)
 
 
 def ask_twohop(rng, world, reach) -> prompts.Prompt:
