@@ -226,13 +226,10 @@ class Shown:
         self._terminal.close()
 
     def __call__(self, done: int, total: int) -> None:
-        def draw(width: int) -> str:
-            spent = max(1e-9, time.monotonic() - self._began)
-            left = progress.duration((total - done) * spent / max(1, done))
-            speed = f"{size(done / spent)}/s"
-            return f"{size(done)} of {size(total)}  {speed}  {left} left"[:width]
-
-        self._terminal.show(draw, force=done == total)
+        spent = max(1e-9, time.monotonic() - self._began)
+        left = progress.duration((total - done) * spent / max(1, done))
+        text = f"{size(done)} of {size(total)}  {size(done / spent)}/s  {left} left"
+        self._terminal.show(text, force=done == total)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -154,8 +154,7 @@ def collect(
         count = f"{len(indices):,} responses"
 
         def show(done: int, source=source, count=count) -> None:
-            line = f"{source}: {done:,} of {count}"
-            terminal.show(lambda width: line[:width])
+            terminal.show(f"{source}: {done:,} of {count}")
 
         sampled = response_set.sample(
             model,

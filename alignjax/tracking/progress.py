@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run is getting on, in one line: step, loss, speed, time left."""
+"""How a run is getting on, in one line: step, loss, time left, speed."""
 
 from __future__ import annotations
 
@@ -35,33 +35,25 @@ class Clock:
 
 
 def line(
-    step: int,
-    total_steps: int,
-    metrics: Mapping[str, Any],
-    left: float | None,
-    width: int | None = None,
+    step: int, total_steps: int, metrics: Mapping[str, Any], left: float | None
 ) -> str:
-    """`step 120/2000  loss 3.412  84.1k tok/s  MFU 41.2%  1:02 left`.
+    """`step 120/2000  loss 3.412  1:02 left  84.1k tok/s  MFU 41.2%`.
 
-    `step` counts from 0, as records do; the line counts steps done. What does not fit
-    into `width` columns is left out whole, from the least important on.
+    `step` counts from 0, as records do; the line counts steps done. The most important
+    comes first, for narrow terminals cut its end.
     """
-    digits = len(str(total_steps))
-    parts = [(0, f"step {step + 1:>{digits}}/{total_steps}")]
+    parts = [f"step {step + 1:>{len(str(total_steps))}}/{total_steps}"]
     if "loss" in metrics:
-        parts.append((1, f"loss {metrics['loss']:.4g}"))
+        parts.append(f"loss {metrics['loss']:.4g}")
     if "eval/loss" in metrics:
-        parts.append((2, f"eval {metrics['eval/loss']:.4g}"))
-    if "tokens_per_second" in metrics:
-        parts.append((4, f"{short(metrics['tokens_per_second'])} tok/s"))
-    if "mfu" in metrics:
-        parts.append((5, f"MFU {metrics['mfu']:.1%}"))
+        parts.append(f"eval {metrics['eval/loss']:.4g}")
     if left is not None:
-        parts.append((3, f"{duration(left)} left"))
-    while width is not None and len(parts) > 1 and len(text := _join(parts)) > width:
-        parts.remove(max(parts))
-    text = _join(parts)
-    return text if width is None else text[:width]
+        parts.append(f"{duration(left)} left")
+    if "tokens_per_second" in metrics:
+        parts.append(f"{short(metrics['tokens_per_second'])} tok/s")
+    if "mfu" in metrics:
+        parts.append(f"MFU {metrics['mfu']:.1%}")
+    return "  ".join(parts)
 
 
 def short(number: float) -> str:
@@ -91,46 +83,28 @@ class Terminal:
     ):
         """`stream` is stdout unless told otherwise; `clock` counts seconds."""
         self._stream = sys.stdout if stream is None else stream
-        self._clock = clock
-        self._drawn_at = None
-        self._shown = False
-        self.live = bool(getattr(self._stream, "isatty", lambda: False)())
-
-    @property
-    def width(self) -> int:
-        """Columns that a line may take and not wrap, which would spoil redrawing."""
-        return max(1, shutil.get_terminal_size().columns - 1)
+        self._clock, self._drawn_at, self._shown = clock, float("-inf"), False
+        self.live = self._stream.isatty()
 
     def say(self, message: str) -> None:
         """Prints `message` to stay, above the live line."""
-        self._clear()
-        self._stream.write(f"{message}\n")
-        self._stream.flush()
+        self._write(("\r\x1b[K" if self._shown else "") + f"{message}\n", shown=False)
 
-    def show(self, draw: Callable[[int], str], *, force: bool = False) -> None:
-        """Draws the live line, `draw(width)`, unless it was drawn a moment ago."""
+    def show(self, text: str, *, force: bool = False) -> None:
+        """Draws the live line, unless it was drawn a moment ago."""
         now = self._clock()
-        if not self.live:
-            return
-        recent = self._drawn_at is not None and now - self._drawn_at < REDRAW_SECONDS
-        if recent and not force:
-            return
-        self._drawn_at, self._shown = now, True
-        self._stream.write(f"\r{draw(self.width)}\x1b[K")
-        self._stream.flush()
+        if self.live and (force or now - self._drawn_at >= REDRAW_SECONDS):
+            self._drawn_at = now
+            # One column less: a line that wraps could not be drawn over.
+            width = max(1, shutil.get_terminal_size().columns - 1)
+            self._write(f"\r{text[:width]}\x1b[K", shown=True)
 
     def close(self) -> None:
         """Leaves the live line standing, and the cursor below it."""
         if self._shown:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._shown = False
+            self._write("\n", shown=False)
 
-    def _clear(self) -> None:
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._shown = False
-
-
-def _join(parts: list[tuple[int, str]]) -> str:
-    return "  ".join(text for _, text in parts)
+    def _write(self, text: str, *, shown: bool) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+        self._shown = shown

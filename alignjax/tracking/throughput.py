@@ -50,65 +50,20 @@ def peak_flops(device_kind: str) -> float | None:
     return None
 
 
-def mean_keys(context: int, window: int | None = None) -> float:
-    """How many keys a query sees on average in a causal row of `context` tokens.
-
-    Query t, from 0, sees min(t + 1, window) of them; without a window the mean is
-    (context + 1) / 2.
-    """
-    full = min(window or context, context)
-    return (full * (full + 1) / 2 + (context - full) * full) / context
-
-
 def attention_flops_per_token(
     *, layers: int, heads: int, head_dim: int, context: int, window: int | None = None
 ) -> float:
-    """FLOPs of attention's two products, forwards and backwards, a token.
+    """FLOPs of causal attention's two products, forwards and backwards, a token.
 
     Scores and weighted values cost 2 heads head_dim each a key, and backwards twice
-    that: 12 layers heads head_dim mean_keys. Keys and values shared by heads (GQA) save
-    memory and no FLOPs. Where documents are packed, `context` is the row's length and
-    the figure an upper bound; pass the documents' length for a lower one. A model whose
-    layers differ is the sum of calls.
+    that. Query t, from 0, sees min(t + 1, window) keys, which is (context + 1) / 2 on
+    average without a window. Keys and values shared by heads (GQA) save memory and no
+    FLOPs. Where documents are packed, `context` is the row's length and the figure an
+    upper bound. A model whose layers differ is the sum of calls.
     """
-    keys = mean_keys(context, window)
-    return 12.0 * layers * heads * head_dim * keys
-
-
-def matrix_parameters(
-    total: int, *, vocab_size: int, d_model: int, tied: bool, positions: int = 0
-) -> int:
-    """Of `total` parameters, those that a token is multiplied with.
-
-    An embedding is looked up, which costs no FLOPs; the unembedding is a matrix like
-    others, also where it is the same array (`tied`). `positions` is the length of a
-    learned table of positions, 0 without one.
-    """
-    looked_up = 0 if tied else vocab_size * d_model
-    return total - looked_up - positions * d_model
-
-
-def flops_per_token(
-    *,
-    parameters: int,
-    layers: int,
-    heads: int,
-    head_dim: int,
-    context: int,
-    window: int | None = None,
-    frozen: int = 0,
-) -> float:
-    """FLOPs of a training step a token: 6 parameters + 4 frozen + causal attention.
-
-    Args:
-      parameters: trained weights that tokens are multiplied with; `matrix_parameters`.
-      layers, heads, head_dim, context, window: see `attention_flops_per_token`.
-      frozen: weights that pass gradients on and get none, as the base under LoRA.
-    """
-    attention = attention_flops_per_token(
-        layers=layers, heads=heads, head_dim=head_dim, context=context, window=window
-    )
-    return 6.0 * parameters + 4.0 * frozen + attention
+    full = min(window or context, context)
+    mean_keys = (full * (full + 1) / 2 + (context - full) * full) / context
+    return 12.0 * layers * heads * head_dim * mean_keys
 
 
 class Meter:
@@ -130,7 +85,7 @@ class Meter:
         """Without `flops_per_token`, or on an unknown chip, there will be no MFU.
 
         Args:
-          flops_per_token: see the function of this name.
+          flops_per_token: of a training step; see `decoder.flops_per_token`.
           device_kind: `jax.devices()[0].device_kind`.
           devices: how many devices share the work, on all processes.
           steps: how many the rate is a mean over.

@@ -16,12 +16,12 @@ of the other processes do nothing.
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import pathlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from alignjax import errors
@@ -32,49 +32,36 @@ from alignjax.tracking import journal, progress
 TIMING_KEYS = frozenset({"time", "tokens_per_second", "mfu"})
 
 
+@dataclasses.dataclass
 class Writer:
-    """Writes steps as they end.
+    """Writes steps as they end; nothing is written before `with` enters.
 
     with Writer(workdir, total_steps=1000, start_step=200) as writer:
         writer.write(200, {"loss": 2.5, "tokens": 4096})
+
+    Attributes:
+      workdir: an existing folder.
+      total_steps: of the whole run.
+      start_step: the first step to be written, from 0; more than that in a run that
+        goes on from a checkpoint.
+      every: steps between lines in the log, and on a stdout that is no terminal.
+      active: whether to write at all: true on process 0 only.
+      stdout: instead of `sys.stdout`.
+      tensorboard: whether to write event files.
+      wandb: the project to log to; None is off.
+      settings: the resolved config as JSON, for wandb.
     """
 
-    def __init__(
-        self,
-        workdir: str | os.PathLike,
-        *,
-        total_steps: int,
-        start_step: int = 0,
-        every: int = 10,
-        active: bool = True,
-        stdout: TextIO | None = None,
-        tensorboard: bool = True,
-        wandb: str | None = None,
-        settings: Mapping[str, Any] | None = None,
-        now: Callable[[], float] = time.time,
-    ):
-        """Nothing is written before `with` enters.
-
-        Args:
-          workdir: an existing folder.
-          total_steps: of the whole run.
-          start_step: the first step to be written, from 0; more than that in a run that
-            goes on from a checkpoint.
-          every: steps between lines in the log, and on a stdout that is no terminal.
-          active: whether to write at all: true on process 0 only.
-          stdout: instead of `sys.stdout`.
-          tensorboard: whether to write event files.
-          wandb: the project to log to; None is off.
-          settings: the resolved config as JSON, for wandb.
-          now: seconds since 1970.
-        """
-        self._workdir = pathlib.Path(workdir)
-        self._total_steps, self._start_step = total_steps, start_step
-        self._every, self._active, self._stdout = every, active, stdout
-        self._tensorboard, self._project = tensorboard, wandb
-        self._settings, self._now = settings, now
-        self._wandb = self._board = None
-        self._open = contextlib.ExitStack()
+    workdir: pathlib.Path
+    _: dataclasses.KW_ONLY
+    total_steps: int
+    start_step: int = 0
+    every: int = 10
+    active: bool = True
+    stdout: TextIO | None = None
+    tensorboard: bool = True
+    wandb: str | None = None
+    settings: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Writer:
         """Opens the files; cuts metrics.jsonl back to the steps before `start_step`.
@@ -82,29 +69,41 @@ class Writer:
         Raises:
           ConfigError: wandb is asked for and not installed.
         """
-        if not self._active:
-            return self
+        self._wandb = self._board = None
         with contextlib.ExitStack() as stack:
-            if self._project:
-                self._wandb = _start_wandb(self._workdir, self._project, self._settings)
-                stack.callback(self._wandb.finish)
-            self._log = (self._workdir / "log.txt").open("a", encoding="utf-8")
-            stack.enter_context(self._log)
-            path = self._workdir / "metrics.jsonl"
-            self._journal, cut = journal.open_at(path, self._start_step)
-            stack.callback(self._journal.close)
-            if self._tensorboard:
-                self._board = _start_tensorboard(self._workdir, self._start_step)
-                stack.callback(self._board.close)
-            self._terminal = progress.Terminal(self._stdout)
-            stack.callback(self._terminal.close)
-            self._clock = progress.Clock(self._total_steps)
-            self._say_cut(cut)
+            if self.active:
+                self._start(stack)
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_) -> None:
         self._open.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        workdir, start_step = self.workdir, self.start_step
+        if self.wandb:
+            self._wandb = _start_wandb(workdir, self.wandb, self.settings)
+            stack.callback(self._wandb.finish)
+        self._log = (workdir / "log.txt").open("a", encoding="utf-8")
+        stack.enter_context(self._log)
+        self._journal, cut = journal.open_at(workdir / "metrics.jsonl", start_step)
+        stack.callback(self._journal.close)
+        if self.tensorboard:
+            self._board = _start_tensorboard(workdir, start_step)
+            stack.callback(self._board.close)
+        self._terminal = progress.Terminal(self.stdout)
+        stack.callback(self._terminal.close)
+        self._clock = progress.Clock(self.total_steps)
+        if cut.later or cut.unreadable:
+            self.say(
+                f"metrics.jsonl: going on at step {start_step}; dropped {cut.later} "
+                f"records from there on and {cut.unreadable} unfinished lines"
+            )
+        if cut.kept != start_step:
+            self.say(
+                f"metrics.jsonl: {start_step - cut.kept} of the {start_step} steps "
+                "before this start are missing from it"
+            )
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Records that `step` has ended, with everything measured in it.
@@ -115,20 +114,18 @@ class Writer:
         Raises:
           ValueError: the step was written before.
         """
-        if not self._active:
+        if not self.active:
             return
         metrics = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}
-        self._journal.write(step, {**metrics, "time": round(self._now(), 3)})
+        self._journal.write(step, {**metrics, "time": round(time.time(), 3)})
         left = self._clock.left(step + 1)
-        draw = lambda width: progress.line(
-            step, self._total_steps, metrics, left, width
-        )
-        last = step + 1 == self._total_steps
-        if (step + 1) % self._every == 0 or last or "eval/loss" in metrics:
-            self._to_log(draw(None))
+        line = progress.line(step, self.total_steps, metrics, left)
+        last = step + 1 == self.total_steps
+        if (step + 1) % self.every == 0 or last or "eval/loss" in metrics:
+            self._to_log(line)
             if not self._terminal.live:
-                self._terminal.say(draw(None))
-        self._terminal.show(draw, force=last)
+                self._terminal.say(line)
+        self._terminal.show(line, force=last)
         if self._board is not None:
             _draw_on(self._board, step, metrics)
         if self._wandb is not None:
@@ -142,9 +139,9 @@ class Writer:
         """
         if not re.fullmatch(r"[\w.-]+", name):
             raise ValueError(f"{name!r} is no name; use letters, digits, '.', '_', '-'")
-        if not self._active:
+        if not self.active:
             return
-        folder = self._workdir / "samples"
+        folder = self.workdir / "samples"
         folder.mkdir(exist_ok=True)
         (folder / f"{step:08}-{name}.txt").write_text(text, encoding="utf-8")
         self.say(f"{name} at step {step}:\n{text}")
@@ -153,7 +150,7 @@ class Writer:
 
     def say(self, message: str) -> None:
         """Prints a line, or several, and keeps them in the log."""
-        if self._active:
+        if self.active:
             self._to_log(message)
             self._terminal.say(message)
 
@@ -163,28 +160,14 @@ class Writer:
         Called before a checkpoint commits, it makes sure that no step before the
         checkpoint can be missing from the metrics of the run that resumes from it.
         """
-        if self._active:
+        if self.active:
             self._journal.sync()
             if self._board is not None:
                 self._board.flush()
 
     def _to_log(self, message: str) -> None:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._now()))
-        self._log.write(f"{when} {message}\n")
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
         self._log.flush()
-
-    def _say_cut(self, cut: journal.Cut) -> None:
-        start_step = self._start_step
-        if cut.later or cut.unreadable:
-            self.say(
-                f"metrics.jsonl: going on at step {start_step}; dropped {cut.later} "
-                f"records from there on and {cut.unreadable} unfinished lines"
-            )
-        if cut.kept != start_step:
-            self.say(
-                f"metrics.jsonl: {start_step - cut.kept} of the {start_step} steps "
-                "before this start are missing from it"
-            )
 
 
 def _start_tensorboard(workdir: pathlib.Path, start_step: int) -> Any:

@@ -5,14 +5,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from alignjax import models
+from alignjax.models import decoder
 from alignjax.tracking import throughput
 
 
 @pytest.mark.parametrize("context", [1, 2, 7, 64])
 @pytest.mark.parametrize("window", [None, 1, 3, 64, 100])
-def test_mean_keys_is_the_mean_over_queries(context, window):
-    seen = [min(t + 1, window or context) for t in range(context)]
-    assert throughput.mean_keys(context, window) == pytest.approx(sum(seen) / context)
+def test_attention_sees_the_mean_over_queries(context, window):
+    keys = [min(t + 1, window or context) for t in range(context)]
+    flops = throughput.attention_flops_per_token(
+        layers=1, heads=1, head_dim=1, context=context, window=window
+    )
+    assert flops == pytest.approx(12 * sum(keys) / context)
 
 
 def test_gpt2_124m():
@@ -21,19 +26,12 @@ def test_gpt2_124m():
     layer = (4 * d * d + 4 * d) + (8 * d * d + 5 * d) + 4 * d
     total = vocab * d + context * d + layers * layer + 2 * d
     assert total == 124_439_808  # as published
-    matrices = throughput.matrix_parameters(
-        total, vocab_size=vocab, d_model=d, tied=True, positions=context
-    )
-    assert matrices == total - context * d
-    flops = throughput.flops_per_token(
-        parameters=matrices, layers=layers, heads=12, head_dim=64, context=context
-    )
+    model = models.build({"family": "gpt2", "name": "124m"}, vocab)
     attention = 12 * layers * d * (context + 1) / 2
-    assert flops == 6 * matrices + attention
-    untied = throughput.matrix_parameters(
-        total + vocab * d, vocab_size=vocab, d_model=d, tied=False, positions=context
-    )
-    assert untied == matrices
+    matrices = total - context * d
+    assert decoder.flops_per_token(model, context) == 6 * matrices + attention
+    frozen = decoder.flops_per_token(model, context, trainable="nothing^")
+    assert frozen == 4 * matrices + attention
 
 
 def test_formula_agrees_with_what_xla_counts():
@@ -51,25 +49,12 @@ def test_formula_agrees_with_what_xla_counts():
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1)))
     cost = step.lower(params, jnp.ones((b, t, d))).compile().cost_analysis()
-    ours = throughput.flops_per_token(
-        parameters=sum(x.size for x in params.values()),
-        layers=1,
-        heads=n,
-        head_dim=h,
-        context=t,
-    )
+    matrices = 6 * sum(x.size for x in params.values())
     masked = throughput.attention_flops_per_token(
         layers=1, heads=n, head_dim=h, context=t
     )
-    full = masked * t / throughput.mean_keys(t)
-    assert cost["flops"] == pytest.approx((ours - masked + full) * b * t, rel=0.03)
-
-
-def test_frozen_weights_cost_two_thirds():
-    sizes = dict(layers=0, heads=1, head_dim=1, context=1)
-    trained = throughput.flops_per_token(parameters=300, **sizes)
-    frozen = throughput.flops_per_token(parameters=0, frozen=300, **sizes)
-    assert (trained, frozen) == (1800, 1200)
+    full = masked * t / ((t + 1) / 2)
+    assert cost["flops"] == pytest.approx((matrices + full) * b * t, rel=0.03)
 
 
 @pytest.mark.parametrize(
