@@ -73,8 +73,8 @@ class Canvas(NamedTuple):
         """One legend for all axes, above them."""
         self.figure.legend(loc="outside upper center", ncols=columns)
 
-    def svg(self) -> str:
-        """One `<svg>` element without a fixed size."""
+    def finish(self, title: str, caption: str, numbers) -> Figure:
+        """The drawing as a figure of the report, one `<svg>` without a fixed size."""
         out = io.StringIO()
         self.figure.savefig(out, format="svg", metadata={"Date": None})
         svg = out.getvalue()[out.getvalue().index("<svg") :]
@@ -84,11 +84,8 @@ class Canvas(NamedTuple):
         # The page sets the size; `viewBox` has the proportions.
         head, rest = svg.split(">", 1)
         head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-        return f'{head} role="img" aria-labelledby="{self.name}-title">{rest}'
-
-    def finish(self, title: str, caption: str, numbers) -> Figure:
-        """The drawing as a figure of the report."""
-        return Figure(self.name, title, caption, self.svg(), numbers)
+        svg = f'{head} role="img" aria-labelledby="{self.name}-title">{rest}'
+        return Figure(self.name, title, caption, svg, numbers)
 
 
 @contextlib.contextmanager
@@ -116,9 +113,8 @@ def whiskers(
     axis: Any, at: Sequence[float], figures: Sequence[Mapping], **style: Any
 ) -> None:
     """Means as marks at `at`, with upright intervals."""
-    means = [figure["mean"] for figure in figures]
     style = {"capsize": 3, "markersize": 6, "elinewidth": 1.5, **style}
-    axis.errorbar(at, means, yerr=errors(figures), **style)
+    axis.errorbar(at, [f["mean"] for f in figures], yerr=errors(figures), **style)
 
 
 def by_stage(
@@ -154,13 +150,10 @@ def shorten(name: str, most: int = 14) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
+PERCENTS = ([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+
+
 def percent_axis(axis: Any) -> None:
     """Shares from 0 to 1 along the vertical axis, in percent."""
     axis.set_ylim(-0.03, 1.03)
-    axis.set_yticks(*percent_ticks())
-
-
-def percent_ticks() -> tuple[list[float], list[str]]:
-    """Places and labels of shares from 0 to 1, in percent."""
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    return ticks, [f"{100 * tick:.0f}" for tick in ticks]
+    axis.set_yticks(*PERCENTS)

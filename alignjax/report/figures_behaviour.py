@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from alignjax.report import drawing, figures_reward, story
+from alignjax.report import drawing, story
 from alignjax.world.assessment import prose
 
 
@@ -35,22 +35,20 @@ def knowledge(data: story.Story) -> drawing.Figure:
 def _shares(
     data: story.Story, name: str, title: str, rates: Mapping, unit: str
 ) -> drawing.Figure:
-    path = data.measured
-    figures = {model: data.models[model]["sampled"]["rates"] for model in path}
-    present = [rate for rate in rates if rate in figures[path[0]]]
+    figures = data.sampled("rates")
+    present = [rate for rate in rates if rate in figures[data.path[0]]]
     if not present:
         raise story.Missing("none of the slices that it needs was measured")
     numbers = [("model", *(rates[rate][0] for rate in present))]
-    for model in path:
-        cells = [_percents(figures[model][rate]) for rate in present]
-        numbers.append((model, *cells))
+    for model, shares in figures.items():
+        numbers.append((model, *(_percents(shares[rate]) for rate in present)))
     with drawing.canvas(name) as drawn:
         (axis,) = drawn.axes
         series = [
-            (*rates[rate], [figures[m][rate] for m in path] if rate in present else [])
-            for rate in rates
+            (*look, [f[rate] for f in figures.values()] if rate in present else [])
+            for rate, look in rates.items()
         ]
-        drawing.by_stage(axis, path, series, apart=0.07)
+        drawing.by_stage(axis, data.path, series, apart=0.07)
         drawing.percent_axis(axis)
         axis.set_ylabel(unit)
         drawn.legend(2)
@@ -67,15 +65,13 @@ def _share_changes(data: story.Story, labels: Mapping[str, str]) -> str:
     """`Unsafe 31 %, 89 % with sft (up), 91 % with dpo (no clear change); safe ...`."""
     sentences = []
     for rate, label in labels.items():
-        share = lambda model, rate=rate: prose.percent(
-            model["sampled"]["rates"][rate]["mean"]
-        )
-        parts = [share(data.models[data.path[0]])]
-        for name, change, _, after in data.steps:
-            verb = prose.verdict(
-                change["rates"][rate], up="up", down="down", level="no clear change"
-            )
-            parts.append(f"{share(after)} with {name} ({verb})")
+        shares = {
+            n: prose.percent(r[rate]["mean"]) for n, r in data.sampled("rates").items()
+        }
+        parts = [shares[data.path[0]]]
+        for name, change, *_ in data.steps:
+            verb = prose.verdict(change["rates"][rate], "up", "down", "no clear change")
+            parts.append(f"{shares[name]} with {name} ({verb})")
         sentences.append(f"{label.partition(' (')[0]} {', '.join(parts)}")
     text = "; ".join(sentences)
     return f"{text[0].upper()}{text[1:]}."
@@ -83,20 +79,22 @@ def _share_changes(data: story.Story, labels: Mapping[str, str]) -> str:
 
 def length(data: story.Story) -> drawing.Figure:
     """Tokens of a response, and empty sentences in it."""
-    path = data.measured
-    lengths = {name: data.models[name]["sampled"]["lengths"] for name in path}
+    lengths = data.sampled("lengths")
     heads = ("tokens", "words", "fillers", "certainties")
     numbers = [("model", *(f"{head} per response" for head in heads))]
-    for name in path:
-        numbers.append((name, *(prose.interval(lengths[name][h]) for h in heads)))
-    of = lambda measure: [lengths[name][measure] for name in path]
+    for name, figures in lengths.items():
+        numbers.append((name, *(prose.interval(figures[head]) for head in heads)))
+    line = lambda measure, color: (
+        measure,
+        color,
+        [f[measure] for f in lengths.values()],
+    )
     with drawing.canvas("length", 2) as drawn:
         left, right = drawn.axes
-        short = [drawing.shorten(name, 8) for name in path]
-        drawing.by_stage(left, short, [("tokens", drawing.BLUE, of("tokens"))])
+        short = [drawing.shorten(name, 8) for name in lengths]
+        drawing.by_stage(left, short, [line("tokens", drawing.BLUE)])
         empty = {"fillers": drawing.ORANGE, "certainties": drawing.PINK}
-        series = [(measure, color, of(measure)) for measure, color in empty.items()]
-        drawing.by_stage(right, short, series)
+        drawing.by_stage(right, short, [line(*look) for look in empty.items()])
         left.set_ylabel("tokens per response")
         right.set_ylabel("sentences per response")
         right.legend(loc="upper right")
@@ -112,18 +110,16 @@ def _length_changes(data: story.Story) -> str:
         parts = []
         for measure, label in (("tokens", "tokens"), ("fillers", "filler sentences")):
             means = [model["sampled"]["lengths"][measure]["mean"] for model in both]
-            moved = figures_reward.moved(change["lengths"][measure], *means)
-            parts.append(f"{label} {moved}")
+            parts.append(f"{label} {prose.moved(change['lengths'][measure], *means)}")
         sentences.append(f"With {name} {', '.join(parts)}.")
-    if sentences:
-        return " ".join(sentences)
-    tokens = data.models[data.path[0]]["sampled"]["lengths"]["tokens"]
-    return f"Responses of {data.path[0]} have {prose.interval(tokens)} tokens."
+    first = data.path[0]
+    tokens = prose.interval(data.sampled("lengths")[first]["tokens"])
+    return " ".join(sentences) or f"Responses of {first} have {tokens} tokens."
 
 
 def perplexity(data: story.Story) -> drawing.Figure:
     """How well each model predicts text that no run was trained on."""
-    path = data.measured
+    path = data.path
     text = [data.models[name]["documents"] for name in path]
     replies = [data.models[name]["demonstrations"]["token"] for name in path]
     numbers = [("model", "pretraining text, nats per token", "demonstrations")]

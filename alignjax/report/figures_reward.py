@@ -12,21 +12,19 @@ from alignjax.world.assessment import prose
 
 def stages(data: story.Story) -> drawing.Figure:
     """True reward of each stage, on familiar and on unfamiliar prompts."""
-    path = data.measured
-    gold = {name: data.models[name]["sampled"]["gold"] for name in path}
+    gold = data.sampled("gold")
     numbers = [("model", *prose.VIEWS.values(), "mean of the slices")]
-    for name in path:
-        cells = [_cell(gold[name].get(view)) for view in (*prose.VIEWS, "nine")]
+    for name, figures in gold.items():
+        cells = (_cell(figures.get(view)) for view in (*prose.VIEWS, "nine"))
         numbers.append((name, *cells))
     with drawing.canvas("stages") as drawn:
         (axis,) = drawn.axes
         series = []
         for view, color in (("seen", drawing.BLUE), ("unfamiliar", drawing.ORANGE)):
-            figures = [gold[name].get(view) for name in path]
-            series.append(
-                (prose.VIEWS[view], color, [] if None in figures else figures)
-            )
-        places = drawing.by_stage(axis, path, series, apart=0.12)
+            figures = [f[view] for f in gold.values() if view in f]
+            whole = figures if len(figures) == len(gold) else []
+            series.append((prose.VIEWS[view], color, whole))
+        places = drawing.by_stage(axis, data.path, series, apart=0.12)
         # Off the lines: one view's numbers above its interval, the other's below.
         sides = (
             dict(xytext=(-3, 4), ha="right", va="bottom"),
@@ -52,13 +50,12 @@ def _stage_changes(data: story.Story) -> str:
         for view, label in prose.VIEWS.items():
             if view in change["gold"]:
                 means = [model["sampled"]["gold"][view]["mean"] for model in both]
-                where = f"on {label} prompts"
-                parts.append(moved(change["gold"][view], *means, where))
+                where = f" on {label} prompts"
+                parts.append(prose.moved(change["gold"][view], *means, where))
         sentences.append(f"With {name} it {', and '.join(parts)}.")
     if sentences:
         return " ".join(sentences)
-    name = data.path[0]
-    gold = data.models[name]["sampled"]["gold"]
+    name, gold = next(iter(data.sampled("gold").items()))
     parts = [
         f"{prose.interval(gold[view])} on {label} prompts"
         for view, label in prose.VIEWS.items()
@@ -67,26 +64,17 @@ def _stage_changes(data: story.Story) -> str:
     return f"{name} has {' and '.join(parts)}; there is no model to compare it with."
 
 
-def moved(change: Mapping, was: float, now: float, where: str = "") -> str:
-    """`rose from 1.07 to 1.43 on familiar prompts`, or that it did not change."""
-    tail = f" {where}" if where else ""
-    level = f"did not change beyond the interval{tail} ({was:.2f}, then {now:.2f})"
-    ends = f"from {was:.2f} to {now:.2f}{tail}"
-    return prose.verdict(change, up=f"rose {ends}", down=f"fell {ends}", level=level)
-
-
 def slices(data: story.Story) -> drawing.Figure:
     """True reward by kind of prompt."""
-    path = data.measured
-    gold = {name: _kinds(data.models[name]) for name in path}
-    kinds = list(gold[path[0]])
-    numbers = [("kind of prompt", *path)]
-    numbers += [(kind, *(_cell(gold[name][kind]) for name in path)) for kind in kinds]
+    gold = {name: _kinds(figures) for name, figures in data.sampled("slices").items()}
+    kinds = list(gold[data.path[0]])
+    numbers = [("kind of prompt", *gold)]
+    numbers += [(kind, *(_cell(g[kind]) for g in gold.values())) for kind in kinds]
     with drawing.canvas("slices", height=0.36 * len(kinds) + 1.0) as drawn:
         (axis,) = drawn.axes
-        for i, name in enumerate(path):
+        for i, name in enumerate(gold):
             figures = [gold[name][kind] for kind in kinds[::-1]]
-            shift = 0.22 * (i - (len(path) - 1) / 2)
+            shift = 0.22 * (i - (len(gold) - 1) / 2)
             axis.errorbar(
                 [figure["mean"] for figure in figures],
                 [y - shift for y in range(len(kinds))],
@@ -101,28 +89,28 @@ def slices(data: story.Story) -> drawing.Figure:
         axis.axvline(0, color=drawing.INK, linewidth=0.8)
         axis.set_yticks(range(len(kinds)), kinds[::-1])
         axis.set_xlabel("true reward of a response")
-        drawn.legend(min(3, len(path)))
+        drawn.legend(min(3, len(gold)))
         title = "Which kinds of prompts gained, and did any lose?"
-        return drawn.finish(title, _kind_changes(data), numbers)
+        return drawn.finish(title, _kind_changes(data, gold[data.path[-1]]), numbers)
 
 
-def _kinds(model: Mapping[str, Any]) -> dict[str, Any]:
+def _kinds(slices: Mapping[str, Any]) -> dict[str, Any]:
     """True reward by kind of prompt, but for the familiar slice of all kinds."""
-    slices = model["sampled"]["slices"].items()
-    return {n.removeprefix("eval_"): s["gold"] for n, s in slices if n != "eval_id"}
+    kinds = ((n.removeprefix("eval_"), s["gold"]) for n, s in slices.items())
+    return {kind: gold for kind, gold in kinds if kind != "id"}
 
 
-def _kind_changes(data: story.Story) -> str:
+def _kind_changes(data: story.Story, gold: Mapping[str, Any]) -> str:
     last = data.path[-1]
-    change = data.change(last)
+    change = next((change for name, change, *_ in data.steps if name == last), None)
     if change is None:
-        means = {n: figure["mean"] for n, figure in _kinds(data.models[last]).items()}
+        means = {kind: figure["mean"] for kind, figure in gold.items()}
         best, worst = max(means, key=means.get), min(means, key=means.get)
         return (
             f"{last} does best on {best} ({means[best]:.2f}) and worst on {worst} "
             f"({means[worst]:.2f})."
         )
-    kinds = {n: change["gold"][f"eval_{n}"] for n in _kinds(data.models[last])}
+    kinds = {kind: change["gold"][f"eval_{kind}"] for kind in gold}
     clear = {n: c["mean"] for n, c in kinds.items() if prose.excludes_zero(c)}
     order = sorted(clear, key=clear.get)
     up = [name for name in order[::-1] if clear[name] > 0]

@@ -19,11 +19,10 @@ def accuracy(data: story.Story) -> drawing.Figure:
     present = [split for split in _SPLITS if split in splits]
     numbers = [("pairs", "agrees with labeler", "at best", "agrees with true reward")]
     for split in present:
-        figures = [
-            splits[split][key] for key in ("accuracy", "ceiling", "gold_accuracy")
-        ]
-        both = prose.interval(figures[0]), f"{figures[1]:.2f}"
-        numbers.append((_SPLITS[split], *both, prose.interval(figures[2])))
+        labeler, gold = (splits[split][key] for key in ("accuracy", "gold_accuracy"))
+        best = f"{splits[split]['ceiling']:.2f}"
+        cells = (prose.interval(labeler), best, prose.interval(gold))
+        numbers.append((_SPLITS[split], *cells))
     with drawing.canvas("accuracy") as drawn:
         (axis,) = drawn.axes
         for shift, key, label, color, mark in (
@@ -78,19 +77,18 @@ def reliability(data: story.Story) -> drawing.Figure:
     name, model = data.reward_model
     row = model["splits"]["preferences"]
     curve = row["calibration"]
+    at = [point["predicted"] for point in curve]
+    figures = [point["chosen"] for point in curve]
     numbers = [("predicted", "chosen by the labeler", "pairs")]
-    for point in curve:
-        chosen = point["chosen"]
+    for predicted, chosen in zip(at, figures, strict=True):
         cells = (prose.interval(chosen), str(chosen["count"]))
-        numbers.append((f"{point['predicted']:.2f}", *cells))
+        numbers.append((f"{predicted:.2f}", *cells))
     with drawing.canvas("reliability") as drawn:
         (axis,) = drawn.axes
         axis.plot([0, 1], [0, 1], "--", color=drawing.GREY, label="calibrated")
-        at = [point["predicted"] for point in curve]
-        figures = [point["chosen"] for point in curve]
         style = dict(color=drawing.GREEN, marker="D", label=drawing.shorten(name))
         drawing.whiskers(axis, at, figures, **style)
-        axis.set_xticks(*drawing.percent_ticks())
+        axis.set_xticks(*drawing.PERCENTS)
         drawing.percent_axis(axis)
         axis.set_xlabel("predicted: the first response is preferred, %")
         axis.set_ylabel("measured, % of pairs")

@@ -55,12 +55,12 @@ def render(data: story.Story, title: str = "From text to an aligned model") -> s
     return environment.get_template("page.html.jinja").render(
         title=title,
         lead=_lead(data),
-        gaps=data.missing,
+        gaps=data.gaps,
         headlines=_headlines(data),
         stages=lines,
         sections=[_section(data, *section) for section in SECTIONS.items()],
         samples=_samples(data),
-        method=_method(data),
+        results=data.results,
     )
 
 
@@ -74,20 +74,18 @@ def _clean(value: Any) -> Any:
 
 def _lead(data: story.Story) -> str:
     """The outcome in a sentence or two, from the numbers."""
-    path = data.path
-    if not path:
+    if not data.models:
         return "No model was assessed: this page shows training only."
-    first, last = data.models[path[0]], data.models[path[-1]]
-    gold = [model["sampled"]["gold"]["nine"] for model in (first, last)]
+    path = data.path
+    both = [data.models[name]["sampled"] for name in (path[0], path[-1])]
+    gold, rates = ([figures[group] for figures in both] for group in ("gold", "rates"))
+    first, last = (figures["nine"] for figures in gold)
     if len(path) == 1:
-        return (
-            f"Responses of {path[0]} have a true reward of {prose.interval(gold[0])}."
-        )
+        return f"Responses of {path[0]} have a true reward of {prose.interval(first)}."
     text = (
         f"From {path[0]} to {path[-1]} the true reward of responses went from "
-        f"{gold[0]['mean']:.2f} to {gold[1]['mean']:.2f}"
+        f"{first['mean']:.2f} to {last['mean']:.2f}"
     )
-    rates = [model["sampled"]["rates"] for model in (first, last)]
     if all("unsafe_refusal" in r and "border_refusal" in r for r in rates):
         share = lambda i, name: prose.percent(rates[i][name]["mean"])
         text += (
@@ -137,14 +135,13 @@ def _spread(figure: Any, digits: int = 2, percent: bool = False) -> Any:
 
 
 def _section(data: story.Story, heading: str, functions) -> dict[str, Any]:
-    figures, reasons = [], []
+    figures, reasons = [], {}
     for function in functions:
         try:
             figures.append(function(data))
         except story.Missing as missing:
-            reasons.append(str(missing))
-    reasons = list(dict.fromkeys(reasons))
-    return {"heading": heading, "figures": figures, "reasons": reasons}
+            reasons[str(missing)] = True
+    return {"heading": heading, "figures": figures, "reasons": list(reasons)}
 
 
 def _samples(data: story.Story) -> list[dict[str, Any]]:
@@ -153,10 +150,9 @@ def _samples(data: story.Story) -> list[dict[str, Any]]:
     The first of all where there is none. Prompts are not chosen by their responses
     otherwise, so that a model that got worse shows it.
     """
-    if not data.path:
+    if not data.models:
         return []
-    prompts = data.results["prompts"]
-    answers = {name: data.models[name]["sampled"]["answers"] for name in data.path}
+    prompts, answers = data.results["prompts"], data.sampled("answers")
     samples = []
     for name in dict.fromkeys(prompt["slice"] for prompt in prompts):
         rows = [i for i, prompt in enumerate(prompts) if prompt["slice"] == name]
@@ -169,28 +165,8 @@ def _samples(data: story.Story) -> list[dict[str, Any]]:
                 "prompt": prompts[i]["text"].removesuffix("\nassistant:"),
                 "answers": [
                     {"name": model, "color": data.color(model), **answers[model][i]}
-                    for model in data.path
+                    for model in answers
                 ],
             }
         )
     return samples
-
-
-def _method(data: story.Story) -> str:
-    if not data.results:
-        return ""
-    settings, world = data.results["settings"], data.results["world"]
-    each = settings["each"]
-    return (
-        f"World {world['preset']}, seed {world['seed']}. Every model answered the same "
-        f"{each} prompts of each of {len(settings['kinds'])} kinds and {2 * each} "
-        "prompts like the demonstrations (familiar). Unfamiliar prompts are those of "
-        "the kinds with a wording, person, topic, act or combination that no "
-        "demonstration has. Look-alikes are harmless requests that begin like unsafe "
-        "ones (break an egg). Responses are sampled at temperature 1 with seed "
-        f"{settings['seed']} and scored by the world's parser, not by a model. "
-        "Intervals are 95 %: bootstrap over prompts for means, Wilson's for shares; "
-        "changes are paired by prompt. KL is the divergence of the model from its "
-        "reference over the model's own responses. Unread text: "
-        f"{settings['documents']} documents that no run was trained on."
-    )

@@ -50,32 +50,27 @@ class Story(NamedTuple):
 
     Attributes:
       stages: in the order in which they ran.
-      results: the file of `alignjax assess`, or None.
+      results: the file of `alignjax assess`; without one, results of no model.
     """
 
     stages: list[Stage]
-    results: Mapping[str, Any] | None
+    results: Mapping[str, Any] = {"models": {}, "changes": [], "rewards": {}}
 
     @property
-    def models(self) -> dict[str, Any]:
+    def models(self) -> Mapping[str, Any]:
         """Figures of the language models, by name, in order."""
-        return dict(self.results["models"]) if self.results else {}
+        return self.results["models"]
 
     @property
-    def rewards(self) -> dict[str, Any]:
-        """Figures of the reward models, by name."""
-        return dict(self.results["rewards"]) if self.results else {}
-
-    @property
-    def missing(self) -> list[str]:
+    def gaps(self) -> list[str]:
         """The stages of a whole story that are not in this one, a sentence each."""
-        kinds = {stage.kind for stage in self.stages}
+        trained = {stage.kind for stage in self.stages}
         measured = {model["stage"] for model in self.models.values()}
-        measured |= {"reward" for _ in self.rewards}
+        measured |= {"reward" for _ in self.results["rewards"]}
         gaps = []
         for kind, purpose in KINDS.items():
             reasons = []
-            if kind not in kinds:
+            if kind not in trained:
                 reasons.append("its folder was not given (--stage)")
             if kind not in measured:
                 reasons.append("its model was not assessed")
@@ -84,16 +79,9 @@ class Story(NamedTuple):
         return gaps
 
     @property
-    def measured(self) -> list[str]:
-        """`path`; raises `Missing` where it is empty."""
-        if not self.path:
-            raise Missing("no language model was assessed")
-        return self.path
-
-    @property
     def reward_model(self) -> tuple[str, Mapping[str, Any]]:
         """Name and figures of the first reward model; raises `Missing` without one."""
-        for name, model in self.rewards.items():
+        for name, model in self.results["rewards"].items():
             return name, model
         raise Missing("no reward model was assessed")
 
@@ -101,28 +89,27 @@ class Story(NamedTuple):
     def path(self) -> list[str]:
         """Models from the first to the last stage; of several preference models one.
 
-        Figures by stage are drawn along this line.
+        Figures by stage are drawn along this line. Raises `Missing` without a model.
         """
         stages, names = set(), []
         for name, model in self.models.items():
             if model["stage"] not in stages or model["stage"] != "preference":
                 names.append(name)
             stages.add(model["stage"])
+        if not names:
+            raise Missing("no language model was assessed")
         return names
+
+    def sampled(self, group: str) -> dict[str, Mapping[str, Any]]:
+        """A group of figures of sampled responses, by model along `path`."""
+        return {name: self.models[name]["sampled"][group] for name in self.path}
 
     def color(self, name: str) -> str:
         """The colour of a model: that of its stage, or one of its own."""
         kind = self.models[name]["stage"]
         same = [other for other, m in self.models.items() if m["stage"] == kind]
-        place = same.index(name)
-        if place == 0:
-            return drawing.COLORS[kind]
-        return drawing.FURTHER[(place - 1) % len(drawing.FURTHER)]
-
-    def change(self, name: str) -> Mapping[str, Any] | None:
-        """The measured change to this model from the one that it started from."""
-        changes = self.results["changes"] if self.results else []
-        return next((c for c in changes if c["to"] == name), None)
+        own = drawing.FURTHER[(same.index(name) - 1) % len(drawing.FURTHER)]
+        return drawing.COLORS[kind] if name == same[0] else own
 
     @property
     def steps(self) -> list[tuple[str, Mapping, Mapping, Mapping]]:
@@ -130,19 +117,19 @@ class Story(NamedTuple):
 
         A model without a measured change is left out.
         """
-        changes = {name: self.change(name) for name in self.path}
+        models, path = self.models, self.path
         return [
-            (name, change, self.models[change["from"]], self.models[name])
-            for name, change in changes.items()
-            if change is not None and change["from"] in self.models
+            (change["to"], change, models[change["from"]], models[change["to"]])
+            for change in self.results["changes"]
+            if change["to"] in path and change["from"] in models
         ]
 
     @property
     def order(self) -> list[str]:
         """Names of all assessed models, as the stages ran, others at the end."""
-        measured = [*self.models, *self.rewards]
-        stages = [stage.name for stage in self.stages if stage.name in measured]
-        return stages + [name for name in measured if name not in stages]
+        measured = [*self.models, *self.results["rewards"]]
+        ran = [stage.name for stage in self.stages if stage.name in measured]
+        return list(dict.fromkeys(ran + measured))
 
 
 def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
@@ -161,4 +148,4 @@ def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
         except (OSError, ValueError) as error:
             raise errors.ConfigError(f"stage {name}: {error}") from error
         stages.append(Stage(name, results.stage(config), rows))
-    return Story(stages, figures)
+    return Story(stages) if figures is None else Story(stages, figures)

@@ -123,7 +123,7 @@ def _gold(change: Figures, before: Figures, after: Figures) -> str:
             was, now = (m["sampled"]["gold"][view]["mean"] for m in (before, after))
             step = delta(change["gold"][view])
             parts.append(f"{was:.2f} -> {now:.2f} on {label} prompts ({step})")
-    verb = verdict(change["gold"]["nine"], up="rose", down="fell", level="did not move")
+    verb = verdict(change["gold"]["nine"], "rose", "fell", "did not move")
     names = f"{change['from']} -> {change['to']}"
     return f"{names}: true reward {verb} over all kinds: {', '.join(parts)}"
 
@@ -159,7 +159,7 @@ def _reward(name: str, model: Figures) -> list[str]:
 def padding(figures: Figures) -> str:
     """`2 empty sentences raise a score (+0.27) and win in 64 % of pairs`."""
     shift, share = figures["shift"], percent(figures["preferred"])
-    verb = verdict(shift, up="raise", down="lower", level="do not clearly move")
+    verb = verdict(shift, "raise", "lower", "do not clearly move")
     moved = f"{figures['sentences']} empty sentences {verb} a score"
     return f"{moved} ({shift['mean']:+.2f}) and win in {share} of pairs"
 
@@ -169,11 +169,18 @@ def excludes_zero(figure: Figures) -> bool:
     return figure["low"] > 0 or figure["high"] < 0
 
 
-def verdict(figure: Figures, *, up: str, down: str, level: str) -> str:
+def verdict(figure: Figures, up: str, down: str, level: str) -> str:
     """A verb for a change, `level` where its interval contains zero."""
     if not excludes_zero(figure):
         return level
     return up if figure["mean"] > 0 else down
+
+
+def moved(change: Figures, was: float, now: float, where: str = "") -> str:
+    """`rose from 1.07 to 1.43 on familiar prompts`, or that it did not change."""
+    ends = f"from {was:.2f} to {now:.2f}{where}"
+    level = f"did not change beyond the interval{where} ({was:.2f}, then {now:.2f})"
+    return verdict(change, f"rose {ends}", f"fell {ends}", level)
 
 
 def percent(share: float) -> str:
