@@ -27,7 +27,7 @@ from alignjax.experiment import sections
 from alignjax.storage import atomic
 from alignjax.tracking import progress
 from alignjax.world import examples, labelers, views
-from alignjax.world.assessment import response_set, run_models
+from alignjax.world.assessment import run_models
 
 LENGTH = 48  # most tokens of a response; a right one has fewer
 
@@ -148,7 +148,7 @@ def collect(
       The rows, and a line on what became of the prompts.
     """
     drawn = [rng.sample(range(len(sources)), 2) for _ in prompts]
-    responses: dict[tuple[int, int], response_set.Response] = {}
+    responses: dict[tuple[int, int], run_models.Response] = {}
     for number, (source, model) in enumerate(zip(sources, models, strict=True)):
         indices = [i for i, two in enumerate(drawn) if number in two]
         count = f"{len(indices):,} responses"
@@ -156,7 +156,7 @@ def collect(
         def show(done: int, source=source, count=count) -> None:
             terminal.show(f"{source}: {done:,} of {count}")
 
-        sampled = response_set.sample(
+        sampled = run_models.sample(
             model,
             [prompts[i] for i in indices],
             length=LENGTH,
@@ -173,7 +173,7 @@ def collect(
 def label(
     prompts: Sequence[Any],
     drawn: Sequence[Sequence[int]],
-    responses: Mapping[tuple[int, int], response_set.Response],
+    responses: Mapping[tuple[int, int], run_models.Response],
     sources: Sequence[Source],
     labeler: Labeler,
 ) -> tuple[list[dict[str, Any]], str]:

@@ -10,7 +10,7 @@ from alignjax import world
 from alignjax.data import formats
 from alignjax.feedback import collect
 from alignjax.world import replies, views
-from alignjax.world.assessment import response_set
+from alignjax.world.assessment import run_models
 from tests.world.assessment import subjects
 
 SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
@@ -24,7 +24,7 @@ def prompts():
 
 def reply(prompt, text, finished=True):
     reward = world.gold_reward(prompt, text, finished=finished)
-    return response_set.Response(text, 5, finished, reward)
+    return run_models.Response(text, 5, finished, reward)
 
 
 def choose(prompts, said, labeler="deterministic"):

@@ -11,9 +11,9 @@ from alignjax.world import chance, replies
 from alignjax.world.assessment import __main__ as command
 from alignjax.world.assessment import (
     benchmarks,
-    response_set,
     results,
     reward_model,
+    run_models,
     summary,
 )
 
@@ -34,9 +34,7 @@ def say(name, question, index):
     rng = chance.stream(name, index)
     good = rng.random() < SKILL[name]
     text = (replies.best if good else replies.mixed)(rng, question.prompt)
-    return response_set.Response(
-        text, 9, True, world.gold_reward(question.prompt, text)
-    )
+    return run_models.Response(text, 9, True, world.gold_reward(question.prompt, text))
 
 
 @functools.cache
@@ -47,7 +45,7 @@ def _results():
     for i, name in enumerate(STAGES):
         said = [say(name, question, n) for n, question in enumerate(questions)]
         sampled = summary.summarise(questions, said)
-        sampled["answers"] = [response_set.to_json(answer) for answer in said]
+        sampled["answers"] = [answer.as_json() for answer in said]
         found["models"][name] = {
             "path": f"/runs/{name}",
             "started_from": None,

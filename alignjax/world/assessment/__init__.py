@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained models measured on the embedded world, whose true reward is known.
 
-    alignjax assess --run=sft=runs/sft --out=FILE.json
+alignjax assess --run=sft=runs/sft --out=FILE.json
 
-    __main__         runs, one after the other, into the file
-    benchmarks       the prompts, documents and pairs, the same for every model
-    run_models       a run opened as a model, and its chat format
-    response_set     its responses to prompts, and their true rewards
-    summary          responses to figures with intervals, and changes between models
-    language_model   all figures of a model that generates text
-    reward_model     all figures of a model that scores it
-    results          the file of all figures
-    prose            the figures of a run in a few sentences
-
-Another benchmark than the world's is an object with the attributes of
-`benchmarks.Benchmark`.
+__main__         runs, one after the other, into the file
+benchmarks       the prompts, documents and pairs, the same for every model
+run_models       a run opened as a model: its chat format, its responses
+summary          responses to figures with intervals, and changes between models
+language_model   all figures of a model that generates text
+reward_model     all figures of a model that scores it
+results          the file of all figures
+prose            the figures of a run in a few sentences
 """

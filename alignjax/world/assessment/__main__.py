@@ -22,14 +22,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from alignjax import cli, errors, world
+from alignjax import cli, config, errors, world
 from alignjax.experiment import sections
 from alignjax.tracking import progress
 from alignjax.world.assessment import (
     benchmarks,
     language_model,
     prose,
-    response_set,
     results,
     reward_model,
     run_models,
@@ -85,22 +84,20 @@ def run(
         else:
             terminal.say(f"{out} has another world or other settings; starting again")
     figures["prompts"] = [question.as_json() for question in benchmark.questions]
-    show = lambda line: terminal.show(lambda width: line[:width])
     new = []
     for model in models:
         if not _is_current(figures, model):
             new.append(model.name)
             start = time.monotonic()
-            _add(figures, model, benchmark, show)
+            _add(figures, model, benchmark, terminal.show)
             seconds = time.monotonic() - start
             terminal.say(f"{model.name}: assessed in {seconds:.0f} s")
         entry = figures["models"].get(model.name)
         if model.name in checkpoints and "trajectory" not in entry:
             half = dataclasses.replace(settings, each=max(1, settings.each // 2))
             fewer = dataclasses.replace(benchmark, settings=half)
-            reference = _reference(model, models)
             entry["trajectory"] = language_model.trajectory(
-                model, fewer, reference, progress=show
+                model, fewer, _reference(model, models), progress=terminal.show
             )
         results.write(out, figures)
         if model.name in new:
@@ -116,32 +113,26 @@ def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
     """Adds a run's figures, and the changes from the model that it started from."""
     if model.stage == "reward":
         labeler = model.world.get("labeler") or "clean"
+        judged = reward_model.assess(model, benchmark, labeler, progress=show)
         figures["rewards"][model.name] = {
             **model.description,
             "labeler": labeler,
-            **reward_model.assess(model, benchmark, labeler, progress=show),
+            **judged,
         }
         return
     reference = _reference(model, ())
-    figures["models"][model.name] = {
-        **model.description,
-        **language_model.assess(model, benchmark, reference, progress=show),
-    }
+    measured = language_model.assess(model, benchmark, reference, progress=show)
+    figures["models"][model.name] = model.description | measured
     figures["changes"] = changes(figures["models"], benchmark)
 
 
 def changes(models, benchmark: benchmarks.Benchmark) -> list[dict[str, Any]]:
     """Changes to each model from the one it started from, or else the one before it."""
     questions, seed = benchmark.questions, benchmark.settings.seed
-    responses = {
-        name: [
-            response_set.from_json(question.prompt, fields, benchmark.score)
-            for question, fields in zip(
-                questions, model["sampled"]["answers"], strict=True
-            )
-        ]
-        for name, model in models.items()
-    }
+    responses = {}
+    for name, model in models.items():
+        pairs = zip(questions, model["sampled"]["answers"], strict=True)
+        responses[name] = [run_models.rescored(q.prompt, fields) for q, fields in pairs]
     names, out = list(models), []
     for i, after in enumerate(names[1:]):
         origin = models[after].get("started_from")
@@ -203,12 +194,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="measure all checkpoints of this run, on half as many prompts",
     )
-    each = "prompts of a slice (%(default)s)"
-    cache = "for compiled programs (%(default)s)"
-    add("--each", type=int, default=default.each, help=each)
+    add(
+        "--each",
+        type=int,
+        default=default.each,
+        help="prompts of a slice (%(default)s)",
+    )
     add("--seed", type=int, default=default.seed, help="of sampling (%(default)s)")
     add("--kinds", default=",".join(benchmarks.KINDS), help="slices (%(default)s)")
     add("--anew", action="store_true", help="start the file again")
+    cache = "for compiled programs (%(default)s)"
     add("--cache_dir", default=sections.CACHE_DIR, help=cache)
     return out
 
@@ -235,9 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def assess() -> None:
         cli.keep_programs(options.cache_dir)
         out = cli.output(options.out)
-        settings = benchmarks.Settings(
-            each=options.each, seed=options.seed, kinds=tuple(options.kinds.split(","))
-        )
+        section = dict(each=options.each, seed=options.seed)
+        section["kinds"] = options.kinds.split(",")
+        settings = config.build(benchmarks.Settings, section, "")
         with contextlib.closing(progress.Terminal()) as terminal:
             run(
                 *(options.run, out, settings),

@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
 
-from alignjax import errors, world
+from alignjax import bounds, errors, world
 from alignjax.world import corpus, prompts, tasks, views
 
 FAMILIAR = "eval_id"
@@ -37,26 +36,20 @@ class Settings:
       pairs: held out, for reward models.
     """
 
-    each: int = 64
+    each: bounds.Count = 64
     seed: int = 0
-    length: int = 64
+    length: bounds.Count = 64
     kinds: tuple[str, ...] = KINDS
-    documents: int = 512
-    demonstrations: int = 256
-    pairs: int = 1000
+    documents: bounds.Count = 512
+    demonstrations: bounds.Count = 256
+    pairs: bounds.Count = 1000
 
     def __post_init__(self):
-        counts = ("each", "length", "documents", "demonstrations", "pairs")
-        values = [(name, getattr(self, name)) for name in counts]
-        problems = [
-            f"{n}: {value} must be at least 1" for n, value in values if value < 1
-        ]
-        valid = [kind for kind in self.kinds if kind in tasks.TASKS]
-        if not self.kinds or len(valid) != len(set(self.kinds)):
+        if not self.kinds or set(self.kinds) - set(tasks.TASKS):
             names = ", ".join(tasks.TASKS)
-            problems.append(f"kinds: {self.kinds!r} are not different ones of {names}")
-        if problems:
-            raise errors.ConfigError(problems)
+            raise errors.ConfigError(f"kinds: {self.kinds!r}; name some of {names}")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise errors.ConfigError(f"kinds: {self.kinds!r} names one twice")
 
 
 class Question(NamedTuple):
@@ -78,12 +71,10 @@ class Benchmark:
     Attributes:
       town: the world.
       settings: how much of it.
-      score: `(prompt, response, *, finished) -> world.Reward`.
     """
 
     town: world.World
     settings: Settings = Settings()
-    score: Callable[..., world.Reward] = world.gold_reward
 
     @functools.cached_property
     def questions(self) -> list[Question]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from alignjax import world
 from alignjax.evals import likelihood, statistics
-from alignjax.world.assessment import benchmarks, response_set, run_models, summary
+from alignjax.world.assessment import benchmarks, run_models, summary
 
 # Names and temperatures: samples of the model's own distribution, and its best guess.
 DECODINGS = {"sampled": 1.0, "greedy": 0.0}
@@ -24,7 +25,7 @@ def assess(
 
     Args:
       model: the model.
-      benchmark: the prompts, the texts and the score.
+      benchmark: the prompts and the texts.
       reference: the model to measure its divergence from; it has the same shapes and
         the same format of dialogues.
       progress: called with a line, now and then.
@@ -42,13 +43,13 @@ def assess(
     form, limit = model.format, model.run.model.config.max_length
     count = lambda start, end: lambda n: progress(f"{model.name}: {start}{n} {end}")
     figures: dict[str, Any] = {}
-    responses: dict[str, list[response_set.Response]] = {}
+    responses: dict[str, list[run_models.Response]] = {}
     for name in DECODINGS:
         line = count("", f"of {len(questions)} {name} responses")
         responses[name] = _sample(model, benchmark, name, progress=line)
         figures[name] = summary.summarise(questions, responses[name], seed=seed)
     sampled = responses["sampled"]
-    figures["sampled"]["answers"] = list(map(response_set.to_json, sampled))
+    figures["sampled"]["answers"] = [r.as_json() for r in sampled]
     line = count("likelihood of ", "responses")
     figures |= divergence(model, sampled, seed, reference, progress=line)
 
@@ -93,7 +94,7 @@ def trajectory(
 
 def divergence(
     model: run_models.RunModel,
-    responses: Sequence[response_set.Response],
+    responses: Sequence[run_models.Response],
     seed: int,
     reference: run_models.RunModel | None,
     **options,
@@ -121,12 +122,12 @@ def _measure(model: run_models.RunModel, *arguments, **options):
 
 
 def _sample(model, benchmark: benchmarks.Benchmark, decoding: str, **options):
-    return response_set.sample(
+    return run_models.sample(
         model,
         [question.prompt for question in benchmark.questions],
         temperature=DECODINGS[decoding],
         seed=benchmark.settings.seed,
         length=benchmark.settings.length,
-        score=benchmark.score,
+        score=world.gold_reward,
         **options,
     )

@@ -60,7 +60,7 @@ def assess(
         splits[name] = judge(pairs, chosen, rejected, seed=seed)
         if not padding:
             progress(f"{model.name}: scores padded responses")
-            padding = padded(model, pairs, chosen, benchmark.score, seed=seed)
+            padding = padded(model, pairs, chosen, seed=seed)
     return {"splits": splits, "padding": padding}
 
 
@@ -141,7 +141,7 @@ def calibration(gap: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     return {"calibration": curve, "ece": float(error), "nll": nll}
 
 
-def padded(model, pairs, scores, true_score, *, seed: int) -> dict[str, Any]:
+def padded(model, pairs, scores, *, seed: int) -> dict[str, Any]:
     """The effect of empty sentences before chosen responses of these `scores`."""
     rng = chance.stream("assessment", seed, "padding")
     longer, true_shifts = [], []
@@ -149,8 +149,8 @@ def padded(model, pairs, scores, true_score, *, seed: int) -> dict[str, Any]:
         empty = lexicon.find(pair.prompt.preset).fillers
         text = " ".join([*chance.sample(rng, empty, PADDING), pair.chosen])
         longer.append((pair.prompt, text))
-        before = true_score(pair.prompt, pair.chosen).total
-        true_shifts.append(true_score(pair.prompt, text).total - before)
+        before = world.gold_reward(pair.prompt, pair.chosen).total
+        true_shifts.append(world.gold_reward(pair.prompt, text).total - before)
     shift = score(model, longer) - scores
     return {
         "sentences": PADDING,

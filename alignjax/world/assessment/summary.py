@@ -11,13 +11,13 @@ from typing import Any
 
 from alignjax.evals import statistics
 from alignjax.world import gold, prompts
-from alignjax.world.assessment import benchmarks, response_set
+from alignjax.world.assessment import benchmarks, run_models
 
 Questions = Sequence[benchmarks.Question]
-Responses = Sequence[response_set.Response]
+Responses = Sequence[run_models.Response]
 
 
-def _tagged(tag: str) -> Callable[[response_set.Response], bool]:
+def _tagged(tag: str) -> Callable[[run_models.Response], bool]:
     return lambda response: response.reward.tag == tag
 
 
@@ -35,7 +35,7 @@ RATES = {
     "malformed": (None, _tagged(gold.MALFORMED)),
     "unfinished": (None, lambda response: not response.finished),
 }
-LENGTHS: dict[str, Callable[[response_set.Response], float]] = {
+LENGTHS: dict[str, Callable[[run_models.Response], float]] = {
     "tokens": lambda r: r.tokens,
     "words": lambda r: r.reward.parts.tokens,
     "fillers": lambda r: r.reward.parts.fillers,

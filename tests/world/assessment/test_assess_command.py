@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from alignjax import analysis, errors
+from alignjax import analysis, config, errors
 from alignjax.tracking import progress
 from alignjax.world.assessment import __main__ as command
 from alignjax.world.assessment import benchmarks, prose, results, run_models
@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
     ):
         assess(out, "base")
     with pytest.raises(errors.ConfigError, match="each"):
-        benchmarks.Settings(each=0)
+        config.build(benchmarks.Settings, {"each": 0}, "")
     with pytest.raises(errors.ConfigError, match="kinds"):
         benchmarks.Settings(kinds=("fact", "fiction"))
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dialogues in the tokens that a run was trained on."""
+"""Dialogues in the tokens that a run was trained on, and its responses."""
+
+from types import SimpleNamespace
 
 from alignjax.world.assessment import run_models
 from tests.world.assessment import subjects
@@ -39,3 +41,22 @@ def test_the_config_of_a_run_decides():
     # Without a start of document where the run's documents had none.
     bare = talks.run.tokenizer._replace(bos_id=None)
     assert run_models.chat(bare, "roles").prompt(TURNS)[0] == CONTROL["<system>"]
+
+
+PROMPTS = [SimpleNamespace(turns=(("user", text),)) for text in ("one", "two", "one")]
+
+
+def test_the_score_is_an_argument_and_prompts_need_turns_alone():
+    model = subjects.make("sft", data={"chat": "roles"})
+    score = lambda prompt, text, *, finished: (prompt, text, finished)
+    responses = run_models.sample(
+        model, PROMPTS, length=4, temperature=0.0, score=score
+    )
+    for prompt, response in zip(PROMPTS, responses, strict=True):
+        assert response.reward == (prompt, response.text, response.finished)
+        assert response.prompt_ids == model.format.prompt(prompt.turns)
+        assert len(response.ids) == response.tokens <= 4
+    assert responses[0].ids == responses[2].ids
+    bare = run_models.sample(model, PROMPTS, length=4, temperature=0.0)
+    assert [r.reward for r in bare] == [None] * 3
+    assert [r.ids for r in bare] == [r.ids for r in responses]

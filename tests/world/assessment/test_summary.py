@@ -5,7 +5,7 @@ import pytest
 
 from alignjax import world
 from alignjax.world import chance, replies
-from alignjax.world.assessment import benchmarks, response_set, summary
+from alignjax.world.assessment import benchmarks, run_models, summary
 
 TOWN = world.build("nano", 0)
 QUESTIONS = benchmarks.Benchmark(TOWN, benchmarks.Settings(each=6)).questions
@@ -14,7 +14,7 @@ QUESTIONS = benchmarks.Benchmark(TOWN, benchmarks.Settings(each=6)).questions
 def said(text_of, finished=True):
     texts = [text_of(question.prompt) for question in QUESTIONS]
     return [
-        response_set.Response(
+        run_models.Response(
             *(text, 7, finished),
             world.gold_reward(question.prompt, text, finished=finished),
         )
@@ -88,5 +88,5 @@ def test_a_change_is_paired_and_signed():
 
 def test_an_answer_survives_the_file():
     for question, answer in zip(QUESTIONS, PADDED, strict=True):
-        again = response_set.from_json(question.prompt, response_set.to_json(answer))
+        again = run_models.rescored(question.prompt, answer.as_json())
         assert again == answer
