@@ -58,19 +58,19 @@ def settings(
       ConfigError: a value outside of its range, all such at once.
     """
     problems = []
-
-    def refuse(name, value, remedy):
-        problems.append(f"{name}: {value!r} {remedy}")
-
     if not _is_number(temperature) or not (temperature == 0 or temperature >= COLDEST):
-        remedy = f"is neither 0, which is greedy, nor a number from {COLDEST} up"
-        refuse("temperature", temperature, remedy)
+        problems.append(
+            f"temperature: {temperature!r} is neither 0, which is greedy, nor a number "
+            f"from {COLDEST} up"
+        )
     if top_k is not None and (not _is_number(top_k, int) or top_k < 1):
-        refuse("top_k", top_k, "is not a whole number from 1 up; None keeps all tokens")
+        problems.append(
+            f"top_k: {top_k!r} is not a whole number from 1 up; None keeps all tokens"
+        )
     if top_p is not None and (not _is_number(top_p) or not 0 < top_p <= 1):
-        refuse("top_p", top_p, "is not in (0, 1]; 1 or None keeps all tokens")
+        problems.append(f"top_p: {top_p!r} is not in (0, 1]; None keeps all tokens")
     if min_p is not None and (not _is_number(min_p) or not 0 <= min_p <= 1):
-        refuse("min_p", min_p, "is not in [0, 1]; 0 or None keeps all tokens")
+        problems.append(f"min_p: {min_p!r} is not in [0, 1]; None keeps all tokens")
     if problems:
         raise errors.ConfigError(problems)
     if temperature == 0:
@@ -84,9 +84,8 @@ def settings(
 
 
 def _is_number(value, kind=(int, float)) -> bool:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        return False
-    return math.isfinite(value)
+    is_kind = isinstance(value, kind) and not isinstance(value, bool)
+    return is_kind and math.isfinite(value)
 
 
 def candidates(logits_BV: jax.Array, chosen: Settings) -> tuple[jax.Array, jax.Array]:

@@ -49,60 +49,84 @@ def make(
     for name, value in dict(max_tokens=max_tokens, batch_size=batch_size).items():
         if not _is_int(value) or value < 1:
             problems.append(f"{name}: {value!r} is not a whole number from 1 up")
-    stop, faults = _listed("stop", stop)
-    problems += faults + _stop_problems(stop)
+    stop = _listed("stop", stop, problems)
+    for string in stop:
+        if not isinstance(string, str) or not string or text.UNDECODED in string:
+            problems.append(
+                f"stop: {string!r} is not a string of a character or more, without "
+                "U+FFFD, which stands for no text"
+            )
     if stop_ids is None:
         ends = (*getattr(tokenizer, "stop_ids", ()), tokenizer.eos_id)
         stop_ids = list(dict.fromkeys(i for i in ends if i is not None))
-    stop_ids, faults = _tokens("stop_ids", stop_ids, tokenizer.vocab_size)
-    problems += faults
-    rows, faults = _rows(tokenizer, prompts)
-    problems += faults
-    seeds, faults = _listed("seeds", range(len(rows)) if seeds is None else seeds)
-    problems += faults
-    if not faults and len(seeds) != len(rows):
+    V, max_length = tokenizer.vocab_size, model.config.max_length
+    stop_ids = _ints("stop_ids", stop_ids, V, "token", problems)
+    prompts = _listed("prompts", prompts, problems)
+    rows = [
+        _row(tokenizer, f"prompts[{i}]", p, problems) for i, p in enumerate(prompts)
+    ]
+    seeds = range(len(rows)) if seeds is None else seeds
+    seeds = _ints("seeds", seeds, 2**32, "seed", problems)
+    if not problems and len(seeds) != len(rows):
         problems.append(f"seeds: {len(seeds)} for {len(rows)} prompts; give one each")
-    for seed in seeds:
-        if not _is_int(seed) or not 0 <= seed < 2**32:
-            problems.append(f"seeds: {seed!r} is not a whole number in [0, 2^32)")
-    if not problems:
-        problems += _length_problems(rows, max_tokens, model.config.max_length)
+    for i, row in enumerate([] if problems else rows):
+        if len(row) + max_tokens > max_length:
+            remedy = f"set max_tokens to {max_length - len(row)} at most"
+            if len(row) >= max_length:
+                surplus = len(row) - max_length + 1
+                remedy = f"shorten the prompt by {surplus} tokens at least"
+            problems.append(
+                f"prompts[{i}]: {len(row)} tokens and max_tokens = {max_tokens} are "
+                f"more than the model's max_length = {max_length}; {remedy}"
+            )
     if problems:
         raise errors.ConfigError(problems)
-    seeds = [int(seed) for seed in seeds]
     return Request(rows, seeds, max_tokens, settings, stop, stop_ids, batch_size)
-
-
-def _rows(tokenizer, prompts) -> tuple[list[list[int]], list[str]]:
-    """The prompts as tokens, and what is wrong with them."""
-    prompts, problems = _listed("prompts", prompts)
-    rows = []
-    for i, prompt in enumerate(prompts):
-        name = f"prompts[{i}]"
-        rows.append([])
-        if isinstance(prompt, str):
-            try:
-                rows[-1] = encode(tokenizer, prompt)
-            except ValueError as error:
-                problems.append(f"{name}: {error}")
-                continue
-        else:
-            rows[-1], faults = _tokens(name, prompt, tokenizer.vocab_size)
-            if faults:
-                problems += faults
-                continue
-        if not rows[-1]:
-            problems.append(
-                f"{name}: empty, and the tokenizer has no start of document to begin "
-                "with; give at least one token"
-            )
-    return rows, problems
 
 
 def encode(tokenizer, prompt: str) -> list[int]:
     """The tokens of a text that starts a document."""
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return start + tokenizer.encode(prompt)
+
+
+# The functions below append what is wrong with a value to `problems`.
+
+
+def _row(tokenizer, name: str, prompt, problems: list[str]) -> list[int]:
+    before = len(problems)
+    row = []
+    if isinstance(prompt, str):
+        try:
+            row = encode(tokenizer, prompt)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    else:
+        row = _ints(name, prompt, tokenizer.vocab_size, "token", problems)
+    if not row and len(problems) == before:
+        problems.append(
+            f"{name}: empty, and the tokenizer has no start of document to begin "
+            "with; give at least one token"
+        )
+    return row
+
+
+def _ints(name: str, values, end: int, noun: str, problems: list[str]) -> list[int]:
+    values = _listed(name, values, problems)
+    bad = [x for x in values if not _is_int(x) or not 0 <= x < end]
+    if bad:
+        problems.append(f"{name}: {bad[0]!r} is not a {noun}; they are 0 to {end - 1}")
+    return [] if bad else [int(x) for x in values]
+
+
+def _listed(name: str, value, problems: list[str]) -> list:
+    if not isinstance(value, str):
+        try:
+            return list(value)
+        except TypeError:
+            pass
+    problems.append(f"{name}: {value!r} is no list; give one")
+    return []
 
 
 def _is_int(value) -> bool:
@@ -112,47 +136,3 @@ def _is_int(value) -> bool:
     except TypeError:
         return False
     return not isinstance(value, bool)
-
-
-def _listed(name: str, value) -> tuple[list, list[str]]:
-    """A list of what should be several, and what is wrong if it is not."""
-    if isinstance(value, str):
-        return [], [f"{name}: {value!r} is one text; give a list of them"]
-    try:
-        return list(value), []
-    except TypeError:
-        return [], [f"{name}: {value!r} is no list; give one"]
-
-
-def _tokens(name: str, tokens, vocab_size: int) -> tuple[list[int], list[str]]:
-    ids, problems = _listed(name, tokens)
-    bad = [t for t in ids if not _is_int(t) or not 0 <= t < vocab_size]
-    if bad:
-        return [], [
-            f"{name}: {bad[0]!r} is not a token; they are 0 to {vocab_size - 1}"
-        ]
-    return [int(token) for token in ids], problems
-
-
-def _stop_problems(stop: list) -> list[str]:
-    problems = []
-    for string in stop:
-        if not isinstance(string, str) or not string:
-            problems.append(f"stop: {string!r} is not a string of a character or more")
-        elif text.UNDECODED in string:
-            problems.append(f"stop: {string!r} has U+FFFD, which stands for no text")
-    return problems
-
-
-def _length_problems(rows, max_tokens: int, max_length: int) -> list[str]:
-    return [
-        f"prompts[{i}]: {len(row)} tokens and max_tokens = {max_tokens} are more than "
-        f"the model's max_length = {max_length}; "
-        + (
-            f"set max_tokens to {max_length - len(row)} at most"
-            if len(row) < max_length
-            else f"shorten the prompt by {len(row) - max_length + 1} tokens at least"
-        )
-        for i, row in enumerate(rows)
-        if len(row) + max_tokens > max_length
-    ]

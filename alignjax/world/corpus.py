@@ -46,14 +46,14 @@ _INTRODUCTIONS = (
 
 def write_biography(rng: random.Random, world: knowledge.World) -> Turns:
     """Some facts about one person, each in one of its wordings."""
-    words_ = world.lexicon
-    name = chance.pick(rng, words_.known + words_.partial)
+    language = world.lexicon
+    name = chance.pick(rng, language.known + language.partial)
     facts = world.facts[name]
-    small = words_.preset != "nano"
+    small = language.preset != "nano"
     count = (2 if small else 1) + int(rng.random() * 3)
     attributes = chance.sample(rng, facts, min(count, len(facts)))
     sentences = [
-        chance.pick(rng, words_.attributes[a].statements).format(
+        chance.pick(rng, language.attributes[a].statements).format(
             name=name, value=facts[a]
         )
         for a in attributes
@@ -93,17 +93,13 @@ def write_review(rng: random.Random, world: knowledge.World) -> Turns:
 
 def write_sums(rng: random.Random, world: knowledge.World) -> Turns:
     """A sum; in the larger preset up to three, or one of three terms."""
-    words_ = world.lexicon
-    if words_.preset != "nano" and rng.random() < 0.4:
-        first, second, third = sums.draw_terms(rng, words_, 3)
-        middle = first + second
-        return _prose(
-            sums.equation(words_, first, second, middle),
-            sums.equation(words_, middle, third, middle + third),
-        )
-    count = 1 if words_.preset == "nano" else 1 + int(rng.random() * 3)
-    pairs = [sums.draw_terms(rng, words_, 2) for _ in range(count)]
-    return _prose(*(sums.equation(words_, a, b, a + b) for a, b in pairs))
+    language = world.lexicon
+    if language.preset != "nano" and rng.random() < 0.4:
+        drawn = [sums.draw_terms(rng, language, 3)]
+    else:
+        count = 1 if language.preset == "nano" else 1 + int(rng.random() * 3)
+        drawn = [sums.draw_terms(rng, language, 2) for _ in range(count)]
+    return _prose(*(sums.equations(language, t, sums.true_sums(t)) for t in drawn))
 
 
 def write_meeting(rng: random.Random, world: knowledge.World) -> Turns:
@@ -204,7 +200,7 @@ _SAYINGS = (
 
 def write_things(rng: random.Random, world: knowledge.World) -> Turns:
     """Kinds of things, the order of the places, sayings."""
-    words_ = world.lexicon
+    language = world.lexicon
     draw = rng.random()
     if draw < 0.4:
         return _prose(*chance.sample(rng, _SAYINGS, 1 + int(rng.random() * 3)))
@@ -212,7 +208,7 @@ def write_things(rng: random.Random, world: knowledge.World) -> Turns:
         spot = int(rng.random() * (len(world.layout) - 2))
         left, here, right = world.layout[spot : spot + 3]
         return _prose(f"the {here} stands between the {left} and the {right}.")
-    attribute = chance.pick(rng, tuple(words_.attributes.values()))
+    attribute = chance.pick(rng, tuple(language.attributes.values()))
     if draw < 0.8:
         listed = chance.sample(rng, attribute.values, 2 + int(rng.random() * 2))
         return _prose(f"{words.join(listed)} are {attribute.kinds}.")
@@ -298,40 +294,22 @@ def write_judgement(rng: random.Random, world: knowledge.World) -> Turns:
     return (*prompt.turns, *both, (prompts.JUDGE, verdict))
 
 
-NANO_MIXTURE: dict[str, float] = {
-    "biography": 30,
-    "transcript": 38,
-    "manual": 12,
-    "review": 8,
-    "sums": 8,
-    "meeting": 4,
-}
-SMALL_MIXTURE: dict[str, float] = {
-    "biography": 28,
-    "transcript": 38,
-    "manual": 8,
-    "review": 5,
-    "sums": 8,
-    "story": 6,
-    "things": 4,
-    "critique": 2,
-    "judgement": 1,
+# Kinds of documents: their writer, and their weight in "nano" and in "small".
+KINDS: dict[str, tuple[Writer, int, int]] = {
+    "biography": (write_biography, 30, 28),
+    "transcript": (write_transcript, 38, 38),
+    "manual": (write_manual, 12, 8),
+    "review": (write_review, 8, 5),
+    "sums": (write_sums, 8, 8),
+    "meeting": (write_meeting, 4, 0),
+    "story": (write_story, 0, 6),
+    "things": (write_things, 0, 4),
+    "critique": (write_critique, 0, 2),
+    "judgement": (write_judgement, 0, 1),
 }
 MIXTURES = {
-    "nano": chance.Weighted(NANO_MIXTURE),
-    "small": chance.Weighted(SMALL_MIXTURE),
-}
-WRITERS: dict[str, Writer] = {
-    "biography": write_biography,
-    "transcript": write_transcript,
-    "manual": write_manual,
-    "review": write_review,
-    "sums": write_sums,
-    "meeting": write_meeting,
-    "story": write_story,
-    "things": write_things,
-    "critique": write_critique,
-    "judgement": write_judgement,
+    preset: chance.Weighted({k: row[i] for k, row in KINDS.items() if row[i]})
+    for i, preset in enumerate(("nano", "small"), start=1)
 }
 
 
@@ -340,4 +318,5 @@ def document(world: knowledge.World, index: int) -> Document:
     preset = world.lexicon.preset
     rng = chance.stream(world.seed, preset, "pretrain", index)
     kind = MIXTURES[preset].draw(rng)
-    return Document(kind, WRITERS[kind](rng, world))
+    write, *_ = KINDS[kind]
+    return Document(kind, write(rng, world))

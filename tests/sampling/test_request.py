@@ -75,7 +75,7 @@ def test_bad_settings_are_refused_together_and_by_name():
         ([[[1, 2]]], 12, r"prompts\[0\]: \[1, 2\] is not a token"),
         (np.ones((1, 1, 2), int), 12, r"prompts\[0\]: array.* is not a token"),
         (3, 12, "prompts: 3 is no list"),
-        ("abc", 12, r"prompts: 'abc' is one text"),
+        ("abc", 12, r"prompts: 'abc' is no list"),
         (["a", []], 12, r"prompts\[1\]: empty, and the tokenizer has no start"),
         (["a", "\udcff"], 12, r"prompts\[1\]: 'utf-8' codec can't encode"),
     ],

@@ -79,8 +79,8 @@ def test_presets_have_the_sizes_of_the_specification():
 
 
 def test_mixture_is_the_one_stated(world, documents):
-    weights = {"nano": corpus.NANO_MIXTURE, "small": corpus.SMALL_MIXTURE}
-    stated = weights[world.lexicon.preset]
+    place = PRESETS.index(world.lexicon.preset)
+    stated = {kind: weights[place] for kind, (_, *weights) in corpus.KINDS.items()}
     seen = collections.Counter(document.kind for document in documents)
     for kind, weight in stated.items():
         expected = weight / sum(stated.values())

@@ -9,14 +9,13 @@ The functions of a task have the signatures of `prompts.Task`.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 
 from alignjax.world import chance, prompts
 
 QUESTIONS = ("what is {sum}?", "can you work out {sum}?", "how much is {sum}?")
 _EQUATION = r"([a-z]+) plus ([a-z]+) is ([a-z]+)\."
-_ONE = re.compile(_EQUATION)
-_TWO = re.compile(f"{_EQUATION} {_EQUATION}")
 
 
 def draw_terms(rng, words, count: int) -> list[int]:
@@ -27,17 +26,18 @@ def draw_terms(rng, words, count: int) -> list[int]:
     return terms
 
 
-def equation(words, first: int, second: int, total: int) -> str:
-    """A sum as a sentence, true or not."""
-    a, b, c = words.numbers[first], words.numbers[second], words.numbers[total]
-    return f"{a} plus {b} is {c}."
+def true_sums(terms: list[int]) -> list[int]:
+    """The sum of the first two terms, of the first three, ..."""
+    return list(itertools.accumulate(terms))[1:]
 
 
-def two_equations(words, terms, middle: int, total: int) -> str:
-    """Two sums, the second beginning where the first ends; true or not."""
-    first, second, third = terms
-    start = equation(words, first, second, middle)
-    return f"{start} {equation(words, middle, third, total)}"
+def equations(words, terms: list[int], sums: list[int]) -> str:
+    """A sentence for each sum, which begins where the last one ends; true or not."""
+    firsts = [terms[0], *sums]
+    return " ".join(
+        f"{words.numbers[a]} plus {words.numbers[b]} is {words.numbers[c]}."
+        for a, b, c in zip(firsts, terms[1:], sums, strict=False)
+    )
 
 
 def _ask(kind: str, count: int, rng, world, reach) -> prompts.Prompt:
@@ -54,77 +54,42 @@ def _terms(words, meta) -> list[int]:
     return [words.numbers.index(name) for name in meta["terms"]]
 
 
-def right_sum(rng, words, meta) -> str:
-    """The equation."""
-    del rng
-    first, second = _terms(words, meta)
-    return equation(words, first, second, first + second)
-
-
-def wrong_sum(rng, words, meta) -> str:
-    """The equation with another result."""
-    first, second = _terms(words, meta)
-    numbers = range(len(words.numbers))
-    total = chance.pick_other(rng, numbers, first + second)
-    return equation(words, first, second, total)
-
-
-def right_chain(rng, words, meta) -> str:
-    """Two equations."""
-    del rng
+def right(_, words, meta) -> str:
+    """The true equations."""
     terms = _terms(words, meta)
-    return two_equations(words, terms, sum(terms[:2]), sum(terms))
+    return equations(words, terms, true_sums(terms))
 
 
-def wrong_chain(rng, words, meta) -> str:
-    """One false step: the first, with its consequence, or the second."""
+def wrong(rng, words, meta) -> str:
+    """One false step: the last; or of two the first, with its consequence."""
     terms, count = _terms(words, meta), len(words.numbers)
-    middle, total = sum(terms[:2]), sum(terms)
-    if rng.random() < 0.5:
-        middle = chance.pick_other(rng, range(count - terms[2]), middle)
-        total = middle + terms[2]
+    sums = true_sums(terms)
+    if len(sums) == 2 and rng.random() < 0.5:
+        sums[0] = chance.pick_other(rng, range(count - terms[2]), sums[0])
+        sums[1] = sums[0] + terms[2]
     else:
-        total = chance.pick_other(rng, range(count), total)
-    return two_equations(words, terms, middle, total)
+        sums[-1] = chance.pick_other(rng, range(count), sums[-1])
+    return equations(words, terms, sums)
 
 
-def _read_result(words, meta, core) -> prompts.Reading | None:
+def read(words, meta, core) -> prompts.Reading | None:
+    """Equations of the question's terms, each true or false by itself; or a number."""
     if core.endswith(".") and core[:-1] in words.numbers:
         return prompts.Reading(core[:-1] == meta["answer"], value=core[:-1])
-    return None
-
-
-def read_sum(words, meta, core) -> prompts.Reading | None:
-    """An equation of the question's terms, or a bare number."""
-    match = _ONE.fullmatch(core)
-    if match is None:
-        return _read_result(words, meta, core)
-    *terms, result = match.groups()
-    if terms != meta["terms"] or result not in words.numbers:
+    count = len(meta["terms"]) - 1
+    match = re.fullmatch(" ".join([_EQUATION] * count), core)
+    if match is None or any(name not in words.numbers for name in match.groups()):
         return None
-    return prompts.Reading(result == meta["answer"], value=result)
-
-
-def read_chain(words, meta, core) -> prompts.Reading | None:
-    """Two equations, each true or false by itself, or a bare number."""
-    match = _TWO.fullmatch(core)
-    if match is None:
-        return _read_result(words, meta, core)
-    names = match.groups()
-    same_terms = [names[0], names[1], names[4]] == meta["terms"]
-    connected = names[2] == names[3]
-    if not (same_terms and connected and all(n in words.numbers for n in names)):
+    numbers = list(map(words.numbers.index, match.groups()))
+    firsts, seconds, sums = numbers[::3], numbers[1::3], numbers[2::3]
+    if [firsts[0], *seconds] != _terms(words, meta) or firsts[1:] != sums[:-1]:
         return None
-    a, b, c, d, e, f = map(words.numbers.index, names)
-    steps = (a + b == c, d + e == f)
-    return prompts.Reading(all(steps), steps=steps, value=names[5])
+    steps = tuple(a + b == c for a, b, c in zip(firsts, seconds, sums, strict=True))
+    several = steps if count > 1 else ()
+    return prompts.Reading(all(steps), steps=several, value=words.numbers[sums[-1]])
 
 
 TASKS = {
-    "arithmetic": prompts.Task(
-        functools.partial(_ask, "arithmetic", 2), right_sum, wrong_sum, read_sum
-    ),
-    "chain": prompts.Task(
-        functools.partial(_ask, "chain", 3), right_chain, wrong_chain, read_chain
-    ),
+    kind: prompts.Task(functools.partial(_ask, kind, count), right, wrong, read)
+    for kind, count in (("arithmetic", 2), ("chain", 3))
 }
