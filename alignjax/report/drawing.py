@@ -63,11 +63,10 @@ class Figure(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """A matplotlib figure and its axes."""
+    """A matplotlib figure."""
 
     name: str
     figure: Any
-    axes: Sequence[Any]
 
     def legend(self, columns: int) -> None:
         """One legend for all axes, above them."""
@@ -91,16 +90,17 @@ class Canvas(NamedTuple):
 @contextlib.contextmanager
 def canvas(
     name: str, columns: int = 1, rows: int = 1, *, height: float = HEIGHT
-) -> Iterator[Canvas]:
-    """An empty figure of `rows` times `columns` axes, of no window or global state."""
+) -> Iterator[tuple]:
+    """Yields `(Canvas, axis, ...)`, `rows` times `columns` empty axes."""
     import matplotlib
     from matplotlib import figure as figures
 
     with matplotlib.rc_context(_STYLE):
+        # Of no window or global state.
         size = (WIDTH, height * rows)
         figure = figures.Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
-        yield Canvas(name, figure, list(axes.flat))
+        yield Canvas(name, figure), *axes.flat
 
 
 def errors(figures: Sequence[Mapping]) -> list[list[float]]:

@@ -42,8 +42,7 @@ def _shares(
     numbers = [("model", *(rates[rate][0] for rate in present))]
     for model, shares in figures.items():
         numbers.append((model, *(_percents(shares[rate]) for rate in present)))
-    with drawing.canvas(name) as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas(name) as (drawn, axis):
         series = [
             (*look, [f[rate] for f in figures.values()] if rate in present else [])
             for rate, look in rates.items()
@@ -89,8 +88,7 @@ def length(data: story.Story) -> drawing.Figure:
         color,
         [f[measure] for f in lengths.values()],
     )
-    with drawing.canvas("length", 2) as drawn:
-        left, right = drawn.axes
+    with drawing.canvas("length", 2) as (drawn, left, right):
         short = [drawing.shorten(name, 8) for name in lengths]
         drawing.by_stage(left, short, [line("tokens", drawing.BLUE)])
         empty = {"fillers": drawing.ORANGE, "certainties": drawing.PINK}
@@ -98,7 +96,7 @@ def length(data: story.Story) -> drawing.Figure:
         left.set_ylabel("tokens per response")
         right.set_ylabel("sentences per response")
         right.legend(loc="upper right")
-        for axis in drawn.axes:
+        for axis in (left, right):
             axis.set_ylim(bottom=0)
         title = "Do responses get longer, and is it padding?"
         return drawn.finish(title, _length_changes(data), numbers)
@@ -125,8 +123,7 @@ def perplexity(data: story.Story) -> drawing.Figure:
     numbers = [("model", "pretraining text, nats per token", "demonstrations")]
     for name, *figures in zip(path, text, replies, strict=True):
         numbers.append((name, *(prose.interval(figure, 3) for figure in figures)))
-    with drawing.canvas("perplexity") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("perplexity") as (drawn, axis):
         series = [
             ("pretraining text", drawing.BLUE, text),
             ("replies of demonstrations", drawing.ORANGE, replies),
@@ -154,3 +151,6 @@ def _loss_changes(path: Sequence[str], text, replies) -> str:
         f"replies of demonstrations went from {replies[0]['mean']:.3f} to "
         f"{replies[-1]['mean']:.3f}."
     )
+
+
+FIGURES = (refusals, knowledge, length, perplexity)

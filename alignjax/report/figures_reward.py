@@ -17,8 +17,7 @@ def stages(data: story.Story) -> drawing.Figure:
     for name, figures in gold.items():
         cells = (_cell(figures.get(view)) for view in (*prose.VIEWS, "nine"))
         numbers.append((name, *cells))
-    with drawing.canvas("stages") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("stages") as (drawn, axis):
         series = []
         for view, color in (("seen", drawing.BLUE), ("unfamiliar", drawing.ORANGE)):
             figures = [f[view] for f in gold.values() if view in f]
@@ -70,8 +69,7 @@ def slices(data: story.Story) -> drawing.Figure:
     kinds = list(gold[data.path[0]])
     numbers = [("kind of prompt", *gold)]
     numbers += [(kind, *(_cell(g[kind]) for g in gold.values())) for kind in kinds]
-    with drawing.canvas("slices", height=0.36 * len(kinds) + 1.0) as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("slices", height=0.36 * len(kinds) + 1.0) as (drawn, axis):
         for i, name in enumerate(gold):
             figures = [gold[name][kind] for kind in kinds[::-1]]
             shift = 0.22 * (i - (len(gold) - 1) / 2)
@@ -130,8 +128,7 @@ def frontier(data: story.Story) -> drawing.Figure:
     if not runs:
         raise story.Missing("no preference model was assessed against its reference")
     numbers = [("model", "step", "KL, nats per response", "true reward")]
-    with drawing.canvas("frontier") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("frontier") as (drawn, axis):
         origin_x, origin_y = [], []
         start = data.models.get(next(iter(runs.values()))["kl"]["to"])
         if start:
@@ -194,3 +191,6 @@ def _ends(runs: Mapping[str, Any], start: Mapping | None) -> str:
 
 def _cell(figure: Mapping | None) -> str:
     return prose.interval(figure) if figure else "-"
+
+
+FIGURES = (stages, slices, frontier)

@@ -23,8 +23,7 @@ def accuracy(data: story.Story) -> drawing.Figure:
         best = f"{splits[split]['ceiling']:.2f}"
         cells = (prose.interval(labeler), best, prose.interval(gold))
         numbers.append((_SPLITS[split], *cells))
-    with drawing.canvas("accuracy") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("accuracy") as (drawn, axis):
         for shift, key, label, color, mark in (
             (-0.12, "accuracy", "with the labeler", drawing.BLUE, "o"),
             (0.12, "gold_accuracy", "with the true reward", drawing.GREEN, "D"),
@@ -83,8 +82,7 @@ def reliability(data: story.Story) -> drawing.Figure:
     for predicted, chosen in zip(at, figures, strict=True):
         cells = (prose.interval(chosen), str(chosen["count"]))
         numbers.append((f"{predicted:.2f}", *cells))
-    with drawing.canvas("reliability") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("reliability") as (drawn, axis):
         axis.plot([0, 1], [0, 1], "--", color=drawing.GREY, label="calibrated")
         style = dict(color=drawing.GREEN, marker="D", label=drawing.shorten(name))
         drawing.whiskers(axis, at, figures, **style)
@@ -124,8 +122,7 @@ def by_length(data: story.Story) -> drawing.Figure:
     shift = f"{padding['sentences']} empty sentences: the score moves by"
     wins = f"preferred in {prose.percent(padding['preferred'])}"
     numbers.append((shift, prose.delta(padding["shift"]), wins))
-    with drawing.canvas("by_length") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("by_length") as (drawn, axis):
         figures = [row["accuracy"] for row in bins]
         at = range(len(bins))
         drawing.whiskers(axis, at, figures, color=drawing.GREEN, marker="D")
@@ -133,8 +130,9 @@ def by_length(data: story.Story) -> drawing.Figure:
         axis.set_xticks(at, [_two_lines(row["longer"]) for row in bins])
         axis.set_xlim(-0.5, len(bins) - 0.5)
         drawing.percent_axis(axis)
-        axis.set_xlabel("the better response, in words")
-        axis.set_ylabel("scored higher, % of pairs")
+        axis.set(
+            xlabel="the better response, in words", ylabel="scored higher, % of pairs"
+        )
         title = "Does length fool the reward model?"
         return drawn.finish(title, _length_bias(name, bins, padding), numbers)
 
@@ -158,3 +156,6 @@ def _length_bias(name: str, bins, padding: Mapping[str, Any]) -> str:
 def _two_lines(label: str) -> str:
     short = label.replace(" or more ", "+ ").replace(" to ", "–")
     return "\n".join(short.rsplit(" ", 1))
+
+
+FIGURES = (accuracy, reliability, by_length)

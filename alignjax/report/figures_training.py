@@ -33,8 +33,8 @@ def losses(data: story.Story) -> drawing.Figure:
     rows = -(-len(stages) // columns)
     height = 2.3 if columns == 2 else drawing.HEIGHT
     parts, numbers = [], [("stage", "steps", "first loss", "last loss", "held out")]
-    with drawing.canvas("losses", columns, rows, height=height) as drawn:
-        for axis, stage in zip(drawn.axes, stages, strict=False):
+    with drawing.canvas("losses", columns, rows, height=height) as (drawn, *axes):
+        for axis, stage in zip(axes, stages, strict=False):
             steps, values = stage.series("loss")
             width = max(1, len(values) // 30)
             even = smooth(values, width)
@@ -45,8 +45,7 @@ def losses(data: story.Story) -> drawing.Figure:
             if at:
                 axis.plot(at, held_out, **_HELD_OUT)
             axis.set_title(drawing.shorten(stage.name, 20), fontsize=10, loc="left")
-            axis.set_xlabel("steps")
-            axis.set_ylabel(_UNITS[stage.kind])
+            axis.set(xlabel="steps", ylabel=_UNITS[stage.kind])
             axis.set_ylim(*_limits([*(even[width:] or even), *held_out]))
             axis.locator_params(axis="x", nbins=4)
             first, last = values[0], even[-1]
@@ -54,12 +53,12 @@ def losses(data: story.Story) -> drawing.Figure:
             cells = (str(len(values)), f"{first:.3f}", f"{last:.3f}")
             end = f"{held_out[-1]:.3f}" if held_out else "-"
             numbers.append((stage.name, *cells, end))
-        for axis in drawn.axes[len(stages) :]:
+        for axis in axes[len(stages) :]:
             axis.set_visible(False)
         # One legend for all, outside: in small axes it would hide the curves.
-        drawn.axes[0].plot([], [], color=drawing.INK, label="training")
+        axes[0].plot([], [], color=drawing.INK, label="training")
         if any(stage.series("eval/loss")[0] for stage in stages):
-            drawn.axes[0].plot([], [], **_HELD_OUT, label="held out")
+            axes[0].plot([], [], **_HELD_OUT, label="held out")
         drawn.legend(2)
         title = "Does every stage learn, and does the loss fall on held-out data too?"
         caption = f"The loss went in {'; '.join(parts)}. {_overfitting(stages)}"
@@ -100,8 +99,7 @@ def drift(data: story.Story) -> drawing.Figure:
         )
     numbers = [("response", "first, nats", "last, nats")]
     ends = {}
-    with drawing.canvas("drift") as drawn:
-        (axis,) = drawn.axes
+    with drawing.canvas("drift") as (drawn, axis):
         axis.axhline(0, color=drawing.INK, linewidth=0.8)
         for side, color, line in (
             ("chosen", drawing.BLUE, "-"),
@@ -113,8 +111,7 @@ def drift(data: story.Story) -> drawing.Figure:
             axis.plot(steps, even, color=color, linestyle=line, label=side)
             ends[side] = even[-1]
             numbers.append((side, f"{values[0]:+.3f}", f"{even[-1]:+.3f}"))
-        axis.set_xlabel("steps")
-        axis.set_ylabel("log p − log p_ref, nats per response")
+        axis.set(xlabel="steps", ylabel="log p − log p_ref, nats per response")
         axis.legend(loc="lower left")
         title = (
             "Do chosen responses become likelier, or only rejected ones less likely?"
@@ -136,3 +133,6 @@ def _displacement(chosen: float, rejected: float) -> str:
         "The log-probability, against the reference, of chosen responses changed by "
         f"{chosen:+.2f} nats, of rejected ones by {rejected:+.2f}; {meaning}."
     )
+
+
+FIGURES = (losses, drift)

@@ -20,23 +20,10 @@ from alignjax.world.assessment import prose
 
 # Sections, and functions of a story that return a figure or raise `story.Missing`.
 SECTIONS = {
-    "True reward": (
-        figures_reward.stages,
-        figures_reward.slices,
-        figures_reward.frontier,
-    ),
-    "Behaviour": (
-        figures_behaviour.refusals,
-        figures_behaviour.knowledge,
-        figures_behaviour.length,
-        figures_behaviour.perplexity,
-    ),
-    "The reward model": (
-        figures_reward_model.accuracy,
-        figures_reward_model.reliability,
-        figures_reward_model.by_length,
-    ),
-    "Training": (figures_training.losses, figures_training.drift),
+    "True reward": figures_reward.FIGURES,
+    "Behaviour": figures_behaviour.FIGURES,
+    "The reward model": figures_reward_model.FIGURES,
+    "Training": figures_training.FIGURES,
 }
 _SLICES = {"eval_id": "like the demonstrations"}
 

@@ -72,10 +72,7 @@ def open_at(path: str | os.PathLike, step: int) -> tuple[Journal, Cut]:
     The file is replaced atomically, or left alone where there is nothing to drop.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        return Journal(path, -1), Cut(0, 0, 0)
-    with path.open("rb") as file:
-        steps = [_step_of(line) for line in file]
+    steps = _steps(path)
     unreadable = steps.count(None)
     kept = [n for n in steps if n is not None and n < step]
     if len(kept) < len(steps):
@@ -89,11 +86,8 @@ def open_at(path: str | os.PathLike, step: int) -> tuple[Journal, Cut]:
 
 def last_step(path: str | os.PathLike) -> int | None:
     """The last step of a journal, which may have broken lines; None if it has none."""
-    path = pathlib.Path(path)
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        return max((s for s in map(_step_of, file) if s is not None), default=None)
+    steps = _steps(pathlib.Path(path))
+    return max((step for step in steps if step is not None), default=None)
 
 
 def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
@@ -119,7 +113,6 @@ def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """`value` as JSON has it."""
     if isinstance(value, int):
         return value
     try:
@@ -131,12 +124,17 @@ def _plain(name: str, value: Any) -> Any:
     return number
 
 
-def _step_of(line: bytes) -> int | None:
-    """The step of a record, or None for a line that is not a whole one."""
-    if not line.endswith(b"\n"):
-        return None
+def _steps(path: pathlib.Path) -> list[int | None]:
+    """The step of each line, None for one that is no whole record."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        return [_step(line) for line in file]
+
+
+def _step(line: bytes) -> int | None:
     try:
-        step = json.loads(line)["step"]
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None
