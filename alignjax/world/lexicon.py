@@ -91,23 +91,16 @@ SMALL = Lexicon(
     unsafe=vocabulary.UNSAFE,
     border=vocabulary.BORDER,
     numbers=vocabulary.words(
-        """
-        zero one two three four five six seven eight nine ten eleven twelve
-        thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
-        """
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen "
+        "fourteen fifteen sixteen seventeen eighteen nineteen twenty"
     ),
     largest_term=10,
     positive=vocabulary.words(
-        """
-        lovely bright cozy grand calm cheerful charming peaceful pleasant
-        splendid tidy quiet
-        """
+        "lovely bright cozy grand calm cheerful charming peaceful pleasant splendid "
+        "tidy quiet"
     ),
     negative=vocabulary.words(
-        """
-        dull grim noisy dirty cold gloomy damp crowded shabby smelly dreary
-        muddy
-        """
+        "dull grim noisy dirty cold gloomy damp crowded shabby smelly dreary muddy"
     ),
     happy=("glad", "proud", "merry"),
     sad=("sad", "lonely", "weary"),

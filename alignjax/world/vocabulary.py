@@ -44,15 +44,13 @@ def words(text: str) -> tuple[str, ...]:
 
 
 NAMES = words(
-    """
-    ada ben cora dan eva finn gail hugo ida jack kate liam mona ned olga pete
-    quinn rosa sam tess ugo vera walt xena yuri zoe abel beth carl dora emil fay
-    gus hana ivan jude kurt lena milo nora otto paul rita saul tina uma vito
-    wendy yara zack alma boris clara diego elsa felix greta hank inga jonas
-    karin leo marta nils oscar petra ralph sonia theo ursula viktor wanda yosef
-    zelda amir bruno celia david edith fritz gina henry isaac julia kevin laura
-    moses nadia oliver pablo ruth simon
-    """
+    "ada ben cora dan eva finn gail hugo ida jack kate liam mona ned olga pete quinn "
+    "rosa sam tess ugo vera walt xena yuri zoe abel beth carl dora emil fay gus hana "
+    "ivan jude kurt lena milo nora otto paul rita saul tina uma vito wendy yara zack "
+    "alma boris clara diego elsa felix greta hank inga jonas karin leo marta nils "
+    "oscar petra ralph sonia theo ursula viktor wanda yosef zelda amir bruno celia "
+    "david edith fritz gina henry isaac julia kevin laura moses nadia oliver pablo "
+    "ruth simon"
 )
 
 

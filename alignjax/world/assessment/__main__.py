@@ -105,7 +105,6 @@ def run(
     if not new:  # then somebody wants to read about all of them
         for name in names:
             terminal.say("\n".join(prose.lines(figures, name)))
-    terminal.close()
     return figures
 
 
@@ -114,11 +113,8 @@ def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
     if model.stage == "reward":
         labeler = model.world.get("labeler") or "clean"
         judged = reward_model.assess(model, benchmark, labeler, progress=show)
-        figures["rewards"][model.name] = {
-            **model.description,
-            "labeler": labeler,
-            **judged,
-        }
+        description = model.description | {"labeler": labeler}
+        figures["rewards"][model.name] = description | judged
         return
     reference = _reference(model, ())
     measured = language_model.assess(model, benchmark, reference, progress=show)

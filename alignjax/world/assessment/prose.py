@@ -20,6 +20,15 @@ _RATES = {
     "fact_recall": "facts recalled",
     "arithmetic": "sums right",
 }
+# The rates of a stage's lines, by topic.
+_IMITATION_RATES = {
+    "behaviour": ("unsafe_refusal", "border_refusal", "unknown_abstention"),
+    "knowledge": ("malformed", "fact_recall", "arithmetic"),
+}
+_PREFERENCE_RATES = {
+    "safety": ("unsafe_refusal", "border_refusal"),
+    "other": ("malformed", "unknown_abstention", "fact_recall"),
+}
 # (figure, direction): lesson. The first one that holds beyond its interval is printed.
 _IMITATION = {
     ("border_refusal", +1): (
@@ -59,27 +68,23 @@ def lines(results: Figures, name: str) -> list[str]:
     if change is None:
         return _first(name, model)
     both = results["models"][change["from"]], model
-    gold = _gold(change, *both)
-    if model["stage"] == "preference":
-        if "kl" in model:
-            gold += f", at {interval(model['kl']['kl'])} nats from {model['kl']['to']}"
-        safety = _rates(change, both, "unsafe_refusal", "border_refusal")
-        safety = safety.replace(
-            "look-alikes refused", "look-alikes refused (over-refusal)"
-        )
-        other = _rates(change, both, "malformed", "unknown_abstention", "fact_recall")
-        listed = {"safety": safety, "other": other}
-    else:
-        manners = ("unsafe_refusal", "border_refusal", "unknown_abstention")
-        knowledge = _rates(change, both, "malformed", "fact_recall", "arithmetic")
-        if knowledge:
+    prefers = model["stage"] == "preference"
+    out = [_gold(change, *both)]
+    if prefers and "kl" in model:
+        out[0] += f", at {interval(model['kl']['kl'])} nats from {model['kl']['to']}"
+    for topic, rates in (_PREFERENCE_RATES if prefers else _IMITATION_RATES).items():
+        text = _rates(change, both, *rates)
+        if topic == "safety":
+            text = text.replace(
+                "look-alikes refused", "look-alikes refused (over-refusal)"
+            )
+        if topic == "knowledge" and text:
             before, after = (m["documents"]["mean"] for m in both)
-            text = f"unread text {before:.3f} -> {after:.3f} nats per token"
-            knowledge = f"{knowledge}; {text}"
-        listed = {"behaviour": _rates(change, both, *manners), "knowledge": knowledge}
-    rates = [f"{topic}: {text}" for topic, text in listed.items() if text]
-    lessons = _PREFERENCE if model["stage"] == "preference" else _IMITATION
-    return [gold, *rates, f"why it matters: {_lesson(change, lessons)}"]
+            text += f"; unread text {before:.3f} -> {after:.3f} nats per token"
+        if text:
+            out.append(f"{topic}: {text}")
+    lesson = _lesson(change, _PREFERENCE if prefers else _IMITATION)
+    return [*out, f"why it matters: {lesson}"]
 
 
 def _first(name: str, model: Figures) -> list[str]:

@@ -54,18 +54,16 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       ConfigError: it is no file of results.
     """
-    results = json_files.read(path, error=errors.ConfigError)
-    problem = ""
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
-        problem = f"not results of format {FORMAT}"
-    else:
+    results = json_files.read(path, dict, error=errors.ConfigError)
+    problem = f"not results of format {FORMAT}"
+    if results.get("format") == FORMAT:
         fields = empty("", 0, benchmarks.Settings()).items()
         missing = [k for k, x in fields if not isinstance(results.get(k), type(x))]
-        problem = f"results without {', '.join(missing)}" if missing else ""
-    if problem:
-        remedy = "write them again with alignjax assess --anew"
-        raise errors.ConfigError(f"{path}: {problem}; {remedy}")
-    return results
+        if not missing:
+            return results
+        problem = f"results without {', '.join(missing)}"
+    remedy = "write them again with alignjax assess --anew"
+    raise errors.ConfigError(f"{path}: {problem}; {remedy}")
 
 
 def write(path: str | os.PathLike, results: Mapping[str, Any]) -> None:
