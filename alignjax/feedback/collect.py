@@ -136,13 +136,11 @@ def collect(
     """Samples a response of two sources to each prompt, and labels the pairs.
 
     Args:
-      sources: at least two.
-      models: one for each source.
+      sources: at least two, each with its one of `models`.
       prompts: objects with `turns`, such as `world.Prompt`.
       labeler: called for each pair that can be compared.
       rng: decides which two sources respond to a prompt.
       seed: of sampling.
-      terminal: for progress.
 
     Returns:
       The rows, and a line on what became of the prompts.
@@ -151,10 +149,10 @@ def collect(
     responses: dict[tuple[int, int], run_models.Response] = {}
     for number, (source, model) in enumerate(zip(sources, models, strict=True)):
         indices = [i for i, two in enumerate(drawn) if number in two]
-        count = f"{len(indices):,} responses"
+        name, count = str(source), f"{len(indices):,} responses"
 
-        def show(done: int, source=source, count=count) -> None:
-            terminal.show(f"{source}: {done:,} of {count}")
+        def show(done: int, name=name, count=count) -> None:
+            terminal.show(f"{name}: {done:,} of {count}")
 
         sampled = run_models.sample(
             model,

@@ -40,7 +40,7 @@ def line(
     """`step 120/2000  loss 3.412  1:02 left  84.1k tok/s  MFU 41.2%`.
 
     `step` counts from 0, as records do; the line counts steps done. The most important
-    comes first, for narrow terminals cut its end.
+    comes first, for on a narrow terminal the last parts are left out.
     """
     parts = [f"step {step + 1:>{len(str(total_steps))}}/{total_steps}"]
     if "loss" in metrics:
@@ -97,7 +97,9 @@ class Terminal:
             self._drawn_at = now
             # One column less: a line that wraps could not be drawn over.
             width = max(1, shutil.get_terminal_size().columns - 1)
-            self._write(f"\r{text[:width]}\x1b[K", shown=True)
+            if len(text) > width:  # parts, which two spaces part, go as a whole
+                text = text[: width + 2].rpartition("  ")[0][:width] or text[:width]
+            self._write(f"\r{text}\x1b[K", shown=True)
 
     def close(self) -> None:
         """Leaves the live line standing, and the cursor below it."""

@@ -11,12 +11,10 @@ CLEAR, NOISE = made_up.interval(0.4, 0.1), made_up.interval(0.4, 0.5)
 
 
 def test_a_change_within_its_interval_is_none():
-    assert (
-        figures_reward.moved(CLEAR, 1.0, 1.4, "here") == "rose from 1.00 to 1.40 here"
-    )
+    assert prose.moved(CLEAR, 1.0, 1.4, " here") == "rose from 1.00 to 1.40 here"
     down = made_up.interval(-0.4, 0.1)
-    assert figures_reward.moved(down, 1.4, 1.0) == "fell from 1.40 to 1.00"
-    assert figures_reward.moved(NOISE, 1.0, 1.4).startswith("did not change beyond")
+    assert prose.moved(down, 1.4, 1.0) == "fell from 1.40 to 1.00"
+    assert prose.moved(NOISE, 1.0, 1.4).startswith("did not change beyond")
 
 
 def test_intervals_and_shares_in_words():
@@ -48,7 +46,7 @@ def test_the_legend_of_the_losses_names_what_is_drawn():
     rows = [{**row, "eval/loss": 2.0} for row in training]
     for found, drawn in ((training, 0), (rows, 1)):
         stages = [story.Stage(name, "sft", found) for name in ("one", "two")]
-        svg = figures_training.losses(story.Story(stages, None)).svg
+        svg = figures_training.losses(story.Story(stages)).svg
         assert svg.count(">training<") == 1 and svg.count(">held out<") == drawn
 
 

@@ -107,4 +107,4 @@ def test_on_a_real_narrow_terminal_no_line_wraps():
     os.close(theirs)
     seen = os.read(ours, 1000).decode()
     os.close(ours)
-    assert seen == "\rstep 42/99  loss 3.2\x1b[K\r\n"
+    assert seen == "\rstep 42/99\x1b[K\r\n"
