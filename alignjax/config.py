@@ -127,6 +127,18 @@ def call(function: Callable, section: Mapping, path: str, *leading):
         return function(*leading, **values, **rest)
 
 
+def find(functions: registry.Registry, name: str, path: str) -> Callable:
+    """`functions.find(name)`, where `path` is the field that has the name.
+
+    Raises:
+      ConfigError: there is no such function.
+    """
+    try:
+        return functions.find(name)
+    except ValueError as error:
+        raise errors.ConfigError(f"{path}: {error}") from error
+
+
 def takes_options(function: Callable) -> bool:
     """Whether a function has `**options`."""
     parameters = inspect.signature(function).parameters.values()

@@ -208,12 +208,14 @@ def _hooks(run: build.Experiment, validation, frozen, state, log, watchdog):
             run.tokenizer,
             run.prompts,
             shown=[text + ("\n" if c.data.chat else "") for text in c.sample.prompts],
-            stop_ids=run.stop,
-            max_tokens=c.sample.max_tokens,
-            temperature=c.sample.temperature,
-            top_p=c.sample.top_p,
             write=log.text,
             beat=watchdog.beat,
+            options={
+                "stop_ids": run.stop,
+                "max_tokens": c.sample.max_tokens,
+                "temperature": c.sample.temperature,
+                "top_p": c.sample.top_p,
+            },
         )
         hooks.append(loop.Hook(samples, c.sample.every))
     return evaluations, hooks

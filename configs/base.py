@@ -15,26 +15,15 @@ def language_model() -> ConfigDict:
     for section in ("init", "reference", "evaluation", "sample", "log"):
         c[section] = ConfigDict()
     c.sharding_rules = ConfigDict()
-    c.model = ConfigDict()
-    c.model.family = "llama"
-    c.model.name = "nano"
-    c.objective = ConfigDict()
-    c.objective.name = "language_model"
-    c.tokenizer = ConfigDict()
-    c.tokenizer.kind = "sentencepiece"  # trained on the corpus
-    c.data = ConfigDict()
-    c.data.sources = ConfigDict()
-    c.data.validation_sources = ConfigDict()
-    c.data.bos = True
-    c.optimizer = ConfigDict()
-    c.optimizer.name = "adamw"
-    c.optimizer.clip_norm = 1.0
+    c.model = ConfigDict(dict(family="llama", name="nano"))
+    c.objective = ConfigDict(dict(name="language_model"))
+    c.tokenizer = ConfigDict(dict(kind="sentencepiece"))  # trained on the corpus
+    c.data = ConfigDict(dict(sources={}, validation_sources={}, bos=True))
+    c.optimizer = ConfigDict(dict(name="adamw", clip_norm=1.0))
     c.optimizer.decay = r".*(kernel|embed|head|lora_[ab])"  # no biases, no norms
-    c.schedule = ConfigDict()
-    c.schedule.name = "cosine"
+    c.schedule = ConfigDict(dict(name="cosine"))
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
-    c.checkpoint = ConfigDict()
-    c.checkpoint.every = 500
+    c.checkpoint = ConfigDict(dict(every=500))
     return c
 
 
@@ -77,22 +66,42 @@ def lora(c: ConfigDict, rank: int, alpha: float) -> None:
     c.trainable = r".*/lora_.*"
 
 
+def tulu3(c: ConfigDict) -> None:
+    """The mixture of Tulu 3, 939,343 dialogues from the Hub, with the extra `hf`."""
+    c.data.sources.tulu3 = dict(
+        kind="huggingface",
+        path="allenai/tulu-3-sft-mixture",
+        split="train",
+        format="messages",
+        weight=1.0,
+    )
+    c.data.on_bad_row = "skip"  # some dialogues end in the user's turn
+    c.data.long_documents = "skip"
+    c.data.validation_fraction = 0.002
+
+
+def hh_pairs(c: ConfigDict) -> None:
+    """Anthropic's HH, a file with a pair a line."""
+    c.data.sources.hh = dict(kind="jsonl", path="", format="hh", weight=1.0)
+    c.data.on_bad_row = "skip"
+    c.data.long_documents = "truncate_prompt"
+    c.data.share_prompt = True
+    c.data.validation_fraction = 0.25  # the dialogues that pretraining held out
+
+
 def ultrafeedback(c: ConfigDict) -> None:
     """UltraFeedback, binarized: 61,135 pairs to train on and 2,000 to evaluate.
 
     They are from the Hub, with the extra `hf`. Pairs of equal scores are skipped.
     """
-    for sources, split in (
-        (c.data.sources, "train_prefs"),
-        (c.data.validation_sources, "test_prefs"),
-    ):
-        sources.ultrafeedback = dict(
-            kind="huggingface",
-            path="HuggingFaceH4/ultrafeedback_binarized",
-            format="preference",
-            weight=1.0,
-            split=split,
-        )
+    pairs = dict(
+        kind="huggingface",
+        path="HuggingFaceH4/ultrafeedback_binarized",
+        format="preference",
+        weight=1.0,
+    )
+    c.data.sources.ultrafeedback = dict(pairs, split="train_prefs")
+    c.data.validation_sources.ultrafeedback = dict(pairs, split="test_prefs")
     c.data.validation_fraction = 0.0
     c.data.on_bad_row = "skip"
     c.data.long_documents = "truncate_prompt"

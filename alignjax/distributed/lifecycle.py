@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ends before its last step: asked to stop, or stuck.
+"""The end of a run before its last step: interrupted, preempted, or stuck.
 
-A scheduler's SIGTERM, or Ctrl-C, becomes a flag that the loop reads: on one process a
-signal that nobody handles ends it with nothing saved. After
-`jax.distributed.initialize`, even of one process, JAX takes SIGTERM for itself and
-makes it a step at which all processes stop together; SIGINT is turned into that, so
-that one Ctrl-C stops a whole job. Enter `Interruption` after initializing.
+SIGTERM and Ctrl-C become a flag that the loop reads. After `jax.distributed.initialize`
+JAX takes SIGTERM for itself and makes it a step at which all processes stop together;
+SIGINT is turned into that, so that one Ctrl-C stops a whole job.
 
-A process that is alive but stuck, in a collective that another never joins or on a disk
-that never answers, blocks all the others for ever: heartbeats go on and nothing times
-out. Each process watches itself, with the same limit, so the stacks of all are written;
-the one whose phase differs from the others' is the one to look at.
+A stuck process, in a collective that another never joins or on a disk that never
+answers, blocks all others for ever, while heartbeats go on and nothing times out. Each
+process watches itself with the same limit, so the stacks of all are written; the one
+whose phase differs from the others' is the one to look at.
 """
 
 from __future__ import annotations
@@ -29,28 +27,19 @@ from jax.experimental import multihost_utils
 from alignjax import errors
 
 SAVING = b"\ninterrupted: saving after this step; again to quit without saving\n"
-# How long a process lives on after its report. The end of process 0 kills the others
-# within a second, and they are to have time for their own reports.
-LINGER_SECONDS = 2.0
 
 
 class Interruption:
     """While entered, SIGTERM and SIGINT ask the loop to stop instead of ending it.
 
-        with Interruption() as interruption:
-            for step in ...:
-                ...
-                if interruption.requested(step):
-                    save(step)
-                    return interruption.exit_code
-
-    The second SIGINT is the system's own: the process ends at once, saving nothing. A
-    second SIGTERM changes nothing, since schedulers send several.
+    Enter it after `jax.distributed.initialize`. A second SIGINT ends the process at
+    once, saving nothing; a second SIGTERM changes nothing, since schedulers send
+    several.
     """
 
     def __init__(self):
         self._signal = None
-        self._handlers = {}  # those to put back
+        self._handlers = {}  # to be restored
         self._distributed = False
 
     def __enter__(self) -> Interruption:
@@ -62,16 +51,15 @@ class Interruption:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._handlers.items():
-            # None stands for a handler that was not Python's and cannot be put back.
+            # None is a handler that was not Python's and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers = {}
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after `step`; all processes get True at the same step.
+        """Whether to stop after `step`; True at the same step on all processes.
 
-        Every process calls this after every step, with the same numbers, once each.
-        Where it stays False on a process that was signalled, the others are still to
-        reach the step agreed on, which is at most a few further on.
+        Every process calls this once after every step. The step is a few after the
+        signal, so that all can reach it.
         """
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
@@ -98,14 +86,9 @@ class Interruption:
 class Watchdog:
     """Exits with `HANG` when `beat` was not called for `limit` seconds.
 
-        with Watchdog(limit=1800, path=workdir / "stacks.txt") as watchdog:
-            for step in ...:
-                watchdog.beat(f"step {step}")
-
     The stacks of all threads are written to stderr and to `path` first. Time in which
     the process itself was stopped (Ctrl-Z, a suspended machine) does not count. C code
-    that never lets go of the interpreter's lock stops this watchdog too: from here it
-    looks the same.
+    that never releases the interpreter's lock stops this watchdog too.
     """
 
     def __init__(
@@ -114,51 +97,45 @@ class Watchdog:
         *,
         name: str = "",
         path: str | os.PathLike | None = None,
-        linger: float = LINGER_SECONDS,
+        linger: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
         end: Callable[[int], None] = os._exit,
     ):
         """Nothing is watched before `with` enters.
 
         Args:
-          limit: seconds between beats, longer than any compilation takes; None is off.
-          name: which process this is, for the report.
-          path: a file that the report is appended to, besides stderr.
-          linger: seconds between the report and the end.
-          clock: seconds.
-          end: called with the exit code.
+          limit: seconds between beats, longer than any compilation; None is off.
+          name: of this process, for the report.
+          path: a file that the report is appended to.
+          linger: seconds between the report and the end: the end of process 0 kills the
+            others within a second, and they need time for their own reports.
+          clock, end: the time in seconds, and what is called with the exit code.
 
         Raises:
           ValueError: `limit` is not positive.
         """
         if limit is not None and not limit > 0:
-            raise ValueError(
-                f"watchdog limit {limit} is not positive; None turns it off"
-            )
+            raise ValueError(f"watchdog: {limit} is not positive; None turns it off")
         self._limit, self._name, self._path = limit, name, path
         self._linger, self._clock, self._end = linger, clock, end
-        self._last = (clock(), "start")  # of the last beat, and what began then
+        self._last = (clock(), "start")  # the last beat and the phase since then
         self._stop = threading.Event()
-        self._thread = None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def beat(self, phase: str) -> None:
-        """Something has got done, and `phase` is what begins now."""
+        """Notes progress; `phase` is what begins now."""
         self._last = (self._clock(), phase)
 
     def __enter__(self) -> Watchdog:
         self.beat("start")
         if self._limit is not None:
-            self._thread = threading.Thread(
-                target=self._watch, name="watchdog", daemon=True
-            )
             self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._stop.set()
-        if self._thread is not None:
+        if self._limit is not None:
             self._thread.join()
-            self._thread = None
 
     def _watch(self) -> None:
         tick = min(self._limit / 10, 5.0)
@@ -176,9 +153,9 @@ class Watchdog:
                 return
 
     def _report(self, phase: str, seconds: float) -> None:
-        who = f"{self._name}: " if self._name else ""
+        name = f"{self._name}: " if self._name else ""
         line = (
-            f"{who}no progress for {seconds:.0f} s (the limit is {self._limit:.0f} s) "
+            f"{name}no progress for {seconds:.0f} s (the limit is {self._limit:.0f} s) "
             f"in phase {phase!r}; the stacks of all threads follow\n"
         )
         _dump(sys.__stderr__, line)

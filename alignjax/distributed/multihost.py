@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that decide together: all go on, or all stop, and say where to look.
+"""Decisions that all processes make together.
 
-Each function is called by every process. With one process they cost nothing.
+Every process calls each function. With one process they cost nothing.
 """
 
 from __future__ import annotations
@@ -23,43 +23,37 @@ def from_primary(numbers: list[int]) -> list[int]:
     count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
     if not count:
         return []
-    mine = numbers if jax.process_index() == 0 else [0] * count
-    shared = multihost_utils.broadcast_one_to_all(np.array(mine, np.int32))
+    own = numbers if jax.process_index() == 0 else [0] * count
+    shared = multihost_utils.broadcast_one_to_all(np.array(own, np.int32))
     return [int(number) for number in shared]
 
 
-def _all_agree(good: bool) -> bool:
-    if jax.process_count() == 1:
-        return good
-    return bool(np.all(multihost_utils.process_allgather(np.array(good))))
-
-
-def same_everywhere(what: str, value) -> None:
-    """Raises ConfigError if processes were started with different values."""
+def same_everywhere(name: str, value) -> None:
+    """Raises ConfigError if processes were started with different values of `name`."""
     if jax.process_count() == 1:
         return
-    mine = np.frombuffer(bytes.fromhex(json_files.compact_digest(value)), np.uint8)
-    rows = multihost_utils.process_allgather(mine)
+    digest = np.frombuffer(bytes.fromhex(json_files.compact_digest(value)), np.uint8)
+    rows = multihost_utils.process_allgather(digest)
     different = [i for i, row in enumerate(rows) if not np.array_equal(row, rows[0])]
     if different:
         raise errors.ConfigError(
-            f"{what}: process {different} differs from process 0; start all alike"
+            f"{name}: process {different} differs from process 0; start all alike"
         )
 
 
 @contextlib.contextmanager
-def all_or_none(what: str):
+def all_or_none(action: str):
     """Fails on every process if the body fails on one; OSError as CheckpointError."""
     try:
         yield
     except OSError as error:
         _all_agree(False)
-        raise errors.CheckpointError(f"{what}: {error}") from error
+        raise errors.CheckpointError(f"{action}: {error}") from error
     except (errors.CheckpointError, errors.ConfigError):
         _all_agree(False)
         raise
     if not _all_agree(True):
-        raise errors.CheckpointError(f"{what}: another process says why")
+        raise errors.CheckpointError(f"{action}: another process says why")
 
 
 @contextlib.contextmanager
@@ -72,3 +66,9 @@ def unanimous(path):
         raise
     if not _all_agree(True):
         raise errors.BrokenStep(f"{path} is broken for another process, which says why")
+
+
+def _all_agree(good: bool) -> bool:
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.array(good))))

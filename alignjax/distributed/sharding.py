@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alignjax import errors
@@ -41,13 +42,14 @@ def rules(overrides: Mapping | None = None) -> dict:
     Raises:
       ConfigError: a name that no array has, or an axis that no mesh has.
     """
-    problems = []
+    problems, replaced = [], dict(RULES)
     for name, axes in (overrides or {}).items():
+        replaced[name] = tuple(axes) if isinstance(axes, list) else axes
         if name not in RULES:
             problems.append(
                 f"sharding_rules.{name}: no array has this axis; {', '.join(RULES)} do"
             )
-        for axis in (axes,) if isinstance(axes, str) else axes or ():
+        for axis in _as_tuple(axes):
             if axis not in MESH_AXES:
                 problems.append(
                     f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has "
@@ -55,8 +57,11 @@ def rules(overrides: Mapping | None = None) -> dict:
                 )
     if problems:
         raise errors.ConfigError(problems)
-    as_tuple = lambda axes: tuple(axes) if isinstance(axes, list) else axes
-    return {**RULES, **{k: as_tuple(v) for k, v in (overrides or {}).items()}}
+    return replaced
+
+
+def _as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def make_mesh(shape: Mapping[str, int], devices=None) -> jax.sharding.Mesh:
@@ -70,22 +75,18 @@ def make_mesh(shape: Mapping[str, int], devices=None) -> jax.sharding.Mesh:
     devices = jax.devices() if devices is None else devices
     sizes = _sizes(shape, len(devices))
     slices = {getattr(device, "slice_index", 0) for device in devices}
-    if len(slices) > 1:
-        from jax.experimental import mesh_utils
-
-        if sizes[0] % len(slices):
-            raise errors.ConfigError(
-                f"mesh.data: {sizes[0]} is not a multiple of the {len(slices)} slices"
-            )
-        inner = (sizes[0] // len(slices), *sizes[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(
-            inner, (len(slices), 1, 1), devices=devices
+    # Axes are Explicit by default, which Flax's layers do not accept.
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if len(slices) == 1:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
+    if sizes[0] % len(slices):
+        raise errors.ConfigError(
+            f"mesh.data: {sizes[0]} is not a multiple of the {len(slices)} slices"
         )
-        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
-    # jax.make_mesh defaults to Explicit axes, which Flax's layers do not accept.
-    return jax.make_mesh(
-        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // len(slices), *sizes[1:]), (len(slices), 1, 1), devices=devices
     )
+    return jax.sharding.Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def _sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
@@ -94,19 +95,19 @@ def _sizes(shape: Mapping[str, int], devices: int) -> tuple[int, ...]:
             f"mesh.{unknown.pop()}: no such axis; the axes are {', '.join(MESH_AXES)}"
         )
     sizes = [1 if shape.get(axis) is None else shape[axis] for axis in MESH_AXES]
-    known = math.prod(size for size in sizes if size != -1)
+    fixed = math.prod(size for size in sizes if size != -1)
     free = sizes.count(-1)
     if free > 1 or any(size < 1 and size != -1 for size in sizes):
         raise errors.ConfigError(
             f"mesh: {dict(shape)}: sizes are positive, and one may be -1"
         )
-    if devices % known or (not free and known != devices):
+    if devices % fixed or (not free and fixed != devices):
         raise errors.ConfigError(
             f"mesh: {dict(zip(MESH_AXES, sizes, strict=True))} needs "
-            f"{'a multiple of ' if free else ''}{known} devices, there are {devices}; "
+            f"{'a multiple of ' if free else ''}{fixed} devices, there are {devices}; "
             "give one axis the size -1"
         )
-    return tuple(devices // known if size == -1 else size for size in sizes)
+    return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
 @contextlib.contextmanager
@@ -123,8 +124,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 def axes_of(name: str) -> tuple[str, ...]:
     """The axes of the ambient mesh that an array's axis lies along, under the rules."""
-    axes = dict(nn.get_logical_axis_rules()).get(name) or ()
-    return (axes,) if isinstance(axes, str) else tuple(axes)
+    return _as_tuple(dict(nn.get_logical_axis_rules()).get(name))
 
 
 def shardings(abstract_tree, mesh, rules):
@@ -140,9 +140,7 @@ def batch_sharding(mesh, rules) -> NamedSharding:
 
 def batch_divisor(mesh, rules) -> int:
     """The number of parts that the mesh cuts a batch into."""
-    axes = rules["batch"] or ()
-    axes = (axes,) if isinstance(axes, str) else axes
-    return math.prod(mesh.shape[axis] for axis in axes)
+    return math.prod(mesh.shape[axis] for axis in _as_tuple(rules["batch"]))
 
 
 def local_rows(batch_size: int, mesh, rules) -> np.ndarray:

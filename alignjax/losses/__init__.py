@@ -4,7 +4,7 @@
 `catalogue` finds them by name; `alignjax losses` prints them all.
 """
 
-from alignjax.losses import (
+from alignjax.losses import (  # noqa: F401
     catalogue,
     coupled,
     language_model,
@@ -18,18 +18,3 @@ from alignjax.losses import (
     token_level,
     unpaired,
 )
-
-__all__ = [
-    "catalogue",
-    "coupled",
-    "language_model",
-    "links",
-    "mixtures",
-    "preference",
-    "ranked",
-    "reference_free",
-    "reward",
-    "scores",
-    "token_level",
-    "unpaired",
-]

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How losses are registered, described, bound to the options of a config, and summed.
+"""Losses by name: their traits, their options from a config, and sums of them.
 
 A loss is a pure function `(policy, reference, *, ...) -> loss_B`. Its keyword arguments
-are of three kinds: *options*, which a config sets; *inputs*, arrays that come with the
-batch, such as labels; and `statistic`, for losses whose terms depend on all of a batch.
-`Traits` says which are which, and what else a loss needs.
+are *options*, which a config sets; *inputs*, arrays of the batch, such as labels; and
+`statistic`, of losses whose terms depend on all of a batch. `Traits` tells them apart.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ CATALOGUE = {
     "reward": REWARD,
 }
 
-# The kinds of data that a loss can be of, and the shape of log-probabilities in a dry
-# run. Its sizes differ from one another and from the 2 of a pair: no axis passes for
-# another.
+# The kinds of data of losses, and the shape of log-probs in a dry run. Its sizes differ
+# from one another and from the 2 of a pair, so no axis passes for another.
 B, K, A = 5, 3, 4
 SHAPES = {"pairs": (B, 2), "rankings": (B, K), "labels": (B,), "ratings": (B, A)}
-# The values that `Traits.needs` may have.
+# The fields that `Traits.needs` may name.
 OPTIONAL = [f.name for f in dataclasses.fields(types.LogProbs) if f.default is None]
 # Inputs that follow from the batch itself; all others are in `Responses.values`.
 FROM_BATCH = ("weight_B", "present_BK", "present_BA")
@@ -51,9 +49,8 @@ class Traits:
       reference: whether it reads the reference model.
       needs: the optional fields of `LogProbs` that it reads.
       inputs: its keyword arguments that are arrays of the batch, not options.
-      statistic: None, or the function that computes what the loss needs of the whole
-        global batch; see `measure`. Such a loss is *batch-coupled*: its microbatches
-        share one statistic, computed before any of them.
+      statistic: the function of the whole global batch that a *batch-coupled* loss
+        needs; its microbatches share one value, computed before them. See `measure`.
       margin: whether it depends on the log-ratios by their difference alone, so that
         the gradients of chosen and rejected are opposite.
       data: what one example of the loss is, one of `SHAPES`.
@@ -82,9 +79,7 @@ def traits(function: Callable) -> Traits:
 
 
 def declare(**fields) -> Callable[[Callable], Callable]:
-    """A decorator that attaches `Traits` to a loss.
-
-    For losses outside the package, which are reached as `module:function`.
+    """A decorator that attaches `Traits` to a loss, also to one outside the package.
 
     Raises:
       ValueError: unknown traits, or inputs that the function does not take.
@@ -94,14 +89,12 @@ def declare(**fields) -> Callable[[Callable], Callable]:
     def decorate(function):
         for field, names, allowed in (
             ("needs", declared.needs, OPTIONAL),
-            ("data", (declared.data,), tuple(SHAPES)),
+            ("data", (declared.data,), SHAPES),
             ("inputs", declared.inputs, inspect.signature(function).parameters),
         ):
             for name in set(names) - set(allowed):
-                remedy = registry.closest(name, allowed)
-                raise ValueError(
-                    f"{function.__name__}: {field}: unknown {name!r}; {remedy}"
-                )
+                problem = f"unknown {name!r}; {registry.closest(name, allowed)}"
+                raise ValueError(f"{function.__name__}: {field}: {problem}")
         function.traits = declared
         return function
 
@@ -122,14 +115,11 @@ def find(name: str, *kinds: str) -> Callable:
     losses = registry.Registry("loss")
     for kind in kinds:
         losses.update(CATALOGUE[kind])
-    try:
-        return losses.find(name)
-    except ValueError as error:
-        raise errors.ConfigError(f"loss: {error}") from error
+    return config.find(losses, name, "loss")
 
 
 def options(function: Callable) -> dict[str, config.Field]:
-    """The keyword arguments of a loss that a config sets, not the batch."""
+    """The keyword arguments of a loss that a config sets."""
     parameters = inspect.signature(function).parameters
     reserved = {"statistic", *traits(function).inputs}
     return {
@@ -141,15 +131,14 @@ def options(function: Callable) -> dict[str, config.Field]:
 
 
 def required_values(function: Callable) -> tuple[str, ...]:
-    """The keys of `Responses.values` that a loss cannot do without."""
+    """The required keys of `Responses.values`: inputs of a loss without a default."""
     parameters = inspect.signature(function).parameters
-    names = {
-        value_name(argument)
-        for argument in traits(function).inputs
-        if argument not in FROM_BATCH
-        and parameters[argument].default is inspect.Parameter.empty
-    }
-    return tuple(sorted(names))
+    required = (
+        name
+        for name in set(traits(function).inputs) - set(FROM_BATCH)
+        if parameters[name].default is inspect.Parameter.empty
+    )
+    return tuple(sorted(map(value_name, required)))
 
 
 def value_name(argument: str) -> str:
@@ -175,42 +164,29 @@ def bind(
       ConfigError: unknown, missing, mistyped or incompatible options; or a function
         that is no loss: it fails, or does not return one value per example.
     """
-    prefix = f"{path}." if path else ""
-    try:
-        known = options(function)
-    except NameError as error:
-        raise errors.ConfigError(
-            f"{prefix}loss: {function.__name__}: in its annotations, {error}"
-        ) from error
-    values = {name: field.default for name, field in known.items()}
-    values |= config.fill(known, section, path)
-    if "link_options" in values:
-        with config.errors_at(path):
-            _check_link(values["link"], values["link_options"] or {})
-    bound = functools.partial(function, **values)
-    try:
+    with config.errors_at(path):
+        try:
+            known = options(function)
+        except NameError as error:
+            raise errors.ConfigError(
+                f"loss: {function.__name__}: in its annotations, {error}"
+            ) from error
+        values = {name: field.default for name, field in known.items()}
+        values |= config.fill(known, section, "")
+        if "link_options" in values:
+            link = config.find(links.LINKS, values["link"], "link")
+            known_to_link = config.fields(link, leading=2)
+            config.fill(known_to_link, values["link_options"] or {}, "link_options")
+        bound = functools.partial(function, **values)
         _dry_run(bound, scores)
-    except ValueError as error:
-        option = str(error).partition(":")[0] in known
-        field = "" if option else "loss: "
-        raise errors.ConfigError(f"{prefix}{field}{error}") from error
     return bound
 
 
-def _check_link(link: str, section: Mapping) -> None:
-    """Raises ConfigError for options that the link does not take."""
-    try:
-        function = links.LINKS.find(link)
-    except ValueError as error:
-        raise errors.ConfigError(f"link: {error}") from error
-    config.fill(config.fields(function, leading=2), section, "link_options")
-
-
 def _dry_run(loss: functools.partial, scores: bool) -> None:
-    """Raises ValueError unless the loss returns [B] of what its traits promise it.
+    """Raises ConfigError unless the loss returns [B] of what its traits promise it.
 
     A ValueError of the loss itself that begins with the name of one of its options, as
-    in "alpha: ...", passes through.
+    in "alpha: ...", is an error of that field.
     """
     declared = traits(loss)
     array = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
@@ -240,43 +216,41 @@ def _dry_run(loss: functools.partial, scores: bool) -> None:
     except Exception as error:  # a loss from outside may fail in any way
         text = str(error).partition("\n")[0]
         if isinstance(error, ValueError) and text.partition(":")[0] in loss.keywords:
-            raise
+            raise errors.ConfigError(str(error)) from error
         fields = ", ".join(("total", "length", *declared.needs))
         model = "a reference" if declared.reference else "no reference"
         promised = "scores" if scores else f"{fields} of each response, and {model}"
-        raise ValueError(
-            f"{name} of {declared.data} fails: {type(error).__name__}: {text}; its "
-            f"traits promise it {promised} (losses.catalogue.declare)"
+        raise errors.ConfigError(
+            f"loss: {name} of {declared.data} fails: {type(error).__name__}: {text}; "
+            f"its traits promise it {promised} (losses.catalogue.declare)"
         ) from error
     if (shape := jax.tree.map(jnp.shape, result)) != (B,):
-        raise ValueError(
-            f"{name} returns shape {shape} for {B} {declared.data}; it must return one "
-            f"value for each, {(B,)}, and not reduce them"
+        raise errors.ConfigError(
+            f"loss: {name} returns shape {shape} for {B} {declared.data}; it must "
+            f"return one value for each, {(B,)}, and not reduce them"
         )
 
 
 def measure(loss: Callable, policy, reference, **available):
-    """The statistic of a batch-coupled loss over the whole global batch; else None.
+    """The `statistic` of a batch-coupled loss over the whole global batch; else None.
+
+    It is a pytree of scalars, which all microbatches share, and of arrays with a
+    leading B, which are split as the batch is.
 
     Args:
       loss: from the catalogue, perhaps bound to its options.
       policy, reference: `LogProbs` of the whole batch; no gradient goes through them.
       **available: inputs of the batch, `weight_B` (float32, 0 for padding rows) and
         `key`; the statistic is passed those that it takes.
-
-    Returns:
-      What the loss expects as `statistic`: a pytree of scalars, which all microbatches
-      share, and of arrays with a leading B, which are split as the batch is.
     """
     function = traits(loss).statistic
     if function is None:
         return None
     bound = loss.keywords if isinstance(loss, functools.partial) else {}
     values = {**bound, **available}
-    parameters = inspect.signature(function).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        names = {p.name for p in parameters}
-        values = {k: v for k, v in values.items() if k in names}
+    if not config.takes_options(function):
+        parameters = inspect.signature(function).parameters
+        values = {k: v for k, v in values.items() if k in parameters}
     return function(policy, reference, **values)
 
 
@@ -295,8 +269,7 @@ def bind_mixture(section: Mapping, path: str) -> tuple[Term, ...]:
     """The terms of a mixture: `{loss: {"weight": w, option: value}}` or `{loss: w}`.
 
     Raises:
-      ConfigError: an unknown loss, a weight or an option that it cannot have; all that
-        is wrong at once.
+      ConfigError: all unknown losses, weights and options.
     """
     terms, problems = [], []
     for name, value in section.items():
@@ -304,15 +277,14 @@ def bind_mixture(section: Mapping, path: str) -> tuple[Term, ...]:
         try:
             weight = {"weight": fields.pop("weight", None)}
             weight = config.fill(_WEIGHT, weight, f"{path}.{name}")["weight"]
-            function = PREFERENCE.find(name)
+            function = config.find(PREFERENCE, name, path)
             if (data := traits(function).data) != "pairs":
-                raise ValueError(f"{name} is of {data}; a mixture is of pairs")
+                problem = f"{path}: {name} is of {data}; a mixture is of pairs"
+                raise errors.ConfigError(problem)
             bound = bind(function, fields, f"{path}.{name}")
             terms.append(Term(name, weight, bound))
         except errors.ConfigError as error:
             problems += error.problems
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
     if not section:
         problems.append(f"{path}: a mixture of nothing; name its losses and weights")
     if problems:
@@ -323,9 +295,9 @@ def bind_mixture(section: Mapping, path: str) -> tuple[Term, ...]:
 def combine(terms: Sequence[Term]) -> Callable:
     """The weighted sum of losses as one function with the traits of a loss.
 
-    It is `(policy, reference, *, statistic, **inputs) -> (loss_B, {name: term_B})`:
-    beside the sum it returns each term before its weight, float32 [B]. Its statistic is
-    a dict of those of the batch-coupled terms, by name.
+    It is `(policy, reference, *, statistic, **inputs) -> (loss_B, {name: term_B})`,
+    each term before its weight, float32 [B]. Its statistic is a dict of those of the
+    batch-coupled terms, by name.
     """
     each = {term.name: traits(term.function) for term in terms}
     together = lambda field: tuple(

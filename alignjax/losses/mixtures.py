@@ -28,7 +28,6 @@ def weighted_mean(x_B, weight_B=None):
 
 def mean_chosen_length(policy: LogProbs, reference, *, weight_B=None):
     """The statistic of `nll_token`: tokens of a chosen response, on average."""
-    del reference
     return weighted_mean(policy.length[..., 0], weight_B)
 
 
@@ -41,14 +40,12 @@ def bco_pair_shift(policy, reference, *, beta, weight_B=None):
 @loss(reference=False)
 def nll(policy: LogProbs, reference: LogProbs | None):
     """Likelihood of the chosen response, as in arXiv:2203.02155: -log p(y_w)."""
-    del reference
     return -policy.total[..., 0]
 
 
 @loss(reference=False, normalised=True)
 def nll_mean(policy, reference):
     """Likelihood of the chosen response, arXiv:2404.19733: -log p(y_w)/n_w."""
-    del reference
     return -policy.mean[..., 0]
 
 
@@ -58,7 +55,6 @@ def nll_token(policy, reference, *, statistic):
 
     -log p(y_w)/(mean n_w), so that the mean over the batch is per token of the batch.
     """
-    del reference
     length = jnp.maximum(jax.lax.stop_gradient(statistic), 1.0)
     return -policy.total[..., 0] / length
 

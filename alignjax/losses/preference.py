@@ -85,15 +85,10 @@ def rso(
 ):
     """RSO, arXiv:2309.06657: max(0, 1 - gamma D), or -log s(gamma D).
 
-    The loss is half of the method. The other is where its pairs come from: samples of
-    the policy of which one is kept with probability `rso_acceptance`.
+    The other half of the method is where its pairs come from: samples of the policy,
+    each kept with probability exp((reward - max)/beta).
     """
     return links.LINKS[link](scores.log_ratio(policy, reference), gamma)
-
-
-def rso_acceptance(reward_N, *, beta: float = 0.5):
-    """How likely rejection sampling keeps each candidate: exp((reward - max)/beta)."""
-    return jnp.exp((reward_N - reward_N.max(-1, keepdims=True)) / beta)
 
 
 @loss(margin=True)

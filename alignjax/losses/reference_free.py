@@ -27,7 +27,6 @@ def orpo(
     odds(m) = e^m/(1 - e^m). TRL and the authors' code take the first term over prompt
     and response; the paper, and this, over the response.
     """
-    del reference
     odds_B2 = scores.log_odds(policy.mean)
     return -policy.mean[..., 0] + odds_weight * links.logistic(odds_B2, 1.0)
 
@@ -42,7 +41,6 @@ def cpo(
     label_smoothing: Noise = 0.0,
 ):
     """CPO, arXiv:2401.08417 Eq. 5: -log s(beta (lw - ll)) - alpha lw."""
-    del reference
     contrast_B = links.logistic(policy.total, beta, label_smoothing=label_smoothing)
     return contrast_B - alpha * policy.total[..., 0]
 
@@ -78,7 +76,6 @@ def simpo(
     label_smoothing: Noise = 0.0,
 ):
     """SimPO, arXiv:2405.14734 Eq. 6: -log s(beta (mw - ml) - gamma)."""
-    del reference
     return links.logistic(
         policy.mean, beta, offset=-gamma, label_smoothing=label_smoothing
     )
@@ -97,7 +94,6 @@ def alphapo(
 
     f(m) = (1 - e^(-alpha m))/alpha; at alpha 0 it is m, and this is `simpo`.
     """
-    del reference
     score_B2 = scores.alpha(policy.mean, alpha) if alpha else policy.mean
     return links.logistic(score_B2, beta, offset=-gamma)
 
@@ -105,7 +101,6 @@ def alphapo(
 @loss(normalised=True)
 def simper(policy, reference):
     """SimPER, arXiv:2502.00883: e^ml - e^mw, the inverse perplexities."""
-    del reference
     return -scores.difference(scores.exp(policy.mean))
 
 
@@ -115,6 +110,5 @@ def slic(policy, reference, *, delta: Positive = 1.0, nll_weight: NonNegative = 
 
     The second term is the paper's cross-entropy with the chosen response as the target.
     """
-    del reference
     rank_B = jnp.maximum(0.0, delta - scores.difference(policy.total))
     return rank_B - nll_weight * policy.total[..., 0]

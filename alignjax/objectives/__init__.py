@@ -26,18 +26,16 @@ def build(model: Model, section: Mapping, path: str = "objective") -> Objective:
       ConfigError: an unknown objective, or a field that it does not take.
     """
     fields = {k: v for k, v in section.items() if v is not None}
-    try:
-        make = OBJECTIVES.find(fields.pop("name", ""))
-    except ValueError as error:
-        raise errors.ConfigError(f"{path}.name: {error}") from error
+    make = config.find(OBJECTIVES, fields.pop("name", ""), f"{path}.name")
     scope = fields.pop("router_scope", None)
-    problem = None
     if scope is not None and not router_loss.learns(model):
-        problem = "has no effect without model.router_loss or router_z_loss"
-    elif scope not in (None, *router_loss.SCOPES):
-        problem = f"{scope!r} is none of {', '.join(router_loss.SCOPES)}"
-    if problem:
-        raise errors.ConfigError(f"{path}.router_scope: {problem}")
+        raise errors.ConfigError(
+            f"{path}.router_scope: has no effect without model.router_loss or "
+            "router_z_loss"
+        )
+    if scope not in (None, *router_loss.SCOPES):
+        scopes = ", ".join(router_loss.SCOPES)
+        raise errors.ConfigError(f"{path}.router_scope: {scope!r} is none of {scopes}")
     build = lambda model: config.call(make, fields, path, model)
     if model.routing is None:
         return build(model)

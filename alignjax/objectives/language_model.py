@@ -7,7 +7,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from alignjax import errors, trees
+from alignjax import trees
+from alignjax.bounds import Count, NonNegative
 from alignjax.losses import language_model as losses
 from alignjax.objectives import logprobs
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
@@ -19,8 +20,8 @@ def make(
     model: Model,
     *,
     loss: Literal["cross_entropy", "dft"] = "cross_entropy",
-    z_loss: float = 0.0,
-    chunk: int = logprobs.CHUNK,
+    z_loss: NonNegative = 0.0,
+    chunk: Count = logprobs.CHUNK,
 ) -> Objective:
     """The weighted mean over tokens of a loss of log p(target), + z_loss * log(Z)^2.
 
@@ -34,14 +35,9 @@ def make(
     often no token is likelier than the target; `entropy`, nats a token; `z_loss` where
     it has a weight.
     """
-    problems = [f"chunk: {chunk} must be at least 1"] if chunk < 1 else []
-    problems += [f"z_loss: {z_loss} must be at least 0"] if z_loss < 0 else []
-    if problems:
-        raise errors.ConfigError(problems)
     token_loss = LOSSES[loss]
 
     def objective(params, frozen: Frozen, batch: Sequences, key, train: bool):
-        del train
         params = trees.merge(params, frozen.base)
         tokens = logprobs.tokens(
             model, params, batch, key, chunk=chunk, needs=("hit", "entropy")

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of tokens and of responses: one primitive for training, evaluation
-and analysis.
+"""Log-probabilities of tokens and of responses, for training, evaluation and analysis.
 
-`tokens` computes figures of every target, the logits existing for one chunk of time
-after the other. `response_logprobs` sums them over responses, with the same result in
-the three layouts of `types.Responses`: a target counts by its response and its rank
-there, never by its row. Arrays of responses are flat, [G, K] with G = B P, in the order
-of the batch.
+`tokens` computes figures of every target, with the logits of one chunk of time at a
+time. `response_logprobs` sums them over responses, with the same result in the three
+layouts of `types.Responses`: a target counts by its response and its rank there, never
+by its row. Arrays of responses are [G, K], with G = B P in the order of the batch.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ COMPARISONS = ("reference_kl", "kl")
 
 
 class Tokens(NamedTuple):
-    """Figures of each position, float32 [B, T]; None where they were not asked for.
+    """Figures of each position, float32 [B, T]; None where they are not needed.
 
     Attributes:
       logp: the log-probability of the target, in nats.
@@ -67,12 +65,11 @@ def tokens(
       params: of the policy.
       sequences: rows [B, T].
       key: turns dropout on.
-      chunk: positions of each row whose logits exist at one time. The values and the
-        gradients do not depend on it; T need not be a multiple of it.
-      needs: further fields of `Tokens`; names of other things are passed over.
+      chunk: positions of each row whose logits exist at one time. Values and gradients
+        do not depend on it; T need not be a multiple of it.
+      needs: further fields of `Tokens`; other names are ignored.
       reference: parameters of a reference, for `reference_logp` and the fields in
-        `COMPARISONS`. Logits of both models then exist for one chunk at a time. No
-        gradient goes to it.
+        `COMPARISONS`; without a gradient.
 
     Raises:
       ValueError: a comparison without a reference.
@@ -90,12 +87,12 @@ def tokens(
         if reference is None:
             return policy
         other_BCV = model.unembed(reference, reference_BCD)
-        wanted = lambda name, p, q: divergence(p, q) if name in needs else None
-        return policy._replace(
-            reference_logp=token_logp(other_BCV, targets_BC)[0],
-            reference_kl=wanted("reference_kl", other_BCV, logits_BCV),
-            kl=wanted("kl", logits_BCV, other_BCV),
-        )
+        fields = {"reference_logp": token_logp(other_BCV, targets_BC)[0]}
+        if "reference_kl" in needs:
+            fields["reference_kl"] = divergence(other_BCV, logits_BCV)
+        if "kl" in needs:
+            fields["kl"] = divergence(logits_BCV, other_BCV)
+        return policy._replace(**fields)
 
     return over_chunks(figures, arrays, chunk)
 
@@ -146,8 +143,8 @@ def entropy(logits: jax.Array) -> jax.Array:
 def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
     """`function` of slices of time, one after the other, its results joined.
 
-    The backward pass computes what `function` makes inside once more, so that no more
-    than one slice of it ever exists. Where one slice is all, it is kept.
+    The backward pass computes each slice once more, so that no more than one exists.
+    Where one slice is all, it is kept.
 
     Args:
       function: of arrays [B, C, ...], gives a pytree of arrays [B, C].
@@ -193,8 +190,7 @@ def response_logprobs(
 
     Args:
       batch: in any layout.
-      figures: of `flatten_sequences(batch)`. Those of other tokens are never read, be
-        they NaN.
+      figures: of `flatten_sequences(batch)`; those of other tokens may be NaN.
       needs: optional fields of `LogProbs`; those whose figures are None stay None.
     """
     total = lambda x_BT: response_sums(batch, x_BT)

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is reported of preferences and of reward models.
+"""Metrics of preferences and of reward models.
 
-Metrics are `Mean`s, so that they add up over batches; `derive` makes the figures of an
+They are `Mean`s, so they add up over batches; `derive` makes the figures of an
 evaluation that are no means, from means whose names may begin with `_`.
 
 *Of a policy*, a reward is the implicit one: beta times log(policy / reference) of the
 whole response; without a reference, beta times the policy's log-probability, a token
 where the loss counts so. `logps` and `drift`, which is log(policy / reference), are
-nats a response. All are relative to the reference as it is at that step, where it
-moves. A tie counts as half an accuracy, so that a policy that is still its reference
-has 1/2, where TRL has 0.
+nats a response. A moving reference is that of the step. A tie counts as half an
+accuracy, so a policy that is still its reference has 1/2, where TRL has 0.
 
 *Of a reward model*, a pair is judged with the confidence sigmoid(|margin|), whichever
-side is ahead, and rightly where that is the chosen one: half at a tie. So it does not
-help that the chosen one stands first in a batch, and calibration is not trivially good.
+side is ahead, and rightly where that is the chosen one: half at a tie. So calibration
+does not depend on which response stands first.
 """
 
 from __future__ import annotations
@@ -42,33 +41,19 @@ def implicit_rewards(
 
 def preference_pairs(policy, reference, reward_G2, weight_G, inputs):
     """Of `LogProbs` [G, 2], the chosen response first."""
-    del inputs
-    return _two_sides(
-        policy,
-        reference,
-        reward_G2,
-        weight_G,
-        chosen=lambda x_G2: x_G2[:, 0],
-        rejected=lambda x_G2: x_G2[:, 1],
-        others=lambda x_G2: x_G2[:, 1],
-    )
+    second = lambda x_G2: x_G2[:, 1]
+    return _two_sides(policy, reference, reward_G2, weight_G, second, second)
 
 
 def preference_rankings(policy, reference, reward_GK, weight_G, inputs):
     """Of `LogProbs` [G, K], best first: the best one is chosen, the mean of the others
     that are there is rejected, and accurate is to have the best one ahead of all."""
-    del inputs
     there_GK = (policy.length > 0).at[:, 0].set(False)
     count_G = jnp.maximum(there_GK.sum(-1), 1)
-    return _two_sides(
-        policy,
-        reference,
-        reward_GK,
-        weight_G * there_GK.any(-1),
-        chosen=lambda x_GK: x_GK[:, 0],
-        rejected=lambda x_GK: jnp.where(there_GK, x_GK, 0.0).sum(-1) / count_G,
-        others=lambda x_GK: jnp.where(there_GK, x_GK, -jnp.inf).max(-1),
-    )
+    mean = lambda x_GK: jnp.where(there_GK, x_GK, 0.0).sum(-1) / count_G
+    best = lambda x_GK: jnp.where(there_GK, x_GK, -jnp.inf).max(-1)
+    weight_G = weight_G * there_GK.any(-1)
+    return _two_sides(policy, reference, reward_GK, weight_G, mean, best)
 
 
 def preference_labels(policy, reference, reward_G, weight_G, inputs):
@@ -86,15 +71,17 @@ def preference_labels(policy, reference, reward_G, weight_G, inputs):
     return metrics
 
 
-def _two_sides(policy, reference, reward, weight_G, *, chosen, rejected, others):
+def _two_sides(policy, reference, reward_GK, weight_G, rejected, rival):
+    """Of the first response and the others; accurate is to be ahead of the `rival`."""
     of = lambda x_G: Mean.of(x_G, weight_G)
-    first_G = chosen(reward)
+    chosen = lambda x_GK: x_GK[:, 0]
+    chosen_G = chosen(reward_GK)
     metrics = {
-        "rewards/margins": of(first_G - rejected(reward)),
-        "rewards/accuracies": of(ahead(first_G - others(reward))),
+        "rewards/margins": of(chosen_G - rejected(reward_GK)),
+        "rewards/accuracies": of(ahead(chosen_G - rival(reward_GK))),
     }
     for name, side in (("chosen", chosen), ("rejected", rejected)):
-        metrics[f"rewards/{name}"] = of(side(reward))
+        metrics[f"rewards/{name}"] = of(side(reward_GK))
         metrics |= _side(name, policy, reference, side, of)
     return metrics
 
@@ -111,7 +98,6 @@ def _side(name, policy, reference, side, of) -> dict[str, Mean]:
 
 def score_pairs(score_GKA, present_GK, length_GK, weight_G, inputs):
     """Of pairs, K = 2 and A = 1, the chosen response first."""
-    del inputs
     of = lambda x_G: Mean.of(x_G, weight_G)
     score_G2 = score_GKA[..., 0]
     margin_G = score_G2[:, 0] - score_G2[:, 1]
@@ -139,7 +125,6 @@ def score_pairs(score_GKA, present_GK, length_GK, weight_G, inputs):
 
 def score_rankings(score_GKA, present_GK, length_GK, weight_G, inputs):
     """Of lists, A = 1, best first: accuracy is over all pairs of a list."""
-    del inputs
     score_GK = score_GKA[..., 0]
     K = score_GK.shape[-1]
     pair_GKK = present_GK[:, :, None] & present_GK[:, None, :]
@@ -176,13 +161,13 @@ def _scores(score_GKA, present_GK, length_GK, weight_G) -> dict[str, Mean]:
 
 
 def _moments(name, x, y, weight) -> dict[str, Mean]:
-    """From which the deviation of x and its correlation with y follow."""
+    """The moments that the deviation of x and its correlation with y follow from."""
     values = {"x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
     return {f"_{name}/{k}": Mean.of(v, weight) for k, v in values.items()}
 
 
 def derive(means: dict[str, float]) -> dict[str, float]:
-    """Figures of an evaluation that follow from its means, by the means there are.
+    """Figures of an evaluation that follow from its means.
 
     `rewards/margins` of labelled responses if there are both kinds; `calibration/ece`,
     the expected calibration error over `BINS` bins of confidence; `score/std`,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The DPO family: any loss of responses' log-probabilities, or a sum of several.
 
-The statistic of a batch-coupled loss is one of the whole global batch: of the batch at
-hand where that is in one piece; else `training.step` gathers what `observe` returns for
-every microbatch, combines it, and hands each microbatch its part.
+A batch-coupled loss has a statistic of the whole global batch. Where that is cut into
+microbatches, `training.step` gathers what `observe` returns for each, combines it, and
+passes each microbatch its part.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import errors, trees
+from alignjax.bounds import Count
 from alignjax.losses import catalogue
 from alignjax.objectives import logprobs, metrics
 from alignjax.types import (
@@ -57,7 +58,7 @@ def make(
     *,
     loss: str | None = None,
     mixture: dict | None = None,
-    chunk: int = logprobs.CHUNK,
+    chunk: Count = logprobs.CHUNK,
     **options,
 ) -> Objective:
     """The weighted mean over groups of a loss of their responses.
@@ -81,8 +82,6 @@ def make(
     Raises:
       ConfigError: an unknown loss, or options that it does not take.
     """
-    if chunk < 1:
-        raise errors.ConfigError(f"chunk: {chunk} must be at least 1")
     terms = _terms(loss, mixture, options)
     function = catalogue.combine(terms) if mixture else terms[0].function
     traits, scale = catalogue.traits(function), _reward_scale(terms)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import errors, trees
+from alignjax.bounds import Count, NonNegative
 from alignjax.losses import catalogue
 from alignjax.objectives import logprobs, metrics, preference
 from alignjax.types import Frozen, Mean, Model, Needs, Objective, Params, Responses
@@ -27,9 +28,9 @@ def make(
     *,
     loss: str = "bradley_terry",
     pooling: Literal["last", "mean"] = "last",
-    members: int = 1,
+    members: Count = 1,
     reduce: Literal["mean", "min", "penalised"] = "mean",
-    penalty: float | None = None,
+    penalty: NonNegative | None = None,
     bootstrap: bool = False,
     **options,
 ) -> Objective:
@@ -61,8 +62,6 @@ def make(
     if (penalty is None) == (reduce == "penalised"):
         verb = "needs a" if penalty is None else "has no"
         problems.append(f"penalty: reduce={reduce!r} {verb} penalty")
-    if penalty is not None and penalty < 0:
-        problems.append(f"penalty: {penalty} is not at least 0")
     if bootstrap and members == 1:
         problems.append("bootstrap: of one member; it needs members of 2 or more")
     if problems:
@@ -162,7 +161,7 @@ def reduced(score_GKMA: jax.Array, how: str, penalty: float | None = None) -> ja
 def _attributes(model: Model, traits: catalogue.Traits, loss: str, members: int) -> int:
     """How many scores each member gives. Raises ConfigError."""
     heads = model.config.score_heads
-    if members < 1 or heads < 1 or heads % members:
+    if heads < 1 or heads % members:
         raise errors.ConfigError(
             f"members: {members} do not share model.score_heads = {heads} evenly; it "
             "is to be as many heads, or that times the attributes that are rated"

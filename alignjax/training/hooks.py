@@ -1,93 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loop does between steps: evaluation, samples, checkpoints."""
+"""What the loop does between steps: evaluations and samples."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 
 from alignjax import errors, registry, sampling, trees, types
 from alignjax.data import dataset
 from alignjax.distributed import sharding
-from alignjax.training import evaluate, optim
-from alignjax.types import Frozen, TrainState
+from alignjax.objectives import metrics
+from alignjax.training import optim
+from alignjax.types import Frozen, Mean, TrainState
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The objective over held-out data: a hook's `call`.
+    """The objective over held-out data, summed exactly and divided once.
 
-    Args:
+    Attributes:
       eval_step: `(params, frozen, batch) -> {name: Mean}`, jitted.
       frozen: as in training; a moving reference is that of the state.
       data: the held-out data.
+      batch_size: rows of a batch.
       max_batches: how many batches at most, equally far apart; None is all of them.
+      mesh, rules: see `sharding`.
       beat: called with the name of each batch, for the watchdog.
     """
 
-    def __init__(
-        self,
-        eval_step: Callable,
-        frozen: Frozen,
-        data: dataset.Dataset,
-        *,
-        batch_size: int,
-        max_batches: int | None,
-        mesh,
-        rules: Mapping,
-        beat: Callable[[str], None],
-    ):
-        self._eval_step, self._frozen, self._data = eval_step, frozen, data
-        self._batch_size, self._max_batches = batch_size, max_batches
-        self._mesh, self._rules, self._beat = mesh, rules, beat
+    eval_step: Callable
+    frozen: Frozen
+    data: dataset.Dataset
+    batch_size: int
+    max_batches: int | None
+    mesh: jax.sharding.Mesh
+    rules: Mapping
+    beat: Callable[[str], None]
 
     def __call__(self, step: int, state: TrainState, figures) -> dict[str, float]:
         """Figures of the weights (`eval/`), and of their average (`eval_average/`)."""
-        frozen = optim.with_moving_reference(self._frozen, state.extra)
+        frozen = optim.with_moving_reference(self.frozen, state.extra)
         numbers = {}
         for prefix, params in _weights(state).items():
             batches = self._batches(prefix)
-            means = evaluate.evaluate(self._eval_step, params, frozen, batches)
-            numbers |= self._figures(means, prefix)
+            sums = evaluate(self.eval_step, params, frozen, batches)
+            numbers |= self._figures(sums, prefix)
         return numbers
 
     def check_name(self, name: str, state: TrainState) -> None:
         """Raises ConfigError where evaluations have no figure of this name."""
-        frozen = optim.with_moving_reference(self._frozen, state.extra)
+        frozen = optim.with_moving_reference(self.frozen, state.extra)
         batch = next(self._batches("eval"))
-        names = jax.eval_shape(self._eval_step, state.params, frozen, batch)
-        means = {name: types.Mean(1.0, 1.0) for name in names}
-        figures = {}
-        for prefix in _weights(state):
-            figures |= self._figures(means, prefix)
-        if name not in figures:
-            remedy = registry.closest(name, figures)
+        names = jax.eval_shape(self.eval_step, state.params, frozen, batch)
+        sums = {name: Mean(1.0, 1.0) for name in names}
+        known = [
+            key for prefix in _weights(state) for key in self._figures(sums, prefix)
+        ]
+        if name not in known:
+            remedy = registry.closest(name, known)
             raise errors.ConfigError(f"checkpoint.keep_best: no {name!r}; {remedy}")
 
     def _batches(self, prefix: str) -> Iterator:
         """One pass over the data, or over rows from all of it."""
-        size, rows = self._batch_size, self._data.num_rows
-        local = sharding.local_rows(size, self._mesh, self._rules)
+        size, rows = self.batch_size, self.data.num_rows
+        local = sharding.local_rows(size, self.mesh, self.rules)
         count = -(-rows // size)
-        if some := self._max_batches is not None and self._max_batches < count:
-            count = self._max_batches
+        if some := self.max_batches is not None and self.max_batches < count:
+            count = self.max_batches
         for i in range(count):
-            self._beat(f"{prefix} batch {i} of {count}")
+            self.beat(f"{prefix} batch {i} of {count}")
             indices = i * size + local
             if some:  # equally far apart, so that each source has its share
                 indices = indices * rows // (count * size)
-            batch = types.batch(self._data.epoch_rows(indices))
-            yield sharding.put_batch(batch, size, self._mesh, self._rules)
+            batch = types.batch(self.data.epoch_rows(indices))
+            yield sharding.put_batch(batch, size, self.mesh, self.rules)
 
-    def _figures(self, means: Mapping[str, types.Mean], prefix: str):
-        figures = evaluate.figures(means)
-        figures = {f"{prefix}/{name}": x for name, x in figures.items()}
-        if nats := figures.get(f"{prefix}/nll"):
+    def _figures(self, sums: Mapping[str, Mean], prefix: str) -> dict[str, float]:
+        numbers = {f"{prefix}/{name}": x for name, x in figures(sums).items()}
+        if nats := numbers.get(f"{prefix}/nll"):
             bits = nats / math.log(2)
-            bytes_per_token = self._data.bytes_per_token
-            figures[f"{prefix}/bits_per_byte"] = bits / bytes_per_token
-        return figures
+            numbers[f"{prefix}/bits_per_byte"] = bits / self.data.bytes_per_token
+        return numbers
 
 
 def _weights(state: TrainState) -> dict[str, types.Params]:
@@ -97,40 +93,71 @@ def _weights(state: TrainState) -> dict[str, types.Params]:
     return weights
 
 
-class Samples:
-    """Text that the model writes while it trains: a hook's `call`.
+def evaluate(eval_step: Callable, params, frozen, batches: Iterable) -> dict[str, Mean]:
+    """The sums of `eval_step`'s means over all `batches`, as float64 Python numbers.
 
-    Args:
+    Batches are dispatched without waiting for the results of earlier ones; sums are
+    formed on the host, where float64 keeps them exact for any size of dataset.
+    """
+    sums: dict[str, Mean] = {}
+    unread: dict[str, Mean] = {}
+    for batch in batches:
+        means = eval_step(params, frozen, batch)
+        _add(sums, unread)
+        unread = means
+    _add(sums, unread)
+    return sums
+
+
+def _add(sums: dict[str, Mean], means: Mapping[str, Mean]) -> None:
+    for name, mean in jax.device_get(means).items():
+        mean = Mean(float(mean.total), float(mean.weight))
+        sums[name] = sums[name] + mean if name in sums else mean
+
+
+def figures(sums: Mapping[str, Mean]) -> dict[str, float]:
+    """The means themselves, and the figures that follow from them (`metrics.derive`).
+
+    Means of nothing are left out, and so are moments, whose names begin with `_`.
+    `loss_weight` is the weight of the mean loss: tokens of text, groups of responses.
+    """
+    means = {k: m.total / m.weight for k, m in sums.items() if m.weight}
+    named = {k: x for k, x in means.items() if not k.startswith("_")}
+    if "loss" in sums:
+        named["loss_weight"] = sums["loss"].weight
+    return named | metrics.derive(means)
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Text that the model writes while it trains.
+
+    Attributes:
+      model: of the policy.
       base: the parameters that are not trained.
+      tokenizer: of the completions.
       prompts: as tokens.
       shown: the prompts as they are written before their completions.
-      write: `(i, name, text)`, given each text that follows step `i`.
+      write: `(i, name, text)`, called with each text that follows step `i`.
       beat: called with what begins, for the watchdog.
       options: of `sampling.generate`.
     """
 
-    def __init__(
-        self,
-        model: types.Model,
-        base: types.Params,
-        tokenizer,
-        prompts: Sequence[list[int]],
-        *,
-        shown: Sequence[str],
-        write: Callable[[int, str, str], None],
-        beat: Callable[[str], None],
-        **options,
-    ):
-        self._model, self._base, self._tokenizer = model, base, tokenizer
-        self._prompts, self._shown, self._options = prompts, shown, options
-        self._write, self._beat = write, beat
+    model: types.Model
+    base: types.Params
+    tokenizer: object
+    prompts: Sequence[list[int]]
+    shown: Sequence[str]
+    write: Callable[[int, str, str], None]
+    beat: Callable[[str], None]
+    options: Mapping
 
     def __call__(self, step: int, state: TrainState, figures) -> None:
-        self._beat(f"sample {step - 1}")
-        params = trees.merge(state.params, self._base)
+        self.beat(f"sample {step - 1}")
+        params = trees.merge(state.params, self.base)
         completions = sampling.generate(
-            self._model, params, self._tokenizer, self._prompts, **self._options
+            self.model, params, self.tokenizer, self.prompts, **self.options
         )
-        pairs = zip(self._shown, completions, strict=True)
-        for k, (prompt, completion) in enumerate(pairs):
-            self._write(step - 1, f"sample-{k}", prompt + completion.text)
+        for k, completion in enumerate(completions):
+            text = self.shown[k] + completion.text
+            self.write(step - 1, f"sample-{k}", text)

@@ -9,6 +9,7 @@ No device value is read in the step that made it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -118,10 +119,9 @@ def run(
 
 
 def row_batches(rows: Callable, batch_size: int, mesh, rules) -> Callable[[int], Any]:
-    """`(step) -> batch`, of the rows of a dataset from step * batch_size on.
+    """`(step) -> batch` of the rows of a dataset (`Dataset.rows`), from step 0 on.
 
-    Args:
-      rows: `Dataset.rows`; each process reads the rows that its devices hold.
+    Each process reads the rows that its devices hold.
     """
     local = sharding.local_rows(batch_size, mesh, rules)
 
@@ -138,8 +138,7 @@ def prefetched(
 ) -> Iterator[BatchSource]:
     """A batch source of `batch`, `(step) -> batch`, from `start` on and in order.
 
-    Batches are read and copied to the devices ahead, in threads, `depth` at a time; 0
-    does it when they are asked for.
+    Threads read and copy `depth` batches ahead to the devices; with 0 nothing is ahead.
     """
     with contextlib.closing(loader.prefetch(batch, start, steps, depth)) as batches:
         yield lambda step, state: next(batches)
@@ -153,38 +152,34 @@ def describe_batch(describe_row: Callable, batch_size: int, i: int) -> str:
     return f"the batch was {rows}{more}"
 
 
+@dataclasses.dataclass
 class NonFinitePolicy:
     """What becomes of a run whose step left out an update that was not finite.
 
-    Args:
+    Attributes:
       action: `stop` ends the run, `skip` goes on.
       max_skipped: how many steps in a row may be skipped.
       describe: `(i)`, the rows of step `i` in words.
-      say: told of each step that is skipped.
+      log: called with a line about each step that is skipped.
     """
 
-    def __init__(
-        self,
-        action: str,
-        max_skipped: int,
-        describe: Callable[[int], str],
-        say: Callable[[str], None],
-    ):
-        self._action, self._max_skipped = action, max_skipped
-        self._describe, self._say = describe, say
-        self._skipped = 0  # in a row
+    action: str
+    max_skipped: int
+    describe: Callable[[int], str]
+    log: Callable[[str], None]
+    in_a_row: int = dataclasses.field(default=0, init=False)
 
     def check(self, i: int, metrics: Mapping[str, float]) -> None:
         """Looks at the metrics of step `i`. Raises NonFinite where the run must end."""
-        self._skipped = self._skipped + 1 if metrics["skipped"] else 0
-        if not self._skipped:
+        self.in_a_row = self.in_a_row + 1 if metrics["skipped"] else 0
+        if not self.in_a_row:
             return
         bad = [f"{k} = {x}" for k, x in metrics.items() if not math.isfinite(x)]
-        line = f"step {i}: {', '.join(bad)}, not finite; {self._describe(i)}"
-        if self._action == "skip" and self._skipped < self._max_skipped:
-            self._say(f"{line}; the update was left out")
+        line = f"step {i}: {', '.join(bad)}, not finite; {self.describe(i)}"
+        if self.action == "skip" and self.in_a_row < self.max_skipped:
+            self.log(f"{line}; the update was left out")
             return
         remedy = "lower optimizer.learning_rate, or say nonfinite='skip'"
-        if self._action == "skip":
-            remedy = f"that is {self._skipped} in a row (max_skipped)"
+        if self.action == "skip":
+            remedy = f"that is {self.in_a_row} in a row (max_skipped)"
         raise errors.NonFinite(f"{line}; {remedy}. Checkpoints up to here are sound")

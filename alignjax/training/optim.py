@@ -8,6 +8,7 @@ values lie in `TrainState.extra`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -26,26 +27,21 @@ OPTIMIZERS = registry.Registry("optimizer")
 def build(section: Mapping, schedule, path: str = "optimizer"):
     """The optax transformation of a config's section.
 
-    The section has `name`, `learning_rate` (the schedule's peak, read by the caller),
-    `clip_norm` (of the whole gradient; None is off), `decay` (a regular expression of
-    the parameters that weight decay applies to), `ema` (for `moving_copies`, read by
-    the caller), and the options of the named optimizer.
+    The section has `name`, `clip_norm` (of the whole gradient; None is off), `decay` (a
+    pattern of the parameters that weight decay applies to), the options of the named
+    optimizer, and `learning_rate` and `ema`, which the caller reads.
 
     Raises:
       ConfigError: unknown names, or options that the optimizer does not take.
     """
-    fields = {k: v for k, v in section.items() if v is not None}
-    for name in ("learning_rate", "ema"):
-        fields.pop(name, None)
+    callers = ("learning_rate", "ema")
+    fields = {k: v for k, v in section.items() if v is not None and k not in callers}
     clip_norm, decay = fields.pop("clip_norm", None), fields.pop("decay", ".*")
     if clip_norm is not None and not clip_norm > 0:
         raise errors.ConfigError(
             f"{path}.clip_norm: {clip_norm} must be positive; None is off"
         )
-    try:
-        make = OPTIMIZERS.find(fields.pop("name", ""))
-    except ValueError as error:
-        raise errors.ConfigError(f"{path}.name: {error}") from error
+    make = config.find(OPTIMIZERS, fields.pop("name", ""), f"{path}.name")
 
     def mask(params):
         try:
@@ -70,15 +66,8 @@ def adamw(
     moment_dtype: Literal["float32", "bfloat16"] = "float32",
 ):
     """AdamW, arXiv:1711.05101 Algorithm 2; `moment_dtype` is of the first moment."""
-    return optax.adamw(
-        schedule,
-        b1,
-        b2,
-        eps,
-        mu_dtype=moment_dtype,
-        weight_decay=weight_decay,
-        mask=mask,
-    )
+    options = dict(mu_dtype=moment_dtype, weight_decay=weight_decay, mask=mask)
+    return optax.adamw(schedule, b1, b2, eps, **options)
 
 
 @OPTIMIZERS.register
@@ -133,16 +122,9 @@ def muon(
     Orthogonalised momentum (arXiv:2502.16982), scaled so that the root mean square of
     an update is `rms` times the rate, which makes AdamW's rates serve for both.
     """
-    muon = optax.contrib.muon(
-        1.0,
-        beta=momentum,
-        adam_b1=b1,
-        adam_b2=b2,
-        muon_weight_dimension_numbers=lambda params: trees.map_with_name(
-            _matrix_axes, params
-        ),
-        consistent_rms=rms,
-    )
+    axes = functools.partial(trees.map_with_name, _matrix_axes)
+    options = dict(muon_weight_dimension_numbers=axes, consistent_rms=rms)
+    muon = optax.contrib.muon(1.0, beta=momentum, adam_b1=b1, adam_b2=b2, **options)
     # Its own decay follows the mask in the matrices only, so it is added here.
     return optax.chain(
         muon,
@@ -169,7 +151,7 @@ def sgd(
 
 
 def _matrix_axes(name: str, leaf):
-    """Which axes of a stacked kernel are inputs and outputs; None is not a matrix."""
+    """The input and output axes of a stacked kernel; None where it is no matrix."""
     if re.fullmatch(r"layers/moe/(gate|up|down)/kernel", name):
         return optax.contrib.MuonDimensionNumbers(2, 3)
     if re.fullmatch(r"layers/(.*/)?o/kernel", name):
@@ -207,9 +189,8 @@ def moving_copies(
     copies = {}
     if ema is not None:
         if not 0 < ema < 1:
-            raise errors.ConfigError(
-                f"optimizer.ema: {ema} is not in (0, 1); None is off"
-            )
+            problem = f"optimizer.ema: {ema} is not in (0, 1); None is off"
+            raise errors.ConfigError(problem)
         copies["average"] = average(ema)
     if reference_every is not None:
         share = 1.0 if reference_share is None else reference_share

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates over time, as optax schedules: step -> rate.
+"""Learning-rate schedules, `step -> rate`, as optax has them.
 
-A warm-up of w steps rises in a straight line and reaches the peak at step w - 1; the
-first step already learns, at peak / w. What comes down is down after the last step.
+A warm-up of w steps is linear, from peak / w at step 0 to the peak at step w - 1. A
+decay reaches its final rate after the last step.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from collections.abc import Mapping
 import optax
 
 from alignjax import config, errors, registry
-from alignjax.bounds import Count, NonNegative
+from alignjax.bounds import Count, NonNegative, PositiveShare
 
 SCHEDULES = registry.Registry("schedule")
 
 
 def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
-    """The schedule of a config's section, over `steps` steps with the given `peak`.
+    """The schedule of a config's section over a run of `steps` steps.
 
-    The section has `name`, `warmup_steps` or `warmup_tokens` (0 is none), and the
-    options of the named schedule.
+    Args:
+      section: `name`, `warmup_steps` or `warmup_tokens` (0 is none), and the options of
+        the named schedule.
+      peak: the highest rate.
+      steps: of the run, warm-up included.
+      tokens_per_step: for `warmup_tokens`.
 
     Raises:
-      ConfigError: unknown names or options, or a warm-up as long as the run.
+      ConfigError: unknown names or options, or a warm-up longer than the run.
     """
     fields = {k: v for k, v in section.items() if v is not None}
     warmup = fields.pop("warmup_steps", 0)
@@ -40,10 +44,7 @@ def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
         raise errors.ConfigError(
             f"schedule.warmup_steps: {warmup} is not between 0 and steps = {steps}"
         )
-    try:
-        make = SCHEDULES.find(fields.pop("name", ""))
-    except ValueError as error:
-        raise errors.ConfigError(f"schedule.name: {error}") from error
+    make = config.find(SCHEDULES, fields.pop("name", ""), "schedule.name")
     after = config.call(make, fields, "schedule", peak, max(steps - warmup, 1), warmup)
     if not warmup:
         return after
@@ -53,45 +54,34 @@ def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
 
 @SCHEDULES.register
 def constant(peak, steps, warmup):
-    """The peak, for ever."""
-    del steps, warmup
+    """The peak at every step."""
     return optax.constant_schedule(peak)
 
 
 @SCHEDULES.register
 def linear(peak, steps, warmup, *, final: NonNegative = 0.0):
     """A straight line from the peak to `final` times the peak."""
-    del warmup
     return optax.linear_schedule(peak, final * peak, steps)
 
 
 @SCHEDULES.register
 def cosine(peak, steps, warmup, *, final: NonNegative = 0.1):
     """Half a cosine to `final` times the peak; arXiv:1608.03983 Eq. 5, no restarts."""
-    del warmup
     return optax.cosine_decay_schedule(peak, steps, alpha=final)
 
 
 @SCHEDULES.register
-def wsd(peak, steps, warmup, *, decay: float = 0.2, final: NonNegative = 0.0):
-    """Warm-up, stable, decay (arXiv:2404.06395): the last `decay` share goes down."""
-    del warmup
-    if not 0 < decay <= 1:
-        raise errors.ConfigError(f"decay: {decay} is not in (0, 1]")
+def wsd(peak, steps, warmup, *, decay: PositiveShare = 0.2, final: NonNegative = 0.0):
+    """Warm-up, stable, decay, arXiv:2404.06395: the last share `decay` is linear."""
     falling = max(round(decay * steps), 1)
-    return optax.join_schedules(
-        [
-            optax.constant_schedule(peak),
-            optax.linear_schedule(peak, final * peak, falling),
-        ],
-        [steps - falling],
-    )
+    stable = optax.constant_schedule(peak)
+    decayed = optax.linear_schedule(peak, final * peak, falling)
+    return optax.join_schedules([stable, decayed], [steps - falling])
 
 
 @SCHEDULES.register
 def rsqrt(peak, steps, warmup, *, timescale: Count = 1000):
     """peak * sqrt(t / (t + step)), the inverse square root of arXiv:1706.03762 section
     5.3, where t is the longer of the warm-up and `timescale`."""
-    del steps
     scale = max(warmup, timescale)
     return lambda step: peak * (scale / (scale + step)) ** 0.5

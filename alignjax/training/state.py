@@ -24,11 +24,7 @@ from alignjax.distributed import sharding
 from alignjax.models import quantized
 from alignjax.types import Model, Params, TrainState
 
-EXACT = (
-    jnp.dtype("float32"),
-    jnp.dtype("bfloat16"),
-    jnp.dtype("float16"),
-)  # as float32
+EXACT = tuple(map(jnp.dtype, ("float32", "bfloat16", "float16")))  # as float32
 
 
 def abstract_params(model: Model, mesh, rules) -> Params:
@@ -39,9 +35,19 @@ def abstract_params(model: Model, mesh, rules) -> Params:
     """
     boxed = jax.eval_shape(model.init, jax.random.key(0))
     specs = sharding.shardings(boxed, mesh, rules)
-    params = jax.eval_shape(nn.unbox, boxed)
-    params = jax.tree.map(_sharded, params, specs)
-    _check_divisible(params)
+    params = jax.tree.map(_sharded, jax.eval_shape(nn.unbox, boxed), specs)
+    problems = []
+    for name, leaf in trees.named_leaves(params).items():
+        try:
+            leaf.sharding.shard_shape(leaf.shape)
+        except ValueError:
+            problems.append(
+                f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of "
+                f"shape {leaf.shape}, which is sharded as {leaf.sharding.spec}; change "
+                "the mesh, or the axis in sharding_rules"
+            )
+    if problems:
+        raise errors.ConfigError(problems)
     return params
 
 
@@ -90,20 +96,12 @@ def abstract_state(
     return trees.map_with_name(like_its_parameter, state)
 
 
-def abstract_base(model: Model, mesh, rules, trainable: str = ".*") -> Params:
-    """The parameters that are not in `abstract_state`, as ShapeDtypeStructs."""
-    return partition(abstract_params(model, mesh, rules), trainable)[1]
-
-
 def init_params(model: Model, abstract: Params, key) -> Params:
     """Fresh values of the parameters in `abstract`, which may be some of the model's.
 
     They are made on their devices, and are the same on any mesh and in any selection.
     """
-
-    def init(key):
-        return _select(nn.unbox(model.init(key)), abstract)
-
+    init = lambda key: _select(nn.unbox(model.init(key)), abstract)
     return jax.jit(init, out_shardings=shardings(abstract))(key)
 
 
@@ -151,12 +149,11 @@ def load_params(
 ) -> tuple[Params, list[str]]:
     """Parameters of another run, sharded as those of this one.
 
-    One leaf after the other, and those that are large layer by layer: of each, this
-    process reads the parts that its devices hold. So of arrays that are read when they
-    are sliced (`np.load(mmap_mode="r")`, `Run.leaves`) no more is in memory at a time
-    than the larger of one layer of one leaf and the largest leaf that has no layers.
-    bfloat16 and float16 are widened to float32, exactly; kernels are quantised where
-    `abstract` has their parts.
+    Leaf by leaf, large ones layer by layer, each process reads the parts that its
+    devices hold. So of arrays that are read when they are sliced (`Run.leaves`) no more
+    is in memory than the larger of one layer of a leaf and the largest leaf without
+    layers. bfloat16 and float16 are widened to float32, exactly; kernels are quantised
+    where `abstract` has their parts.
 
     Args:
       source: dicts of arrays, nested or by path: anything with `shape`, `dtype` and
@@ -248,12 +245,9 @@ def _quantised_layer(array, names: list[str], i: int) -> dict:
 
 
 def _put(read: Callable, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """`leaf`, of which `read(index)` gives the numpy arrays that this process holds."""
-
-    # A copy: on CPUs an array may be the memory that it is made of.
-    def piece(index):
-        return np.array(read(index))
-
+    """`leaf`, from `read(index)`, which gives numpy arrays."""
+    # Copied, since on CPUs a device array may share memory with its source.
+    piece = lambda index: np.array(read(index))
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, piece)
 
 
@@ -263,9 +257,9 @@ def _put_layers(
     """The `leaves`, whose first axis is that of layers, one layer after the other.
 
     Args:
-      layer: `(i) -> {name: read}`, where `read(index)` gives a part of layer i. It is
-        on the devices, in the array that it is a part of, before the next layer is
-        asked for: of this process's memory the layers take as much as one.
+      layer: `(i) -> {name: read}`, where `read(index)` gives a part of layer i. A layer
+        is on the devices before the next is read, so of the host's memory the layers
+        take as much as one.
       leaves: with shardings, of the same number of layers.
     """
     arrays = {}
@@ -274,13 +268,12 @@ def _put_layers(
         arrays[name] = jax.jit(zeros, out_shardings=leaf.sharding)()
     (layers,) = {leaf.shape[0] for leaf in leaves.values()}
     for i in range(layers):
-        _put_layer(arrays, layer, leaves, i)
+        _put_layer(arrays, layer(i), leaves, i)
     return arrays
 
 
-def _put_layer(arrays: dict, layer: Callable, leaves: Mapping, i: int) -> None:
+def _put_layer(arrays: dict, reads: Mapping, leaves: Mapping, i: int) -> None:
     """Puts layer i into `arrays`; nothing of it is held when this returns."""
-    reads = layer(i)
     for name, leaf in leaves.items():
         spec = PartitionSpec(*leaf.sharding.spec[1:])
         where = NamedSharding(leaf.sharding.mesh, spec)
@@ -308,18 +301,3 @@ def _select(params: Params, like: Params) -> Params:
 
 def _sharded(leaf, where):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
-def _check_divisible(params) -> None:
-    problems = []
-    for name, leaf in trees.named_leaves(params).items():
-        try:
-            leaf.sharding.shard_shape(leaf.shape)
-        except ValueError:
-            problems.append(
-                f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of "
-                f"shape {leaf.shape}, which is sharded as {leaf.sharding.spec}; change "
-                "the mesh, or the axis in sharding_rules"
-            )
-    if problems:
-        raise errors.ConfigError(problems)

@@ -19,11 +19,7 @@ def get_config():
     c.model.dropout = 0.0  # so that the first loss is log 2, as it is to be
     c.objective.loss, c.objective.beta = "dpo", 0.1
     c.reference.store = True
-    c.data.sources.hh = dict(kind="jsonl", path="", format="hh", weight=1.0)
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
-    c.data.validation_fraction = 0.25  # the dialogues that pretraining held out
+    base.hh_pairs(c)
     c.optimizer.learning_rate, c.optimizer.b2 = 5e-5, 0.98
     c.schedule.warmup_steps, c.schedule.final = 6, 0.1
     c.checkpoint.every = 20

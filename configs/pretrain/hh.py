@@ -21,17 +21,8 @@ from configs import base
 def get_config():
     c = base.language_model()
     c.steps, c.batch_size, c.length = 300, 8, 512
-    c.model.update(
-        family="llama",
-        name="nano",
-        d_model=192,
-        layers=4,
-        heads=6,
-        d_ff=512,
-        max_length=512,
-        dropout=0.1,
-        remat="dots",
-    )
+    c.model.update(d_model=192, layers=4, heads=6, d_ff=512, max_length=512)
+    c.model.update(dropout=0.1, remat="dots")
     c.tokenizer.vocab_size = 2048
     c.tokenizer.control_tokens = ("<system>", "<user>", "<assistant>", "<end>")
     hh = dict(kind="jsonl", path="", format="hh", weight=1.0)

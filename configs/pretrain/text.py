@@ -17,16 +17,8 @@ from configs import base
 def get_config():
     c = base.language_model()
     c.steps, c.batch_size, c.length = 2000, 12, 64
-    c.model.update(
-        family="llama",
-        name="nano",
-        d_model=128,
-        layers=4,
-        heads=4,
-        d_ff=352,
-        max_length=64,
-        remat="dots",
-    )
+    c.model.update(d_model=128, layers=4, heads=4, d_ff=352, max_length=64)
+    c.model.remat = "dots"
     c.tokenizer.kind = "chars"
     c.data.sources.text = dict(kind="text", path="", document="file", weight=1.0)
     c.data.validation_fraction, c.data.validation_by = 0.1, "tail"

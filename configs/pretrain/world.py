@@ -15,18 +15,12 @@ from configs import base
 def get_config():
     c = base.language_model()
     c.steps, c.batch_size, c.length = 1200, 16, 128
-    c.model.update(family="llama", name="nano", max_length=256, remat="dots")
+    c.model.update(max_length=256, remat="dots")
     c.tokenizer.vocab_size = 704
     c.tokenizer.byte_fallback = False  # the world has no other words
     c.tokenizer.control_tokens = ("<system>", "<user>", "<assistant>", "<end>")
-    c.data.sources.world = dict(
-        kind="world",
-        preset="nano",
-        seed=0,
-        documents=100_000,
-        dialogues="chat",
-        weight=1.0,
-    )
+    world = dict(kind="world", preset="nano", seed=0, documents=100_000)
+    c.data.sources.world = dict(world, dialogues="chat", weight=1.0)
     c.data.chat, c.data.train_on = "roles", "everything"
     c.data.validation_fraction = 0.02
     c.optimizer.learning_rate, c.optimizer.b2 = 3e-3, 0.98

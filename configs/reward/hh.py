@@ -27,11 +27,7 @@ def get_config():
     c = base.reward_model()
     c.steps, c.batch_size, c.length = 36, 16, 512  # a little over a pass
     c.objective.pooling = "mean"
-    c.data.sources.hh = dict(kind="jsonl", path="", format="hh", weight=1.0)
-    c.data.on_bad_row = "skip"
-    c.data.long_documents = "truncate_prompt"
-    c.data.share_prompt = True
-    c.data.validation_fraction = 0.25  # the dialogues that pretraining held out
+    base.hh_pairs(c)
     c.optimizer.learning_rate, c.optimizer.b2 = 3e-4, 0.98
     c.optimizer.weight_decay = 0.1
     c.schedule.warmup_steps, c.schedule.final = 6, 0.1

@@ -14,12 +14,9 @@ from configs import base
 def get_config():
     c = base.reward_model()
     c.steps, c.batch_size, c.length = 240, 16, 128
-    c.data.sources.world = dict(
-        kind="world", preset="nano", split="preferences", seed=0, weight=1.0
-    )
-    c.data.validation_sources.world = dict(
-        kind="world", preset="nano", split="eval_preferences", seed=0, weight=1.0
-    )
+    world = dict(kind="world", preset="nano", seed=0, weight=1.0)
+    c.data.sources.world = dict(world, split="preferences")
+    c.data.validation_sources.world = dict(world, split="eval_preferences")
     c.data.validation_fraction = 0.0
     c.optimizer.learning_rate, c.optimizer.b2 = 1e-3, 0.98
     c.schedule.warmup_steps, c.schedule.final = 20, 0.1

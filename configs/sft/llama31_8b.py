@@ -27,16 +27,7 @@ def get_config():
     c.steps, c.batch_size, c.length = 3000, 128, 4096
     c.model.update(max_length=4096, remat="dots")
     c.data.chat = "llama3"
-    c.data.sources.tulu3 = dict(
-        kind="huggingface",
-        path="allenai/tulu-3-sft-mixture",
-        split="train",
-        format="messages",
-        weight=1.0,
-    )
-    c.data.on_bad_row = "skip"  # some dialogues end in the user's turn
-    c.data.long_documents = "skip"
-    c.data.validation_fraction = 0.002
+    base.tulu3(c)
     c.objective.chunk = 1024
     c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-6, 0.0
     c.schedule.name, c.schedule.final = "linear", 0.0

@@ -28,16 +28,7 @@ def get_config():
     c.model.update(max_length=2048, remat="dots", base="bfloat16")
     base.lora(c, rank=16, alpha=32.0)
     c.data.chat, c.data.bos = "tokenizer", False  # Qwen has no start token
-    c.data.sources.tulu3 = dict(
-        kind="huggingface",
-        path="allenai/tulu-3-sft-mixture",
-        split="train",
-        format="messages",
-        weight=1.0,
-    )
-    c.data.on_bad_row = "skip"  # some dialogues end in the user's turn
-    c.data.long_documents = "skip"
-    c.data.validation_fraction = 0.002
+    base.tulu3(c)
     c.objective.chunk = 512
     c.microbatches = 8
     c.optimizer.learning_rate, c.optimizer.weight_decay = 2e-4, 0.0

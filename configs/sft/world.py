@@ -18,12 +18,9 @@ from configs import base
 def get_config():
     c = base.sft()
     c.steps, c.batch_size, c.length = 24, 8, 128
-    c.data.sources.world = dict(
-        kind="world", preset="nano", split="demonstrations", seed=0, weight=1.0
-    )
-    c.data.validation_sources.world = dict(
-        kind="world", preset="nano", split="eval_demonstrations", seed=0, weight=1.0
-    )
+    world = dict(kind="world", preset="nano", seed=0, weight=1.0)
+    c.data.sources.world = dict(world, split="demonstrations")
+    c.data.validation_sources.world = dict(world, split="eval_demonstrations")
     c.data.validation_fraction = 0.0
     c.optimizer.learning_rate, c.optimizer.b2 = 2e-3, 0.98
     c.schedule.warmup_steps = 4

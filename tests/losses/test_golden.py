@@ -313,11 +313,6 @@ def test_tokens():
     np.testing.assert_allclose(dft, GOLDEN["dft.token"], rtol=1e-6)
 
 
-def test_rso_acceptance():
-    accept = preference.rso_acceptance(array([1, 0.5, 0]), beta=0.5)
-    np.testing.assert_allclose(accept, GOLDEN["rso.accept_prob(beta=.5)"], rtol=1e-6)
-
-
 def test_robust_dpo_is_unbiased_under_flips():
     """Its mean over flipped labels is DPO on the clean ones, and cDPO's is not."""
     policy, reference = canonical()

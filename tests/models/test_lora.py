@@ -174,12 +174,11 @@ def test_adapters_lie_on_a_mesh_as_their_kernels_do():
     optimizer = optim.build(dict(name="adamw", decay=".*"), 1e-2)
     row = small.one_document(B=4)
     with sharding.use(mesh, rules):
-        asked = (mesh, rules, lora.TRAINABLE)
-        abstract = state.abstract_state(model, optimizer, *asked)
-        begun = state.init_state(model, optimizer, abstract, jax.random.key(0))
-        base = state.init_params(
-            model, state.abstract_base(model, *asked), jax.random.key(0)
-        )
+        key, params = jax.random.key(0), state.abstract_params(model, mesh, rules)
+        abstract = state.abstract_state(model, optimizer, mesh, rules, lora.TRAINABLE)
+        begun = state.init_state(model, optimizer, abstract, key)
+        _, frozen = state.partition(params, lora.TRAINABLE)
+        base = state.init_params(model, frozen, key)
         ones = jax.tree.map(jnp.ones_like, begun.params)
         shared = hidden(model, trees.merge(ones, base), row)
     q = begun.params["layers"]["q"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignjax import errors, objectives
-from alignjax.training import evaluate
+from alignjax.training import hooks
 from alignjax.types import Frozen
 from tests import rows
 from tests.objectives import subject
@@ -29,7 +29,7 @@ def run(**section):
     params = subject.params()
     (_, means), gradient = jax.value_and_grad(value, has_aux=True)(params)
     pairs = [(a, b) for doc in docs for a, b in itertools.pairwise(doc)]
-    return evaluate.figures(jax.device_get(means)), gradient, np.array(pairs)
+    return hooks.figures(jax.device_get(means)), gradient, np.array(pairs)
 
 
 def table():

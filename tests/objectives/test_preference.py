@@ -9,7 +9,7 @@ import pytest
 from alignjax import errors, objectives
 from alignjax.losses import catalogue
 from alignjax.objectives import logprobs, preference
-from alignjax.training import evaluate
+from alignjax.training import hooks
 from alignjax.types import Frozen, LogProbs
 from tests.objectives import batches, subject
 
@@ -38,7 +38,7 @@ def run(objective, params, frozen, batch):
         return loss.total, (loss, means)
 
     gradient, (loss, means) = jax.grad(value, has_aux=True)(params)
-    figures = evaluate.figures(jax.device_get({"loss": loss, **means}))
+    figures = hooks.figures(jax.device_get({"loss": loss, **means}))
     return float(loss.value()), gradient, figures
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from alignjax import errors, objectives
 from alignjax.objectives import metrics, reward_model
-from alignjax.training import evaluate
+from alignjax.training import hooks
 from alignjax.types import Frozen
 from tests.objectives import batches, subject
 
@@ -28,7 +28,7 @@ def run(objective, batch, heads=1, key=None):
 
     params = subject.params(0, heads)
     (loss, means), gradient = jax.value_and_grad(value, has_aux=True)(params)
-    return loss, gradient, evaluate.figures(jax.device_get(means))
+    return loss, gradient, hooks.figures(jax.device_get(means))
 
 
 def by_hand(K, heads=1, count=5, pooling="last"):
@@ -107,7 +107,7 @@ def judged(scores):
     score = jnp.asarray(scores)[..., None]
     ones = jnp.ones(score.shape[:2])
     means = metrics.score_pairs(score, ones > 0, ones, ones[:, 0], {})
-    return evaluate.figures(jax.device_get(means))
+    return hooks.figures(jax.device_get(means))
 
 
 def test_calibration_does_not_follow_from_the_order_of_pairs():

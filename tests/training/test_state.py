@@ -48,10 +48,11 @@ COPIES = optim.moving_copies(0.9, None, None)
 
 @pytest.mark.parametrize("trainable", [".*", "score/.*", r"layers/.*/kernel"])
 def test_only_what_is_trained_has_a_state(model, mesh, trainable):
-    asked = (mesh, RULES, trainable)
     with sharding.use(mesh, RULES):
-        abstract = state.abstract_state(model, OPTIMIZER, *asked, COPIES)
-        base = state.abstract_base(model, *asked)
+        abstract = state.abstract_state(
+            model, OPTIMIZER, mesh, RULES, trainable, COPIES
+        )
+        _, base = state.partition(state.abstract_params(model, mesh, RULES), trainable)
         made = state.init_state(model, OPTIMIZER, abstract, KEY, COPIES)
         rest = state.init_params(model, base, KEY)
         whole = state.init_params(model, trees.merge(abstract.params, base), KEY)
@@ -81,7 +82,7 @@ def test_a_pattern_that_trains_nothing_is_refused(model, mesh):
     text = str(error.value)
     assert "trainable: 'layer/.*'" in text and "layers/q/kernel" in text
     with pytest.raises(errors.ConfigError, match=r"trainable: '\*'"):
-        state.abstract_base(model, mesh, RULES, "*")
+        state.abstract_state(model, OPTIMIZER, mesh, RULES, "*")
 
 
 def test_parameters_of_another_run(model, mesh, source):
