@@ -8,7 +8,7 @@ import pytest
 from alignjax import objectives
 from alignjax.losses import catalogue
 from tools import crosscheck_trl, pair_batches
-from tools.crosscheck import alignjax_side, batches, cases, comparison, task, weights
+from tools.crosscheck import alignjax_side, cases, comparison, task, weights
 
 LOSSES = {name for kind in catalogue.CATALOGUE.values() for name in kind}
 
@@ -98,7 +98,7 @@ def test_weights_go_by_transformers_names():
 @pytest.mark.parametrize("layout", pair_batches.LAYOUTS)
 def test_batches_have_every_token_of_the_pairs(layout):
     pairs = task.pairs()
-    batch = batches.of_pairs(pairs, layout)
+    batch = alignjax_side.of_pairs(pairs, layout)
     targets = np.concatenate([(*p.chosen, *p.rejected) for p in pairs])
     assert sorted(batch.sequences.targets[batch.responses > 0]) == sorted(targets)
     assert batch.weights.sum() == len(pairs)
@@ -109,7 +109,7 @@ def test_batches_have_every_token_of_the_pairs(layout):
 
 def test_padded_batches_give_the_ids_back():
     pairs = task.pairs()
-    found = pair_batches.of_batch(batches.of_pairs(pairs))
+    found = pair_batches.of_batch(alignjax_side.of_pairs(pairs))
     assert found == [(list(p.prompt), list(p.chosen), list(p.rejected)) for p in pairs]
 
 

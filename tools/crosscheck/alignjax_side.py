@@ -9,15 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alignjax import objectives
+from alignjax import objectives, types
 from alignjax.objectives import logprobs
-from alignjax.objectives import metrics as figures
+from alignjax.objectives import metrics as derived
 from alignjax.types import Frozen, Sequences
-from tools.crosscheck import batches, cases, task, weights
+from tools import pair_batches
+from tools.crosscheck import cases, task, weights
+
+# Of rows: more than any sequence has, and room for some groups but not for all.
+LENGTH = 48
 
 
 class Result(NamedTuple):
-    """What one side says: numbers, and gradients by transformers' names."""
+    """The loss and metrics of one side, and gradients by transformers' names."""
 
     loss: float
     gradients: Mapping[str, np.ndarray]
@@ -35,16 +39,15 @@ class Side:
             self.model, seed + 1, like=self.policy, scale=0.3
         )
         self.rewards = weights.parameters(self.scorer, seed)
-        found = task.pairs(seed=seed)
-        self.pairs = [*found[:-1], self._likely(found[-1])]
+        *pairs, last = task.pairs(seed=seed)
+        self.pairs = [*pairs, self._likely(last)]
 
     def run(self, case: cases.Case) -> Result:
-        """One case; `case.less` too, its loss and gradient taken off."""
-        found = self._run(case, case.ours)
+        """One case, less that of `case.less`."""
+        result = self._run(case, case.ours)
         if case.less is None:
-            return found
-        other = self._run(case, {**case.ours, **case.less[1]})
-        return less(found, other)
+            return result
+        return less(result, self._run(case, {**case.ours, **case.less[1]}))
 
     def _run(self, case: cases.Case, section: Mapping[str, Any]) -> Result:
         model, params = self.model, self.policy
@@ -66,21 +69,21 @@ class Side:
 
         (loss, metrics), gradients = run(params)
         named = {name: float(mean.value()) for name, mean in metrics.items()}
-        named |= figures.derive(named)
+        named |= derived.derive(named)
         return Result(float(loss), weights.to_transformers(gradients), named)
 
     def _batch(self, case: cases.Case):
         if case.trainer == "sft":
-            return batches.of_demonstrations(self.pairs)
+            return of_demonstrations(self.pairs)
         if case.trainer == "kto":
-            return batches.of_labelled(task.labelled(self.pairs), self.layout)
-        batch = batches.of_pairs(self.pairs, self.layout)
+            return of_labelled(task.labelled(self.pairs), self.layout)
+        batch = of_pairs(self.pairs, self.layout)
         return batch if case.trl.get("margin") else batch.replace(values={})
 
     def _likely(self, pair: task.Pair) -> task.Pair:
         """The pair with responses that the policy itself would write, greedily.
 
-        All others are random, which no policy would write; WPO's weight tells.
+        All others are random, and have next to no weight in WPO.
         """
         ids = list(pair.prompt)
         for _ in range(9):
@@ -88,18 +91,38 @@ class Side:
             last = self.model.hidden(self.policy, row)[:, -1:]
             logits = self.model.unembed(self.policy, last)[0, 0]
             ids.append(int(logits[task.FIRST :].argmax()) + task.FIRST)
-        said = tuple(ids[len(pair.prompt) :])
-        return pair._replace(chosen=(*said, task.END), rejected=(*said[:4], task.END))
+        reply = tuple(ids[len(pair.prompt) :])
+        return pair._replace(chosen=(*reply, task.END), rejected=(*reply[:4], task.END))
 
     def _stored(self, batch):
-        """The batch with what the reference says of its tokens, as a store gives it."""
+        """The batch with the reference log-probs of its tokens, as from a store."""
         flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch.sequences)
         logp = logprobs.tokens(self.model, self.reference, flat).logp
         stored = np.where(batch.responses > 0, logp.reshape(batch.responses.shape), 0)
         return batch.replace(reference=stored.astype(np.float32))
 
 
-def less(found: Result, other: Result) -> Result:
+def less(first: Result, second: Result) -> Result:
     """The difference of two losses and of their gradients; the metrics of the first."""
-    gradients = {k: x - other.gradients[k] for k, x in found.gradients.items()}
-    return Result(found.loss - other.loss, gradients, found.metrics)
+    gradients = {k: x - second.gradients[k] for k, x in first.gradients.items()}
+    return Result(first.loss - second.loss, gradients, first.metrics)
+
+
+def of_pairs(pairs: list[task.Pair], layout: str = "padded") -> types.Responses:
+    """The chosen response first; `values` has the margins."""
+    documents = [(p.prompt, p.chosen, p.rejected) for p in pairs]
+    values = {"margin": [p.margin for p in pairs]}
+    return pair_batches.batch(documents, layout, LENGTH, values)
+
+
+def of_labelled(rows: list[task.Labelled], layout: str = "padded") -> types.Responses:
+    """Each response with the mismatched one after it."""
+    documents = [(r.prompt, r.response, r.mismatched) for r in rows]
+    values = {"desirable": [float(r.desirable) for r in rows]}
+    return pair_batches.batch(documents, layout, LENGTH, values)
+
+
+def of_demonstrations(pairs: list[task.Pair]) -> Sequences:
+    """Prompts and chosen responses, one a row; the responses count."""
+    rows = [(*pair.prompt, *pair.chosen) for pair in pairs]
+    return Sequences.of(rows, prompts=[len(pair.prompt) for pair in pairs])

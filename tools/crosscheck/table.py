@@ -16,7 +16,7 @@ TITLES = {
     "sft": "Fine-tuning: SFTTrainer",
 }
 
-# What of TRL has no counterpart here, and why.
+# Options of TRL without a counterpart here, and why.
 WITHOUT = {
     "DPOTrainer, `f_divergence_type` with `ipo` or `sigmoid_norm`": "f-DPO's equation "
     "has no lengths to divide by",
@@ -73,10 +73,10 @@ def markdown(
         f"{sum(bool(row.faults) for row in rows)} otherwise."
     )
     for trainer, title in TITLES.items():
-        mine = [row for row in rows if row.case.trainer == trainer]
-        if mine:
-            parts += [f"## {title}", _table(mine)]
-            if reasons := _metrics(mine):
+        section = [row for row in rows if row.case.trainer == trainer]
+        if section:
+            parts += [f"## {title}", _table(section)]
+            if reasons := _metrics(section):
                 parts.append(reasons)
     parts.append("## What only one of them has")
     parts.append(
@@ -135,34 +135,31 @@ def _metrics(rows: Sequence[comparison.Row]) -> str:
 
 def theirs(case: cases.Case) -> str:
     """TRL's options, the kind of loss first."""
-    given = dict(case.trl)
-    kind = given.pop("loss_type", None)
+    options = dict(case.trl)
+    kind = options.pop("loss_type", None)
     kind = "+".join(kind) if isinstance(kind, list) else kind
     if case.less:
-        given |= {k: f"{given[k]} less {v}" for k, v in case.less[0].items()}
-    return _said(kind, given) or "defaults"
+        options |= {k: f"{options[k]} less {v}" for k, v in case.less[0].items()}
+    return _words(kind, options) or "defaults"
 
 
 def ours(case: cases.Case) -> str:
     """The options of alignjax's objective, the loss first."""
-    given = dict(case.ours)
-    name = given.pop("name")
-    kind = given.pop("loss", None if "mixture" in given else name)
+    options = dict(case.ours)
+    name = options.pop("name")
+    kind = options.pop("loss", None if "mixture" in options else name)
     if case.less:
-        given |= {k: f"{given[k]} less {v}" for k, v in case.less[1].items()}
-    return _said(kind, given)
+        options |= {k: f"{options[k]} less {v}" for k, v in case.less[1].items()}
+    return _words(kind, options)
 
 
-def _said(kind: str | None, options: Mapping) -> str:
-    """`kind option=value ...`, with what is nested spelt out."""
+def _words(kind: str | None, options: Mapping) -> str:
+    """`kind option=value ...`, with sections spelt out."""
     words = [kind] if kind else []
     for name, value in options.items():
         if name == "mixture":
-            words += [
-                f"{v['weight'] if isinstance(v, dict) else v} {k} +"
-                for k, v in value.items()
-            ]
-            words[-1] = words[-1].removesuffix(" +")
+            weight = lambda part: part["weight"] if isinstance(part, dict) else part
+            words.append(" + ".join(f"{weight(v)} {k}" for k, v in value.items()))
         elif isinstance(value, Mapping):
             words += [f"{k}={v}" for k, v in value.items()]
         elif isinstance(value, list):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both sides are given: a model's sizes and a batch of ragged pairs, by token ids.
+"""The task of both sides: a model's sizes and a batch of ragged pairs, by token ids.
 
 Ids below `FIRST` are the padding and the token that ends a response.
 """
@@ -39,34 +39,27 @@ def pairs(count: int = 6, seed: int = 0) -> list[Pair]:
     """Prompts of 2 to 7 tokens, responses of 1 to 12, their `END` included."""
     rng = np.random.default_rng(seed)
     draw = lambda n: tuple(int(x) for x in rng.integers(FIRST, VOCAB, n))
-    found = []
+    made = []
     for i in range(count):
         chosen, rejected = rng.integers(1, 12, 2)
         if i == 0:  # an empty one: nothing but its end
             rejected = 0
-        found.append(
-            Pair(
-                prompt=draw(rng.integers(2, 8)),
-                chosen=(*draw(chosen), END),
-                rejected=(*draw(rejected), END),
-                margin=float(rng.uniform(0, 2)),
-            )
-        )
-    return found
+        prompt = draw(rng.integers(2, 8))
+        responses = [(*draw(size), END) for size in (chosen, rejected)]
+        made.append(Pair(prompt, *responses, margin=float(rng.uniform(0, 2))))
+    return made
 
 
-def labelled(found: list[Pair]) -> list[Labelled]:
+def labelled(pairs: list[Pair]) -> list[Labelled]:
     """One response of each pair, more of them chosen than rejected.
 
     The mismatched one of a row is the response of the row before it, and of the first
     row that of the last: what TRL makes of a batch.
     """
-    desirable = [i % 3 != 1 for i in range(len(found))]
-    own = [
-        p.chosen if good else p.rejected
-        for p, good in zip(found, desirable, strict=True)
-    ]
+    desirable = [i % 3 != 1 for i in range(len(pairs))]
+    both = zip(pairs, desirable, strict=True)
+    responses = [pair.chosen if good else pair.rejected for pair, good in both]
     return [
-        Labelled(pair.prompt, own[i], own[i - 1], desirable[i])
-        for i, pair in enumerate(found)
+        Labelled(pair.prompt, responses[i], responses[i - 1], desirable[i])
+        for i, pair in enumerate(pairs)
     ]

@@ -2,7 +2,7 @@
 """Loss, gradients and metrics of TRL's own trainers on the batch of the task.
 
 Each trainer is made as its documentation says, of a model, a tokenizer and a dataset of
-texts; it tokenises and collates them itself, and its own `compute_loss` is asked.
+texts; it tokenises and collates them itself, and its own `compute_loss` runs.
 """
 
 from __future__ import annotations
@@ -44,21 +44,20 @@ TRAINERS = {
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide what this side says."""
+    """Versions of the packages that this side runs."""
     packages = (trl, transformers, torch)
     return {package.__name__: package.__version__ for package in packages}
 
 
 def text(ids) -> str:
-    """What TRL is given instead of these ids."""
+    """The text that TRL tokenises to these ids."""
     return texts.text(ids, task.END)
 
 
 def model(parameters: Mapping[str, np.ndarray], scores: bool = False):
     """transformers' Llama with these parameters, float32, attention as written."""
-    kind = transformers.LlamaForCausalLM
-    if scores:
-        kind = transformers.LlamaForSequenceClassification
+    classifier = transformers.LlamaForSequenceClassification
+    kind = classifier if scores else transformers.LlamaForCausalLM
     sizes = task.SIZES
     shape = transformers.LlamaConfig(
         vocab_size=task.VOCAB,
@@ -77,11 +76,11 @@ def model(parameters: Mapping[str, np.ndarray], scores: bool = False):
         num_labels=1,
         attn_implementation="eager",
     )
-    made = kind(shape)
+    llama = kind(shape)
     state = {name: torch.from_numpy(np.array(x)) for name, x in parameters.items()}
-    state = {name: x for name, x in state.items() if name in made.state_dict()}
-    made.load_state_dict(state, strict=True)
-    return made
+    state = {name: x for name, x in state.items() if name in llama.state_dict()}
+    llama.load_state_dict(state, strict=True)
+    return llama
 
 
 class Side:
@@ -92,11 +91,11 @@ class Side:
         self.policy, self.reference, self.rewards = policy, reference, rewards
 
     def run(self, case: cases.Case) -> Result:
-        """One case; `case.less` too, its loss and gradient taken off."""
-        found = self._run(case, case.trl)
+        """One case, less that of `case.less`."""
+        result = self._run(case, case.trl)
         if case.less is None:
-            return found
-        return less(found, self._run(case, {**case.trl, **case.less[0]}))
+            return result
+        return less(result, self._run(case, {**case.trl, **case.less[0]}))
 
     def _run(self, case: cases.Case, fields) -> Result:
         with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -141,20 +140,15 @@ class Side:
         )
 
     def _dataset(self, name: str, margin: bool, terminator: bool) -> datasets.Dataset:
+        texts_of = lambda **ids: {key: text(part) for key, part in ids.items()}
         if name == "kto":
             rows = [
-                {
-                    "prompt": text(row.prompt),
-                    "completion": text(row.response),
-                    "label": row.desirable,
-                }
+                texts_of(prompt=row.prompt, completion=row.response)
+                | {"label": row.desirable}
                 for row in task.labelled(self.pairs)
             ]
         elif name == "sft":
-            rows = [
-                {"prompt": text(p.prompt), "completion": text(p.chosen)}
-                for p in self.pairs
-            ]
+            rows = [texts_of(prompt=p.prompt, completion=p.chosen) for p in self.pairs]
         elif name == "reward":
             # Our rows have tokens that something follows, so the one that ends a
             # response is not among what the model reads.
@@ -169,11 +163,7 @@ class Side:
             ]
         else:
             rows = [
-                {
-                    "prompt": text(p.prompt),
-                    "chosen": text(p.chosen),
-                    "rejected": text(p.rejected),
-                }
+                texts_of(prompt=p.prompt, chosen=p.chosen, rejected=p.rejected)
                 for p in self.pairs
             ]
         return datasets.Dataset.from_list(rows)

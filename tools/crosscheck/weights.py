@@ -15,7 +15,7 @@ from alignjax import models
 from alignjax.types import Model
 from tools.crosscheck import task
 
-# Of a layer: our name, theirs, and how many leading axes of a kernel are inputs.
+# Of a layer: our name, transformers', and how many leading axes of a kernel are inputs.
 LAYER = {
     "attention_norm/scale": ("input_layernorm", 0),
     "q/kernel": ("self_attn.q_proj", 1),
@@ -53,11 +53,8 @@ def parameters(model: Model, seed: int, like: Any = None, scale: float = 1.0) ->
     key = jax.random.key(seed)
     leaves, tree = jax.tree.flatten(shapes(model))
     keys = jax.random.split(key, len(leaves))
-    noise = [
-        jax.random.normal(k, x.shape) * _spread(x.shape)
-        for k, x in zip(keys, leaves, strict=True)
-    ]
-    noise = jax.tree.unflatten(tree, noise)
+    draw = lambda k, x: jax.random.normal(k, x.shape) * _spread(x.shape)
+    noise = jax.tree.unflatten(tree, map(draw, keys, leaves))
     if like is not None:
         return jax.tree.map(lambda x, n: x + scale * n, like, noise)
     start = jax.jit(_unboxed(model))(key)
@@ -73,19 +70,19 @@ def shapes(model: Model) -> Any:
 
 def to_transformers(params: Any) -> dict[str, np.ndarray]:
     """The same numbers by transformers' names; of parameters or of gradients."""
-    found = {}
+    named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         leaf = np.asarray(leaf)
         inside = name.removeprefix("layers/")
         if inside != name:
-            theirs, inputs = LAYER[inside]
+            module, inputs = LAYER[inside]
             for i, x in enumerate(leaf):
-                found[f"model.layers.{i}.{theirs}.weight"] = _matrix(x, inputs)
+                named[f"model.layers.{i}.{module}.weight"] = _matrix(x, inputs)
         else:
-            theirs, inputs = WHOLE[name]
-            found[f"{theirs}.weight"] = _matrix(leaf, inputs)
-    return found
+            module, inputs = WHOLE[name]
+            named[f"{module}.weight"] = _matrix(leaf, inputs)
+    return named
 
 
 def _matrix(x: np.ndarray, inputs: int) -> np.ndarray:
