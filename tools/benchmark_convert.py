@@ -37,10 +37,10 @@ from alignjax.huggingface import folder, layout, save
 from alignjax.models import decoder_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONVERT = [sys.executable, str(ROOT / "tools" / "convert_huggingface.py")]
+CONVERT = [sys.executable, "-m", "alignjax", "convert"]
 TINY = dict(vocab_size=256, d_model=64, layers=2, heads=4, kv_heads=2, d_ff=128)
 
-# What reads a slice of each parameter, as a device of a mesh would.
+# Reads a slice of each parameter, as a device of a mesh would.
 SLICES = """
 import sys
 import alignjax
@@ -65,7 +65,7 @@ print(peak * (1 if sys.platform == "darwin" else 1024))
 
 
 class Random:
-    """A parameter of random numbers, made when it is sliced."""
+    """A parameter of random numbers, drawn when it is sliced."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str):
         self.shape, self.dtype = shape, jax.numpy.dtype(dtype)
@@ -110,25 +110,23 @@ def measure(command: list) -> Measured:
     began = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     launcher = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
-    done = subprocess.run(
-        launcher, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return Measured(int(done.stdout.split()[-1]), time.monotonic() - began)
+    options = dict(check=True, stdout=subprocess.PIPE, text=True)
+    result = subprocess.run(launcher, env=environment, **options)
+    return Measured(int(result.stdout.split()[-1]), time.monotonic() - began)
 
 
 def commands(root: pathlib.Path) -> dict[str, list]:
     """What is measured of the checkpoint in `root`, in the order in which it can be."""
     source, imported, trained = root / "hf", root / "run", root / "trained"
     script = lambda text, path: [sys.executable, "-c", text, path]
+    export = [*CONVERT, "export"]
     return {
         "open, and read slices of each parameter": script(SLICES, source),
         "digest": script(DIGEST, source),
         "import": [*CONVERT, "import", source, imported],
-        "export what was imported": [*CONVERT, "export", imported, root / "back"],
-        "export it in float32": [
-            *(*CONVERT, "export", imported, root / "wide", "--dtype=float32")
-        ],
-        "export what was trained": [*CONVERT, "export", trained, root / "out"],
+        "export what was imported": [*export, imported, root / "back"],
+        "export it in float32": [*export, imported, root / "wide", "--dtype=float32"],
+        "export what was trained": [*export, trained, root / "out"],
     }
 
 
@@ -151,17 +149,16 @@ def main() -> int:
     args = parser.parse_args()
     fields = {name: getattr(args, name) for name in TINY}
     begins = tuple((args.only or "").split(","))
-    wanted = [name for name in commands(args.folder) if name.startswith(begins)]
-    if not wanted:
-        parser.error(
-            f"--only: {args.only!r} begins none of {list(commands(args.folder))}"
-        )
+    names = [name for name in commands(args.folder) if name.startswith(begins)]
+    if not names:
+        known = list(commands(args.folder))
+        parser.error(f"--only: {args.only!r} begins none of {known}")
     largest = {}
     for name, shape in {"tiny": TINY, "large": fields}.items():
         root = args.folder / name
         shutil.rmtree(root, ignore_errors=True)
         largest[name] = make(root / "hf", shape, args.dtype, args.files)
-        if any(root / "trained" in commands(root)[name] for name in wanted):
+        if any(root / "trained" in commands(root)[name] for name in names):
             save_a_run(root / "hf", root / "trained")
     tensors = folder.weights(args.folder / "large" / "hf")
     total, unit = sum(t.nbytes for t in tensors.values()), largest["large"]
@@ -172,15 +169,15 @@ def main() -> int:
         f"largest tensor {unit / 1e6:.0f} MB, the largest parameter over all layers "
         f"{stack / 1e6:.0f} MB"
     )
-    for name in wanted:
+    for name in names:
         command = commands(args.folder / "large")[name]
         small = measure(commands(args.folder / "tiny")[name])
-        found = measure(command)
-        more = found.peak - small.peak
+        large = measure(command)
+        more = large.peak - small.peak
         print(
-            f"{name:<42} {found.peak / 1e6:6.0f} MB at most, {small.peak / 1e6:.0f} "
+            f"{name:<42} {large.peak / 1e6:6.0f} MB at most, {small.peak / 1e6:.0f} "
             f"without a model: {more / 1e6:.0f} MB, {more / unit:.2f} of the largest "
-            f"tensor; {found.seconds:.1f} s",
+            f"tensor; {large.seconds:.1f} s",
             flush=True,
         )
     if not args.keep:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignjax import errors
+from alignjax import cli, errors
 from alignjax.data import loader
 from alignjax.data.packing import best_fit
 from alignjax.data.tokenizers import base
@@ -81,8 +81,8 @@ def train(corpus: Path, folder: Path, model_type: str) -> base.Tokenizer:
 
 def peak_memory(process: int | str = "self") -> float:
     """The most memory that a process has held, in MB; Linux only."""
-    found = Path(f"/proc/{process}/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+)", found).group(1)) / 1e3
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+)", status).group(1)) / 1e3
 
 
 def tokenise(corpus: Path, saved: Path, workers: int) -> dict[str, float]:
@@ -119,16 +119,16 @@ def report_tokenising(corpus: Path, quarter: Path, saved: Path, name: str) -> No
     size = sum(len(text.encode()) for text in texts) / 1e6
     several = max(2, tokenizing.cpus())
     for workers in (1, several):
-        found = tokenise_afresh(corpus, saved, workers)
+        whole = tokenise_afresh(corpus, saved, workers)
         print(
-            f"tokenising, {name}, processes {workers}: {size / found['seconds']:.1f} "
-            f"MB/s, {size / found['processor']:.1f} MB per second of processor time"
+            f"tokenising, {name}, processes {workers}: {size / whole['seconds']:.1f} "
+            f"MB/s, {size / whole['processor']:.1f} MB per second of processor time"
         )
-    less = tokenise_afresh(quarter, saved, several)
+    part = tokenise_afresh(quarter, saved, several)
     print(
         f"peak memory, {name}, for a quarter of the corpus and for all: "
-        f"{less['peak']:.0f} and {found['peak']:.0f} MB, of a worker "
-        f"{less['worker_peak']:.0f} and {found['worker_peak']:.0f} MB"
+        f"{part['peak']:.0f} and {whole['peak']:.0f} MB, of a worker "
+        f"{part['worker_peak']:.0f} and {whole['worker_peak']:.0f} MB"
     )
 
 
@@ -149,13 +149,13 @@ def report_seeking(corpus: Path, tok: base.Tokenizer, folder: Path) -> None:
     dataset = loader.build(config(corpus), tok, **options)
     opened = time.perf_counter()
     dataset.rows(np.arange(32) + 32 * 10**6)
-    found = time.perf_counter()
+    sought = time.perf_counter()
     for step in range(20):
         dataset.rows(np.arange(32) + 32 * step)
-    each = (time.perf_counter() - found) / 20
+    each = (time.perf_counter() - sought) / 20
     print(
         f"open the cache: {opened - start:.3f} s; the batch of step 10^6, "
-        f"32 x {LENGTH}: {found - opened:.4f} s; others: {each:.4f} s each"
+        f"32 x {LENGTH}: {sought - opened:.4f} s; others: {each:.4f} s each"
     )
 
 
@@ -173,8 +173,6 @@ def main() -> int:
         parser.error(f"--megabytes: {options.megabytes} must be at least 1")
     if options.path is not None and not options.path.is_file():
         parser.error(f"--path: {options.path} is no file")
-    from alignjax import cli
-
     return cli.exit_code(lambda: report(options))
 
 

@@ -25,9 +25,9 @@ stored reference, with all loops unrolled, since XLA counts the body of a loop o
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -54,25 +54,19 @@ def load_pairs(args) -> tuple[list[tuple], int]:
     section = {"kind": "world", "preset": "small", "split": "preferences"}
     if args.data:
         section = {"kind": "jsonl", "path": args.data, "format": "hh"}
-    cfg = loader.DataConfig(
-        sources={"pairs": section},
-        chat="roles",
-        pack="none",
-        long_documents="skip",
-        on_bad_row="skip",
-    )
+    rows = dict(chat="roles", pack="none", long_documents="skip", on_bad_row="skip")
+    cfg = loader.DataConfig(sources={"pairs": section}, **rows)
     sources = loader.load_sources(cfg.sources, "sources").values()
     trained = base.TokenizerConfig(
         kind="sentencepiece", vocab_size=args.vocab, control_tokens=templates.CONTROL
     )
     tok = base.build(trained, sources, args.cache_dir, "skip")
-    made = loader.build(
-        cfg, tok, length=args.length - 1, seed=0, cache_dir=args.cache_dir, data="pairs"
-    )
-    if made.num_rows < args.pairs:
-        raise SystemExit(f"--pairs: {args.pairs}, and {made.num_rows} fit --length")
-    found = types.batch(made.epoch_rows(np.arange(args.pairs)))
-    return pair_batches.of_batch(found), tok.vocab_size
+    options = dict(length=args.length - 1, seed=0, cache_dir=args.cache_dir)
+    data = loader.build(cfg, tok, **options, data="pairs")
+    if data.num_rows < args.pairs:
+        raise SystemExit(f"--pairs: {args.pairs}, and {data.num_rows} fit --length")
+    batch = types.batch(data.epoch_rows(np.arange(args.pairs)))
+    return pair_batches.of_batch(batch), tok.vocab_size
 
 
 class Jax:
@@ -93,7 +87,6 @@ class Jax:
         # Not the same as the policy, as in training: their log-ratios are not zeros.
         params, reference = init(jax.random.key(0)), init(jax.random.key(1))
         self.frozen = Frozen(reference=reference)
-        self.seconds_of_store = 0.0
         if stored:
             batch = self._stored(batch, reference)
             self.frozen = Frozen()
@@ -104,28 +97,21 @@ class Jax:
         train_step = step.make_train_step(
             self.objective, self.optimizer, microbatches=args.microbatches
         )
-        start = time.perf_counter()
-        self.compiled = (
-            jax.jit(train_step, donate_argnums=0)
-            .lower(self.state, self.frozen, self.batch, jax.random.key(1))
-            .compile()
-        )
-        self.compile_seconds = time.perf_counter() - start
+        self.key = jax.random.key(1)
+        jitted = jax.jit(train_step, donate_argnums=0)
+        lowered = jitted.lower(self.state, self.frozen, self.batch, self.key)
+        self.compiled = lowered.compile()
 
     def __call__(self) -> float:
         """One step; returns the loss, so it waits."""
-        self.state, metrics = self.compiled(
-            self.state, self.frozen, self.batch, jax.random.key(1)
-        )
+        arguments = self.state, self.frozen, self.batch, self.key
+        self.state, metrics = self.compiled(*arguments)
         return float(metrics["loss"])
 
     def _stored(self, batch, reference):
-        ask = jax.jit(
-            lambda params, rows: (
-                logprobs.tokens(self.model, params, rows, chunk=self.args.chunk).logp
-            )
-        )
-        logp = ask(reference, logprobs.flatten_sequences(batch))
+        tokens = functools.partial(logprobs.tokens, self.model, chunk=self.args.chunk)
+        run = jax.jit(lambda params, rows: tokens(params, rows).logp)
+        logp = run(reference, logprobs.flatten_sequences(batch))
         logp = np.asarray(logp).reshape(batch.responses.shape)
         return batch.replace(reference=np.where(batch.responses > 0, logp, 0))
 
@@ -138,22 +124,21 @@ def build(args, vocab: int, chunk: int, unroll: int):
     section |= {"layers": args.layers}
     section["max_length"] = max(args.length, args.row_length)
     model = models.build(section, vocab)
-    given = {"name": "preference", "loss": "dpo", "beta": BETA, "chunk": chunk}
-    return model, objectives.build(model, given)
+    section = {"name": "preference", "loss": "dpo", "beta": BETA, "chunk": chunk}
+    return model, objectives.build(model, section)
 
 
 def analyses(args, documents, vocab: int) -> dict[str, float]:
-    """What XLA says of memory and FLOPs, in the padded layout."""
+    """Memory and FLOPs by XLA's analyses, in the padded layout."""
     length, whole = args.length - 1, args.length
     batch = pair_batches.batch(documents, "padded", length)
     stored = batch.replace(reference=np.zeros(batch.responses.shape, np.float32))
 
     def compiled(chunk, unroll, batch, with_reference, remat=args.remat):
-        given = argparse.Namespace(**{**vars(args), "remat": remat})
-        model, objective = build(given, vocab, chunk, unroll)
-        shapes = jax.eval_shape(
-            lambda key: nn.unbox(model.init(key)), jax.random.key(0)
-        )
+        options = argparse.Namespace(**{**vars(args), "remat": remat})
+        model, objective = build(options, vocab, chunk, unroll)
+        init = lambda key: nn.unbox(model.init(key))
+        shapes = jax.eval_shape(init, jax.random.key(0))
 
         def total(params, reference, batch):
             frozen = Frozen(reference=reference)
@@ -164,66 +149,57 @@ def analyses(args, documents, vocab: int) -> dict[str, float]:
         reference = shapes if with_reference else None
         return gradient.lower(shapes, reference, batch).compile()
 
-    mebibytes = lambda found: found.memory_analysis().temp_size_in_bytes / 2**20
+    mebibytes = lambda step: step.memory_analysis().temp_size_in_bytes / 2**20
     model, _ = build(args, vocab, args.chunk, args.unroll)
     layers = model.config.layers
-    flops = lambda found: found.cost_analysis()["flops"]
+    flops = lambda step: step.cost_analysis()["flops"]
     chunked = mebibytes(compiled(args.chunk, args.unroll, batch, True))
     unchunked = mebibytes(compiled(whole, args.unroll, batch, True))
     plain = unchunked
     if args.remat != "none":
         plain = mebibytes(compiled(whole, args.unroll, batch, True, "none"))
-    asked = flops(compiled(whole, layers, batch, True))
-    looked_up = flops(compiled(whole, layers, stored, False))
+    with_model = flops(compiled(whole, layers, batch, True))
+    with_store = flops(compiled(whole, layers, stored, False))
     return {
         "gradient_MiB_chunked": chunked,
         "gradient_MiB_unchunked": unchunked,
         "gradient_MiB_plain": plain,
         "ratio_to_unchunked": chunked / unchunked,
         "ratio_to_plain": chunked / plain,
-        "gradient_GFLOP_reference": asked / 1e9,
-        "gradient_GFLOP_stored": looked_up / 1e9,
-        "flops_saved": 1 - looked_up / asked,
+        "gradient_GFLOP_reference": with_model / 1e9,
+        "gradient_GFLOP_stored": with_store / 1e9,
+        "flops_saved": 1 - with_store / with_model,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--data", help="a JSON-lines file of HH; else the world's pairs"
-    )
-    parser.add_argument("--model", default="llama/17m", help="family/size")
-    parser.add_argument("--layers", type=int, help="instead of the size's own")
-    parser.add_argument("--vocab", type=int, default=8192)
-    parser.add_argument("--pairs", type=int, default=8, help="of a step")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a dialogue")
-    parser.add_argument(
-        "--row-length", type=int, help="targets of packed and shared rows; 2 x length"
-    )
-    parser.add_argument(
-        "--layouts", default="padded", help=f"some of {','.join(pair_batches.LAYOUTS)}"
-    )
-    parser.add_argument(
-        "--references", default="model,stored", help="some of model,stored"
-    )
-    parser.add_argument("--microbatches", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--attention", default="auto")
-    parser.add_argument("--remat", default="none")
-    parser.add_argument("--unroll", type=int, default=1)
-    parser.add_argument(
-        "--chunk", type=int, default=32, help="positions of a row unembedded at once"
-    )
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--trl", action="store_true", help="beside TRL's DPOTrainer")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--data", help="a JSON-lines file of HH; else the world's pairs")
+    add("--model", default="llama/17m", help="family/size")
+    add("--layers", type=int, help="instead of the size's own")
+    add("--vocab", type=int, default=8192)
+    add("--pairs", type=int, default=8, help="of a step")
+    add("--length", type=int, default=256, help="tokens of a dialogue")
+    add("--row-length", type=int, help="targets of packed and shared rows; 2 x length")
+    add("--layouts", default="padded", help=f"some of {','.join(pair_batches.LAYOUTS)}")
+    add("--references", default="model,stored", help="some of model,stored")
+    add("--microbatches", type=int, default=1)
+    add("--dtype", default="float32", choices=["float32", "bfloat16"])
+    add("--attention", default="auto")
+    add("--remat", default="none")
+    add("--unroll", type=int, default=1)
+    add("--chunk", type=int, default=32, help="positions of a row unembedded at once")
+    add("--steps", type=int, default=5)
+    add("--trl", action="store_true", help="beside TRL's DPOTrainer")
+    add(
         "--checkpointing",
         action="store_true",
         help="TRL's own default, which is slower",
     )
-    parser.add_argument("--analyse", action="store_true", help="memory and FLOPs too")
-    parser.add_argument("--cache-dir", default=sections.CACHE_DIR)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--analyse", action="store_true", help="memory and FLOPs too")
+    add("--cache-dir", default=sections.CACHE_DIR)
+    add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.trl:
         requires.packages("torch", "transformers", "datasets", "trl")
@@ -241,9 +217,9 @@ def main() -> None:
     }
     if args.analyse:
         report |= analyses(args, documents, vocab)
-    sides = {}
+    sides, ways = {}, args.references.split(",")
     for layout in args.layouts.split(","):
-        for way in args.references.split(","):
+        for way in ways:
             side = Jax(args, documents, vocab, layout, way == "stored")
             sides[f"alignjax {layout} {way}"] = side
             report["parameters"] = side.parameters
@@ -252,14 +228,14 @@ def main() -> None:
     if args.trl:
         from tools import benchmark_dpo_trl
 
-        for way in args.references.split(","):
+        for way in ways:
             sides[f"trl {way}"] = benchmark_dpo_trl.Step(
                 side.model.config, documents, way == "stored", args
             )
     amounts = {"pairs": len(documents), "tokens": tokens}
     report |= timing.timed(sides, args.steps, amounts)
     if args.trl:
-        for way in args.references.split(","):
+        for way in ways:
             theirs = report[f"trl {way}"]["step_s"]
             for layout in args.layouts.split(","):
                 name = f"alignjax {layout} {way}"

@@ -36,10 +36,8 @@ from tools import requires, timing
 
 
 def random_batch(args) -> np.ndarray:
-    tokens = np.random.default_rng(0).integers(
-        0, args.vocab, (args.batch, args.length + 1)
-    )
-    return tokens.astype(np.int32)
+    shape = (args.batch, args.length + 1)
+    return np.random.default_rng(0).integers(0, args.vocab, shape).astype(np.int32)
 
 
 def jax_step(args):
@@ -131,22 +129,21 @@ def torch_step(args, c):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default="llama/17m", help="family/size")
-    parser.add_argument("--vocab", type=int, default=8192)
-    parser.add_argument("--layers", type=int, help="instead of the size's own")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--microbatches", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--attention", default="auto")
-    parser.add_argument("--remat", default="none")
-    parser.add_argument("--unroll", type=int, default=1)
-    parser.add_argument(
-        "--chunk", type=int, help="positions of a row unembedded at once"
-    )
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--torch", default="none", choices=["none", "eager", "compile"])
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("--model", default="llama/17m", help="family/size")
+    add("--vocab", type=int, default=8192)
+    add("--layers", type=int, help="instead of the size's own")
+    add("--batch", type=int, default=8)
+    add("--length", type=int, default=512)
+    add("--microbatches", type=int, default=1)
+    add("--dtype", default="float32", choices=["float32", "bfloat16"])
+    add("--attention", default="auto")
+    add("--remat", default="none")
+    add("--unroll", type=int, default=1)
+    add("--chunk", type=int, help="positions of a row unembedded at once")
+    add("--steps", type=int, default=10)
+    add("--torch", default="none", choices=["none", "eager", "compile"])
+    add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     for name in ("vocab", "batch", "length", "microbatches", "steps"):
         if (value := getattr(args, name)) < 1:
@@ -166,11 +163,11 @@ def main() -> int:
     peak = throughput.peak_flops(device.device_kind)
     report = {"device": f"{jax.device_count()} x {device.device_kind}", **facts}
     amounts = {"tokens": args.batch * args.length}
-    for name, found in timing.timed(sides, args.steps, amounts).items():
-        report[name] = found
+    for name, times in timing.timed(sides, args.steps, amounts).items():
+        report[name] = times
         if peak is not None:
-            flops = found["tokens_per_second"] * facts["flops_per_token"]
-            found["mfu"] = flops / (peak * jax.device_count())
+            flops = times["tokens_per_second"] * facts["flops_per_token"]
+            times["mfu"] = flops / (peak * jax.device_count())
     if len(sides) == 2:
         ours, theirs = (report[name]["step_s"] for name in sides)
         report["ratio"] = ours / theirs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Writes the tiny checkpoints of tests/golden/huggingface, and what comes of them.
+r"""Writes the tiny checkpoints of tests/golden/huggingface, and what they compute.
 
     python tools/make_golden_huggingface.py
     python tools/make_golden_huggingface.py --only=gemma2,phi3
@@ -10,7 +10,7 @@ that another version of torch or transformers gives the same ones; `manifest.jso
 the versions that the files at hand are from. Each folder holds what `save_pretrained`
 writes, and `expected.safetensors`:
 
-    tokens [2, T]             what was given to the model
+    tokens [2, T]             the input of the model
     logits [2, P, V]          at `positions` [P], float32, eager attention
     logprobs [2, T - 1]       of each next token
     short [2, V]              logits after the first SHORT tokens, of these alone
@@ -36,43 +36,36 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tools.golden import cases
+from tools.golden import cases, ours
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "tests/golden/huggingface"
 KEPT = r"(?!.*layers\.[1-9]).*(norm|bias|q_proj|down_proj|gate\.weight).*"
 
 
-def expected(made, case: cases.Case, scratch: pathlib.Path) -> dict[str, np.ndarray]:
+def expected(model, case: cases.Case, scratch: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of `expected.safetensors`."""
     from tools.golden import theirs
 
-    tokens, generated = theirs.tokens_and_greedy(made, case)
-    logits = theirs.logits(made, tokens)
-    loss, gradients = theirs.loss_and_gradients(made, tokens, scratch)
-    found = {
+    tokens, generated = theirs.tokens_and_greedy(model, case)
+    logits = theirs.logits(model, tokens)
+    loss, gradients = theirs.loss_and_gradients(model, tokens, scratch)
+    arrays = {
         "tokens": tokens.astype(np.int32),
         "positions": np.array(cases.POSITIONS, np.int32),
         "logits": logits[:, list(cases.POSITIONS)],
-        "logprobs": logprobs(logits, tokens),
-        "short": theirs.logits(made, tokens[:, : cases.SHORT])[:, -1],
+        "logprobs": ours.logprobs(logits, tokens).astype(np.float32),
+        "short": theirs.logits(model, tokens[:, : cases.SHORT])[:, -1],
         "loss": np.float32(loss),
         "generated": generated.astype(np.int32),
     }
-    if (router := theirs.router_loss(made, tokens[:, :-1])) is not None:
-        found["router_loss"] = np.float32(router)
+    if (router := theirs.router_loss(model, tokens[:, :-1])) is not None:
+        arrays["router_loss"] = np.float32(router)
     for name, gradient in gradients.items():
-        found[f"norm/{name}"] = np.float32(np.linalg.norm(gradient.astype(np.float64)))
+        norm = np.linalg.norm(gradient.astype(np.float64))
+        arrays[f"norm/{name}"] = np.float32(norm)
         if case.gradients and re.fullmatch(KEPT, name):
-            found[f"gradient/{name}"] = gradient
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
-
-
-def logprobs(logits_BTV: np.ndarray, tokens_BT: np.ndarray) -> np.ndarray:
-    """float32 [B, T - 1], of each token but the first."""
-    x = logits_BTV[:, :-1].astype(np.float64)
-    x = x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    x -= logits_BTV[:, :-1].max(-1, keepdims=True)
-    return np.take_along_axis(x, tokens_BT[:, 1:, None], -1)[..., 0].astype(np.float32)
+            arrays[f"gradient/{name}"] = gradient
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def write(name: str, root: pathlib.Path) -> int:
@@ -84,14 +77,14 @@ def write(name: str, root: pathlib.Path) -> int:
 
     case, folder = cases.CASES[name], root / name
     with tempfile.TemporaryDirectory() as scratch:
-        made = theirs.model(case)
+        model = theirs.model(case)
         partial = pathlib.Path(scratch) / name
-        ids = {n: getattr(made.config, n) for n in ("bos_token_id", "eos_token_id")}
-        made.generation_config = transformers.GenerationConfig(**ids)
-        made.save_pretrained(partial)
+        ids = {n: getattr(model.config, n) for n in ("bos_token_id", "eos_token_id")}
+        model.generation_config = transformers.GenerationConfig(**ids)
+        model.save_pretrained(partial)
         if case.tokenizer:
             tokenizers.KINDS[case.tokenizer](partial)
-        arrays = expected(made, case, pathlib.Path(scratch) / "gradients")
+        arrays = expected(model, case, pathlib.Path(scratch) / "gradients")
         safetensors.numpy.save_file(arrays, partial / "expected.safetensors")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(partial, folder, copy_function=shutil.copyfile)
@@ -105,9 +98,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(cases.CASES)
     if unknown := set(chosen) - set(cases.CASES):
-        parser.error(
-            f"no case {', '.join(unknown)}; there are {', '.join(cases.CASES)}"
-        )
+        known = ", ".join(cases.CASES)
+        parser.error(f"no case {', '.join(unknown)}; there are {known}")
 
     from tools.golden import theirs
 

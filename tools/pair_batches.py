@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts and responses as token ids to a batch of groups, made by the data's own code.
+"""Prompts and responses as token ids to a batch of groups, in any layout.
 
-For tools that want the same few groups in every layout; runs have `data.loader`.
+For tools that compare layouts of a few groups; runs have `data.loader`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def batch(
       layout: one of `LAYOUTS`.
       length: T, the targets of a sequence. Packed and shared rows have as many groups
         as fit, padded rows one.
-      values: what is known of each group, by name.
+      values: `Responses.values` of each group, by name.
       rows: B at least; rows without groups are padding.
 
     Raises:
       ValueError: a group that does not fit.
     """
-    lengths = np.array([[len(part) for part in found] for found in documents])
-    tokens = np.concatenate([part for found in documents for part in found])
+    lengths = np.array([[len(part) for part in group] for group in documents])
+    tokens = np.concatenate([part for group in documents for part in group])
     fields = {comparisons.LENGTHS: lengths, comparisons.WEIGHT: np.ones(len(documents))}
-    fields |= {name: np.array(found) for name, found in (values or {}).items()}
+    fields |= {name: np.array(numbers) for name, numbers in (values or {}).items()}
     cached = cache.TokenCache(
         path=None,
         key="",
@@ -54,17 +54,16 @@ def batch(
         manifest={},
         fields=fields,
     )
-    made = group_rows.Layout(layout, length, lengths.shape[1] - 1)
-    sizes = made.size(lengths[:, 0], lengths[:, 1:])
+    shape = group_rows.Layout(layout, length, lengths.shape[1] - 1)
+    sizes = shape.size(lengths[:, 0], lengths[:, 1:])
     if sizes.max() > length:
         raise ValueError(f"length {length}: a group has {sizes.max()} targets")
-    row_of = np.arange(len(sizes))
-    if layout != "padded":
-        row_of = best_fit.rows(sizes, length)
+    padded = layout == "padded"
+    row_of = np.arange(len(sizes)) if padded else best_fit.rows(sizes, length)
     starts = np.concatenate([[0], np.cumsum(np.bincount(row_of))])
     plan = groups.Plan(
         key="",
-        layout=made,
+        layout=shape,
         tokens=cached,
         documents=np.argsort(row_of, kind="stable"),
         cuts=np.zeros(len(sizes), np.int32),
@@ -78,17 +77,17 @@ def batch(
     return types.batch(plan.rows(indices))
 
 
-def of_batch(made: types.Responses) -> list[tuple[list[int], ...]]:
+def of_batch(batch: types.Responses) -> list[tuple[list[int], ...]]:
     """The `documents` of a padded batch, in order."""
-    found = []
-    for row, whose in enumerate(np.asarray(made.responses)):
+    documents = []
+    for row, responses_KT in enumerate(np.asarray(batch.responses)):
         parts: list[list[int]] = []
-        for k, of in enumerate(whose):
-            inputs = made.sequences.inputs[row, k].tolist()
-            there = np.flatnonzero(of)
-            ids = [*inputs[: there[0] + 1], *made.sequences.targets[row, k][there]]
+        for k, response_T in enumerate(responses_KT):
+            inputs = batch.sequences.inputs[row, k].tolist()
+            learned = np.flatnonzero(response_T)
+            prompt = inputs[: learned[0] + 1]
             if k == 0:
-                parts.append([int(i) for i in ids[: there[0] + 1]])
-            parts.append([int(i) for i in ids[there[0] + 1 :]])
-        found.append(tuple(parts))
-    return found
+                parts.append(prompt)
+            parts.append(batch.sequences.targets[row, k][learned].tolist())
+        documents.append(tuple(parts))
+    return documents

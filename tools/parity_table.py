@@ -31,6 +31,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
 
+from alignjax import analysis
 from tools import requires
 from tools.golden import cases
 
@@ -52,19 +53,19 @@ def row(name: str, scratch: pathlib.Path) -> str:
     model = theirs.model(case)
     folder = scratch / "folder"
     model.save_pretrained(folder)
-    run = ours.open_folder(folder)
+    run = analysis.open_run(folder)
     tokens, generated = theirs.tokens_and_greedy(model, case)
-    wanted = theirs.logits(model, tokens)
-    logits = difference(run.logits(tokens), wanted)
+    expected = theirs.logits(model, tokens)
+    logits = difference(run.logits(tokens), expected)
     prompts, reads = tokens[:, : cases.PROMPT], ours.for_long_documents(run)
     drawn = ours.greedy(run, prompts, cases.GENERATED, reads)
     same = int((drawn == generated).sum())
     bits = [journeys.there_and_back(folder, scratch / d, d) for d in journeys.DTYPES]
     back = theirs.load(scratch / "float32" / "back")
-    again = difference(theirs.logits(back, tokens), wanted)
+    again = difference(theirs.logits(back, tokens), expected)
     gradients = ours.loss_and_gradients(run, tokens).gradients
-    _, theirs_too = theirs.loss_and_gradients(model, tokens, scratch / "gradients")
-    gradient = max(difference(gradients[k], g) for k, g in theirs_too.items())
+    _, expected = theirs.loss_and_gradients(model, tokens, scratch / "gradients")
+    gradient = max(difference(gradients[k], g) for k, g in expected.items())
     adapters = with_adapters(run, folder, scratch, tokens)
     figures = (
         f"{logits:.1e}, {same} of {generated.size}",
@@ -84,13 +85,13 @@ def with_adapters(run, folder, scratch, tokens) -> tuple[float, float]:
     from tools.golden import journeys, theirs
 
     model, params = journeys.with_adapters(run)
-    ours_too = journeys.adapted(model, params, tokens)
-    if (moved := difference(ours_too, run.logits(tokens))) < 0.1:
+    adapted = journeys.adapted(model, params, tokens)
+    if (moved := difference(adapted, run.logits(tokens))) < 0.1:
         raise ValueError(f"the adapters change logits by {moved:.1e} only")
     peft = journeys.in_peft(run, model, params, folder, scratch / "peft", tokens)
     merged = journeys.export_merged(run, model, params, scratch / "merged")
     again = theirs.logits(theirs.load(merged), tokens)
-    return difference(peft, ours_too), difference(again, ours_too)
+    return difference(peft, adapted), difference(again, adapted)
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a tool needs beyond alignjax, before it does anything."""
+"""Refuses to run a tool without the packages that it needs beyond alignjax's own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from alignjax import errors
 
 def packages(*names: str) -> None:
     """Ends the program, with what to install, unless all of these can be imported."""
-    lacking = [name for name in names if importlib.util.find_spec(name) is None]
-    if lacking:
-        known = " ".join(lacking)
-        print(f"not installed: {known}; pip install {known}", file=sys.stderr)
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        listed = " ".join(missing)
+        print(f"not installed: {listed}; pip install {listed}", file=sys.stderr)
         raise SystemExit(errors.CONFIG)

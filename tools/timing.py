@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps that take turns, so that a machine whose speed drifts slows all alike.
+"""Times steps that take turns, so that a machine whose speed drifts slows all alike.
 
-What the benchmarks of steps share: how they time, how they print, and the same model in
-transformers.
+The benchmarks of steps also share the report and the same model in transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from alignjax.models import decoder_config, families
 def timed(
     sides: Mapping[str, Callable[[], float]], steps: int, amounts: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
-    """What the steps of each side take: seconds, and amounts a second.
+    """The time of the steps of each side: seconds, and amounts a second.
 
     Args:
       sides: functions that do a step, wait for it, and return its loss.
@@ -34,13 +33,13 @@ def timed(
             start = time.perf_counter()
             losses[name] = run()
             seconds[name].append(time.perf_counter() - start)
-    found = {}
+    report = {}
     for name, values in seconds.items():
         median = statistics.median(values)
         rates = {f"{k}_per_second": x / median for k, x in amounts.items()}
-        shown = {"step_s": median, "min_s": min(values)}
-        found[name] = {**shown, **rates, "loss": losses[name]}
-    return found
+        report[name] = {"step_s": median, "min_s": min(values), **rates}
+        report[name]["loss"] = losses[name]
+    return report
 
 
 def show(report: Mapping, as_json: bool) -> None:
@@ -63,8 +62,8 @@ def in_transformers(family: str, c: decoder_config.DecoderConfig, seed: int = 0)
     import transformers
 
     torch.manual_seed(seed)
-    said = config_json.write(c, families.find(family))
-    shape = transformers.AutoConfig.for_model(**said)
+    fields = config_json.write(c, families.find(family))
+    shape = transformers.AutoConfig.for_model(**fields)
     return transformers.AutoModelForCausalLM.from_config(
         shape, attn_implementation="sdpa"
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from alignjax import errors
+from alignjax import analysis, errors
 from alignjax.huggingface import config_json
 from tools.golden import cases, ours
 
@@ -29,7 +29,7 @@ LOGPS, LOSS, GRADIENT = 5e-5, 1e-5, 5e-5
 
 @functools.cache
 def opened(name):
-    return ours.open_folder(ROOT / name)
+    return analysis.open_run(ROOT / name)
 
 
 @functools.cache

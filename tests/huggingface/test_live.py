@@ -12,6 +12,7 @@ pytest.importorskip("transformers", reason="the comparison is with transformers"
 
 import safetensors.numpy
 
+from alignjax import analysis
 from tools.golden import cases, ours, theirs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "golden/huggingface"
@@ -37,7 +38,7 @@ def folders(tmp_path_factory, seed):
         if name not in made:
             model = theirs.model(cases.CASES[name], seed)
             model.save_pretrained(root / name)
-            made[name] = model, ours.open_folder(root / name)
+            made[name] = model, analysis.open_run(root / name)
         return made[name]
 
     return folder

@@ -9,7 +9,7 @@ import pytest
 
 from alignjax import analysis, errors
 from alignjax.huggingface import config_json
-from tools.golden import cases, journeys, ours
+from tools.golden import cases, journeys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "golden/huggingface"
 ALL = sorted(cases.CASES)
@@ -108,7 +108,7 @@ def expected(name):
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2", "phi3", "qwen3_moe"])
 def test_adapters_merged_into_a_folder_compute_what_they_did_apart(name, tmp_path):
-    run = ours.open_folder(ROOT / name)
+    run = analysis.open_run(ROOT / name)
     model, params = journeys.with_adapters(run)
     tokens = cases.tokens(cases.CASES[name])
     apart = journeys.adapted(model, params, tokens)

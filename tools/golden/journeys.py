@@ -29,8 +29,7 @@ def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 def in_dtype(folder: pathlib.Path, target: pathlib.Path, dtype: str) -> pathlib.Path:
     """A copy of the folder with its weights rounded to a dtype."""
     shutil.copytree(folder, target)
-    found = tensors(folder)
-    rounded = {name: x.astype(DTYPES[dtype]) for name, x in found.items()}
+    rounded = {name: x.astype(DTYPES[dtype]) for name, x in tensors(folder).items()}
     save_file = safetensors.numpy.save_file
     save_file(rounded, target / "model.safetensors", metadata={"format": "pt"})
     file = target / "config.json"
@@ -68,11 +67,11 @@ def with_adapters(run, seed: int = 0):
     section = {**run.config["model"], **ADAPTERS, "attention": "auto"}
     model = models.build(section, 1)
     abstract = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
-    known, rng = trees.named_leaves(run.params()), np.random.default_rng(seed)
+    leaves, rng = trees.named_leaves(run.params()), np.random.default_rng(seed)
 
     def leaf(name, x):
-        if name in known:
-            return known[name]
+        if name in leaves:
+            return leaves[name]
         return np.float32(0.1 * rng.standard_normal(x.shape))
 
     return model, trees.map_with_name(leaf, abstract)
@@ -86,24 +85,24 @@ def adapted(model, params, tokens: np.ndarray) -> np.ndarray:
 
 def export_merged(run, model, params, target: pathlib.Path) -> pathlib.Path:
     """The folder of a model whose adapters are in its kernels."""
-    held = layout.merge(trees.named_leaves(params), model.config)
-    plan = save.plan(held, run.config["model"]["family"], model.config)
-    save.write(plan, held, target)
+    leaves = layout.merge(trees.named_leaves(params), model.config)
+    plan = save.plan(leaves, run.config["model"]["family"], model.config)
+    save.write(plan, leaves, target)
     return target
 
 
 def in_peft(run, model, params, folder: pathlib.Path, target: pathlib.Path, tokens):
-    """float32 [B, T, V]: what PEFT computes with the exported adapters.
+    """float32 [B, T, V]: PEFT's logits with the exported adapters.
 
     Args:
       folder: of the model without adapters.
     """
-    import peft as theirs_too
+    import peft as library
 
     from tools.golden import theirs
 
     family = run.config["model"]["family"]
-    found, known = peft.write(trees.named_leaves(params), family, model.config)
-    peft.save(target, found, {**known, "base_model_name_or_path": str(folder)})
-    wrapped = theirs_too.PeftModel.from_pretrained(theirs.load(folder), target)
+    tensors, fields = peft.write(trees.named_leaves(params), family, model.config)
+    peft.save(target, tensors, {**fields, "base_model_name_or_path": str(folder)})
+    wrapped = library.PeftModel.from_pretrained(theirs.load(folder), target)
     return theirs.logits(wrapped.eval(), tokens)

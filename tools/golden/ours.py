@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What alignjax makes of a folder: logits, greedy tokens, gradients by their names."""
+"""alignjax's side of a case: logits, greedy tokens, gradients by tensor names."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
-from alignjax import analysis, objectives, sampling, trees
+from alignjax import objectives, sampling, trees
 from alignjax.huggingface import layout
 from alignjax.models import decoder, families
 from alignjax.sampling import distribution
@@ -39,10 +39,10 @@ def packed(tokens: list[np.ndarray]) -> Sequences:
 
 
 def for_long_documents(run):
-    """The model, where rotations go by a document's length with those of long ones.
+    """The model; where rotations go by a document's length, with those of long ones.
 
-    A cache cannot turn what is in it once a document has become long, and a model whose
-    rotations would have to is refused one.
+    A cache cannot rotate its keys again once a document has become long, so a model
+    that would have to is refused one.
     """
     c = run.model.config
     if c.rope_scaling is None or not c.rope_scaling.by_length:
@@ -69,11 +69,11 @@ def greedy(run, prompts: np.ndarray, count: int, model=None) -> np.ndarray:
     prompts = jnp.asarray(prompts, jnp.int32)
     mask = jnp.ones(prompts.shape, bool)
     sample = jax.jit(sampling.sample, static_argnums=(0, 5))
-    found = sample(model, run._weights, prompts, mask, draw, count)
-    return np.asarray(found.tokens_BR)
+    samples = sample(model, run._weights, prompts, mask, draw, count)
+    return np.asarray(samples.tokens_BR)
 
 
-class Taught(NamedTuple):
+class LossAndGradients(NamedTuple):
     """The mean loss over all next tokens, and its gradients by the folder's names."""
 
     loss: float
@@ -81,23 +81,22 @@ class Taught(NamedTuple):
     metrics: dict[str, float]
 
 
-def loss_and_gradients(run, tokens: np.ndarray) -> Taught:
+def loss_and_gradients(run, tokens: np.ndarray) -> LossAndGradients:
     """As training computes them, without the routers' losses."""
     c = dataclasses.replace(run.model.config, router_loss=0.0, router_z_loss=0.0)
     objective = objectives.build(decoder.build(c), {"name": "language_model"})
     rows = Sequences.of(tokens)
 
     def mean(params):
-        found, metrics = objective.loss(
-            params, Frozen({}), rows, jax.random.key(0), True
-        )
+        key = jax.random.key(0)
+        loss, metrics = objective.loss(params, Frozen({}), rows, key, True)
         values = {name: m.total / m.weight for name, m in metrics.items()}
-        return found.total / found.weight, values
+        return loss.total / loss.weight, values
 
-    taught = jax.jit(jax.value_and_grad(mean, has_aux=True))
-    (loss, metrics), gradients = taught(run._weights)
+    differentiate = jax.jit(jax.value_and_grad(mean, has_aux=True))
+    (loss, metrics), gradients = differentiate(run._weights)
     metrics = {name: float(value) for name, value in metrics.items()}
-    return Taught(float(loss), named(run, gradients), metrics)
+    return LossAndGradients(float(loss), named(run, gradients), metrics)
 
 
 def named(run, params) -> dict[str, np.ndarray]:
@@ -105,25 +104,17 @@ def named(run, params) -> dict[str, np.ndarray]:
     leaves = {k: np.asarray(v) for k, v in trees.named_leaves(params).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     family = families.find(run.config["model"]["family"])
-    table, found = layout.table(family, run.model.config), {}
+    table, tensors = layout.table(family, run.model.config), {}
     for place in layout.places(table, shapes):
         whole = np.empty(place.shape, np.float32).reshape(-1)
         for first, block in place.blocks(whole.size):
             array = place.join([leaves[path][index] for path, index in block])
             whole[first : first + array.size] = array.reshape(-1)
-        found[place.name] = whole.reshape(place.shape)
-    return found
+        tensors[place.name] = whole.reshape(place.shape)
+    return tensors
 
 
 def logprobs(logits_BTV: np.ndarray, tokens_BT: np.ndarray) -> np.ndarray:
     """float64 [B, T - 1], of each token but the first."""
-    x = logits_BTV[:, :-1].astype(np.float64)
-    x = x - x.max(-1, keepdims=True)
-    x -= np.log(np.exp(x).sum(-1, keepdims=True))
-    return np.take_along_axis(x, tokens_BT[:, 1:, None], -1)[..., 0]
-
-
-def open_folder(folder: pathlib.Path):
-    """The folder as a run."""
-
-    return analysis.open_run(folder)
+    logp_BTV = scipy.special.log_softmax(logits_BTV[:, :-1].astype(np.float64), -1)
+    return np.take_along_axis(logp_BTV, tokens_BT[:, 1:, None], -1)[..., 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers makes of a case: a model, its logits, greedy tokens, gradients.
+"""transformers' side of a case: a model, its logits, greedy tokens, gradients.
 
 Float32 and eager attention throughout; needs torch and transformers.
 """
@@ -21,14 +21,14 @@ MARGIN = 1e-4  # between the two best tokens: below it, greedy would be a coin's
 def model(case: cases.Case, seed: int = 0):
     """transformers' model of a case, with the weights of `cases.weight`."""
     config = transformers.AutoConfig.for_model(case.model_type, **case.config)
-    made = transformers.AutoModelForCausalLM.from_config(
+    network = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
     ).eval()
     with torch.no_grad():
-        for name, p in made.named_parameters():
+        for name, p in network.named_parameters():
             array = cases.weight(name, tuple(p.shape), case.offset, seed)
             p.copy_(torch.from_numpy(array))
-    return made
+    return network
 
 
 def load(folder: pathlib.Path, dtype=torch.float32):
@@ -38,14 +38,14 @@ def load(folder: pathlib.Path, dtype=torch.float32):
     ).eval()
 
 
-def logits(made, tokens: np.ndarray) -> np.ndarray:
+def logits(network, tokens: np.ndarray) -> np.ndarray:
     """float32 [B, T, V]."""
     with torch.no_grad():
-        return made(torch.from_numpy(tokens)).logits.float().numpy()
+        return network(torch.from_numpy(tokens)).logits.float().numpy()
 
 
 def tokens_and_greedy(
-    made, case: cases.Case, seed: int = 0
+    network, case: cases.Case, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The case's tokens and the greedy ones after PROMPT of them.
 
@@ -54,13 +54,13 @@ def tokens_and_greedy(
     for attempt in range(8):
         tokens = cases.tokens(case, 100 * seed + attempt)
         try:
-            return tokens, greedy(made, tokens[:, : cases.PROMPT])
+            return tokens, greedy(network, tokens[:, : cases.PROMPT])
         except ValueError as error:
             problem = error
     raise problem
 
 
-def greedy(made, prompts: np.ndarray, count: int = cases.GENERATED) -> np.ndarray:
+def greedy(network, prompts: np.ndarray, count: int = cases.GENERATED) -> np.ndarray:
     """int64 [B, count]: what follows each prompt, with the cache; no token stops it.
 
     Raises:
@@ -71,18 +71,18 @@ def greedy(made, prompts: np.ndarray, count: int = cases.GENERATED) -> np.ndarra
         do_sample=False, max_new_tokens=count, use_cache=True, pad_token_id=0
     )
     # generate() would take what is not set here from the model's own.
-    made.generation_config = settings
-    found = made.generate(prompts, attention_mask=torch.ones_like(prompts))
+    network.generation_config = settings
+    generated = network.generate(prompts, attention_mask=torch.ones_like(prompts))
     with torch.no_grad():
-        before = made(found).logits[:, prompts.shape[1] - 1 : -1]
+        before = network(generated).logits[:, prompts.shape[1] - 1 : -1]
     best = before.topk(2).values
     if (margin := float((best[..., 0] - best[..., 1]).min())) < MARGIN:
         raise ValueError(f"margin of {margin:.1e} between the two best tokens")
-    return found[:, prompts.shape[1] :].numpy()
+    return generated[:, prompts.shape[1] :].numpy()
 
 
 def loss_and_gradients(
-    made, tokens: np.ndarray, scratch: pathlib.Path
+    network, tokens: np.ndarray, scratch: pathlib.Path
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Mean cross-entropy of all next tokens; its gradients by the names of files.
 
@@ -93,29 +93,30 @@ def loss_and_gradients(
       scratch: a folder to write to.
     """
     tokens = torch.from_numpy(tokens)
-    made.zero_grad()
-    found = made(tokens).logits[:, :-1]
-    loss = torch.nn.functional.cross_entropy(
-        found.reshape(-1, found.shape[-1]), tokens[:, 1:].reshape(-1)
-    )
+    network.zero_grad()
+    logits = network(tokens).logits[:, :-1]
+    targets = tokens[:, 1:].reshape(-1)
+    flat = logits.reshape(-1, logits.shape[-1])
+    loss = torch.nn.functional.cross_entropy(flat, targets)
     loss.backward()
     with torch.no_grad():
-        kept = {name: p.clone() for name, p in made.named_parameters()}
-        for p in made.parameters():
+        saved = {name: p.clone() for name, p in network.named_parameters()}
+        for p in network.parameters():
             p.copy_(p.grad)
-        made.save_pretrained(scratch)
-        for name, p in made.named_parameters():
-            p.copy_(kept[name])
+        network.save_pretrained(scratch)
+        for name, p in network.named_parameters():
+            p.copy_(saved[name])
     files = safetensors.torch.load_file(pathlib.Path(scratch) / "model.safetensors")
     return float(loss.detach()), {name: g.numpy() for name, g in files.items()}
 
 
-def router_loss(made, tokens: np.ndarray) -> float | None:
+def router_loss(network, tokens: np.ndarray) -> float | None:
     """The load-balancing loss before its coefficient; None without experts."""
-    if not hasattr(made.config, "router_aux_loss_coef"):
+    if not hasattr(network.config, "router_aux_loss_coef"):
         return None
     with torch.no_grad():
-        return float(made(torch.from_numpy(tokens), output_router_logits=True).aux_loss)
+        output = network(torch.from_numpy(tokens), output_router_logits=True)
+        return float(output.aux_loss)
 
 
 def versions() -> dict[str, str]:
