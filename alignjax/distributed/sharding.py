@@ -49,7 +49,7 @@ def rules(overrides: Mapping | None = None) -> dict:
             problems.append(
                 f"sharding_rules.{name}: no array has this axis; {', '.join(RULES)} do"
             )
-        for axis in _as_tuple(axes):
+        for axis in axis_names(axes):
             if axis not in MESH_AXES:
                 problems.append(
                     f"sharding_rules.{name}: the mesh has no axis {axis!r}; it has "
@@ -60,7 +60,8 @@ def rules(overrides: Mapping | None = None) -> dict:
     return replaced
 
 
-def _as_tuple(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+def axis_names(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The axes of the mesh that a rule, or a part of a PartitionSpec, names."""
     return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
@@ -124,7 +125,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 def axes_of(name: str) -> tuple[str, ...]:
     """The axes of the ambient mesh that an array's axis lies along, under the rules."""
-    return _as_tuple(dict(nn.get_logical_axis_rules()).get(name))
+    return axis_names(dict(nn.get_logical_axis_rules()).get(name))
 
 
 def shardings(abstract_tree, mesh, rules):
@@ -140,7 +141,7 @@ def batch_sharding(mesh, rules) -> NamedSharding:
 
 def batch_divisor(mesh, rules) -> int:
     """The number of parts that the mesh cuts a batch into."""
-    return math.prod(mesh.shape[axis] for axis in _as_tuple(rules["batch"]))
+    return math.prod(mesh.shape[axis] for axis in axis_names(rules["batch"]))
 
 
 def local_rows(batch_size: int, mesh, rules) -> np.ndarray:

@@ -9,7 +9,6 @@ from alignjax.losses import (  # noqa: F401
     coupled,
     language_model,
     links,
-    mixtures,
     preference,
     ranked,
     reference_free,

@@ -300,9 +300,7 @@ def combine(terms: Sequence[Term]) -> Callable:
     batch-coupled terms, by name.
     """
     each = {term.name: traits(term.function) for term in terms}
-    together = lambda field: tuple(
-        sorted({x for own in each.values() for x in getattr(own, field)})
-    )
+    union = lambda field: {x for t in each.values() for x in getattr(t, field)}
 
     def measure_each(policy, reference, **available):
         return {
@@ -314,21 +312,20 @@ def combine(terms: Sequence[Term]) -> Callable:
     def combined(policy, reference, *, statistic=None, **inputs):
         values = {}
         for term in terms:
-            own = each[term.name]
-            arguments = {name: inputs[name] for name in own.inputs if name in inputs}
-            if own.coupled:
+            names = each[term.name].inputs
+            arguments = {name: inputs[name] for name in names if name in inputs}
+            if each[term.name].coupled:
                 arguments["statistic"] = statistic[term.name]
             values[term.name] = term.function(policy, reference, **arguments)
         return sum(term.weight * values[term.name] for term in terms), values
 
-    coupled = any(own.coupled for own in each.values())
     first = each[terms[0].name]
     combined.traits = Traits(
-        reference=any(own.reference for own in each.values()),
-        needs=together("needs"),
-        inputs=together("inputs"),
-        statistic=measure_each if coupled else None,
-        margin=all(own.margin for own in each.values()),
+        reference=any(t.reference for t in each.values()),
+        needs=tuple(sorted(union("needs"))),
+        inputs=tuple(sorted(union("inputs"))),
+        statistic=measure_each if any(t.coupled for t in each.values()) else None,
+        margin=all(t.margin for t in each.values()),
         data=first.data,
         normalised=first.normalised,
     )

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax.bounds import Noise, NonNegative, Positive, Share
-from alignjax.losses import catalogue, links, mixtures, preference, scores
+from alignjax.losses import catalogue, links, preference, reference_free, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
 
 
 def matched(x_B, y_B, weight_B=None):
-    """For each of `x_B` the one of `y_B` that has the same rank; 0 for padding rows."""
+    """For each of `x_B` the one of `y_B` with the same rank; 0 for padding rows."""
     if weight_B is None:
         weight_B = jnp.ones_like(x_B)
     last = lambda z_B: jnp.where(weight_B > 0, z_B, jnp.inf)
@@ -37,7 +37,7 @@ def aot_quantiles(policy: LogProbs, reference: LogProbs, *, weight_B=None):
 
 
 def aot_unpaired_quantiles(policy, reference, *, weight_B=None):
-    """The statistic of `aot_unpaired`, [B, 2]: of the other side, same rank."""
+    """The statistic of `aot_unpaired`, [B, 2]: the other side's log-ratio by rank."""
     c_B, r_B = jnp.moveaxis(scores.log_ratio(policy, reference), -1, 0)
     pairs = matched(c_B, r_B, weight_B), matched(r_B, c_B, weight_B)
     return jnp.stack(pairs, -1)
@@ -73,6 +73,55 @@ def aot_unpaired(
     return value_B + of_rejected_B - lax.stop_gradient(of_rejected_B)
 
 
+def bco_pair_shift(policy, reference, *, beta, weight_B=None):
+    """The statistic of `bco_pair`: [mean beta c + mean beta r]/2 over the batch."""
+    reward_B2 = beta * scores.log_ratio(policy, reference)
+    return scores.weighted_mean(reward_B2.mean(-1), weight_B)
+
+
+@loss(statistic=bco_pair_shift)
+def bco_pair(policy, reference, *, statistic, beta: Positive = 0.01):
+    """BCO of pairs, arXiv:2404.04656: -log s(beta c - d) - log s(d - beta r).
+
+    The shift d is the mean reward over both sides; the authors keep a running mean of
+    it, here it is this batch's.
+    """
+    score_B2 = scores.log_ratio(policy, reference)
+    return links.bco(score_B2, beta, shift=lax.stop_gradient(statistic))
+
+
+@loss(statistic=reference_free.mean_chosen_length)
+def rpo_trl(
+    policy, reference, *, statistic, beta: Positive = 0.01, eta: NonNegative = 0.005
+):
+    """Regularised PO as in TRL, arXiv:2405.16436: `dpo` + eta `nll_token`."""
+    nll_B = reference_free.nll_token(policy, reference, statistic=statistic)
+    return preference.dpo(policy, reference, beta=beta) + eta * nll_B
+
+
+@loss(statistic=bco_pair_shift)
+def mpo(
+    policy,
+    reference,
+    *,
+    statistic,
+    beta: Positive = 0.1,
+    preference_weight: NonNegative = 0.8,
+    quality_weight: NonNegative = 0.2,
+    generation_weight: NonNegative = 1.0,
+):
+    """Mixed PO, arXiv:2411.10442: .8 `dpo` + .2 `bco_pair` + 1 `nll_mean`.
+
+    As a mixture spelt out in a config its terms are also measured one by one.
+    """
+    quality_B = bco_pair(policy, reference, statistic=statistic, beta=beta)
+    return (
+        preference_weight * preference.dpo(policy, reference, beta=beta)
+        + quality_weight * quality_B
+        + generation_weight * reference_free.nll_mean(policy, reference)
+    )
+
+
 class BetaStatistic(NamedTuple):
     """The statistic of `beta_dpo`.
 
@@ -101,10 +150,10 @@ def beta_statistic(
     margin_B = scores.difference(scores.log_ratio(policy, reference))
     weight_B = jnp.ones_like(margin_B) if weight_B is None else weight_B
     if center is None:
-        center = mixtures.weighted_mean(margin_B, weight_B)
+        center = scores.weighted_mean(margin_B, weight_B)
     if spread is None:
         variance_B = jnp.square(margin_B - center)
-        spread = jnp.sqrt(mixtures.weighted_mean(variance_B, weight_B))
+        spread = jnp.sqrt(scores.weighted_mean(variance_B, weight_B))
     usual_B = -0.5 * jnp.square((margin_B - center) / jnp.maximum(spread, 1e-6))
     if key is not None:  # Gumbel's top k is a draw without replacement
         usual_B = usual_B + jax.random.gumbel(key, usual_B.shape, usual_B.dtype)
@@ -113,7 +162,7 @@ def beta_statistic(
     kept = jnp.maximum(jnp.floor((1 - drop) * count + 1e-6), 1)
     rank_B = jnp.argsort(jnp.argsort(-usual_B))
     keep_B = jnp.where((rank_B < kept) & (weight_B > 0), 1.0, 0.0)
-    excess = mixtures.weighted_mean(margin_B, keep_B) - center
+    excess = scores.weighted_mean(margin_B, keep_B) - center
     return BetaStatistic(excess, keep_B * count / jnp.maximum(keep_B.sum(), 1))
 
 

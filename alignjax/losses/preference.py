@@ -18,7 +18,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from alignjax.bounds import Noise, NonNegative, Positive, PositiveNoise
-from alignjax.losses import catalogue, links, scores
+from alignjax.losses import catalogue, links, reference_free, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
@@ -231,6 +231,20 @@ def dpop(policy, reference, *, beta: Positive = 0.3, penalty: NonNegative = 50.0
     c_B, r_B = jnp.moveaxis(scores.log_ratio(policy, reference), -1, 0)
     kept_B = c_B - penalty * jnp.maximum(0.0, -c_B)
     return links.logistic(jnp.stack([kept_B, r_B], -1), beta)
+
+
+@loss()
+def rpo(policy, reference, *, beta: Positive = 0.01, eta: NonNegative = 0.005):
+    """Regularised PO, arXiv:2405.16436: `dpo` - eta beta log p(y_w)."""
+    nll_B = reference_free.nll(policy, reference)
+    return dpo(policy, reference, beta=beta) + eta * beta * nll_B
+
+
+@loss()
+def iterative_rpo(policy, reference, *, beta: Positive = 0.1, alpha: NonNegative = 1.0):
+    """Iterative reasoning PO, arXiv:2404.19733: `dpo` - alpha log p(y_w)/n_w."""
+    nll_B = reference_free.nll_mean(policy, reference)
+    return dpo(policy, reference, beta=beta) + alpha * nll_B
 
 
 @loss()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference losses of lists of responses: `(policy, reference, *, ...) -> loss_B`.
 
-`LogProbs` are [B, K]; a response of length 0 is not there. In the equations x is
+`LogProbs` are [B, K]; a response of length 0 is absent. In the equations x is
 log(policy/reference), q = softmax(beta x) and p = softmax(reward/temperature).
 """
 
@@ -60,7 +60,7 @@ def exo(
 
 
 def _log_softmaxes(policy, reference, reward_BK, beta, temperature):
-    """log q and log p over the responses that are there."""
+    """log q and log p over the responses that are present."""
     present_BK = policy.length > 0
     log_softmax = lambda x_BK: jax.nn.log_softmax(reward.absent(x_BK, present_BK))
     q_BK = log_softmax(beta * scores.log_ratio(policy, reference))

@@ -10,18 +10,44 @@ from __future__ import annotations
 import functools
 
 import jax.numpy as jnp
+from jax import lax
 
 from alignjax.bounds import Noise, NonNegative, Positive
-from alignjax.losses import catalogue, links, mixtures, scores
+from alignjax.losses import catalogue, links, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(catalogue.register, catalogue.PREFERENCE, reference=False)
 
 
+@loss()
+def nll(policy: LogProbs, reference: LogProbs | None):
+    """Likelihood of the chosen response, as in arXiv:2203.02155: -log p(y_w)."""
+    return -policy.total[..., 0]
+
+
 @loss(normalised=True)
-def orpo(
-    policy: LogProbs, reference: LogProbs | None, *, odds_weight: NonNegative = 0.1
-):
+def nll_mean(policy, reference):
+    """Likelihood of the chosen response, arXiv:2404.19733: -log p(y_w)/n_w."""
+    return -policy.mean[..., 0]
+
+
+def mean_chosen_length(policy, reference, *, weight_B=None):
+    """The statistic of `nll_token`: tokens of a chosen response, on average."""
+    return scores.weighted_mean(policy.length[..., 0], weight_B)
+
+
+@loss(statistic=mean_chosen_length)
+def nll_token(policy, reference, *, statistic):
+    """Likelihood of the chosen responses, TRL's `sft`, arXiv:2203.02155 a token.
+
+    -log p(y_w)/(mean n_w), so that the mean over the batch is per token of the batch.
+    """
+    length = jnp.maximum(lax.stop_gradient(statistic), 1.0)
+    return -policy.total[..., 0] / length
+
+
+@loss(normalised=True)
+def orpo(policy, reference, *, odds_weight: NonNegative = 0.1):
     """ORPO, arXiv:2403.07691: -mw - odds_weight log s(log odds(mw) - log odds(ml)).
 
     odds(m) = e^m/(1 - e^m). TRL and the authors' code take the first term over prompt
@@ -45,7 +71,7 @@ def cpo(
     return contrast_B - alpha * policy.total[..., 0]
 
 
-@loss(statistic=mixtures.mean_chosen_length)
+@loss(statistic=mean_chosen_length)
 def cpo_trl(
     policy,
     reference,
@@ -62,7 +88,7 @@ def cpo_trl(
     contrast_B = cpo(
         policy, reference, beta=beta, alpha=0.0, label_smoothing=label_smoothing
     )
-    nll_B = mixtures.nll_token(policy, reference, statistic=statistic)
+    nll_B = nll_token(policy, reference, statistic=statistic)
     return contrast_B + alpha * nll_B
 
 

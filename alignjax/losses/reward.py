@@ -46,7 +46,7 @@ def bradley_terry(
 def plackett_luce(score_BK: jax.Array, *, present_BK=True):
     """Plackett-Luce, 1975: sum_i [log sum_j>=i e^(s_j) - s_i], the best one first.
 
-    `present_BK`, bool, marks the responses that are there.
+    `present_BK`, bool, marks the responses that exist.
     """
     K = score_BK.shape[-1]
     later_BKK = jnp.arange(K)[:, None] <= jnp.arange(K)
@@ -62,8 +62,8 @@ def all_pairs(score_BK: jax.Array, *, present_BK=True):
     The best one first; one prompt counts as one example however long its list is.
     """
     K = score_BK.shape[-1]
-    there_BK = jnp.broadcast_to(present_BK, score_BK.shape)
-    pair_BKK = there_BK[..., :, None] & there_BK[..., None, :]
+    present_BK = jnp.broadcast_to(present_BK, score_BK.shape)
+    pair_BKK = present_BK[..., :, None] & present_BK[..., None, :]
     pair_BKK &= jnp.arange(K)[:, None] < jnp.arange(K)
     cost_BKK = -jax.nn.log_sigmoid(score_BK[..., :, None] - score_BK[..., None, :])
     total_B = jnp.where(pair_BKK, cost_BKK, 0.0).sum((-2, -1))
@@ -76,11 +76,11 @@ def regression(score_BA: jax.Array, *, target_BA, present_BA=True):
 
     `present_BA`, bool, marks the attributes that were rated.
     """
-    there_BA = jnp.broadcast_to(present_BA, score_BA.shape)
-    error_BA = jnp.where(there_BA, score_BA - target_BA, 0.0)
-    return jnp.square(error_BA).sum(-1) / jnp.maximum(there_BA.sum(-1), 1)
+    present_BA = jnp.broadcast_to(present_BA, score_BA.shape)
+    error_BA = jnp.where(present_BA, score_BA - target_BA, 0.0)
+    return jnp.square(error_BA).sum(-1) / jnp.maximum(present_BA.sum(-1), 1)
 
 
 def absent(x_BK, present_BK):
-    """`x_BK` in which what is not there weighs nothing in a softmax."""
+    """`x_BK` with no weight in a softmax for the responses that are absent."""
     return jnp.where(present_BK, x_BK, -1e30)

@@ -29,6 +29,13 @@ def difference(x_B2: jax.Array) -> jax.Array:
     return x_B2[..., 0] - x_B2[..., 1]
 
 
+def weighted_mean(x_B, weight_B=None):
+    """The mean over the rows of a batch that count; 0 where none does."""
+    if weight_B is None:
+        return x_B.mean()
+    return (x_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1e-9)
+
+
 def log_ratio(policy: LogProbs, reference: LogProbs) -> jax.Array:
     """log(policy / reference) of the whole response."""
     return policy.total - reference.total
@@ -51,10 +58,10 @@ def log_odds(logp: jax.Array) -> jax.Array:
     return logp - jnp.log(-jnp.expm1(logp))
 
 
-# f'(u), u = policy / reference, of the f-divergences by which a policy may be kept near
-# its reference: functions of the log-ratio log u, increasing, and 0 at u = 1, whatever
-# constant the papers have there, so that links that see each side may follow them too.
-# arXiv:2309.16240 has all but the last, which is arXiv:2407.13399.
+# f'(u), u = policy / reference, of the f-divergences that keep a policy near its
+# reference: increasing functions of the log-ratio log u, less the papers' constant at
+# u = 1, so that links of each side may follow them too. All but the last are of
+# arXiv:2309.16240, the last of arXiv:2407.13399.
 DIVERGENCES = registry.Registry("divergence")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference losses that look below the sum of a response: lengths, tokens, vocabulary.
 
-As `preference`, in whose words the equations are; n is the number of tokens. What they
-read of a response beyond its total are fields of `LogProbs`.
+Symbols as in `preference`; n is the number of tokens. What they read of a response
+beyond its total are fields of `LogProbs`.
 """
 
 from __future__ import annotations

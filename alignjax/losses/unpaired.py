@@ -2,8 +2,8 @@
 """Losses of responses judged one by one: `(policy, reference, *, ...) -> loss_B`.
 
 `LogProbs` are [B] and `desirable_B` is bool [B]. In the equations x is log(policy /
-reference) of the response where it is desirable, and log s is `log_sigmoid`; each loss
-says what it makes of an undesirable one. Pairs become such rows by taking them apart.
+reference) of the response, and log s is `log_sigmoid`; each loss has an equation for
+desirable responses and one for undesirable ones. A pair makes two such rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax.bounds import NonNegative, Positive
-from alignjax.losses import catalogue, mixtures, scores
+from alignjax.losses import catalogue, scores
 from alignjax.types import LogProbs
 
 loss = functools.partial(
@@ -30,9 +30,9 @@ def kto_baseline(policy: LogProbs, reference: LogProbs, *, weight_B=None):
     batch brings with it (`LogProbs.mismatched`).
     """
     ratio_B = policy.mismatched - reference.mismatched
-    there_B = jnp.where(policy.mismatched == 0, 0.0, 1.0)
-    weight_B = there_B if weight_B is None else weight_B * there_B
-    return jnp.maximum(mixtures.weighted_mean(ratio_B, weight_B), 0.0)
+    present_B = jnp.where(policy.mismatched == 0, 0.0, 1.0)
+    weight_B = present_B if weight_B is None else weight_B * present_B
+    return jnp.maximum(scores.weighted_mean(ratio_B, weight_B), 0.0)
 
 
 def bco_shift(policy, reference, *, desirable_B, beta, weight_B=None):
@@ -43,9 +43,9 @@ def bco_shift(policy, reference, *, desirable_B, beta, weight_B=None):
     reward_B = beta * scores.log_ratio(policy, reference)
     weight_B = jnp.ones_like(reward_B) if weight_B is None else weight_B
     kinds = [weight_B * desirable_B, weight_B * ~jnp.asarray(desirable_B, bool)]
-    means = jnp.stack([mixtures.weighted_mean(reward_B, kind) for kind in kinds])
-    there = jnp.stack([kind.sum() > 0 for kind in kinds])
-    return means.sum() / jnp.maximum(there.sum(), 1)
+    means = jnp.stack([scores.weighted_mean(reward_B, kind) for kind in kinds])
+    present = jnp.stack([kind.sum() > 0 for kind in kinds])
+    return means.sum() / jnp.maximum(present.sum(), 1)
 
 
 @loss(needs=("mismatched",), statistic=kto_baseline)
@@ -61,9 +61,9 @@ def kto(
 ):
     """KTO, arXiv:2402.01306: 1 - s(beta (x - z)); undesirable, 1 - s(beta (z - x)).
 
-    Times the weight of its kind. z is the statistic, no gradient. The weights are to
-    balance the kinds: desirable rows times their weight should be 1 to 4/3 of the
-    undesirable ones times theirs.
+    Times the weight of its kind. z is the statistic, no gradient. The weights balance
+    the kinds: desirable rows times their weight should be 1 to 4/3 of undesirable rows
+    times theirs.
     """
     ratio_B = scores.log_ratio(policy, reference) - lax.stop_gradient(statistic)
     loss_B = jax.nn.sigmoid(-beta * _sign(desirable_B) * ratio_B)

@@ -215,8 +215,8 @@ def response_sums(batch: Responses, x: jax.Array) -> jax.Array:
     B, P, K = batch.lengths.shape
     x_BRT1 = x.reshape(batch.responses.shape).astype(jnp.float32)[..., None]
     response_BRT1 = batch.responses[..., None]
-    own = jnp.where(response_BRT1 == 1 + jnp.arange(P * K), x_BRT1, 0.0)
-    return own.sum((1, 2)).reshape(B * P, K)
+    x_BRTN = jnp.where(response_BRT1 == 1 + jnp.arange(P * K), x_BRT1, 0.0)
+    return x_BRTN.sum((1, 2)).reshape(B * P, K)
 
 
 def is_last(batch: Responses) -> jax.Array:
@@ -230,21 +230,19 @@ def ranks(batch: Responses) -> jax.Array:
 
     The targets of a response stand one after the other in every layout.
     """
-    own = batch.responses
-    before = jnp.pad(own[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=-1)
-    t = jnp.broadcast_to(jnp.arange(own.shape[-1]), own.shape)
-    start = lax.cummax(jnp.where(own != before, t, 0), axis=own.ndim - 1)
-    return t - start
+    x = batch.responses
+    before = jnp.pad(x[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=-1)
+    t = jnp.broadcast_to(jnp.arange(x.shape[-1]), x.shape)
+    return t - lax.cummax(jnp.where(x != before, t, 0), axis=x.ndim - 1)
 
 
 def _in_head(batch: Responses) -> jax.Array:
     """bool [B, R, T], the targets that `LogProbs.head` sums."""
     shorter_B1 = batch.lengths.min(-1).reshape(len(batch.lengths), -1)
-    own = batch.responses
     P, K = batch.lengths.shape[1:]
-    group = jnp.clip((own - 1) // K, 0, P - 1)
+    group = jnp.clip((batch.responses - 1) // K, 0, P - 1)
     shorter = jnp.take_along_axis(shorter_B1[:, None], group, axis=-1)
-    return (own != 0) & (ranks(batch) < shorter)
+    return (batch.responses != 0) & (ranks(batch) < shorter)
 
 
 def _in_sample(batch: Responses) -> jax.Array:
@@ -266,7 +264,6 @@ def _in_sample(batch: Responses) -> jax.Array:
     shorter_G11 = batch.lengths.reshape(-1, K, 1).min(1, keepdims=True)
     drawn_GKT = counts_GKT & (place_GKT < shorter_G11)
     drawn_BX = drawn_GKT.reshape(B, P * K * T)
-    own = batch.responses
-    place = jnp.clip(own - 1, 0) * T + ranks(batch)
+    place = jnp.clip(batch.responses - 1, 0) * T + ranks(batch)
     drawn = jnp.take_along_axis(drawn_BX, place.reshape(B, R * T), axis=-1)
-    return (own != 0) & drawn.reshape(B, R, T)
+    return (batch.responses != 0) & drawn.reshape(B, R, T)

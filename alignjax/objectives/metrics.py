@@ -48,11 +48,11 @@ def preference_pairs(policy, reference, reward_G2, weight_G, inputs):
 def preference_rankings(policy, reference, reward_GK, weight_G, inputs):
     """Of `LogProbs` [G, K], best first: the best one is chosen, the mean of the others
     that are there is rejected, and accurate is to have the best one ahead of all."""
-    there_GK = (policy.length > 0).at[:, 0].set(False)
-    count_G = jnp.maximum(there_GK.sum(-1), 1)
-    mean = lambda x_GK: jnp.where(there_GK, x_GK, 0.0).sum(-1) / count_G
-    best = lambda x_GK: jnp.where(there_GK, x_GK, -jnp.inf).max(-1)
-    weight_G = weight_G * there_GK.any(-1)
+    others_GK = (policy.length > 0).at[:, 0].set(False)
+    count_G = jnp.maximum(others_GK.sum(-1), 1)
+    mean = lambda x_GK: jnp.where(others_GK, x_GK, 0.0).sum(-1) / count_G
+    best = lambda x_GK: jnp.where(others_GK, x_GK, -jnp.inf).max(-1)
+    weight_G = weight_G * others_GK.any(-1)
     return _two_sides(policy, reference, reward_GK, weight_G, mean, best)
 
 

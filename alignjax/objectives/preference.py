@@ -293,8 +293,8 @@ def _by_example(needs: Needs, logps: LogProbs) -> LogProbs:
     """As losses take them: [G, K], or [G] of labelled responses, which stand first."""
     if needs.data != "labels":
         return logps
-    own = jax.tree.map(lambda x_GK: x_GK[:, 0], logps)
-    return own.replace(mismatched=logps.total[:, 1]) if needs.mismatched else own
+    first = jax.tree.map(lambda x_GK: x_GK[:, 0], logps)
+    return first.replace(mismatched=logps.total[:, 1]) if needs.mismatched else first
 
 
 def _metrics(

@@ -127,11 +127,11 @@ def score(
     x_BTD = model.hidden(params, logprobs.flatten_sequences(batch), key)
     score_BTH = model.score(params, x_BTD)
     B, P, K = batch.lengths.shape
-    whose = batch.responses
+    responses = batch.responses
     if pooling == "last":
-        whose = jnp.where(logprobs.is_last(batch), whose, 0)
+        responses = jnp.where(logprobs.is_last(batch), responses, 0)
     score_BXH = score_BTH.reshape(B, -1, score_BTH.shape[-1])
-    of_BXN = whose.reshape(B, -1, 1) == 1 + jnp.arange(P * K)
+    of_BXN = responses.reshape(B, -1, 1) == 1 + jnp.arange(P * K)
     total_BNH = jnp.einsum(
         "BXN,BXH->BNH",
         of_BXN.astype(jnp.float32),

@@ -56,9 +56,9 @@ class Evaluation:
         batch = next(self._batches("eval"))
         names = jax.eval_shape(self.eval_step, state.params, frozen, batch)
         sums = {name: Mean(1.0, 1.0) for name in names}
-        known = [
-            key for prefix in _weights(state) for key in self._figures(sums, prefix)
-        ]
+        known = set()
+        for prefix in _weights(state):
+            known |= self._figures(sums, prefix).keys()
         if name not in known:
             remedy = registry.closest(name, known)
             raise errors.ConfigError(f"checkpoint.keep_best: no {name!r}; {remedy}")

@@ -135,10 +135,10 @@ def quantised_kernels(abstract: Params, kernels: Iterable[str], kind: str) -> Pa
 
 
 def _fit(shape: tuple[int, ...], where: NamedSharding) -> NamedSharding:
-    """`where`, but whole along the axes of `shape` that it does not divide."""
+    """`where`, without the axes that do not divide `shape`."""
     spec = []
     for size, axes in zip(shape, where.spec, strict=False):
-        names = (axes,) if isinstance(axes, str) else axes or ()
+        names = sharding.axis_names(axes)
         parts = math.prod(where.mesh.shape[name] for name in names)
         spec.append(axes if size % parts == 0 else None)
     return NamedSharding(where.mesh, PartitionSpec(*spec))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.losses import mixtures, preference
+from alignjax.losses import preference
 from alignjax.types import LogProbs
 
 FILE = pathlib.Path(__file__).parent.parent / "golden" / "objectives.json"
@@ -128,7 +128,7 @@ def test_dpo_displaces_the_chosen_response():
     "loss",
     [
         lambda p, r: preference.dpop(p, r, beta=0.1, penalty=5.0),
-        lambda p, r: mixtures.rpo(p, r, beta=0.1, eta=10.0),
+        lambda p, r: preference.rpo(p, r, beta=0.1, eta=10.0),
     ],
     ids=["dpop", "rpo"],
 )
