@@ -5,7 +5,6 @@ tests/golden/runs has one of each objective; tools/make_golden_runs.py says how 
 were made, and what is beside them. Training on is from their own config.json.
 """
 
-import copy
 import json
 import pathlib
 import shutil
@@ -52,17 +51,11 @@ def compiled(scratch):
 
 def section(name: str, scratch: pathlib.Path, **changes) -> dict:
     """The config that a run keeps, with its caches in `scratch`."""
-    c = copy.deepcopy(open_run(RUNS / name).config)
+    c = make_golden_runs.change(open_run(RUNS / name).config, {})
     c["cache_dir"] = str(scratch / "cache")
     for source in c["data"]["sources"].values():
         source["data_dir"] = str(scratch / "world")
-    for field, value in changes.items():
-        *parents, last = field.split(".")
-        inner = c
-        for parent in parents:
-            inner = inner[parent]
-        inner[last] = value
-    return c
+    return make_golden_runs.change(c, changes)
 
 
 def test_there_is_a_run_of_each_objective():

@@ -24,6 +24,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 
 from alignjax import errors
 
@@ -119,13 +120,19 @@ def section(name: str, **changes) -> dict:
     c = config.to_json(module.get_config())
     for source in c["data"]["sources"].values():
         source["data_dir"] = "world"
-    for field, value in {**_ALL, **own, **changes}.items():
+    return change(c, {**_ALL, **own, **changes})
+
+
+def change(section: dict, changes: Mapping) -> dict:
+    """The section as plain JSON, with other values at some dotted fields."""
+    section = json.loads(json.dumps(section))
+    for field, value in changes.items():
         *parents, last = field.split(".")
-        inner = c
+        inner = section
         for parent in parents:
             inner = inner[parent]
         inner[last] = value
-    return json.loads(json.dumps(c))
+    return json.loads(json.dumps(section))
 
 
 def answers(run) -> dict[str, np.ndarray]:

@@ -72,12 +72,12 @@ def make(
       chunk: positions whose logits exist at one time; see `logprobs.tokens`.
       **options: of the loss.
 
-    The reference log-probabilities are those that the batch has, else those of
-    `frozen.reference`. Metrics: `metrics.PREFERENCES`; `entropy`, nats a token of the
-    responses; `kl/reference`, KL(reference || policy) in nats a token of the responses,
-    in evaluations if there is a reference model, and for the losses that need it;
-    `term/<name>`, each term of a mixture before its weight; `kl/baseline`, the
-    statistic of KTO, and `statistic/<name>`, that of others that have one number.
+    The reference log-probs are those of the batch, else of `frozen.reference`. Metrics:
+    `metrics.PREFERENCES`; `entropy`, nats a token of the responses; `kl/reference`,
+    KL(reference || policy) in nats a token, in evaluations with a reference model and
+    for the losses that need it; `term/<name>`, each term of a mixture before its
+    weight; `kl/baseline`, the statistic of KTO, and `statistic/<name>`, that of others
+    that are one number.
 
     Raises:
       ConfigError: an unknown loss, or options that it does not take.

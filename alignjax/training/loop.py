@@ -74,12 +74,12 @@ def run(
       train_step: `(state, frozen, batch, key) -> (state, metrics)`, jitted.
       tokens: of a batch, for the metric `tokens` and for rates.
       meter: measures rates, without the time of hooks.
-      before_step: called with the index of each step before its batch is asked for.
+      before_step: `(i)`, called before the batch of step `i` is read.
       report: `(i, numbers)`, called once for each step `i`, in order, with its metrics
         and the figures of `evaluations`; it may raise to end the run.
       stop_after: `(i)`, whether to end the run after step `i`.
       evaluations: hooks whose figures are reported with the step.
-      hooks: those that are called when the step has been reported.
+      hooks: called when the step has been reported.
 
     Returns:
       The state and the number of steps done.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers, and copies of the weights that follow them.
+"""Optimizers, and copies that follow the weights.
 
 An optimizer is an optax chain: clipping, an update rule by name, decay by path. The
-moving average of the weights and the moving reference are pairs of functions, and their
-values lie in `TrainState.extra`.
+moving average and the moving reference are pairs of functions over values in
+`TrainState.extra`.
 """
 
 from __future__ import annotations
@@ -201,14 +201,12 @@ def moving_copies(
 def average(decay: float) -> MovingCopy:
     """An exponential moving average of the weights.
 
-    average <- decay * average + (1 - decay) * weights, from the initial weights on; so
-    a run should be several times 1 / (1 - decay) steps long for it to be of use.
+    average <- decay * average + (1 - decay) * weights, from the initial weights on; of
+    use in runs of several times 1 / (1 - decay) steps.
     """
     mix = lambda old, new: decay * old + (1 - decay) * new
-    return MovingCopy(
-        init=lambda params: jax.tree.map(jnp.array, params),
-        update=lambda copy, params: jax.tree.map(mix, copy, params),
-    )
+    init = lambda params: jax.tree.map(jnp.array, params)
+    return MovingCopy(init, lambda copy, params: jax.tree.map(mix, copy, params))
 
 
 def moving_reference(every: int, share: float) -> MovingCopy:
@@ -261,9 +259,9 @@ def _check_linear(share: float, params) -> None:
 def with_rate(train_step, schedule):
     """`train_step`, with the learning rate of its update among the metrics.
 
-    The rate is that of the optimizer's own count of updates, which stays behind the
-    step where updates were left out. It is computed with the step: on its own it would
-    wait in the device's queue behind the step after.
+    It follows the optimizer's own count of updates, which stays behind the step where
+    updates were left out. Computed apart from the step it would wait in the device's
+    queue behind the next one.
     """
 
     def step(state, frozen, batch, key):

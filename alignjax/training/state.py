@@ -109,11 +109,8 @@ def init_state(
     model: Model, optimizer, abstract: TrainState, key, copies=None
 ) -> TrainState:
     """A fresh state, made on its devices. The same values on any mesh."""
-
-    def init(key):
-        params = _select(nn.unbox(model.init(key)), abstract.params)
-        return begin(params, optimizer, copies)
-
+    params = lambda key: _select(nn.unbox(model.init(key)), abstract.params)
+    init = lambda key: begin(params(key), optimizer, copies)
     return jax.jit(init, out_shardings=shardings(abstract))(key)
 
 
@@ -202,32 +199,26 @@ def load_params(
 
 def _check_same(arrays, shapes: dict[str, tuple], allow_new: str | None) -> list[str]:
     """Names in `shapes` that a checkpoint lacks; raises ConfigError, see above."""
-    problems = [
-        f"init: {name} of shape {tuple(array.shape)} is in the checkpoint and not in "
-        "this model; choose the section model as that run did, or merge its adapters "
-        "first"
-        for name, array in arrays.items()
-        if name not in shapes
-    ]
-    new = [name for name in shapes if name not in arrays]
-    problems += [
-        f"init: {name} of shape {shapes[name]} is not in the checkpoint; choose "
-        "the section model as that run did"
-        for name in new
-        if allow_new is None or not re.fullmatch(allow_new, name)
-    ]
-    for name in shapes.keys() & arrays.keys():
-        array, shape = arrays[name], shapes[name]
-        if tuple(array.shape) != shape:
-            problems.append(
-                f"init: {name} is {tuple(array.shape)} in the checkpoint, {shape} "
-                "here; choose the section model, and the tokenizer, as that run did"
-            )
-        elif jnp.dtype(array.dtype) not in EXACT:
-            problems.append(
-                f"init: {name} is {array.dtype} in the checkpoint, which float32 may "
-                "not hold exactly; convert it"
-            )
+    problems, new = [], []
+    remedy = "choose the section model as that run did"
+    for name in {**shapes, **arrays}:
+        fault = None
+        if name not in shapes:
+            shape = tuple(arrays[name].shape)
+            fault = f"of shape {shape} is in the checkpoint and not in this model; "
+            fault += f"{remedy}, or merge its adapters first"
+        elif name not in arrays:
+            new.append(name)
+            if allow_new is None or not re.fullmatch(allow_new, name):
+                fault = f"of shape {shapes[name]} is not in the checkpoint; {remedy}"
+        elif (shape := tuple(arrays[name].shape)) != shapes[name]:
+            fault = f"is {shape} in the checkpoint, {shapes[name]} here; choose the "
+            fault += "section model, and the tokenizer, as that run did"
+        elif (dtype := jnp.dtype(arrays[name].dtype)) not in EXACT:
+            fault = f"is {dtype} in the checkpoint, which float32 may not hold exactly;"
+            fault += " convert it"
+        if fault:
+            problems.append(f"init: {name} {fault}")
     if problems:
         raise errors.ConfigError(sorted(problems))
     return new
@@ -299,5 +290,5 @@ def _select(params: Params, like: Params) -> Params:
     return trees.map_with_name(lambda name, _: leaves[name], like)
 
 
-def _sharded(leaf, where):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+def _sharded(leaf, sharding_of_leaf) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_of_leaf)

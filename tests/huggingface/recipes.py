@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from alignjax import config
+from tools import make_golden_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden/huggingface"
@@ -66,11 +67,4 @@ def section(recipe: str, folder: pathlib.Path, **changes) -> dict:
     c.log.tensorboard = False
     c.data.on_bad_row, c.data.long_documents = "error", "error"
     c.data.validation_fraction = 0.25 if stage == "sft" else 0.0
-    section = json.loads(json.dumps(config.to_json(c)))
-    for name, value in changes.items():
-        *parents, last = name.split(".")
-        inner = section
-        for parent in parents:
-            inner = inner[parent]
-        inner[last] = value
-    return section
+    return make_golden_runs.change(config.to_json(c), changes)

@@ -36,10 +36,15 @@ def section(corpus: pathlib.Path, cache: pathlib.Path, **changes) -> dict:
     c = config.to_json(get_config())
     c["data"]["sources"]["text"]["path"] = str(corpus)
     c["cache_dir"] = str(cache)
+    return change(c, changes)
+
+
+def change(section: dict, changes: dict) -> dict:
+    """The section as plain JSON, with other values at some dotted fields."""
     for name, value in changes.items():
         *parents, last = name.split(".")
-        inner = c
+        inner = section
         for parent in parents:
             inner = inner[parent]
         inner[last] = value
-    return json.loads(json.dumps(c))
+    return json.loads(json.dumps(section))

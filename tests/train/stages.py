@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of the smoke configs, changed, in a folder of their own."""
 
-import json
 import pathlib
 
 import pytest
+import small
 
 from alignjax import config, errors, train
 from alignjax.analysis import open_run
@@ -16,13 +16,7 @@ def section(module, folder: pathlib.Path, **changes) -> dict:
     c["log"]["tensorboard"] = False
     for source in c["data"]["sources"].values():
         source["data_dir"] = str(folder / "world")
-    for name, value in changes.items():
-        *parents, last = name.split(".")
-        inner = c
-        for parent in parents:
-            inner = inner[parent]
-        inner[last] = value
-    return json.loads(json.dumps(c))
+    return small.change(c, changes)
 
 
 def run(folder, name, module, **changes):
