@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens per second, and which part of the chip's peak that is.
+"""Tokens per second, and model FLOP/s utilisation.
 
-MFU, model FLOP/s utilisation (PaLM, arXiv:2204.02311, appendix B), counts the floating
-point operations that the mathematics of a step needs and no others: recomputation under
-remat, masked halves of attention and padding of kernels earn nothing. So it is a
-lower bound of how busy the chip is, and it compares across implementations.
+MFU (PaLM, arXiv:2204.02311, appendix B) counts the floating point operations that the
+mathematics of a step needs, and not recomputation under remat, masked halves of
+attention or padding of kernels. So it is a lower bound of how busy the chip is, and it
+compares across implementations.
 
 A multiply and an add are two operations. A matrix of P weights costs 2 P a token
 forwards, 2 P for the gradient of its input and 2 P for its own.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 # Dense bfloat16 FLOP/s of one device as jax counts devices, from the makers' datasheets
 # (NVIDIA quotes them with sparsity, which doubles them). A name matches the device_kind
-# that contains it; the first match wins, so the special stands before the general.
+# that contains it; the first match wins, so longer names stand first.
 PEAK_FLOPS = {
     "GB200": 2500e12,
     "B200": 2250e12,
