@@ -63,6 +63,11 @@ class Turn(NamedTuple):
     stop: int
     end: int | None
 
+    @property
+    def after(self) -> int:
+        """The index after the token that ends it, or after its text."""
+        return self.stop if self.end is None else self.end + 1
+
 
 class Parsed(NamedTuple):
     """A thread with its turns and the kind of each token.
@@ -80,13 +85,8 @@ class Parsed(NamedTuple):
     @property
     def trained(self) -> list[Turn]:
         """The assistant's turns with a token of weight."""
-        weights = self.thread.weights
-        stops = [(t, t.stop if t.end is None else t.end + 1) for t in self.turns]
-        return [
-            turn
-            for turn, stop in stops
-            if turn.role == chat.ASSISTANT and weights[turn.start : stop].any()
-        ]
+        turns = [turn for turn in self.turns if turn.role == chat.ASSISTANT]
+        return [t for t in turns if self.thread.weights[t.start : t.after].any()]
 
 
 def _no_terminator(text: Parsed) -> str | None:
@@ -106,8 +106,7 @@ def _two_terminators(text: Parsed) -> str | None:
 
 def _user_trained(text: Parsed) -> str | None:
     for turn in text.turns:
-        stop = turn.stop if turn.end is None else turn.end + 1
-        count = np.count_nonzero(text.thread.weights[turn.start : stop])
+        count = np.count_nonzero(text.thread.weights[turn.start : turn.after])
         if count and turn.role != chat.ASSISTANT:
             return f"{count} tokens of a turn of the {turn.role} count"
     return None
@@ -118,21 +117,16 @@ def _prompt_trained(text: Parsed) -> str | None:
     outside = np.isin(kinds, [START, BETWEEN, MARKER])
     if text.thread.grouped:
         outside = text.thread.responses == 0
-    if count := np.count_nonzero(text.thread.weights[outside]):
-        first = np.flatnonzero(outside & (text.thread.weights != 0))[0]
-        return (
-            f"{count} tokens of the prompt or the template count, the first at {first}"
-        )
-    return None
+    counted = np.flatnonzero(outside & (text.thread.weights != 0))
+    if not len(counted):
+        return None
+    tokens = f"{len(counted)} tokens of the prompt or the template"
+    return f"{tokens} count, the first at {counted[0]}"
 
 
 def _two_starts(text: Parsed) -> str | None:
-    if text.tok.bos_id is None:
-        return None
     at = np.flatnonzero(text.thread.ids == text.tok.bos_id).tolist()
-    if at not in ([], [0]):
-        return f"start tokens at {', '.join(map(str, at))}"
-    return None
+    return None if at in ([], [0]) else f"start tokens at {', '.join(map(str, at))}"
 
 
 def _leak(text: Parsed) -> str | None:
@@ -201,16 +195,15 @@ LENGTHS = "lengths"
 def faults(
     rows: Mapping[str, Any], tok: base.Tokenizer, *, format: str | None = "roles"
 ) -> list[str]:
-    """The faults of rows, a line each, which begins with the name of the fault.
+    """The faults of rows of a dataset, a line each; it begins with the fault's name.
 
     Args:
-      rows: of a `dataset.Dataset`, text or groups.
       format: of the dialogues, see `chat`; None for plain text, which is checked for
         the faults that need no roles.
     """
     lines = _padding(rows) + _lengths(rows)
     parse = parser(tok, format)
-    for thread in threads(rows):
+    for _, _, thread in placed(rows):
         text = parse(thread)
         for name, check in FAULTS.items():
             if (format or name in PLAIN) and (reason := check(text)):
@@ -246,15 +239,13 @@ def _lengths(rows: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def threads(rows: Mapping[str, Any]) -> Iterator[Thread]:
-    """All threads of rows; of a segment with branches, one for each branch."""
-    return (thread for _, _, thread in placed(rows))
-
-
 def placed(
     rows: Mapping[str, Any],
 ) -> Iterator[tuple[tuple[int, ...], np.ndarray, Thread]]:
-    """The index of its sequence, its positions there, and each thread of rows."""
+    """The index of its sequence, its positions there, and each thread of rows.
+
+    A segment with branches has a thread for each branch.
+    """
     grouped = "responses" in rows
     shape = rows["inputs"].shape
     flat = {
@@ -304,8 +295,16 @@ def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Parsed
     """
     if format is None:
         return lambda thread: Parsed(thread, [], [], tok, frozenset(), "")
-    markers = _markers(tok, format)
-    return lambda thread: _parse(thread, tok, markers)
+    form = chat.of(tok, format)
+    markers, ends = _markers(form), frozenset([*form.stop_ids, tok.eos_id])
+    names = {i: name for name, i in special_tokens.ids_by_name(tok).items()}
+    stop = names.get(form.stop_ids[0], str(form.stop_ids[0]))
+
+    def parse(thread: Thread) -> Parsed:
+        turns, kinds = _turns(thread.ids.tolist(), tok.bos_id, markers)
+        return Parsed(thread, turns, kinds, tok, ends, stop)
+
+    return parse
 
 
 def roles(text: Parsed) -> list[str]:
@@ -313,9 +312,8 @@ def roles(text: Parsed) -> list[str]:
     out = [""] * len(text.kinds)
     before = 0
     for turn in text.turns:
-        stop = turn.stop if turn.end is None else turn.end + 1
-        out[before:stop] = [turn.role] * (stop - before)
-        before = stop
+        out[before : turn.after] = [turn.role] * (turn.after - before)
+        before = turn.after
     return out
 
 
@@ -333,24 +331,8 @@ class Marker(NamedTuple):
     end: int | None
 
 
-class Markers(NamedTuple):
-    """The markers of a template, the longest first, and the tokens that end turns."""
-
-    markers: tuple[Marker, ...]
-    stop_ids: frozenset[int]
-    stop: str
-
-    def at(self, ids: Sequence[int], i: int) -> Marker | None:
-        """The marker that starts at index i."""
-        for marker in self.markers:
-            if tuple(ids[i : i + len(marker.ids)]) == marker.ids:
-                return marker
-        return None
-
-
-def _markers(tok: base.Tokenizer, format: str) -> Markers:
-    """The markers of a template, from renderings of short dialogues."""
-    form = chat.of(tok, format)
+def _markers(form: chat.ChatFormat) -> list[Marker]:
+    """The markers of a template, from short dialogues, the longest first."""
     markers: dict[Marker, None] = {}
     for turns in (
         ("user", "assistant", "user", "assistant"),
@@ -362,17 +344,12 @@ def _markers(tok: base.Tokenizer, format: str) -> Markers:
             continue
     # A response of a group ends where its turn does.
     markers |= {Marker((stop,), None, 0): None for stop in form.stop_ids}
-    names = {i: name for name, i in special_tokens.ids_by_name(tok).items()}
-    return Markers(
-        markers=tuple(sorted(markers, key=lambda marker: -len(marker.ids))),
-        stop_ids=frozenset(form.stop_ids),
-        stop=names.get(form.stop_ids[0], str(form.stop_ids[0])),
-    )
+    return sorted(markers, key=lambda marker: -len(marker.ids))
 
 
 def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker]:
-    turns = list(zip(roles, PROBE[-len(roles) :], strict=True))
-    ((text, _),) = form.render([chat.Request(turns)])
+    turns = tuple(zip(roles, PROBE[-len(roles) :], strict=True))
+    ((text, _),) = form.render([(records.Chat(turns), False)])
     (tokens,) = form.encode([text])
     ids, at, markers = tokens.ids.tolist(), 0, []
     for i, (role, content) in enumerate([*turns, (None, "")]):
@@ -380,7 +357,7 @@ def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker
         if stop < 0:
             return markers
         if role == records.ASSISTANT:  # up to the end of the prompt of a generation
-            ((prompt, _),) = form.render([chat.Request(turns[:i], prompt=True)])
+            ((prompt, _),) = form.render([(records.Chat(turns[:i]), True)])
             stop = len(prompt) if text.startswith(prompt) else stop
         inside = (tokens.starts >= start) & (tokens.stops <= stop) & (stop > start)
         between = [token for token, yes in zip(ids, inside, strict=True) if yes]
@@ -398,15 +375,17 @@ def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker
     return markers
 
 
-def _parse(thread: Thread, tok: base.Tokenizer, markers: Markers) -> Parsed:
+def _turns(
+    ids: Sequence[int], bos_id: int | None, markers: Sequence[Marker]
+) -> tuple[list[Turn], list[str]]:
+    """The turns that stand between markers, and the kind of each token."""
     kinds, turns, role, start = [], [], None, 0
-    ids = thread.ids.tolist()
     while len(kinds) < len(ids):
         i = len(kinds)
-        marker = markers.at(ids, i)
-        if marker is None:
+        here = (m for m in markers if tuple(ids[i : i + len(m.ids)]) == m.ids)
+        if (marker := next(here, None)) is None:
             outside = BETWEEN if MARKER in kinds else BEFORE
-            kinds.append(TEXT if role else START if ids[i] == tok.bos_id else outside)
+            kinds.append(TEXT if role else START if ids[i] == bos_id else outside)
             continue
         kinds += [MARKER] * len(marker.ids)
         if marker.end is not None:
@@ -417,5 +396,4 @@ def _parse(thread: Thread, tok: base.Tokenizer, markers: Markers) -> Parsed:
         role, start = marker.role, len(kinds)
     if role is not None and (start < len(ids) or role != chat.ASSISTANT):
         turns.append(Turn(role, start, len(ids), None))
-    ends = markers.stop_ids | {tok.eos_id}
-    return Parsed(thread, turns, kinds, tok, ends, markers.stop)
+    return turns, kinds

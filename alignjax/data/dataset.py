@@ -73,9 +73,6 @@ class Dataset:
     batch_size: int | None = None
     split: str = "train"
 
-    def __post_init__(self):
-        self.layout.check(self._plans)
-
     @property
     def _plans(self) -> list[text.Plan | groups.Plan]:
         return [part.plan for part in self.parts]
@@ -105,12 +102,8 @@ class Dataset:
     def identity(self) -> dict[str, Any]:
         """Everything that the stream of rows follows from, JSON-able."""
         sources = {
-            part.name: {
-                "weight": part.weight,
-                "rows": part.plan.num_rows,
-                "digest": part.plan.key,
-            }
-            for part in self.parts
+            name: {"weight": weight, "rows": plan.num_rows, "digest": plan.key}
+            for name, weight, plan, *_ in self.parts
         }
         own = {"format": FORMAT, "length": self.length, "seed": self.seed}
         own |= self.layout.identity(self._plans, self.batch_size)
@@ -121,37 +114,27 @@ class Dataset:
         """Lines on the documents of each source that are in rows or lost."""
         lines = []
         for part in self.parts:
-            lines.append(f"{part.name}: {part.plan.report()}")
-            lines += [f"{part.name}: {part.note}"] if part.note else []
+            own = [part.plan.report()]
+            own += [part.note] if part.note else []
             if skipped := part.tokens.manifest["skipped_rows"]:
                 first = "; ".join(part.tokens.manifest["first_skipped"][:3])
                 more = f"; and {skipped - 3:,} more" if skipped > 3 else ""
-                lines.append(
-                    f"{part.name}: {skipped:,} bad rows skipped: {first}{more}"
-                )
+                own.append(f"{skipped:,} bad rows skipped: {first}{more}")
             if part.unknown.tokens:
-                lines.append(
-                    f"{part.name}: unknown to the tokenizer: {part.unknown.tokens:,} "
-                    f"of {part.unknown.of:,} tokens that are trained on; a tokenizer "
-                    "with a fallback to bytes would have none"
+                own.append(
+                    f"unknown to the tokenizer: {part.unknown.tokens:,} of "
+                    f"{part.unknown.of:,} tokens that are trained on; a tokenizer with "
+                    "a fallback to bytes would have none"
                 )
+            lines += [f"{part.name}: {line}" for line in own]
         lines += [f"{name}: no documents in this split" for name in self.empty]
-        names = [part.name for part in self.parts]
-        read = self.rows if self.split == "train" else self.epoch_rows
-        notes = self.layout.notes(
-            names, self._plans, read, self.num_rows, self.batch_size
-        )
-        return "\n".join(lines + notes)
+        return "\n".join(lines + self.layout.notes(self))
 
     def rows(self, indices) -> dict[str, np.ndarray]:
         """Rows of the endless stream, which is shuffled anew at every pass of a source.
 
-        Args:
-          indices: ints [n], from 0.
-
-        Returns:
-          The fields of `types.Sequences`, each [n, T]; of groups those of
-          `types.Responses`. See `Plan.rows` and `Layout.rows` of `packing`.
+        Of `indices`, ints [n] from 0, the fields of `types.Sequences`, each [n, T]; of
+        groups those of `types.Responses`, see `packing.rows.Layout.rows`.
         """
         return self._rows(indices, self._locate)
 

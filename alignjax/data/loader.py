@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -95,19 +94,21 @@ def _source_problems(section: Any) -> list[str]:
     problems = []
     if not isinstance(section.get("kind"), str):
         problems.append(f"kind: required; known: {', '.join(sources.KINDS)}")
-    weight = section.get("weight")
-    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if weight is not None and not (number and 0 < weight < math.inf):
-        problems.append(f"weight: {weight!r} is not a positive number")
+    try:
+        config.cast(_weight(section), bounds.Positive)
+    except ValueError as error:
+        problems.append(f"weight: {error}")
     return problems
+
+
+def _weight(section: Mapping) -> Any:
+    return 1.0 if section.get("weight") is None else section["weight"]
 
 
 def load_sources(sections: dict, path: str) -> dict[str, records.Source]:
     """The opened sources of a section of the config, which is at `path`.
 
-    Raises:
-      ConfigError: an unknown kind or option.
-      DataError: missing files, for instance.
+    Raises a ConfigError for an unknown kind or option, a DataError for missing files.
     """
     opened = {}
     for name, section in config.to_json(sections).items():
@@ -150,7 +151,18 @@ def build(
       DataError: bad data, or a split without documents.
     """
     packing = text if data == "text" else groups
-    _check(cfg, tok, packing.problems(cfg, data), split)
+    problems = packing.problems(cfg, data)
+    if split == "validation" and not (
+        cfg.validation_fraction or cfg.validation_sources
+    ):
+        problems.append(
+            "validation_fraction: 0 holds out nothing to validate on; raise it or name "
+            "data.validation_sources"
+        )
+    if cfg.bos and tok.bos_id is None:
+        problems.append("bos: True, but the tokenizer has no start token; set it False")
+    if problems:
+        raise errors.ConfigError([f"data.{problem}" for problem in problems])
     if cfg.chat is not None:
         tok = templates.with_template(tok, cfg.chat)
         chat.of(tok, cfg.chat)  # or a ConfigError
@@ -183,8 +195,7 @@ def build(
         )
         if plan.num_rows:
             unknown = dataset.count_unknown(plan, tok.unknown_id, Path(cache_dir))
-            weight = sections[name].get("weight")
-            weight = 1.0 if weight is None else float(weight)
+            weight = float(_weight(sections[name]))
             part = dataset.Part(name, weight, plan, unknown, opened[name].note)
             parts.append(part)
         else:
@@ -208,23 +219,6 @@ def build(
         batch_size=batch_size if mismatched else None,
         split=split,
     )
-
-
-def _check(cfg: DataConfig, tok: base.Tokenizer, problems: list[str], split: str):
-    problems = [f"data.{problem}" for problem in problems]
-    if split == "validation" and not (
-        cfg.validation_fraction or cfg.validation_sources
-    ):
-        problems.append(
-            "data.validation_fraction: 0 holds out nothing to validate on; raise it or "
-            "name data.validation_sources"
-        )
-    if cfg.bos and tok.bos_id is None:
-        problems.append(
-            "data.bos: True, but the tokenizer has no start token; set it to False"
-        )
-    if problems:
-        raise errors.ConfigError(problems)
 
 
 def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
@@ -254,16 +248,12 @@ def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
 
 
 def _spans(cfg, tokens, split: str, fraction: float):
-    """The documents of a split, and the settings that they follow from.
-
-    Returns:
-      Blocks of `(starts, ends)`, int64, the tokens of each document; and JSON.
-    """
+    """The documents of a split, as of `held_out_by_hash`, and what they follow from."""
     held_out = split == "validation" and fraction > 0
     identity = {"fraction": fraction, "held_out": held_out}
     if fraction:
         identity["by"] = cfg.validation_by
-    by = {"hash": held_out_by_hash, "tail": held_out_by_tail}[cfg.validation_by]
+    by = held_out_by_hash if cfg.validation_by == "hash" else held_out_by_tail
     return by(tokens, fraction, held_out), identity
 
 
@@ -311,14 +301,8 @@ def _documents(tokens) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
 
 def _no_rows(cfg, counts: Mapping[str, int], split: str, length: int, data: str):
     """Why a source whose plan has these counts has no rows in a split; a remedy."""
-    lost = [
-        f"{counts[name]:,} {why}"
-        for name, why in (
-            ("long", "are too long"),
-            ("short", "have fewer than 2 tokens"),
-        )
-        if counts.get(name)
-    ]
+    reasons = {"long": "are too long", "short": "have fewer than 2 tokens"}
+    lost = [f"{counts[k]:,} {why}" for k, why in reasons.items() if counts.get(k)]
     reason = f"of {counts['documents']:,} documents {' and '.join(lost)}"
     reason = reason if lost else "it has no documents"
     if counts["long"]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records that sources yield, bad rows, and counting or refusing these."""
+"""Records that sources yield, bad rows, and counting or refusing these.
+
+A record has a `text`, for a tokenizer to learn from, and a `key`, the text whose hash
+decides whether it is held out.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,7 @@ class Text(NamedTuple):
     final: bool = True
 
     @property
-    def size(self) -> int:
-        """Bytes, roughly."""
-        return len(self.text)
-
-    @property
     def key(self) -> str:
-        """The text whose hash decides whether the record is held out."""
         return self.text
 
 
@@ -72,6 +70,7 @@ class Chat(NamedTuple):
     fields: tuple[Mapping[str, Any] | None, ...] | None = None
     skipped: tuple[int, ...] = ()
     template_kwargs: Mapping[str, Any] | None = None
+    first = final = True
 
     def learned(self, train_on: str) -> list[int]:
         """The indices of learned turns: the assistant's, "all" or only the "last"."""
@@ -80,18 +79,11 @@ class Chat(NamedTuple):
         return [i for i in turns if i not in self.skipped]
 
     @property
-    def size(self) -> int:
-        """Bytes, roughly."""
-        return sum(len(text) for _, text in self.turns)
-
-    @property
     def key(self) -> str:
-        """The text whose hash decides whether it is held out; see `opening`."""
         return opening(self.turns)
 
     @property
     def text(self) -> str:
-        """The text of all turns, for a tokenizer to learn from."""
         return "".join(f" {text}" for _, text in self.turns)
 
 
@@ -115,25 +107,21 @@ class Comparison(NamedTuple):
     weight: float = 1.0
     tools: tuple[Mapping[str, Any], ...] | None = None
     template_kwargs: Mapping[str, Any] | None = None
+    first = final = True
 
-    @property
-    def size(self) -> int:
-        """Bytes, roughly."""
-        return sum(map(len, self._texts))
+    def chat(self, *turns: Turn) -> Chat:
+        """The dialogue of the prompt and further turns."""
+        more = {"tools": self.tools, "template_kwargs": self.template_kwargs}
+        return Chat((*self.prompt, *turns), self.weight, **more)
 
     @property
     def key(self) -> str:
-        """The text whose hash decides whether it is held out; see `opening`."""
         return opening(self.prompt)
 
     @property
     def text(self) -> str:
-        """The prompt and all responses, for a tokenizer to learn from."""
-        return "".join(f" {text}" for text in self._texts)
-
-    @property
-    def _texts(self) -> tuple[str, ...]:
-        return (*(text for _, text in self.prompt), *self.responses)
+        texts = (*(text for _, text in self.prompt), *self.responses)
+        return "".join(f" {text}" for text in texts)
 
 
 class BadRow(NamedTuple):
@@ -143,10 +131,7 @@ class BadRow(NamedTuple):
 
 
 def plain(record: Any) -> Any:
-    """The record as a Text, Chat or Comparison; a BadRow where it has no such form.
-
-    Records of other types, such as those of the world, have it as `record`.
-    """
+    """The record, or its attribute `record`, as a Text, Chat, Comparison or BadRow."""
     form = getattr(record, "record", record)
     if isinstance(form, (Text, Chat, Comparison, BadRow)):
         return form
@@ -185,11 +170,7 @@ class Faults:
         self.first: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
-        """Adds a bad row.
-
-        Raises:
-          DataError: there are too many to list, and they are not skipped.
-        """
+        """Adds a bad row; DataError for the last that can be listed, if none may be."""
         if where == self.where:  # of several records of a row
             return
         self.where = where
@@ -237,8 +218,10 @@ def mapped(source: Source, function: Callable[[Any], Iterable[Any]]) -> Source:
     return source._replace(documents=documents)
 
 
+# Why a value cannot be what the name of the function says, or None if it can.
+
+
 def fault_of_text(text: Any) -> str | None:
-    """Why `text` cannot be a document, or None if it can."""
     if not isinstance(text, str):
         return f"expected text, found {type(text).__name__} {text!r:.60}"
     if not text.strip():
@@ -249,26 +232,21 @@ def fault_of_text(text: Any) -> str | None:
 
 
 def fault_of_unicode(text: str) -> str | None:
-    """Why `text`, which may be of JSON, has no UTF-8, or None if it has."""
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        character = text[error.start]
-        return (
-            f"a lone surrogate {character!r} at offset {error.start}: not Unicode text"
-        )
+    except UnicodeEncodeError as error:  # text of JSON may have these
+        at = error.start
+        return f"a lone surrogate {text[at]!r} at offset {at}: not Unicode text"
     return None
 
 
 def fault_of_number(value: Any) -> str | None:
-    """Why this is not a finite number of float32, or None if it is."""
     if isinstance(value, (int, float)) and abs(value) <= MOST:  # an int has no bounds
         return None
     return f"{value!r:.40} is not a finite number of float32, at most {MOST:.2g}"
 
 
-def fault_of_weight(weight: float) -> str | None:
-    """Why this cannot be the weight of a record, or None if it can."""
+def fault_of_weight(weight: Any) -> str | None:
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if number and LEAST <= weight <= MOST:
         return None

@@ -82,6 +82,11 @@ def attach(
     params = functools.cache(params)
 
     def with_reference(data: dataset.Dataset, split: str) -> dataset.Dataset:
+        if data.layout.mismatched:
+            raise errors.ConfigError(
+                "reference.store: has no mismatched responses, which change from batch "
+                "to batch; set it to False"
+            )
         parts = []
         for part in data.parts:
             alone = dataclasses.replace(data, parts=(part,), empty=())

@@ -127,7 +127,7 @@ def load(
 def as_chat(document: records.Text) -> records.Text | records.Chat:
     """A document as a dialogue, if all of it is one that an assistant ends."""
     dialogue = prompts.parse(document.text)
-    fault = format.fault_of_turns(dialogue, literal=True)
+    fault = format.fault(records.Chat(tuple(dialogue)), literal=True)
     if fault or dialogue[-1][0] != prompts.ASSISTANT:
         return document
     return records.Chat(dialogue)

@@ -208,7 +208,7 @@ def test_a_damaged_cache_is_not_read(tmp_path):
     tokens = cache.build(source_of(path), TOK, tmp_path)
     file = tokens.path / "tokens.bin"
     file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(errors.DataError, match="14 bytes, expected 16 bytes; remove"):
+    with pytest.raises(errors.DataError, match="14 bytes, expected 16; remove"):
         cache.build(source_of(path), TOK, tmp_path)
     file.unlink()
     with pytest.raises(errors.DataError, match="missing"):

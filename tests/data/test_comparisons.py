@@ -60,7 +60,7 @@ def test_a_document_is_a_prompt_and_its_responses(tmp_path):
     assert again.key == tokens.key and set(again.fields) == set(tokens.fields)
     file = tokens.path / "field_gap.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(errors.DataError, match="15 bytes, expected 16 bytes"):
+    with pytest.raises(errors.DataError, match="15 bytes, expected 16"):
         cached(rows, tmp_path)
 
 
@@ -103,7 +103,9 @@ def test_what_is_no_pair_is_refused(row, reason):
 
 
 def test_sides_that_are_the_same_tokens_are_refused(tmp_path):
-    tok = TOK._replace(encode_batch=lambda texts: [t.lower().encode() for t in texts])
+    tok = TOK._replace(
+        encode_batch=lambda texts: [[*t.lower().encode()] for t in texts]
+    )
     with pytest.raises(errors.DataError, match="responses 1 and 2 are the same tokens"):
         comparisons.tokenize(tok, [pair(responses=("A", "a"))], **ASKED, data="pairs")
 

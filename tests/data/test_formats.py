@@ -200,12 +200,12 @@ def test_rows_become_records(format, row, record):
         (
             "preference",
             {**ULTRAFEEDBACK, "score_rejected": None},
-            "score_chosen alone, of score_chosen and score_rejected; give both or",
+            "score_chosen alone; give both score_chosen and score_rejected",
         ),
         (
             "preference",
             {"chosen": [], "rejected": []},
-            "field 'chosen': it has no messages",
+            "field 'chosen': expected messages",
         ),
         (
             "hh",
@@ -215,11 +215,15 @@ def test_rows_become_records(format, row, record):
         (
             "hh",
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a"},
-            "does not end in a turn of the assistant",
+            "must end in the assistant's turn",
         ),
         ("ranking", {"prompt": "a", "responses": "b"}, "expected a list, found str"),
         ("ranking", {"prompt": "a", "responses": ["b", ""]}, "the text is empty"),
-        ("ranking", {"prompt": "a", "responses": []}, "field 'responses': it has none"),
+        (
+            "ranking",
+            {"prompt": "a", "responses": []},
+            "field 'responses': expected a list",
+        ),
         (
             "label",
             {"prompt": "a", "completion": "b", "label": 2},
@@ -238,12 +242,10 @@ def test_columns_of_other_names(tmp_path):
     assert reader.read({"question": "hi", "response": "hello"}) == records.Chat(
         (USER, REPLY)
     )
-    assert reader.columns(["id", "question", "response", "weight"]) == [
-        "question",
-        "response",
-        "weight",
-    ]
-    assert reader.missing(["response"]).startswith("'question'; known: response")
+    names = ["question", "response", "weight"]
+    assert reader.columns(["id", *names], "a.parquet") == names
+    with pytest.raises(errors.DataError, match=r"a.parquet: .*'question'.*response"):
+        reader.columns(["response"], "a.parquet")
     assert reader.identity != formats.reader("prompt_response").identity
     text = formats.reader(columns={"text": "body"})
     assert text.read({"body": "x"}) == records.Text("x") and text.required == ("body",)
@@ -257,7 +259,7 @@ def from_row(row):
 def test_a_format_of_ones_own():
     reader = formats.reader("test_formats:from_row")
     assert reader.read({"q": "hi", "a": "hello"}) == records.Chat((USER, REPLY))
-    assert reader.columns(["q", "a", "more"]) == ["q", "a", "more"]
+    assert reader.columns(["q", "a", "more"], "x") == ["q", "a", "more"]
 
 
 @pytest.mark.parametrize(

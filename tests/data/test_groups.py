@@ -208,7 +208,7 @@ def test_prompts_are_held_out_whole(tmp_path):
     "sources, options, message",
     [
         ({}, dict(chat=None), 'data.chat: pairs are dialogues; say chat = "roles"'),
-        ({}, dict(long_documents="split"), 'data.long_documents: "split" would tear'),
+        ({}, dict(long_documents="split"), 'data.long_documents: "split" tears'),
         ({}, dict(train_on="last"), "data.train_on: pairs are of whole responses"),
         ({}, dict(validation_by="tail"), "data.validation_by: pairs are held out by"),
         ({}, dict(pack="none", groups_per_row=2), "data.groups_per_row: 2 with pack"),

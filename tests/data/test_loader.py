@@ -262,7 +262,7 @@ def test_identity_is_of_all_that_the_rows_follow_from(corpus):
         (
             dict(sources={"a": {"kind": "text", "weight": 0}, "b": {}, "c": 3}),
             [
-                "sources.a.weight: 0 is not a positive number",
+                "sources.a.weight: 0.0 is not above 0",
                 "sources.b.kind: required; known:",
                 "sources.c.expected options, found 3",
             ],

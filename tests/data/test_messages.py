@@ -6,7 +6,7 @@ import pytest
 import test_chat
 
 from alignjax import errors
-from alignjax.data import formats, records
+from alignjax.data import formats, messages, records
 from alignjax.data.chat import dialogues
 
 USER, REPLY = ("user", "hi"), ("assistant", "hello")
@@ -34,15 +34,15 @@ def reply(**more):
     ],
 )
 def test_messages_are_turns(value):
-    assert formats.turns(value, "prompt") == (USER, REPLY)
-    assert formats.dialogue(value, "messages") == ((USER, REPLY), None, ())
+    assert messages.turns(value, "prompt") == (USER, REPLY)
+    assert messages.dialogue(value, "messages") == ((USER, REPLY), None, ())
 
 
 @pytest.mark.parametrize("format", ["messages", "prompt_response", "preference"])
 @pytest.mark.parametrize(
     "value, reason",
     [
-        ([], "it has no messages"),
+        ([], "expected messages, found none"),
         ({}, "expected messages, found dict"),
         (message("assistant", "a"), "role, content are no lists of one length; give a"),
         (message("ab", "cd"), "role, content are no lists of one length"),
@@ -78,7 +78,7 @@ def test_what_comparisons_cannot_have_is_not_lost(more, what):
     assert bad.reason.startswith(f"field 'chosen': message 2 has {what}, which only di")
     if what != "weight 0":
         found = formats.reader("messages").read({"messages": reply(**more)})
-        with pytest.raises(errors.DataError, match=f"{what}: more than the texts"):
+        with pytest.raises(errors.DataError, match=f"{what}: not in the format"):
             test_chat.tokens_of(found.turns, fields=found.fields)
 
 

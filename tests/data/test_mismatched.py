@@ -11,6 +11,7 @@ import pytest
 from alignjax import errors
 from alignjax.data import records
 from alignjax.data.packing import rows as group_rows
+from alignjax.experiment import reference
 
 
 def labels(tmp_path, layout, sources=None, **options):
@@ -107,9 +108,6 @@ def test_groups_without_a_partner_are_counted(tmp_path):
 
 
 def test_a_store_has_no_mismatched_responses(tmp_path):
-    data = labels(tmp_path, "padded")
-    part = data.parts[0]
-    stored = part.tokens._replace(reference=np.zeros(len(part.tokens.tokens)))
+    splits = {"train": labels(tmp_path, "padded")}
     with pytest.raises(errors.ConfigError, match=r"reference.store: .* mismatched"):
-        plan = part.plan._replace(tokens=stored)
-        dataclasses.replace(data, parts=(part._replace(plan=plan),))
+        reference.attach(None, splits, params=dict, say=print, beat=print)

@@ -71,7 +71,7 @@ READ_TFDS = """
     assert chats.identity != found.identity
 
     for options, words in [
-        (dict(directory=directory, format="hh"), "no feature 'chosen'; known: mess"),
+        (dict(directory=directory, format="hh"), "no column 'chosen'; known: mess"),
         (dict(directory=directory, split="test"), "known splits: train"),
         (dict(directory=directory, field="txt"), "did you mean 'text'?"),
         (dict(directory=folder), "no description of prepared data"),

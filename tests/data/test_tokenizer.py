@@ -10,7 +10,8 @@ import pytest
 
 from alignjax import config, errors
 from alignjax.data import records, sources
-from alignjax.data.tokenizers import base, word_cache
+from alignjax.data.tokenizers import base
+from alignjax.data.tokenizers import sentencepiece as words
 
 CONTROL = ("<user>", "<assistant>")
 
@@ -159,11 +160,11 @@ def test_words_give_what_the_library_gives(tmp_path, model_type):
     )
     pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     ordinary = [p for i, p in enumerate(pieces) if model.id_to_piece(i)[0] != "<"]
-    assert word_cache.independent(ordinary)
-    assert not word_cache.independent(["a\u2581b"])
-    assert not word_cache.independent(["a."])
+    assert words.independent(ordinary)
+    assert not words.independent(["a\u2581b"])
+    assert not words.independent(["a."])
     for text in TEXTS:
-        if word_cache.SPACE not in text:
+        if words.SPACE not in text:
             assert tok.encode(text) == model.encode(text)
 
 
@@ -181,12 +182,12 @@ def test_words_of_a_text_are_all_of_it():
     alphabet = list("ab1 \n\t.,é\u2581\u2028\u00a0")
     for _ in range(500):
         text = "".join(rng.choice(alphabet, 30))
-        assert "".join(word_cache.WORD.findall(text)) == text
+        assert "".join(words.WORD.findall(text)) == text
 
 
 def test_memory_of_words_has_a_bound(monkeypatch):
-    monkeypatch.setattr(word_cache, "MOST_WORDS", 10)
-    memory = word_cache.Memory(lambda word: [len(word)])
+    monkeypatch.setattr(words, "MOST_WORDS", 10)
+    memory = words.Memory(lambda word: [len(word)])
     for i in range(100):
         assert memory[str(i)] == [len(str(i))]
     assert len(memory) <= 10

@@ -37,10 +37,7 @@ def tokenize(
     bos: bool,
     data: str,
 ) -> list[tokenizing.Tokens]:
-    """Comparisons, each a prompt and its responses in `chat`'s format.
-
-    Args:
-      data: the kind that they are to be, of `KINDS`.
+    """Comparisons of the kind `data`, each a prompt and its responses in a format.
 
     Raises:
       ConfigError: a tokenizer that cannot write dialogues.
@@ -67,22 +64,18 @@ tokenize.key = "alignjax.data.comparisons:tokenize"  # see `cache.build`
 
 
 def fault(group: Any, data: str, literal: bool = True) -> str | None:
-    """Why a record is not of the kind `data`, or None if it is.
-
-    Args:
-      literal: whether the format of dialogues is; see `templates.BuiltIn`.
-    """
+    """Why a record is not of the kind `data`, or None; see `templates.BuiltIn`."""
     if not isinstance(group, records.Comparison):
         kind = type(group).__name__
         return f"expected responses to a prompt, found {kind}; {data} need them"
     return (
-        (chat.fault_of_more(group) if literal else None)
-        or chat.fault_of_prompt(group.prompt, literal)
+        chat.fault(group.chat(), literal, prompt=True)
         or records.fault_of_weight(group.weight)
         or _fault_of_texts(group.responses)
         or _fault_of_equals(group.responses, "are equal")
         or _fault_of_values(group)
-        or _fault_of_kind(group, data)
+        or _fault_of_count(group, data)
+        or KINDS[data].fault(group)
     )
 
 
@@ -93,22 +86,19 @@ def _fault_of_texts(responses: Sequence[str]) -> str | None:
     return None
 
 
-def _fault_of_kind(group: records.Comparison, data: str) -> str | None:
-    count, kind = len(group.responses), KINDS[data]
-    expected = kind.responses or max(2, count)
-    if count != expected:
-        return f"{count} responses, where {data} have {expected}"
-    return kind.fault(group)
+def _fault_of_count(group: records.Comparison, data: str) -> str | None:
+    count = len(group.responses)
+    expected = KINDS[data].responses or max(2, count)
+    same = count == expected
+    return None if same else f"{count} responses, where {data} have {expected}"
 
 
 def _fault_of_order(group: records.Comparison) -> str | None:
     for name in ORDERS:
         value = group.values.get(name, records.LEAST)
         if not value >= records.LEAST:
-            return (
-                f"{name} is {value}: a tie, or the wrong way round; put the better "
-                "response first"
-            )
+            remedy = "put the better response first"
+            return f"{name} is {value}: a tie, or the wrong way round; {remedy}"
     return None
 
 
@@ -146,8 +136,6 @@ def _fault_of_values(group: records.Comparison) -> str | None:
 
 
 def _fault_of_equals(responses: Sequence[Any], how: str) -> str | None:
-    if len(set(responses)) == len(responses):
-        return None
     first: dict[Any, int] = {}
     for i, response in enumerate(responses, start=1):
         if response in first:
@@ -162,10 +150,7 @@ def dialogue(group: Any) -> Any:
         return group
     if len(group.responses) == 1 and group.values.get("desirable") != 1:
         return records.BadRow("a response that is not labelled good: not to be learned")
-    turns = (*group.prompt, (records.ASSISTANT, group.responses[0]))
-    return records.Chat(
-        turns, group.weight, group.tools, template_kwargs=group.template_kwargs
-    )
+    return group.chat((records.ASSISTANT, group.responses[0]))
 
 
 def _pair(group: Any) -> Any:
@@ -188,23 +173,19 @@ def _labels(group: Any) -> list[Any]:
 
 
 def _ratings(group: Any) -> list[Any]:
-    if not isinstance(group, records.Comparison) or "reward" not in group.values:
-        return [group]
-    if "target" in group.values:
+    values = group.values if isinstance(group, records.Comparison) else {}
+    if "reward" not in values or "target" in values:
         return [group]
     if reason := _fault_of_values(group):
         return [records.BadRow(reason)]
-    return [
-        _single(group, k, {"target": (group.values["reward"][k],)})
-        for k in range(len(group.responses))
-    ]
+    rewards = enumerate(values["reward"])
+    return [_single(group, k, {"target": (reward,)}) for k, reward in rewards]
 
 
 def _single(group: records.Comparison, k: int, values: Mapping[str, Any]) -> Any:
-    reward = group.values.get("reward")
-    own = {} if reward is None else {"reward": (reward[k],)}
-    response = (group.responses[k],)
-    return group._replace(responses=response, values={**own, **values})
+    if "reward" in group.values:
+        values = {"reward": (group.values["reward"][k],), **values}
+    return group._replace(responses=(group.responses[k],), values=values)
 
 
 def _several(group: Any) -> bool:

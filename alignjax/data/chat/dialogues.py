@@ -9,7 +9,7 @@ text beyond the rendering of all before it, which has to be a beginning of the w
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,24 +44,26 @@ def tokenize(
         refuses, or that spells a control token.
     """
     form = chats.of(tok, format)
+    requests = []
     for dialogue in dialogues:
         if reason := _fault(dialogue, form.literal, train_on):
             raise errors.DataError(reason)
         form.check_spelling(dialogue)
-    learned = [dialogue.learned(train_on) for dialogue in dialogues]
-    requests = []
-    for dialogue, turns in zip(dialogues, learned, strict=True):
-        requests += _requests(form, dialogue, turns)
+        requests.append((dialogue, False))
+        if not _marks_replies(form, dialogue):
+            for i in dialogue.learned(train_on):  # without and with each reply
+                requests.append((dialogue._replace(turns=dialogue.turns[:i]), True))
+                so_far = dialogue.turns[: i + 1]
+                requests.append((dialogue._replace(turns=so_far), False))
     rendered = iter(form.render(requests))
     texts, spans = [], []
-    for dialogue, turns in zip(dialogues, learned, strict=True):
-        whole = next(rendered)
+    for dialogue in dialogues:
+        whole, turns = next(rendered), dialogue.learned(train_on)
         texts.append(whole.text)
         if _marks_replies(form, dialogue):
             spans.append(_generated(whole.spans, dialogue, turns, train_on))
         else:
-            parts = itertools.islice(rendered, 2 * len(turns))
-            spans.append(_beyond(form, whole.text, turns, parts))
+            spans.append(_beyond(form, whole.text, turns, rendered))
     rows = []
     encoded = form.encode(texts)
     for dialogue, replies, tokens in zip(dialogues, spans, encoded, strict=True):
@@ -93,16 +95,16 @@ def tokenize_everything(
     Raises:
       ConfigError, DataError: as `tokenize`.
     """
-    options = dict(format=format, train_on="all", bos=bos)
+    tokens_of = functools.partial(tokenize, tok, format=format, train_on="all", bos=bos)
     dialogues = [d for d in documents if not isinstance(d, records.Text)]
     texts = [d for d in documents if isinstance(d, records.Text)]
     whole = [
         d._replace(skipped=()) if isinstance(d, records.Chat) else d for d in dialogues
     ]
-    rows_of_dialogues = iter(tokenize(tok, whole, **options))
+    rows_of_dialogues = iter(tokens_of(whole))
     # What is left out is what would be learned if nothing else were.
     others = [d._replace(skipped=(*d.learned("all"),)) for d in dialogues if d.skipped]
-    left_out = iter(tokenize(tok, others, **options))
+    left_out = iter(tokens_of(others))
     rows_of_texts = iter(tokenizing.tokenize_text(tok, texts, bos=bos))
     rows = []
     for document in documents:
@@ -127,8 +129,7 @@ def _fault(dialogue: Any, literal: bool, train_on: str) -> str | None:
             f"expected a dialogue, found {type(dialogue).__name__}; set the source's "
             "option format to what its rows are, or leave data.chat out for plain text"
         )
-    reason = chats.fault_of_more(dialogue, dialogue.fields) if literal else None
-    reason = reason or chats.fault_of_turns(dialogue.turns, literal, dialogue.fields)
+    reason = chats.fault(dialogue, literal)
     reason = reason or records.fault_of_weight(dialogue.weight)
     if not reason and not dialogue.learned(train_on):
         which = " of a weight above 0" if dialogue.skipped else ""
@@ -140,29 +141,17 @@ def _marks_replies(form: chats.ChatFormat, dialogue: records.Chat) -> bool:
     return rendering.marks_replies(form.with_tools if dialogue.tools else form.source)
 
 
-def _requests(
-    form: chats.ChatFormat, dialogue: records.Chat, learned: Sequence[int]
-) -> list[chats.Request]:
-    """What is rendered of a dialogue: the whole, and what `_beyond` needs."""
-    more = dialogue.tools, dialogue.fields, dialogue.template_kwargs
-    whole = chats.Request(dialogue.turns, False, *more)
-    if _marks_replies(form, dialogue):
-        return [whole]
-    parts = [
-        whole._replace(turns=dialogue.turns[: i + int(not prompt)], prompt=prompt)
-        for i in learned
-        for prompt in (True, False)
-    ]
-    return [whole, *parts]
-
-
 def _beyond(
     form: chats.ChatFormat,
     whole: str,
     learned: Sequence[int],
     parts: Iterator[rendering.Rendered],
 ) -> list[tuple[int, int]]:
-    """Where in the text replies are: each beyond its prompt, to its end."""
+    """Where in the text replies are: each beyond its prompt, to its end.
+
+    Args:
+      parts: for each reply the dialogue before and with it.
+    """
     spans = []
     for i in learned:
         prompt, so_far = next(parts).text, next(parts).text
@@ -171,17 +160,15 @@ def _beyond(
             if not whole.startswith(part):
                 raise errors.DataError(
                     f"turn {i + 1}: the template writes what is {what} it in another "
-                    "way once more turns follow: "
-                    f"{chats.difference(part, whole)}. Some strip earlier thoughts, "
-                    "for instance. A model would learn from what it never gets; set "
-                    'data.train_on = "last", or give data.chat a template with '
-                    "{% generation %} around what the assistant says"
+                    f"way once more turns follow: {chats.difference(part, whole)}, so "
+                    "a model would learn from what it never gets; set data.train_on = "
+                    '"last", or give data.chat a template with {% generation %} around '
+                    "what the assistant says"
                 )
         if not so_far.startswith(prompt):
             raise errors.DataError(
                 f"turn {i + 1}: what the template writes for the assistant to go on "
-                "with is not how it then writes the turn: "
-                f"{chats.difference(prompt, so_far)}"
+                f"with is not how it begins: {chats.difference(prompt, so_far)}"
             )
         spans.append((len(prompt), len(so_far)))
     return spans

@@ -17,7 +17,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,16 +35,6 @@ QUESTION, REPLY, MORE = "what does alignjax ask", "so alignjax replies", "and wh
 PROBES = (((USER, QUESTION),), ((SYSTEM, "alignjax begins"), (USER, QUESTION)))
 CALLS = "tool_calls"
 REASONING = ("reasoning_content", "thinking", "reasoning")
-
-
-class Request(NamedTuple):
-    """A dialogue to be rendered; see `records.Chat` and `rendering.Dialogue`."""
-
-    turns: Sequence[records.Turn]
-    prompt: bool = False
-    tools: Sequence[Mapping[str, Any]] | None = None
-    fields: Sequence[Mapping[str, Any] | None] | None = None
-    template_kwargs: Mapping[str, Any] | None = None
 
 
 class ChatFormat(NamedTuple):
@@ -83,19 +73,21 @@ class ChatFormat(NamedTuple):
             return special_tokens.encode_pieces(self.tok, texts, self.special)
         return special_tokens.encode(self.tok, texts)
 
-    def render(self, requests: Sequence[Request]) -> list[rendering.Rendered]:
-        """Dialogues as the template writes them; see `rendering.render`."""
-        dialogues = [
+    def render(
+        self, dialogues: Sequence[tuple[records.Chat, bool]]
+    ) -> list[rendering.Rendered]:
+        """Dialogues, each with whether the assistant is to speak next, as text."""
+        requests = [
             rendering.Dialogue(
-                self.with_tools if request.tools else self.source,
-                self._messages(request),
-                request.prompt,
-                request.tools,
-                request.template_kwargs,
+                self.with_tools if chat.tools else self.source,
+                self._messages(chat),
+                prompt,
+                chat.tools,
+                chat.template_kwargs,
             )
-            for request in requests
+            for chat, prompt in dialogues
         ]
-        return rendering.render(dialogues, self.tok.names, trusted=self.trusted)
+        return rendering.render(requests, self.tok.names, trusted=self.trusted)
 
     def prompt_ids(self, turns: Iterable[records.Turn], bos: bool) -> list[int]:
         """The tokens of a prompt, up to and with what makes the assistant speak.
@@ -103,34 +95,29 @@ class ChatFormat(NamedTuple):
         Raises:
           DataError: a prompt that is none.
         """
-        turns = tuple(turns)
-        if reason := fault_of_prompt(turns, self.literal):
+        prompt = records.Comparison(tuple(turns), (), {})
+        if reason := fault(prompt.chat(), self.literal, prompt=True):
             raise errors.DataError(reason)
-        self.check_spelling(records.Chat(turns))
-        (rendered,) = self.render([Request(turns, prompt=True)])
-        (tokens,) = self.encode([rendered.text])
-        return self.with_bos(tokens.ids.tolist(), bos)
+        return self.replies([prompt], bos)[0][0]
 
     def replies(
         self, groups: Sequence[records.Comparison], bos: bool
     ) -> list[tuple[list[int], list[list[int]]]]:
-        """The tokens of each prompt, and of each response to it.
+        """The tokens of each prompt, which are those of `prompt_ids`, and responses.
 
-        A prompt has the tokens of `prompt_ids`. Where a token would be partly of the
-        response, the two are tokenised apart.
+        Where a token would be partly of a response, the two are tokenised apart.
 
         Raises:
           DataError: a template that refuses a prompt, or writes it in another way
             before a reply; a text that spells a control token.
         """
-        requests = []
+        dialogues = []
         for group in groups:
             last = [(ASSISTANT, text) for text in group.responses]
-            more = {"tools": group.tools, "template_kwargs": group.template_kwargs}
-            self.check_spelling(records.Chat((*group.prompt, *last), **more))
-            requests.append(Request(group.prompt, prompt=True, **more))
-            requests += [Request((*group.prompt, turn), **more) for turn in last]
-        texts = [rendered.text for rendered in self.render(requests)]
+            self.check_spelling(group.chat(*last))
+            dialogues.append((group.chat(), True))
+            dialogues += [(group.chat(turn), False) for turn in last]
+        texts = [rendered.text for rendered in self.render(dialogues)]
         rendered = zip(texts, self.encode(texts), strict=True)
         rows = []
         for group in groups:
@@ -159,17 +146,16 @@ class ChatFormat(NamedTuple):
         """Where prompts may be cut: how many tokens stay, and which begin a turn."""
         if self.literal:
             return int(bos), tuple(self.special[f"<{role}>"] for role in (SYSTEM, USER))
-        ids = self.prompt_ids(self.probe, bos)
-        head = int(bool(ids) and ids[0] == self.tok.bos_id)
-        return head, tuple(self._between_turns()[:1])
+        starts = self.prompt_ids(self.probe, bos)[:1] == [self.tok.bos_id]
+        return int(starts), tuple(self._between_turns()[:1])
 
     def edges(self) -> tuple[int, int]:
-        """Tokens that a turn of the user begins with, and those after a prompt's text.
+        """How many tokens a turn of the user begins with, and are after its text.
 
         The first of the former is one of `prompt_cuts`; what makes the assistant speak
         is of the latter.
         """
-        ((text, _),) = self.render([Request(self.probe, prompt=True)])
+        ((text, _),) = self.render([(records.Chat(self.probe), True)])
         question = "\0" if self.literal else QUESTION
         (after,) = self.encode([text[text.rfind(question) + len(question) :]])
         header = 1 if self.literal else len(self._between_turns())
@@ -180,9 +166,9 @@ class ChatFormat(NamedTuple):
 
         From the first control token on that ends no reply; nothing if there is none.
         """
-        turns = [*self.probe, (ASSISTANT, REPLY), (USER, MORE)]
+        turns = (*self.probe, (ASSISTANT, REPLY), (USER, MORE))
         try:
-            ((text, _),) = self.render([Request(turns)])
+            ((text, _),) = self.render([(records.Chat(turns), False)])
         except errors.DataError:
             return []
         between = text[text.rfind(REPLY) + len(REPLY) : text.rfind(MORE)]
@@ -190,13 +176,14 @@ class ChatFormat(NamedTuple):
         ids = self.encode([between])[0].ids.tolist()
         return list(itertools.dropwhile(lambda i: i not in starts, ids))
 
-    def _messages(self, request: Request) -> list[dict[str, Any]]:
+    def _messages(self, chat: records.Chat) -> list[dict[str, Any]]:
         """Turns as templates read them; reasoning goes by all of its names."""
         messages = []
-        for i, (role, text) in enumerate(request.turns):
-            if self.literal:
-                text = f"\0{self.control.sub(_as_text, text)}\0"
-            more = (request.fields and request.fields[i]) or {}
+        for i, (role, text) in enumerate(chat.turns):
+            if self.literal:  # a NUL in a name keeps `encode_pieces` from seeing it
+                text = self.control.sub(lambda m: f"{m[0][0]}\0{m[0][1:]}", text)
+                text = f"\0{text}\0"
+            more = (chat.fields and chat.fields[i]) or {}
             if self.text_arguments and CALLS in more:
                 more = {**more, CALLS: [_with_text(call) for call in more[CALLS]]}
             message = {"role": role, "content": text, **more}
@@ -210,20 +197,19 @@ class ChatFormat(NamedTuple):
         """Refuses texts that spell a control token, where it would be taken for one."""
         if self.literal:
             return
-        for i, (role, text) in enumerate(chat.turns):
-            for part in (text, *_texts(chat.fields and chat.fields[i])):
-                self._check_text(part, f"turn {i + 1}, {role}")
-        for part in _texts(chat.tools):
-            self._check_text(part, "tools")
-        for part in _texts(chat.template_kwargs):
-            self._check_text(part, "chat_template_kwargs")
-
-    def _check_text(self, text: str, where: str) -> None:
-        if name := self.control.search(text):
-            raise errors.DataError(
-                f"{where}: it spells the control token {name[0]!r}, which would be "
-                "taken for one; take it out"
-            )
+        places = [
+            (f"turn {i + 1}, {role}", (text, chat.fields and chat.fields[i]))
+            for i, (role, text) in enumerate(chat.turns)
+        ]
+        places.append(("tools", chat.tools))
+        places.append(("chat_template_kwargs", chat.template_kwargs))
+        for where, value in places:
+            for text in _texts(value):
+                if name := self.control.search(text):
+                    raise errors.DataError(
+                        f"{where}: it spells the control token {name[0]!r}, which "
+                        "would be taken for one; take it out"
+                    )
 
     def end_of_turn(self, text: str, start: int) -> int:
         """Where the first turn ends that is in the text from `start` on."""
@@ -244,12 +230,11 @@ class ChatFormat(NamedTuple):
         ids = tokens.ids[first : last + 1].tolist()
         after = ids.pop() if len(ids) > last - first else None
         ends = self.stop_ids
-        at = _last_of(ids, ends)
-        if at is None and ids and after in ends:
+        if ids and after in ends and not {*ids} & {*ends}:
             return first, last + 1
-        if at is None:
+        if not {*ids} & {*ends}:
             ends = {*self.tok.control.values()}
-            at = _last_of(ids, ends)
+        at = max((i for i, token in enumerate(ids) if token in ends), default=None)
         if at is None:
             raise errors.DataError(
                 "the template writes a reply without a token that ends the turn, so a "
@@ -260,11 +245,7 @@ class ChatFormat(NamedTuple):
         return first, first + at + 1
 
     def _response(
-        self,
-        prompt: str,
-        prompt_ids: np.ndarray,
-        whole: str,
-        tokens: special_tokens.Placed,
+        self, prompt: str, prompt_ids: np.ndarray, whole: str, tokens
     ) -> list[int]:
         """The tokens of a response beyond those of its prompt."""
         if not whole.startswith(prompt):
@@ -294,62 +275,36 @@ class ChatFormat(NamedTuple):
         return [self.tok.bos_id, *ids] if bos and ids[:1] != [self.tok.bos_id] else ids
 
 
-def fault_of_turns(
-    turns: Sequence[records.Turn],
-    literal: bool,
-    fields: Sequence[Mapping[str, Any] | None] | None = None,
-) -> str | None:
-    """Why these are no turns of a dialogue, or None if they are.
+def fault(chat: records.Chat, literal: bool, prompt: bool = False) -> str | None:
+    """Why a format cannot write a dialogue, or a prompt to be answered; None if it can.
 
     The order of turns is checked of literal formats; elsewhere the template judges it.
     """
-    roles, before = LITERAL_ROLES if literal else ROLES, None
-    for i, (role, text) in enumerate(turns, start=1):
-        if role not in roles:
-            return f"turn {i}: unknown role {role!r}; known: {', '.join(roles)}"
-        if literal and (reason := _fault_of_order(i, role, before)):
-            return reason
-        silent = text == "" and (role == "tool" or (fields and fields[i - 1]))
-        if not silent and (reason := records.fault_of_text(text)):
-            return f"turn {i}, {role}: {reason}"
-        before = role
-    return None
-
-
-def fault_of_more(
-    record: records.Chat | records.Comparison,
-    fields: Sequence[Mapping[str, Any] | None] | None = None,
-) -> str | None:
-    """Why no literal format can write a record, whatever its turns are."""
-    names = sorted({name for more in fields or () for name in more or ()})
-    names += ["tools"] if record.tools else []
-    names += ["chat_template_kwargs"] if record.template_kwargs else []
-    if not names:
-        return None
-    return (
-        f"{', '.join(names)}: more than the texts of turns, which the format "
-        '"roles" cannot write; set another data.chat'
-    )
-
-
-def _fault_of_order(i: int, role: str, before: str | None) -> str | None:
-    if role == SYSTEM and before is not None:
-        return f"turn {i}: a system turn that is not the first one"
-    if role == ASSISTANT and before in (None, SYSTEM):
-        return f"turn {i}: the assistant speaks before the user"
-    if role == before:
-        return f"turns {i - 1} and {i}: two {role} turns in a row"
-    return None
-
-
-def fault_of_prompt(turns: Sequence[records.Turn], literal: bool) -> str | None:
-    """Why this is no prompt that the assistant could answer."""
-    if not turns:
+    names = sorted({name for more in chat.fields or () for name in more or ()})
+    names += ["tools"] * bool(chat.tools)
+    names += ["chat_template_kwargs"] * bool(chat.template_kwargs)
+    if literal and names:
+        return f'{", ".join(names)}: not in the format "roles"; set another data.chat'
+    if prompt and not chat.turns:
         return "the prompt is empty"
-    if reason := fault_of_turns(turns, literal):
-        return f"prompt: {reason}"
-    if turns[-1][0] not in ((USER,) if literal else (USER, "tool")):
-        return f"the prompt ends in a turn of the {turns[-1][0]}, not the user"
+    where = "prompt: " if prompt else ""
+    roles, before = LITERAL_ROLES if literal else ROLES, None
+    for i, (role, text) in enumerate(chat.turns, start=1):
+        if role not in roles:
+            known = ", ".join(roles)
+            return f"{where}turn {i}: unknown role {role!r}; known: {known}"
+        if literal and role == SYSTEM and before is not None:
+            return f"{where}turn {i}: a system turn that is not the first one"
+        if literal and role == ASSISTANT and before in (None, SYSTEM):
+            return f"{where}turn {i}: the assistant speaks before the user"
+        if literal and role == before:
+            return f"{where}turns {i - 1} and {i}: two {role} turns in a row"
+        silent = text == "" and (role == "tool" or (chat.fields and chat.fields[i - 1]))
+        if not silent and (reason := records.fault_of_text(text)):
+            return f"{where}turn {i}, {role}: {reason}"
+        before = role
+    if prompt and before not in ((USER,) if literal else (USER, "tool")):
+        return f"the prompt ends in a turn of the {before}, not the user"
     return None
 
 
@@ -408,9 +363,11 @@ def _of(key: _ByIdentity, format: str, source: str, with_tools: str) -> ChatForm
     )
     refusals = []
     for probe in PROBES:
-        requests = [Request([*probe, (ASSISTANT, REPLY)]), Request(probe, prompt=True)]
+        answered = records.Chat((*probe, (ASSISTANT, REPLY)))
         try:
-            (whole, _), (prompt, _) = form.render(requests)
+            (whole, _), (prompt, _) = form.render(
+                [(answered, False), (records.Chat(probe), True)]
+            )
             break
         except errors.DataError as error:
             refusals.append(str(error))
@@ -448,9 +405,10 @@ def _wants_text(form: ChatFormat, probe: Sequence[records.Turn]) -> bool:
     def writes(arguments: Any) -> bool:
         function = {"name": "alignjax", "arguments": arguments}
         calls = [{"type": "function", "id": "alignjax0", "function": function}]
-        fields = [*(None for _ in probe), {CALLS: calls}]
+        fields = (*(None for _ in probe), {CALLS: calls})
+        chat = records.Chat((*probe, (ASSISTANT, "")), fields=fields)
         try:
-            form.render([Request([*probe, (ASSISTANT, "")], fields=fields)])
+            form.render([(chat, False)])
         except errors.DataError:
             return False
         return True
@@ -481,9 +439,9 @@ def _first_stop(tok: base.Tokenizer, after: Sequence[int]) -> int | None:
 
 
 def start_note(tok: base.Tokenizer, format: str | None, bos: bool) -> str | None:
-    """A line where `bos` puts a start token before what the tokenizer's files do not.
+    """A line where `bos` is not what the files that came with a tokenizer do.
 
-    Those are the files that came with it: its own template, or how it reads plain text.
+    Those are its own template, or how it reads plain text.
     """
     if tok.bos_id is None or not tokenizer_files.MODELS.intersection(tok.files):
         return None
@@ -499,20 +457,8 @@ def start_note(tok: base.Tokenizer, format: str | None, bos: bool) -> str | None
     adds = tokenizer_files.adds_start(tok.files)
     if format or bos == adds:
         return None
-    return (
-        f"data.bos: {bos}, where the folder's own tokenizer puts "
-        f"{'the' if adds else 'no'} start token {start!r} before a text"
-    )
-
-
-def _as_text(name: re.Match) -> str:
-    """A name that is text, so that `special_tokens.encode_pieces` does not see it."""
-    return f"{name[0][0]}\0{name[0][1:]}"
-
-
-def _last_of(ids: Sequence[int], among: Collection[int]) -> int | None:
-    """The index of the last of `ids` that is among these."""
-    return next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in among), None)
+    puts = f"puts {'the' if adds else 'no'} start token {start!r} before a text"
+    return f"data.bos: {bos}, where the folder's own tokenizer {puts}"
 
 
 def difference(part: str, whole: str) -> str:

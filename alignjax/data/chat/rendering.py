@@ -115,7 +115,7 @@ def render(
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """`render` on the worker's side: JSON in, JSON out.
+    """`render` on the worker's side, of JSON.
 
     Returns:
       `{"texts": [[text, spans], ...]}`; or `{"config": reason}` for a source that is no
@@ -194,12 +194,11 @@ _OUTPUT: contextvars.ContextVar[_Output] = contextvars.ContextVar("output")
 
 
 class _Generation(jinja2.ext.Extension):
-    """The tag `{% generation %}`: around what a model writes."""
+    """The tag `{% generation %}`, around what a model writes, as a call of a block."""
 
     tags = frozenset({"generation"})
 
     def parse(self, parser):
-        """The block as a call, so that its text is known."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         call = self.call_method("_written", [])
@@ -236,10 +235,5 @@ def _raise_exception(message):
 
 def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
     """Jinja's own escapes HTML."""
-    return json.dumps(
-        x,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
+    options = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return json.dumps(x, ensure_ascii=ensure_ascii, **options)

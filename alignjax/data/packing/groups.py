@@ -40,15 +40,11 @@ def problems(cfg: Any, data: str) -> list[str]:
     if cfg.train_on != "all":
         problems.append(f"train_on: {data} are of whole responses; leave it out")
     if cfg.long_documents == "split":
-        problems.append(
-            'long_documents: "split" would tear responses apart; say '
-            '"truncate_prompt", "skip" or "error"'
-        )
+        others = '"truncate_prompt", "skip" or "error"'
+        problems.append(f'long_documents: "split" tears responses apart; say {others}')
     if cfg.validation_by == "tail":
-        problems.append(
-            f'validation_by: {data} are held out by their prompt; say "hash"'
-        )
-    if cfg.groups_per_row and cfg.pack == "none" and cfg.groups_per_row > 1:
+        problems.append(f'validation_by: {data} are held out by prompt; say "hash"')
+    if cfg.pack == "none" and (cfg.groups_per_row or 1) > 1:
         problems.append(f'groups_per_row: {cfg.groups_per_row} with pack = "none"')
     return problems
 
@@ -76,9 +72,9 @@ def layout(
     head, turns = form.prompt_cuts(cfg.bos)
     truncates = cfg.long_documents == TRUNCATE
     header, tail = form.edges() if truncates else (0, 0)
-    packed = "packed" if cfg.pack == "best_fit" else "padded"
+    own_prompts = "packed" if cfg.pack == "best_fit" else "padded"
     return Layout(
-        name="shared" if cfg.share_prompt else packed,
+        name="shared" if cfg.share_prompt else own_prompts,
         length=length,
         responses=_responses(caches, values) + mismatched,
         mismatched=mismatched,
@@ -96,29 +92,29 @@ def _responses(caches: Mapping[str, cache.TokenCache], values: Sequence[str]) ->
     """K; all sources must have one, and `values` with one shape."""
     problems = []
     shapes = {name: tokens.manifest["fields"] for name, tokens in caches.items()}
-    first = next(iter(shapes))
+    first, expected = next(iter(shapes.items()))
+    k = expected[comparisons.LENGTHS][0] - 1
     for name, shape in shapes.items():
         own = [value for value in shape if value in comparisons.VALUES]
         for value in values:
             if value not in own:
+                has = ", ".join(own) or "nothing else"
                 problems.append(
-                    f"{name}: has no {value!r}, which the loss needs; it has "
-                    f"{', '.join(own) or 'nothing else'}"
+                    f"{name}: has no {value!r}, which the loss needs; it has {has}"
                 )
-            elif shape[value] != shapes[first].get(value, shape[value]):
+            elif shape[value] != (other := expected.get(value, shape[value])):
                 problems.append(
                     f"{name}: has {shape[value][0]} numbers of {value!r}, where "
-                    f"{first} has {shapes[first][value][0]}"
+                    f"{first} has {other[0]}"
                 )
-        counts = [s[comparisons.LENGTHS][0] - 1 for s in (shapes[first], shape)]
-        if counts[0] != counts[1]:
+        if (count := shape[comparisons.LENGTHS][0] - 1) != k:
             problems.append(
-                f"{name}: {counts[1]} responses a prompt, where {first} has "
-                f"{counts[0]}; mix sources of one number"
+                f"{name}: {count} responses a prompt, where {first} has {k}; mix "
+                "sources of one number"
             )
     if problems:
         raise errors.ConfigError(problems)
-    return shapes[first][comparisons.LENGTHS][0] - 1
+    return k
 
 
 class Plan(NamedTuple):
@@ -171,8 +167,7 @@ class Plan(NamedTuple):
     def target_index(self, indices: np.ndarray) -> np.ndarray:
         """The index in the cache of each target of a response; int64 [n, R, T], or -1.
 
-        Args:
-          indices: ints [n] in 0 .. R - 1, or -1 for a row of padding.
+        Of rows `indices`, ints [n], -1 for one of padding.
         """
         indices = np.asarray(indices, np.int64)
         groups = self.layout.read([self], indices, _alone)
@@ -231,11 +226,9 @@ class Plan(NamedTuple):
         """The numbers of groups that are packed, cut and dropped, in a line."""
         m, layout = self.manifest, self.layout
         fill = m["targets"] / max(1, m["rows"] * layout.length * layout.sequences)
-        dropped, cut = "none", "none"
-        if m["long"]:
-            dropped = f"{m['long']:,} that do not fit ({m['long_tokens']:,} tokens)"
-        if m["cut"]:
-            cut = f"{m['cut']:,} prompts at the beginning ({m['cut_tokens']:,} tokens)"
+        dropped = f"{m['long']:,} that do not fit ({m['long_tokens']:,} tokens)"
+        cut = f"{m['cut']:,} prompts at the beginning ({m['cut_tokens']:,} tokens)"
+        dropped, cut = dropped if m["long"] else "none", cut if m["cut"] else "none"
         shape = f"{layout.sequences} x {layout.length:,}"
         return (
             f"kept {m['kept']:,} groups of {m['documents']:,}, {int(m['weight']):,} "
@@ -276,12 +269,7 @@ def plan(
     token_bytes: np.ndarray,
     identity: Mapping[str, Any],
 ) -> Plan:
-    """The plan for the documents in `spans`, made once and kept in `directory`.
-
-    Args:
-      spans: blocks of `(starts, ends)`, the tokens of each document that takes part.
-      token_bytes: of the tokenizer, to count the bytes of text that are targets.
-      identity: the settings that `spans` depend on, besides the cache.
+    """The plan for the groups in `spans`, made once; as `text.plan`.
 
     Raises:
       DataError: groups that are too long, where that is an error.
@@ -318,40 +306,35 @@ def plan(
         learned = responses.sum(1)
         starts = tokens.offsets[documents + 1] - learned
         weight, text_bytes = tokens.weigh(starts, learned, token_bytes)
+        # Padded groups take as many targets of all sequences as packed ones of one.
+        whole = layout._replace(name=layout.name.replace("padded", "packed"))
         return {
             **counts,
             "kept": len(documents),
             "rows": len(ends),
             "groups": int(np.diff(offsets).max(initial=0)),
             "reserve": reserve,
-            "targets": int(layout.total(prompts, responses).sum()),
+            "targets": int(whole.size(prompts, responses).sum()),
             "weight": weight,
             "text_bytes": text_bytes,
         }
 
     manifest = atomic.obtain(path, fill)
+    array = lambda n, dtype, size: cache.open_array(path / f"{n}.bin", dtype, (size,))
     count = manifest["kept"]
+    documents = array("documents", np.int64, count)
+    cuts = array("cuts", np.int32, count)
     headers = np.full(count, -1, np.int32)
     if truncates:
-        headers = cache.open_array(path / "headers.bin", np.int32, (count,))
-    return Plan(
-        key=key,
-        layout=layout,
-        tokens=tokens,
-        documents=cache.open_array(path / "documents.bin", np.int64, (count,)),
-        cuts=cache.open_array(path / "cuts.bin", np.int32, (count,)),
-        headers=headers,
-        offsets=cache.open_array(path / "rows.bin", np.int64, (manifest["rows"] + 1,)),
-        manifest=manifest,
-    )
+        headers = array("headers", np.int32, count)
+    offsets = array("rows", np.int64, manifest["rows"] + 1)
+    return Plan(key, layout, tokens, documents, cuts, headers, offsets, manifest)
 
 
 def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter):
     """Whether each group fits, and the cut and the header of its prompt; [D]."""
-    faults = records.Faults(
-        "error",
-        'set data.long_documents = "truncate_prompt" or "skip", or raise length',
-    )
+    remedy = 'set data.long_documents = "truncate_prompt" or "skip", or raise length'
+    faults = records.Faults("error", remedy)
     cuts = np.zeros(len(documents), np.int64)
     headers = np.full(len(documents), -1)
     fits = np.ones(len(documents), bool)
@@ -376,9 +359,7 @@ def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter
     return fits, cuts, headers
 
 
-def _least_cut(
-    tokens, document: int, lengths, layout: Layout
-) -> tuple[int, int] | None:
+def _least_cut(tokens, document: int, lengths, layout: Layout):
     """The least cut that helps, of whole turns if there is one, and its header.
 
     Of what the last turn says at least one token stays; None if no such cut helps.

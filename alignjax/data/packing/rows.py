@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import errors
 from alignjax.data.chat import comparisons
 from alignjax.data.tokens import cache
 
@@ -79,14 +78,7 @@ class Layout(NamedTuple):
         each = np.where(responses > 0, prompts[:, None] - 1 + responses, 0)
         return each.max(1) if self.name == "padded" else each.sum(1)
 
-    def total(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
-        """Targets that groups take of all sequences together; [D]."""
-        layout = self._replace(name="packed") if self.name == "padded" else self
-        return layout.size(prompts, responses)
-
-    def room(
-        self, prompts: np.ndarray, responses: np.ndarray, reserve: int
-    ) -> np.ndarray:
+    def room(self, prompts, responses, reserve: int) -> np.ndarray:
         """The longest mismatched response with which each group fits a row; [D].
 
         That is `reserve`, or the rest of the row where the group is alone in it.
@@ -107,33 +99,15 @@ class Layout(NamedTuple):
         own = {"groups": self.places(plans), "batch_size": batch_size}
         return own | ({"mismatched": MISMATCHED} if self.mismatched else {})
 
-    def check(self, plans: Sequence[Any]) -> None:
-        """Raises ConfigError where the rows of these plans cannot be mixed."""
-        stored = any(plan.tokens.reference is not None for plan in plans)
-        if stored and self.mismatched:
-            raise errors.ConfigError(
-                "reference.store: has no mismatched responses, which change from batch "
-                "to batch; set it to False"
-            )
-
-    def notes(
-        self,
-        names: Sequence[str],
-        plans: Sequence[Any],
-        read: Callable[[np.ndarray], dict[str, Any]],
-        num_rows: int,
-        batch_size: int | None,
-    ) -> list[str]:
-        """Lines of the report about several sources together; see `Dataset`."""
-        shared = values([plan.tokens for plan in plans])
+    def notes(self, data: Any) -> list[str]:
+        """Lines of the report about the sources of a `Dataset` together."""
+        shared = values([part.tokens for part in data.parts])
         lines = []
-        for name, plan in zip(names, plans, strict=True):
-            own = values([plan.tokens])
+        for part in data.parts:
+            own = values([part.tokens])
             if more := ", ".join(value for value in own if value not in shared):
-                lines.append(f"{name}: {more}: not in all sources, so left out")
-        if self.mismatched:
-            lines += _without_partner(read, num_rows, batch_size)
-        return lines
+                lines.append(f"{part.name}: {more}: not in all sources, so left out")
+        return lines + (_without_partner(data) if self.mismatched else [])
 
     def rows(
         self,
@@ -157,7 +131,6 @@ class Layout(NamedTuple):
           [n, R, T]; `lengths` [n, P, K]; `group_weights` and `index` [n, P]; `values`,
           a dict; `reference` [n, R, T], where the caches have one.
         """
-
         groups = self.read(plans, numbers, locate, batch_size)
         return fields(groups, self, numbers, self.places(plans))
 
@@ -316,12 +289,7 @@ def targets_of(groups: Groups, layout: Layout) -> Targets:
 def fields(
     groups: Groups, layout: Layout, numbers: np.ndarray, places: int
 ) -> dict[str, Any]:
-    """The fields of `types.Responses` of n rows; see `Layout.rows`.
-
-    Args:
-      numbers: int64 [n], of the rows in the whole training.
-      places: P.
-    """
+    """The fields of `types.Responses` of the rows `numbers`; see `Layout.rows`."""
     n, targets = len(numbers), targets_of(groups, layout)
     shape = (n, layout.sequences, layout.length)
     by_target = lambda array, dtype=np.int32: spread(targets.at, array, shape, dtype)
@@ -410,21 +378,20 @@ def with_mismatched(
     )
 
 
-def _without_partner(read, num_rows: int, batch_size: int) -> list[str]:
+def _without_partner(data: Any) -> list[str]:
     """A line on the groups of the first batches that have no mismatched response."""
-    batches = min(-(-num_rows // batch_size), max(1, SAMPLE // batch_size))
-    count = alone = 0
+    size, count, alone = data.batch_size, 0, 0
+    batches = min(-(-data.num_rows // size), max(1, SAMPLE // size))
+    read = data.rows if data.split == "train" else data.epoch_rows
     for i in range(batches):
-        rows = read(np.arange(i * batch_size, (i + 1) * batch_size))
+        rows = read(np.arange(i * size, (i + 1) * size))
         real = rows["group_weights"] > 0
         count += real.sum()
         alone += (real & (rows["lengths"][..., -1] == 0)).sum()
-    if not alone:
-        return []
     line = (
         f"{alone:,} of {count:,} groups in the first {batches:,} batches have no "
         "response to another prompt of their batch that fits, so the baseline is "
         "measured without them, and 0 where a batch has none; raise batch_size, or "
         "give more prompts"
     )
-    return [line]
+    return [line] if alone else []

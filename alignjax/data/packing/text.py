@@ -7,7 +7,7 @@ document share one token and each target is predicted exactly once. The pieces a
 into rows by best-fit decreasing: the longest first, each where it leaves least room.
 
 This module and `groups` have one interface for `loader` and `dataset`: `problems`,
-`layout` and `plan`, and the methods of the layout and of the plan.
+`layout` and `plan`, and the methods of `Layout` and `Plan`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ FORMAT = 1
 BLOCK = 1 << 20  # pieces that are packed together, so that memory has a bound
 
 # Of a split: all documents; those in pieces; those dropped, too short and too long.
-COUNTS = (
-    *("documents", "tokens", "split"),
-    *("short", "short_tokens", "long", "long_tokens"),
-)
+COUNTS = ("documents", "tokens", "split", "short", "short_tokens")
+COUNTS += ("long", "long_tokens")
 
-FIELDS = ("inputs", "targets", "weights", "segment_ids", "positions")
+FIELDS = dict.fromkeys(("inputs", "targets", "segment_ids", "positions"), np.int32)
+FIELDS["weights"] = np.float32
 
 
 def problems(cfg: Any, data: str) -> list[str]:
@@ -64,21 +63,16 @@ class Layout(NamedTuple):
     pack: str
     long_documents: str
 
-    def places(self, plans: Sequence[Plan]) -> int:
+    def places(self, _: Sequence[Plan]) -> int:
         """P of `types.Responses`; 0 for text."""
-        del plans
         return 0
 
-    def identity(self, plans: Sequence[Plan], batch_size: int | None) -> dict[str, Any]:
+    def identity(self, *_: Any) -> dict[str, Any]:
         """The settings that rows depend on, besides their plans and numbers."""
-        del plans, batch_size
         return {}
 
-    def check(self, plans: Sequence[Plan]) -> None:
-        """Raises ConfigError where the rows of these plans cannot be mixed."""
-
-    def notes(self, *_: Any) -> list[str]:
-        """Lines of the report about several sources together."""
+    def notes(self, _: Any) -> list[str]:
+        """Lines of the report about the sources of a dataset together."""
         return []
 
     def rows(
@@ -96,10 +90,8 @@ class Layout(NamedTuple):
         """
         del batch_size
         source, row = locate(numbers)
-        fields = {
-            name: np.zeros((len(numbers), self.length), np.int32) for name in FIELDS
-        }
-        fields["weights"] = fields["weights"].astype(np.float32)
+        shape = (len(numbers), self.length)
+        fields = {name: np.zeros(shape, dtype) for name, dtype in FIELDS.items()}
         for i, plan in enumerate(plans):
             at = np.flatnonzero(source == i)
             for name, values in plan.rows(row[at]).items():
@@ -160,8 +152,7 @@ class Plan(NamedTuple):
           float32 [n, T]. Positions count from the start of a piece.
         """
         n, length, tokens = len(indices), self.layout.length, self.tokens
-        out = {name: np.zeros(n * length, np.int32) for name in FIELDS}
-        out["weights"] = np.zeros(n * length, np.float32)
+        out = {name: np.zeros(n * length, dtype) for name, dtype in FIELDS.items()}
         real = np.flatnonzero(indices >= 0)
         first, last = self.offsets[indices[real]], self.offsets[indices[real] + 1]
         pieces, segment = cache.ranges(first, last - first)
@@ -172,10 +163,9 @@ class Plan(NamedTuple):
         place = np.repeat(real * length, last - first) + before - before_row
         source, inside = cache.ranges(starts, lengths)
         at = np.repeat(place, lengths) + inside
-        weights = 1 if tokens.weights is None else tokens.weights[source + 1]
         out["inputs"][at] = tokens.tokens[source]
         out["targets"][at] = tokens.tokens[source + 1]
-        out["weights"][at] = weights
+        out["weights"][at] = 1 if tokens.weights is None else tokens.weights[source + 1]
         out["segment_ids"][at] = np.repeat(segment + 1, lengths)
         out["positions"][at] = inside
         return {name: value.reshape(n, length) for name, value in out.items()}
@@ -185,12 +175,13 @@ class Plan(NamedTuple):
         m, length = self.manifest, self.layout.length
         fill = m["targets"] / max(1, m["rows"] * length)
         bytes_per_token = m["text_bytes"] / m["weight"] if m["weight"] else 0.0
+        reasons = {
+            "short": "fewer than 2 tokens",
+            "long": f"more than {length:,} targets",
+        }
         dropped = [
-            f"{m[name]:,} documents {why} ({m[f'{name}_tokens']:,} tokens)"
-            for name, why in (
-                ("short", "of fewer than 2 tokens"),
-                ("long", f"of more than {length:,} targets"),
-            )
+            f"{m[name]:,} documents of {reason} ({m[f'{name}_tokens']:,} tokens)"
+            for name, reason in reasons.items()
             if m[name]
         ]
         documents = m["documents"] - m["short"] - m["long"]
@@ -221,9 +212,8 @@ def plan(
     Raises:
       DataError: documents that are too long, where that is an error.
     """
-    key = json_files.digest(
-        [tokens.key, {**layout._asdict(), "format": FORMAT, **identity}]
-    )
+    settings = {**layout._asdict(), "format": FORMAT, **identity}
+    key = json_files.digest([tokens.key, settings])
     path = Path(directory) / "plans" / key[:32]
 
     def fill(partial: Path) -> dict[str, Any]:
@@ -234,25 +224,19 @@ def plan(
 
     manifest = atomic.obtain(path, fill)
     pieces, rows = manifest["pieces"], manifest["rows"]
-    return Plan(
-        key=key,
-        layout=layout,
-        tokens=tokens,
-        starts=cache.open_array(path / "starts.bin", np.int64, (pieces,)),
-        lengths=cache.open_array(path / "lengths.bin", np.int32, (pieces,)),
-        offsets=cache.open_array(path / "rows.bin", np.int64, (rows + 1,)),
-        manifest=manifest,
-    )
+    starts = cache.open_array(path / "starts.bin", np.int64, (pieces,))
+    lengths = cache.open_array(path / "lengths.bin", np.int32, (pieces,))
+    offsets = cache.open_array(path / "rows.bin", np.int64, (rows + 1,))
+    return Plan(key, layout, tokens, starts, lengths, offsets, manifest)
 
 
 def cut(
     starts: np.ndarray, ends: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of documents of at least two tokens: `(starts, lengths)`.
+    """Pieces of at most `length` targets of documents of at least two tokens.
 
     Args:
       starts, ends: int64 [D], the tokens of each document.
-      length: T.
 
     Returns:
       int64 [P], the first token of each piece, and int32 [P], its number of targets.
@@ -275,16 +259,16 @@ def _fitting(tokens, spans, layout: Layout, counts: collections.Counter):
         if layout.long_documents == "error":
             for i in np.flatnonzero(long)[: records.MOST_FAULTS].tolist():
                 where, _ = tokens.describe(int(starts[i]))
-                size = sizes[i] - 1
-                faults.add(where, f"{size} targets do not fit into {layout.length}")
-        dropped = short | long if layout.long_documents == "skip" else short
+                reason = f"{sizes[i] - 1} targets do not fit into {layout.length}"
+                faults.add(where, reason)
+        skipped = long & (layout.long_documents == "skip")
         counts["documents"] += len(starts)
         counts["tokens"] += int(sizes.sum())
-        counts["short"] += int(short.sum())
-        counts["short_tokens"] += int(sizes[short].sum())
-        counts["long"] += int((long & dropped).sum())
-        counts["long_tokens"] += int(sizes[long & dropped].sum())
-        counts["split"] += int((long & ~dropped).sum())
+        counts["split"] += int((long & ~skipped).sum())
+        for name, which in (("short", short), ("long", skipped)):
+            counts[name] += int(which.sum())
+            counts[f"{name}_tokens"] += int(sizes[which].sum())
+        dropped = short | skipped
         yield starts[~dropped], ends[~dropped]
     faults.check()
 
@@ -299,8 +283,7 @@ def _pieces(spans, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _write(partial: Path, tokens, blocks, layout: Layout, token_bytes):
     """Writes the arrays of a plan; returns sums over its pieces."""
-    rows = pieces = targets = 0
-    weight = text = 0.0
+    sums = collections.Counter(rows=0, pieces=0, targets=0, weight=0.0, text_bytes=0.0)
     with (
         open(partial / "starts.bin", "wb") as starts_file,
         open(partial / "lengths.bin", "wb") as lengths_file,
@@ -308,8 +291,7 @@ def _write(partial: Path, tokens, blocks, layout: Layout, token_bytes):
     ):
         rows_file.write(np.int64(0).tobytes())
         for starts, lengths in blocks:
-            sums = tokens.weigh(starts + 1, lengths, token_bytes)
-            weight, text = weight + sums[0], text + sums[1]
+            weight, text_bytes = tokens.weigh(starts + 1, lengths, token_bytes)
             ends = np.arange(1, len(starts) + 1)
             if layout.pack == "best_fit":
                 row_of = best_fit.rows(lengths, layout.length)
@@ -318,8 +300,10 @@ def _write(partial: Path, tokens, blocks, layout: Layout, token_bytes):
                 ends = np.cumsum(np.bincount(row_of))
             starts_file.write(starts.tobytes())
             lengths_file.write(lengths.tobytes())
-            rows_file.write((pieces + ends).astype(np.int64).tobytes())
-            rows, pieces = rows + len(ends), pieces + len(starts)
-            targets += int(lengths.sum(dtype=np.int64))
-    sums = {"rows": rows, "pieces": pieces, "targets": targets}
-    return {**sums, "weight": weight, "text_bytes": text}
+            rows_file.write((sums["pieces"] + ends).astype(np.int64).tobytes())
+            sums["rows"] += len(ends)
+            sums["pieces"] += len(starts)
+            sums["targets"] += int(lengths.sum(dtype=np.int64))
+            sums["weight"] += weight
+            sums["text_bytes"] += text_bytes
+    return sums

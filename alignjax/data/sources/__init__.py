@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from alignjax import errors, registry
+from alignjax import config, errors, registry
 from alignjax.data import records
 
 KINDS = {
@@ -42,24 +42,19 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
     else:
         remedy = registry.closest(kind, KINDS)
         raise errors.ConfigError(f"kind: unknown source {kind!r}; {remedy}")
-    problems = _problems(inspect.signature(function), options)
+    parameters = inspect.signature(function).parameters
+    problems = []
+    if not config.takes_options(function):
+        problems = [
+            f"{name}: unknown option; {registry.closest(name, parameters)}"
+            for name in options
+            if name not in parameters
+        ]
+        problems += [
+            f"{name}: required"
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty and name not in options
+        ]
     if problems:
         raise errors.ConfigError(problems)
     return function(**options)._replace(kind=kind)
-
-
-def _problems(signature: inspect.Signature, options: Mapping[str, Any]) -> list[str]:
-    parameters = signature.parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return []
-    problems = [
-        f"{name}: unknown option; {registry.closest(name, parameters)}"
-        for name in options
-        if name not in parameters
-    ]
-    problems += [
-        f"{name}: required"
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in options
-    ]
-    return problems

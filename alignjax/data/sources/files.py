@@ -47,11 +47,11 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
         read.
     """
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    if not patterns or not all(map(os.fspath, patterns)):
+        raise errors.DataError("the source's path is empty: name a file")
     paths: dict[Path, None] = {}
     left_out = hidden = 0
     for pattern in patterns:
-        if not os.fspath(pattern):
-            raise errors.DataError("the source's path is empty: name a file")
         pattern = os.path.expanduser(os.fspath(pattern))
         if os.path.isdir(pattern):
             missing = f"no file {', '.join(suffixes)} below this directory"
@@ -70,8 +70,6 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
                 f"{pattern}{where}: {missing}; correct the source's path"
             )
         paths.update(dict.fromkeys(sorted(matches)))
-    if not paths:
-        raise errors.DataError("the source's path is an empty list: name a file")
     for file in paths:
         try:
             empty = file.stat().st_size == 0
@@ -80,9 +78,8 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
         if empty:
             raise errors.DataError(f"{file}: the file is empty; fill or remove it")
     ends = f"do not end in {', '.join(suffixes)}"
-    notes = [f"{left_out:,} files left out, which {ends}"] if left_out else []
-    if hidden:
-        notes.append(f"{hidden:,} hidden files and folders left out")
+    notes = [f"{left_out:,} files left out, which {ends}"] * bool(left_out)
+    notes += [f"{hidden:,} hidden files and folders left out"] * bool(hidden)
     return Files(list(paths), "; ".join(notes))
 
 
@@ -92,13 +89,10 @@ def size(paths: Sequence[Path]) -> int:
 
 
 def digests(paths: Sequence[Path]) -> list[str]:
-    """The sha256 of the bytes of each file.
+    """The sha256 of the bytes of each file; DataError if one cannot be read.
 
     That of a large file is kept in the user's cache, with its size and the time of its
     last change, and is taken from there as long as these are the same.
-
-    Raises:
-      DataError: a file that cannot be read.
     """
     values = []
     for path in paths:
@@ -118,12 +112,10 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
     note = cache / "alignjax" / "digests" / f"{name}.json"
     state = {"path": str(path), "size": size, "mtime_ns": mtime_ns}
-    try:
+    with contextlib.suppress(errors.DataError):  # none yet, or no longer whole
         stored = json_files.read(note, dict)
-    except errors.DataError:  # none yet, or no longer whole
-        stored = {}
-    if {**stored, "sha256": None} == {**state, "sha256": None}:
-        return stored["sha256"]
+        if {**stored, "sha256": None} == {**state, "sha256": None}:
+            return stored["sha256"]
     digest = _sha256(path)
     if time.time() - mtime_ns / 1e9 > SETTLED:
         with contextlib.suppress(OSError):  # then it is read again the next time
@@ -138,10 +130,9 @@ def _sha256(path: Path) -> str:
 
 def unreadable(path: str | os.PathLike, error: OSError) -> errors.DataError:
     """The error to raise where a file or folder of a source cannot be read."""
-    return errors.DataError(
-        f"{os.fspath(path)}: cannot be read ({error.strerror or error}); make it "
-        "readable, or remove it"
-    )
+    reason = error.strerror or error
+    remedy = "make it readable, or remove it"
+    return errors.DataError(f"{path}: cannot be read ({reason}); {remedy}")
 
 
 def _open(path: Path):
@@ -163,11 +154,8 @@ def blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
     Yields:
       `(number of its first line, from 1; its offset in the file; bytes)`. A `.gz` is
       unpacked on the way, and offsets are of its contents. A byte order mark is left
-      out.
-
-    Raises:
-      DataError: a file that cannot be read, a gzip file that is cut off or damaged, or
-        a line beyond MOST_LINE_BYTES.
+      out. DataError if the file cannot be read, is cut off or damaged, or has a line
+      beyond MOST_LINE_BYTES.
     """
     number, offset = 1, 0
     try:
@@ -205,8 +193,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def texts(path: Path) -> Iterator[tuple[int, str]]:
     """`(number of its first line, text)` of every block, kept to the byte.
 
-    Raises:
-      DataError: as `blocks` does; and a line that is not UTF-8 text.
+    Raises as `blocks` does, and DataError for a line that is not UTF-8 text.
     """
     for number, offset, block in blocks(path):
         if fault_of_bytes(block):
@@ -226,10 +213,9 @@ def fault_of_bytes(line: bytes) -> str | None:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
-        byte = line[error.start : error.start + 1].hex()
         return (
-            f"byte 0x{byte} at byte {error.start} of the line is not UTF-8; "
-            "convert the file, for instance with iconv -t utf-8"
+            f"byte 0x{line[error.start]:02x} at byte {error.start} of the line is not "
+            "UTF-8; convert the file, for instance with iconv -t utf-8"
         )
     return None
 

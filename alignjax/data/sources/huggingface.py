@@ -38,10 +38,6 @@ def load(
       field, format, columns: the columns to read; see `formats.reader`.
       revision: a commit of the repository; name one to always get the same data.
       data_files: files of the repository, or local ones.
-
-    Raises:
-      ConfigError: no such format.
-      DataError: no such data, split or column; or the extra is not installed.
     """
     reader = formats.reader(format, field, columns)
     try:
@@ -54,12 +50,10 @@ def load(
     try:
         rows = datasets.load_dataset(path, name, split=split, **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise errors.DataError(
-            f"huggingface {path}, split {split!r}: {error}"
-        ) from error
-    if missing := reader.missing(rows.column_names):
-        raise errors.DataError(f"huggingface {path}: no column {missing}")
-    read = rows.select_columns(reader.columns(rows.column_names))
+        where = f"huggingface {path}, split {split!r}"
+        raise errors.DataError(f"{where}: {error}") from error
+    names = reader.columns(rows.column_names, f"huggingface {path}")
+    read = rows.select_columns(names)
 
     def documents() -> Iterator[tuple[str, Any]]:
         for index, row in enumerate(_whole(read, path)):

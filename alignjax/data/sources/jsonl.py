@@ -31,10 +31,6 @@ def load(
     Args:
       path: a file, a directory, a glob, or a list of these.
       field, format, columns: the fields to read; see `formats.reader`.
-
-    Raises:
-      ConfigError: no such format.
-      DataError: no file matches, or a file is empty.
     """
     reader = formats.reader(format, field, columns)
     paths, note = files.find(path, SUFFIXES)
@@ -53,26 +49,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | records.BadRow]]:
     is_json = path.name.lower().endswith((".json", ".json.gz"))
     if is_json and next(files.blocks(path))[2].lstrip().startswith(b"["):
         content = b"".join(block for _, _, block in files.blocks(path))
-        for number, row in enumerate(json_files.parse(content, str(path)), start=1):
-            yield number, _object(row)
-        return
-    for number, line in files.lines(path):
-        if line.strip():
-            yield number, parse_object(line)
+        rows = enumerate(json_files.parse(content, str(path)), start=1)
+    else:
+        lines = files.lines(path)
+        rows = ((number, _parsed(line)) for number, line in lines if line.strip())
+    for number, row in rows:
+        if not isinstance(row, (dict, records.BadRow)):
+            row = records.BadRow(f"expected an object, found {type(row).__name__}")
+        yield number, row
 
 
-def parse_object(line: bytes) -> dict[str, Any] | records.BadRow:
-    """The JSON object on a line."""
+def _parsed(line: bytes) -> Any:
     if fault := files.fault_of_bytes(line):
         return records.BadRow(fault)
     try:
-        row = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         return records.BadRow(f"invalid JSON ({error})")
-    return _object(row)
-
-
-def _object(row: Any) -> dict[str, Any] | records.BadRow:
-    if not isinstance(row, dict):
-        return records.BadRow(f"expected an object, found {type(row).__name__}")
-    return row

@@ -25,15 +25,15 @@ def load(
     Args:
       path: a file, a directory, a glob, or a list of these.
       field, format, columns: the columns to read; see `formats.reader`.
-
-    Raises:
-      ConfigError: no such format.
-      DataError: no file matches; a file is empty, cut off or without a column; none
-        has a row.
     """
     reader = formats.reader(format, field, columns)
     paths, note = files.find(path, (".parquet",))
-    if not sum([_count(file, reader) for file in paths]):
+    count = 0
+    for file in paths:
+        with _open(file) as opened:
+            reader.columns(opened.schema_arrow.names, str(file))
+            count += opened.metadata.num_rows
+    if not count:
         raise errors.DataError(f"path: {path!r} has no rows; name a file that has some")
 
     def documents() -> Iterator[tuple[str, Any]]:
@@ -45,20 +45,12 @@ def load(
     return records.Source("parquet", identity, files.size(paths), documents, note)
 
 
-def _count(path: Path, reader: formats.Reader) -> int:
-    """The rows of a file, which has to have the columns that are read."""
-    with _open(path) as file:
-        if missing := reader.missing(file.schema_arrow.names):
-            raise errors.DataError(f"{path}: no column {missing}")
-        return file.metadata.num_rows
-
-
 def _rows(path: Path, reader: formats.Reader) -> Iterator[dict[str, Any]]:
     import pyarrow
 
     try:
         with _open(path) as file:
-            names = reader.columns(file.schema_arrow.names)
+            names = reader.columns(file.schema_arrow.names, str(path))
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:

@@ -24,10 +24,6 @@ def load(path: str | Sequence[str], document: str = "file") -> records.Source:
       path: a file, a directory, a glob, or a list of these.
       document: the unit: a whole "file"; a "line", without its end; a "paragraph",
         lines up to an empty one. Empty lines between them belong to none.
-
-    Raises:
-      ConfigError: `document` is none of these.
-      DataError: no file matches, or a file is empty.
     """
     splitters = {"file": _whole, "line": _by_line, "paragraph": _by_paragraph}
     if document not in splitters:
@@ -69,26 +65,23 @@ def _by_line(path: Path) -> Iterator[tuple[int, records.Text]]:
 
 
 def _by_paragraph(path: Path) -> Iterator[tuple[int, records.Text]]:
+    paragraph = lambda x, first: records.Text("\n".join(x).removesuffix("\r"), first)
     lines, start, size, first = [], 1, 0, True
     for number, line in _lines(path):
         if size > files.BLOCK_BYTES and line.strip():
             piece = "\n".join([*lines, ""])
             yield start, records.Text(piece, first, final=False)
             lines, size, first = [], 0, False
-        if not line.strip():
-            if lines:
-                yield start, _paragraph(lines, first)
-            lines, size, first = [], 0, True
+        if line.strip():
+            start = start if lines else number
+            lines.append(line)
+            size += len(line)
             continue
-        start = start if lines else number
-        lines.append(line)
-        size += len(line)
+        if lines:
+            yield start, paragraph(lines, first)
+        lines, size, first = [], 0, True
     if lines:
-        yield start, _paragraph(lines, first)
-
-
-def _paragraph(lines: list[str], first: bool) -> records.Text:
-    return records.Text("\n".join(lines).removesuffix("\r"), first)
+        yield start, paragraph(lines, first)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

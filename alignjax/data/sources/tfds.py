@@ -38,18 +38,11 @@ def load(
       split: such as "train" or "train[:10%]".
       field, format, columns: the features to read; see `formats.reader`.
       data_dir: where prepared data sets are; TFDS's own default if None.
-
-    Raises:
-      ConfigError: no such format.
-      DataError: no such data, split or feature; another file format; not installed.
     """
     reader = formats.reader(format, field, columns)
     builder = _builder(name, directory, data_dir)
     where = builder.info.full_name
-    features = builder.info.features
-    if missing := reader.missing(list(features)):
-        raise errors.DataError(f"tfds {where}: no feature {missing}")
-    names = reader.columns(list(features))
+    names = reader.columns(list(builder.info.features), f"tfds {where}")
     try:
         paths = [Path(path) for path in builder.info.splits[split].filepaths]
         examples = builder.as_data_source(split=split)
@@ -82,6 +75,8 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
             "tfds: TensorFlow Datasets is not installed; install it with: "
             "pip install tensorflow-datasets array-record importlib_resources"
         ) from error
+    where = f"tfds {name or directory}"
+    remedy = 'prepare it with file_format="array_record"'
     try:
         if directory is None:
             builder = tfds.builder(name, data_dir=data_dir)
@@ -91,17 +86,12 @@ def _builder(name: str | None, directory: str | None, data_dir: str | None):
             builder = tfds.builder_from_directory(directory)
     except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]  # the list of all data sets follows
-        raise errors.DataError(f"tfds {name or directory}: {reason}") from error
-    file_format = builder.info.file_format
+        raise errors.DataError(f"{where}: {reason}") from error
     if directory is None and not builder.is_prepared():
-        remedy = 'prepare it with file_format="array_record"'
-        raise errors.DataError(f"tfds {name or directory}: not prepared; {remedy}")
-    if file_format is None or file_format.value != "array_record":
-        raise errors.DataError(
-            f"tfds {name or directory}: prepared as "
-            f"{file_format and file_format.value}, not array_record; prepare it again "
-            'with file_format="array_record"'
-        )
+        raise errors.DataError(f"{where}: not prepared; {remedy}")
+    file_format = builder.info.file_format and builder.info.file_format.value
+    if file_format != "array_record":
+        raise errors.DataError(f"{where}: prepared as {file_format}; {remedy}")
     return builder
 
 
@@ -114,8 +104,7 @@ def _check_features(directory: Path) -> None:
         raise errors.DataError(
             f"{error}: no description of prepared data; correct directory"
         ) from error
-    names = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(description))
-    for name in names:
+    for name in re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(description)):
         if not name.startswith("tensorflow_datasets."):
             raise errors.DataError(
                 f"{path}: names the class {name!r}, which is not TFDS's own and would "

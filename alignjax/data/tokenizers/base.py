@@ -122,8 +122,7 @@ class Tokenizer(NamedTuple):
     def save(self, directory: str | Path) -> None:
         """Writes its files and a manifest, from which `load` makes it again.
 
-        Raises:
-          DataError: the name of a file is not plain; nothing is written.
+        Raises a DataError, before anything is written, if a name is not plain.
         """
         directory = Path(directory)
         _check_names(self.files, directory)
@@ -171,10 +170,8 @@ def load(directory: str | Path) -> Tokenizer:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.DataError(f"{path}: no saved tokenizer ({error})") from error
     if _digests(files) != names or manifest["format"] != FORMAT:
-        raise errors.DataError(
-            f"{directory}: the tokenizer's files are not those that {MANIFEST} names; "
-            "copy them again"
-        )
+        reason = f"the tokenizer's files are not those that {MANIFEST} names"
+        raise errors.DataError(f"{directory}: {reason}; copy them again")
     if kind not in KINDS:
         remedy = registry.closest(str(kind), KINDS)
         raise errors.DataError(f"{path}: kind: unknown tokenizer {kind!r}; {remedy}")
@@ -199,10 +196,9 @@ def build(
     if cfg.path is not None or not module.TRAINED:
         files = module.make(cfg, iter(()))
         try:
-            files = tokenizer_files.without_idle_stops(files, module.from_files)
+            return tokenizer_files.without_idle_stops(files, module.from_files)
         except errors.DataError as error:
             raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
-        return module.from_files(files)
     sources = list(sources)
     data = [[source.kind, source.identity] for source in sources]
     key = json_files.digest([FORMAT, dataclasses.asdict(cfg), data, on_bad_row])
@@ -220,9 +216,9 @@ def build(
 def _texts(cfg, sources, on_bad_row) -> Iterator[str]:
     """The corpus, or an even sample of about `cfg.train_bytes` of a larger one."""
     sizes = [source.size for source in sources]
-    share = 1.0 if None in sizes else cfg.train_bytes / max(1, sum(sizes))
-    if cfg.kind == "chars":  # has to see every character
-        share = 1.0
+    share = 1.0  # "chars" has to see every character
+    if cfg.kind != "chars" and None not in sizes:
+        share = cfg.train_bytes / max(1, sum(sizes))
     faults = records.Faults(on_bad_row)
     for source in sources:
         due = 1.0  # a document is taken whenever this reaches 1

@@ -53,26 +53,23 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     configured = json_files.parse(files.get(NAMES, b"{}"), NAMES, dict)
     names |= {f"{role}_token": name for role, name in configured.items() if name}
     eos = tokenizer_files.end(files, names.get("eos_token"), model.id_to_token)
+    eos_id = None if eos is None else model.token_to_id(eos)
     if eos is None:
         raise errors.ConfigError(
             f"tokenizer.eos_token: neither {MODEL} nor the files beside it name the "
             "token that ends a text; name it here, or as eos_token in "
             f"{tokenizer_files.CONFIG}"
         )
-    eos_id = model.token_to_id(eos)
     if eos_id is None:
-        raise errors.ConfigError(
-            f"tokenizer.eos_token: {eos!r} is not in the tokenizer's vocabulary"
-        )
+        reason = f"{eos!r} is not in the tokenizer's vocabulary"
+        raise errors.ConfigError(f"tokenizer.eos_token: {reason}")
     names["eos_token"] = eos
     bos = names.get("bos_token")
     added = model.get_added_tokens_decoder()
     control = {token.content: i for i, token in added.items() if token.special}
     control[eos] = eos_id
-    token_bytes = _token_bytes(model, described)
-    token_bytes = token_bytes[
-        : json_files.parse(files[ROWS], ROWS)["rows"] if ROWS in files else None
-    ]
+    rows = json_files.parse(files.get(ROWS, b"{}"), ROWS, dict).get("rows")
+    token_bytes = _token_bytes(model, described)[:rows]
     control = {name: i for name, i in control.items() if i < len(token_bytes)}
     token_bytes[list(control.values())] = 0
 
@@ -87,10 +84,12 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
 
     def encode_placed(texts: Sequence[str]) -> list[special_tokens.Placed]:
         encodings = spelling().encode_batch(list(texts), add_special_tokens=False)
-        places = [np.array(e.offsets, np.int64).reshape(-1, 2) for e in encodings]
         return [
-            special_tokens.Placed(np.array(encoding.ids, np.int64), at[:, 0], at[:, 1])
-            for encoding, at in zip(encodings, places, strict=True)
+            special_tokens.Placed(
+                np.array(encoding.ids, np.int64),
+                *np.array(encoding.offsets, np.int64).reshape(-1, 2).T,
+            )
+            for encoding in encodings
         ]
 
     def decode(ids: Iterable[int]) -> str:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from alignjax import errors
-from alignjax.data.tokenizers import base, special_tokens, tokenizer_files, word_cache
+from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 
 MODEL = "tokenizer.model"
+SPACE = "\u2581"  # how sentencepiece writes a space
 # Appended to a serialized model, of which later fields count: normalizer_spec (3) with
 # add_dummy_prefix (3) false.
 NO_PREFIX = b"\x1a\x02\x18\x00"
@@ -54,13 +55,14 @@ def from_files(
     token_bytes[list(ids.values())] = [len(name.encode()) for name in ids]
     token_bytes[list(control.values())] = 0
     symbols = {token.content: token for token in added if not token.special}
+    spelt = dict(control)
+    if described:
+        spelt |= {name: _id(own, ids, name) for name in names.values()}
     special = symbols | {
         name: tokenizer_files.Added(i, name, special=True)
-        for name, i in control.items()
+        for name, i in spelt.items()
+        if i is not None
     }
-    for name in names.values() if described else ():
-        if (i := _id(own, ids, name)) is not None:
-            special[name] = tokenizer_files.Added(i, name, special=True)
     special |= {token.content: token for token in added}
 
     # Pieces that the model finds in any text, though they are control tokens.
@@ -78,9 +80,7 @@ def from_files(
                 continue
             put = prefix == ALWAYS or (prefix == FIRST and start == 0)
             for part in _broken(text[start:stop], loud):
-                put = put and not (
-                    described and part.startswith((" ", word_cache.SPACE))
-                )
+                put = put and not (described and part.startswith((" ", SPACE)))
                 rows.append(_placed(model, part, put, start))
                 start, put = start + len(part), False
         columns = zip(*rows, strict=True) if rows else ([], [], [])
@@ -234,7 +234,7 @@ def piece_bytes(model, token: int) -> int:
         return 0
     if model.is_byte(token) or model.is_unknown(token):
         return 1
-    return len(model.id_to_piece(token).replace(word_cache.SPACE, " ").encode())
+    return len(model.id_to_piece(token).replace(SPACE, " ").encode())
 
 
 def unknown_id(model) -> int | None:

@@ -39,12 +39,8 @@ class Placed(NamedTuple):
 
 def ids_by_name(tok: base.Tokenizer) -> dict[str, int]:
     """The special tokens by how templates spell them."""
-    ends = {"bos_token": tok.bos_id, "eos_token": tok.eos_id}
-    ids = {
-        tok.names[role]: i
-        for role, i in ends.items()
-        if i is not None and role in tok.names
-    }
+    ends = (("bos_token", tok.bos_id), ("eos_token", tok.eos_id))
+    ids = {tok.names[k]: i for k, i in ends if i is not None and k in tok.names}
     return ids | dict(tok.control)
 
 
@@ -57,8 +53,7 @@ def pattern(names: Sequence[str]) -> re.Pattern:
 def encode(tok: base.Tokenizer, texts: Sequence[str]) -> list[Placed]:
     """The tokens of texts, the special ones that they spell among them.
 
-    Raises:
-      DataError: the tokenizer cannot spell a text.
+    Raises a DataError where the tokenizer cannot spell a text.
     """
     if tok.encode_placed is not None:
         return tok.encode_placed(texts)
@@ -118,14 +113,10 @@ def _encoded(
     plain = list(dict.fromkeys(piece for piece in pieces if piece not in special))
     encoded = tok.encode_batch([piece.replace("\0", "") for piece in plain])
     by_piece = {name: np.array([i]) for name, i in special.items()}
-    by_piece |= zip(plain, map(_array, encoded), strict=True)
+    by_piece |= {k: np.asarray(ids, int) for k, ids in zip(plain, encoded, strict=True)}
     rows = [by_piece[piece] for piece in pieces]
     ids = np.concatenate([np.zeros(0, np.int64), *rows])
     return ids.astype(np.int64), np.array(list(map(len, rows)), np.int64)
-
-
-def _array(ids: Sequence[int]) -> np.ndarray:
-    return ids if isinstance(ids, np.ndarray) else np.array(list(ids), np.int64)
 
 
 def _by_text(texts, rows, counts, ids, starts, stops) -> list[Placed]:

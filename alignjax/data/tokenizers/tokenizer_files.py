@@ -6,6 +6,7 @@ All of them are kept with the tokenizer, as they are, so that an export is compl
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,8 +60,7 @@ def read(path: str, model: str) -> dict[str, bytes]:
 
     Raises:
       ConfigError: config.json names an end that is no token's number.
-      DataError: there is no model; one of the others is no JSON, or a template that is
-        no UTF-8.
+      DataError: there is no model; another file is no JSON, or a template no UTF-8.
     """
     file = Path(path).expanduser()
     file = file / model if file.is_dir() else file
@@ -73,11 +73,12 @@ def read(path: str, model: str) -> dict[str, bytes]:
                 _json(files, name, str(beside))
     beside = file.with_name("config.json")
     if beside.is_file():
-        settings = _json({beside.name: beside.read_bytes()}, beside.name, str(beside))
-        parts = [settings, settings.get("text_config")]  # of models that see
-        ends = [
-            i for x in parts if isinstance(x, Mapping) for i in _ids(x, str(beside))
-        ]
+        settings = _json(
+            {"config.json": beside.read_bytes()}, "config.json", str(beside)
+        )
+        ends = _ids(settings, str(beside))
+        if isinstance(inner := settings.get("text_config"), Mapping):  # models that see
+            ends += _ids(inner, str(beside))
         if ends:
             files[STOPS] = json.dumps({"eos_token_id": ends}).encode()
     templates = {}
@@ -96,22 +97,17 @@ def read(path: str, model: str) -> dict[str, bytes]:
 
 def without_idle_stops(
     files: Mapping[str, bytes], from_files: Callable[[Mapping[str, bytes]], Any]
-) -> dict[str, bytes]:
-    """The files of a tokenizer without STOPS, where the others name all of its ends.
+) -> Any:
+    """`from_files` of these, but for STOPS where the others name all of its ends.
 
     So the tokenizer of a folder is the same with and without a model beside it.
-
-    Args:
-      from_files: makes the tokenizer; its errors are raised.
     """
-    ends = from_files(files).stop_ids
-    if STOPS not in files:
-        return dict(files)
+    tok = from_files(files)
     others = {name: content for name, content in files.items() if name != STOPS}
-    try:
-        return others if from_files(others).stop_ids == ends else dict(files)
-    except errors.ConfigError:  # no other names an end
-        return dict(files)
+    with contextlib.suppress(errors.ConfigError):  # where no other names an end
+        if STOPS in files and (other := from_files(others)).stop_ids == tok.stop_ids:
+            return other
+    return tok
 
 
 def additional_templates(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -122,7 +118,7 @@ def additional_templates(files: Mapping[str, bytes]) -> dict[str, str]:
 
 def names(files: Mapping[str, bytes]) -> dict[str, str]:
     """Special tokens by their names in chat templates: `{"bos_token": "<s>", ...}`."""
-    settings = {**_json(files, SPECIAL), **_json(files, CONFIG)}
+    settings = _settings(files)
     tokens = {f"{role}_token": settings.get(f"{role}_token") for role in ROLES}
     for name in ("extra_special_tokens", "model_specific_special_tokens"):
         if isinstance(settings.get(name), Mapping):
@@ -149,17 +145,11 @@ def added(files: Mapping[str, bytes]) -> list[Added]:
                 raise errors.ConfigError(f"{where}: {i!r:.60} is no token's number")
             tokens.append(Added(int(i), _content(token, f"{where}.{i}"), **flags))
         return sorted(tokens)
-    special = {*names(files).values(), *_extra(files)}
-    ids = _json(files, ADDED)
-    return sorted(
-        Added(
-            config.expect(ids[content], int, f"{ADDED}.{content}"),
-            content,
-            content in special,
-            normalized=content not in special,
-        )
-        for content in ids
-    )
+    special, tokens = {*names(files).values(), *_extra(files)}, []
+    for content, i in _json(files, ADDED).items():
+        i, silent = config.expect(i, int, f"{ADDED}.{content}"), content in special
+        tokens.append(Added(i, content, silent, normalized=not silent))
+    return sorted(tokens)
 
 
 def adds_start(files: Mapping[str, bytes]) -> bool:
@@ -220,9 +210,12 @@ def _ids(settings: Mapping[str, Any], file: str) -> list[int]:
     return [config.expect(i, int, where) for i in ids if i is not None]
 
 
+def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return {**_json(files, SPECIAL), **_json(files, CONFIG)}
+
+
 def _extra(files: Mapping[str, bytes]) -> list[str]:
-    settings = {**_json(files, SPECIAL), **_json(files, CONFIG)}
-    contents = []
+    settings, contents = _settings(files), []
     for name in ("additional_special_tokens", "extra_special_tokens"):
         tokens = settings.get(name) or []
         if isinstance(tokens, Mapping):

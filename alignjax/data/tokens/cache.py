@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -117,13 +117,13 @@ def build(
       DataError: bad rows, an id outside the vocabulary, or no document at all.
     """
     settings = settings or {}
+    name = f"{tokenize.__module__}:{tokenize.__qualname__}"
     key = json_files.digest(
         {
             "format": FORMAT,
             "source": [source.kind, source.identity],
             "tokenizer": tok.identity,
-            "tokenize": getattr(tokenize, "key", None)
-            or f"{tokenize.__module__}:{tokenize.__qualname__}",
+            "tokenize": getattr(tokenize, "key", name),
             "settings": settings,
             "on_bad_row": on_bad_row,
         }
@@ -134,9 +134,7 @@ def build(
     def fill(partial: Path) -> dict[str, Any]:
         faults = records.Faults(on_bad_row)
         rows = records.good_rows(source.documents(), faults)
-        batches = tokenizing.tokenized(
-            rows, tok, tokenize, settings, workers or tokenizing.cpus()
-        )
+        batches = tokenizing.tokenized(rows, tok, tokenize, settings, workers)
         with contextlib.closing(batches), _Writer(partial, tok, faults) as writer:
             for batch in batches:
                 writer.write(batch)
@@ -152,30 +150,25 @@ def build(
     return _open(directory, key, manifest)
 
 
-class _Writer:
+class _Writer(contextlib.ExitStack):
     """Appends batches to the files of a cache, in memory that does not grow."""
 
     def __init__(self, directory: Path, tok: base.Tokenizer, faults):
+        super().__init__()
         self.directory = directory
         self.faults = faults  # bad rows
         self.vocab_size = tok.vocab_size
         self.dtype = "uint16" if tok.vocab_size <= 1 << 16 else "uint32"
         self.documents = self.tokens = self.text_bytes = self.longest = 0
-        self.weighted = False
         self.shapes: dict[str, tuple[int, ...]] | None = None  # of the fields
         self.names: dict[str, int] = {}
         self.start = 0  # of the open document
         self.hash: int | None = None  # of the pieces of the open document so far
-        self.stack = contextlib.ExitStack()
+        self.files: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> _Writer:
-        names = ("tokens", "offsets", "hashes", "where")
-        self.files = {name: self._create(name) for name in names}
-        self.files["offsets"].write(np.int64(0).tobytes())
+        self._write("offsets", [0], np.int64)
         return self
-
-    def __exit__(self, *_) -> None:
-        self.stack.close()
 
     def write(self, batch: tokenizing.Batch) -> None:
         """Appends the good records of a batch and counts the bad ones."""
@@ -183,26 +176,25 @@ class _Writer:
         for i, reason in batch.bad.items():
             self._refuse(batch, i, reason)
         self._write_weights(batch)
-        self.files["tokens"].write(batch.ids.astype(self.dtype).tobytes())
+        self._write("tokens", batch.ids, self.dtype)
         ends = self.tokens + np.cumsum(batch.lengths)
         offsets, hashes, where = [], [], []
         for i, record in enumerate(batch.records):
             if i in batch.bad:
                 continue
-            first = getattr(record, "first", True)
-            final = getattr(record, "final", True)
-            if first:
+            if record.first:
+                self.hash = None
                 where.append(self._place(batch.where[i]))
-            self.hash = _joined(None if first else self.hash, int(batch.hashes[i]))
-            if final:
+            self.hash = _joined(self.hash, int(batch.hashes[i]))
+            if record.final:
                 offsets.append(int(ends[i]))
                 hashes.append(self.hash)
                 self.longest = max(self.longest, offsets[-1] - self.start)
                 self.start = offsets[-1]
-            self.text_bytes += record.size
-        self.files["offsets"].write(np.array(offsets, np.int64).tobytes())
-        self.files["hashes"].write(np.array(hashes, np.uint64).tobytes())
-        self.files["where"].write(np.array(where, np.int64).tobytes())
+            self.text_bytes += len(record.text)
+        self._write("offsets", offsets, np.int64)
+        self._write("hashes", hashes, np.uint64)
+        self._write("where", where, np.int64)
         self.documents += len(offsets)
         self.tokens += len(batch.ids)
 
@@ -217,33 +209,34 @@ class _Writer:
             "longest": self.longest,
             "dtype": self.dtype,
             "vocab_size": self.vocab_size,
-            "weighted": self.weighted,
+            "weighted": "weights" in self.files,
             "fields": {k: list(shape) for k, shape in (self.shapes or {}).items()},
             "skipped_rows": self.faults.count,
             "first_skipped": self.faults.first,
         }
 
-    def _create(self, name: str):
-        return self.stack.enter_context(open(self.directory / f"{name}.bin", "wb"))
+    def _write(self, name: str, values, dtype) -> None:
+        if name not in self.files:
+            path = self.directory / f"{name}.bin"
+            self.files[name] = self.enter_context(path.open("wb"))
+        self.files[name].write(np.asarray(values, dtype).tobytes())
 
     def _refuse(self, batch: tokenizing.Batch, i: int, reason: str) -> None:
         record = batch.records[i]
-        if not (getattr(record, "first", True) and getattr(record, "final", True)):
+        if not (record.first and record.final):
             where = f"{batch.where[i]}: in a document too large to be skipped"
             raise errors.DataError(f"{where}: {reason}")
         self.faults.add(batch.where[i], reason)
 
     def _write_weights(self, batch: tokenizing.Batch) -> None:
-        if batch.weights is not None and not self.weighted:
-            self.weighted = True
-            self.files["weights"] = self._create("weights")
-            ones = np.ones(1 << 16, np.float32)
+        if batch.weights is not None and "weights" not in self.files:
+            ones = np.ones(1 << 16)
             for start in range(0, self.tokens, len(ones)):
-                self.files["weights"].write(ones[: self.tokens - start].tobytes())
-        if self.weighted:
-            ones = np.ones(len(batch.ids), np.float32)
+                self._write("weights", ones[: self.tokens - start], np.float32)
+        if batch.weights is not None or "weights" in self.files:
+            ones = np.ones(len(batch.ids))
             weights = ones if batch.weights is None else batch.weights
-            self.files["weights"].write(weights.tobytes())
+            self._write("weights", weights, np.float32)
 
     def _write_fields(self, batch: tokenizing.Batch) -> tokenizing.Batch:
         """Writes the fields of good records; those unlike the first one's are bad."""
@@ -253,10 +246,7 @@ class _Writer:
             if i in batch.bad:
                 continue
             shapes = {name: np.shape(value) for name, value in row.items()}
-            if self.shapes is None:
-                self.shapes = shapes
-                names = [f"field_{name}" for name in shapes]
-                self.files |= {name: self._create(name) for name in names}
+            self.shapes = shapes if self.shapes is None else self.shapes
             if shapes == self.shapes:
                 good.append(row)
             else:
@@ -266,8 +256,7 @@ class _Writer:
                     "numbers of the same things"
                 )
         for name in self.shapes or ():
-            values = np.array([row[name] for row in good], np.float64)
-            self.files[f"field_{name}"].write(values.tobytes())
+            self._write(f"field_{name}", [row[name] for row in good], np.float64)
         return batch.without(faults) if faults else batch
 
     def _place(self, where: str) -> tuple[int, int]:
@@ -292,22 +281,18 @@ def _joined(first: int | None, second: int) -> int:
 
 def _open(path: Path, key: str, manifest: dict[str, Any]) -> TokenCache:
     documents, tokens = manifest["documents"], manifest["tokens"]
-    weights = None
-    if manifest["weighted"]:
-        weights = open_array(path / "weights.bin", np.float32, (tokens,))
+    array = lambda name, dtype, *shape: open_array(path / f"{name}.bin", dtype, shape)
+    fields = manifest["fields"].items()
     return TokenCache(
         path=path,
         key=key,
-        tokens=open_array(path / "tokens.bin", manifest["dtype"], (tokens,)),
-        weights=weights,
-        offsets=open_array(path / "offsets.bin", np.int64, (documents + 1,)),
-        hashes=open_array(path / "hashes.bin", np.uint64, (documents,)),
-        where=open_array(path / "where.bin", np.int64, (documents, 2)),
+        tokens=array("tokens", manifest["dtype"], tokens),
+        weights=array("weights", "f4", tokens) if manifest["weighted"] else None,
+        offsets=array("offsets", np.int64, documents + 1),
+        hashes=array("hashes", np.uint64, documents),
+        where=array("where", np.int64, documents, 2),
         manifest=manifest,
-        fields={
-            name: open_array(path / f"field_{name}.bin", np.float64, (documents, *n))
-            for name, n in manifest["fields"].items()
-        },
+        fields={k: array(f"field_{k}", np.float64, documents, *n) for k, n in fields},
     )
 
 
@@ -327,10 +312,9 @@ def open_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     expected = int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
     size = path.stat().st_size if path.exists() else None
     if size != expected:
-        raise errors.DataError(
-            f"{path}: {'missing' if size is None else f'{size} bytes'}, expected "
-            f"{expected} bytes; remove {path.parent} and it will be built again"
-        )
+        state = "missing" if size is None else f"{size} bytes, expected {expected}"
+        remedy = f"remove {path.parent} and it will be built again"
+        raise errors.DataError(f"{path}: {state}; {remedy}")
     if not expected:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, mode="r", shape=shape)
@@ -347,16 +331,12 @@ def _printed_progress(kind: str) -> Callable[[int, int | None], None]:
 
     def progress(done: int, total: int | None) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last < 2.0:
-            return
-        last = now
-        share = f" of {total / 1e6:.1f}" if total else ""
-        rate = done / 1e6 / (now - start)
-        print(
-            f"tokenising {kind}: {done / 1e6:.1f}{share} MB, {rate:.1f} MB/s",
-            file=sys.stderr,
-            flush=True,
-        )
+        if (now := time.monotonic()) - last >= 2.0:
+            last = now
+            share = f" of {total / 1e6:.1f}" if total else ""
+            amount = (
+                f"{done / 1e6:.1f}{share} MB, {done / 1e6 / (now - start):.1f} MB/s"
+            )
+            print(f"tokenising {kind}: {amount}", file=sys.stderr, flush=True)
 
     return progress

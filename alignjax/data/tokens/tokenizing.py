@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
 
 
 # `(tokenizer, records, **settings)` to the tokens of each record, a function of a
-# module; it raises a DataError, saying why, if one of the records cannot have any.
+# module; it raises a DataError if one of the records cannot have any.
 Tokenize = Callable[..., list[Tokens]]
 
 
@@ -93,19 +93,15 @@ def tokenize_text(
       DataError: a record that is no text.
     """
     if others := [t for t in texts if not isinstance(t, records.Text)]:
-        raise errors.DataError(
-            f"a {type(others[0]).__name__}, not plain text; say "
-            'data.chat = "roles" to learn from dialogues'
-        )
-    nothing = np.zeros(0, np.int32)
-    end = nothing if tok.eos_id is None else np.array([tok.eos_id], np.int32)
-    start = np.array([tok.bos_id], np.int32) if bos else nothing
+        remedy = 'say data.chat = "roles" to learn from dialogues'
+        raise errors.DataError(f"a {type(others[0]).__name__}, not text; {remedy}")
+    end = [] if tok.eos_id is None else [tok.eos_id]
     rows = []
     for text, ids in zip(texts, tok.encode_batch([t.text for t in texts]), strict=True):
-        before = start if text.first else nothing
-        after = end if text.final else nothing
-        ids = np.asarray(ids, np.int32)
-        rows.append(Tokens(np.concatenate([before, ids, after])))
+        before = [tok.bos_id] if bos and text.first else []
+        parts = [np.array(before, np.int32), np.asarray(ids, np.int32)]
+        parts.append(np.array(end if text.final else [], np.int32))
+        rows.append(Tokens(np.concatenate(parts)))
     return rows
 
 
@@ -117,19 +113,21 @@ def tokenized(
     tok: base.Tokenizer,
     tokenize: Tokenize,
     settings: Mapping[str, Any],
-    workers: int,
+    workers: int | None,
 ) -> Iterator[Batch]:
     """The `(where, record)` of `rows` in batches, in order, with their tokens.
 
-    Work that is soon done is done here; beyond that it is spread over processes.
+    Work that is soon done is done here; beyond that it is spread over `workers`
+    processes, by default one for each processor.
     """
+    workers = workers or cpus()
     arguments = (tok.kind, tok.files, tokenize, dict(settings))
     job = make_job(*arguments)
     batches = _batches(rows)
     size = 0
     for where, batch in batches:
         yield Batch(where, batch, *job(batch))
-        size += sum(record.size for record in batch)
+        size += sum(len(record.text) for record in batch)
         if workers > 1 and size >= IN_PROCESS_BYTES:
             break
     with contextlib.closing(in_processes(arguments, batches, workers)) as results:
@@ -142,10 +140,8 @@ def in_processes(
     """The batches in order, tokenised by `workers` fresh processes.
 
     Each process makes the job once, by `make_job(*arguments)`. At most three batches a
-    process are in flight, so memory does not grow with their number.
-
-    Raises:
-      RuntimeError: a process died. Exceptions of a job are raised unchanged.
+    process are in flight, so memory does not grow with their number. Exceptions of a
+    job are raised unchanged, and a RuntimeError where a process died.
     """
     pending: collections.deque[tuple] = collections.deque()
     executor = futures.ProcessPoolExecutor(
@@ -187,10 +183,8 @@ def _tokenize(function, vocab_size: int, batch: list[Any]) -> tuple:
     rows, bad = _try_each(function, batch)
     for i, row in enumerate(rows):
         ids = np.asarray(row.ids, np.int64)
-        if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-            outside = ids[(ids < 0) | (ids >= vocab_size)][0]
-            bad[i] = f"token id {outside} is outside the vocabulary of {vocab_size}"
-            row = Tokens(ids[:0])
+        if len(outside := ids[(ids < 0) | (ids >= vocab_size)]):
+            bad[i] = f"token id {outside[0]} is outside the vocabulary of {vocab_size}"
         rows[i] = Tokens(ids[:0]) if i in bad else row._replace(ids=ids)
     weights = None
     if any(row.weights is not None for row in rows):
@@ -236,7 +230,7 @@ def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], list[
     for place, record in rows:
         where.append(place)
         batch.append(record)
-        size += record.size
+        size += len(record.text)
         if size >= BATCH_BYTES:
             yield where, batch
             where, batch, size = [], [], 0
@@ -246,9 +240,8 @@ def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], list[
 
 def cpus() -> int:
     """The number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # there is none on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 _job: Callable[[Any], Any] | None = None  # of a worker process; set as it starts

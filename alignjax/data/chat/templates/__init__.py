@@ -73,10 +73,7 @@ def with_template(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
 
 
 def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
-    """The template of a format.
-
-    Args:
-      tools: whether it is for a dialogue with tools; some tokenizers have one for it.
+    """The template of a format; some tokenizers have one for dialogues with tools.
 
     Raises:
       ConfigError: there is none.
@@ -114,11 +111,9 @@ def _read(format: str) -> str:
         return _source(BUILT_IN[format])
     path = Path(format).expanduser()
     if path.suffix != ".jinja":
-        names = [*BUILT_IN, OWN]
-        remedy = registry.closest(format, names)
+        remedy = registry.closest(format, [*BUILT_IN, OWN])
         raise errors.ConfigError(
-            f"data.chat: {format!r} is not one of {', '.join(names)}, nor the path of "
-            f"a .jinja file; {remedy}"
+            f"data.chat: {format!r} is no format nor path of a .jinja file; {remedy}"
         )
     try:
         return path.read_text("utf-8-sig")
@@ -147,9 +142,8 @@ def _own(tok: base.Tokenizer, tools: bool) -> str:
     template = (by_name.get("tool_use") if tools else None) or by_name.get("default")
     if not template:
         raise errors.ConfigError(
-            'data.chat: "tokenizer", but the tokenizer came with no template for all '
-            f"dialogues: there is neither {FILE} nor chat_template in {CONFIG}, or "
-            f"none named default, but {list(by_name)}; take one of "
+            f'data.chat: "tokenizer", but there is neither {FILE} nor chat_template in '
+            f"{CONFIG}, or none named default, but {list(by_name)}; take one of "
             f"{', '.join(BUILT_IN)}, or the path of a .jinja file"
         )
     return config.expect(template, str, where)
