@@ -27,8 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from alignjax import cli, errors
-from alignjax.data import loader
-from alignjax.data.packing import best_fit
+from alignjax.data import loader, packing
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache, tokenizing
 
@@ -136,7 +135,7 @@ def report_packing() -> None:
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(5.5, 1.2, 10**6), 1, LENGTH).astype(np.int64)
     start = time.perf_counter()
-    rows = best_fit.rows(lengths, LENGTH)
+    rows = packing.best_fit(lengths, LENGTH)
     seconds = time.perf_counter() - start
     full = lengths.sum() / (LENGTH * (rows.max() + 1))
     print(f"packing 10^6 documents: {seconds:.2f} s, rows {100 * full:.2f} % full")

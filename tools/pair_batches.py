@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from alignjax import types
+from alignjax.data import packing
 from alignjax.data.chat import comparisons
-from alignjax.data.packing import best_fit, groups
+from alignjax.data.packing import groups
 from alignjax.data.packing import rows as group_rows
 from alignjax.data.tokens import cache
 
@@ -59,7 +60,7 @@ def batch(
     if sizes.max() > length:
         raise ValueError(f"length {length}: a group has {sizes.max()} targets")
     padded = layout == "padded"
-    row_of = np.arange(len(sizes)) if padded else best_fit.rows(sizes, length)
+    row_of = np.arange(len(sizes)) if padded else packing.best_fit(sizes, length)
     starts = np.concatenate([[0], np.cumsum(np.bincount(row_of))])
     plan = groups.Plan(
         key="",

@@ -237,7 +237,7 @@ def _tokens(cfg, tok, source: records.Source, data: str, cache_dir):
     else:
         tokenize, convert = tokenizing.tokenize_text, lambda record: [record]
     return cache.build(
-        records.mapped(source, lambda record: convert(records.plain(record))),
+        sources.mapped(source, lambda record: convert(records.plain(record))),
         tok,
         cache_dir,
         tokenize=tokenize,

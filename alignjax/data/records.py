@@ -7,7 +7,7 @@ decides whether it is held out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import errors
@@ -188,34 +188,6 @@ class Faults:
         rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         head = f"{rows}:" if complete else f"{rows}, and perhaps more beyond the last:"
         raise errors.DataError("\n  ".join([head, *self.first]) + f"\n{self.remedy}")
-
-
-def good_rows(
-    documents: Iterable[tuple[str, Any]], faults: Faults
-) -> Iterator[tuple[str, Any]]:
-    """The records of a source without its bad rows, which are added to `faults`.
-
-    After a bad row that may not be skipped nothing more is yielded, but the rest is
-    read to list further bad rows; the caller ends with `faults.check()`.
-    """
-    for where, record in documents:
-        if isinstance(record, BadRow):
-            faults.add(where, record.reason)
-        elif faults.skip or not faults.count:
-            yield where, record
-
-
-def mapped(source: Source, function: Callable[[Any], Iterable[Any]]) -> Source:
-    """The source whose records are `function(record)`, any number for each good one."""
-
-    def documents() -> Iterator[tuple[str, Any]]:
-        for where, record in source.documents():
-            if isinstance(record, BadRow):
-                yield where, record
-            else:
-                yield from ((where, new) for new in function(record))
-
-    return source._replace(documents=documents)
 
 
 # Why a value cannot be what the name of the function says, or None if it can.

@@ -21,8 +21,12 @@ MOST_SLOTS = 1 << 16
 
 def key(*parts) -> np.uint64:
     """A hash of some values, by their `repr`."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return np.uint64(int.from_bytes(digest))
+    return np.uint64(hashed(repr(parts).encode()))
+
+
+def hashed(content: bytes) -> int:
+    """64 bits of the BLAKE2b of some bytes."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def permute(indices: np.ndarray, size: int, keys: np.ndarray | np.uint64) -> np.ndarray:

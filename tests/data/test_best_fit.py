@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from alignjax.data.packing import best_fit
+from alignjax.data import packing
 
 
 def naive_rooms(lengths, capacity):
@@ -24,7 +24,7 @@ def test_best_fit_is_best_fit_decreasing():
     for _ in range(300):
         capacity = int(rng.integers(1, 40))
         lengths = rng.integers(1, capacity + 1, int(rng.integers(1, 200)))
-        row_of = best_fit.rows(lengths, capacity)
+        row_of = packing.best_fit(lengths, capacity)
         used = np.bincount(row_of, weights=lengths)
         assert sorted(capacity - used) == naive_rooms(lengths, capacity)
         _, first = np.unique(row_of, return_index=True)
@@ -35,7 +35,7 @@ def test_a_million_documents_are_packed_in_seconds():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(5.5, 1.2, 10**6), 1, 2048).astype(np.int64)
     start = time.perf_counter()
-    row_of = best_fit.rows(lengths, 2048)
+    row_of = packing.best_fit(lengths, 2048)
     assert time.perf_counter() - start < 10
     used = np.bincount(row_of, weights=lengths)
     assert used.max() <= 2048 and used.mean() > 0.999 * 2048

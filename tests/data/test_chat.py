@@ -154,7 +154,7 @@ def test_prompts_that_cannot_be_answered(turns, reason):
 
 
 def test_formats_and_tokenizers_that_cannot_be():
-    with pytest.raises(errors.ConfigError, match="'chatmk' is not one of roles"):
+    with pytest.raises(errors.ConfigError, match="'chatmk' is no format"):
         chat.of(TOK, "chatmk")
     with pytest.raises(errors.ConfigError, match=r"'chatml' needs <\|im_start"):
         chat.of(TOK, "chatml")

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from alignjax import errors, types
-from alignjax.data import loader, records
+from alignjax.data import loader, packing, records
 from alignjax.data.chat import templates
-from alignjax.data.packing import best_fit
 
 
 def every(data):
@@ -142,10 +141,10 @@ def test_groups_per_row_has_a_cap(tmp_path):
     rng = np.random.default_rng(0)
     for most in (1, 2, 5):
         lengths = rng.integers(1, 40, 300)
-        row_of = best_fit.rows(lengths, 100, most)
+        row_of = packing.best_fit(lengths, 100, most)
         assert np.bincount(row_of).max() == most
         assert np.bincount(row_of, weights=lengths).max() <= 100
-    assert len(np.unique(best_fit.rows(np.ones(10, int), 100, 3))) == 4
+    assert len(np.unique(packing.best_fit(np.ones(10, int), 100, 3))) == 4
 
 
 @pytest.mark.parametrize("layout", groups.LAYOUTS)

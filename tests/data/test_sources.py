@@ -286,7 +286,7 @@ def test_jsonl_names_every_bad_row(tmp_path):
 def _error_of(rows):
     faults = records.Faults("error")
     with pytest.raises(errors.DataError) as caught:
-        list(records.good_rows(rows, faults))
+        list(sources.good_rows(rows, faults))
         faults.check()
     return str(caught.value)
 
@@ -298,10 +298,10 @@ def test_faults_are_capped_and_can_be_skipped():
     assert "and perhaps more" in message
     faults = records.Faults("skip")
     mixed = [*rows, ("f:100", records.Text("good"))]
-    assert [w for w, _ in records.good_rows(mixed, faults)] == ["f:100"]
+    assert [w for w, _ in sources.good_rows(mixed, faults)] == ["f:100"]
     strict = records.Faults("error")
     late = [rows[0], mixed[-1]]
-    assert not list(records.good_rows(late, strict))  # no work after a fault
+    assert not list(sources.good_rows(late, strict))  # no work after a fault
     faults.check()
     assert faults.count == 100 and faults.first[0] == "f:0: bad"
 

@@ -9,7 +9,6 @@ beginning of its prompt, never a part of a response.
 from __future__ import annotations
 
 import collections
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignjax import errors
-from alignjax.data import records
+from alignjax.data import packing, records, shuffle
 from alignjax.data.chat import comparisons
 from alignjax.data.chat import format as chat
-from alignjax.data.packing import best_fit, rows
+from alignjax.data.packing import rows
 from alignjax.data.packing.rows import Groups, Layout
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import cache
@@ -253,11 +252,8 @@ def _prompt_digests(tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarr
 
     The hashes of a cache are of how dialogues open, which other prompts may share.
     """
-    digests = np.zeros(len(starts), np.uint64)
-    for g, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        prompt = tokens.tokens[start : start + length].tobytes()
-        digests[g] = int.from_bytes(hashlib.blake2b(prompt, digest_size=8).digest())
-    return digests
+    prompts = (tokens.tokens[a : a + n] for a, n in zip(starts, lengths, strict=True))
+    return np.array([shuffle.hashed(prompt.tobytes()) for prompt in prompts], np.uint64)
 
 
 def plan(
@@ -387,7 +383,7 @@ def _rows(sizes: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(len(sizes)), np.arange(1, len(sizes) + 1)
     orders, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for at in range(0, len(sizes), BLOCK):
-        row_of = best_fit.rows(sizes[at : at + BLOCK], layout.length, layout.most)
+        row_of = packing.best_fit(sizes[at : at + BLOCK], layout.length, layout.most)
         orders.append(at + np.argsort(row_of, kind="stable"))
         counts.append(np.bincount(row_of))
     return np.concatenate(orders), np.cumsum(np.concatenate(counts))

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data import records
-from alignjax.data.packing import best_fit
+from alignjax.data import packing, records
 from alignjax.data.tokens import cache
 from alignjax.storage import atomic, json_files
 
@@ -294,7 +293,7 @@ def _write(partial: Path, tokens, blocks, layout: Layout, token_bytes):
             weight, text_bytes = tokens.weigh(starts + 1, lengths, token_bytes)
             ends = np.arange(1, len(starts) + 1)
             if layout.pack == "best_fit":
-                row_of = best_fit.rows(lengths, layout.length)
+                row_of = packing.best_fit(lengths, layout.length)
                 by_row = np.argsort(row_of, kind="stable")
                 starts, lengths = starts[by_row], lengths[by_row]
                 ends = np.cumsum(np.bincount(row_of))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from alignjax import config, errors, registry
@@ -58,3 +58,33 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
     if problems:
         raise errors.ConfigError(problems)
     return function(**options)._replace(kind=kind)
+
+
+def good_rows(
+    documents: Iterable[tuple[str, Any]], faults: records.Faults
+) -> Iterator[tuple[str, Any]]:
+    """The records of a source without its bad rows, which are added to `faults`.
+
+    After a bad row that may not be skipped nothing more is yielded, but the rest is
+    read to list further bad rows; the caller ends with `faults.check()`.
+    """
+    for where, record in documents:
+        if isinstance(record, records.BadRow):
+            faults.add(where, record.reason)
+        elif faults.skip or not faults.count:
+            yield where, record
+
+
+def mapped(
+    source: records.Source, function: Callable[[Any], Iterable[Any]]
+) -> records.Source:
+    """The source whose records are `function(record)`, any number for each good one."""
+
+    def documents() -> Iterator[tuple[str, Any]]:
+        for where, record in source.documents():
+            if isinstance(record, records.BadRow):
+                yield where, record
+            else:
+                yield from ((where, new) for new in function(record))
+
+    return source._replace(documents=documents)

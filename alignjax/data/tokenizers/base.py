@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from alignjax import bounds, errors, registry
-from alignjax.data import records
+from alignjax.data import records, sources
 from alignjax.data.tokenizers import tokenizer_files
 from alignjax.storage import atomic, filenames, json_files
 
@@ -213,17 +213,17 @@ def build(
     return load(directory)
 
 
-def _texts(cfg, sources, on_bad_row) -> Iterator[str]:
+def _texts(cfg, corpus, on_bad_row) -> Iterator[str]:
     """The corpus, or an even sample of about `cfg.train_bytes` of a larger one."""
-    sizes = [source.size for source in sources]
+    sizes = [source.size for source in corpus]
     share = 1.0  # "chars" has to see every character
     if cfg.kind != "chars" and None not in sizes:
         share = cfg.train_bytes / max(1, sum(sizes))
     faults = records.Faults(on_bad_row)
-    for source in sources:
+    for source in corpus:
         due = 1.0  # a document is taken whenever this reaches 1
-        plain = records.mapped(source, lambda record: [records.plain(record)])
-        for _, record in records.good_rows(plain.documents(), faults):
+        plain = sources.mapped(source, lambda record: [records.plain(record)])
+        for _, record in sources.good_rows(plain.documents(), faults):
             due += share
             if due >= 1.0:
                 due = min(due - 1.0, 1.0)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import sys
 import time
@@ -28,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from alignjax import errors
-from alignjax.data import records
+from alignjax.data import records, shuffle, sources
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
 from alignjax.storage import atomic, json_files
@@ -133,7 +132,7 @@ def build(
 
     def fill(partial: Path) -> dict[str, Any]:
         faults = records.Faults(on_bad_row)
-        rows = records.good_rows(source.documents(), faults)
+        rows = sources.good_rows(source.documents(), faults)
         batches = tokenizing.tokenized(rows, tok, tokenize, settings, workers)
         with contextlib.closing(batches), _Writer(partial, tok, faults) as writer:
             for batch in batches:
@@ -275,8 +274,7 @@ def _joined(first: int | None, second: int) -> int:
     """The hash of a document from those of its first pieces and of the next one."""
     if first is None:
         return second
-    both = first.to_bytes(8) + second.to_bytes(8)
-    return int.from_bytes(hashlib.blake2b(both, digest_size=8).digest())
+    return shuffle.hashed(first.to_bytes(8) + second.to_bytes(8))
 
 
 def _open(path: Path, key: str, manifest: dict[str, Any]) -> TokenCache:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignjax import errors
-from alignjax.data import records
+from alignjax.data import records, shuffle
 from alignjax.data.tokenizers import base
 
 BATCH_BYTES = 1 << 18  # of text that a worker gets at a time
@@ -94,7 +93,9 @@ def tokenize_text(
     """
     if others := [t for t in texts if not isinstance(t, records.Text)]:
         remedy = 'say data.chat = "roles" to learn from dialogues'
-        raise errors.DataError(f"a {type(others[0]).__name__}, not text; {remedy}")
+        raise errors.DataError(
+            f"a {type(others[0]).__name__}, not plain text; {remedy}"
+        )
     end = [] if tok.eos_id is None else [tok.eos_id]
     rows = []
     for text, ids in zip(texts, tok.encode_batch([t.text for t in texts]), strict=True):
@@ -192,7 +193,7 @@ def _tokenize(function, vocab_size: int, batch: list[Any]) -> tuple:
     ids = np.concatenate([row.ids for row in rows]).astype(np.uint32)
     lengths = np.array([len(row.ids) for row in rows], np.int64)
     fields = [row.fields or {} for row in rows]
-    hashes = np.array([_hash(record) for record in batch], np.uint64)
+    hashes = np.array([shuffle.hashed(x.key.encode()) for x in batch], np.uint64)
     return ids, weights, lengths, fields if any(fields) else None, hashes, bad
 
 
@@ -218,11 +219,6 @@ def _weights(row: Tokens) -> np.ndarray:
     if weights.shape != row.ids.shape:
         raise ValueError(f"{len(row.ids)} tokens have {weights.size} weights")
     return weights
-
-
-def _hash(record: Any) -> int:
-    digest = hashlib.blake2b(record.key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest)
 
 
 def _batches(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[list[str], list[Any]]]:
