@@ -315,42 +315,27 @@ def of(tok: base.Tokenizer, format: str) -> ChatFormat:
       ConfigError: there is no such template, it cannot be rendered, or its replies do
         not end in a token of their own.
     """
-    key = _ByIdentity(tok)
     if format == templates.OWN:
-        return _of(key, format, *_own_templates(key))
+        return _of(tok, format, *_own_templates(tok))
     source = templates.find(tok, format)  # a file may have changed
-    return _of(key, format, source, source)
-
-
-class _ByIdentity:
-    """A tokenizer as a key of a cache, in which it stays: equal to itself only."""
-
-    def __init__(self, tok: base.Tokenizer):
-        self.tok = tok
-
-    def __hash__(self) -> int:
-        return id(self.tok)
-
-    def __eq__(self, other) -> bool:
-        return self.tok is other.tok
+    return _of(tok, format, source, source)
 
 
 @functools.lru_cache(maxsize=16)
-def _own_templates(key: _ByIdentity) -> list[str]:
+def _own_templates(tok: base.Tokenizer) -> list[str]:
     """The tokenizer's own template, and that of dialogues with tools."""
-    return [templates.find(key.tok, templates.OWN, tools=t) for t in (False, True)]
+    return [templates.find(tok, templates.OWN, tools=t) for t in (False, True)]
 
 
 @functools.lru_cache(maxsize=16)
-def _of(key: _ByIdentity, format: str, source: str, with_tools: str) -> ChatFormat:
-    tok, built_in = key.tok, templates.BUILT_IN.get(format, templates.OTHER)
+def _of(tok: base.Tokenizer, format: str, source: str, with_tools: str) -> ChatFormat:
+    built_in = templates.BUILT_IN.get(format, templates.OTHER)
     special = special_tokens.ids_by_name(tok)
     if missing := [name for name in built_in.tokens if name not in special]:
         raise errors.ConfigError(
-            f"tokenizer.control_tokens: data.chat = {format!r} needs "
-            f"{', '.join(missing)}, which the tokenizer does not have as special "
-            f"tokens; take another format, or give {built_in.tokens} and train from a "
-            "new tokenizer"
+            f"tokenizer.control_tokens: data.chat = {format!r} needs the special "
+            f"tokens {', '.join(missing)}, which the tokenizer does not have; take "
+            f"another format, or a new tokenizer with {built_in.tokens}"
         )
     if built_in.literal:
         special = {name: special[name] for name in built_in.tokens}
@@ -385,9 +370,8 @@ def _of(key: _ByIdentity, format: str, source: str, with_tools: str) -> ChatForm
     if end is None:
         raise errors.ConfigError(
             f"data.chat: {format!r} ends a reply with {after!r}, where the tokenizer "
-            "has no special token, so a model would not learn to stop; use the "
-            "tokenizer that it was made for, or a template that ends in one of "
-            f"{', '.join(special) or 'none that it has'}"
+            "has no special token, so a model would not learn to stop; use another "
+            f"tokenizer, or a template that ends in one of {', '.join(special)}"
         )
     stop_ids = (end,) if form.literal else tuple(dict.fromkeys([end, *tok.stop_ids]))
     prefix = whole[len(prompt) : at] if whole.startswith(prompt) else ""

@@ -110,6 +110,10 @@ class Tokenizer(NamedTuple):
     encode_placed: Callable[[Sequence[str]], list[tuple]] | None = None
     unknown_id: int | None = None
 
+    # It is equal to itself alone, so that it can be a key of caches.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without start or end."""
         return [int(token) for token in self.encode_batch([text])[0]]
