@@ -89,92 +89,86 @@ class Parsed(NamedTuple):
         return [t for t in turns if self.thread.weights[t.start : t.after].any()]
 
 
-def _no_terminator(text: Parsed) -> str | None:
+def _no_terminator(text: Parsed) -> Iterator[str]:
     for turn in text.trained:
         if turn.end is not None and not text.thread.weights[turn.end]:
-            return f"the {text.stop} at {turn.end} is not trained: a model never stops"
-    return None
+            yield f"the {text.stop} at {turn.end} is not trained: a model never stops"
 
 
-def _two_terminators(text: Parsed) -> str | None:
+def _two_terminators(text: Parsed) -> Iterator[str]:
     ids = text.thread.ids.tolist()
     for i in range(1, len(ids)):
         if ids[i] in text.ends and ids[i - 1] in text.ends:
-            return f"the tokens at {i - 1} and {i} both end a turn"
-    return None
+            yield f"the tokens at {i - 1} and {i} both end a turn"
 
 
-def _user_trained(text: Parsed) -> str | None:
+def _user_trained(text: Parsed) -> Iterator[str]:
     for turn in text.turns:
         count = np.count_nonzero(text.thread.weights[turn.start : turn.after])
         if count and turn.role != chat.ASSISTANT:
-            return f"{count} tokens of a turn of the {turn.role} count"
-    return None
+            yield f"{count} tokens of a turn of the {turn.role} count"
 
 
-def _prompt_trained(text: Parsed) -> str | None:
+def _prompt_trained(text: Parsed) -> Iterator[str]:
     kinds = np.array(text.kinds)
     outside = np.isin(kinds, [START, BETWEEN, MARKER])
     if text.thread.grouped:
         outside = text.thread.responses == 0
     counted = np.flatnonzero(outside & (text.thread.weights != 0))
-    if not len(counted):
-        return None
-    tokens = f"{len(counted)} tokens of the prompt or the template"
-    return f"{tokens} count, the first at {counted[0]}"
+    if len(counted):
+        tokens = f"{len(counted)} tokens of the prompt or the template"
+        yield f"{tokens} count, the first at {counted[0]}"
 
 
-def _two_starts(text: Parsed) -> str | None:
+def _two_starts(text: Parsed) -> Iterator[str]:
     at = np.flatnonzero(text.thread.ids == text.tok.bos_id).tolist()
-    return None if at in ([], [0]) else f"start tokens at {', '.join(map(str, at))}"
+    if at not in ([], [0]):
+        yield f"start tokens at {', '.join(map(str, at))}"
 
 
-def _leak(text: Parsed) -> str | None:
+def _leak(text: Parsed) -> Iterator[str]:
     if not text.thread.whole:
-        return "inputs, targets and positions are not those of one text"
+        yield "inputs, targets and positions are not those of one text"
     systems = [i for i, turn in enumerate(text.turns) if turn.role == chat.SYSTEM]
     if systems not in ([], [0]):
-        return "a second dialogue begins in it"
+        yield "a second dialogue begins in it"
     numbers = set(text.thread.responses.tolist()) - {0}
     if len(numbers) > 1:
-        return f"it has responses {sorted(numbers)}, which see one another"
-    return None
+        yield f"it has responses {sorted(numbers)}, which see one another"
 
 
-def _truncated(text: Parsed) -> str | None:
+def _truncated(text: Parsed) -> Iterator[str]:
     if text.turns and text.turns[-1].end is None:
-        return f"the last turn, of the {text.turns[-1].role}, has no {text.stop}"
+        yield f"the last turn, of the {text.turns[-1].role}, has no {text.stop}"
     for turn in text.trained:
         if turn.end is None:
-            return f"the reply at {turn.start} has no {text.stop}"
+            yield f"the reply at {turn.start} has no {text.stop}"
     if BEFORE in text.kinds and not text.thread.grouped:
-        return "it begins inside of a turn"
-    return None
+        yield "it begins inside of a turn"
 
 
-def _template_inside(text: Parsed) -> str | None:
+def _template_inside(text: Parsed) -> Iterator[str]:
     for turn in text.turns:
         content = text.tok.decode(text.thread.ids[turn.start : turn.stop].tolist())
         for marker in (*text.tok.control, *TEMPLATES):
             if marker in content:
-                return f"the text of the {turn.role} at {turn.start} spells {marker!r}"
-    return None
+                yield f"the text of the {turn.role} at {turn.start} spells {marker!r}"
 
 
-def _reply_lost(text: Parsed) -> str | None:
+def _reply_lost(text: Parsed) -> Iterator[str]:
     for turn in text.trained:
         lost = np.flatnonzero(text.thread.weights[turn.start : turn.stop] == 0)
         if len(lost):
             which = "the first token" if lost[0] == 0 else f"token {lost[0]}"
-            return f"{which} of the reply at {turn.start} counts nothing"
-    return None
+            yield f"{which} of the reply at {turn.start} counts nothing"
 
 
-def _nothing_trained(text: Parsed) -> str | None:
-    return None if text.thread.weights.any() else "no token of it counts"
+def _nothing_trained(text: Parsed) -> Iterator[str]:
+    if not text.thread.weights.any():
+        yield "no token of it counts"
 
 
-FAULTS: dict[str, Callable[[Parsed], str | None]] = {
+FAULTS: dict[str, Callable[[Parsed], Iterator[str]]] = {
     "no terminator": _no_terminator,
     "two terminators": _two_terminators,
     "user trained": _user_trained,
@@ -206,7 +200,7 @@ def faults(
     for _, _, thread in placed(rows):
         text = parse(thread)
         for name, check in FAULTS.items():
-            if (format or name in PLAIN) and (reason := check(text)):
+            if (format or name in PLAIN) and (reason := next(check(text), None)):
                 lines.append(f"{name}: {thread.where}: {reason}")
     return lines
 
@@ -288,11 +282,7 @@ def _whole(one: Mapping[str, np.ndarray], together: bool) -> bool:
 
 
 def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Parsed]:
-    """The function that finds the turns of threads of a format; None for plain text.
-
-    Raises:
-      ConfigError: a format that the tokenizer cannot write.
-    """
+    """The function that finds the turns of threads of a format; None for plain text."""
     if format is None:
         return lambda thread: Parsed(thread, [], [], tok, frozenset(), "")
     form = chat.of(tok, format)

@@ -70,8 +70,7 @@ class Reader(NamedTuple):
     def columns(self, names: Sequence[str], where: str) -> list[str]:
         """Those of the columns of the data at `where` that are read, in its order.
 
-        Raises:
-          DataError: a required one is not among them.
+        Raises a DataError if a required one is not among them.
         """
         if missing := [name for name in self.required if name not in names]:
             remedy = registry.closest(missing[0], names)
@@ -305,7 +304,7 @@ def _hh(row: Mapping[str, Any]) -> records.Comparison:
 def _ranking(row: Mapping[str, Any]) -> records.Comparison:
     texts = row["responses"]
     if not isinstance(texts, (list, tuple)) or not texts:
-        kind = type(texts).__name__ if texts else "none"
+        kind = "none" if isinstance(texts, (list, tuple)) else type(texts).__name__
         raise errors.DataError(f"field 'responses': expected a list, found {kind}")
     names = ["responses"] * len(texts)
     return _compared(row, _prompt(row["prompt"]), texts, names, _values(row))

@@ -35,11 +35,7 @@ class Dialogue(NamedTuple):
 
 
 def dialogue(value: Any, name: str) -> Dialogue:
-    """A list of messages, or a dict of lists, as some libraries have them.
-
-    Raises:
-      DataError: it is neither, or one of them is no message.
-    """
+    """A list of messages, or a dict of lists; a DataError if it is neither."""
     messages = [
         _message(message, f"field {name!r}: message {i}")
         for i, message in enumerate(_listed(value, name), start=1)
@@ -50,11 +46,7 @@ def dialogue(value: Any, name: str) -> Dialogue:
 
 
 def turns(value: Any, name: str) -> tuple[records.Turn, ...]:
-    """The turns of messages that have a text and nothing more.
-
-    Raises:
-      DataError: there are none, or they have what would be lost.
-    """
+    """The turns of messages; a DataError if they have more than texts, or are none."""
     turns, fields, skipped = dialogue(value, name)
     lost = [(i, f"{WEIGHT} 0") for i in skipped]
     for i, more in enumerate(fields or ()):
@@ -82,7 +74,7 @@ def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:
         rows = zip(*columns.values(), strict=True)
         value = [dict(zip(columns, row, strict=True)) for row in rows]
     if not isinstance(value, (list, tuple)) or not value:
-        kind = "none" if value in ([], ()) else type(value).__name__
+        kind = "none" if isinstance(value, (list, tuple)) else type(value).__name__
         raise errors.DataError(f"field {name!r}: expected messages, found {kind}")
     return value
 
@@ -175,8 +167,7 @@ def parsed(value: Any, where: str) -> Any:
 def plain(value: Any, where: str, nulls: bool = False, depth: int = 0) -> Any:
     """A value as JSON has it; without keys that are null, unless `nulls`.
 
-    Raises:
-      DataError: a text that is not Unicode, a value that JSON has not, or too deep.
+    Raises a DataError for what is not Unicode, not of JSON, or too deep.
     """
     if depth > json_files.MAX_DEPTH:
         raise errors.DataError(f"{where}: nested too deeply")

@@ -99,9 +99,7 @@ def mixture(weights: Sequence[float]) -> Mixture:
 
     They are exact where the weights have ratios of whole numbers that sum to at most
     MOST_SLOTS; else to 1 in MOST_SLOTS. The slots of a source are spread evenly.
-
-    Raises:
-      ValueError: a weight is too small beside the others to have a slot.
+    Raises a ValueError for a weight too small beside the others to have one.
     """
     exact = [fractions.Fraction(weight).limit_denominator(10**6) for weight in weights]
     slots = math.lcm(*(x.denominator for x in exact))

@@ -39,9 +39,7 @@ def tokenize(
 ) -> list[tokenizing.Tokens]:
     """Comparisons of the kind `data`, each a prompt and its responses in a format.
 
-    Raises:
-      ConfigError: a tokenizer that cannot write dialogues.
-      DataError: a comparison that is not of the kind; see `fault`.
+    Raises a DataError for one that is not of the kind; see `fault`.
     """
     form = chat.of(tok, format)
     for group in groups:

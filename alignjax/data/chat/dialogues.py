@@ -91,9 +91,6 @@ def tokenize_everything(
 
     So a model is pretrained that has met the format before it is fine-tuned. Tokens of
     a dialogue count its weight, but for those of `Chat.skipped`.
-
-    Raises:
-      ConfigError, DataError: as `tokenize`.
     """
     tokens_of = functools.partial(tokenize, tok, format=format, train_on="all", bos=bos)
     dialogues = [d for d in documents if not isinstance(d, records.Text)]

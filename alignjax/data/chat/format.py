@@ -90,11 +90,7 @@ class ChatFormat(NamedTuple):
         return rendering.render(requests, self.tok.names, trusted=self.trusted)
 
     def prompt_ids(self, turns: Iterable[records.Turn], bos: bool) -> list[int]:
-        """The tokens of a prompt, up to and with what makes the assistant speak.
-
-        Raises:
-          DataError: a prompt that is none.
-        """
+        """The tokens of a prompt, up to and with what makes the assistant speak."""
         prompt = records.Comparison(tuple(turns), (), {})
         if reason := fault(prompt.chat(), self.literal, prompt=True):
             raise errors.DataError(reason)
@@ -106,10 +102,8 @@ class ChatFormat(NamedTuple):
         """The tokens of each prompt, which are those of `prompt_ids`, and responses.
 
         Where a token would be partly of a response, the two are tokenised apart.
-
-        Raises:
-          DataError: a template that refuses a prompt, or writes it in another way
-            before a reply; a text that spells a control token.
+        Raises a DataError where a text spells a control token, or the template refuses
+        a prompt, or writes it in another way before a reply.
         """
         dialogues = []
         for group in groups:

@@ -265,11 +265,7 @@ def plan(
     token_bytes: np.ndarray,
     identity: Mapping[str, Any],
 ) -> Plan:
-    """The plan for the groups in `spans`, made once; as `text.plan`.
-
-    Raises:
-      DataError: groups that are too long, where that is an error.
-    """
+    """The plan for the groups in `spans`, made once; as `text.plan`."""
     truncates = layout.long_documents == TRUNCATE
     settings = layout._asdict()
     if not truncates:  # what does not matter is not in the keys of plans

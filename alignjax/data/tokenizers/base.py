@@ -137,6 +137,32 @@ class Tokenizer(NamedTuple):
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
+def of_units(
+    kind: str,
+    files: Mapping[str, bytes],
+    sizes: Sequence[int],
+    names: Sequence[str],
+    encode_batch: Callable[[Sequence[str]], list[Sequence[int]]],
+    decode: Callable[[Iterable[int]], str],
+) -> Tokenizer:
+    """A tokenizer of units of these bytes, then the start, the end, control `names`."""
+    start = len(sizes)
+    control = {name: start + 2 + i for i, name in enumerate(names)}
+    return Tokenizer(
+        kind=kind,
+        files=dict(files),
+        vocab_size=start + 2 + len(control),
+        bos_id=start,
+        eos_id=start + 1,
+        control=control,
+        token_bytes=np.array([*sizes, 0, 0, *(0 for _ in control)], np.int32),
+        encode_batch=encode_batch,
+        decode=decode,
+        names=NAMES,
+        stop_ids=(start + 1,),
+    )
+
+
 def check_used(section: Mapping[str, Any], path: str = "tokenizer") -> None:
     """Raises ConfigError for options of the section that its kind does not read."""
     kind = section.get("kind") or TokenizerConfig.kind

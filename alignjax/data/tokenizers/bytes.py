@@ -25,9 +25,6 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     """The tokenizer of these files: bytes, then the start, the end, and control."""
     names = json_files.parse(files[MODEL], MODEL, dict)["control"]
-    control = {name: 258 + i for i, name in enumerate(names)}
-    token_bytes = np.zeros(258 + len(names), np.int32)
-    token_bytes[:256] = 1
 
     def encode_batch(texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
@@ -35,16 +32,4 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     def decode(ids: Iterable[int]) -> str:
         return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
 
-    return base.Tokenizer(
-        kind="bytes",
-        files=dict(files),
-        vocab_size=len(token_bytes),
-        bos_id=256,
-        eos_id=257,
-        control=control,
-        token_bytes=token_bytes,
-        encode_batch=encode_batch,
-        decode=decode,
-        names=base.NAMES,
-        stop_ids=(257,),
-    )
+    return base.of_units("bytes", files, [1] * 256, names, encode_batch, decode)

@@ -36,8 +36,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     points = _points(chars)
     table = np.full(points.max(initial=0) + 2, -1, np.int32)  # the last entry: unknown
     table[points] = np.arange(len(points))
-    token_bytes = np.zeros(len(chars) + 2 + len(names), np.int32)
-    token_bytes[: len(chars)] = [len(char.encode()) for char in chars]
+    sizes = [len(char.encode()) for char in chars]
 
     def encode(text: str) -> np.ndarray:
         ids = table[np.minimum(_points(text), len(table) - 1)]
@@ -55,19 +54,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     def decode(ids: Iterable[int]) -> str:
         return "".join(chars[i] for i in ids if i < len(chars))
 
-    return base.Tokenizer(
-        kind="chars",
-        files=dict(files),
-        vocab_size=len(token_bytes),
-        bos_id=len(chars),
-        eos_id=len(chars) + 1,
-        control={name: len(chars) + 2 + i for i, name in enumerate(names)},
-        token_bytes=token_bytes,
-        encode_batch=encode_batch,
-        decode=decode,
-        names=base.NAMES,
-        stop_ids=(len(chars) + 1,),
-    )
+    return base.of_units("chars", files, sizes, names, encode_batch, decode)
 
 
 def _points(text: str) -> np.ndarray:

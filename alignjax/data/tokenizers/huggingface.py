@@ -28,9 +28,6 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
 
     They are the file and those beside it that `tokenizer_files` lists. The token that
     ends a text is the config's, or else theirs.
-
-    Raises:
-      DataError: there is no such file.
     """
     del texts
     files = tokenizer_files.read(cfg.path, MODEL)

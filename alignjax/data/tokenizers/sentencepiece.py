@@ -47,14 +47,9 @@ LONGEST = 64
 
 
 def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
-    """The files of a tokenizer: `cfg.path` read, or a model trained on `texts`.
+    """The files of a tokenizer: a model trained on `texts`, or `tokenizer_files.read`.
 
-    With a model that is read are all files beside it that belong to it; see
-    `tokenizer_files`.
-
-    Raises:
-      ConfigError: the corpus cannot fill the vocabulary, or overfills it.
-      DataError: there is no such file.
+    Raises a ConfigError where the corpus cannot fill the vocabulary, or overfills it.
     """
     if cfg.path is not None:
         return tokenizer_files.read(cfg.path, llama_sentencepiece.MODEL)
@@ -91,11 +86,7 @@ def make(cfg: base.TokenizerConfig, texts: Iterator[str]) -> dict[str, bytes]:
 
 
 def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
-    """The tokenizer of these files.
-
-    Raises:
-      DataError: the file is not a sentencepiece model.
-    """
+    """The tokenizer of these files; a DataError if they have no model."""
     if TRAINING not in files:
         content = files.get(llama_sentencepiece.MODEL, files.get(MODEL))
         return llama_sentencepiece.from_files(_load, content, files)

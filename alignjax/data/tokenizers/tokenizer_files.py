@@ -173,8 +173,7 @@ def setting(files: Mapping[str, bytes], name: str) -> Any:
 def stop_ids(files: Mapping[str, bytes], eos: int | None, size: int) -> tuple[int, ...]:
     """The end of a document, then the others that files about the model name.
 
-    Raises:
-      ConfigError: one of them is outside the vocabulary of `size`.
+    Raises a ConfigError for one that is outside the vocabulary of `size`.
     """
     for name, file in ((GENERATION, GENERATION), (STOPS, "config.json")):
         ids = _ids(_json(files, name), file)

@@ -302,11 +302,7 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def open_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """A read-only memory map of a file that must have exactly this size.
-
-    Raises:
-      DataError: the file is missing or of another size.
-    """
+    """A read-only memory map of a file; a DataError if it has not exactly this size."""
     expected = int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
     size = path.stat().st_size if path.exists() else None
     if size != expected:

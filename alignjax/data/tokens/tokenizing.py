@@ -86,11 +86,7 @@ class Batch(NamedTuple):
 def tokenize_text(
     tok: base.Tokenizer, texts: Sequence[records.Text], *, bos: bool = False
 ) -> list[Tokens]:
-    """Documents of Text: an end after each and, if `bos`, one start before it.
-
-    Raises:
-      DataError: a record that is no text.
-    """
+    """Documents of Text: an end after each and, if `bos`, one start before it."""
     if others := [t for t in texts if not isinstance(t, records.Text)]:
         remedy = 'say data.chat = "roles" to learn from dialogues'
         raise errors.DataError(

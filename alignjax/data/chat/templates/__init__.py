@@ -55,10 +55,7 @@ def with_template(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
 
     So a run can be read where the path is gone or the built-in one has changed, and
     what depends on the tokenizer depends on the template. Formats that are literal
-    never change, and the tokenizer's own is there.
-
-    Raises:
-      ConfigError: there is no such template.
+    never change, and the tokenizer's own is there. ConfigError if there is none.
     """
     if format in (None, OWN) or BUILT_IN.get(format, OTHER).literal:
         return tok
@@ -73,11 +70,7 @@ def with_template(tok: base.Tokenizer, format: str | None) -> base.Tokenizer:
 
 
 def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
-    """The template of a format; some tokenizers have one for dialogues with tools.
-
-    Raises:
-      ConfigError: there is none.
-    """
+    """The template of a format, or of its dialogues with tools; else ConfigError."""
     if format == OWN:
         return _own(tok, tools)
     kept = _kept(tok)
