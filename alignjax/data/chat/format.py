@@ -327,9 +327,9 @@ def _of(tok: base.Tokenizer, format: str, source: str, with_tools: str) -> ChatF
     special = special_tokens.ids_by_name(tok)
     if missing := [name for name in built_in.tokens if name not in special]:
         raise errors.ConfigError(
-            f"tokenizer.control_tokens: data.chat = {format!r} needs the special "
-            f"tokens {', '.join(missing)}, which the tokenizer does not have; take "
-            f"another format, or a new tokenizer with {built_in.tokens}"
+            f"tokenizer.control_tokens: data.chat = {format!r} needs "
+            f"{', '.join(missing)}, special tokens that the tokenizer does not have; "
+            f"take another format, or a new tokenizer with {built_in.tokens}"
         )
     if built_in.literal:
         special = {name: special[name] for name in built_in.tokens}
