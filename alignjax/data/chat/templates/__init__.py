@@ -135,8 +135,8 @@ def _own(tok: base.Tokenizer, tools: bool) -> str:
     template = (by_name.get("tool_use") if tools else None) or by_name.get("default")
     if not template:
         raise errors.ConfigError(
-            f'data.chat: "tokenizer", but there is neither {FILE} nor chat_template in '
-            f"{CONFIG}, or none named default, but {list(by_name)}; take one of "
-            f"{', '.join(BUILT_IN)}, or the path of a .jinja file"
+            'data.chat: "tokenizer": the tokenizer came with no template, neither '
+            f"{FILE} nor chat_template in {CONFIG}, or with none named default, but "
+            f"{list(by_name)}; take one of {', '.join(BUILT_IN)}, or a .jinja file"
         )
     return config.expect(template, str, where)
