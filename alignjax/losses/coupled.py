@@ -49,7 +49,7 @@ def aot(
 ):
     """AOT of pairs, arXiv:2406.05882: -log s(beta (sort(lw - ll) - sort(ref))_i).
 
-    The policy's margins lw - ll are to dominate the reference's, rank by rank. A loss
+    The policy's margins lw - ll should dominate the reference's, rank by rank. A value
     belongs to the pair of its policy margin.
     """
     del reference  # its margins are in the statistic
@@ -112,7 +112,7 @@ def mpo(
 ):
     """Mixed PO, arXiv:2411.10442: .8 `dpo` + .2 `bco_pair` + 1 `nll_mean`.
 
-    As a mixture spelt out in a config its terms are also measured one by one.
+    Written as a mixture in a config, each term has a metric too.
     """
     quality_B = bco_pair(policy, reference, statistic=statistic, beta=beta)
     return (
@@ -137,7 +137,7 @@ class BetaStatistic(NamedTuple):
 def beta_statistic(
     policy, reference, *, drop, center=None, spread=None, key=None, weight_B=None
 ) -> BetaStatistic:
-    """Chooses the pairs that `beta_dpo` keeps, and measures their mean margin.
+    """The pairs that `beta_dpo` keeps, and their mean margin.
 
     Args:
       policy, reference: [B, 2].

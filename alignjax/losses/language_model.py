@@ -18,5 +18,5 @@ def z_loss(logz: jax.Array) -> jax.Array:
 
 
 def dft(logp: jax.Array) -> jax.Array:
-    """DFT, arXiv:2508.05629: -sg(p) log p, so that unlikely targets do not shout."""
+    """DFT, arXiv:2508.05629: -sg(p) log p, so unlikely targets weigh little."""
     return -jax.lax.stop_gradient(jnp.exp(logp)) * logp

@@ -3,8 +3,8 @@
 
 A link is `(score_B2, beta, **options) -> loss_B`. Below, w and l are the scores of the
 chosen and the rejected response, z = beta (w - l), and log s is `log_sigmoid`. Links of
-z alone depend on the margin only; the others have a target for each score, which keeps
-both from drifting.
+z alone depend on the margin; the others have a target for each score, so neither
+drifts.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def ipo(policy, reference, *, beta: Positive = 0.1):
 def ipo_mean(policy, reference, *, beta: Positive = 0.1):
     """IPO a token, arXiv:2310.12036: (c/n_w - r/n_l - 1/(2 beta))^2.
 
-    What TRL has, after the authors' word that they average; not in the paper's text.
+    TRL's, on the authors' advice to average; the paper's text has sums.
     """
     return links.square(scores.mean_log_ratio(policy, reference), beta)
 
@@ -107,7 +107,7 @@ def exo_pair(
 def exo_pair_authors(policy, reference, *, beta: Positive = 0.1):
     """EXO of pairs, arXiv:2402.00856 as coded: target log-probabilities (0, -10).
 
-    They do not sum to one, so that this is `exo_pair` at e = 4.5e-5 plus a little.
+    They do not sum to one, so this is `exo_pair` at e = 4.5e-5 plus a small term.
     """
     return links.exo_authors(scores.log_ratio(policy, reference), beta)
 
@@ -116,7 +116,7 @@ def exo_pair_authors(policy, reference, *, beta: Positive = 0.1):
 def nca_pair(policy, reference, *, beta: Positive = 0.01):
     """NCA, arXiv:2402.05369: -log s(beta c) - [log s(-beta c) + log s(-beta r)]/2.
 
-    For lists with rewards, and for InfoNCA, which of pairs is `dpo`, see `ranked`.
+    `ranked` has it for lists with rewards, and InfoNCA, which for pairs is `dpo`.
     """
     return links.nca(scores.log_ratio(policy, reference), beta)
 
@@ -125,7 +125,8 @@ def nca_pair(policy, reference, *, beta: Positive = 0.01):
 def sppo(policy, reference, *, beta: Positive = 1e-3):
     """SPPO, arXiv:2405.00675: [(c - 1/(2 beta))^2 + (r + 1/(2 beta))^2]/2.
 
-    The hard form, in which the chosen response wins surely; beta is the paper's 1/eta.
+    The hard form: the chosen response wins with probability 1. beta is the paper's
+    1/eta.
     """
     return links.sppo(scores.log_ratio(policy, reference), beta)
 
@@ -140,8 +141,8 @@ def sppo_trl(policy, reference, *, beta: Positive = 1e-3):
 def sppo_soft(policy, reference, *, probability_B, beta: Positive = 1e-3):
     """SPPO, arXiv:2405.00675: [(c - (p-1/2)/beta)^2 + (r + (p-1/2)/beta)^2]/2.
 
-    `probability_B`, float32 [B], is how surely a preference model prefers the chosen
-    response p.
+    `probability_B`, float32 [B], is a preference model's probability p that the chosen
+    response is the better one.
     """
     score_B2 = scores.log_ratio(policy, reference)
     return links.sppo(score_B2, beta, probability=probability_B)
@@ -226,7 +227,7 @@ def chi_po(policy, reference, *, beta: Positive = 0.1, clip: Positive = 2.0):
 def dpop(policy, reference, *, beta: Positive = 0.3, penalty: NonNegative = 50.0):
     """DPOP (Smaug), arXiv:2402.13228: -log s(beta [D - penalty max(0, -c)]).
 
-    The chosen response may not become less likely than the reference has it.
+    Penalises a chosen response that is less likely than under the reference.
     """
     c_B, r_B = jnp.moveaxis(scores.log_ratio(policy, reference), -1, 0)
     kept_B = c_B - penalty * jnp.maximum(0.0, -c_B)
@@ -261,7 +262,7 @@ def npo(policy, reference, *, beta: Positive = 0.1):
 def odpo(policy, reference, *, gap_B, beta: Positive = 0.1, alpha: NonNegative = 1.0):
     """ODPO, arXiv:2402.10571: -log s(beta D - alpha log gap).
 
-    `gap_B`, float32 [B] and above 0, is by how much the chosen response is the better.
+    `gap_B`, float32 [B] and above 0, is how much better the chosen response is.
     """
     score_B2 = scores.log_ratio(policy, reference)
     return links.logistic(score_B2, beta, offset=-alpha * jnp.log(gap_B))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preference losses of the policy alone: no second model is held or run.
 
-As `preference`, with lw, ll for the policy's log-probabilities of the chosen and the
-rejected response, and mw, ml for the same divided by the number of tokens.
+Symbols as in `preference`; lw, ll are the policy's log-probabilities of the chosen and
+the rejected response, and mw, ml the same divided by the number of tokens.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def cpo_trl(
 ):
     """CPO as coded, arXiv:2401.08417: as `cpo`, with lw in nats a token of the batch.
 
-    Its authors' and TRL's; the second term is weaker than the paper's by the length.
+    The second term of the authors' code and of TRL is the paper's over the mean length.
     """
     contrast_B = cpo(
         policy, reference, beta=beta, alpha=0.0, label_smoothing=label_smoothing

@@ -23,8 +23,8 @@ loss = functools.partial(catalogue.register, catalogue.PREFERENCE)
 def r_dpo(policy, reference, *, beta: Positive = 0.1, alpha: float = 0.01):
     """R-DPO, arXiv:2403.19159: -log s(beta D + alpha (n_w - n_l)).
 
-    The optimum for the reward less alpha a token: what length alone explains of a
-    preference is not learned.
+    Optimal for the reward less alpha a token, so the part of a preference that length
+    explains is not learned.
     """
     offset_B = alpha * scores.difference(policy.length)
     return links.logistic(scores.log_ratio(policy, reference), beta, offset=offset_B)
@@ -50,7 +50,7 @@ def ld_dpo(policy, reference, *, beta: Positive = 0.1, alpha: Fraction = 0.5):
 def sampo(policy, reference, *, beta: Positive = 0.1):
     """SamPO, arXiv:2406.10957: DPO over min(n_w, n_l) tokens drawn from each response.
 
-    So that neither side's log-ratio has more terms; the draw is the caller's.
+    So both log-ratios have as many terms. `LogProbs.sample` has the draw.
     """
     return links.logistic(policy.sample - reference.sample, beta)
 
@@ -88,8 +88,8 @@ def wpo(
 ):
     """WPO, arXiv:2406.11827: u_w u_l (-log s(beta D)), or any other link.
 
-    u = exp(mean_t [log p_t - log sum_v p_t(v)^2]), no gradient: pairs count as much as
-    the policy would have written them itself. TRL does so too.
+    u = exp(mean_t [log p_t - log sum_v p_t(v)^2]), without a gradient: pairs weigh as
+    much as they are likely under the policy. TRL's too.
     """
     weight_B = scores.exp(_on_policy(policy))
     score_B2 = scores.log_ratio(policy, reference)

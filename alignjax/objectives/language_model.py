@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Next-token prediction: pretraining, and fine-tuning by the weights of the tokens."""
+"""Next-token prediction: pretraining, and fine-tuning on the tokens with weight."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def make(
       z_loss: weight of the squared log-normaliser, PaLM (arXiv:2204.02311) uses 1e-4.
       chunk: positions whose logits exist at one time; see `logprobs.tokens`.
 
-    Metrics: `nll`, -log p(target) in nats a token whatever the loss; `accuracy`, how
-    often no token is likelier than the target; `entropy`, nats a token; `z_loss` where
-    it has a weight.
+    Metrics: `nll`, -log p(target) in nats a token whatever the loss; `accuracy`, the
+    share of targets than which no token is likelier; `entropy`, nats a token; `z_loss`
+    where it has a weight.
     """
     token_loss = LOSSES[loss]
 

@@ -42,9 +42,9 @@ def make(
       pooling: see `score`.
       members: of an ensemble.
       reduce, penalty: how the reported score follows from the members'; see `reduced`.
-      bootstrap: whether each member sees a sample of the groups of its own, drawn with
-        replacement: a group counts 0, 1, 2, ... times (Poisson, of mean 1) for it, by
-        the group's index. In training alone: in evaluations all count once.
+      bootstrap: whether each member trains on its own sample of the groups, drawn with
+        replacement: a group counts a Poisson number of times, of mean 1, that follows
+        from its index. In evaluations all count once.
       **options: of the loss.
 
     Metrics: `metrics.SCORES`; `score/disagreement`, the deviation between members.
@@ -121,8 +121,8 @@ def score(
       batch: in any layout.
       key: turns dropout on.
       pooling: "last" takes the score where the response's last target is predicted,
-        which has seen all of the response up to its terminator, and the terminator is
-        always the same; "mean" the mean over all targets of the response.
+        its terminator, after all else of the response; "mean" the mean over all targets
+        of the response.
     """
     x_BTD = model.hidden(params, logprobs.flatten_sequences(batch), key)
     score_BTH = model.score(params, x_BTD)
@@ -194,7 +194,7 @@ def _check(
 
 
 def _copies(index_G: jax.Array, members: int) -> jax.Array:
-    """How often each group is in each member's sample, float32 [G, M]."""
+    """The count of each group in each member's sample, float32 [G, M]."""
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     key_G = fold(jax.random.key(0), index_G)
     key_GM = jax.vmap(fold, (0, None))(key_G, jnp.arange(members))
