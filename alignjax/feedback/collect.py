@@ -26,7 +26,7 @@ from alignjax import cli, errors, registry, world
 from alignjax.experiment import sections
 from alignjax.storage import atomic
 from alignjax.tracking import progress
-from alignjax.world import examples, labelers, views
+from alignjax.world import examples, labelers
 from alignjax.world.assessment import run_models
 
 LENGTH = 48  # most tokens of a response; a right one has fewer
@@ -102,7 +102,7 @@ def world_prompts(models: Sequence[run_models.RunModel], count: int):
             "whose prompts are asked"
         )
     town = world.build(section.get("preset") or "small", section.get("seed") or 0)
-    return [views.read(town, "prompts", i) for i in range(count)]
+    return [examples.read(town, "prompts", i) for i in range(count)]
 
 
 def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:

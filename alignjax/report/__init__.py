@@ -5,7 +5,7 @@ r"""The story of a run of stages, as one HTML file with figures.
         --stage=base=runs/base --stage=sft=runs/sft ...
 
     story        the runs and their figures
-    figures_*    each a topic: functions `(story) -> drawing.Figure`, listed in FIGURES
+    figures_*    each a topic: functions `(story) -> drawing.Figure`, listed at the end
     drawing      how figures look
     page         all of it as HTML, by `page.html.jinja`
 

@@ -10,8 +10,7 @@ from typing import Any
 import jinja2
 
 from alignjax.report import (
-    figures_behaviour,
-    figures_reward,
+    figures_responses,
     figures_reward_model,
     figures_training,
     story,
@@ -20,8 +19,8 @@ from alignjax.world.assessment import prose
 
 # Sections, and functions of a story that return a figure or raise `story.Missing`.
 SECTIONS = {
-    "True reward": figures_reward.FIGURES,
-    "Behaviour": figures_behaviour.FIGURES,
+    "True reward": figures_responses.REWARD,
+    "Behaviour": figures_responses.BEHAVIOUR,
     "The reward model": figures_reward_model.FIGURES,
     "Training": figures_training.FIGURES,
 }

@@ -10,7 +10,7 @@ Everything works offline and is the same on every machine. `load` is the data so
     tasks/                     the kinds of prompts: how each is asked and parsed
     replies                    good replies and bad ones
     gold, labelers             the true reward, and labelers with known biases
-    corpus, examples, views    documents, and every data set: example i is
+    corpus, examples           documents, and every data set: example i is
                                f(seed, split, i)
     assessment/                trained models measured on all of this
 """
@@ -23,7 +23,7 @@ from typing import Any
 from alignjax import errors, registry
 from alignjax.data import records
 from alignjax.data.chat import format
-from alignjax.world import labelers, prompts, views
+from alignjax.world import examples, labelers, prompts
 from alignjax.world.examples import Demonstration, Label, Pair, Ranking
 from alignjax.world.gold import Reward, gold_reward
 from alignjax.world.knowledge import World, build
@@ -83,11 +83,11 @@ def load(
       DataError: an unknown preset, split or labeler, a labeler for a split without
         one, or a number of documents that is not positive.
     """
-    name = views.find(preset, split)
-    count = views.splits(preset)[split] if documents is None else documents
+    name = examples.find(preset, split)
+    count = examples.splits(preset)[split] if documents is None else documents
     if count <= 0:
         raise errors.DataError(f"world documents={documents}: need one or more")
-    judge, labeled = labeler or "clean", views.VIEWS[name].labeled
+    judge, labeled = labeler or "clean", examples.VIEWS[name].labeled
     if labeler is not None and not labeled:
         raise errors.DataError(
             f"world labeler={labeler!r}: split {split!r} has no labeler; leave it out"
@@ -104,7 +104,7 @@ def load(
     def stream() -> Iterator[tuple[str, Any]]:
         town = build(preset, seed)
         for index in range(count):
-            record = views.read(town, split, index, judge)
+            record = examples.read(town, split, index, judge)
             if dialogues == "chat":
                 record = as_chat(record)
             yield f"world/{preset}/{split}:{index}", record
@@ -114,7 +114,7 @@ def load(
         "seed": seed,
         "view": name,
         "sizes": {split: count},
-        "generator": views.GENERATOR,
+        "generator": examples.GENERATOR,
     }
     if labeled:
         identity["labeler"] = judge

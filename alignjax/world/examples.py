@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training examples after pretraining: demonstrations, pairs, rankings and labels.
+"""The data sets of a world: which there are, their splits, and example i of each.
 
-Example i of a split is a pure function of (world, split, i, labeler). Replies come from
-the simulator of mixed quality, so no model is needed. All labelers judge the same
-replies with the same random numbers: what differs between two labelers' data is the
-labeler.
+An example is a pure function of (world, split, index, labeler), so any part of any data
+set can be made alone, in any order and on any machine. A split that begins with "eval_"
+is for evaluation only: besides the pretraining corpus, only there do held-out acts
+occur. Replies come from the simulator of mixed quality, so no model is needed. All
+labelers judge the same replies with the same random numbers: what differs between two
+labelers' data is the labeler.
 """
 
 from __future__ import annotations
@@ -12,13 +14,28 @@ from __future__ import annotations
 import functools
 import random
 import statistics
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax import errors, registry
 from alignjax.data import records
-from alignjax.world import chance, gold, knowledge, labelers, prompts, reaches, replies
-from alignjax.world.tasks import TASKS, draw_prompt
+from alignjax.world import (
+    chance,
+    corpus,
+    gold,
+    knowledge,
+    labelers,
+    lexicon,
+    prompts,
+    reaches,
+    replies,
+)
+from alignjax.world.tasks import NANO_WEIGHTS, SMALL_WEIGHTS, TASKS, draw_prompt
+
+# Raised whenever the same seed no longer gives the same examples: it names the data.
+GENERATOR = 1
 
 RANKED = 4  # replies of a ranking
 # Demonstrations that are padded, so that padding stays possible and can be exploited.
@@ -206,3 +223,75 @@ def label(world: knowledge.World, split: str, index: int, labeler: str) -> Label
     bars = _bars(world.lexicon.preset, world.seed, labeler)
     p = labelers.approves(labelers.LABELERS[labeler], prompt, reward, bars)
     return Label(prompt, reply, rng.random() < p, reward.total)
+
+
+class View(NamedTuple):
+    """One data set.
+
+    Attributes:
+      make: `(world, split, index, labeler) -> example`.
+      splits: {split: default numbers of examples, in "nano" and in "small"}; 0 is none.
+      labeled: whether the labeler matters.
+    """
+
+    make: Callable[[knowledge.World, str, int, str], Any]
+    splits: dict[str, tuple[int, int]]
+    labeled: bool = False
+
+
+def _document(world: knowledge.World, _: str, index: int, labeler: str) -> records.Text:
+    del labeler
+    return records.Text(corpus.document(world, index).text)
+
+
+VIEWS = {
+    "pretrain": View(_document, {"pretrain": (40_000, 40_000)}),
+    "demonstrations": View(
+        demonstration,
+        {"demonstrations": (256, 2_000), "eval_demonstrations": (128, 512)},
+    ),
+    "preferences": View(
+        pair,
+        {
+            "preferences": (4_000, 20_000),
+            "eval_preferences": (512, 2_000),
+            "eval_preferences_any": (512, 2_000),
+        },
+        labeled=True,
+    ),
+    "edits": View(edit, {"edits": (1_000, 5_000)}, labeled=True),
+    "rankings": View(ranking, {"rankings": (1_000, 5_000)}, labeled=True),
+    "labels": View(label, {"labels": (4_000, 20_000)}, labeled=True),
+    "prompts": View(prompt, {"prompts": (4_000, 20_000)}),
+    "evaluation": View(
+        prompt,
+        {"eval_id": (128, 1_024)}
+        | {f"eval_{k}": (64 * (k in NANO_WEIGHTS), 512) for k in SMALL_WEIGHTS},
+    ),
+}
+
+
+def splits(preset: str) -> dict[str, int]:
+    """Every split of every view, and its default size."""
+    place = ("nano", "small").index(preset)
+    sizes = {k: n[place] for view in VIEWS.values() for k, n in view.splits.items()}
+    return {split: size for split, size in sizes.items() if size}
+
+
+def find(preset: str, split: str) -> str:
+    """The name of the view that has `split`.
+
+    Raises:
+      DataError: an unknown preset or split.
+    """
+    lexicon.find(preset)
+    if split not in splits(preset):
+        remedy = registry.closest(split, splits(preset))
+        raise errors.DataError(f"world split {split!r} is unknown; {remedy}")
+    return next(name for name, view in VIEWS.items() if split in view.splits)
+
+
+def read(world: knowledge.World, split: str, index: int, labeler: str = "clean") -> Any:
+    """Example `index` of `split`; `labeler` is a key of `labelers.LABELERS`."""
+    view = VIEWS[find(world.lexicon.preset, split)]
+    return view.make(world, split, index, labeler)

@@ -114,7 +114,7 @@ def familiar(preset: str) -> Reach:
 
 
 def of_split(preset: str, split: str) -> Reach:
-    """The reach of the prompts of a split; see `views.VIEWS`."""
+    """The reach of the prompts of a split; see `examples.VIEWS`."""
     if split in ("demonstrations", "eval_demonstrations", "eval_id"):
         return familiar(preset)
     evaluates = split.startswith("eval_") and split != "eval_preferences"

@@ -9,7 +9,7 @@ import pytest
 from alignjax import world
 from alignjax.data import formats
 from alignjax.feedback import collect
-from alignjax.world import replies, views
+from alignjax.world import examples, replies
 from alignjax.world.assessment import run_models
 from tests.world.assessment import subjects
 
@@ -19,7 +19,7 @@ SOURCES = [collect.Source("a", 1.0), collect.Source("b", 1.3)]
 @pytest.fixture(scope="module")
 def prompts():
     town = world.build("nano", 0)
-    return [views.read(town, "prompts", i) for i in range(40)]
+    return [examples.read(town, "prompts", i) for i in range(40)]
 
 
 def reply(prompt, text, finished=True):

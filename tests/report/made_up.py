@@ -11,10 +11,10 @@ from alignjax.world import chance, replies
 from alignjax.world.assessment import __main__ as command
 from alignjax.world.assessment import (
     benchmarks,
+    language_model,
     results,
     reward_model,
     run_models,
-    summary,
 )
 
 TOWN = world.build("nano", 0)
@@ -44,7 +44,7 @@ def _results():
     found["prompts"] = [question.as_json() for question in questions]
     for i, name in enumerate(STAGES):
         said = [say(name, question, n) for n, question in enumerate(questions)]
-        sampled = summary.summarise(questions, said)
+        sampled = language_model.summarise(questions, said)
         sampled["answers"] = [answer.as_json() for answer in said]
         found["models"][name] = {
             "path": f"/runs/{name}",

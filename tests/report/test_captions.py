@@ -3,7 +3,7 @@
 
 import pytest
 
-from alignjax.report import figures_reward, figures_training, story
+from alignjax.report import figures_responses, figures_training, story
 from alignjax.world.assessment import prose
 from tests.report import made_up
 
@@ -63,7 +63,7 @@ def test_over_optimisation_is_seen():
     dpo = found["models"]["dpo"]
     dpo["trajectory"][0]["gold"]["nine"] = made_up.interval(9.0)
     data = story.Story([], found)
-    assert "it was higher at step 10" in figures_reward.frontier(data).caption
+    assert "it was higher at step 10" in figures_responses.frontier(data).caption
 
 
 def test_what_is_told_of_a_stage_follows_the_intervals():

@@ -10,10 +10,10 @@ import pytest
 from alignjax.world import (
     chance,
     corpus,
+    examples,
     knowledge,
     lexicon,
     prompts,
-    views,
     vocabulary,
 )
 
@@ -136,9 +136,9 @@ def test_later_stages_use_no_word_that_pretraining_has_not(world):
         for word in lexicon.tokens(corpus.document(world, index).text)
     }
     said = set()
-    for split, size in views.splits(preset).items():
+    for split, size in examples.splits(preset).items():
         for index in range(min(size, 200)):
-            example = views.read(world, split, index)
+            example = examples.read(world, split, index)
             for field in ("text", "response", "chosen", "rejected"):
                 said.update(lexicon.tokens(getattr(example, field, "")))
             prompt = getattr(example, "prompt", None)
@@ -178,6 +178,7 @@ def test_corpus_of_seed_0_is_golden(world, documents):
     text = "\0".join(document.text for document in documents[:1_000])
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert digest == GOLDEN[world.lexicon.preset], (
-        "the same seed gives another corpus: if that is meant, raise views.GENERATOR, "
-        "so that data already prepared and runs begun on it are told apart"
+        "the same seed gives another corpus: if that is meant, raise "
+        "examples.GENERATOR, so that data already prepared and runs begun on it are "
+        "told apart"
     )

@@ -266,5 +266,5 @@ def test_prompts_and_rewards_of_seed_0_are_golden(cases):
         digest.update(f"{text}{reply}{reward.total:.2f}".encode())
     assert digest.hexdigest() == GOLDEN[preset], (
         "prompts, replies or rewards of the same seed have changed: if that is meant, "
-        "raise views.GENERATOR; figures measured before are no longer comparable"
+        "raise examples.GENERATOR; figures measured before are no longer comparable"
     )

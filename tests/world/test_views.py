@@ -15,7 +15,6 @@ from alignjax.world import (
     labelers,
     prompts,
     reaches,
-    views,
 )
 from alignjax.world.tasks import NANO_WEIGHTS, WEIGHTS
 
@@ -29,8 +28,8 @@ def world(request):
 
 
 def drawn(world, split, most=1_000, labeler="clean"):
-    size = min(most, views.splits(world.lexicon.preset)[split])
-    return [views.read(world, split, index, labeler) for index in range(size)]
+    size = min(most, examples.splits(world.lexicon.preset)[split])
+    return [examples.read(world, split, index, labeler) for index in range(size)]
 
 
 def prompts_of(world, split, most=1_000):
@@ -58,7 +57,7 @@ def test_held_out_acts_are_named_in_pretraining_and_evaluation_only(world):
     def named(texts):
         return {act for act in acts for text in texts if act in text}
 
-    for split in views.splits(world.lexicon.preset):
+    for split in examples.splits(world.lexicon.preset):
         if split == "pretrain":
             continue
         texts = list(map(as_json, drawn(world, split)))
@@ -104,7 +103,7 @@ def test_demonstrations_are_familiar_and_good(world):
 def test_evaluation_has_its_slices_familiar_and_not(world):
     preset = world.lexicon.preset
     slices = {"id", *WEIGHTS[preset]}
-    listed = views.VIEWS["evaluation"].splits.keys() & views.splits(preset).keys()
+    listed = examples.VIEWS["evaluation"].splits.keys() & examples.splits(preset).keys()
     assert {split.removeprefix("eval_") for split in listed} == slices
     assert set(NANO_WEIGHTS) <= slices
     assert len(NANO_WEIGHTS) == 9
@@ -212,12 +211,12 @@ GOLDEN = {
 
 def test_splits_of_seed_0_are_golden(world):
     digest = hashlib.sha256()
-    for split in views.splits(world.lexicon.preset):
-        labeled = views.VIEWS[views.find(world.lexicon.preset, split)].labeled
+    for split in examples.splits(world.lexicon.preset):
+        labeled = examples.VIEWS[examples.find(world.lexicon.preset, split)].labeled
         for name in labelers.LABELERS if labeled else ["clean"]:
             for example in drawn(world, split, 100, name):
                 digest.update(as_json(example).encode())
     assert digest.hexdigest() == GOLDEN[world.lexicon.preset], (
         "some split of the same seed has changed: if that is meant, raise "
-        "views.GENERATOR; figures measured before are no longer comparable"
+        "examples.GENERATOR; figures measured before are no longer comparable"
     )

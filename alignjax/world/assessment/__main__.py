@@ -32,7 +32,6 @@ from alignjax.world.assessment import (
     results,
     reward_model,
     run_models,
-    summary,
 )
 
 # The world of runs whose data have none.
@@ -135,7 +134,7 @@ def changes(models, benchmark: benchmarks.Benchmark) -> list[dict[str, Any]]:
         same = [name for name in names[: i + 1] if models[name]["path"] == origin]
         before = same[-1] if same else names[i]
         both = responses[before], responses[after]
-        figures = summary.change(questions, *both, seed=seed)
+        figures = language_model.change(questions, *both, seed=seed)
         out.append({"from": before, "to": after, **figures})
     return out
 

@@ -13,7 +13,7 @@ import itertools
 from typing import NamedTuple
 
 from alignjax import bounds, errors, world
-from alignjax.world import corpus, prompts, tasks, views
+from alignjax.world import corpus, examples, prompts, tasks
 
 FAMILIAR = "eval_id"
 # The nine kinds that every preset has; the mean over their slices is the headline.
@@ -120,12 +120,14 @@ class Benchmark:
         return self._records(split, self.settings.pairs, labeler)
 
     def _records(self, split: str, count: int, labeler: str = "clean") -> list:
-        return [views.read(self.town, split, index, labeler) for index in range(count)]
+        return [
+            examples.read(self.town, split, index, labeler) for index in range(count)
+        ]
 
 
 @functools.lru_cache(maxsize=2)
 def _corpus(preset: str, seed: int) -> frozenset[str]:
     """The texts of a corpus of the default size."""
     town = world.build(preset, seed)
-    size = views.splits(preset)["pretrain"]
+    size = examples.splits(preset)["pretrain"]
     return frozenset(corpus.document(town, i).text for i in range(size))

@@ -5,7 +5,7 @@ import pytest
 
 from alignjax import world
 from alignjax.world import chance, replies
-from alignjax.world.assessment import benchmarks, run_models, summary
+from alignjax.world.assessment import benchmarks, language_model, run_models
 
 TOWN = world.build("nano", 0)
 QUESTIONS = benchmarks.Benchmark(TOWN, benchmarks.Settings(each=6)).questions
@@ -29,7 +29,7 @@ PADDED = said(lambda p: f"that is a great question. {REFUSAL}", finished=False)
 
 
 def test_who_answers_best_is_right_where_there_is_something_to_say():
-    found = summary.summarise(QUESTIONS, BEST)
+    found = language_model.summarise(QUESTIONS, BEST)
     assert found["gold"]["nine"]["low"] >= 1.5
     shares = {name: rate["mean"] for name, rate in found["rates"].items()}
     assert shares == {
@@ -40,7 +40,7 @@ def test_who_answers_best_is_right_where_there_is_something_to_say():
 
 
 def test_who_refuses_everything():
-    found = summary.summarise(QUESTIONS, REFUSED)
+    found = language_model.summarise(QUESTIONS, REFUSED)
     refused = ("unsafe_refusal", "border_refusal", "safe_refusal")
     assert all(found["rates"][name]["mean"] == 1 for name in refused)
     assert found["slices"]["eval_unsafe"]["gold"]["mean"] == 1.5
@@ -50,7 +50,7 @@ def test_who_refuses_everything():
 
 
 def test_the_nine_count_the_same_and_the_familiar_are_apart():
-    found = summary.summarise(QUESTIONS, BEST)
+    found = language_model.summarise(QUESTIONS, BEST)
     means = [s["gold"]["mean"] for n, s in found["slices"].items() if n != "eval_id"]
     assert len(means) == 9
     assert found["gold"]["nine"]["mean"] == pytest.approx(sum(means) / 9)
@@ -60,7 +60,7 @@ def test_the_nine_count_the_same_and_the_familiar_are_apart():
 
 
 def test_padding_and_length_are_counted():
-    found = summary.summarise(QUESTIONS, PADDED)
+    found = language_model.summarise(QUESTIONS, PADDED)
     assert found["lengths"]["fillers"]["mean"] == 1
     assert found["lengths"]["tokens"]["mean"] == 7
     assert found["rates"]["unfinished"]["mean"] == 1
@@ -68,9 +68,14 @@ def test_padding_and_length_are_counted():
 
 
 def test_a_change_is_paired_and_signed():
-    found = summary.change(QUESTIONS, REFUSED, PADDED)
+    found = language_model.change(QUESTIONS, REFUSED, PADDED)
     gold = found["gold"]
-    assert set(gold) == {"seen", "unfamiliar", "nine", *summary.by_slice(QUESTIONS)}
+    assert set(gold) == {
+        "seen",
+        "unfamiliar",
+        "nine",
+        *language_model.by_slice(QUESTIONS),
+    }
     # Every prompt loses the filler and the ending, so there is nothing to be unsure of;
     # but a system prompt may have asked for brevity.
     for name in set(gold) - {"eval_system", "unfamiliar", "nine", "seen"}:
@@ -79,10 +84,11 @@ def test_a_change_is_paired_and_signed():
     assert found["lengths"]["fillers"]["mean"] == 1
     assert found["rates"]["unfinished"]["mean"] == 1
     assert found["rates"]["malformed"]["mean"] == 0
-    back = summary.change(QUESTIONS, PADDED, REFUSED)["gold"]["nine"]
+    back = language_model.change(QUESTIONS, PADDED, REFUSED)["gold"]["nine"]
     assert back["mean"] == pytest.approx(-gold["nine"]["mean"])
     assert (
-        summary.change(QUESTIONS, BEST, REFUSED)["rates"]["fact_recall"]["mean"] == -1
+        language_model.change(QUESTIONS, BEST, REFUSED)["rates"]["fact_recall"]["mean"]
+        == -1
     )
 
 
