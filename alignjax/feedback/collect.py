@@ -115,11 +115,8 @@ def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:
     if len(set(sources)) < 2:
         raise errors.ConfigError("source: give two or more that differ")
     models = {s.path: run_models.open_model(s.path, s.path) for s in sources}
-    if scoring := [path for path, m in models.items() if m.stage == "reward"]:
-        raise errors.ConfigError(
-            f"source: {', '.join(scoring)} is a reward model, which does not respond; "
-            "name runs of pretraining, fine-tuning or preferences"
-        )
+    for model in models.values():
+        model.check_responds("source")
     return [models[source.path] for source in sources]
 
 

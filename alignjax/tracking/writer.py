@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -132,13 +131,7 @@ class Writer:
             self._wandb.log(metrics, step=step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Keeps a text that the model wrote, in samples/ and on the terminal.
-
-        Raises:
-          ValueError: `name` cannot be part of a file's name.
-        """
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"{name!r} is no name; use letters, digits, '.', '_', '-'")
+        """Keeps a text that the model wrote, in samples/ and on the terminal."""
         if not self.active:
             return
         folder = self.workdir / "samples"

@@ -47,15 +47,13 @@ def run(
     anew: bool = False,
     terminal: progress.Terminal,
 ) -> dict[str, Any]:
-    """Assesses every run that the file does not have, and writes it after each.
+    """Assesses every run that the file `out` does not have, and writes it after each.
 
     Args:
       runs: name, path and step (or None) of each, in the order of the stages.
-      out: the file.
       settings: of the benchmark; a file of other settings starts again.
       checkpoints: names of runs to measure at every checkpoint as well.
       anew: whether to start the file again.
-      terminal: for progress and the lines of each run.
 
     Raises:
       ConfigError: names that occur twice, or runs of different worlds.
@@ -68,11 +66,8 @@ def run(
         raise errors.ConfigError(f"checkpoints: {unknown} is not among the runs")
     models = [run_models.open_model(*named) for named in runs]
     for model in models:
-        if model.name in checkpoints and model.stage == "reward":
-            raise errors.ConfigError(
-                f"checkpoints: {model.name} is a reward model; name runs of "
-                "pretraining, fine-tuning or preferences"
-            )
+        if model.name in checkpoints:
+            model.check_responds("checkpoints")
     preset, seed = _world(models)
     benchmark = benchmarks.Benchmark(world.build(preset, seed), settings)
     figures = results.empty(preset, seed, settings)
@@ -101,9 +96,8 @@ def run(
         results.write(out, figures)
         if model.name in new:
             terminal.say("\n".join(prose.lines(figures, model.name)))
-    if not new:  # then somebody wants to read about all of them
-        for name in names:
-            terminal.say("\n".join(prose.lines(figures, name)))
+    for name in [] if new else names:  # nothing is new: to read about all of them
+        terminal.say("\n".join(prose.lines(figures, name)))
     return figures
 
 

@@ -105,9 +105,8 @@ class Benchmark:
 
     @functools.cached_property
     def demonstrations(self) -> list[world.Demonstration]:
-        """Held-out demonstrations, those of the split `eval_demonstrations`."""
-        count = self.settings.demonstrations
-        return self._records("eval_demonstrations", count)
+        """Held-out demonstrations."""
+        return self._records("eval_demonstrations", self.settings.demonstrations)
 
     def pairs(self, split: str, labeler: str) -> list[world.Pair]:
         """Held-out pairs as `labeler` sorted them.

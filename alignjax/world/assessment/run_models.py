@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alignjax import analysis, sampling, world
+from alignjax import analysis, errors, sampling, world
 from alignjax.data import records
 from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chats
@@ -60,6 +60,14 @@ class RunModel(NamedTuple):
     def stage(self) -> str:
         """ "pretraining", "sft", "reward" or "preference"."""
         return results.stage(self.run.config)
+
+    def check_responds(self, field: str) -> None:
+        """Raises ConfigError, which names `field`, for a reward model."""
+        if self.stage == "reward":
+            raise errors.ConfigError(
+                f"{field}: {self.name} is a reward model, which does not respond; name "
+                "runs of pretraining, fine-tuning or preferences"
+            )
 
     @property
     def world(self) -> dict[str, Any]:
