@@ -56,10 +56,8 @@ def measure(
     """Teacher forcing of every row, under the model and under the reference.
 
     Args:
-      model: of `params`, and of the reference's, which have the same shapes.
-      params: parameters of the model to be measured.
       rows: at least one; none longer than the model's context.
-      reference: parameters of another model; None for the model itself.
+      reference: parameters of the same shapes; None for the model itself.
       progress: called with the number of rows that are done.
 
     Raises:

@@ -49,10 +49,8 @@ class Figure(NamedTuple):
 
     Attributes:
       name: a word, unique on the page.
-      title: the question that it answers.
-      caption: the answer, from the numbers.
-      svg: the drawing.
-      numbers: the same as a table, a row of headings first.
+      title: the question that it answers; `caption` is the answer, from the numbers.
+      numbers: those drawn, as a table, a row of headings first.
     """
 
     name: str

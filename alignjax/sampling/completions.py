@@ -72,8 +72,7 @@ def generate(
     the other rows, their order or the size of batches.
 
     Args:
-      model: the model.
-      params: its parameters; under `sharding.use` they may lie anywhere on the mesh.
+      params: under `sharding.use` they may lie anywhere on the mesh.
       tokenizer: see `data.tokenizer.Tokenizer`.
       prompts: texts, which get the tokenizer's start of document before them, or
         tokens, which are taken as they are.

@@ -85,12 +85,10 @@ def sample(
     """Continues every prompt by up to `max_tokens` tokens.
 
     Args:
-      model: what to ask; every prompt and its response fit its `max_length`.
-      params: its parameters.
+      model: every prompt and its response fit its `max_length`.
       prompts_BP: int32, padded on the left.
       mask_BP: bool, False where there is padding. A row without any token is padding
         as a whole: its response is empty.
-      draw: keys and settings.
       max_tokens: room for the longest response, R.
     """
     state = start(model, params, prompts_BP, mask_BP, max_tokens)

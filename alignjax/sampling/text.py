@@ -51,9 +51,7 @@ def find_stop(
     Args:
       text_of: the text of the first n tokens; each extends those of smaller n, but for
         characters that are not complete yet.
-      seen: tokens that are known to hold no stop string.
-      total: tokens that there are.
-      stops: what to look for.
+      seen: tokens that are known to hold no stop string, of `total` that there are.
     """
     has = lambda count: _leftmost(text_of(count), stops) is not None
     if not stops or total <= seen or not has(total):

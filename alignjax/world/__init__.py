@@ -63,8 +63,7 @@ def load(
         demonstrations, eval_demonstrations    examples.Demonstration
         preferences, edits, eval_preferences,
         eval_preferences_any                   examples.Pair
-        rankings                               examples.Ranking
-        labels                                 examples.Label
+        rankings; labels                       examples.Ranking; examples.Label
         prompts, eval_id, eval_<kind>          prompts.Prompt
 
     Args:
@@ -87,8 +86,8 @@ def load(
     count = examples.splits(preset)[split] if documents is None else documents
     if count <= 0:
         raise errors.DataError(f"world documents={documents}: need one or more")
-    judge, labeled = labeler or "clean", examples.VIEWS[name].labeled
-    if labeler is not None and not labeled:
+    judge, view = labeler or "clean", examples.VIEWS[name]
+    if labeler is not None and not view.labeled:
         raise errors.DataError(
             f"world labeler={labeler!r}: split {split!r} has no labeler; leave it out"
         )
@@ -104,7 +103,7 @@ def load(
     def stream() -> Iterator[tuple[str, Any]]:
         town = build(preset, seed)
         for index in range(count):
-            record = examples.read(town, split, index, judge)
+            record = view.make(town, split, index, judge)
             if dialogues == "chat":
                 record = as_chat(record)
             yield f"world/{preset}/{split}:{index}", record
@@ -116,7 +115,7 @@ def load(
         "sizes": {split: count},
         "generator": examples.GENERATOR,
     }
-    if labeled:
+    if view.labeled:
         identity["labeler"] = judge
     if dialogues == "chat":
         identity["dialogues"] = dialogues

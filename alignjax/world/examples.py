@@ -239,13 +239,13 @@ class View(NamedTuple):
     labeled: bool = False
 
 
-def _document(world: knowledge.World, _: str, index: int, labeler: str) -> records.Text:
-    del labeler
+def document(world: knowledge.World, _: str, index: int, __: str) -> records.Text:
+    """A document of the pretraining corpus."""
     return records.Text(corpus.document(world, index).text)
 
 
 VIEWS = {
-    "pretrain": View(_document, {"pretrain": (40_000, 40_000)}),
+    "pretrain": View(document, {"pretrain": (40_000, 40_000)}),
     "demonstrations": View(
         demonstration,
         {"demonstrations": (256, 2_000), "eval_demonstrations": (128, 512)},

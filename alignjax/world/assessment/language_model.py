@@ -57,8 +57,6 @@ def assess(
     """All figures of a model that generates text, as JSON data.
 
     Args:
-      model: the model.
-      benchmark: the prompts and the texts.
       reference: the model to measure its divergence from; it has the same shapes and
         the same format of dialogues.
       progress: called with a line, now and then.
@@ -176,8 +174,7 @@ def summarise(
         shares of `tags`, means of `LENGTHS` and `unfinished`.
       gold: intervals over `seen` prompts (the familiar slice), the `unfamiliar` ones of
         the other slices, and `nine`, the mean of those slices' means.
-      rates: shares with intervals, see `RATES`.
-      lengths: means per response over all prompts but the familiar slice.
+      rates, lengths: see `RATES` and `LENGTHS`; lengths leave out the familiar slice.
       distinct: the share of different texts.
     """
     others = [responses[i] for i in _unfamiliar(questions)]
@@ -202,12 +199,9 @@ def summarise(
 def change(
     questions: Questions, before: Responses, after: Responses, *, seed: int = 0
 ) -> dict[str, Any]:
-    """Changes from one model to another, paired by prompt.
+    """Intervals of the changes from one model to another, paired by prompt.
 
-    Returns:
-      gold: intervals of the mean difference, by headline and by slice.
-      rates: the same of the shares of `summarise`.
-      lengths: the same of its `lengths`.
+    Returns the `gold`, by headline and by slice, `rates` and `lengths` of `summarise`.
     """
 
     def moved(measure, rows) -> statistics.Interval:

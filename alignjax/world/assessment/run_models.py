@@ -43,10 +43,9 @@ class RunModel(NamedTuple):
     """A run opened as a model.
 
     Attributes:
-      name: its name in results and messages.
+      name: in results and messages.
       run: as `analysis.open_run` gives it.
-      step: of its checkpoint.
-      params: on the default device.
+      step: of its checkpoint, whose `params` are on the default device.
       format: of its dialogues.
     """
 
@@ -214,11 +213,9 @@ def sample(
     The same prompts with the same seed give the same responses, whatever the batches.
 
     Args:
-      model: a model that generates text.
       prompts: objects with `turns`, such as `world.Prompt`.
       length: most tokens of a response.
       temperature: 0 is greedy; equal prompts are then answered once.
-      seed: of all of it.
       score: `(prompt, text, *, finished) -> reward`; None for no rewards.
       progress: called with the number of prompts that are answered, now and then.
 
