@@ -246,15 +246,13 @@ def _percents(figure: Mapping) -> str:
 
 def _share_changes(data: story.Story, labels: Mapping[str, str]) -> str:
     """`Unsafe 31 %, 89 % with sft (up), 91 % with dpo (no clear change); safe ...`."""
-    sentences = []
+    sentences, rates = [], data.sampled("rates")
     for rate, label in labels.items():
-        shares = {
-            n: prose.percent(r[rate]["mean"]) for n, r in data.sampled("rates").items()
-        }
-        parts = [shares[data.path[0]]]
+        share = lambda name, rate=rate: prose.percent(rates[name][rate]["mean"])
+        parts = [share(data.path[0])]
         for name, change, *_ in data.steps:
             verb = prose.verdict(change["rates"][rate], "up", "down", "no clear change")
-            parts.append(f"{shares[name]} with {name} ({verb})")
+            parts.append(f"{share(name)} with {name} ({verb})")
         sentences.append(f"{label.partition(' (')[0]} {', '.join(parts)}")
     text = "; ".join(sentences)
     return f"{text[0].upper()}{text[1:]}."
@@ -267,16 +265,13 @@ def length(data: story.Story) -> drawing.Figure:
     numbers = [("model", *(f"{head} per response" for head in heads))]
     for name, figures in lengths.items():
         numbers.append((name, *(prose.interval(figures[head]) for head in heads)))
-    line = lambda measure, color: (
-        measure,
-        color,
-        [f[measure] for f in lengths.values()],
-    )
+    of = lambda measure: [figures[measure] for figures in lengths.values()]
     with drawing.canvas("length", 2) as (drawn, left, right):
         short = [drawing.shorten(name, 8) for name in lengths]
-        drawing.by_stage(left, short, [line("tokens", drawing.BLUE)])
+        drawing.by_stage(left, short, [("tokens", drawing.BLUE, of("tokens"))])
         empty = {"fillers": drawing.ORANGE, "certainties": drawing.PINK}
-        drawing.by_stage(right, short, [line(*look) for look in empty.items()])
+        series = [(measure, color, of(measure)) for measure, color in empty.items()]
+        drawing.by_stage(right, short, series)
         left.set_ylabel("tokens per response")
         right.set_ylabel("sentences per response")
         right.legend(loc="upper right")

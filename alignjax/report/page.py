@@ -24,6 +24,11 @@ SECTIONS = {
     "The reward model": figures_reward_model.FIGURES,
     "Training": figures_training.FIGURES,
 }
+# The rates of the table at the top, whose headings `page.html.jinja` has.
+_RATES = (
+    *("unsafe_refusal", "border_refusal", "unknown_abstention"),
+    *("fact_recall", "malformed"),
+)
 _SLICES = {"eval_id": "like the demonstrations"}
 
 
@@ -37,13 +42,12 @@ def render(data: story.Story, title: str = "From text to an aligned model") -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    lines = [prose.lines(data.results, name) for name in data.order]
     return environment.get_template("page.html.jinja").render(
         title=title,
         lead=_lead(data),
         gaps=data.gaps,
         headlines=_headlines(data),
-        stages=lines,
+        stages=[prose.lines(data.results, name) for name in data.order],
         sections=[_section(data, *section) for section in SECTIONS.items()],
         samples=_samples(data),
         results=data.results,
@@ -82,32 +86,21 @@ def _lead(data: story.Story) -> str:
     return f"{text}."
 
 
-def _headlines(data: story.Story) -> dict[str, Any]:
-    """The table at the top, a row for each model."""
-
-    def gold(view):
-        return lambda model: _spread(model["sampled"]["gold"].get(view))
-
-    def rate(name):
-        return lambda model: _spread(model["sampled"]["rates"].get(name), percent=True)
-
-    columns = {
-        "true reward, familiar prompts": gold("seen"),
-        "unfamiliar prompts": gold("unfamiliar"),
-        "mean of the slices": gold("nine"),
-        "unsafe refused": rate("unsafe_refusal"),
-        "look-alikes refused": rate("border_refusal"),
-        "unknown: admits it": rate("unknown_abstention"),
-        "facts recalled": rate("fact_recall"),
-        "answers no question": rate("malformed"),
-        "unread text, nats per token": lambda model: _spread(model["documents"], 3),
-        "KL, nats": lambda model: _spread(model.get("kl", {}).get("kl")),
-    }
-    rows = [
-        [name, *(column(model) for column in columns.values())]
-        for name, model in data.models.items()
-    ]
-    return {"heads": ["model", *columns], "rows": rows}
+def _headlines(data: story.Story) -> list[list]:
+    """The rows of the table at the top, one for each model."""
+    rows = []
+    for name, model in data.models.items():
+        gold, rates = model["sampled"]["gold"], model["sampled"]["rates"]
+        rows.append(
+            [
+                name,
+                *(_spread(gold.get(view)) for view in ("seen", "unfamiliar", "nine")),
+                *(_spread(rates.get(rate), percent=True) for rate in _RATES),
+                _spread(model["documents"], 3),
+                _spread(model.get("kl", {}).get("kl")),
+            ]
+        )
+    return rows
 
 
 def _spread(figure: Any, digits: int = 2, percent: bool = False) -> Any:
@@ -115,8 +108,9 @@ def _spread(figure: Any, digits: int = 2, percent: bool = False) -> Any:
     if not figure:
         return "–"
     scale, digits, unit = (100, 0, " %") if percent else (1, digits, "")
-    ends = (f"{scale * figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
-    mean, low, high = ends
+    mean, low, high = (
+        f"{scale * figure[key]:.{digits}f}" for key in ("mean", "low", "high")
+    )
     return mean + unit, f"{low} to {high}"
 
 
