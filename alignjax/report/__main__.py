@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -52,35 +51,24 @@ def parse_stage(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def write(options: argparse.Namespace) -> pathlib.Path:
-    """Writes the report whole or not at all, and returns where.
-
-    Raises:
-      ConfigError: no stage and no assessment, folders without a run, no matplotlib,
-        or a file that cannot be written.
-    """
-    if not options.stage and not options.assessment:
-        raise errors.ConfigError("stage: give a --stage, or an --assessment, or both")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise errors.ConfigError(
-            "figures need the package matplotlib, which is not installed: "
-            "pip install 'alignjax[report]'"
-        )
-    out = cli.output(options.out)
-    figures = None
-    if options.assessment:
-        figures = results.read(cli.path(options.assessment, "assessment"))
-    text = page.render(story.load(options.stage, figures), options.title)
-    atomic.write(out, text)
-    return out
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     options = parser().parse_args(arguments)
 
     def report() -> None:
-        out = write(options)
+        if not options.stage and not options.assessment:
+            raise errors.ConfigError("stage: give --stage, or --assessment, or both")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise errors.ConfigError(
+                "figures need the package matplotlib, which is not installed: "
+                "pip install 'alignjax[report]'"
+            )
+        out = cli.output(options.out)
+        figures = None
+        if options.assessment:
+            figures = results.read(cli.path(options.assessment, "assessment"))
+        text = page.render(story.load(options.stage, figures), options.title)
+        atomic.write(out, text)
         print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
 
     return cli.exit_code(report)

@@ -189,7 +189,7 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
     assert "the report" in capsys.readouterr().out
     (tmp_path / "cut.json").write_text('{"format": 1}')
     for bad, message in (
-        ([], "give a --stage"),
+        ([], "give --stage"),
         ([f"--out={tmp_path}", *stages], f"out: {tmp_path} is a folder"),
         ([f"--assessment={tmp_path / 'cut.json'}"], "results without world"),
         (["--stage=a=/no/such"], "stage a"),

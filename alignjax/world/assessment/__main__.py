@@ -153,11 +153,8 @@ def _reference(model, models) -> run_models.RunModel | None:
 
 def _world(models) -> tuple[str, int]:
     """The preset and seed of the world that all runs were trained on."""
-    worlds = {
-        (model.world.get("preset", _PRESET), model.world.get("seed", _SEED))
-        for model in models
-        if model.world
-    }
+    sources = [model.world for model in models if model.world]
+    worlds = {(s.get("preset", _PRESET), s.get("seed", _SEED)) for s in sources}
     if len(worlds) > 1:
         raise errors.ConfigError(f"run: the runs are of different worlds: {worlds}")
     return worlds.pop() if worlds else (_PRESET, _SEED)
@@ -183,12 +180,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="measure all checkpoints of this run, on half as many prompts",
     )
-    add(
-        "--each",
-        type=int,
-        default=default.each,
-        help="prompts of a slice (%(default)s)",
-    )
+    each = "prompts of a slice (%(default)s)"
+    add("--each", type=int, default=default.each, help=each)
     add("--seed", type=int, default=default.seed, help="of sampling (%(default)s)")
     add("--kinds", default=",".join(benchmarks.KINDS), help="slices (%(default)s)")
     add("--anew", action="store_true", help="start the file again")
@@ -219,16 +212,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def assess() -> None:
         cli.keep_programs(options.cache_dir)
         out = cli.output(options.out)
-        section = dict(each=options.each, seed=options.seed)
-        section["kinds"] = options.kinds.split(",")
+        kinds = options.kinds.split(",")
+        section = dict(each=options.each, seed=options.seed, kinds=kinds)
         settings = config.build(benchmarks.Settings, section, "")
+        more = dict(checkpoints=options.checkpoints, anew=options.anew)
         with contextlib.closing(progress.Terminal()) as terminal:
-            run(
-                *(options.run, out, settings),
-                checkpoints=options.checkpoints,
-                anew=options.anew,
-                terminal=terminal,
-            )
+            run(options.run, out, settings, terminal=terminal, **more)
 
     return cli.exit_code(assess)
 
