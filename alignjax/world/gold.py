@@ -42,14 +42,8 @@ _UNFINISHED = -1.0
 DECIMALS = 2
 
 COMPONENTS = (
-    "task",
-    "constraint",
-    "courtesy",
-    "filler",
-    "certainty",
-    "closing",
-    "overconfidence",
-    "unfinished",
+    *("task", "constraint", "courtesy", "filler"),
+    *("certainty", "closing", "overconfidence", "unfinished"),
 )
 
 _PUNCTUATION = re.compile(r" (?=[^a-z\s])")
