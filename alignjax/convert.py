@@ -16,6 +16,7 @@ they are, and how far from transformers where the extra `parity` is installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -32,27 +33,21 @@ from alignjax.tracking import progress
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("convert", __doc__)
-    commands_ = out.add_subparsers(dest="command", required=True)
-    into = commands_.add_parser("import", help="a run of a folder")
-    into.add_argument("source", metavar="SRC", help="a folder, or hf:REPOSITORY")
-    into.add_argument("target", metavar="RUN_DIR", help="made; must not have content")
-    into.add_argument(
-        "--adapters", metavar="FOLDER", help="of PEFT's, for SRC, which may be a run"
-    )
-    back = commands_.add_parser("export", help="a folder of a run")
-    back.add_argument("source", metavar="RUN_DIR", help="the workdir of a run")
-    back.add_argument("target", metavar="DST", help="made; must not have content")
-    back.add_argument("--step", type=int, help="of which checkpoint; the newest")
-    back.add_argument("--dtype", choices=save.DTYPES, help="as in the run unless told")
-    back.add_argument(
-        "--max-shard-size", metavar="SIZE", help="of a file of weights; 5GB"
-    )
-    back.add_argument(
-        "--adapters", action="store_true", help="the adapters alone, for PEFT"
-    )
-    back.add_argument(
-        "--base", metavar="NAME", help="of --adapters: the model that they belong to"
-    )
+    commands = out.add_subparsers(dest="command", required=True)
+    into = commands.add_parser("import", help="a run of a folder")
+    add = into.add_argument
+    add("source", metavar="SRC", help="a folder, or hf:REPOSITORY")
+    add("target", metavar="RUN_DIR", help="made; must not have content")
+    add("--adapters", metavar="FOLDER", help="of PEFT's, for SRC, which may be a run")
+    back = commands.add_parser("export", help="a folder of a run")
+    add = back.add_argument
+    add("source", metavar="RUN_DIR", help="the workdir of a run")
+    add("target", metavar="DST", help="made; must not have content")
+    add("--step", type=int, help="of which checkpoint; the newest")
+    add("--dtype", choices=save.DTYPES, help="as in the run unless told")
+    add("--max-shard-size", metavar="SIZE", help="of a file of weights; 5GB")
+    add("--adapters", action="store_true", help="the adapters alone, for PEFT")
+    add("--base", metavar="NAME", help="of --adapters: the model that they belong to")
     for one in (into, back):
         one.add_argument("--certificate", metavar="FILE", help="where to write it")
         one.add_argument("--network", action="store_true", help=cli.NETWORK)
@@ -65,42 +60,13 @@ def run(options: argparse.Namespace) -> None:
         if isinstance(value := getattr(options, name), str):
             setattr(options, name, cli.path(value, name))
     check_options(options)
-    began = time.monotonic()
-    if options.command == "import" and options.adapters:
-        import_adapters(options)
-        return
-    if options.command == "import":
-        plan = conversion.plan_import(
-            options.source, options.target, network=options.network
-        )
-        for line in describe_import(plan):
-            print(line, flush=True)
-        with Shown() as shown:
-            made = conversion.import_folder(plan, shown)
-        sides = plan.folder.path, made.path
-    elif options.adapters:
-        export_adapters(options)
-        return
-    else:
-        made = conversion.plan_export(
-            options.source,
-            options.target,
-            step=options.step,
-            dtype=options.dtype,
-            network=options.network,
-            max_shard_bytes=save.parse_size(options.max_shard_size or "5GB"),
-        )
-        for line in describe_export(made):
-            print(line, flush=True)
-        with Shown() as shown:
-            conversion.export_run(made, shown)
-        sides = made.run.path, made.target
-    took = progress.duration(time.monotonic() - began)
-    print(f"{options.target} is complete, after {took}")
-    if options.certificate:
-        step = options.step if options.command == "export" else None
-        of_theirs = sides[options.command == "export"]
-        certify(*sides, of_theirs, options.certificate, step)
+    convert = {
+        ("import", False): import_folder,
+        ("import", True): import_adapters,
+        ("export", False): export_run,
+        ("export", True): export_adapters,
+    }
+    convert[options.command, bool(options.adapters)](options)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -129,50 +95,58 @@ def check_options(options: argparse.Namespace) -> None:
         raise errors.ConfigError(problems)
 
 
-def describe_import(plan: conversion.Import) -> list[str]:
-    """What will be done, before it is."""
-    folder, count = plan.folder, sum(x.size for x in plan.folder.leaves.values())
-    kinds = sorted({str(x.dtype) for x in folder.leaves.values()})
+def import_folder(options: argparse.Namespace) -> None:
+    """Makes a run of a folder."""
+    plan = conversion.plan_import(
+        options.source, options.target, network=options.network
+    )
+    folder, tok = plan.folder, plan.folder.tokenizer
     lines = [
         f"import {folder.path}",
         f"  as {plan.target}, step 0",
-        f"  {model(folder.section)}: {count:,} parameters of {', '.join(kinds)}",
-        f"  {size(plan.nbytes)}, of {len(folder.files)} file(s)",
+        f"  {_model(folder.section, folder.leaves)}",
+        f"  {_size(plan.nbytes)}, of {len(folder.files)} file(s)",
+        "  there is no tokenizer; name one in c.tokenizer to train"
+        if tok is None
+        else f"  tokenizer: {tok.kind}, {tok.vocab_size:,} tokens, "
+        f"{'with' if folder.chat else 'without'} a chat template",
     ]
-    if (tok := folder.tokenizer) is not None:
-        template = "with a" if folder.chat else "without a"
-        lines.append(
-            f"  tokenizer: {tok.kind}, {tok.vocab_size:,} tokens, {template} chat "
-            "template"
-        )
-    else:
-        lines.append("  there is no tokenizer; name one in c.tokenizer to train")
     if folder.ignored:
-        shown = ", ".join(folder.ignored[:3]) + ("..." if folder.ignored[3:] else "")
-        lines.append(f"  {len(folder.ignored)} tensor(s) that are not needed: {shown}")
-    return lines
+        count, names = len(folder.ignored), errors.some(folder.ignored)
+        lines.append(f"  {count} tensor(s) that are not needed: {names}")
+    with _progress(lines, options.target) as show:
+        made = conversion.import_folder(plan, show)
+    if options.certificate:
+        _certify(folder.path, made.path, folder.path, options.certificate)
 
 
-def describe_export(made: conversion.Export) -> list[str]:
-    """What will be done, before it is."""
-    plan, section = made.plan, made.run.config["model"]
-    count = sum(leaf.size for leaf in made.leaves.values())
-    kinds = sorted({str(dtype) for dtype in plan.dtypes.values()})
+def export_run(options: argparse.Namespace) -> None:
+    """Makes a folder of a run."""
+    export = conversion.plan_export(
+        options.source,
+        options.target,
+        step=options.step,
+        dtype=options.dtype,
+        network=options.network,
+        max_shard_bytes=save.parse_size(options.max_shard_size or "5GB"),
+    )
+    plan, opened = export.plan, export.run
+    section, files = opened.config["model"], len(plan.files)
     lines = [
-        f"export {made.run.path}, step {made.run.step}",
-        f"  as {made.target}, {plan.json['architectures'][0]}",
-        f"  {model(section)}: {count:,} parameters of {', '.join(kinds)}",
-        f"  {size(plan.nbytes)}: {len(plan.places)} tensors, {len(plan.files)} file(s)",
+        f"export {opened.path}, step {opened.step}",
+        f"  as {export.target}, {plan.json['architectures'][0]}",
+        f"  {_model(section, export.leaves, plan.dtypes.values())}",
+        f"  {_size(plan.nbytes)}: {len(plan.places)} tensors, {files} file(s)",
         f"  beside them: {', '.join(['config.json', *plan.extra])}",
     ]
     if section.get("lora_rank"):
         lines.append("  adapters are merged into their kernels")
-    return lines + [f"  {note}" for note in plan.notes]
-
-
-def model(section) -> str:
-    """`llama`, or `llama nano` where the size has a name."""
-    return " ".join(section[k] for k in ("family", "name") if section.get(k))
+    lines += [f"  {note}" for note in plan.notes]
+    with _progress(lines, options.target) as show:
+        conversion.export_run(export, show)
+    if options.certificate:
+        sides = opened.path, export.target
+        _certify(*sides, export.target, options.certificate, options.step)
 
 
 def import_adapters(options: argparse.Namespace) -> None:
@@ -194,15 +168,14 @@ def export_adapters(options: argparse.Namespace) -> None:
     print(f"{options.target} is complete")
 
 
-def certify(first, second, folder, file: pathlib.Path, step: int | None) -> None:
+def _certify(first, second, folder, file: pathlib.Path, step=None) -> None:
     """Computes with both sides, and writes how far apart they are.
 
     Where transformers and torch are installed the second is compared with what these
     compute from `folder`, which is the one of the two that they read.
     """
     print(f"computing with both, for {file}", flush=True)
-    sides = analysis.open_run(first, step), analysis.open_run(second)
-    outside = None
+    sides, outside = (analysis.open_run(first, step), analysis.open_run(second)), None
     scores = sides[1].config["model"].get("score_heads")
     if certificate.has_transformers() and not scores:
         outside = functools.partial(certificate.by_transformers, folder)
@@ -211,25 +184,38 @@ def certify(first, second, folder, file: pathlib.Path, step: int | None) -> None
     print(certificate.summary(differences))
 
 
-def size(count: float) -> str:
+def _model(section, leaves, dtypes=None) -> str:
+    """`llama nano: 1,234 parameters of float32`."""
+    name = " ".join(section[k] for k in ("family", "name") if section.get(k))
+    dtypes = dtypes or [x.dtype for x in leaves.values()]
+    kinds = ", ".join(sorted({str(dtype) for dtype in dtypes}))
+    return f"{name}: {sum(x.size for x in leaves.values()):,} parameters of {kinds}"
+
+
+def _size(count: float) -> str:
     return f"{progress.short(count)}B"
 
 
-class Shown:
-    """Progress on the terminal: bytes, speed and time left."""
+@contextlib.contextmanager
+def _progress(lines: list[str], target):
+    """Prints what will be done, then bytes, speed and time left, then the time taken.
 
-    def __enter__(self) -> Shown:
-        self._terminal, self._began = progress.Terminal(), time.monotonic()
-        return self
+    Yields a function of (bytes done, bytes in all).
+    """
+    print("\n".join(lines), flush=True)
+    began = time.monotonic()
+    with contextlib.closing(progress.Terminal()) as terminal:
 
-    def __exit__(self, *error) -> None:
-        self._terminal.close()
+        def show(done: int, total: int) -> None:
+            spent = max(1e-9, time.monotonic() - began)
+            left = progress.duration((total - done) * spent / max(1, done))
+            speed = f"{_size(done / spent)}/s  {left} left"
+            text = f"{_size(done)} of {_size(total)}  {speed}"
+            terminal.show(text, force=done == total)
 
-    def __call__(self, done: int, total: int) -> None:
-        spent = max(1e-9, time.monotonic() - self._began)
-        left = progress.duration((total - done) * spent / max(1, done))
-        text = f"{size(done)} of {size(total)}  {size(done / spent)}/s  {left} left"
-        self._terminal.show(text, force=done == total)
+        yield show
+    took = progress.duration(time.monotonic() - began)
+    print(f"{target} is complete, after {took}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

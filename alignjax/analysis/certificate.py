@@ -15,19 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import alignjax
 from alignjax import errors, models, types
 
 FORMAT = 1
 # A row is longer than the windows of models made small for tests.
 ROWS, LENGTH, SEED = 2, 64, 0
-PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
 def make(first, second, *, dtype: str = "float32", outside: Callable | None = None):
-    """The certificate, as JSON: how much `second` differs from `first`.
-
-    Both are run on the same tokens in the same way, so that for equal parameters every
-    difference is exactly 0.
+    """How much `second` differs from `first`, as JSON; exactly 0 if they are equal.
 
     Args:
       first, second: from `alignjax.open_run`.
@@ -45,26 +43,26 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
     Raises:
       ConfigError: models of different shapes.
     """
-    models_ = [_model(run, dtype) for run in (first, second)]
-    shapes = [(m.config.layers, m.config.d_model, m.config.vocab_size) for m in models_]
+    pair = [_model(run, dtype) for run in (first, second)]
+    shapes = [(m.config.layers, m.config.d_model, m.config.vocab_size) for m in pair]
     if shapes[0] != shapes[1]:
         raise errors.ConfigError(
             f"certificate: {first.path} has (layers, width, vocabulary) {shapes[0]} "
             f"and {second.path} {shapes[1]}; they are not one model"
         )
-    rows = _rows(models_[0])
+    rows = _rows(pair[0])
     with jax.default_matmul_precision("highest"):
         (layers_1, _, logits_1), (layers_2, last_2, logits_2) = (
-            _computed(m, r, rows) for m, r in zip(models_, (first, second), strict=True)
+            _computed(m, r, rows) for m, r in zip(pair, (first, second), strict=True)
         )
         if outside is not None:
             outside_layers, outside_logits = outside(rows.inputs)
-    digests = [run.digest() for run in (first, second)]
+    sides = [_described(run) for run in (first, second)]
     certificate = {
         "format": FORMAT,
-        "first": _described(first, digests[0]),
-        "second": _described(second, digests[1]),
-        "same_parameters": digests[0] == digests[1],
+        "first": sides[0],
+        "second": sides[1],
+        "same_parameters": sides[0]["digest"] == sides[1]["digest"],
         "dtype": dtype,
         "tokens": {
             "rows": rows.inputs.shape[0],
@@ -74,7 +72,8 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
         },
         "layers": _layer_differences(layers_1, layers_2),
         "logits": _logit_differences(logits_1, logits_2),
-        "versions": versions(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version(), "alignjax": alignjax.__version__},
     }
     if outside is not None:
         # Its last layer is after the norm.
@@ -89,31 +88,18 @@ def make(first, second, *, dtype: str = "float32", outside: Callable | None = No
 def summary(certificate: dict) -> str:
     """A certificate in a line or two."""
     same = "the same" if certificate["same_parameters"] else "other"
-    lines = [f"{same} parameters, bit for bit; {_in_words(certificate)}"]
+    parts = {f"{same} parameters, bit for bit": certificate}
     if "outside" in certificate:
-        words = _in_words(certificate["outside"])
-        lines.append(f"beside another implementation: {words}")
+        parts["beside another implementation"] = certificate["outside"]
+    lines = []
+    for name, part in parts.items():
+        states = max(layer["max_abs_delta"] for layer in part["layers"])
+        logits, kl = part["logits"]["max_abs_delta"], part["logits"]["kl_max"]
+        lines.append(
+            f"{name}: hidden states differ by {states:.2e} at most, logits by "
+            f"{logits:.2e}, KL {kl:.2e}"
+        )
     return "\n".join(lines)
-
-
-def _in_words(differences: dict) -> str:
-    states = max(layer["max_abs_delta"] for layer in differences["layers"])
-    logits = differences["logits"]
-    return (
-        f"hidden states differ by {states:.2e} at most, logits by "
-        f"{logits['max_abs_delta']:.2e}, KL {logits['kl_max']:.2e}"
-    )
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that compute."""
-    numbers = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            numbers[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            numbers[name] = "not installed as a package"
-    return numbers
 
 
 def _model(run, dtype: str) -> types.Model:
@@ -163,14 +149,14 @@ def _logit_differences(a_BTV: np.ndarray, b_BTV: np.ndarray) -> dict[str, float]
     }
 
 
-def _described(run, digest: str) -> dict[str, Any]:
+def _described(run) -> dict[str, Any]:
     meta = run.meta()
     return {
         "path": str(run.path),
         "step": meta["step"],
         "family": run.config["model"]["family"],
         "dtypes": sorted({leaf["dtype"] for leaf in meta["leaves"].values()}),
-        "digest": digest,
+        "digest": run.digest(),
     }
 
 

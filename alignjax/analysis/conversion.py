@@ -31,13 +31,7 @@ Progress = Callable[[int, int], None]
 
 
 class Import(NamedTuple):
-    """A folder that is to become a run.
-
-    Attributes:
-      source: its path, or `hf:` and a repository.
-      folder: opened.
-      target: directory of the run.
-    """
+    """The opened `folder`, named `source`, that is to become the run `target`."""
 
     source: str
     folder: folders.Folder
@@ -45,9 +39,7 @@ class Import(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return step_folders.nbytes(
-            step_folders.describe({"params": self.folder.leaves})
-        )
+        return step_folders.nbytes(step_folders.describe({"": self.folder.leaves}))
 
 
 def plan_import(
@@ -79,9 +71,8 @@ def import_folder(
     Raises:
       ConfigError: the target is no longer empty, or the disk too full.
     """
-    config = stores.folder_config(plan.folder)
-    config["imported"] = {"from": plan.source, "path": str(plan.folder.path)}
-    folder = plan.folder
+    folder, config = plan.folder, stores.folder_config(plan.folder)
+    config["imported"] = {"from": plan.source, "path": str(folder.path)}
     return _write_run(
         plan.target, folder.leaves, config, {}, folder.tokenizer, progress
     )
@@ -108,8 +99,7 @@ def import_adapters(
       ConfigError: as `peft.read`; a base that has adapters, a target that is not empty.
       CheckpointError: the base is no run.
     """
-    opened = run.open_run(base, network=network)
-    opened = opened.at(opened.meta()["step"])
+    opened = run.open_run(base, network=network).at()
     leaves, section = opened.leaves(), opened.config["model"]
     if any("/lora_" in name for name in leaves):
         raise errors.ConfigError(
@@ -160,10 +150,8 @@ def _write_run(
                 yield piece
 
         for name, leaf in leaves.items():
-            digits = fingerprint.of_pieces(
-                leaf.dtype, written(slots[name], leaf)
-            ).digits
-            described[f"params/{name}"]["fingerprint"] = digits
+            hashed = fingerprint.of_pieces(leaf.dtype, written(slots[name], leaf))
+            described[f"params/{name}"]["fingerprint"] = hashed.digits
         meta = step_folders.make_meta(
             0,
             described,
@@ -181,13 +169,9 @@ def _write_run(
 
 
 class Export(NamedTuple):
-    """A run that is to become a folder.
+    """An opened run that is to become the folder `target`, by `plan`.
 
-    Attributes:
-      run: opened, of one step.
-      leaves: `{path: array that is read when it is sliced}`, adapters merged.
-      plan: the tensors and files that there will be.
-      target: the folder.
+    `leaves` are `{path: array that is read when it is sliced}`, adapters merged.
     """
 
     run: run.Run
@@ -216,8 +200,7 @@ def plan_export(
       ConfigError: what folders of the family cannot hold, or a target with content.
       CheckpointError: no such run or step.
     """
-    opened = run.open_run(path, step, network=network)
-    opened = opened.at(opened.meta()["step"])  # all that is read is of one step
+    opened = run.open_run(path, step, network=network).at()
     c = opened.model.config
     leaves = layout.merge(opened.leaves(), c)
     plan = save.plan(
@@ -233,9 +216,8 @@ def plan_export(
     )
     if c.score_heads:
         objective = opened.config.get("objective") or {}
-        notes = tokenizer_files.score_notes(
-            opened.full_tokenizer, opened.chats, objective
-        )
+        tok, chat = opened.full_tokenizer, opened.chats
+        notes = tokenizer_files.score_notes(tok, chat, objective)
         plan = plan._replace(notes=(*plan.notes, *notes))
     target = pathlib.Path(target).absolute()
     atomic.check(target, plan.nbytes)

@@ -13,8 +13,6 @@ ends with exit code 1 if a step is not what was written, or there is none.
 from __future__ import annotations
 
 import datetime
-import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -37,14 +35,14 @@ def show_steps(run: runs.Run) -> Iterator[str]:
         except errors.BrokenStep as error:
             yield f"{step:>10}  broken: {error}"
             continue
-        saved = datetime.datetime.fromtimestamp(
-            (path / step_folders.MARKER).stat().st_mtime
-        )
-        params = {n: x for n, x in meta["leaves"].items() if n.startswith("params/")}
+        marker = (path / step_folders.MARKER).stat()
+        saved = datetime.datetime.fromtimestamp(marker.st_mtime)
+        on_disk = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        params = step_folders.nbytes(step_folders.leaves_of(meta, "params"))
+        metrics = "".join(f"  {k} {v}" for k, v in sorted(meta["metrics"].items()))
         yield (
-            f"{step:>10}  {saved:%Y-%m-%d %H:%M:%S}  {size(on_disk(path))} on disk, "
-            f"parameters {size(step_folders.nbytes(params))}"
-            + "".join(f"  {k} {v}" for k, v in sorted(meta["metrics"].items()))
+            f"{step:>10}  {saved:%Y-%m-%d %H:%M:%S}  {size(on_disk)} on disk, "
+            f"parameters {size(params)}{metrics}"
         )
     for path in sorted((run.path / "quarantine").glob("*")):
         yield f"set aside as broken: {path}"
@@ -63,7 +61,7 @@ def show_tree(run: runs.Run, step: int | None) -> Iterator[str]:
 
 
 def verify(run: runs.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
-    """A line for each step, and whether it is sound."""
+    """A line for each step, and whether it is sound; without `steps` for all."""
     complete = step_folders.all_steps(run.directory)
     incomplete = ", ".join(str(step) for step, whole in complete.items() if not whole)
     if not steps and not run.steps:
@@ -106,26 +104,12 @@ def diff(run: runs.Run, old: int, new: int) -> Iterator[str]:
         elif a["shape"] != b["shape"]:
             yield f"{name}: {a['shape']} -> {b['shape']}"
         else:
-            yield f"{name}: {change(run, name, old, new)}"
+            item, _, leaf = name.partition("/")
+            x, y = (np.float64(run.leaf(leaf, step, item=item)) for step in (old, new))
+            norm, moved = np.linalg.norm(x), np.linalg.norm(y - x)
+            share = f"{moved / norm:.3e} of its norm" if norm else "all of it"
+            yield f"{name}: changed by {share}, by {np.abs(y - x).max():.3e} at most"
     yield f"{same} leaves are the same in both"
-
-
-def change(run: runs.Run, name: str, old: int, new: int) -> str:
-    """How far a leaf moved, beside its norm and at any one place."""
-    item, _, leaf = name.partition("/")
-    before, after = (np.float64(run.leaf(leaf, step, item=item)) for step in (old, new))
-    moved = after - before
-    norm = np.linalg.norm(before)
-    share = f"{np.linalg.norm(moved) / norm:.3e} of its norm" if norm else "all of it"
-    return f"changed by {share}, by {np.abs(moved).max():.3e} at most"
-
-
-def on_disk(path: pathlib.Path) -> int:
-    return sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(path)
-        for name in names
-    )
 
 
 def size(count: float) -> str:
@@ -146,22 +130,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("verify").add_argument("steps", type=int, nargs="*")
     add("diff").add_argument("steps", type=int, nargs=2)
     options = parser.parse_args(arguments)
-    sound = True
 
-    def show() -> None:
-        nonlocal sound
+    def show() -> int:
         run = runs.open_run(options.run, network=options.network)
         if options.command == "verify":
-            for line, good in verify(run, options.steps):
+            faults = 0
+            for line, sound in verify(run, options.steps):
                 print(line, flush=True)
-                sound &= good
-            return
-        lines = {
-            None: lambda: show_steps(run),
-            "tree": lambda: show_tree(run, options.step),
-            "diff": lambda: diff(run, *options.steps),
-        }[options.command]()
+                faults += not sound
+            return min(1, faults)
+        lines = show_steps(run)
+        if options.command == "tree":
+            lines = show_tree(run, options.step)
+        if options.command == "diff":
+            lines = diff(run, *options.steps)
         for line in lines:
             print(line, flush=True)
+        return errors.DONE
 
-    return cli.exit_code(show) or int(not sound)
+    return cli.exit_code(show)

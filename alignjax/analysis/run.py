@@ -58,20 +58,15 @@ def open_run(
         store = stores.hugging_face(folder.open_folder(folder.find(name, network)))
     else:
         store = stores.workdir(path)
-        _check_is_workdir(path)
+        if not ((path / "checkpoints").is_dir() or (path / "config.json").is_file()):
+            inside = any((above / "config.json").is_file() for above in path.parents)
+            hint = "; a directory above it is: open that, and name the step"
+            raise errors.CheckpointError(
+                f"{path} is no run: it has neither config.json nor checkpoints/"
+                f"{hint if inside else ''}"
+            )
     run = Run(store, network=network)
     return run if step is None else run.at(step)
-
-
-def _check_is_workdir(path: pathlib.Path) -> None:
-    if (path / "checkpoints").is_dir() or (path / "config.json").is_file():
-        return
-    hint = ""
-    if any((parent / "config.json").is_file() for parent in path.parents):
-        hint = "; a directory above it is: open that, and name the step"
-    raise errors.CheckpointError(
-        f"{path} is no run: it has neither config.json nor checkpoints/{hint}"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +96,13 @@ class Run:
         """The complete steps, ascending; looked up at each access."""
         return self.store.steps()
 
-    def at(self, step: int) -> Run:
-        """The same run as of a step. Raises CheckpointError if it has no such step."""
-        run = dataclasses.replace(self, step=step)
-        run.meta()
-        return run
+    def at(self, step: int | None = None) -> Run:
+        """The same run as of a step, so that it stays of that step while it trains on.
+
+        Raises:
+          CheckpointError: it has no such step, or none that is sound.
+        """
+        return dataclasses.replace(self, step=self.meta(step)["step"])
 
     @functools.cached_property
     def config(self) -> dict:
@@ -196,8 +193,7 @@ class Run:
     def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
         """One parameter by its path, such as `layers/attention/q/kernel`, verified.
 
-        Of the `item` "train" it is a leaf of the optimizer's state. The other leaves
-        are not read.
+        Of the `item` "train" it is a leaf of the optimizer's state.
 
         Raises:
           CheckpointError: there is no such leaf; the message lists those there are.
@@ -241,7 +237,7 @@ class Run:
             return None
         section, digest = self.config["init"], self.meta()["data"]["init"]
         try:
-            base = open_run(section["run"], section["step"], network=self.network)
+            base = open_run(section["run"], section["step"], network=self.network).at()
             if base.digest() == digest:
                 return base
             # It may have trained on since; then it may still have the older step.
@@ -264,13 +260,11 @@ class Run:
           tokens: [T] or [B, T], ids of whole documents.
 
         Raises:
-          ConfigError: ids outside the vocabulary, more than the model's context, or
-            rows of different lengths.
+          ConfigError: as `rows`.
         """
-        tokens = _token_array(tokens)
-        batch = rows(self.model, np.atleast_2d(tokens))
+        batch = rows(self.model, tokens)
         logits_BTV = np.asarray(compiled_logits(self.model)(self._weights, batch))
-        return logits_BTV.reshape(*tokens.shape, -1)
+        return logits_BTV.reshape(*np.shape(tokens), -1)
 
     def logprobs(
         self, prompt: str | Sequence[int], response: str | Sequence[int]
@@ -292,9 +286,7 @@ class Run:
             raise errors.ConfigError(
                 "logprobs needs a token before the response, and one in it"
             )
-        tokens = _token_array([[*before, *after]])
-        batch = rows(self.model, tokens[:, :-1])
-        batch = batch.replace(targets=_checked(self.model, tokens[:, 1:]))
+        batch = rows(self.model, [[*before, *after]], last=False)
         logps_BT = _compiled_logprobs(self.model)(self._weights, batch)
         return np.asarray(logps_BT)[0, len(before) - 1 :]
 
@@ -356,20 +348,34 @@ def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
     return {names[name]: leaf for name, leaf in leaves.items()}
 
 
-def rows(model: types.Model, tokens_BT: np.ndarray) -> types.Sequences:
-    """Each row one document, whose tokens are all inputs.
+def rows(model: types.Model, tokens, *, last: bool = True) -> types.Sequences:
+    """Token ids [T] or [B, T] as rows of one document each; see `Sequences.of`.
 
     Raises:
-      ConfigError: ids outside the vocabulary, or more than the model's context.
+      ConfigError: rows of different lengths, ids outside the vocabulary, which an
+        embedding would clip in silence, or more inputs than the model's context.
     """
-    tokens_BT = _checked(model, tokens_BT)
-    T = tokens_BT.shape[1]
-    limit = model.config.max_length
-    if not 0 < T <= limit:
+    try:
+        tokens = np.asarray(tokens)
+    except ValueError as error:
         raise errors.ConfigError(
-            f"tokens: {T} tokens, where the model takes 1 to {limit}"
+            "tokens: rows of different lengths; give one row at a time"
+        ) from error
+    if tokens.ndim not in (1, 2):
+        raise errors.ConfigError(f"tokens: shape {tokens.shape} is not [T] or [B, T]")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise errors.ConfigError(f"tokens: {tokens.dtype}, not integers")
+    c, T = model.config, tokens.shape[-1] - (not last)
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= c.vocab_size):
+        raise errors.ConfigError(
+            f"tokens: ids from {tokens.min()} to {tokens.max()} in a vocabulary of "
+            f"{c.vocab_size}"
         )
-    return types.Sequences.of(tokens_BT, last=True)
+    if not 0 < T <= c.max_length:
+        raise errors.ConfigError(
+            f"tokens: {T} tokens, where the model takes 1 to {c.max_length}"
+        )
+    return types.Sequences.of(np.atleast_2d(tokens), last=last)
 
 
 @functools.lru_cache(maxsize=4)
@@ -382,28 +388,3 @@ def compiled_logits(model: types.Model):
 def _compiled_logprobs(model: types.Model):
     """A compiled (params, rows) -> float32 [B, T], of the rows' targets."""
     return jax.jit(lambda p, rows: logprobs.tokens(model, p, rows).logp)
-
-
-def _token_array(tokens) -> np.ndarray:
-    try:
-        array = np.asarray(tokens)
-    except ValueError as error:
-        raise errors.ConfigError(
-            "tokens: rows of different lengths; give one row at a time"
-        ) from error
-    if array.ndim not in (1, 2):
-        raise errors.ConfigError(f"tokens: shape {array.shape} is not [T] or [B, T]")
-    return array
-
-
-def _checked(model: types.Model, tokens: np.ndarray) -> np.ndarray:
-    """As int32; an embedding clips ids outside of it, silently."""
-    size = model.config.vocab_size
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise errors.ConfigError(f"tokens: {tokens.dtype}, not integers")
-    if tokens.size and (tokens.min() < 0 or tokens.max() >= size):
-        raise errors.ConfigError(
-            f"tokens: ids from {tokens.min()} to {tokens.max()} in a vocabulary of "
-            f"{size}"
-        )
-    return tokens.astype(np.int32)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's steps are: in its workdir, or in a Hugging Face folder, as step 0.
-
-Both are read and never written.
-"""
+"""Where a run's steps are: in its workdir, or in a Hugging Face folder, as step 0."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ class Step(NamedTuple):
 
 
 class Store(NamedTuple):
-    """What holds the steps of a run.
+    """What holds the steps of a run; it is read and never written.
 
     Attributes:
       path: of the workdir or folder.
@@ -81,7 +78,15 @@ def workdir(path: pathlib.Path) -> Store:
 
     def from_step(step: int | None, read: Callable[[Step], T]) -> T:
         if step is not None:
-            _check_complete(path, step)
+            committed = step_folders.all_steps(directory)
+            if step not in committed:
+                raise errors.CheckpointError(
+                    f"{path} has no step {step}; it has {steps()}"
+                )
+            if not committed[step]:
+                raise errors.CheckpointError(
+                    f"step {step} of {path} is incomplete; complete are {steps()}"
+                )
             return read_step(step, read)
         faults = []
         for candidate in reversed(steps()):
@@ -100,10 +105,8 @@ def workdir(path: pathlib.Path) -> Store:
             return read(_step(place))
         except errors.BrokenStep as error:
             if not place.is_dir():
-                raise errors.BrokenStep(
-                    f"{place} was deleted while it was read; the run keeps only some "
-                    "steps"
-                ) from error
+                deleted = f"{place} was deleted while it was read, by its run"
+                raise errors.BrokenStep(deleted) from error
             raise
 
     folder = path / "tokenizer"
@@ -123,18 +126,6 @@ def _step(path: pathlib.Path) -> Step:
     )
 
 
-def _check_complete(path: pathlib.Path, step: int) -> None:
-    steps = step_folders.all_steps(path / "checkpoints")
-    complete = [number for number, whole in steps.items() if whole]
-    if step not in steps:
-        raise errors.CheckpointError(f"{path} has no step {step}; it has {complete}")
-    if not steps[step]:
-        raise errors.CheckpointError(
-            f"step {step} of {path} is incomplete, as an interrupted copy leaves it; "
-            f"complete are {complete}"
-        )
-
-
 def hugging_face(folder: folders.Folder) -> Store:
     """The store of a Hugging Face folder: one step, number 0.
 
@@ -151,9 +142,7 @@ def hugging_face(folder: folders.Folder) -> Store:
 
     @functools.cache
     def fingerprints() -> dict[str, str]:
-        return {
-            name: fingerprint.of_array(leaf).digits for name, leaf in leaves.items()
-        }
+        return {name: fingerprint.of_array(x).digits for name, x in leaves.items()}
 
     @functools.cache
     def only() -> Step:
@@ -168,13 +157,8 @@ def hugging_face(folder: folders.Folder) -> Store:
             )
         return read(only())
 
-    return Store(
-        folder.path,
-        steps=lambda: [0],
-        config=lambda step: config(),
-        tokenizer=lambda: folder.tokenizer,
-        from_step=from_step,
-    )
+    steps, tokenizer = lambda: [0], lambda: folder.tokenizer
+    return Store(folder.path, steps, lambda step: config(), tokenizer, from_step)
 
 
 def folder_config(folder: folders.Folder) -> dict:
