@@ -18,7 +18,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,18 +66,9 @@ def run(options: argparse.Namespace) -> None:
         raise errors.ConfigError("interactive: goes with neither --json nor --samples")
     if options.samples < 1:
         raise errors.ConfigError(f"samples: {options.samples} is not 1 or more")
-    network = options.network
-    opened = analysis.open_run(options.run, step=options.step, network=network)
+    opened = analysis.open_run(options.run, options.step, network=options.network)
     params = jax.device_put(opened.params(average=options.average))
-    dialogues = opened.chats and not options.plain
-    stop_ids = None
-    if dialogues:
-        stop_ids = list(format.of(opened.tokenizer, opened.chats).stop_ids)
-    sampler = Sampler(
-        arguments=(opened.model, params, opened.tokenizer),
-        encode=opened.prompt_ids if dialogues else None,
-        stop_ids=stop_ids,
-    )
+    sampler = Sampler(opened, params, bool(opened.chats and not options.plain), options)
     if options.interactive:
         _converse(sampler, options)
     else:
@@ -85,21 +76,40 @@ def run(options: argparse.Namespace) -> None:
 
 
 class Sampler(NamedTuple):
-    """An opened model, and how it reads dialogues.
+    """An opened run, its parameters, whether it is used for dialogues, and how."""
 
-    Attributes:
-      arguments: (model, params, tokenizer), which `sampling.generate` takes first.
-      encode: from a dialogue to the tokens of a prompt; None for a model of plain text.
-      stop_ids: the tokens that end a turn; None for a model of plain text.
-    """
+    run: analysis.Run
+    params: dict
+    dialogues: bool
+    options: argparse.Namespace
 
-    arguments: tuple
-    encode: Callable[[Any], list[int]] | None
-    stop_ids: list[int] | None
+    @property
+    def arguments(self) -> tuple:
+        """Those that `sampling.generate` and `sampling.stream` take first."""
+        return self.run.model, self.params, self.run.tokenizer
 
     def prompt(self, text: Any) -> str | list[int]:
-        """A prompt of `sampling.generate`."""
-        return text if self.encode is None else self.encode(text)
+        """A prompt of `sampling.generate`, of a text or of the turns of a dialogue."""
+        return self.run.prompt_ids(text) if self.dialogues else text
+
+    def settings(self, prompts: Sequence) -> dict[str, Any]:
+        """Keyword arguments of `sampling.generate` and `sampling.stream` alike."""
+        names = ("temperature", "top_k", "top_p", "min_p", "stop", "max_tokens")
+        settings = {name: getattr(self.options, name) for name in names}
+        model, _, tokenizer = self.arguments
+        if settings["max_tokens"] is None:
+            room = 0
+            with contextlib.suppress(ValueError):  # sampling reports what is wrong
+                ids = [
+                    sampling.encode(tokenizer, p) if isinstance(p, str) else p
+                    for p in prompts
+                ]
+                room = model.config.max_length - max(map(len, ids))
+            settings["max_tokens"] = min(room, MAX_TOKENS) if room > 0 else MAX_TOKENS
+        if self.dialogues:
+            form = format.of(tokenizer, self.run.chats)
+            settings["stop_ids"] = list(form.stop_ids)
+        return settings
 
 
 def _complete(sampler: Sampler, options) -> None:
@@ -108,28 +118,22 @@ def _complete(sampler: Sampler, options) -> None:
     texts = [prompt for prompt in options.prompt for _ in range(count)]
     seeds = [options.seed + n for n in range(count)] * len(options.prompt)
     prompts = [sampler.prompt(text) for text in texts]
-    settings = _settings(sampler, options, prompts)
-    settings |= {"seeds": seeds}
+    settings = sampler.settings(prompts) | {"seeds": seeds}
     completions = sampling.generate(*sampler.arguments, prompts, **settings)
     rows = zip(texts, seeds, completions, strict=True)
     for i, (prompt, seed, completion) in enumerate(rows):
         if options.json:
-            print(json.dumps(_as_json(prompt, seed, completion), allow_nan=False))
+            fields = {"prompt": prompt, "seed": seed, **completion._asdict()}
+            print(json.dumps(fields, allow_nan=False, default=lambda x: x.tolist()))
             continue
         if len(prompts) > 1:
             ended, length = completion.finish_reason, len(completion.ids)
             where = f"prompt {1 + i // count} of {len(options.prompt)}, seed {seed}"
             print(f"--- {where}: {length} tokens, {ended}")
-        if sampler.encode is None:
-            print(prompt + completion.text)
-        else:
+        if sampler.dialogues:
             print(f"user: {prompt}\nassistant: {completion.text.strip()}")
-
-
-def _as_json(prompt: str, seed: int, completion) -> dict[str, Any]:
-    fields = {"prompt": prompt, "seed": seed, **completion._asdict()}
-    as_list = lambda x: x.tolist() if hasattr(x, "tolist") else x
-    return {name: as_list(value) for name, value in fields.items()}
+        else:
+            print(prompt + completion.text)
 
 
 def _converse(sampler: Sampler, options) -> None:
@@ -137,23 +141,20 @@ def _converse(sampler: Sampler, options) -> None:
     with contextlib.suppress(ImportError):  # not on every platform
         import readline  # noqa: F401  gives `input` a history
     print(r"A line is a prompt, \n in it a new line; Ctrl-C stops, Ctrl-D leaves.")
-    if sampler.encode is not None:
+    if sampler.dialogues:
         print("The dialogue goes on from line to line; an empty one begins another.")
     turns: list[tuple[str, str]] = []
     for turn, line in enumerate(_lines()):
         reply, line = "", line.replace(r"\n", "\n")
-        if sampler.encode is not None and not line.strip():
+        if sampler.dialogues and not line.strip():
             turns = []
             continue
         try:
-            if sampler.encode is not None:
+            if sampler.dialogues:
                 turns.append((format.USER, line))
             prompt = sampler.prompt(tuple(turns) or line)
-            settings = _settings(sampler, options, [prompt])
-            seed = options.seed + turn
-            for piece in sampling.stream(
-                *sampler.arguments, prompt, seed=seed, **settings
-            ):
+            settings = sampler.settings([prompt]) | {"seed": options.seed + turn}
+            for piece in sampling.stream(*sampler.arguments, prompt, **settings):
                 print(piece, end="", flush=True)
                 reply += piece
         except (errors.ConfigError, errors.DataError) as error:
@@ -161,7 +162,7 @@ def _converse(sampler: Sampler, options) -> None:
         except KeyboardInterrupt:
             print(" [stopped]", end="")
         print()
-        if sampler.encode is not None and reply.strip():
+        if sampler.dialogues and reply.strip():
             turns.append((format.ASSISTANT, reply.strip()))
         elif turns:  # a turn without a reply is not part of the dialogue
             turns.pop()
@@ -174,28 +175,6 @@ def _lines() -> Iterator[str]:
         except EOFError:
             print()
             return
-
-
-def _settings(sampler: Sampler, options, prompts: Sequence) -> dict[str, Any]:
-    """Keyword arguments of `sampling.generate` and `sampling.stream` alike."""
-    names = ("temperature", "top_k", "top_p", "min_p", "stop")
-    settings = {name: getattr(options, name) for name in names}
-    settings["max_tokens"] = options.max_tokens
-    if options.max_tokens is None:
-        settings["max_tokens"] = _default_length(sampler.arguments, prompts)
-    if sampler.stop_ids is not None:
-        settings["stop_ids"] = sampler.stop_ids
-    return settings
-
-
-def _default_length(arguments, prompts: Sequence) -> int:
-    model, _, tokenizer = arguments
-    room = 0
-    with contextlib.suppress(ValueError):  # sampling reports what is wrong
-        encode = lambda p: sampling.encode(tokenizer, p) if isinstance(p, str) else p
-        longest = max(len(encode(prompt)) for prompt in prompts)
-        room = model.config.max_length - longest
-    return min(room, MAX_TOKENS) if room > 0 else MAX_TOKENS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

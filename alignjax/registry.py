@@ -39,20 +39,19 @@ class Registry(dict):
         """The function called `name`, or the one at `module:function`.
 
         Raises:
-          ValueError: there is none, and the message lists what there is; or what is
-            there is no function.
+          ValueError: there is none, and the message lists what there is.
         """
         if name in self:
             return self[name]
         if ":" in name:
             module, _, attribute = name.partition(":")
             try:
-                found = getattr(importlib.import_module(module), attribute)
+                function = getattr(importlib.import_module(module), attribute)
             except Exception as error:  # a module of others may fail in any way
                 kind = type(error).__name__
                 raise ValueError(f"{self.kind} {name!r}: {kind}: {error}") from error
-            if not callable(found):
-                kind = type(found).__name__
+            if not callable(function):
+                kind = type(function).__name__
                 raise ValueError(f"{self.kind} {name!r}: a {kind}, not a function")
-            return found
+            return function
         raise ValueError(f"unknown {self.kind} {name!r}; {closest(name, self)}")

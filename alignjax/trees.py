@@ -36,36 +36,27 @@ def matches(pattern: str, tree) -> dict[str, bool]:
       ValueError: the pattern matches nothing, which is nearly always a misspelling.
     """
     regex = re.compile(pattern)
-    found = {name: regex.fullmatch(name) is not None for name in named_leaves(tree)}
-    if not any(found.values()):
+    matched = {name: regex.fullmatch(name) is not None for name in named_leaves(tree)}
+    if not any(matched.values()):
         raise ValueError(
-            f"pattern {pattern!r} matches no parameter; there are: {', '.join(found)}"
+            f"pattern {pattern!r} matches no parameter; there are: {', '.join(matched)}"
         )
-    return found
+    return matched
 
 
 def mask(pattern: str, tree):
     """A tree of bools, True where the path matches the whole of `pattern`."""
-    found = matches(pattern, tree)
-    return map_with_name(lambda name, _: found[name], tree)
+    matched = matches(pattern, tree)
+    return map_with_name(lambda name, _: matched[name], tree)
 
 
 def partition(pattern: str, params: dict) -> tuple[dict, dict]:
     """Splits nested dicts into (what matches, the rest); `merge` undoes it."""
-    found = matches(pattern, params)
-
-    def keep(tree, wanted, prefix=""):
-        out = {}
-        for key, value in tree.items():
-            name = f"{prefix}{key}"
-            if isinstance(value, dict):
-                if branch := keep(value, wanted, f"{name}/"):
-                    out[key] = branch
-            elif found[name] == wanted:
-                out[key] = value
-        return out
-
-    return keep(params, True), keep(params, False)
+    matched, leaves = matches(pattern, params), named_leaves(params).items()
+    return (
+        nest({name: leaf for name, leaf in leaves if matched[name]}),
+        nest({name: leaf for name, leaf in leaves if not matched[name]}),
+    )
 
 
 def merge(first: dict, second: dict) -> dict:
