@@ -10,45 +10,28 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import alignjax
 from alignjax import errors, registry
 
-ROOT = pathlib.Path(alignjax.__file__).resolve().parents[1]
-
-
-class Command(NamedTuple):
-    """A module with `main(arguments) -> exit code`, and what it does in a few words."""
-
-    module: str
-    purpose: str
-
-
+# Modules with `main(arguments) -> exit code`, and what each does in a few words.
 COMMANDS = {
-    "train": Command("alignjax.train", "train what a config describes, or go on"),
-    "generate": Command("alignjax.generate", "complete prompts, or hold a dialogue"),
-    "collect": Command(
-        "alignjax.feedback.collect", "sample replies and label pairs of them"
-    ),
-    "assess": Command(
-        "alignjax.world.assessment.__main__", "measure runs on the embedded world"
-    ),
-    "report": Command("alignjax.report.__main__", "write an HTML page about runs"),
-    "inspect": Command(
-        "alignjax.analysis.inspect", "list, verify and compare checkpoints"
-    ),
-    "convert": Command(
-        "alignjax.convert", "import and export Hugging Face and PEFT folders"
-    ),
-    "losses": Command("alignjax.losses.__main__", "list the losses and their options"),
-    "audit": Command(
-        "alignjax.experiment.audit", "print which tokens of the data are trained on"
-    ),
-    "precompute": Command(
-        "alignjax.experiment.precompute", "store the reference log-probs of the data"
-    ),
+    "train": ("train", "train what a config describes, or go on"),
+    "generate": ("generate", "complete prompts, or hold a dialogue"),
+    "collect": ("feedback.collect", "sample replies and label pairs of them"),
+    "assess": ("world.assessment.__main__", "measure runs on the embedded world"),
+    "report": ("report.__main__", "write an HTML page about runs"),
+    "inspect": ("analysis.inspect", "list, verify and compare checkpoints"),
+    "convert": ("convert", "import and export Hugging Face and PEFT folders"),
+    "losses": ("losses.__main__", "list the losses and their options"),
+    "audit": ("experiment.audit", "print which tokens of the data are trained on"),
+    "precompute": ("experiment.precompute", "store the reference log-probs"),
 }
+USAGE = """usage: alignjax COMMAND [OPTION ...]
+
+{}
+
+alignjax COMMAND --help shows its options and an example."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
+        lines = (f"  {name:<11} {does}" for name, (_, does) in COMMANDS.items())
+        print(USAGE.format("\n".join(lines)))
         return errors.DONE
     name, *rest = arguments
     if name == "--version":
@@ -75,22 +59,15 @@ def _run(arguments: list[str]) -> int:
         remedy = registry.closest(name, COMMANDS)
         print(f"alignjax: no command {name!r}; {remedy}", file=sys.stderr)
         return errors.CONFIG
-    if (ROOT / "configs").is_dir() and str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # configs/ and experiments/, from any folder
-    return importlib.import_module(COMMANDS[name].module).main(rest)
+    find_configs()
+    return importlib.import_module(f"alignjax.{COMMANDS[name][0]}").main(rest)
 
 
-def _usage() -> str:
-    lines = [f"  {name:<11} {c.purpose}" for name, c in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: alignjax COMMAND [OPTION ...]",
-            "",
-            *lines,
-            "",
-            "alignjax COMMAND --help shows its options and an example.",
-        ]
-    )
+def find_configs() -> None:
+    """Lets `configs` and `experiments` of a checkout be imported from any folder."""
+    root = pathlib.Path(alignjax.__file__).resolve().parents[1]
+    if (root / "configs").is_dir() and str(root) not in sys.path:
+        sys.path.append(str(root))
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,22 +91,22 @@ def parser(name: str, docstring: str) -> Parser:
     )
 
 
-def exit_code(body: Callable[[], None]) -> int:
-    """Does `body`; returns its exit code. Errors that are not the user's are raised."""
+def exit_code(body: Callable[[], int | None]) -> int:
+    """The exit code of `body`; errors that are not the user's to mend are raised."""
     try:
-        body()
+        return body() or errors.DONE
     except errors.AlignError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except (RuntimeError, AssertionError) as error:
-        print(backend_refusal(error), file=sys.stderr)
+        print(_backend_refusal(error), file=sys.stderr)
         return errors.CONFIG
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return errors.INTERRUPTED
-    return errors.DONE
 
 
-def backend_refusal(error: RuntimeError | AssertionError) -> str:
+def _backend_refusal(error: RuntimeError | AssertionError) -> str:
     """One line about devices that JAX cannot start; any other error is raised again."""
     import jax
 

@@ -47,25 +47,20 @@ def fields(owner: Callable, leading: int = 0) -> dict[str, Field]:
     """The fields of a dataclass, or a function's parameters after `leading` ones."""
     hints = typing.get_type_hints(owner, include_extras=True)
     meanings = _meanings(inspect.getdoc(owner) or "")
-    missing, defaults = dataclasses.MISSING, {}
+    factories = {}
     if dataclasses.is_dataclass(owner):
-        for f in dataclasses.fields(owner):
-            made = f.default_factory is not missing
-            defaults[f.name] = f.default_factory() if made else f.default
-    else:
-        missing = inspect.Parameter.empty
-        for p in list(inspect.signature(owner).parameters.values())[leading:]:
-            if p.kind is not p.VAR_KEYWORD:
-                defaults[p.name] = p.default
-    return {
-        name: Field(
-            hints.get(name, Any),
-            None if default is missing else default,
-            default is missing,
-            meanings.get(name, ""),
-        )
-        for name, default in defaults.items()
-    }
+        factories = {f.name: f.default_factory for f in dataclasses.fields(owner)}
+    result = {}
+    for p in list(inspect.signature(owner).parameters.values())[leading:]:
+        if p.kind is p.VAR_KEYWORD:
+            continue
+        required = p.default is p.empty
+        default = None if required else p.default
+        if factories.get(p.name, dataclasses.MISSING) is not dataclasses.MISSING:
+            default = factories[p.name]()
+        hint, meaning = hints.get(p.name, Any), meanings.get(p.name, "")
+        result[p.name] = Field(hint, default, required, meaning)
+    return result
 
 
 def fill(known: Mapping[str, Field], section: Mapping, path: str) -> dict[str, Any]:
@@ -161,7 +156,7 @@ def expect(value: Any, kind: type, where: str) -> Any:
     Raises:
       ConfigError: it is not; `where` names the file and the field.
     """
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+    if _is(value, kind):
         return value
     raise errors.ConfigError(
         f"{where}: {value!r:.60} is {type(value).__name__}, not {type_name(kind)}"
@@ -171,12 +166,11 @@ def expect(value: Any, kind: type, where: str) -> Any:
 def fault(cls: type, name: str, value: Any) -> str | None:
     """Why `value` cannot be the field `name` of the dataclass `cls`, or None."""
     hint = fields(cls)[name].type
-    if value is None:
-        if allows_none(hint):
-            return None
+    if value is None and not allows_none(hint):
         return f"null is not {type_name(hint)}; give it, or leave it out"
     try:
-        cast(value, hint)
+        if value is not None:
+            cast(value, hint)
     except ValueError as error:
         return str(error)
     return None
@@ -220,7 +214,7 @@ def cast(value: Any, hint: Any) -> Any:
             if isinstance(bound, bounds.Bound) and not bound.holds(value):
                 raise ValueError(f"{value!r} is not {bound.text}")
         return value
-    if origin in (typing.Union, types.UnionType):
+    if members(hint) != (hint,):
         for option in (a for a in arguments if a is not type(None)):
             try:
                 return cast(value, option)
@@ -238,26 +232,30 @@ def cast(value: Any, hint: Any) -> Any:
         return tuple(cast(item, inner) for item in value)
     if dataclasses.is_dataclass(hint) and hasattr(value, "items"):
         return build(hint, value, "")
-    if hint in (dict, Mapping) or origin in (dict, Mapping):
-        if isinstance(value, Mapping) or hasattr(value, "items"):
-            return dict(value.items())
-    elif (
-        hint is float
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-    ):
+    if dict in (hint, origin) and hasattr(value, "items"):
+        return dict(value.items())
+    if hint is float and _is(value, (int, float)):
         if not math.isfinite(value):
             raise ValueError(f"{value!r} is not a finite number")
         return float(value)
-    elif (hint is int and isinstance(value, int) and not isinstance(value, bool)) or (
-        hint not in (int, float) and isinstance(hint, type) and isinstance(value, hint)
-    ):
+    if isinstance(hint, type) and _is(value, hint):
         return value
     raise ValueError(f"{value!r} is {type(value).__name__}, not {type_name(hint)}")
 
 
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """As `isinstance`, but a bool is no number."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def members(hint: Any) -> tuple:
+    """The types of a union, or the one type."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
 def allows_none(hint: Any) -> bool:
-    return type(None) in typing.get_args(hint)
+    return type(None) in members(hint)
 
 
 def type_name(hint) -> str:
@@ -273,9 +271,7 @@ def parse(text: str, hint: Any) -> Any:
     "none" is None, unless it is one of the field's choices; "None" and "null" always
     are. Tuples are Python's, JSON's, or words between commas.
     """
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    members = typing.get_args(hint) if union else (hint,)
-    choices = [choice for m in members for choice in typing.get_args(m)]
+    choices = [choice for m in members(hint) for choice in typing.get_args(m)]
     if text in ("None", "null") or (text == "none" and text not in choices):
         return None
     values = [text]
@@ -285,7 +281,7 @@ def parse(text: str, hint: Any) -> Any:
     if text.lower() in ("true", "false"):
         values.insert(0, text.lower() == "true")
     values.append(tuple(word.strip() for word in text.split(",") if word.strip()))
-    if str in members:
+    if str in members(hint):
         values = [text]
     for value in values:
         with contextlib.suppress(ValueError):
@@ -300,7 +296,7 @@ def limits(hint: Any) -> str:
         return ", ".join(map(repr, arguments))
     if origin is Annotated:
         return ", ".join(b.text for b in arguments[1:] if isinstance(b, bounds.Bound))
-    if origin in (typing.Union, types.UnionType):
+    if members(hint) != (hint,):
         return ", ".join(filter(None, map(limits, arguments)))
     return ""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -23,14 +22,9 @@ import jax
 
 from alignjax import checkpoint, cli, errors
 from alignjax.distributed import lifecycle, sharding
-from alignjax.experiment import build, config_file, reference, schema, sections
-from alignjax.models import decoder
-from alignjax.tracking import throughput, writer
-from alignjax.training import hooks as training_hooks
-from alignjax.training import loop, optim, step
-from alignjax.training import state as training_state
-
-PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
+from alignjax.experiment import build, config_file, reference, running, schema, sections
+from alignjax.tracking import writer
+from alignjax.training import loop
 
 
 def train(
@@ -81,24 +75,23 @@ def train(
             **vars(c.log),
         )
         enter(log)
-        log.say(build.describe(run, resumed))
+        log.say(running.describe(run, resumed))
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
         if resumed is None and (text := weights.describe()):
             log.say(text)
-        trace = enter(_trace(workdir / "profile", start, profile))
-        if profile and c.steps - start <= PROFILED.start:
-            log.say(f"no trace: it would begin {PROFILED.start} steps after the start")
+        trace = enter(running.profiler(workdir / "profile", start, profile))
+        if profile and c.steps - start <= (first := running.PROFILED.start):
+            log.say(f"no trace: it would begin {first} steps after the start")
 
         data = {"train": run.train, "validation": run.validation}
         if run.store is not None:
-            read, beat = weights.reference_params, watchdog.beat
-            data = reference.attach(run.store, data, read, log.say, beat)
+            data = reference.attach(run.store, data, log.say, watchdog.beat)
         frozen = weights.frozen()
-
-        evaluations, hooks = _hooks(
-            run, data["validation"], frozen, state, log, watchdog
+        evaluations = running.evaluations(
+            run, data["validation"], frozen, state, watchdog.beat
         )
+        hooks = running.samples(run, frozen.base, log, watchdog.beat)
         batch = loop.row_batches(data["train"].rows, c.batch_size, run.mesh, run.rules)
         first_loss = None
         if resumed is None:
@@ -114,11 +107,10 @@ def train(
             trace(i)
 
         def report(i: int, metrics: dict[str, float]) -> None:
-            check = i == 0 and first_loss is not None
-            log.write(
-                i, {**metrics, "loss/at_reference": first_loss} if check else metrics
-            )
-            if check:
+            if i == 0 and first_loss is not None:
+                metrics = {**metrics, "loss/at_reference": first_loss}
+            log.write(i, metrics)
+            if "loss/at_reference" in metrics:
                 reference.check_first_step(first_loss, metrics["loss"])
             policy.check(i, metrics)
             checkpoints.check()
@@ -135,9 +127,9 @@ def train(
             jax.random.key(c.seed + 1),
             steps=c.steps,
             batches=enter(batches),
-            train_step=_train_step(run),
-            tokens=c.batch_size * build.tokens_per_row(run.train),
-            meter=_meter(run),
+            train_step=running.train_step(run),
+            tokens=running.tokens_per_step(run),
+            meter=running.meter(run),
             before_step=before_step,
             report=report,
             stop_after=interruption.requested,
@@ -151,96 +143,8 @@ def train(
         return interruption.exit_code
 
 
-def _train_step(run: build.Experiment):
-    """The jitted step, whose metrics have the learning rate too."""
-    train_step = step.make_train_step(
-        run.objective,
-        run.optimizer,
-        microbatches=run.config.microbatches,
-        copies=run.copies,
-    )
-    return jax.jit(
-        optim.with_rate(train_step, run.schedule),
-        donate_argnums=0,
-        out_shardings=(training_state.shardings(run.weights.abstract), None),
-    )
-
-
-def _meter(run: build.Experiment) -> throughput.Meter:
-    c = run.config
-    flops = decoder.flops_per_token(
-        run.model,
-        c.length,
-        trainable=c.trainable,
-        unembeds=not run.objective.needs.scores,
-    )
-    device, devices = jax.devices()[0], jax.device_count()
-    return throughput.Meter(
-        flops_per_token=flops, device_kind=device.device_kind, devices=devices
-    )
-
-
-def _hooks(run: build.Experiment, validation, frozen, state, log, watchdog):
-    """The evaluations, and the samples, that the config asks for.
-
-    Raises:
-      ConfigError: no evaluation has the figure that `keep_best` names.
-    """
-    c, evaluations, hooks = run.config, [], []
-    if validation is not None:
-        evaluation = training_hooks.Evaluation(
-            jax.jit(step.make_eval_step(run.objective)),
-            frozen,
-            validation,
-            batch_size=c.batch_size,
-            max_batches=c.evaluation.batches,
-            mesh=run.mesh,
-            rules=run.rules,
-            beat=watchdog.beat,
-        )
-        if c.checkpoint.keep_best:
-            evaluation.check_name(c.checkpoint.keep_best[0], state)
-        evaluations.append(loop.Hook(evaluation, c.evaluation.every, at_end=True))
-    if c.sample.every is not None:
-        samples = training_hooks.Samples(
-            run.model,
-            frozen.base,
-            run.tokenizer,
-            run.prompts,
-            shown=[text + ("\n" if c.data.chat else "") for text in c.sample.prompts],
-            write=log.text,
-            beat=watchdog.beat,
-            options={
-                "stop_ids": run.stop,
-                "max_tokens": c.sample.max_tokens,
-                "temperature": c.sample.temperature,
-                "top_p": c.sample.top_p,
-            },
-        )
-        hooks.append(loop.Hook(samples, c.sample.every))
-    return evaluations, hooks
-
-
-@contextlib.contextmanager
-def _trace(directory: pathlib.Path, start: int, wanted: bool):
-    """Yields a function of the step that starts and stops a trace at the right ones."""
-    running = False
-
-    def at(i: int) -> None:
-        nonlocal running
-        if wanted and i - start == PROFILED.start:
-            jax.profiler.start_trace(str(directory))
-            running = True
-        elif running and i - start == PROFILED.stop:
-            jax.profiler.stop_trace()
-            running = False
-
-    yield at
-    if running:
-        jax.profiler.stop_trace()
-
-
-def _parser() -> cli.Parser:
+def _run(arguments: Sequence[str] | None) -> int:
+    """Does what the flags say; returns the exit code."""
     parser = cli.parser("train", __doc__)
     add = parser.add_argument
     config_file.add_option(parser)
@@ -251,7 +155,34 @@ def _parser() -> cli.Parser:
     add("--coordinator", metavar="HOST:PORT", help="of process 0; found on a pod")
     add("--processes", type=int, metavar="N", help="how many; found on a pod")
     add("--process_id", type=int, metavar="I", help="of this one; found on a pod")
-    return parser
+    options, loaded = config_file.parse(parser, arguments)
+    if options.print:
+        print(schema.page(*loaded, network=options.network))
+        return errors.DONE
+    if options.workdir is None:
+        parser.error("the following arguments are required: --workdir")
+    problems = [
+        f"{name}: {value} has no effect without --multihost; give that too"
+        for name in ("coordinator", "processes", "process_id")
+        if (value := getattr(options, name)) is not None and not options.multihost
+    ]
+    if problems:  # each process would train alone, in one workdir
+        raise errors.ConfigError(problems)
+    cache = loaded.section.get("cache_dir") or sections.CACHE_DIR
+    try:
+        cli.keep_programs(cache)
+        if options.multihost:
+            jax.distributed.initialize(
+                options.coordinator, options.processes, options.process_id
+            )
+        flags = dict(profile=options.profile, network=options.network)
+        return train(loaded.section, options.workdir, **flags)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a disk that is full, a directory that is not ours
+        raise errors.CheckpointError(
+            f"{error}; mend this and start again ({options.workdir} or {cache})"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -260,47 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absl.logging.set_verbosity(absl.logging.WARNING)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("alignjax").setLevel(logging.INFO)
-    parser, cache = _parser(), sections.CACHE_DIR
-    try:
-        options, loaded = config_file.parse(parser, arguments)
-        if options.print:
-            print(schema.page(*loaded, network=options.network))
-            return errors.DONE
-        if options.workdir is None:
-            parser.error("the following arguments are required: --workdir")
-        cache = loaded.section.get("cache_dir") or cache
-        cli.keep_programs(cache)
-        alone = ("coordinator", "processes", "process_id")
-        problems = [
-            f"{name}: {value} has no effect without --multihost; give that too"
-            for name in alone
-            if (value := getattr(options, name)) is not None and not options.multihost
-        ]
-        if problems:  # each process would train alone, in one workdir
-            raise errors.ConfigError(problems)
-        if options.multihost:
-            jax.distributed.initialize(
-                options.coordinator, options.processes, options.process_id
-            )
-        flags = dict(profile=options.profile, network=options.network)
-        return train(loaded.section, options.workdir, **flags)
-    except errors.AlignError as error:
-        return _refuse(error.exit_code, f"{type(error).__name__}: {error}")
-    except BrokenPipeError:
-        raise
-    except (RuntimeError, AssertionError) as error:
-        return _refuse(errors.CONFIG, cli.backend_refusal(error))
-    except OSError as error:  # a disk that is full, a directory that is not ours
-        where = f"{options.workdir} or {cache}"
-        message = f"{error}; mend this and start again ({where})"
-        return _refuse(errors.CHECKPOINT, message)
-    except KeyboardInterrupt:
-        return _refuse(errors.INTERRUPTED, "interrupted before the first step")
-
-
-def _refuse(code: int, message: str) -> int:
-    print(message, file=sys.stderr)
-    return code
+    return cli.exit_code(lambda: _run(arguments))
 
 
 if __name__ == "__main__":

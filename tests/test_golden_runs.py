@@ -102,7 +102,7 @@ def started(kind: str, start: str, scratch: pathlib.Path) -> dict:
 )
 def test_another_run_can_start_from_it(kind, start, scratch):
     built = build.build(started(kind, start, scratch))
-    assert built.parent.digest == open_run(RUNS / start).digest()
+    assert built.parent.digest() == open_run(RUNS / start).digest()
     assert built.json["objective"] == open_run(RUNS / kind).config["objective"]
 
 

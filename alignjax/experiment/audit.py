@@ -56,13 +56,13 @@ def roles(rows: Mapping[str, Any], tok: base.Tokenizer, format: str) -> np.ndarr
 def table(
     rows: Mapping[str, Any], i: int, tok: base.Tokenizer, format: str | None
 ) -> Iterator[str]:
-    """The lines of one row, a target each; padding is counted."""
+    """The lines of one row, one for each target; padding is counted."""
     grouped = "responses" in rows
     count = rows["lengths"].shape[2] if grouped else 0
     words = spelled(tok)
-    said = np.full(rows["targets"].shape, "text")
+    turns = np.full(rows["targets"].shape, "text")
     if format is not None:
-        said = roles(rows, tok, format)
+        turns = roles(rows, tok, format)
     yield (
         f"{'place':>7} {'seg':>4} {'br':>3} {'pos':>5}  {'role':<9} {'weight':>7} "
         f"{'response':<8}  input -> target"
@@ -79,17 +79,17 @@ def table(
         before, token = (words[int(rows[name][at])] for name in ("inputs", "targets"))
         yield (
             f"{'/'.join(map(str, place)):>7} {rows['segment_ids'][at]:>4} {branch:>3} "
-            f"{rows['positions'][at]:>5}  {said[at]:<9} "
+            f"{rows['positions'][at]:>5}  {turns[at]:<9} "
             f"{f'{weight:g}' if weight else '.':>7} {response:<8}  {before} -> {token}"
         )
     padding = int((rows["segment_ids"][i] == 0).sum())
     yield f"{padding:,} places of padding"
     if grouped:
         for p in np.flatnonzero(rows["group_weights"][i]).tolist():
-            known = {name: v[i, p].tolist() for name, v in rows["values"].items()}
+            values = {name: v[i, p].tolist() for name, v in rows["values"].items()}
             yield (
                 f"group {p}: weight {rows['group_weights'][i, p]:g}, responses of "
-                f"{rows['lengths'][i, p].tolist()} tokens, {known}"
+                f"{rows['lengths'][i, p].tolist()} tokens, {values}"
             )
 
 
@@ -108,10 +108,9 @@ def summary(
     )
     if format is None:
         return
-    said = roles(rows, tok, format)
-    of_role = Counter(said[real].tolist())
-    trained = Counter(said[real & counted].tolist())
-    for role, number in of_role.most_common():
+    turns = roles(rows, tok, format)
+    trained = Counter(turns[real & counted].tolist())
+    for role, number in Counter(turns[real].tolist()).most_common():
         yield f"  {role:<9} {number:>9,} targets, {trained[role]:>9,} count"
     stop = list(chat.of(tok, format).stop_ids)
     ends = counted & np.isin(rows["targets"], stop)
@@ -126,18 +125,17 @@ def report(
     check: int,
 ) -> tuple[list[str], list[str]]:
     """The lines to print, and the faults."""
-    found = data.rows(np.arange(max(rows, check)))
+    batch = data.rows(np.arange(max(rows, check)))
     lines = [data.report]
     for i in range(rows):
-        lines += ["", f"row {i}: {data.describe(i)}"]
-        lines += table(found, i, tok, format)
-    looked = {k: v[:check] for k, v in found.items() if k != "values"}
-    lines += ["", *summary(looked, tok, format)]
-    faults = audit.faults(looked, tok, format=format)
+        lines += ["", f"row {i}: {data.describe(i)}", *table(batch, i, tok, format)]
+    batch = {k: v[:check] for k, v in batch.items() if k != "values"}
+    lines += ["", *summary(batch, tok, format)]
+    faults = audit.faults(batch, tok, format=format)
     lines += [f"FAULT {line}" for line in faults[:MOST]]
-    kinds = Counter(line.partition(":")[0] for line in faults)
-    told = ", ".join(f"{name} {count:,}" for name, count in kinds.most_common())
-    lines.append(f"faults in {check:,} rows: {told or 'none'}")
+    kinds = Counter(line.partition(":")[0] for line in faults).most_common()
+    counts = ", ".join(f"{name} {count:,}" for name, count in kinds)
+    lines.append(f"faults in {check:,} rows: {counts or 'none'}")
     return lines, faults
 
 
@@ -150,9 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--rows", type=int, default=2, help="rows that are printed (%(default)s)")
     add("--check", type=int, help="rows that are looked through (256)")
     add("--split", choices=("train", "validation"), default="train")
-    faults = []
 
-    def body() -> None:
+    def body() -> int:
         options, loaded = config_file.parse(parser, arguments)
         run = build.build(loaded.section, network=options.network)
         data = run.train if options.split == "train" else run.validation
@@ -162,11 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         check = options.check or min(256, data.num_rows)
         format = run.config.data.chat
-        lines, found = report(data, run.tokenizer, format, options.rows, check)
-        faults.extend(found)
+        lines, faults = report(data, run.tokenizer, format, options.rows, check)
         print("\n".join(lines))
+        return FAULTY if faults else errors.DONE
 
-    return cli.exit_code(body) or (FAULTY if faults else errors.DONE)
+    return cli.exit_code(body)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax import config, errors, models, objectives, registry, trees
+from alignjax import config, errors, models, objectives
+from alignjax.analysis import Run
 from alignjax.data import dataset, loader
 from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base as tokenizer
@@ -32,39 +33,41 @@ class Experiment(NamedTuple):
     Attributes:
       config: every field, those included that are as in the parent run.
       json: the same as plain JSON.
-      identity: what the batches and the first parameters follow from.
       parent: the run that it starts from; None starts from random parameters.
       reference: the run that the reference is of; None where the objective has none.
+      objective, schedule, optimizer, copies: functions, see `types`, `optim`.
+      rules: see `sharding`, and as all above known from the config alone.
+      mesh: the devices.
+      model: functions, see `types`.
+      identity: what the batches and the first parameters follow from.
       tokenizer: the parent's, or the config's own.
       prompts: the tokens that samples start with.
       stop: the tokens that end a sample; None are the tokenizer's.
       train: the data.
       validation: the held-out data; None where the config never evaluates.
-      model, objective, optimizer, copies, schedule: functions, see `types`, `optim`.
-      mesh, rules: see `sharding`.
       weights: the weights that it begins with.
       store: of the reference's log-probabilities; None keeps its parameters.
     """
 
     config: sections.Config
     json: dict
-    identity: dict
-    parent: initial.RunAtStep | None
-    reference: initial.RunAtStep | None
-    tokenizer: tokenizer.Tokenizer
-    prompts: list[list[int]]
-    stop: list[int] | None
-    train: dataset.Dataset
-    validation: dataset.Dataset | None
-    model: Model
+    parent: Run | None
+    reference: Run | None
     objective: Objective
     schedule: Callable
     optimizer: Any
     copies: dict[str, optim.MovingCopy]
-    mesh: jax.sharding.Mesh
     rules: dict
-    weights: initial.InitialWeights
-    store: reference.Store | None
+    mesh: jax.sharding.Mesh | None = None
+    model: Model | None = None
+    identity: dict | None = None
+    tokenizer: tokenizer.Tokenizer | None = None
+    prompts: list[list[int]] = ()
+    stop: list[int] | None = None
+    train: dataset.Dataset | None = None
+    validation: dataset.Dataset | None = None
+    weights: initial.InitialWeights | None = None
+    store: reference.LogProbStore | None = None
 
 
 def build(section: Mapping, *, network: bool = False) -> Experiment:
@@ -74,11 +77,10 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
       ConfigError: all problems of the config that can be seen together.
       DataError: data that cannot be read, or is not what it should be.
     """
-    checked = check(config.to_json(section), network=network)
+    run = check(config.to_json(section), network=network)
     jax.devices()  # those that cannot start are known before the data are read
-    c, objective = checked.config, checked.objective
-    cache_dir = pathlib.Path(c.cache_dir).expanduser()
-    tok = _tokenizer(c, checked.parent, cache_dir)
+    c, cache_dir = run.config, pathlib.Path(run.config.cache_dir).expanduser()
+    tok = _tokenizer(c, run.parent, cache_dir)
     model = models.build(c.model, tok.vocab_size)
     if c.length > model.config.max_length:
         raise errors.ConfigError(
@@ -86,12 +88,12 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
             f"{model.config.max_length}; lower it, or raise that"
         )
     objective = objectives.build(model, c.objective)
-    if checked.reference is not None:
-        initial.check_tokenizer(checked.reference, tok)
-        if checked.parent is None or checked.parent.digest != checked.reference.digest:
-            initial.check_model(checked.reference, model.config)
-    mesh, rules = sharding.make_mesh(c.mesh), checked.rules
-    parts = sharding.batch_divisor(mesh, rules) * c.microbatches
+    if run.reference is not None:
+        initial.check_tokenizer(run.reference, tok)
+        if not initial.same_parameters(run.parent, run.reference):
+            initial.check_model(run.reference, model.config)
+    mesh = sharding.make_mesh(c.mesh)
+    parts = sharding.batch_divisor(mesh, run.rules) * c.microbatches
     if c.batch_size % parts:
         raise errors.ConfigError(
             f"batch_size: {c.batch_size} is not a multiple of {parts}, which is "
@@ -112,160 +114,50 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     )
     train = data("train")
     identity = {"tokenizer": tok.identity, "train": train.identity}
-    for name, run in (("init", checked.parent), ("reference", checked.reference)):
-        if run is not None:
-            identity[name] = run.digest
+    for name, other in (("init", run.parent), ("reference", run.reference)):
+        if other is not None:
+            identity[name] = other.digest()
     prompts, stop = _prompts(c, model, tok)
-    with sharding.use(mesh, rules):
-        weights = initial.weights(
-            model,
-            checked.optimizer,
-            checked.copies,
-            mesh,
-            rules,
-            trainable=c.trainable,
-            seed=c.seed,
-            parent=checked.parent,
-            reference=checked.reference,
-            keep_reference=checked.reference is not None
-            and not c.reference.store
-            and c.reference.update_every is None,
-        )
-    store = None
-    if checked.reference is not None and c.reference.store:
-        store = reference.Store(
-            folder=cache_dir / "reference",
-            reference=checked.reference,
-            model=model,
-            trainable=c.trainable,
-            batch_size=c.batch_size,
-            mesh=mesh,
-            rules=rules,
-        )
-    return Experiment(
-        **checked._replace(objective=objective)._asdict(),
+    stored, moves = c.reference.store, c.reference.update_every is not None
+    weights = initial.InitialWeights(
+        model,
+        run.optimizer,
+        run.copies,
+        trainable=c.trainable,
+        seed=c.seed,
+        mesh=mesh,
+        rules=run.rules,
+        parent=run.parent,
+        reference=run.reference,
+        keep_reference=run.reference is not None and not stored and not moves,
+    )
+    with sharding.use(mesh, run.rules):
+        weights.check()
+    stored = stored and run.reference is not None
+    return run._replace(
+        mesh=mesh,
+        model=model,
+        objective=objective,
         identity=identity,
         tokenizer=tok,
         prompts=prompts,
         stop=stop,
         train=train,
         validation=data("validation") if c.evaluation.every else None,
-        model=model,
-        mesh=mesh,
         weights=weights,
-        store=store,
+        store=reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
+        if stored
+        else None,
     )
 
 
-def _tokenizer(c: sections.Config, parent: initial.RunAtStep | None, cache_dir):
-    """The parent's tokenizer, or a config's own, with the chat template of the data."""
-    if c.tokenizer is None:
-        return templates.with_template(initial.load_tokenizer(parent), c.data.chat)
-    sources = loader.load_sources(c.data.sources, "data.sources").values()
-    tok = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
-    return templates.with_template(tok, c.data.chat)
+def check(section: dict, *, network: bool = False) -> Experiment:
+    """What needs no data and no device; the other fields are empty.
 
-
-def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
-    """The prompts of the samples as tokens, and what ends a sample, None by default.
-
-    In a chat they are what a user says. Raises ConfigError if they cannot be.
+    Raises:
+      ConfigError: all problems together.
     """
-    if not c.sample.every:
-        return [], None
-    s, stop = c.sample, None
-    if not c.data.bos:  # then no document of the training began with it
-        tok = tok._replace(bos_id=None)
-    prompts = list(s.prompts)
-    if c.data.chat:
-        turns = [(("user", text),) for text in prompts]
-        form = format.of(tok, c.data.chat)
-        stop = list(form.stop_ids)
-        prompts = [form.prompt_ids(t, c.data.bos) for t in turns]
-    options = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    options |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
-    try:
-        return request.make(model, tok, prompts, **options).prompts, stop
-    except errors.ConfigError as error:
-        problems = [f"sample.{problem}" for problem in error.problems]
-        raise errors.ConfigError(problems) from error
-
-
-def tokens_per_row(data: dataset.Dataset) -> int:
-    """Positions of the model that a row of a batch takes."""
-    return data.rows([0])["inputs"].size
-
-
-def describe(run: Experiment, resumed: int | None) -> str:
-    """What is about to happen, for the log."""
-    c = run.config
-    size = trees.count(jax.eval_shape(run.model.init, jax.random.key(0)))
-    tokens = c.batch_size * tokens_per_row(run.train)
-    devices = jax.devices()
-    passes = c.steps * c.batch_size / run.train.num_rows
-    train = run.train.report.splitlines()
-    lines = [
-        (
-            f"model: {'/'.join(_names(c.model))}, {size:,} parameters, "
-            f"vocabulary {run.model.config.vocab_size:,}, context {c.length}"
-        ),
-        (
-            f"devices: {len(devices)} x {devices[0].device_kind}, mesh "
-            f"{dict(run.mesh.shape)}, {jax.process_count()} process(es)"
-        ),
-        (
-            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
-            f"{tokens:,} tokens are {passes:.2f} passes"
-        ),
-        *(f"  {line}" for line in train),
-    ]
-    if run.validation is not None:
-        held_out = run.validation.report.splitlines()
-        if not c.data.validation_sources:  # what is of both is not listed twice
-            held_out = [line for line in held_out if line not in train]
-        lines += [f"  held out: {line}" for line in held_out]
-    for name, other in (("start", run.parent), ("reference", run.reference)):
-        if other is not None:
-            path, digest = other.run.path, other.digest[:12]
-            lines.append(f"{name}: step {other.step} of {path}, parameters {digest}")
-    if run.parent and (note := initial.length_note(run.parent, run.model.config)):
-        lines.append(note)
-    if note := format.start_note(run.tokenizer, c.data.chat, c.data.bos):
-        lines.append(note)
-    if (every := c.reference.update_every) is not None:
-        share = c.reference.update_share
-        moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"
-        lines.append(f"the reference {moves} the policy every {every} updates")
-    lines.append(
-        f"starting at step 0 of {c.steps}"
-        if resumed is None
-        else f"going on from the checkpoint of step {resumed}, of {c.steps}"
-    )
-    return "\n".join(lines)
-
-
-def _names(section: Mapping) -> list[str]:
-    """Family and size; one that was published elsewhere has no name for its size."""
-    return [section[k] for k in ("family", "name") if section.get(k)]
-
-
-class Checked(NamedTuple):
-    """What follows from the config alone; see `Experiment`."""
-
-    config: sections.Config
-    json: dict
-    parent: initial.RunAtStep | None
-    reference: initial.RunAtStep | None
-    objective: Objective
-    schedule: Callable
-    optimizer: Any
-    copies: dict[str, optim.MovingCopy]
-    rules: dict
-
-
-def check(section: dict, *, network: bool = False) -> Checked:
-    """What needs no data and no device. Raises ConfigError with all problems."""
-    problems, filled = [], dict(section)
+    problems = []
 
     def attempt(function, *arguments, **options):
         try:
@@ -273,28 +165,16 @@ def check(section: dict, *, network: bool = False) -> Checked:
         except errors.ConfigError as error:
             problems.extend(error.problems)
 
-    own_tokenizer = _has_own_tokenizer(section)
-    for name, cls in sections.SECTIONS.items():
-        if name == "tokenizer" and not own_tokenizer:
-            filled[name] = None
-        elif isinstance(section.get(name), dict):
-            filled[name] = attempt(config.build, cls, section[name], name)
-    if problems:  # a section that is missing would be reported as not given
-        filled = {k: v for k, v in filled.items() if v is not None}
-        known = {f.name for f in dataclasses.fields(sections.Config)}
-        problems += [
-            f"{name}: unknown field; {registry.closest(name, known)}"
-            for name in section
-            if name not in known
-        ]
-        raise errors.ConfigError(problems)
-    parent = None
-    if "init" in filled:
-        parent = initial.find_run(filled["init"], "init", network)
+    own_tokenizer = section.get("tokenizer")
+    if isinstance(own_tokenizer, dict):
+        is_open = all(value is None for value in own_tokenizer.values())
+        own_tokenizer = None if is_open else own_tokenizer
+    c = config.build(sections.Config, {**section, "tokenizer": own_tokenizer}, "")
+    parent = initial.find_run(c.init, "init", network)
     section = initial.inherit_model(section, parent)
-    c = config.build(sections.Config, {**filled, "model": section.get("model")}, "")
-    if own_tokenizer:
-        attempt(tokenizer.check_used, section["tokenizer"])
+    c = dataclasses.replace(c, model=section["model"])
+    if own_tokenizer is not None:
+        attempt(tokenizer.check_used, own_tokenizer)
     elif parent is None:
         problems.append("tokenizer.kind: required, where init.run names no run")
     if c.trainable != ".*" and parent is None:
@@ -335,14 +215,10 @@ def check(section: dict, *, network: bool = False) -> Checked:
         tokens_per_step=c.batch_size * c.length,
     )
     optimizer = attempt(optim.build, c.optimizer, schedule)
-    copies = attempt(
-        optim.moving_copies,
-        c.optimizer.get("ema"),
-        c.reference.update_every,
-        c.reference.update_share,
-    )
-    moves = reference_run is not None and c.reference.update_every is not None
-    if moves and (parent is None or parent.digest != reference_run.digest):
+    every, share = c.reference.update_every, c.reference.update_share
+    copies = attempt(optim.moving_copies, c.optimizer.get("ema"), every, share)
+    moves = reference_run is not None and every is not None
+    if moves and not initial.same_parameters(parent, reference_run):
         problems.append(
             "reference.run: with reference.update_every the reference begins as "
             "the policy does, and this run is not that of init.run; leave it out"
@@ -356,13 +232,45 @@ def check(section: dict, *, network: bool = False) -> Checked:
         )
     if problems:
         raise errors.ConfigError(problems)
-    section = sections.with_defaults(section)
-    return Checked(
-        c, section, parent, reference_run, objective, schedule, optimizer, copies, rules
+    return Experiment(
+        c,
+        sections.with_defaults(section),
+        parent,
+        reference_run,
+        objective,
+        schedule,
+        optimizer,
+        copies,
+        rules,
     )
 
 
-def _has_own_tokenizer(section: Mapping) -> bool:
-    """Whether a config says what tokenizer it wants, or takes that of `init.run`."""
-    given = section.get("tokenizer")
-    return not isinstance(given, dict) or any(v is not None for v in given.values())
+def _tokenizer(c: sections.Config, parent: Run | None, cache_dir):
+    """The parent's tokenizer, or a config's own, with the chat template of the data."""
+    if c.tokenizer is None:
+        return templates.with_template(initial.load_tokenizer(parent), c.data.chat)
+    sources = loader.load_sources(c.data.sources, "data.sources").values()
+    tok = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
+    return templates.with_template(tok, c.data.chat)
+
+
+def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
+    """The prompts of the samples as tokens, and what ends a sample, None by default.
+
+    In a chat they are what a user says. Raises ConfigError if they cannot be.
+    """
+    if not c.sample.every:
+        return [], None
+    s, stop = c.sample, None
+    if not c.data.bos:  # then no document of the training began with it
+        tok = tok._replace(bos_id=None)
+    prompts = list(s.prompts)
+    if c.data.chat:
+        turns = [(("user", text),) for text in prompts]
+        form = format.of(tok, c.data.chat)
+        stop = list(form.stop_ids)
+        prompts = [form.prompt_ids(t, c.data.bos) for t in turns]
+    options = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    options |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
+    with config.errors_at("sample"):
+        return request.make(model, tok, prompts, **options).prompts, stop

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-import alignjax
 from alignjax import cli, config, errors
 from alignjax.experiment import schema
 
-ROOT = pathlib.Path(alignjax.__file__).resolve().parents[1]
 # Fields that decide which others there are, so that their flags count first.
 SELECTORS = ("family", "kind", "loss", "name")
 
@@ -49,22 +46,17 @@ def parse(parser: cli.Parser, arguments: Sequence[str] | None):
     Raises:
       ConfigError: a file that is no config, unknown fields or mistyped values.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = parser.parse_known_args(arguments)
-    flags, unknown = [], []
-    while rest:
-        name, equals, value = rest.pop(0).partition("=")
+    flags, rest = [], iter(rest)
+    for flag in rest:
+        name, equals, value = flag.partition("=")
         path = name.removeprefix("--config.")
-        if not name.startswith("--config.") or not path:
-            unknown.append(name)
-            continue
-        if not equals:
-            if not rest:
-                raise errors.ConfigError(f"{path}: give a value, as in {name}=VALUE")
-            value = rest.pop(0)
+        if path in (name, ""):
+            parser.error(f"no such option: {name}")
+        value = value if equals else next(rest, None)
+        if value is None:
+            raise errors.ConfigError(f"{path}: give a value, as in {name}=VALUE")
         flags.append((path, value))
-    if unknown:
-        parser.error(f"no such option: {' '.join(unknown)}")
     return options, override(load(options.config), flags)
 
 
@@ -83,8 +75,7 @@ def load(name: str) -> dict[str, Any]:
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise errors.ConfigError(f"config: there is no file {path}")
-    if (ROOT / "configs").is_dir() and str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # where `from configs import base` finds it
+    cli.find_configs()  # for `from configs import base`
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     try:
         module = importlib.util.module_from_spec(spec)
@@ -110,8 +101,8 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
     """
     origins = {path: "file" for path, value in _leaves(section) if value is not None}
     problems = []
-    first = [flag for flag in flags if flag[0].rpartition(".")[2] in SELECTORS]
-    for path, text in [*first, *(flag for flag in flags if flag not in first)]:
+    selects = lambda flag: flag[0].rpartition(".")[2] in SELECTORS
+    for path, text in sorted(flags, key=selects, reverse=True):
         try:
             field = schema.find(schema.fields(section), path)
             section = _with(section, path, config.parse(text, field.type))
@@ -125,16 +116,13 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
     return Loaded(section, origins)
 
 
-def _with(section: Mapping | None, path: str, value: Any, parent: str = "") -> dict:
+def _with(section: Mapping | None, path: str, value: Any) -> dict:
     """A copy of nested dicts in which the value at a dotted path is another."""
-    if section is not None and not isinstance(section, Mapping):
-        raise errors.ConfigError(f"{parent}: {section!r} has no fields of its own")
+    if not isinstance(section, Mapping | None):
+        raise ValueError(f"{section!r} has no fields of its own")
     name, dot, rest = path.partition(".")
     section = dict(section or {})
-    if dot:
-        where = f"{parent}.{name}" if parent else name
-        value = _with(section.get(name), rest, value, where)
-    return section | {name: value}
+    return section | {name: _with(section.get(name), rest, value) if dot else value}
 
 
 def _leaves(section: Mapping, prefix: str = ""):

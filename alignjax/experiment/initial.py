@@ -9,13 +9,15 @@ path, is part of a run's identity, so a run may move.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from alignjax import analysis, errors, models, trees
+from alignjax.analysis import Run
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base, tokenizer_files
 from alignjax.models import decoder_config, quantized
@@ -33,25 +35,11 @@ _IGNORED = (
 )
 
 
-class RunAtStep(NamedTuple):
-    """A run as of one step, from which another takes parameters.
+def find_run(section: Any, path: str, network: bool = False) -> Run | None:
+    """The run that the section `init` or `reference` names, as of one step.
 
-    Attributes:
-      run: opened.
-      step: of the parameters.
-      digest: of the parameters; equal exactly when they are.
-    """
-
-    run: analysis.Run
-    step: int
-    digest: str
-
-
-def find_run(section: Any, path: str, network: bool = False) -> RunAtStep | None:
-    """The run that the section `init` or `reference` names; None if it names none.
-
-    It may be a Hugging Face folder, or `hf:` and a folder or a repository of the hub,
-    which is fetched with `network` alone.
+    None if it names none. It may be a Hugging Face folder, or `hf:` and a folder or a
+    repository of the hub, which is fetched with `network` alone.
 
     Raises:
       ConfigError: there is no such run or step.
@@ -59,18 +47,13 @@ def find_run(section: Any, path: str, network: bool = False) -> RunAtStep | None
     if section.run is None:
         return None
     try:
-        run = analysis.open_run(section.run, step=section.step, network=network)
-        step = run.meta()["step"]
-        run = run.at(step)  # so that all that is read is of one step as it trains on
-    except errors.CheckpointError as error:
-        raise errors.ConfigError(f"{path}.run: {error}") from error
-    except errors.ConfigError as error:
-        problems = [f"{path}.run: {problem}" for problem in error.problems]
-        raise errors.ConfigError(problems) from error
-    return RunAtStep(run, step, run.digest())
+        return analysis.open_run(section.run, section.step, network=network).at()
+    except (errors.CheckpointError, errors.ConfigError) as error:
+        problems = getattr(error, "problems", [error])
+        raise errors.ConfigError([f"{path}.run: {p}" for p in problems]) from error
 
 
-def inherit_model(section: Mapping, parent: RunAtStep | None) -> dict:
+def inherit_model(section: Mapping, parent: Run | None) -> dict:
     """The config's JSON, with what `model` leaves open as in the parent run.
 
     Raises:
@@ -79,7 +62,7 @@ def inherit_model(section: Mapping, parent: RunAtStep | None) -> dict:
     if parent is None:
         return dict(section)
     fields = {k: v for k, v in section["model"].items() if v is not None}
-    before = parent.run.config["model"]
+    before = parent.config["model"]
     if fields.get("family", before["family"]) != before["family"]:
         raise errors.ConfigError(
             f"model.family: {fields['family']!r}, where the parameters of init.run are "
@@ -90,27 +73,24 @@ def inherit_model(section: Mapping, parent: RunAtStep | None) -> dict:
             f"model.name: {fields['name']!r}, where the model of init.run is no size "
             "with a name; leave model.family and model.name out"
         )
-    return {**section, "model": {**before, **fields, **_context(before, fields)}}
-
-
-def _context(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`context`, so that training on shorter texts takes nothing from the model."""
-    c = _decoder_config(before)
-    longest, length = _longest(c), fields.get("max_length", c.max_length)
-    scaling = ("rope_scaling", "rope_theta")
-    scaled = any(fields.get(k, before.get(k)) != before.get(k) for k in scaling)
+    model = {**before, **fields}
+    c, longest = _context(before)
+    length = fields.get("max_length", c.max_length)
+    scaled = any(model.get(k) != before.get(k) for k in ("rope_scaling", "rope_theta"))
     shorter = isinstance(length, int) and length < longest
+    # So that training on shorter texts takes nothing from the model.
     inherited = c.positions == "rope" and not scaled and shorter
     context = fields.get("context") or (longest if inherited else None)
-    same = context is None and before.get("context") is None
-    return {} if same else {"context": context}
+    if context is not None or before.get("context") is not None:
+        model["context"] = context
+    return {**section, "model": model}
 
 
-def length_note(parent: RunAtStep, c: decoder_config.DecoderConfig) -> str | None:
+def length_note(parent: Run, c: decoder_config.DecoderConfig) -> str | None:
     """A line for the log where texts are longer than the parent was made for."""
-    before = _decoder_config(parent.run.config["model"])
+    before, longest = _context(parent.config["model"])
     same = before.rope_scaling == c.rope_scaling and before.rope_theta == c.rope_theta
-    if not same or c.max_length <= (longest := _longest(before)):
+    if not same or c.max_length <= longest:
         return None
     return (
         f"model.max_length: {c.max_length:,}, where the model was made for "
@@ -118,75 +98,76 @@ def length_note(parent: RunAtStep, c: decoder_config.DecoderConfig) -> str | Non
     )
 
 
-def _decoder_config(section: Mapping[str, Any]) -> decoder_config.DecoderConfig:
-    return models.build({**section, "attention": "auto"}, 1).config
+def _context(section: Mapping[str, Any]) -> tuple[decoder_config.DecoderConfig, int]:
+    """The model's config, and the longest text that the model was made for."""
+    c = models.build({**section, "attention": "auto"}, 1).config
+    return c, c.context or c.max_length
 
 
-def _longest(c: decoder_config.DecoderConfig) -> int:
-    return c.context or c.max_length
-
-
-def load_tokenizer(parent: RunAtStep, field: str = "init.run") -> base.Tokenizer:
+def load_tokenizer(parent: Run, field: str = "init.run") -> base.Tokenizer:
     """The tokenizer of a run, with its start token.
 
     Raises:
       ConfigError: it has none, or a damaged one; names the `field` of the run.
     """
     try:
-        tokenizer = parent.run.full_tokenizer
+        tokenizer = parent.full_tokenizer
     except errors.DataError as error:
         raise errors.ConfigError(f"{field}: {error}") from error
     if tokenizer is None:
         raise errors.ConfigError(
-            f"{field}: {parent.run.path} has no tokenizer; copy there the one that its "
+            f"{field}: {parent.path} has no tokenizer; copy there the one that its "
             "model was trained with, or name one in the config's section tokenizer"
         )
     return tokenizer
 
 
-def check_tokenizer(reference: RunAtStep, tok: base.Tokenizer) -> None:
+def check_tokenizer(reference: Run, tok: base.Tokenizer) -> None:
     """Raises ConfigError where a reference reads other tokens than the policy.
 
     Another template, or other stops, change neither tokens nor what they stand for.
     """
-    reference_hash = _encoding_hash(load_tokenizer(reference, "reference.run"))
-    policy_hash = _encoding_hash(tok)
-    if reference_hash != policy_hash:
+    ignored = {tokenizer_files.GENERATION, tokenizer_files.STOPS, templates.KEPT}
+    ignored.add(tokenizer_files.TEMPLATES)
+
+    def encoding(tok: base.Tokenizer) -> str:
+        matters = lambda n: n not in ignored and not n.startswith("chat_template.")
+        files = {name: file for name, file in tok.files.items() if matters(name)}
+        return tok._replace(files=files).identity
+
+    other, policy = encoding(load_tokenizer(reference, "reference.run")), encoding(tok)
+    if other != policy:
         raise errors.ConfigError(
-            f"reference.run: {reference.run.path} has another tokenizer "
-            f"({reference_hash[:12]}, the policy's is {policy_hash[:12]}), so its "
-            "log-probabilities are of other tokens; name a run of the same tokenizer"
+            f"reference.run: {reference.path} has another tokenizer ({other[:12]}, the "
+            f"policy's is {policy[:12]}), so its log-probs are of other tokens; name a "
+            "run of the same tokenizer"
         )
 
 
-def _encoding_hash(tok: base.Tokenizer) -> str:
-    """A sha256 of the files that decide how a tokenizer encodes text."""
-    ignored = {tokenizer_files.GENERATION, tokenizer_files.STOPS, templates.KEPT}
-    ignored.add(tokenizer_files.TEMPLATES)
-    matters = lambda name: name not in ignored and not name.startswith("chat_template.")
-    files = {name: file for name, file in tok.files.items() if matters(name)}
-    return tok._replace(files=files).identity
+def same_parameters(a: Run | None, b: Run | None) -> bool:
+    """Whether two runs, opened at one step each, have equal parameters."""
+    return None not in (a, b) and a.digest() == b.digest()
 
 
-def architecture(parent: RunAtStep, model_config: Any) -> dict[str, Any]:
+def architecture(parent: Run, model_config: Any) -> dict[str, Any]:
     """The fields that change what the parameters of a run compute, JSON-able.
 
     Those of adapters do where the run has some.
     """
-    ignored = _IGNORED + ("" if parent.run.model.config.lora_rank else "|lora_.*")
+    ignored = _IGNORED + ("" if parent.model.config.lora_rank else "|lora_.*")
     fields = dataclasses.asdict(model_config).items()
     return {name: x for name, x in fields if not re.fullmatch(ignored, name)}
 
 
-def check_model(reference: RunAtStep, model_config: Any) -> None:
+def check_model(reference: Run, model_config: Any) -> None:
     """Raises ConfigError where a reference's parameters are of another model.
 
     The policy's model would compute something from them that is no model's.
     """
     policy = architecture(reference, model_config)
-    other = architecture(reference, reference.run.model.config)
+    other = architecture(reference, reference.model.config)
     problems = [
-        f"reference.run: {reference.run.path} has model.{name} = {other[name]!r}, and "
+        f"reference.run: {reference.path} has model.{name} = {other[name]!r}, and "
         f"the policy {value!r}; a reference is computed by the policy's model, so name "
         "a run of the same"
         for name, value in policy.items()
@@ -196,41 +177,66 @@ def check_model(reference: RunAtStep, model_config: Any) -> None:
         raise errors.ConfigError(problems)
 
 
-class InitialWeights(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class InitialWeights:
     """The weights that a run begins with: those it trains, and those it only reads.
 
     They are the parent's, but for parameters that the model has and the parent had not,
     such as adapters or heads for scores, which begin as any model's do. Kernels that
-    are not trained are quantised as `model.base` says.
+    are not trained are quantised as `model.base` says. None is read or computed before
+    it is used.
 
     Attributes:
-      abstract: the TrainState as ShapeDtypeStructs with shardings.
-      params: all parameters, likewise.
-      stored: `params` with the untrained kernels as they are quantised.
-      model, optimizer, copies, seed: what the state of step 0 follows from.
+      model, optimizer, copies, trainable, seed: what the state of step 0 follows from.
+      mesh, rules: where it is; see `sharding`.
       parent: the run that the policy starts from; None is random weights.
       reference: the run that the reference is of, where there is one.
       keep_reference: whether its parameters are kept on the devices.
     """
 
-    abstract: TrainState
-    params: Params
-    stored: Params
     model: Model
     optimizer: Any
     copies: Mapping[str, optim.MovingCopy]
+    trainable: str
     seed: int
-    parent: RunAtStep | None
-    reference: RunAtStep | None
+    mesh: jax.sharding.Mesh
+    rules: Mapping
+    parent: Run | None
+    reference: Run | None
     keep_reference: bool
+
+    @functools.cached_property
+    def abstract(self) -> TrainState:
+        """The state as ShapeDtypeStructs with shardings.
+
+        Raises:
+          ConfigError: `trainable` matches nothing, or the mesh does not divide an axis.
+        """
+        where = (self.mesh, self.rules)
+        parts = (self.model, self.optimizer, *where, self.trainable, self.copies)
+        return state.abstract_state(*parts)
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """All parameters, likewise."""
+        return state.abstract_params(self.model, self.mesh, self.rules)
+
+    @functools.cached_property
+    def stored(self) -> Params:
+        """`params` with the untrained kernels as they are quantised."""
+        c = self.model.config
+        kernels = quantized.names(c.projections, self.trainable)
+        return state.quantised_kernels(self.params, kernels, c.base)
+
+    def check(self) -> None:
+        """Raises ConfigError, as `abstract`, for what only the devices can tell."""
+        _ = self.abstract, self.stored
 
     def state(self) -> TrainState:
         """The state of step 0."""
         if self.parent is None:
-            key = jax.random.key(self.seed)
-            return state.init_state(
-                self.model, self.optimizer, self.abstract, key, self.copies
-            )
+            parts = (self.model, self.optimizer, self.abstract)
+            return state.init_state(*parts, jax.random.key(self.seed), self.copies)
         trained, _ = self._partition(self._load(self.parent))
         begin = lambda params: state.begin(params, self.optimizer, self.copies)
         shardings = state.shardings(self.abstract)
@@ -248,7 +254,7 @@ class InitialWeights(NamedTuple):
         _, base = self._partition(stored)
         if not self.keep_reference:
             return Frozen(base)
-        same = self.reference.digest == self.parent.digest
+        same = same_parameters(self.reference, self.parent)
         return Frozen(base, stored if same else self.reference_params())
 
     def reference_params(self) -> Params:
@@ -268,13 +274,9 @@ class InitialWeights(NamedTuple):
                 f"{size(self.stored)}, in float32 {size(self.params)}"
             )
         if self.parent is not None:
-            before = self.parent.run.leaves()
-            new = [
-                name for name in trees.named_leaves(self.params) if name not in before
-            ]
-            if new:
-                names = ", ".join(new)
-                lines.append(f"new: {names}, which the run it starts from lacks")
+            before, names = self.parent.leaves(), trees.named_leaves(self.params)
+            if new := ", ".join(name for name in names if name not in before):
+                lines.append(f"new: {new}, which the run it starts from lacks")
         return "\n".join(lines)
 
     def _partition(self, params: Params) -> tuple[Params, Params]:
@@ -282,42 +284,7 @@ class InitialWeights(NamedTuple):
         trained = trees.named_leaves(self.abstract.params)
         return trees.partition("|".join(map(re.escape, trained)), params)
 
-    def _load(self, parent: RunAtStep) -> Params:
+    def _load(self, parent: Run) -> Params:
         """The parameters of a run, sharded as those of this one."""
-        key, leaves = jax.random.key(self.seed), parent.run.leaves()
+        key, leaves = jax.random.key(self.seed), parent.leaves()
         return state.load_params(leaves, self.stored, self.model, key, allow_new=NEW)[0]
-
-
-def weights(
-    model: Model,
-    optimizer,
-    copies: Mapping[str, optim.MovingCopy],
-    mesh,
-    rules: Mapping,
-    *,
-    trainable: str,
-    seed: int,
-    parent: RunAtStep | None,
-    reference: RunAtStep | None,
-    keep_reference: bool,
-) -> InitialWeights:
-    """The weights that a run begins with; none is read or computed before it is used.
-
-    Raises:
-      ConfigError: `trainable` matches nothing, or the mesh does not divide an axis.
-    """
-    abstract = state.abstract_state(model, optimizer, mesh, rules, trainable, copies)
-    params, c = state.abstract_params(model, mesh, rules), model.config
-    kernels = quantized.names(c.projections, trainable)
-    return InitialWeights(
-        abstract=abstract,
-        params=params,
-        stored=state.quantised_kernels(params, kernels, c.base),
-        model=model,
-        optimizer=optimizer,
-        copies=copies,
-        seed=seed,
-        parent=parent,
-        reference=reference,
-        keep_reference=keep_reference,
-    )

@@ -32,9 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if run.store is None:
             raise errors.ConfigError("objective: it needs no reference model")
         data = {"train": run.train, "validation": run.validation}
-        read, beat = run.weights.reference_params, lambda _: None
         with sharding.use(run.mesh, run.rules):
-            reference.attach(run.store, data, read, print, beat)
+            reference.attach(run.store, data, print)
 
     return cli.exit_code(fill)
 

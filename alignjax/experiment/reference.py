@@ -30,45 +30,36 @@ from alignjax.experiment import initial
 from alignjax.models import quantized
 from alignjax.objectives import logprobs
 from alignjax.storage import atomic, json_files
-from alignjax.types import Frozen, Model, Objective, Params, Responses
+from alignjax.types import Frozen, Objective, Params, Responses
 
 FORMAT = 2
 FILE = "logps.bin"
 
 
-class Store(NamedTuple):
+class LogProbStore(NamedTuple):
     """Where the log-probabilities of one reference are, and how they are computed.
 
     Attributes:
-      folder: one subfolder for each store.
-      reference: the run whose parameters compute them.
-      model: of the policy; it computes them.
-      trainable: the pattern of trained parameters: the other kernels are quantised.
+      folder: one subfolder for each part of the data and reference.
+      weights: whose `reference` computes them, by the policy's model.
       batch_size: rows that are computed at a time.
-      mesh, rules: of the computation.
     """
 
     folder: pathlib.Path
-    reference: initial.RunAtStep
-    model: Model
-    trainable: str
+    weights: initial.InitialWeights
     batch_size: int
-    mesh: jax.sharding.Mesh
-    rules: Mapping
 
 
 def attach(
-    store: Store,
+    store: LogProbStore,
     splits: Mapping[str, dataset.Dataset | None],
-    params: Callable[[], Params],
     say: Callable[[str], None],
-    beat: Callable[[str], None],
+    beat: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dataset.Dataset | None]:
     """`splits` with the reference's log-probabilities, computed now where missing.
 
     Args:
       splits: data by the names of their splits; None stays None.
-      params: reads the parameters of the reference; called once, if at all.
       say: given the lines for the log.
       beat: called with the name of each batch, for the watchdog.
 
@@ -79,7 +70,7 @@ def attach(
         raise errors.ConfigError(
             "reference.store: is filled and read by one process; set it to False"
         )
-    params = functools.cache(params)
+    params = functools.cache(store.weights.reference_params)
 
     def with_reference(data: dataset.Dataset, split: str) -> dataset.Dataset:
         if data.layout.mismatched:
@@ -97,9 +88,8 @@ def attach(
             manifest = atomic.obtain(path, compute)
             if hit:
                 say(f"{name}: {manifest['responses']:,} tokens found in the store")
-            logps = np.memmap(
-                path / FILE, np.float32, "r", shape=part.tokens.tokens.shape
-            )
+            shape = part.tokens.tokens.shape
+            logps = np.memmap(path / FILE, np.float32, "r", shape=shape)
             tokens = part.tokens._replace(reference=logps)
             parts.append(part._replace(plan=part.plan._replace(tokens=tokens)))
         return dataclasses.replace(data, parts=tuple(parts))
@@ -121,15 +111,13 @@ def first_loss(
     """The loss that step 0 must have: that of the policy compared with itself.
 
     None where the policy does not start as its reference, or where something in it is
-    random: then `say` gets the reason, since a model's section may come from the run in
-    `init`.
+    random, which `say` is told.
 
     Args:
       params, base: the trained parameters of step 0 and the others.
       batch: of step 0.
     """
-    parent, other = weights.parent, weights.reference
-    if parent is None or other is None or parent.digest != other.digest:
+    if not initial.same_parameters(weights.parent, weights.reference):
         return None
     names = ("dropout", "embedding_noise", "lora_dropout")
     c = weights.model.config
@@ -163,29 +151,32 @@ def check_first_step(expected: float, loss: float) -> None:
         )
 
 
-def _directory(store: Store, part: dataset.Part) -> pathlib.Path:
+def _directory(store: LogProbStore, part: dataset.Part) -> pathlib.Path:
     """Where the log-probabilities of a part are, or will be."""
-    c, reference = store.model.config, store.reference
+    c, reference = store.weights.model.config, store.weights.reference
     fields = initial.architecture(reference, c) | {"dtype": c.dtype}
-    key = [FORMAT, part.tokens.key, _prompts_hash(part.plan), reference.digest, fields]
+    prompts = _prompts_hash(part.plan)
+    key = [FORMAT, part.tokens.key, prompts, reference.digest(), fields]
     if c.base != "float32":  # then the reference has the same quantised kernels
-        key.append([c.base, quantized.names(c.projections, store.trainable)])
+        key.append([c.base, quantized.names(c.projections, store.weights.trainable)])
     return store.folder / json_files.digest(key)[:32]
 
 
 def _prompts_hash(plan: groups.Plan) -> str:
     """A digest of which groups are read and what is cut from their prompts."""
     order = np.argsort(plan.documents, kind="stable")
-    digest = hashlib.sha256(np.asarray(plan.documents, np.int64)[order].tobytes())
-    digest.update(np.asarray(plan.cuts, np.int64)[order].tobytes())
+    arrays = [plan.documents, plan.cuts]
     if (plan.headers >= 0).any():
-        digest.update(np.asarray(plan.headers, np.int64)[order].tobytes())
+        arrays.append(plan.headers)
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.asarray(array, np.int64)[order].tobytes())
     digest.update(str(plan.layout.head).encode())
     return digest.hexdigest()
 
 
 def _compute(
-    store: Store,
+    store: LogProbStore,
     data: dataset.Dataset,
     params: Callable[[], Params],
     name: str,
@@ -195,13 +186,11 @@ def _compute(
 ) -> dict[str, int]:
     """Writes the log-probability of every token of a response; NaN elsewhere."""
     (part,) = data.parts
-    size, rows = store.batch_size, data.num_rows
-    logps = np.memmap(
-        directory / FILE, np.float32, "w+", shape=part.tokens.tokens.shape
-    )
+    size, rows, weights = store.batch_size, data.num_rows, store.weights
+    shape = part.tokens.tokens.shape
+    logps = np.memmap(directory / FILE, np.float32, "w+", shape=shape)
     logps[:] = np.nan
-    token_logps = lambda params, rows: logprobs.tokens(store.model, params, rows).logp
-    compute = jax.jit(token_logps)
+    compute = jax.jit(lambda p, rows: logprobs.tokens(weights.model, p, rows).logp)
     count = -(-rows // size)
     say(f"{name}: computing {rows:,} rows in {count:,} batches")
     responses, every = 0, max(1, count // 10)
@@ -210,7 +199,7 @@ def _compute(
         indices = np.arange(i * size, (i + 1) * size)
         batch = types.batch(data.epoch_rows(indices)).sequences
         flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch)
-        flat = sharding.put_batch(flat, len(flat.inputs), store.mesh, store.rules)
+        flat = sharding.put_batch(flat, len(flat.inputs), weights.mesh, weights.rules)
         row_logps = np.asarray(compute(params(), flat))
         indices = np.where(indices < rows, indices, -1)
         places = part.plan.target_index(indices).reshape(row_logps.shape)

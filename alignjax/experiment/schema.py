@@ -8,9 +8,9 @@ them, so that flags, this page and the checks of a config always agree.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import textwrap
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +25,14 @@ from alignjax.objectives import OBJECTIVES, preference, reward_model
 from alignjax.training import optim, schedules
 
 SOURCES = ("sources", "validation_sources")
+# Parts that are plain dicts, since the function that each names has options too.
+PARTS = {
+    "model": sections.ModelConfig,
+    "objective": sections.ObjectiveConfig,
+    "optimizer": sections.OptimizerConfig,
+    "schedule": sections.ScheduleConfig,
+    "mesh": sections.MeshConfig,
+}
 # The losses of objectives whose config names none.
 _LOSSES = {preference.make: "dpo", reward_model.make: "bradley_terry"}
 
@@ -36,18 +44,11 @@ def fields(section: Mapping) -> dict[str, Field]:
     """
     paths = {}
     for name, field in config.fields(sections.Config).items():
-        part = section.get(name) or {}
-        try:
-            if name in sections.SECTIONS:
-                inner = config.fields(sections.SECTIONS[name])
-            else:
-                inner = PARTS[name](part) if name in PARTS else None
-        except ValueError:  # an unknown name
-            inner = None
-        if inner is None:
-            paths[name] = field
-        else:
-            paths |= {f"{name}.{key}": value for key, value in inner.items()}
+        part, inner = section.get(name), {}
+        with contextlib.suppress(ValueError):  # an unknown name
+            inner = _inner(name, part if isinstance(part, Mapping) else {})
+        inner = {f"{name}.{key}": value for key, value in inner.items()}
+        paths |= inner or {name: field}
     for name in SOURCES:
         for source, options in ((section.get("data") or {}).get(name) or {}).items():
             inner = _source(options if isinstance(options, Mapping) else {})
@@ -55,122 +56,30 @@ def fields(section: Mapping) -> dict[str, Field]:
     return paths
 
 
-def find(paths: Mapping[str, Field], path: str) -> Field:
-    """The field at a path; fields inside a dict without a schema may have any name.
+def _inner(name: str, part: Mapping) -> dict[str, Field]:
+    """The fields of a part of a config: its own, and those of the function it names.
 
     Raises:
-      ConfigError: there is none.
+      ValueError: there is no such function.
     """
-    if path in paths:
-        return paths[path]
-    parts = path.split(".")
-    for i in range(len(parts) - 1, 0, -1):
-        parent, child = ".".join(parts[:i]), ".".join(parts[: i + 1])
-        if parent in paths and dict in _types(paths[parent].type):
-            if any(known.startswith(f"{child}.") for known in paths):
-                break
-            return Field(Any)
-    if inner := sorted(p for p in paths if p.startswith(f"{path}.")):
-        raise errors.ConfigError(f"{path}: a section; set its fields, as in {inner[0]}")
-    raise errors.ConfigError(f"{path}: unknown field; {_closest(path, paths)}")
-
-
-def page(section: Mapping, origins: Mapping[str, str], *, network: bool = False) -> str:
-    """Every field that applies: its value, where that comes from, and its meaning.
-
-    Args:
-      section: the config.
-      origins: "file" or "flag" for each path that one of them sets.
-      network: whether the run that it starts from may be fetched.
-    """
-    origins, lines = dict(origins), []
-    init = config.build(sections.InitConfig, section.get("init") or {}, "init")
-    if (start := initial.find_run(init, "init", network)) is not None:
-        whole = initial.inherit_model(
-            {**section, "model": section.get("model") or {}}, start
-        )
-        for name, value in whole["model"].items():
-            if get(section, f"model.{name}") is None and value is not None:
-                origins[f"model.{name}"] = init.run
-        section = whole
-    paths, defaults = fields(section), {}
-    if get(section, "model.family") is None:
-        lines.append("# the model is that of init.run, which is not given yet")
-    else:
-        try:
-            model = models.build(section["model"], 1).config
-            defaults = {f"model.{k}": v for k, v in vars(model).items()}
-        except errors.ConfigError as error:
-            lines += [f"# {problem}" for problem in error.problems]
-    for path, field in paths.items():
-        if dict in _types(field.type) and any(p.startswith(f"{path}.") for p in paths):
-            continue
-        value = get(section, path)
-        origin = origins.get(path) or next(
-            (origins[p] for p in origins if p.startswith(f"{path}.")), "file"
-        )
-        cleared = config.allows_none(field.type) and path not in defaults
-        if value is None and not (origins.get(path) == "flag" and cleared):
-            value, origin = defaults.get(path, field.default), "default"
-            if field.required and path not in defaults:
-                value, origin = "?", "required"
-        lines.append(f"{path} = {value!r}  ({origin})")
-        if text := _meaning(field):
-            lines.append(textwrap.indent(textwrap.fill(text, 84), "    "))
-    return "\n".join(lines)
-
-
-def get(section: Mapping, path: str) -> Any:
-    """The value at a dotted path, or None."""
-    for name in path.split("."):
-        section = section.get(name) if isinstance(section, Mapping) else None
-    return section
-
-
-def _model(part: Mapping) -> dict[str, Field]:
-    del part
-    inner = config.fields(decoder_config.DecoderConfig)
-    inner = {name: field._replace(required=False) for name, field in inner.items()}
-    return config.fields(sections.ModelConfig) | inner
-
-
-def _objective(part: Mapping) -> dict[str, Field]:
-    make = OBJECTIVES.find(part.get("name") or "")
-    inner = config.fields(sections.ObjectiveConfig) | config.fields(make, leading=1)
-    if not config.takes_options(make) or part.get("mixture"):
-        return inner
-    loss = catalogue.find(part.get("loss") or _LOSSES[make], *catalogue.CATALOGUE)
-    return inner | catalogue.options(loss)
-
-
-def _optimizer(part: Mapping) -> dict[str, Field]:
-    make = optim.OPTIMIZERS.find(part.get("name") or "")
-    return config.fields(sections.OptimizerConfig) | config.fields(make, leading=2)
-
-
-def _schedule(part: Mapping) -> dict[str, Field]:
-    make = schedules.SCHEDULES.find(part.get("name") or "")
-    return config.fields(sections.ScheduleConfig) | config.fields(make, leading=3)
-
-
-def _mesh(part: Mapping) -> dict[str, Field]:
-    del part
-    return config.fields(sections.MeshConfig)
-
-
-def _sharding_rules(part: Mapping) -> dict[str, Field]:
-    del part
-    return {name: Field(Any, axes) for name, axes in sharding.RULES.items()}
-
-
-PARTS = {
-    "model": _model,
-    "objective": _objective,
-    "optimizer": _optimizer,
-    "schedule": _schedule,
-    "mesh": _mesh,
-    "sharding_rules": _sharding_rules,
-}
+    if name == "sharding_rules":
+        return {axis: Field(Any, axes) for axis, axes in sharding.RULES.items()}
+    own = PARTS.get(name) or sections.SECTIONS.get(name)
+    inner, function = dict(config.fields(own)) if own else {}, part.get("name") or ""
+    if name == "model":
+        options = config.fields(decoder_config.DecoderConfig).items()
+        inner |= {key: field._replace(required=False) for key, field in options}
+    if name == "optimizer":
+        inner |= config.fields(optim.OPTIMIZERS.find(function), leading=2)
+    if name == "schedule":
+        inner |= config.fields(schedules.SCHEDULES.find(function), leading=3)
+    if name == "objective":
+        make = OBJECTIVES.find(function)
+        inner |= config.fields(make, leading=1)
+        if config.takes_options(make) and not part.get("mixture"):
+            loss = part.get("loss") or _LOSSES[make]
+            inner |= catalogue.options(catalogue.find(loss, *catalogue.CATALOGUE))
+    return inner
 
 
 def _source(options: Mapping) -> dict[str, Field]:
@@ -186,24 +95,77 @@ def _source(options: Mapping) -> dict[str, Field]:
     return config.fields(sections.SourceConfig) | config.fields(load)
 
 
-def _types(hint: Any) -> tuple:
-    """A hint and the members of its union."""
-    return (hint, *typing.get_args(hint))
+def find(paths: Mapping[str, Field], path: str) -> Field:
+    """The field at a path; fields inside a dict without a schema may have any name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if path in paths:
+        return paths[path]
+    if inner := sorted(p for p in paths if p.startswith(f"{path}.")):
+        raise errors.ConfigError(f"{path}: a section; set its fields, as in {inner[0]}")
+    parent, names = path, {}
+    while parent and not names:
+        child, (parent, _, last) = parent, parent.rpartition(".")
+        is_free = parent in paths and dict in config.members(paths[parent].type)
+        if is_free and not any(p.startswith(f"{child}.") for p in paths):
+            return Field(Any)
+        start = f"{parent}." if parent else ""
+        inner = (p.removeprefix(start) for p in paths if p.startswith(start))
+        names = {name.partition(".")[0] for name in inner}
+    raise errors.ConfigError(f"{path}: unknown field; {registry.closest(last, names)}")
 
 
-def _closest(path: str, paths: Mapping[str, Field]) -> str:
-    """A remedy with the nearest path, and the names at the deepest known parent."""
-    parent = path
-    while parent and not any(p.startswith(f"{parent}.") for p in paths):
-        parent = parent.rpartition(".")[0]
-    start = f"{parent}." if parent else ""
-    names = {
-        p.removeprefix(start).partition(".")[0] for p in paths if p.startswith(start)
-    }
-    return registry.closest(path.removeprefix(start).partition(".")[0], names)
+def page(section: Mapping, origins: Mapping[str, str], *, network: bool = False) -> str:
+    """Every field that applies: its value, where that comes from, and its meaning.
+
+    Args:
+      section: the config.
+      origins: "file" or "flag" for each path that one of them sets.
+      network: whether the run that it starts from may be fetched.
+    """
+    origins, lines = dict(origins), []
+    init = config.build(sections.InitConfig, section.get("init") or {}, "init")
+    if (start := initial.find_run(init, "init", network)) is not None:
+        own = section.get("model") or {}
+        section = initial.inherit_model({**section, "model": own}, start)
+        for name, value in section["model"].items():
+            if own.get(name) is None and value is not None:
+                origins[f"model.{name}"] = init.run
+    paths, defaults = fields(section), {}
+    if get(section, "model.family") is None:
+        lines.append("# the model is that of init.run, which is not given yet")
+    else:
+        try:
+            model = models.build(section["model"], 1).config
+            defaults = {f"model.{k}": v for k, v in vars(model).items()}
+        except errors.ConfigError as error:
+            lines += [f"# {problem}" for problem in error.problems]
+    for path, field in paths.items():
+        if dict in config.members(field.type) and any(
+            p.startswith(f"{path}.") for p in paths
+        ):
+            continue
+        value = get(section, path)
+        origin = origins.get(path) or next(
+            (origins[p] for p in origins if p.startswith(f"{path}.")), "file"
+        )
+        cleared = config.allows_none(field.type) and path not in defaults
+        if value is None and not (origins.get(path) == "flag" and cleared):
+            value, origin = defaults.get(path, field.default), "default"
+            if field.required and path not in defaults:
+                value, origin = "?", "required"
+        lines.append(f"{path} = {value!r}  ({origin})")
+        limits = config.limits(field.type)
+        text = f"{field.meaning} [{limits}]" if limits else field.meaning
+        if text:
+            lines.append(textwrap.indent(textwrap.fill(text.strip(), 84), "    "))
+    return "\n".join(lines)
 
 
-def _meaning(field: Field) -> str:
-    """The docstring's text, then what values are allowed."""
-    limits = config.limits(field.type)
-    return " ".join(part for part in (field.meaning, limits and f"[{limits}]") if part)
+def get(section: Mapping, path: str) -> Any:
+    """The value at a dotted path, or None."""
+    for name in path.split("."):
+        section = section.get(name) if isinstance(section, Mapping) else None
+    return section

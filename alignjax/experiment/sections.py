@@ -283,15 +283,12 @@ class Config:
             raise errors.ConfigError(problems)
 
 
+# The fields of `Config` that are dataclasses themselves.
 SECTIONS = {
-    "tokenizer": tokenizer.TokenizerConfig,
-    "data": loader.DataConfig,
-    "checkpoint": CheckpointConfig,
-    "evaluation": EvaluationConfig,
-    "sample": SampleConfig,
-    "log": LogConfig,
-    "init": InitConfig,
-    "reference": ReferenceConfig,
+    name: cls
+    for name, field in config.fields(Config).items()
+    for cls in config.members(field.type)
+    if dataclasses.is_dataclass(cls)
 }
 
 
@@ -300,17 +297,19 @@ def with_defaults(section: dict) -> dict:
 
     So the record of a run stays true when a default changes later.
     """
-    complete = _with_defaults(Config, section)
+
+    def complete(cls: type, section: dict) -> dict:
+        defaults = {
+            name: config.to_json(field.default)
+            for name, field in config.fields(cls).items()
+            if not dataclasses.is_dataclass(field.default)
+        }
+        fields = {name: x for name, x in section.items() if x is not None}
+        return {**section, **defaults, **fields}
+
+    parts = {}
     for name, cls in SECTIONS.items():
         part = section.get(name) or {}
         if name != "tokenizer" or any(value is not None for value in part.values()):
-            complete[name] = _with_defaults(cls, part)
-    return complete
-
-
-def _with_defaults(cls: type, section: dict) -> dict:
-    complete = dict(section)
-    for name, field in config.fields(cls).items():
-        if section.get(name) is None and not dataclasses.is_dataclass(field.default):
-            complete[name] = config.to_json(field.default)
-    return complete
+            parts[name] = complete(cls, part)
+    return {**complete(Config, section), **parts}

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop and the log are given of an experiment: steps, rates, hooks, words."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import jax
+
+from alignjax import trees
+from alignjax.data import dataset
+from alignjax.data.chat import format
+from alignjax.experiment import initial
+from alignjax.experiment.build import Experiment
+from alignjax.models import decoder
+from alignjax.tracking import throughput, writer
+from alignjax.training import hooks, loop, optim, step
+from alignjax.training import state as training_state
+from alignjax.types import Frozen, Params, TrainState
+
+PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
+
+
+def train_step(run: Experiment) -> Callable:
+    """The jitted step, whose metrics have the learning rate too."""
+    function = step.make_train_step(
+        run.objective,
+        run.optimizer,
+        microbatches=run.config.microbatches,
+        copies=run.copies,
+    )
+    return jax.jit(
+        optim.with_rate(function, run.schedule),
+        donate_argnums=0,
+        out_shardings=(training_state.shardings(run.weights.abstract), None),
+    )
+
+
+def meter(run: Experiment) -> throughput.Meter:
+    """Measures rates and, of a device whose peak is known, the utilisation."""
+    flops = decoder.flops_per_token(
+        run.model,
+        run.config.length,
+        trainable=run.config.trainable,
+        unembeds=not run.objective.needs.scores,
+    )
+    kind, devices = jax.devices()[0].device_kind, jax.device_count()
+    return throughput.Meter(flops_per_token=flops, device_kind=kind, devices=devices)
+
+
+def evaluations(
+    run: Experiment,
+    validation: dataset.Dataset | None,
+    frozen: Frozen,
+    state: TrainState,
+    beat: Callable[[str], None],
+) -> list[loop.Hook]:
+    """The hooks whose figures are reported with a step; none without `validation`.
+
+    Raises:
+      ConfigError: no evaluation has the figure that `keep_best` names.
+    """
+    if validation is None:
+        return []
+    c = run.config
+    evaluation = hooks.Evaluation(
+        jax.jit(step.make_eval_step(run.objective)),
+        frozen,
+        validation,
+        batch_size=c.batch_size,
+        max_batches=c.evaluation.batches,
+        mesh=run.mesh,
+        rules=run.rules,
+        beat=beat,
+    )
+    if c.checkpoint.keep_best:
+        evaluation.check_name(c.checkpoint.keep_best[0], state)
+    return [loop.Hook(evaluation, c.evaluation.every, at_end=True)]
+
+
+def samples(
+    run: Experiment, base: Params, log: writer.Writer, beat: Callable[[str], None]
+) -> list[loop.Hook]:
+    """The hooks that write text of the model, where the config asks for some."""
+    c = run.config.sample
+    if c.every is None:
+        return []
+    options = dict(max_tokens=c.max_tokens, temperature=c.temperature, top_p=c.top_p)
+    call = hooks.Samples(
+        run.model,
+        base,
+        run.tokenizer,
+        run.prompts,
+        shown=[text + ("\n" if run.config.data.chat else "") for text in c.prompts],
+        write=log.text,
+        beat=beat,
+        options={"stop_ids": run.stop, **options},
+    )
+    return [loop.Hook(call, c.every)]
+
+
+@contextlib.contextmanager
+def profiler(directory: pathlib.Path, start: int, wanted: bool) -> Iterator[Callable]:
+    """Yields a function of the step that starts and stops a trace at the right ones."""
+    running = False
+
+    def at(i: int) -> None:
+        nonlocal running
+        if wanted and i - start == PROFILED.start:
+            jax.profiler.start_trace(str(directory))
+            running = True
+        elif running and i - start == PROFILED.stop:
+            jax.profiler.stop_trace()
+            running = False
+
+    yield at
+    if running:
+        jax.profiler.stop_trace()
+
+
+def tokens_per_step(run: Experiment) -> int:
+    """Positions of the model that a batch takes."""
+    return run.config.batch_size * run.train.rows([0])["inputs"].size
+
+
+def describe(run: Experiment, resumed: int | None) -> str:
+    """What is about to happen, for the log."""
+    c, section = run.config, run.config.model
+    name = "/".join(section[k] for k in ("family", "name") if section.get(k))
+    size = trees.count(run.weights.params)
+    devices = jax.devices()
+    passes = c.steps * c.batch_size / run.train.num_rows
+    train = run.train.report.splitlines()
+    lines = [
+        (
+            f"model: {name}, {size:,} parameters, vocabulary "
+            f"{run.model.config.vocab_size:,}, context {c.length}"
+        ),
+        (
+            f"devices: {len(devices)} x {devices[0].device_kind}, mesh "
+            f"{dict(run.mesh.shape)}, {jax.process_count()} process(es)"
+        ),
+        (
+            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
+            f"{tokens_per_step(run):,} tokens are {passes:.2f} passes"
+        ),
+        *(f"  {line}" for line in train),
+    ]
+    if run.validation is not None:
+        held_out = run.validation.report.splitlines()
+        if not c.data.validation_sources:  # what is of both is not listed twice
+            held_out = [line for line in held_out if line not in train]
+        lines += [f"  held out: {line}" for line in held_out]
+    for name, other in (("start", run.parent), ("reference", run.reference)):
+        if other is not None:
+            digest = other.digest()[:12]
+            lines.append(
+                f"{name}: step {other.step} of {other.path}, parameters {digest}"
+            )
+    if run.parent is not None:
+        lines.append(initial.length_note(run.parent, run.model.config))
+    lines.append(format.start_note(run.tokenizer, c.data.chat, c.data.bos))
+    if (every := c.reference.update_every) is not None:
+        share = c.reference.update_share
+        moves = "becomes" if share in (None, 1) else f"goes {share} of the way to"
+        lines.append(f"the reference {moves} the policy every {every} updates")
+    lines.append(
+        f"starting at step 0 of {c.steps}"
+        if resumed is None
+        else f"going on from the checkpoint of step {resumed}, of {c.steps}"
+    )
+    return "\n".join(filter(None, lines))
