@@ -20,6 +20,7 @@ import numpy as np
 from alignjax import cli, config, errors
 from alignjax.analysis import run as runs
 from alignjax.checkpoint import step_folders
+from alignjax.tracking import progress
 
 
 def show_steps(run: runs.Run) -> Iterator[str]:
@@ -41,8 +42,8 @@ def show_steps(run: runs.Run) -> Iterator[str]:
         params = step_folders.nbytes(step_folders.leaves_of(meta, "params"))
         metrics = "".join(f"  {k} {v}" for k, v in sorted(meta["metrics"].items()))
         yield (
-            f"{step:>10}  {saved:%Y-%m-%d %H:%M:%S}  {size(on_disk)} on disk, "
-            f"parameters {size(params)}{metrics}"
+            f"{step:>10}  {saved:%Y-%m-%d %H:%M:%S}  {progress.short(on_disk)}B on "
+            f"disk, parameters {progress.short(params)}B{metrics}"
         )
     for path in sorted((run.path / "quarantine").glob("*")):
         yield f"set aside as broken: {path}"
@@ -57,7 +58,8 @@ def show_tree(run: runs.Run, step: int | None) -> Iterator[str]:
     for name, leaf in meta["leaves"].items():
         kind = f"{leaf['dtype']}{leaf['shape']}"
         yield f"{name:<{width}}  {kind:<24}  {leaf.get('fingerprint', '')}"
-    yield f"{size(step_folders.nbytes(meta['leaves']))} in {len(meta['leaves'])} leaves"
+    nbytes, count = step_folders.nbytes(meta["leaves"]), len(meta["leaves"])
+    yield f"{progress.short(nbytes)}B in {count} leaves"
 
 
 def verify(run: runs.Run, steps: list[int]) -> Iterator[tuple[str, bool]]:
@@ -110,14 +112,6 @@ def diff(run: runs.Run, old: int, new: int) -> Iterator[str]:
             share = f"{moved / norm:.3e} of its norm" if norm else "all of it"
             yield f"{name}: changed by {share}, by {np.abs(y - x).max():.3e} at most"
     yield f"{same} leaves are the same in both"
-
-
-def size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

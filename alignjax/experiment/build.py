@@ -28,7 +28,7 @@ from alignjax.types import Model, Objective
 
 
 class Experiment(NamedTuple):
-    """What `train` needs, all of it checked.
+    """What `train` needs, all of it checked; `check` makes it up to `rules`.
 
     Attributes:
       config: every field, those included that are as in the parent run.
@@ -36,8 +36,7 @@ class Experiment(NamedTuple):
       parent: the run that it starts from; None starts from random parameters.
       reference: the run that the reference is of; None where the objective has none.
       objective, schedule, optimizer, copies: functions, see `types`, `optim`.
-      rules: see `sharding`, and as all above known from the config alone.
-      mesh: the devices.
+      rules, mesh: see `sharding`.
       model: functions, see `types`.
       identity: what the batches and the first parameters follow from.
       tokenizer: the parent's, or the config's own.
@@ -133,7 +132,7 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     )
     with sharding.use(mesh, run.rules):
         weights.check()
-    stored = stored and run.reference is not None
+    store = reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
     return run._replace(
         mesh=mesh,
         model=model,
@@ -145,18 +144,12 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         train=train,
         validation=data("validation") if c.evaluation.every else None,
         weights=weights,
-        store=reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
-        if stored
-        else None,
+        store=store if stored else None,
     )
 
 
 def check(section: dict, *, network: bool = False) -> Experiment:
-    """What needs no data and no device; the other fields are empty.
-
-    Raises:
-      ConfigError: all problems together.
-    """
+    """What needs no data and no device. Raises ConfigError with all problems."""
     problems = []
 
     def attempt(function, *arguments, **options):

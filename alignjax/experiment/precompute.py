@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from alignjax import cli, errors
+from alignjax import cli
 from alignjax.distributed import sharding
 from alignjax.experiment import build, config_file, reference
 
@@ -29,8 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         section = loaded.section
         section["reference"] = {**(section.get("reference") or {}), "store": True}
         run = build.build(section, network=options.network)
-        if run.store is None:
-            raise errors.ConfigError("objective: it needs no reference model")
         data = {"train": run.train, "validation": run.validation}
         with sharding.use(run.mesh, run.rules):
             reference.attach(run.store, data, print)

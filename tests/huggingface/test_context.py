@@ -36,15 +36,14 @@ def test_exports_say_the_context_that_the_model_came_with(begun, tmp_path):
     short = complete(begun, max_length=8)
     assert (short["max_length"], short["context"], said(short)) == (8, 16, 16)
     # And once more from that run, on texts of other lengths.
-    run = analysis.open_run(begun.run.path)
-    after = begun._replace(run=run)
-    run.config["model"] = short
+    after = analysis.open_run(begun.path)
+    after.config["model"] = short
     assert complete(after)["context"] == said(complete(after, max_length=4)) == 16
     assert complete(after, max_length=16)["context"] is None
     assert said(complete(after, max_length=32)) == 32
     # The folder that is written has it.
     c = models.build(short, 1).config
-    plan = save.plan(begun.run.leaves(), "llama", c)
+    plan = save.plan(begun.leaves(), "llama", c)
     assert plan.json["max_position_embeddings"] == 16
 
 
