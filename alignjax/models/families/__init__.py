@@ -17,26 +17,28 @@ from alignjax import errors, registry
 from alignjax.models import tensor_names
 
 # Field of `DecoderConfig`: its key in config.json, in most families.
-KEYS = {
-    "vocab_size": "vocab_size",
-    "d_model": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "d_ff": "intermediate_size",
-    "max_length": "max_position_embeddings",
-    "norm_epsilon": "rms_norm_eps",
-    "tied": "tie_word_embeddings",
-}
+KEYS = dict(
+    vocab_size="vocab_size",
+    d_model="hidden_size",
+    layers="num_hidden_layers",
+    heads="num_attention_heads",
+    kv_heads="num_key_value_heads",
+    head_dim="head_dim",
+    d_ff="intermediate_size",
+    max_length="max_position_embeddings",
+    norm_epsilon="rms_norm_eps",
+    tied="tie_word_embeddings",
+)
 # Defaults that most classes of transformers have for absent keys.
-ABSENT = {
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
-    "tie_word_embeddings": False,
-}
+ABSENT = dict(
+    num_key_value_heads=None,
+    head_dim=None,
+    rms_norm_eps=1e-6,
+    rope_theta=10_000.0,
+    tie_word_embeddings=False,
+)
+ABSENT_ROUTER = dict(output_router_logits=False, router_aux_loss_coef=0.001)
+UNTIED = dict(tied=False, dtype="bfloat16")  # of most published sizes
 # Values of config.json for activations of gated MLPs. Exports use the first name of
 # each; GELU is exact where it is called just that.
 GATED = {

@@ -10,33 +10,12 @@ from alignjax import config, errors
 from alignjax.models import families, tensor_names
 from alignjax.models.families import gemma, gemma2
 
-DEFAULTS = gemma.DEFAULTS | dict(
-    norm_placement="both",
-    qk_norm="head",
-    window_pattern=(True,) * 5 + (False,),
-    rope_theta=1_000_000.0,
-)
-
 _SIZE = dict(
     head_dim=256, attention_scale=256**-0.5, local_rope_theta=10_000.0, dtype="bfloat16"
 )
 _SHORT = _SIZE | dict(vocab_size=262_144, max_length=32_768, window=512)
-_LONG = _SIZE | dict(
-    vocab_size=262_208,
-    max_length=131_072,
-    window=1024,
-    rope_scaling=dict(kind="linear", factor=8.0),
-)
-
-SIZES = {
-    "270m": _SHORT | dict(d_model=640, layers=18, heads=4, kv_heads=1, d_ff=2048),
-    "1b": _SHORT | dict(d_model=1152, layers=26, heads=4, kv_heads=1, d_ff=6912),
-    "4b": _LONG | dict(d_model=2560, layers=34, heads=8, kv_heads=4, d_ff=10_240),
-    "12b": _LONG | dict(d_model=3840, layers=48, heads=16, kv_heads=8, d_ff=15_360),
-    "27b": _LONG
-    | dict(d_model=5376, layers=62, heads=32, kv_heads=16, d_ff=21_504)
-    | dict(head_dim=128, attention_scale=168**-0.5),
-}
+_LONG = _SIZE | dict(vocab_size=262_208, max_length=131_072, window=1024)
+_LONG |= dict(rope_scaling=dict(kind="linear", factor=8.0))
 
 
 def _normalise(hf: dict) -> dict:
@@ -74,28 +53,29 @@ def _export(c, hf: dict) -> dict:
 
 FAMILY = families.Family(
     name="gemma3",
-    defaults=DEFAULTS,
-    sizes=SIZES,
+    defaults=gemma.FAMILY.defaults
+    | dict(norm_placement="both", qk_norm="head", rope_theta=1_000_000.0)
+    | dict(window_pattern=(True,) * 5 + (False,)),
+    sizes={
+        "270m": _SHORT | dict(d_model=640, layers=18, heads=4, kv_heads=1, d_ff=2048),
+        "1b": _SHORT | dict(d_model=1152, layers=26, heads=4, kv_heads=1, d_ff=6912),
+        "4b": _LONG | dict(d_model=2560, layers=34, heads=8, kv_heads=4, d_ff=10_240),
+        "12b": _LONG | dict(d_model=3840, layers=48, heads=16, kv_heads=8, d_ff=15_360),
+        "27b": _LONG
+        | dict(d_model=5376, layers=62, heads=32, kv_heads=16, d_ff=21_504)
+        | dict(head_dim=128, attention_scale=168**-0.5),
+    },
     model_types=("gemma3_text", "gemma3"),
     architecture="Gemma3ForCausalLM",
     tensors=tensor_names.table(tensor_names.NORMS_AROUND, tensor_names.QK_NORMS),
     keys=families.KEYS
-    | {
-        "logit_softcap": "final_logit_softcapping",
-        "local_rope_theta": "rope_local_base_freq",
-    },
+    | dict(logit_softcap="final_logit_softcapping")
+    | dict(local_rope_theta="rope_local_base_freq"),
     absent=gemma2.ABSENT
-    | {
-        "vocab_size": 262_208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "max_position_embeddings": 131_072,
-        "rope_theta": 1_000_000.0,
-        "rope_local_base_freq": 10_000.0,
-        "final_logit_softcapping": None,
-    },
+    | dict(vocab_size=262_208, hidden_size=2304, intermediate_size=9216)
+    | dict(num_hidden_layers=26, num_attention_heads=8)
+    | dict(max_position_embeddings=131_072, rope_theta=1_000_000.0)
+    | dict(rope_local_base_freq=10_000.0, final_logit_softcapping=None),
     activation=gemma2.ACTIVATION,
     activations=gemma2.ACTIVATIONS,
     fixed={"attn_logit_softcapping": (None,)},  # its class has the key and ignores it
@@ -106,12 +86,9 @@ FAMILY = families.Family(
         key="sliding_window_pattern",
         absent=6,
     ),
-    beside_text=(
-        "vision_config",
-        "mm_tokens_per_image",
-        "boi_token_index",
-        "eoi_token_index",
-        "image_token_index",
+    beside_text=tuple(
+        "vision_config mm_tokens_per_image boi_token_index eoi_token_index "
+        "image_token_index".split()
     ),
     normalise=_normalise,
     adjust=_adjust,

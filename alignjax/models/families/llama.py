@@ -4,20 +4,11 @@
 The defaults of a decoder are Llama's.
 """
 
-from __future__ import annotations
-
 from alignjax.models import families, tensor_names
 
-_LLAMA_2 = dict(
-    vocab_size=32_000, norm_epsilon=1e-5, max_length=4096, tied=False, dtype="bfloat16"
-)
-_LLAMA_3 = dict(
-    vocab_size=128_256,
-    norm_epsilon=1e-5,
-    rope_theta=500_000.0,
-    max_length=8192,
-    tied=False,
-    dtype="bfloat16",
+_LLAMA_2 = families.UNTIED | dict(vocab_size=32_000, norm_epsilon=1e-5, max_length=4096)
+_LLAMA_3 = families.UNTIED | dict(
+    vocab_size=128_256, norm_epsilon=1e-5, rope_theta=500_000.0, max_length=8192
 )
 _8B = dict(d_model=4096, layers=32, heads=32, kv_heads=8, d_ff=14_336)
 _70B = dict(d_model=8192, layers=80, heads=64, kv_heads=8, d_ff=28_672)
@@ -59,7 +50,6 @@ SIZES = {
     "3.2-1b": _LLAMA_3 | _1B | _longer(32.0) | dict(tied=True),
     "3.2-3b": _LLAMA_3 | _3B | _longer(32.0) | dict(tied=True),
 }
-
 FAMILY = families.Family(
     name="llama",
     defaults={},
@@ -69,5 +59,5 @@ FAMILY = families.Family(
     tensors=tensor_names.table(mlp=tensor_names.MLP + tensor_names.MLP_BIASES),
     keys=families.KEYS | {"mlp_bias": "mlp_bias"},
     absent=families.ABSENT
-    | {"max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
+    | dict(max_position_embeddings=2048, attention_bias=False, mlp_bias=False),
 )

@@ -10,20 +10,12 @@ from __future__ import annotations
 from alignjax import config
 from alignjax.models import families, tensor_names
 
-DEFAULTS = dict(norm_epsilon=1e-5)
-
-_PHI_3 = dict(
-    vocab_size=32_064, max_length=4096, window=2047, tied=False, dtype="bfloat16"
-)
+_PHI_3 = families.UNTIED | dict(vocab_size=32_064, max_length=4096, window=2047)
 _14B = dict(d_model=5120, layers=40, heads=40, kv_heads=10, d_ff=17_920)
-
-SIZES = {
-    "3-mini-4k": _PHI_3 | dict(d_model=3072, layers=32, heads=32, d_ff=8192),
-    "3-medium-4k": _PHI_3 | _14B,
-    "4": _14B
-    | dict(vocab_size=100_352, max_length=16_384, rope_theta=250_000.0)
-    | dict(tied=False, dtype="bfloat16"),
-}
+_ORIGINAL_LENGTH = "original_max_position_embeddings"
+_QKV = ("layers/q/kernel", "layers/k/kernel", "layers/v/kernel")
+_GATE_UP = ("layers/mlp/gate/kernel", "layers/mlp/up/kernel")
+_LAYER = tensor_names.LAYER
 
 
 def _normalise(hf: dict) -> dict:
@@ -47,14 +39,16 @@ def _export(c, hf: dict) -> dict:
     return {**hf, "rope_scaling": scaling, _ORIGINAL_LENGTH: original}
 
 
-_ORIGINAL_LENGTH = "original_max_position_embeddings"
-_QKV = ("layers/q/kernel", "layers/k/kernel", "layers/v/kernel")
-_GATE_UP = ("layers/mlp/gate/kernel", "layers/mlp/up/kernel")
-_LAYER = tensor_names.LAYER
 FAMILY = families.Family(
     name="phi3",
-    defaults=DEFAULTS,
-    sizes=SIZES,
+    defaults=dict(norm_epsilon=1e-5),
+    sizes={
+        "3-mini-4k": _PHI_3 | dict(d_model=3072, layers=32, heads=32, d_ff=8192),
+        "3-medium-4k": _PHI_3 | _14B,
+        "4": _14B
+        | families.UNTIED
+        | dict(vocab_size=100_352, max_length=16_384, rope_theta=250_000.0),
+    },
     model_types=("phi3",),
     architecture="Phi3ForCausalLM",
     tensors=(
@@ -67,19 +61,11 @@ FAMILY = families.Family(
     ),
     keys=families.KEYS | {"window": "sliding_window"},
     absent=families.ABSENT
-    | {
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "partial_rotary_factor": 1.0,
-        "sliding_window": None,
-    },
+    | dict(max_position_embeddings=4096, rms_norm_eps=1e-5)
+    | dict(partial_rotary_factor=1.0, sliding_window=None),
     fixed=families.NO_BIASES
-    | {
-        "mlp_bias": (False,),
-        "lm_head_bias": (False,),
-        "full_attn_mod": (1,),
-        "interpolate_factor": (1,),
-    },
+    | dict(mlp_bias=(False,), lm_head_bias=(False,))
+    | dict(full_attn_mod=(1,), interpolate_factor=(1,)),
     normalise=_normalise,
     export=_export,
 )

@@ -9,31 +9,12 @@ from __future__ import annotations
 
 from alignjax import errors
 from alignjax.models import families, tensor_names
-from alignjax.models.families import qwen2
+from alignjax.models.families import qwen2, qwen3
 
-DEFAULTS = dict(
-    qk_norm="head",
-    norm_epsilon=1e-6,
-    rope_theta=1_000_000.0,
-    experts=128,
-    experts_per_token=8,
+_SIZE = families.UNTIED | dict(
+    vocab_size=151_936, head_dim=128, kv_heads=4, max_length=40_960
 )
-
-_SIZE = dict(
-    vocab_size=151_936,
-    head_dim=128,
-    kv_heads=4,
-    max_length=40_960,
-    tied=False,
-    dtype="bfloat16",
-)
-
-SIZES = {
-    "30b-a3b": _SIZE
-    | dict(d_model=2048, layers=48, heads=32, d_ff=6144, expert_d_ff=768),
-    "235b-a22b": _SIZE
-    | dict(d_model=4096, layers=94, heads=64, d_ff=12_288, expert_d_ff=1536),
-}
+_EXPERTS = ("num_experts", "num_local_experts")
 
 
 def _normalise(hf: dict) -> dict:
@@ -47,11 +28,15 @@ def _normalise(hf: dict) -> dict:
     return {**hf, **dict.fromkeys(_EXPERTS[: len(numbers[:1])], *numbers[:1])}
 
 
-_EXPERTS = ("num_experts", "num_local_experts")
 FAMILY = families.Family(
     name="qwen3_moe",
-    defaults=DEFAULTS,
-    sizes=SIZES,
+    defaults=qwen3.FAMILY.defaults | dict(experts=128, experts_per_token=8),
+    sizes={
+        "30b-a3b": _SIZE
+        | dict(d_model=2048, layers=48, heads=32, d_ff=6144, expert_d_ff=768),
+        "235b-a22b": _SIZE
+        | dict(d_model=4096, layers=94, heads=64, d_ff=12_288, expert_d_ff=1536),
+    },
     model_types=("qwen3_moe",),
     architecture="Qwen3MoeForCausalLM",
     tensors=tensor_names.table(
@@ -59,23 +44,12 @@ FAMILY = families.Family(
         mlp=tensor_names.experts("mlp", "gate_proj", "up_proj", "down_proj"),
     ),
     keys=families.KEYS
-    | {
-        "experts": "num_experts",
-        "experts_per_token": "num_experts_per_tok",
-        "expert_d_ff": "moe_intermediate_size",
-        "norm_topk": "norm_topk_prob",
-    },
+    | dict(experts="num_experts", experts_per_token="num_experts_per_tok")
+    | dict(expert_d_ff="moe_intermediate_size", norm_topk="norm_topk_prob"),
     absent=qwen2.ABSENT
-    | {
-        "num_key_value_heads": 4,
-        "num_experts": 128,
-        "num_experts_per_tok": 8,
-        "moe_intermediate_size": 768,
-        "norm_topk_prob": False,
-        "attention_bias": False,
-        "output_router_logits": False,
-        "router_aux_loss_coef": 0.001,
-    },
+    | families.ABSENT_ROUTER
+    | dict(num_key_value_heads=4, num_experts=128, num_experts_per_tok=8)
+    | dict(moe_intermediate_size=768, norm_topk_prob=False, attention_bias=False),
     # The layers of a decoder are alike here, so all of them have experts.
     fixed={"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
     constants={"decoder_sparse_step": 1, "mlp_only_layers": []},
