@@ -30,8 +30,7 @@ BACKENDS = registry.Registry("attention backend")
 BLOCK = 512  # of splash's queries and keys, at most; as its own tuning tables favour
 # Large enough to vanish under exp, small enough to survive arithmetic in float32.
 MASKED = -1e30
-# A window that covers everything.
-EVERYTHING = np.iinfo(np.int32).max
+EVERYTHING = np.iinfo(np.int32).max  # a window that covers everything
 
 
 class Branches(NamedTuple):
@@ -93,21 +92,19 @@ def run(
         when the program runs.
     """
     backend = resolve(backend, q_BTNH, softcap, branches=branches)
-    attend = functools.partial(
-        BACKENDS.find(backend),
-        segment_ids_BT=segment_ids_BT,
-        softcap=softcap,
-        scale=scale,
-        branches=branches,
-    )
+    options = dict(softcap=softcap, scale=scale, branches=branches)
+
+    def attend(size, *arrays):
+        return BACKENDS.find(backend)(*arrays, segment_ids_BT, window=size, **options)
+
+    arrays = (q_BTNH, k_BTKH, v_BTKH)
     if isinstance(windowed, bool):
-        return attend(q_BTNH, k_BTKH, v_BTKH, window=window if windowed else None)
+        return attend(window if windowed else None, *arrays)
     if backend == "xla":  # a mask like any other
-        near = jnp.where(windowed, window, EVERYTHING)
-        return attend(q_BTNH, k_BTKH, v_BTKH, window=near)
+        return attend(jnp.where(windowed, window, EVERYTHING), *arrays)
     # Kernels are made for one window.
-    near, far = (functools.partial(attend, window=size) for size in (window, None))
-    return jax.lax.cond(windowed, near, far, q_BTNH, k_BTKH, v_BTKH)
+    near, far = (functools.partial(attend, size) for size in (window, None))
+    return jax.lax.cond(windowed, near, far, *arrays)
 
 
 def heads_first(x_BTNH: jax.Array) -> jax.Array:
@@ -196,30 +193,14 @@ def xla(
     blocks = []
     for start in range(0, T, block):
         stop = min(start + block, T)
-        blocks.append(
-            attend_block(
-                q_BNTH[:, :, start:stop],
-                k_BKTH[:, :, :stop],
-                v_BKTH[:, :, :stop],
-                part(start, stop),
-                part(0, stop),
-                start,
-            )
-        )
+        q, k, v = q_BNTH[:, :, start:stop], k_BKTH[:, :, :stop], v_BKTH[:, :, :stop]
+        blocks.append(attend_block(q, k, v, part(start, stop), part(0, stop), start))
     return heads_first(jnp.concatenate(blocks, axis=2))
 
 
 @BACKENDS.register
 def cudnn(
-    q_BTNH,
-    k_BTKH,
-    v_BTKH,
-    segment_ids_BT,
-    *,
-    window,
-    softcap,
-    scale=None,
-    branches=None,
+    q_BTNH, k_BTKH, v_BTKH, ids_BT, *, window, softcap, scale=None, branches=None
 ):
     """cuDNN's fused attention, bfloat16 or float16 on NVIDIA GPUs from Ampere on."""
     _refuse(branches, "cudnn")
@@ -231,8 +212,8 @@ def cudnn(
             f"{q_BTNH.dtype}; use bfloat16, or attention xla"
         )
 
-    def attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-        same = segment_ids_BT[:, None, :, None] == segment_ids_BT[:, None, None, :]
+    def attend(q_BTNH, k_BTKH, v_BTKH, ids_BT):
+        same = ids_BT[:, None, :, None] == ids_BT[:, None, None, :]
         return jax.nn.dot_product_attention(
             q_BTNH,
             k_BTKH,
@@ -245,7 +226,7 @@ def cudnn(
             implementation="cudnn",
         )
 
-    return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+    return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, ids_BT)
 
 
 @BACKENDS.register
@@ -253,7 +234,7 @@ def splash(
     q_BTNH,
     k_BTKH,
     v_BTKH,
-    segment_ids_BT,
+    ids_BT,
     *,
     window,
     softcap,
@@ -276,22 +257,14 @@ def splash(
             f"length is {T}; change it, or use xla"
         )
     block = next(size for size in (BLOCK, 256, 128) if T % size == 0)
-    sizes = lib.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_kv_compute=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_kv_dkv_compute=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
+    names = "q kv kv_compute q_dkv kv_dkv kv_dkv_compute q_dq kv_dq".split()
+    sizes = lib.BlockSizes(**{f"block_{name}": block for name in names})
     if window is None:
         mask = lib.CausalMask((T, T))
     else:
         mask = lib.LocalMask((T, T), (window - 1, 0), 0)
 
-    def attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
+    def attend(q_BTNH, k_BTKH, v_BTKH, ids_BT):
         B, _, N, _ = q_BTNH.shape
         K = k_BTKH.shape[2]
         kernel = lib.make_splash_mqa_single_device(
@@ -304,11 +277,11 @@ def splash(
         per_row = jax.vmap(per_kv_head)
         scaled_BTNH = q_BTNH * (H**-0.5 if scale is None else scale)
         q_BKGTH = heads_first(scaled_BTNH).reshape(B, K, N // K, T, H)
-        ids = lib.SegmentIds(segment_ids_BT, segment_ids_BT)
+        ids = lib.SegmentIds(ids_BT, ids_BT)
         out_BKGTH = per_row(q_BKGTH, heads_first(k_BTKH), heads_first(v_BTKH), ids)
         return heads_first(out_BKGTH.reshape(B, N, T, H))
 
-    return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+    return _on_each_device(attend)(q_BTNH, k_BTKH, v_BTKH, ids_BT)
 
 
 def _refuse(branches, kernel: str) -> None:

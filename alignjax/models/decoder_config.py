@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from alignjax import bounds, errors
@@ -131,7 +131,7 @@ class DecoderConfig:
     base: Literal["float32", "bfloat16", "int8", "nf4"] = "float32"
 
     def __post_init__(self):
-        if problems := _problems(self):
+        if problems := list(_problems(self)):
             raise errors.ConfigError(problems)
         object.__setattr__(self, "window_pattern", shortest(self.layers_with_window))
 
@@ -180,7 +180,6 @@ class DecoderConfig:
 
     @property
     def rotated_dimensions(self) -> int:
-        """Dimensions of a head that rotary positions turn."""
         return int(self.size_of_head * self.rope_fraction)
 
     @property
@@ -197,122 +196,96 @@ def shortest(flags: Sequence[bool]) -> tuple[bool, ...]:
     return flags[: next(p for p in range(1, len(flags) + 1) if fits(p))]
 
 
-def _problems(c: DecoderConfig) -> list[str]:
+def _problems(c: DecoderConfig) -> Iterator[str]:
     """Lines `field: problem`."""
-    problems = _shapes(c) + _windows(c) + _positions(c) + _experts(c)
-    problems += _adapters(c) + _base(c)
-    if c.attention != "auto" and c.attention not in attention.BACKENDS:
-        names = ", ".join(["auto", *attention.BACKENDS])
-        problems.append(f"attention: {c.attention!r} is not one of {names}")
-    return problems
-
-
-def _shapes(c) -> list[str]:
-    problems = []
     if c.head_dim is None and c.d_model % c.heads:
-        problems.append(
+        yield (
             f"heads: {c.heads} do not divide d_model = {c.d_model}; "
             "change either, or set head_dim"
         )
     if c.heads % c.num_kv_heads:
-        problems.append(f"kv_heads: {c.num_kv_heads} do not divide heads = {c.heads}")
+        yield f"kv_heads: {c.num_kv_heads} do not divide heads = {c.heads}"
     if c.layers % c.unroll:
-        problems.append(f"unroll: {c.unroll} does not divide layers = {c.layers}")
-    return problems
+        yield f"unroll: {c.unroll} does not divide layers = {c.layers}"
+    for check in (_windows, _positions, _experts, _adapters):
+        yield from check(c)
+    sizes = ("d_model", "d_ff", "size_of_head")
+    if odd := [name for name in sizes if c.base == "nf4" and getattr(c, name) % 2]:
+        yield f"base: 'nf4' keeps two codes a byte, and {odd[0]} is odd; choose another"
+    if c.attention not in (names := ["auto", *attention.BACKENDS]):
+        yield f"attention: {c.attention!r} is not one of {', '.join(names)}"
 
 
-def _windows(c) -> list[str]:
+def _without_effect(
+    c: DecoderConfig, names: Sequence[str], where: str
+) -> Iterator[str]:
+    """Problems with those of some fields that are not at their defaults."""
+    for field in dataclasses.fields(c):
+        value = getattr(c, field.name)
+        if field.name in names and value != field.default:
+            yield (
+                f"{field.name}: {value!r} has no effect {where}; set that, or this to "
+                f"{field.default!r}"
+            )
+
+
+def _windows(c) -> Iterator[str]:
     if not c.window_pattern:
-        return ["window_pattern: empty; leave it out where all layers have the window"]
-    if c.window is None and not all(c.window_pattern):
-        return ["window_pattern: has no effect without window; set that, or leave it"]
-    if not any(c.window_pattern):
-        return ["window_pattern: no layer has the window; leave both out"]
-    if c.local_rope_theta is not None and c.window is None:
-        return ["local_rope_theta: has no effect without window; set that, or leave it"]
-    return []
+        yield "window_pattern: empty; leave it out where all layers have the window"
+    elif c.window is None and not all(c.window_pattern):
+        yield "window_pattern: has no effect without window; set that, or leave it"
+    elif not any(c.window_pattern):
+        yield "window_pattern: no layer has the window; leave both out"
+    elif c.window is None:
+        yield from _without_effect(c, ["local_rope_theta"], "without window")
 
 
-def _positions(c) -> list[str]:
+def _positions(c) -> Iterator[str]:
+    R, H = c.rotated_dimensions, c.size_of_head
     if c.context is not None and c.context < c.max_length:
-        return [f"context: {c.context} is less than max_length = {c.max_length}"]
-    if c.positions != "rope":
-        problems = []
-        for name in ("rope_scaling", "local_rope_theta", "context"):
-            if getattr(c, name) is not None:
-                problems.append(
-                    f"{name}: has no effect with positions = {c.positions!r}"
-                )
-        if c.rope_fraction != 1:
-            problems.append(
-                f"rope_fraction: has no effect with positions = {c.positions!r}"
-            )
-        return problems
-    if c.size_of_head % 2:
-        return [f"head_dim: {c.size_of_head} is odd; rotary positions pair"]
-    R = c.rotated_dimensions
-    if R < 2 or R % 2:
-        of = f"{c.rope_fraction} of head_dim = {c.size_of_head}"
-        return [f"rope_fraction: {of} are {R} dimensions, which is not even"]
-    problems = []
-    for name in ("short_factor", "long_factor"):
-        values = getattr(c.rope_scaling, name, None)
-        if values is not None and len(values) != R // 2:
-            problems.append(
-                f"rope_scaling.{name}: has {len(values)} numbers for {R // 2} "
-                "frequencies"
-            )
-    return problems
+        yield f"context: {c.context} is less than max_length = {c.max_length}"
+    elif c.positions != "rope":
+        names = ("rope_scaling", "local_rope_theta", "context", "rope_fraction")
+        yield from _without_effect(c, names, f"with positions = {c.positions!r}")
+    elif H % 2:
+        yield f"head_dim: {H} is odd; rotary positions pair"
+    elif R < 2 or R % 2:
+        of = f"{c.rope_fraction} of head_dim = {H}"
+        yield f"rope_fraction: {of} are {R} dimensions, which is not even"
+    else:
+        for name in ("short_factor", "long_factor"):
+            numbers = getattr(c.rope_scaling, name, None)
+            if numbers is not None and len(numbers) != R // 2:
+                count = f"{len(numbers)} numbers for {R // 2} frequencies"
+                yield f"rope_scaling.{name}: has {count}"
 
 
-def _experts(c) -> list[str]:
+def _experts(c) -> Iterator[str]:
     if not c.experts:
         names = ("expert_d_ff", "router_loss", "router_z_loss")
-        return [
-            f"{name}: has no effect without experts; set those, or leave it"
-            for name in names
-            if getattr(c, name)
-        ]
-    problems = []
+        yield from _without_effect(c, names, "without experts")
+        return
     if c.experts_per_token > c.experts:
-        problems.append(
+        yield (
             f"experts_per_token: {c.experts_per_token} are more than the "
             f"experts = {c.experts} that there are"
         )
     if c.mlp_bias:
-        problems.append("mlp_bias: experts have no biases; set it to False")
-    return problems
+        yield "mlp_bias: experts have no biases; set it to False"
 
 
-def _base(c) -> list[str]:
-    if c.base != "nf4":
-        return []
-    return [
-        f"base: 'nf4' keeps two codes a byte, and {name} is odd; choose another"
-        for name in ("d_model", "d_ff", "size_of_head")
-        if getattr(c, name) % 2
-    ]
-
-
-def _adapters(c) -> list[str]:
-    problems = []
+def _adapters(c) -> Iterator[str]:
     if not c.lora_rank:
-        for field in dataclasses.fields(c):
-            value = getattr(c, field.name)
-            if field.name.startswith("lora_") and value != field.default:
-                problems.append(
-                    f"{field.name}: {value!r} has no effect with lora_rank = 0; "
-                    f"set that, or this to {field.default!r}"
-                )
+        names = [x.name for x in dataclasses.fields(c) if x.name.startswith("lora_")]
+        yield from _without_effect(c, names, "with lora_rank = 0")
     try:
         matches = [re.fullmatch(c.lora_targets, x) for x in c.projections]
     except re.error as error:
-        problems.append(f"lora_targets: {c.lora_targets!r}: {error}")
-    else:
-        if not any(matches):
-            but = "; experts get no adapters" if c.experts else ""
-            problems.append(
-                f"lora_targets: {c.lora_targets!r} matches no projection; there "
-                f"are: {', '.join(c.projections)}{but}"
-            )
-    return problems
+        yield f"lora_targets: {c.lora_targets!r}: {error}"
+        return
+    if not any(matches):
+        but = "; experts get no adapters" if c.experts else ""
+        yield (
+            f"lora_targets: {c.lora_targets!r} matches no projection; there "
+            f"are: {', '.join(c.projections)}{but}"
+        )

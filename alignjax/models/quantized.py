@@ -31,24 +31,13 @@ from alignjax.storage import lazy
 KINDS = ("float32", "bfloat16", "int8", "nf4")
 BLOCK = 64
 NF4 = np.array(
-    [
-        -1.0,
-        -0.6961928009986877,
-        -0.5250730514526367,
-        -0.39491748809814453,
-        -0.28444138169288635,
-        -0.18477343022823334,
-        -0.09105003625154495,
-        0.0,
-        0.07958029955625534,
-        0.16093020141124725,
-        0.24611230194568634,
-        0.33791524171829224,
-        0.44070982933044434,
-        0.5626170039176941,
-        0.7229568362236023,
-        1.0,
-    ],
+    """
+    -1.0 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453
+    -0.28444138169288635 -0.18477343022823334 -0.09105003625154495 0.0
+    0.07958029955625534 0.16093020141124725 0.24611230194568634
+    0.33791524171829224 0.44070982933044434 0.5626170039176941 0.7229568362236023
+    1.0
+    """.split(),
     np.float32,
 )
 _BETWEEN = (NF4[1:] + NF4[:-1]) / 2
@@ -166,7 +155,7 @@ _product.defvjp(_forward, _backward)
 
 def names(projections: Iterable[str], trainable: str) -> list[str]:
     """The kernels stored in fewer bits: of projections that are not trained."""
-    kernels = [f"{path}/kernel" for path in projections]
+    kernels = (f"{path}/kernel" for path in projections)
     return [name for name in kernels if not re.fullmatch(trainable, name)]
 
 
