@@ -39,11 +39,7 @@ class Lock:
         self._stop = threading.Event()
 
     def acquire(self) -> None:
-        """Writes the file and starts to touch it now and then.
-
-        Raises:
-          ConfigError: another process holds it; the message names which.
-        """
+        """Writes the file; ConfigError, with its owner, if another process holds it."""
         with _one_at_a_time(self.path.parent):
             self._remove_stale()
             # Without locks of the file system two may come here: one of them creates.
@@ -54,8 +50,7 @@ class Lock:
                 raise errors.ConfigError(
                     f"workdir: {self.path.parent} was taken by another process just now"
                 ) from error
-        beat = threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True)
-        beat.start()
+        threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True).start()
 
     def check(self) -> None:
         """Raises CheckpointError if the file is no longer ours."""
@@ -70,8 +65,7 @@ class Lock:
         """Removes the file if it is still ours."""
         self._stop.set()
         with _one_at_a_time(self.path.parent):
-            owner = _read(self.path)
-            if owner is not None and owner.get("token") == self._token:
+            if (_read(self.path) or {}).get("token") == self._token:
                 self.path.unlink(missing_ok=True)
 
     def _remove_stale(self) -> None:
@@ -85,7 +79,10 @@ class Lock:
             age = now - self.path.stat().st_mtime
         except FileNotFoundError:  # released since
             return
-        if _alive(owner, age):
+        alive = age <= STALE_SECONDS
+        if owner.get("machine") == _machine():
+            alive = _started(owner["pid"]) == owner["started"]
+        if alive:
             raise errors.ConfigError(
                 f"workdir: {self.path.parent} is being written by {_describe(owner)}, "
                 f"last seen {max(age, 0):.0f} s ago. Wait for it, stop it, or use "
@@ -105,7 +102,7 @@ class Lock:
 
 @contextlib.contextmanager
 def _one_at_a_time(directory: pathlib.Path) -> Iterator[None]:
-    """Held while a process looks at a lock file and takes its place."""
+    """For one process to look at a lock file and take its place."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some file systems cannot; see `check`
@@ -113,12 +110,6 @@ def _one_at_a_time(directory: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _alive(owner: dict, age: float) -> bool:
-    if owner.get("machine") == _machine():
-        return _started(owner["pid"]) == owner["started"] and _exists(owner["pid"])
-    return age <= STALE_SECONDS
 
 
 def _owner(token: str) -> dict:
@@ -141,22 +132,21 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in ticks since boot, for process ids are used again."""
-    try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()[19]
+    """When a process began, in ticks since boot, for process ids are used again.
 
-
-def _exists(pid: int) -> bool:
+    "" where that cannot be known, as on macOS; None where there is no such process.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
-        return True
-    return True
+        pass
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[19]
 
 
 def _read(path: pathlib.Path) -> dict | None:
@@ -170,6 +160,5 @@ def _read(path: pathlib.Path) -> dict | None:
 
 
 def _describe(owner: dict) -> str:
-    if not owner:
-        return "an unknown process"
-    return f"process {owner.get('pid')} on host {owner.get('host')}"
+    known = f"process {owner.get('pid')} on host {owner.get('host')}"
+    return known if owner else "an unknown process"

@@ -63,13 +63,13 @@ class Checkpoints:
                 f"workdir: {workdir} is not a path of a file system; mount the bucket"
             )
         self.workdir = pathlib.Path(os.path.abspath(workdir))
-        self._complete = complete
         self.directory = self.workdir / "checkpoints"
         self.quarantine = self.workdir / "quarantine"
-        # Steps saved, or being saved, by this run: the same list on every process, so
-        # that all decide alike. It forgets nothing that `_prune` deletes.
-        self._saved: list[int] = []
         self.quarantined: list[tuple[int, str]] = []
+        # Steps saved, or being saved, by this run: the same list on every process, so
+        # that all decide alike. It forgets nothing that `_finish` deletes.
+        self._saved: list[int] = []
+        self._complete = complete
         self._options = retention.CheckpointConfig(**options)
         self._config = json.loads(json.dumps(config))
         self._data = json.loads(json.dumps(data_identity))
@@ -85,15 +85,19 @@ class Checkpoints:
           ConfigError: the workdir is of another config, writer or program.
           CheckpointError: it cannot be written, or its checkpoints are lost.
         """
-        multihost.same_everywhere(
-            "config", {"config": self._config, "data": self._data}
-        )
+        identity = {"config": self._config, "data": self._data}
+        multihost.same_everywhere("config", identity)
         try:
             with multihost.all_or_none(f"cannot use {self.workdir}"):
                 if jax.process_index() == 0:
                     self._claim()
             with multihost.all_or_none("workdir"):
-                self._check_shared()
+                if not (self.workdir / "config.json").is_file():
+                    raise errors.ConfigError(
+                        f"workdir: {self.workdir} is another directory for process "
+                        f"{jax.process_index()} than for process 0; use one that all "
+                        "share"
+                    )
             self._list_steps()
         except BaseException:
             self._unlock()
@@ -144,11 +148,9 @@ class Checkpoints:
         meta = step_folders.make_meta(
             step, leaves, config=self._config, data=self._data, metrics=values
         )
-        path = self.directory / str(step)
+        path, timeout = self.directory / str(step), self._options.timeout
         try:
-            response = step_folders.write(
-                path, items, meta, timeout=self._options.timeout
-            )
+            response = step_folders.write(path, items, meta, timeout=timeout)
         except Exception as error:
             raise self._failed(step, error) from error
         self._metrics[step] = values
@@ -238,11 +240,8 @@ class Checkpoints:
         held = lock.Lock(self.workdir)
         held.acquire()
         self._lock = held
-        old = self._config_of_run()
-        if old is not None:
-            where, accept = str(self.workdir), self._options.accept
-            old_config = self._complete(old)
-            resume.check_same_run(old_config, self._config, where=where, accept=accept)
+        if (old := self._config_of_run()) is not None:
+            self._check_same_run(self.workdir, self._complete(old), self._config)
         for name in step_folders.remove_leftovers(self.directory):
             log.info("removed %s, which an interrupted save left", name)
         self._set_incomplete_aside()
@@ -250,13 +249,9 @@ class Checkpoints:
             self.workdir / "config.json", self._config if old is None else old
         )
 
-    def _check_shared(self) -> None:
-        """Raises ConfigError where this process does not see what process 0 wrote."""
-        if not (self.workdir / "config.json").is_file():
-            raise errors.ConfigError(
-                f"workdir: {self.workdir} is another directory for process "
-                f"{jax.process_index()} than for process 0; use one that all share"
-            )
+    def _check_same_run(self, where: pathlib.Path, old, new) -> None:
+        accept = self._options.accept
+        resume.check_same_run(old, new, where=str(where), accept=accept)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -284,8 +279,8 @@ class Checkpoints:
         for step in steps:
             # Without its metrics a step is not known to be dispensable: it is kept.
             with contextlib.suppress(errors.BrokenStep):
-                meta = step_folders.read_meta(self.directory / str(step))
-                self._metrics[step] = meta["metrics"]
+                path = self.directory / str(step)
+                self._metrics[step] = step_folders.read_meta(path)["metrics"]
 
     def _sound_leaves(self, step: int, items) -> dict[str, dict]:
         """Shape, dtype and fingerprint of each leaf. Raises NonFinite."""
@@ -320,13 +315,10 @@ class Checkpoints:
         response.result()
         if jax.process_index() == 0:
             step_folders.sync(self.directory / str(step))
-            self._prune()
-
-    def _prune(self) -> None:
-        keep = retention.retained(self._metrics, self._options)
-        for step in sorted(set(self._metrics) - keep):
-            step_folders.remove(self.directory / str(step))
-            del self._metrics[step]
+            keep = retention.retained(self._metrics, self._options)
+            for old in sorted(set(self._metrics) - keep):
+                step_folders.remove(self.directory / str(old))
+                del self._metrics[old]
 
     def _failed(self, step: int, error: Exception) -> errors.CheckpointError:
         """What to raise for a save that failed; frees the space that it took."""
@@ -346,11 +338,9 @@ class Checkpoints:
         path = self.directory / str(step)
         with multihost.unanimous(path):
             meta = step_folders.read_meta(path)
-        where, accept = str(path), self._options.accept
-        old = self._complete(meta["config"])
-        resume.check_same_run(old, self._config, where=where, accept=accept)
+        self._check_same_run(path, self._complete(meta["config"]), self._config)
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
-        resume.check_same_run(*data, where=where, accept=accept)
+        self._check_same_run(path, *data)
         renamed = step_folders.renamed_leaves(meta["leaves"])
         items = step_folders.rename(items, {new: old for old, new in renamed.items()})
         _check_fits(path, meta["leaves"], step_folders.describe(items))
@@ -369,11 +359,11 @@ class Checkpoints:
         """On one process: makes way for saves, which cannot write over a folder."""
         steps = step_folders.all_steps(self.directory)
         # With none complete they may be all that is left of a run: they stay.
-        for step in steps if any(steps.values()) else ():
-            if not steps[step]:
-                reason = f"no {step_folders.MARKER}, as an interrupted copy leaves it"
-                self.quarantined.append((step, reason))
-                self._move_aside(step, reason)
+        incomplete = [step for step, complete in steps.items() if not complete]
+        for step in incomplete if any(steps.values()) else ():
+            reason = f"no {step_folders.MARKER}, as an interrupted copy leaves it"
+            self.quarantined.append((step, reason))
+            self._move_aside(step, reason)
 
     def _set_broken_aside(self, step: int, reason: str, count: int) -> None:
         """On every process: the `count`th in a row; CheckpointError at the third."""
@@ -411,7 +401,5 @@ def _check_fits(path, saved: Mapping[str, dict], here: Mapping[str, dict]) -> No
         if saved.get(name) != here.get(name)
     ]
     if lines:
-        more = [f"  and {len(lines) - 8} more"] if len(lines) > 8 else []
-        raise errors.ConfigError(
-            [f"{path} does not fit this model and optimizer:", *lines[:8], *more]
-        )
+        head = f"{path} does not fit this model and optimizer:"
+        raise errors.ConfigError([head, errors.some(lines, "\n", 8)])

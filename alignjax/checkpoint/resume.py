@@ -29,33 +29,13 @@ LOGS = (".log", ".out", ".err")
 # rounding of another order of summation. A pattern also covers what is below it. Paths
 # may differ, since what is read from them is part of the data's identity. `steps` is
 # not here: schedules are stretched over it.
-MAY_DIFFER = (
-    "mesh",
-    "sharding_rules",
-    "microbatches",
-    "model.attention",
-    "model.remat",
-    "model.unroll",
-    "objective.chunk",
-    "nonfinite",
-    "max_skipped",
-    "checkpoint",
-    "evaluation",
-    "sample",
-    "log",
-    "watchdog",
-    "prefetch",
-    "cache_dir",
-    "tokenizer.path",
-    "init.run",
-    "reference.run",
-    "reference.store",
-    "model.context",
-    "data.workers",
-    "data.*.data_dir",
-    "data.sources.*.path",
-    "data.validation_sources.*.path",
-)
+MAY_DIFFER = """
+    mesh sharding_rules microbatches model.attention model.remat model.unroll
+    objective.chunk nonfinite max_skipped checkpoint evaluation sample log watchdog
+    prefetch cache_dir tokenizer.path init.run reference.run reference.store
+    model.context data.workers data.*.data_dir data.sources.*.path
+    data.validation_sources.*.path
+""".split()
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +43,13 @@ log = logging.getLogger(__name__)
 def check_same_run(
     old: Mapping, new: Mapping, *, where: str, accept: Sequence[str] = ()
 ) -> None:
-    """Refuses another run; logs the differences that are allowed.
+    """Logs the differences of two configs, as JSON has them, that are allowed.
 
-    `old` and `new` are JSON. `accept` has patterns of further fields that may differ.
+    Args:
+      accept: patterns of further fields that may differ.
 
     Raises:
-      ConfigError: the diff, a line for each field.
+      ConfigError: the other differences, a line for each field.
     """
     refused = []
     for line in configs.differences(old, new):
@@ -81,14 +62,11 @@ def check_same_run(
             refused.append(line)
     if refused:
         fields = tuple(line.partition(": ")[0] for line in refused)
+        head = f"{where} holds another run; old -> new:"
         remedy = "use another workdir, or go on all the same with"
-        raise errors.ConfigError(
-            [
-                f"{where} holds another run; old -> new:",
-                *(f"  {line}" for line in refused),
-                f'{remedy} --config.checkpoint.accept="{fields}"',
-            ]
-        )
+        remedy += f' --config.checkpoint.accept="{fields}"'
+        lines = [f"  {line}" for line in refused]
+        raise errors.ConfigError([head, *lines, remedy])
 
 
 def _matches(field: str, patterns: Sequence[str]) -> bool:
@@ -111,15 +89,14 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     """
     directory = workdir / "checkpoints"
     steps = step_folders.all_steps(directory)
-    complete = [step for step, whole in steps.items() if whole]
-    if not _is_of_a_run(workdir, config, complete):
-        others = sorted(_others(workdir, config))
-        if others:
-            raise errors.ConfigError(
-                f"workdir: {workdir} holds {errors.some(others)}, which no run "
-                "made, and might be written over; name a new or empty folder, or the "
-                "workdir of a run with its config.json"
-            )
+    complete = step_folders.complete_steps(directory)
+    others = sorted(_others(workdir, config))
+    if others and not _is_of_a_run(workdir, config, complete):
+        raise errors.ConfigError(
+            f"workdir: {workdir} holds {errors.some(others)}, which no run made, and "
+            "might be written over; name a new or empty folder, or the workdir of a "
+            "run with its config.json"
+        )
     if complete:
         return
     anew = "to begin again at step 0, use another workdir"

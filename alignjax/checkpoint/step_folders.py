@@ -105,19 +105,18 @@ def renamed_leaves(leaves: Iterable[str]) -> dict[str, str]:
     Averaged weights and a moving reference once were members of the optimizer's chain:
     the average its last one, the reference the second of two, after all the others.
     """
-    moves = any(name.startswith("train/opt_state/1/reference/") for name in leaves)
+    rules = {"train/opt_state/[0-9]+/average/": "train/extra/average/"}
+    if any(name.startswith("train/opt_state/1/reference/") for name in leaves):
+        rules = {
+            "train/opt_state/1/updates$": "train/extra/reference/updates",
+            "train/opt_state/1/reference/": "train/extra/reference/params/",
+            "train/opt_state/0/": "train/opt_state/",
+        } | rules
     names = {}
     for old in leaves:
         new = old
-        if moves:
-            new = re.sub(
-                "^train/opt_state/1/updates$", "train/extra/reference/updates", new
-            )
-            new = re.sub(
-                "^train/opt_state/1/reference/", "train/extra/reference/params/", new
-            )
-            new = re.sub("^train/opt_state/0/", "train/opt_state/", new)
-        new = re.sub("^train/opt_state/[0-9]+/average/", "train/extra/average/", new)
+        for pattern, start in rules.items():
+            new = re.sub(f"^{pattern}", start, new)
         if new != old:
             names[old] = new
     return names
@@ -236,9 +235,8 @@ def verify(
     leaves = meta["leaves"]
     bad = [n for n, p in prints.items() if p.digits != leaves[n]["fingerprint"]]
     if bad:
-        raise errors.BrokenStep(
-            f"{path}: not what was written, by its fingerprint: {errors.some(bad)}"
-        )
+        problem = f"not what was written, by its fingerprint: {errors.some(bad)}"
+        raise errors.BrokenStep(f"{path}: {problem}")
 
 
 def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
@@ -246,15 +244,16 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
 
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
-    if is_one_file(meta) and item == "params":
-        leaves = lazy_leaves(path, meta)
-        return {n: leaves[n][...] for n in (leaves if names is None else names)}
     leaves = leaves_of(meta, item)
+    names = leaves if names is None else names
+    if meta["format"] == IMPORTED and item == "params":
+        lazily = lazy_leaves(path, meta)
+        return {name: lazily[name][...] for name in names}
     # Only shapes and dtypes of these are looked at: an element each will do.
     blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
     abstract = {
         name: np.broadcast_to(blank(leaves[name]), leaves[name]["shape"])
-        for name in (leaves if names is None else names)
+        for name in names
     }
     loaded = read(path, {item: abstract})[item]
     for name, leaf in loaded.items():
@@ -262,26 +261,18 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     return loaded
 
 
-def is_one_file(meta: dict) -> bool:
-    """Whether the parameters are in a safetensors file, and not Orbax's."""
-    return meta["format"] == IMPORTED
-
-
-def tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
-    """`{name: tensor}` of the parameters in a safetensors file. Raises BrokenStep."""
+def _tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
+    """The parameters in a safetensors file, by name. Raises BrokenStep."""
     try:
-        held = tensor_files.open_file(path / TENSORS)
+        tensors = tensor_files.open_file(path / TENSORS)
     except errors.ConfigError as error:
-        raise errors.BrokenStep(
-            f"{path}: a file is missing or damaged ({error})"
-        ) from error
-    described = describe({"params": held})
-    for name, leaf in leaves_of(meta, "params").items():
-        if described.get(f"params/{name}") != {k: leaf[k] for k in ("shape", "dtype")}:
-            raise errors.BrokenStep(
-                f"{path}: params/{name} is missing, or of another shape"
-            )
-    return held
+        damage = f"{path}: a file is missing or damaged ({error})"
+        raise errors.BrokenStep(damage) from error
+    described = describe({"params": tensors})
+    for name, leaf in meta["leaves"].items():
+        if described.get(name) != {key: leaf[key] for key in ("shape", "dtype")}:
+            raise errors.BrokenStep(f"{path}: {name} is missing, or of another shape")
+    return tensors
 
 
 def leaves_of(meta: dict, item: str) -> dict[str, dict]:
@@ -343,6 +334,8 @@ def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, lazy.LazyArray]:
     """
     last: dict[str, np.ndarray] = {}
     verified: set[str] = set()
+    one_file = meta["format"] == IMPORTED
+    tensors = _tensors(path, meta) if one_file else {}
 
     def of_orbax(name: str, index) -> np.ndarray:
         if name not in last:
@@ -351,14 +344,12 @@ def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, lazy.LazyArray]:
         return last[name][index]
 
     def of_one_file(name: str, index) -> np.ndarray:
-        tensor = parts[name]
         if name not in verified:
-            verify(path, meta, {f"params/{name}": fingerprint.of_array(tensor)})
+            verify(path, meta, {f"params/{name}": fingerprint.of_array(tensors[name])})
             verified.add(name)
-        return tensor[index]
+        return tensors[name][index]
 
-    parts = tensors(path, meta) if is_one_file(meta) else {}
-    read = of_one_file if is_one_file(meta) else of_orbax
+    read = of_one_file if one_file else of_orbax
     return {
         name: lazy.LazyArray(
             leaf["shape"], leaf["dtype"], functools.partial(read, name)

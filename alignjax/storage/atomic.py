@@ -23,7 +23,6 @@ from alignjax import errors
 from alignjax.storage import json_files
 
 MANIFEST = "manifest.json"
-SUFFIX = ".partial"
 SPARE_BYTES = 64 * 2**20  # for JSON, indices and what else is written beside tensors
 
 
@@ -105,7 +104,7 @@ def folder(target: str | os.PathLike, need: int) -> Iterator[pathlib.Path]:
     """
     target = pathlib.Path(target).absolute()
     check(target, need)
-    partial = target.with_name(target.name + SUFFIX)
+    partial = target.with_name(f"{target.name}.partial")
     with _can_be_made(target):
         partial.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(partial, os.O_RDONLY)
@@ -152,23 +151,35 @@ def obtain(
     """
     if (manifest := read(directory)) is not None:
         return manifest
-    _check_writable(directory.parent, field)
+    parent = directory.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise errors.ConfigError(
+            f"{field}: {parent}: {error.strerror}; name a folder that can be written"
+        ) from error
     with open(directory.with_name(f"{directory.name}.lock"), "w") as lock:
         with contextlib.suppress(OSError):  # the kernel frees that of a dead process
             fcntl.flock(lock, fcntl.LOCK_EX)
         if (manifest := read(directory)) is not None:
             return manifest
         host = socket.gethostname()
-        for killed in directory.parent.glob(f"{directory.name}.partial-{host}-*"):
+        for killed in parent.glob(f"{directory.name}.partial-{host}-*"):
             shutil.rmtree(killed)
-        owner = f"{host}-{uuid.uuid4().hex[:8]}"
-        partial = directory.with_name(f"{directory.name}.partial-{owner}")
+        name = f"{directory.name}.partial-{host}-{uuid.uuid4().hex[:8]}"
+        partial = parent / name
         partial.mkdir()
         try:
             manifest = fill(partial)
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             sync_tree(partial)
-            _rename(partial, directory)
+            try:
+                os.rename(partial, directory)
+            except OSError:
+                if read(directory) is None:  # not merely that another was faster
+                    raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return read(directory)
@@ -191,25 +202,6 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
             f"{path}: damaged; remove {directory} and it will be built again"
         )
     return manifest
-
-
-def _check_writable(folder: pathlib.Path, field: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise errors.ConfigError(
-            f"{field}: {folder}: {error.strerror}; name a folder that can be written"
-        ) from error
-
-
-def _rename(partial: pathlib.Path, directory: pathlib.Path) -> None:
-    try:
-        os.rename(partial, directory)
-    except OSError:
-        if read(directory) is None:  # not merely that another process was faster
-            raise
 
 
 def sync_tree(folder: str | os.PathLike) -> None:

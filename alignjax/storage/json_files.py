@@ -11,7 +11,6 @@ import collections
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any
 
 from alignjax import errors
@@ -25,26 +24,15 @@ def read(
     kind: type | None = None,
     *,
     error: type[Exception] = errors.DataError,
-    max_bytes: int = MAX_BYTES,
     allow_nan: bool = False,
 ) -> Any:
-    """The value in a JSON file.
-
-    Args:
-      kind: such as dict, which the value must be.
-      error: the class to raise.
-      allow_nan: for files of ours, which Python may have written infinities to.
-
-    Raises:
-      DataError, or `error`: it cannot be read, or is not such JSON; names the file.
-    """
+    """The value in a JSON file; see `parse`, which names the file in errors."""
     try:
-        with pathlib.Path(path).open("rb") as file:
-            content = file.read(max_bytes + 1)
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as fault:
         raise error(f"{path}: {fault.strerror}") from fault
-    options = {"error": error, "max_bytes": max_bytes, "allow_nan": allow_nan}
-    return parse(content, str(path), kind, **options)
+    return parse(content, str(path), kind, error=error, allow_nan=allow_nan)
 
 
 def parse(
@@ -53,17 +41,21 @@ def parse(
     kind: type | None = None,
     *,
     error: type[Exception] = errors.DataError,
-    max_bytes: int = MAX_BYTES,
     allow_nan: bool = False,
 ) -> Any:
     """The value in JSON text, UTF-8 where it is bytes; `where` is named in errors.
 
+    Args:
+      kind: such as dict, which the value must be.
+      error: the class to raise.
+      allow_nan: for files of ours, which Python may have written infinities to.
+
     Raises:
-      DataError, or `error`: as `read`.
+      DataError, or `error`: it cannot be read, or is not such JSON.
     """
     try:
-        if len(content) > max_bytes:
-            raise ValueError(f"more than {max_bytes:,} bytes")
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes")
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         constant = None if allow_nan else _refuse_constant
         value = json.loads(text, object_pairs_hook=_object, parse_constant=constant)
@@ -71,10 +63,10 @@ def parse(
     except (ValueError, RecursionError) as fault:
         reason = "nested too deeply" if isinstance(fault, RecursionError) else fault
         raise error(f"{where}: cannot be read as JSON ({reason})") from fault
-    if kind is not None and not isinstance(value, kind):
-        shown = f"{value!r:.60} is {type(value).__name__}, not {kind.__name__}"
-        raise error(f"{where}: {shown}")
-    return value
+    if kind is None or isinstance(value, kind):
+        return value
+    shown = f"{value!r:.60} is {type(value).__name__}, not {kind.__name__}"
+    raise error(f"{where}: {shown}")
 
 
 def digest(value: Any) -> str:

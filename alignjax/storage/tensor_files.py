@@ -23,18 +23,9 @@ import safetensors
 
 from alignjax import errors
 
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+DTYPES = {"BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
+DTYPES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
+DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
 _NAMES = {name: code for code, name in DTYPES.items()}
 _TILE = 64  # columns of a transposed copy; twice as fast as all of them at once
 
@@ -44,9 +35,7 @@ class Tensor:
     """A tensor of a file; nothing of it is in memory.
 
     Attributes:
-      path: of the file.
       dtype: of numpy, or its code in the file where numpy has none.
-      shape: of the tensor.
       offset: of its first byte in the file.
     """
 
@@ -110,17 +99,14 @@ def open_file(path: str | os.PathLike) -> dict[str, Tensor]:
     try:
         # It refuses tensors that overlap or leave gaps, and a file of another length.
         with safetensors.safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.offset_keys()}
-            kinds = {
-                name: (part.get_dtype(), tuple(part.get_shape()))
-                for name, part in slices.items()
-            }
+            parts = {name: file.get_slice(name) for name in file.offset_keys()}
+            kinds = {n: (x.get_dtype(), tuple(x.get_shape())) for n, x in parts.items()}
         with open(path, "rb") as file:
             offset = 8 + int.from_bytes(file.read(8), "little")
     except safetensors.SafetensorError as error:
+        problem = "no safetensors file, or a damaged or truncated one"
         raise errors.ConfigError(
-            f"{path}: no safetensors file, or a damaged or truncated one ({error}); "
-            "download it again"
+            f"{path}: {problem} ({error}); download it again"
         ) from error
     except OSError as error:
         raise errors.ConfigError(f"{path}: {error}") from error
@@ -146,9 +132,8 @@ class Slot:
         """Writes a part of the tensor, from its element `at` on, in row-major order."""
         assert array.dtype == self.dtype, (array.dtype, self.dtype)
         data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        where = self.offset + at * self.dtype.itemsize
         with open(self.path, "r+b", buffering=0) as file:
-            file.seek(where)
+            file.seek(self.offset + at * self.dtype.itemsize)
             while data:
                 data = data[file.write(data) :]
 
@@ -173,16 +158,11 @@ def create(
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.flush()
-        if end:
-            _allocate(file.fileno(), begin, end)
+        if end and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), begin, end)
+        elif end:  # macOS
+            os.truncate(file.fileno(), begin + end)
     for name, (dtype, shape) in tensors.items():
         offset = begin + header[name]["data_offsets"][0]
         slots[name] = Slot(path, dtype, tuple(shape), offset)
     return slots
-
-
-def _allocate(descriptor: int, begin: int, count: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, begin, count)
-    else:  # macOS
-        os.truncate(descriptor, begin + count)

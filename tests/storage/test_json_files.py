@@ -35,14 +35,16 @@ def test_it_is_refused_by_name(content, tmp_path):
         json_files.read(path, dict, error=errors.BrokenStep)
 
 
-def test_a_file_that_is_missing_or_too_long_is_refused(tmp_path):
+def test_a_file_that_is_missing_or_too_long_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     with pytest.raises(errors.DataError, match="x"):
         json_files.read(path)
     path.write_text(json.dumps(["x" * 100]))
-    assert json_files.read(path, max_bytes=104) == ["x" * 100]
+    monkeypatch.setattr(json_files, "MAX_BYTES", 104)
+    assert json_files.read(path) == ["x" * 100]
+    monkeypatch.setattr(json_files, "MAX_BYTES", 103)
     with pytest.raises(errors.DataError, match="x"):
-        json_files.read(path, max_bytes=103)
+        json_files.read(path)
 
 
 def test_what_json_can_say_is_read(tmp_path):
