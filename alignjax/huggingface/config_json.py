@@ -67,15 +67,7 @@ _FIXED = {
     "rope_interleaved": (False, None),
 }
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
-_ROPE_KEYS = (
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "partial_rotary_factor",
-    _ORIGINAL_LENGTH,
-)
-# Field of `rope.Scaling`: its key in `rope_scaling`, where the two differ.
-_SCALING_KEYS = {"original_length": _ORIGINAL_LENGTH}
+_ROPE_KEYS = {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"}
 # Numbers of `rope_scaling` from which the one for attention follows.
 _FACTORS = {"yarn": ("mscale", "mscale_all_dim"), "longrope": ("factor",)}
 # Dtype of the weights: a dtype of activations in which none of their values is lost.
@@ -98,9 +90,9 @@ def family_of(hf: Mapping) -> families.Family:
     """
     kind, kinds = hf.get("model_type"), model_types()
     if kind not in list(kinds):  # which compares, where a dict would hash
+        remedy = registry.closest(str(kind), kinds)
         raise errors.ConfigError(
-            f"config.json.model_type: no family reads {kind!r}; "
-            f"{registry.closest(str(kind), kinds)}"
+            f"config.json.model_type: no family reads {kind!r}; {remedy}"
         )
     return kinds[kind]
 
@@ -108,11 +100,8 @@ def family_of(hf: Mapping) -> families.Family:
 def computed(c: decoder_config.DecoderConfig) -> dict[str, Any]:
     """The fields that say what a model computes, with derived defaults filled in."""
     fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
-    fields |= {
-        "kv_heads": c.num_kv_heads,
-        "head_dim": c.size_of_head,
-        "expert_d_ff": c.size_of_expert,
-    }
+    fields |= dict(kv_heads=c.num_kv_heads, head_dim=c.size_of_head)
+    fields |= dict(expert_d_ff=c.size_of_expert)
     if c.attention_scale is None:
         fields["attention_scale"] = c.size_of_head**-0.5
     unscaled = c.window is not None and c.rope_scaling is None
@@ -241,7 +230,7 @@ def _direct(hf: Mapping, family: families.Family) -> dict[str, Any]:
     accepted = {*family.keys.values(), *family.absent, *fixed}
     accepted.update(family.activation, family.ignored)
     if "rope_theta" in family.absent:
-        accepted.update(_ROPE_KEYS)
+        accepted |= {*_ROPE_KEYS, _ORIGINAL_LENGTH}
     if (windows := family.windows) is not None:
         accepted.update(["layer_types"] if windows.listed else [])
         accepted.update(["use_sliding_window"] if windows.gated else [])
@@ -265,14 +254,12 @@ def _direct(hf: Mapping, family: families.Family) -> dict[str, Any]:
 
 
 def _unknown(hf: Mapping, accepted: set[str]) -> list[str]:
-    problems = []
-    for key in hf:
-        if key not in accepted and key not in _IGNORED:
-            problems.append(
-                f"config.json.{key}: unknown, so that what it changes would be "
-                f"ignored (its value is {hf[key]!r:.60}); delete it if that is nothing"
-            )
-    return problems
+    return [
+        f"config.json.{key}: unknown, so that what it changes would be ignored (its "
+        f"value is {value!r:.60}); delete it if that is nothing"
+        for key, value in hf.items()
+        if key not in accepted and key not in _IGNORED
+    ]
 
 
 def _object(hf: Mapping, key: str) -> dict:
@@ -295,22 +282,22 @@ def _number(hf: Mapping, key: str, absent: int, least: int) -> int:
 def _read_activation(hf: Mapping, family: families.Family) -> str:
     key, names = family.activation[0], family.activations
     value = hf.get(key) or next(iter(names))
-    if value not in list(names):  # which compares, where a dict would hash
+    if value not in list(names):
+        only = ", ".join(map(repr, names))
         raise errors.ConfigError(
-            f"config.json.{key}: {value!r} is not computed here; only "
-            f"{', '.join(map(repr, names))}"
+            f"config.json.{key}: {value!r} is not computed here; only {only}"
         )
     return names[value]
 
 
 def _activation_name(c: decoder_config.DecoderConfig, family: families.Family) -> str:
-    names = {ours: name for name, ours in reversed(family.activations.items())}
-    if c.activation not in names:
-        raise errors.ConfigError(
-            f"model.activation: {c.activation!r} has no name in this family's "
-            f"config.json; only {', '.join(names)} have"
-        )
-    return names[c.activation]
+    for name, activation in family.activations.items():
+        if activation == c.activation:
+            return name
+    raise errors.ConfigError(
+        f"model.activation: {c.activation!r} has no name in this family's config.json; "
+        f"only {', '.join(dict.fromkeys(family.activations.values()))} have"
+    )
 
 
 def _read_scale(hf: Mapping) -> float:
@@ -403,8 +390,8 @@ def _read_rope(hf: Mapping, family: families.Family, max_length: int) -> dict[st
 
 
 def _scaling_keys(names) -> dict[str, str]:
-    """`{key: field of rope.Scaling}` of some of its fields."""
-    return {_SCALING_KEYS.get(name, name): name for name in names}
+    """`{key in rope_scaling: field of rope.Scaling}`, which differ in one."""
+    return {_ORIGINAL_LENGTH if x == "original_length" else x: x for x in names}
 
 
 def _read_scaling(
@@ -421,10 +408,9 @@ def _read_scaling(
     kind = numbers.pop("type", "default")
     kind = numbers.pop("rope_type", kind)
     where = "config.json.rope_scaling"
-    if kind not in ["default", *rope.KINDS]:
+    if kind not in (kinds := ["default", *rope.KINDS]):
         raise errors.ConfigError(
-            f"{where}.rope_type: {kind!r} is not computed here; only "
-            f"default, {', '.join(rope.KINDS)}"
+            f"{where}.rope_type: {kind!r} is not computed here; only {', '.join(kinds)}"
         )
     required, optional = rope.KINDS.get(kind, (set(), set()))
     keys = _scaling_keys(required | optional)
@@ -438,14 +424,13 @@ def _read_scaling(
     ]
     if problems:
         raise errors.ConfigError(problems)
-    if numbers.get(_ORIGINAL_LENGTH, 2) < 2:
-        raise errors.ConfigError(
-            f"{where}.{_ORIGINAL_LENGTH}: {numbers[_ORIGINAL_LENGTH]} must be at "
-            "least 2"
-        )
+    if (stated := numbers.get(_ORIGINAL_LENGTH, 2)) < 2:
+        problem = f"{stated} must be at least 2"
+        raise errors.ConfigError(f"{where}.{_ORIGINAL_LENGTH}: {problem}")
     if "original_length" in required:
-        stated = original or numbers.get(_ORIGINAL_LENGTH)
-        numbers[_ORIGINAL_LENGTH] = stated or max_length
+        numbers[_ORIGINAL_LENGTH] = (
+            original or numbers.get(_ORIGINAL_LENGTH) or max_length
+        )
     if kind in _FACTORS and "attention_factor" not in numbers:
         numbers |= _attention_factor(kind, numbers, max_length)
     fields = {name: numbers[key] for key, name in keys.items() if key in numbers}

@@ -8,12 +8,13 @@ folder.section, folder.leaves["layers/q/kernel"][3], folder.tokenizer
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,18 +112,17 @@ def find(name: str, network: bool = False) -> pathlib.Path:
     path = pathlib.Path(repository).expanduser()
     if path.exists():
         return path
+    lost = f"{name}: there is no such folder, and"
     plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository)
     if not plain or not name.startswith(HUB):
         raise errors.ConfigError(
-            f"{name}: there is no such folder, and it is no repository's name such as "
-            "hf:Qwen/Qwen3-4B; check the path"
+            f"{lost} that is no repository such as hf:Qwen/Qwen3-4B; check the path"
         )
     try:
         import huggingface_hub
     except ImportError as error:
         raise errors.ConfigError(
-            f"{name}: there is no such folder, and fetching a repository needs the "
-            "extra hf: pip install alignjax[hf]"
+            f"{lost} fetching one needs the extra hf: pip install alignjax[hf]"
         ) from error
     fetch = functools.partial(
         huggingface_hub.snapshot_download, repository, local_files_only=not network
@@ -132,17 +132,15 @@ def find(name: str, network: bool = False) -> pathlib.Path:
         path = fetch(allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
         return pathlib.Path(path)
     except Exception as error:  # of the library, of its transport, of the network
-        text = " ".join(str(error).split())[:300]
-        if not network:
-            raise errors.ConfigError(
-                f"{name}: there is no such folder, and the hub's cache does not have "
-                "it; give the path of a copy, or allow it to be fetched with --network "
-                "(in Python: network=True)"
-            ) from error
+        reason = (
+            "the hub's cache does not have it; allow it to be fetched with --network "
+            "(in Python: network=True)"
+        )
+        if network:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = f"it cannot be fetched ({text}); check name, network and hf auth"
         raise errors.ConfigError(
-            f"{name}: there is no such folder, and no such repository can be fetched "
-            f"({type(error).__name__}: {text}); check the name, the network and "
-            "`hf auth login`, or give the path of a copy"
+            f"{lost} {reason}, or give the path of a copy"
         ) from error
 
 
@@ -158,7 +156,7 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     path = pathlib.Path(path).expanduser().absolute()
     hf = _config(path)
     _refuse_code(path, hf)
-    try:
+    with _naming(path):
         family = config_json.family_of(hf)
         if hf.get("quantization_config"):
             raise errors.ConfigError(
@@ -166,25 +164,29 @@ def open_folder(path: str | pathlib.Path) -> Folder:
                 "folder in bfloat16 that they were made of"
             )
         section = config_json.read(hf, family)
-    except errors.ConfigError as error:
-        raise errors.ConfigError([f"{path}: {p}" for p in error.problems]) from error
     tensors = weights(path)
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     dtype = "bfloat16" if dtypes == {"bfloat16"} else "float32"
     section = {"dtype": dtype, **section, "family": family.name}
-    if _has_scores(path, hf):
-        section |= _scores(path, tensors)
-    try:
+    section |= _scores(path, hf, tensors)
+    with _naming(path, functools.partial(config_json.naming_keys, family)):
         model = models.build(section, 1)
-    except errors.ConfigError as error:
-        problems = [config_json.naming_keys(family, p) for p in error.problems]
-        raise errors.ConfigError([f"{path}: {p}" for p in problems]) from error
     shapes = layout.shapes(model.config)
     places = tuple(layout.places(layout.table(family, model.config), shapes))
     leaves, ignored = _match(path, family, places, shapes, tensors)
     files = tuple(dict.fromkeys(tensor.path for tensor in tensors.values()))
     tokenizer = _tokenizer(path, section["vocab_size"])
     return Folder(path, hf, section, leaves, files, ignored, tokenizer)
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path, change: Callable[[str], str] = str):
+    """Puts `path` before the problems of a ConfigError, after a `change` of each."""
+    try:
+        yield
+    except errors.ConfigError as error:
+        problems = [f"{path}: {change(problem)}" for problem in error.problems]
+        raise errors.ConfigError(problems) from error
 
 
 def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
@@ -222,8 +224,8 @@ def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
     lost = [tensor for tensor, name in index.items() if tensor not in files[str(name)]]
     if lost:
         raise errors.ConfigError(
-            f"{path / INDEX}: {some(lost)} not in the files that it names for "
-            "them; fetch all files of one version"
+            f"{path / INDEX}: not in the files that it names for them: "
+            f"{errors.some(lost)}; fetch all files of one version"
         )
     return {tensor: files[str(name)][tensor] for tensor, name in index.items()}
 
@@ -233,13 +235,12 @@ def _no_weights(path: pathlib.Path) -> str:
     pickled += sorted(p.name for p in path.glob("*.pt*") if p.is_file())
     if pickled:
         return (
-            f"{path}: its weights are pickled ({', '.join(pickled[:3])}), which can "
-            "run code when they are read, so they never are. Save those you trust"
-            " anew with transformers: "
+            f"{path}: its weights are pickled ({errors.some(pickled)}), which can run "
+            "code when they are read, so they never are. Save those you trust anew: "
             "AutoModelForCausalLM.from_pretrained(SRC).save_pretrained(DST)"
         )
     others = sorted(p.name for p in path.glob("*.safetensors"))
-    beside = f"; it has {', '.join(others[:3])}" if others else ""
+    beside = f"; it has {errors.some(others)}" if others else ""
     return f"{path}: has neither {SINGLE} nor {INDEX}{beside}; fetch all of its files"
 
 
@@ -307,28 +308,22 @@ def _refuse_code(path: pathlib.Path, hf: Mapping[str, Any]) -> None:
         raise errors.ConfigError(problems)
 
 
-def _has_scores(path: pathlib.Path, hf: Mapping[str, Any]) -> bool:
-    """Whether it has heads for scores instead of one for tokens."""
-    where = f"{path / 'config.json'}: architectures"
-    for name in config.expect(hf.get("architectures") or [], list, where):
-        if not str(name).endswith(HEADS):
-            raise errors.ConfigError(
-                f"{where}: {name} is none of *{', *'.join(HEADS)}; its head is not "
-                "what alignjax computes"
-            )
-        return str(name).endswith(SCORES)
-    return False
-
-
-def _scores(path: pathlib.Path, tensors: Mapping[str, tensor_files.Tensor]) -> dict:
+def _scores(path: pathlib.Path, hf: Mapping[str, Any], tensors) -> dict:
     """Fields of a model whose head gives scores; it is tied, having no other head."""
-    name = layout.SCORES
-    if name not in tensors or len(tensors[name].shape) != 2:
+    where = f"{path / 'config.json'}: architectures"
+    name, *_ = config.expect(hf.get("architectures") or [HEADS[0]], list, where)
+    if not str(name).endswith(HEADS):
         raise errors.ConfigError(
-            f"{path}: architectures says that it gives scores, and it has no matrix "
-            f"{name}"
+            f"{where}: {name} is none of *{', *'.join(HEADS)}; its head is not what "
+            "alignjax computes"
         )
-    return {"score_heads": tensors[name].shape[0], "tied": True}
+    if not str(name).endswith(SCORES):
+        return {}
+    if layout.SCORES not in tensors or len(tensors[layout.SCORES].shape) != 2:
+        raise errors.ConfigError(
+            f"{where}: {name} gives scores, and there is no matrix {layout.SCORES}"
+        )
+    return {"score_heads": tensors[layout.SCORES].shape[0], "tied": True}
 
 
 def _match(
@@ -349,8 +344,8 @@ def _match(
     problems = []
     if missing := [place.name for place in places if place.name not in tensors]:
         problems.append(
-            f"{path}: {some(missing)} missing; fetch all of its files, or check that "
-            "config.json is of this model"
+            f"{path}: missing tensors: {errors.some(missing)}; fetch all of its files, "
+            "or check that config.json is of this model"
         )
     others = [name for name in tensors if name not in expected]
     ignored = [name for name in others if re.fullmatch("|".join(IGNORED), name)]
@@ -358,30 +353,51 @@ def _match(
     if TIED in extra:
         extra.remove(TIED)
         ignored.append(TIED)
-        problems += _check_tied_head(path, places, tensors)
+        (embedding,) = (x.name for x in places if x.parts[0].path == "embed")
+        if embedding in tensors and not _same(tensors[TIED], tensors[embedding]):
+            problems.append(
+                f"{path}: {TIED} is not {embedding}, though tie_word_embeddings is "
+                "true; set that to false in config.json if the two are to differ, or "
+                f"take {TIED} out"
+            )
     if extra:
         problems.append(
-            f"{path}: {some(extra)} no part of a {family.name} model with this "
-            "config.json; the model may be of another family, or have adapters that "
-            "are to be merged first"
+            f"{path}: no part of a {family.name} model with this config.json: "
+            f"{errors.some(extra)}; the model may be of another family, or have "
+            "adapters that are to be merged first"
         )
     present = [place for place in places if place.name in tensors]
     if wrong := [p for p in present if tensors[p.name].shape != p.shape]:
         lines = [f"{p.name} is {tensors[p.name].shape}, not {p.shape}" for p in wrong]
         problems.append(
-            f"{path}: {errors.some(lines, '; ')}: config.json and the "
-            "weights are not of one model"
+            f"{path}: {errors.some(lines, '; ')}: config.json and the weights are not "
+            "of one model"
         )
     dtypes = {place.name: str(tensors[place.name].dtype) for place in present}
-    if odd := [name for name, dtype in dtypes.items() if dtype not in layout.FLOATS]:
-        lines = [f"{name} of {dtypes[name]}" for name in odd]
+    if odd := [f"{n} of {d}" for n, d in dtypes.items() if d not in layout.FLOATS]:
         problems.append(
-            f"{path}: {errors.some(lines)}: weights that are quantised "
-            f"or no floats; take the folder in one of {', '.join(layout.FLOATS)}"
+            f"{path}: {errors.some(odd)}: weights that are quantised or no floats; "
+            f"take the folder in one of {', '.join(layout.FLOATS)}"
         )
     if problems:
         raise errors.ConfigError(problems)
-    return _leaves(path, places, shapes, tensors), tuple(ignored)
+    pieces = collections.defaultdict(dict)
+    for place in places:
+        for part in place.parts:
+            pieces[part.path][part.index] = (tensors[place.name], place, part)
+    leaves = {}
+    for name, shape in shapes.items():
+        kinds = sorted({str(tensor.dtype) for tensor, _, _ in pieces[name].values()})
+        if len(kinds) > 1:
+            problems.append(
+                f"{path}: the tensors of {name} are {' and '.join(kinds)} in "
+                "different layers; convert the folder to one of them"
+            )
+        dtype = jax.numpy.dtype(kinds[0])
+        leaves[name] = layout.stacked(tuple(shape), dtype, pieces[name])
+    if problems:
+        raise errors.ConfigError(problems)
+    return leaves, tuple(ignored)
 
 
 def _in_names_of(
@@ -404,18 +420,6 @@ def _in_names_of(
     return {back.get(name, name): tensor for name, tensor in tensors.items()}
 
 
-def _check_tied_head(path, places, tensors) -> list[str]:
-    """Problems with a head in a folder whose head should be the embedding."""
-    (embedding,) = (x.name for x in places if x.parts[0].path == "embed")
-    if embedding not in tensors or _same(tensors[TIED], tensors[embedding]):
-        return []
-    problem = (
-        f"{path}: {TIED} is not {embedding}, though tie_word_embeddings is true; set "
-        f"that to false in config.json if the two are to differ, or take {TIED} out"
-    )
-    return [problem]
-
-
 def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
     """Whether two tensors are equal bit for bit. Parts of both are read at a time."""
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -424,31 +428,6 @@ def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
     bits = lambda tensor, i: tensor[i : i + step].view(np.uint8)
     starts = range(0, a.shape[0], step)
     return all(np.array_equal(bits(a, i), bits(b, i)) for i in starts)
-
-
-def _leaves(path, places, shapes, tensors) -> dict[str, lazy.LazyArray]:
-    pieces = collections.defaultdict(dict)
-    for place in places:
-        for part in place.parts:
-            pieces[part.path][part.index] = (tensors[place.name], place, part)
-    leaves, problems = {}, []
-    for name, shape in shapes.items():
-        dtypes = {str(tensor.dtype) for tensor, _, _ in pieces[name].values()}
-        if len(dtypes) > 1:
-            problems.append(
-                f"{path}: the tensors of {name} are {' and '.join(sorted(dtypes))} in "
-                "different layers; convert the folder to one of them"
-            )
-        dtype = jax.numpy.dtype(min(dtypes))
-        leaves[name] = layout.stacked(tuple(shape), dtype, pieces[name])
-    if problems:
-        raise errors.ConfigError(problems)
-    return leaves
-
-
-def some(names: Sequence[str]) -> str:
-    """`a, b, c and 5 more are`, or `a is`."""
-    return f"{errors.some(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alignjax import config, errors
-from alignjax.huggingface import folder, layout
+from alignjax.huggingface import layout
 from alignjax.models import decoder_config, families
 from alignjax.storage import atomic, json_files, tensor_files
 
@@ -89,9 +89,8 @@ class Settings(NamedTuple):
     """The contents of an adapter_config.json.
 
     Attributes:
-      targets: names of modules, or their ends; none where the file has a pattern.
-      excluded: likewise, of modules that are none of the targets.
-      rslora, dora, dropout: as in `DecoderConfig`.
+      targets, excluded: names of modules, or their ends; none where the file has a
+        pattern.
       ranks, alphas: by pattern, of modules that differ; "" is for all others.
     """
 
@@ -134,11 +133,7 @@ def modules(family: str, c: decoder_config.DecoderConfig) -> list[Module]:
 def save(
     target: str | pathlib.Path, tensors: Mapping[str, np.ndarray], settings: Mapping
 ) -> pathlib.Path:
-    """Writes the two files of a folder for PEFT, or none of them.
-
-    Raises:
-      ConfigError: `target` has content.
-    """
+    """Writes a folder for PEFT, or nothing; ConfigError if `target` has content."""
     target = pathlib.Path(target).absolute()
     with atomic.folder(target, sum(x.nbytes for x in tensors.values())) as path:
         kinds = {name: (x.dtype, x.shape) for name, x in tensors.items()}
@@ -173,22 +168,10 @@ def write(
             name = PREFIX + module.name.format(layer=i)
             for part, x in _join(leaves, module, adapted, i, c).items():
                 tensors[f"{name}.{part}"] = np.ascontiguousarray(x, np.float32)
-    transposed = all(module.transposed for module in targets)
-    settings = _settings(c, _short(targets, all_modules), ranks, transposed)
-    return tensors, settings
-
-
-def _settings(
-    c: decoder_config.DecoderConfig,
-    targets: Sequence[str],
-    ranks: Mapping[str, int],
-    transposed: bool,
-) -> dict[str, Any]:
-    """adapter_config.json; `ranks` are of modules whose rank is not `c.lora_rank`."""
     plain = lambda x: int(x) if x == int(x) else x
     root = 0.5 if c.lora_rslora else 1.0
     alpha = lambda rank: plain(c.lora_alpha * (rank / c.lora_rank) ** root)
-    return {
+    settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": c.lora_rank,
@@ -196,16 +179,17 @@ def _settings(
         "lora_dropout": c.lora_dropout,
         "use_rslora": c.lora_rslora,
         "use_dora": c.lora_dora,
-        "target_modules": list(targets),
+        "target_modules": _short(targets, all_modules),
         "rank_pattern": {re.escape(name): rank for name, rank in ranks.items()},
         "alpha_pattern": {re.escape(name): alpha(r) for name, r in ranks.items()},
         "bias": "none",
-        "fan_in_fan_out": not transposed,
+        "fan_in_fan_out": not all(module.transposed for module in targets),
         "modules_to_save": None,
         "layers_to_transform": None,
         "init_lora_weights": True,
         "inference_mode": True,
     }
+    return tensors, settings
 
 
 def _join(
@@ -284,12 +268,14 @@ def read(
     """
     path = pathlib.Path(path)
     settings = read_settings(path / CONFIG)
-    all_modules = modules(family, c)
-    by_module, problems = _by_module(path, all_modules, c)
+    names = {
+        module: [module.name.format(layer=i) for i in range(c.layers)]
+        for module in modules(family, c)
+    }
+    by_module, problems = _by_module(path, names)
     numbers = {}  # module: (rank, scale, alpha)
     for module in by_module:
-        names = [module.name.format(layer=i) for i in range(c.layers)]
-        by_layer = set(map(settings.numbers, names))
+        by_layer = set(map(settings.numbers, names[module]))
         if len(by_layer) > 1:
             problems.append(
                 f"{path / CONFIG}: rank_pattern or alpha_pattern tell layers of "
@@ -297,12 +283,11 @@ def read(
             )
         numbers[module] = min(by_layer)
     problems += _check_shapes(path, by_module, numbers, settings, leaves)
-    names = {m: [m.name.format(layer=i) for i in range(c.layers)] for m in all_modules}
     ends = lambda name, end: f".{name}".endswith(f".{end.removeprefix(PREFIX)}")
     accounted = [
         name
-        for module in all_modules
-        for name in names[module]
+        for module, in_layers in names.items()
+        for name in in_layers
         if module in by_module or any(ends(name, x) for x in settings.excluded)
     ]
     problems += [
@@ -339,41 +324,35 @@ def read_settings(path: pathlib.Path) -> Settings:
       ConfigError: every field that asks for what is not computed here.
     """
     hf = json_files.read(path, dict, error=errors.ConfigError)
-    refuse = lambda name, reason: f"{path}: {name} = {hf.get(name)!r}: {reason}"
-    problems = [
-        refuse(name, f"{reason}, which is not computed here")
+    reasons = {
+        name: f"{reason}, which is not computed here"
         for name, reason in _REFUSED.items()
         if hf.get(name)
-    ]
+    }
     if hf.get("peft_type") != "LORA":
-        problems.append(refuse("peft_type", "only LORA is read"))
+        reasons["peft_type"] = "only LORA is read"
     if hf.get("bias", "none") != "none":
-        problems.append(
-            refuse("bias", "biases of the model were trained too; merge them into it")
-        )
+        reasons["bias"] = "biases of the model were trained too; merge them into it"
     if hf.get("init_lora_weights", True) not in _STARTS:
-        problems.append(
-            refuse(
-                "init_lora_weights",
-                "it changed the weights of the model; save the adapters with PEFT's "
-                "path_initial_model_for_weight_conversion",
-            )
+        reasons["init_lora_weights"] = (
+            "it changed the weights of the model; save the adapters with PEFT's "
+            "path_initial_model_for_weight_conversion"
         )
-    problems += [
-        refuse(name, "an unknown field, which may change what adapters compute")
-        for name, value in hf.items()
-        if name not in _KNOWN and name not in _REFUSED and value
-    ]
+    for name in hf.keys() - _KNOWN - _REFUSED.keys():
+        if hf[name]:
+            reasons[name] = "an unknown field, which may change what adapters compute"
     patterns = lambda name: config.expect(hf.get(name) or {}, dict, f"{path}: {name}")
     ranks = {"": hf.get("r")} | patterns("rank_pattern")
     alphas = {"": hf.get("lora_alpha")} | patterns("alpha_pattern")
+    number = lambda x: type(x) in (int, float) and math.isfinite(x)
     if bad := [x for x in ranks.values() if type(x) is not int or x < 1]:
-        problems.append(refuse("r", f"{bad[0]!r} is no positive whole number"))
-    if bad := [x for x in alphas.values() if not _is_number(x) or x <= 0]:
-        problems.append(refuse("lora_alpha", f"{bad[0]!r} is no positive number"))
+        reasons["r"] = f"{bad[0]!r} is no positive whole number"
+    if bad := [x for x in alphas.values() if not number(x) or x <= 0]:
+        reasons["lora_alpha"] = f"{bad[0]!r} is no positive number"
     dropout = hf.get("lora_dropout") or 0.0
-    if not _is_number(dropout) or not 0 <= dropout < 1:
-        problems.append(refuse("lora_dropout", "it is not in [0, 1)"))
+    if not number(dropout) or not 0 <= dropout < 1:
+        reasons["lora_dropout"] = "it is not in [0, 1)"
+    problems = [f"{path}: {k} = {hf.get(k)!r}: {reasons[k]}" for k in sorted(reasons)]
     for name in (*ranks, *alphas):
         try:
             re.compile(name)
@@ -395,12 +374,8 @@ def read_settings(path: pathlib.Path) -> Settings:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _by_module(path, all_modules: list[Module], c: decoder_config.DecoderConfig):
-    """({module: its tensors by layer}, problems)."""
+def _by_module(path, names: Mapping[Module, list[str]]):
+    """({module: its tensors by layer}, problems), given the names in each layer."""
     if not (path / WEIGHTS).is_file():
         pickled = [p.name for p in path.glob("adapter_model.bin")]
         reason = f"; {pickled[0]} is pickled, and never read" if pickled else ""
@@ -409,9 +384,9 @@ def _by_module(path, all_modules: list[Module], c: decoder_config.DecoderConfig)
             "save_pretrained"
         )
     owners = {
-        module.name.format(layer=i): (module, i)
-        for module in all_modules
-        for i in range(c.layers)
+        name: (module, i)
+        for module, in_layers in names.items()
+        for i, name in enumerate(in_layers)
     }
     by_module: dict[Module, list[dict]] = {}
     unknown = []
@@ -422,12 +397,12 @@ def _by_module(path, all_modules: list[Module], c: decoder_config.DecoderConfig)
             unknown.append(name)
             continue
         module, i = owners[owner]
-        layers = by_module.setdefault(module, [{} for _ in range(c.layers)])
+        layers = by_module.setdefault(module, [{} for _ in names[module]])
         layers[i][match[2] or "m"] = tensor
     problems = []
     if unknown:
         problems.append(
-            f"{path / WEIGHTS}: {folder.some(unknown)} of no projection of this "
+            f"{path / WEIGHTS}: {errors.some(unknown)}: of no projection of this "
             "model; such adapters are not computed here"
         )
     if not by_module and not unknown:

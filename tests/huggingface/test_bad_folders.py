@@ -172,9 +172,9 @@ def other_head_class(path):
 
 
 BAD = {
-    missing: r"model\.norm\.weight, lm_head\.weight are missing",
-    many_missing: r"mlp\.gate_proj\.weight, .* and 3 more are missing",
-    extra: r"model\.layers\.0\.nose is no part of a llama model",
+    missing: r"missing tensors: model\.norm\.weight, lm_head\.weight;",
+    many_missing: r"missing tensors: .*mlp\.gate_proj\.weight, .* and 3 more",
+    extra: r"no part of a llama model .*: model\.layers\.0\.nose",
     wrong_shape: r"layers\.1\.mlp\.up_proj\.weight is \(8, 12\), not \(12, 8\)",
     truncated: r"model\.safetensors: no safetensors file, or a damaged or truncated",
     no_header: r"model\.safetensors: no safetensors file, or a damaged or truncated",
