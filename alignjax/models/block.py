@@ -114,27 +114,15 @@ class Block(nn.Module):
     def _mlp(self, x_BTD, counts_BT):
         """The output of the MLP or of the experts, and the routing."""
         c, lora = self.config, self.config.lora(self.train)
-        if c.experts:
-            return moe.Experts(
-                c.experts,
-                c.experts_per_token,
-                c.size_of_expert,
-                c.activation,
-                c.norm_topk,
-                c.init_std,
-                self._out_std,
-                name="moe",
-            )(x_BTD, counts_BT)
-        mlp = layers.MLP(
-            c.d_ff,
-            c.activation,
-            c.mlp_bias,
-            c.init_std,
-            self._out_std,
-            lora,
-            name="mlp",
-        )
-        return mlp(x_BTD), None
+        common = dict(activation=c.activation, std=c.init_std, out_std=self._out_std)
+        if not c.experts:
+            mlp = layers.MLP(
+                c.d_ff, use_bias=c.mlp_bias, lora=lora, **common, name="mlp"
+            )
+            return mlp(x_BTD), None
+        counts = (c.experts, c.experts_per_token, c.size_of_expert)
+        experts = moe.Experts(*counts, normalised=c.norm_topk, **common, name="moe")
+        return experts(x_BTD, counts_BT)
 
     def _attention(self, h_BTD, kv, layer, shared: Shared):
         """The output of attention, and the cache with its keys and values."""
@@ -143,25 +131,16 @@ class Block(nn.Module):
         q_BTNH, k_BTKH, v_BTKH = self._heads(h_BTD, shared, has_window)
         options = dict(softcap=c.attention_softcap, scale=c.attention_scale)
         if kv is None:
+            options |= dict(window=c.window, windowed=has_window)
+            inputs = (q_BTNH, k_BTKH, v_BTKH, shared.segment_ids)
             out_BTNH = attention.run(
-                c.attention,
-                q_BTNH,
-                k_BTKH,
-                v_BTKH,
-                shared.segment_ids,
-                window=c.window,
-                windowed=has_window,
-                branches=shared.branches,
-                **options,
+                c.attention, *inputs, branches=shared.branches, **options
             )
         else:
             kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
-            out_BNTH = attention.attend(
-                attention.heads_first(q_BTNH),
-                *kv_cache.read(kv, layer),
-                shared.mask.of(has_window),
-                **options,
-            )
+            q_BNTH, mask_BTS = attention.heads_first(q_BTNH), shared.mask.of(has_window)
+            k_BKSH, v_BKSH = kv_cache.read(kv, layer)
+            out_BNTH = attention.attend(q_BNTH, k_BKSH, v_BKSH, mask_BTS, **options)
             out_BTNH = attention.heads_first(out_BNTH)
         out_BTNH = checkpoint_name(out_BTNH, "attention")
         project = projection.Projection(

@@ -39,20 +39,15 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
+        V, D, T = c.vocab_size, c.d_model, c.max_length
         normal = nn.initializers.normal(c.init_std)
         named = lambda *axes: nn.with_logical_partitioning(normal, axes)
-        self.embed = self.param(
-            "embed", named("vocab", "embed"), (c.vocab_size, c.d_model)
-        )
+        self.embed = self.param("embed", named("vocab", "embed"), (V, D))
         if c.positions == "learned":
-            shape = (c.max_length, c.d_model)
-            self.position_embed = self.param(
-                "position_embed", named("seq", "embed"), shape
-            )
+            random = named("seq", "embed")
+            self.position_embed = self.param("position_embed", random, (T, D))
         if not c.tied:
-            self.head = self.param(
-                "head", named("embed", "vocab"), (c.d_model, c.vocab_size)
-            )
+            self.head = self.param("head", named("embed", "vocab"), (D, V))
         self.layers = nn.scan(
             _block(c),
             variable_axes={"params": 0},
@@ -90,10 +85,9 @@ class Decoder(nn.Module):
         frequencies = functools.partial(
             rope.frequencies, c.rotated_dimensions, c.rope_theta, c.rope_scaling
         )
-        if isinstance(long_BT1, bool):
-            scaled = frequencies(long=long_BT1)
-        else:
-            scaled = jnp.where(long_BT1, frequencies(long=True), frequencies())
+        scaled = frequencies()
+        if not isinstance(long_BT1, bool):
+            scaled = jnp.where(long_BT1, frequencies(long=True), scaled)
         rotate = functools.partial(rope.rotations, positions_BT)
         far = rotate(scaled, rope.amplitude(c.rope_scaling))
         if c.local_rope_theta is None:
@@ -141,10 +135,10 @@ class Decoder(nn.Module):
         x_BTD, shared = self._begin(*inputs)
         layer = block.Block(self.config, self.train, parent=None)
 
-        def step(x_BTD, params_and_index):
-            params, i = params_and_index
-            carry = (x_BTD, None)
-            (x_BTD, _), _ = layer.apply({"params": params}, carry, i, shared)
+        def step(x_BTD, stacked):
+            params, i = stacked
+            inputs = ((x_BTD, None), i, shared)
+            (x_BTD, _), _ = layer.apply({"params": params}, *inputs)
             return x_BTD, x_BTD
 
         stacked = (self.layers.variables["params"], self._indices())
@@ -194,10 +188,8 @@ class Decoder(nn.Module):
         for i, layer in enumerate(zip(*split, strict=True)):
             params = {"params": jax.tree.unflatten(tree, layer)}
             rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
-            carry = (x_BTD, None)
-            (x_BTD, _), routed = make(layer=i).apply(
-                params, carry, i, shared, rngs=rngs
-            )
+            inputs = ((x_BTD, None), i, shared)
+            (x_BTD, _), routed = make(layer=i).apply(params, *inputs, rngs=rngs)
             routing.append(routed)
         return x_BTD, jax.tree.map(lambda *x: sum(x), *routing)
 

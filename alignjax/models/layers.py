@@ -7,6 +7,7 @@ the dtype of the input, except for norms, which are float32 throughout.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -53,9 +54,7 @@ class Scores(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal((D + 1) ** -0.5), ("embed", None)
-        )
+        initializer = projection.normal((D + 1) ** -0.5, ("embed", None))
         kernel = self.param("kernel", initializer, (D, self.heads))
         # Costs next to nothing, and losses depend on differences of scores.
         x_BTD = x_BTD.astype(jnp.float32)
@@ -84,25 +83,15 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         activation, gated = ACTIVATIONS[self.activation]
-        project = lambda name: projection.Projection(
-            (self.d_ff,),
-            ("embed", "mlp"),
-            std=self.std,
-            use_bias=self.use_bias,
-            lora=self.lora,
-            name=name,
+        make = functools.partial(
+            projection.Projection, use_bias=self.use_bias, lora=self.lora
         )
-        h_BTF = activation(project("gate" if gated else "up")(x_BTD))
+        inner = functools.partial(make, (self.d_ff,), ("embed", "mlp"), std=self.std)
+        h_BTF = activation(inner(name="gate" if gated else "up")(x_BTD))
         if gated:
-            h_BTF *= project("up")(x_BTD)
-        return projection.Projection(
-            (x_BTD.shape[-1],),
-            ("mlp", "embed"),
-            std=self.out_std,
-            use_bias=self.use_bias,
-            lora=self.lora,
-            name="down",
-        )(h_BTF)
+            h_BTF *= inner(name="up")(x_BTD)
+        outer = dict(features=x_BTD.shape[-1:], axes=("mlp", "embed"))
+        return make(**outer, std=self.out_std, name="down")(h_BTF)
 
 
 def document_lengths(segment_ids_BT, positions_BT, branches_BT=None) -> jax.Array:

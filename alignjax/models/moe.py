@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from alignjax import errors
 from alignjax.distributed import sharding
-from alignjax.models import layers
+from alignjax.models import layers, projection
 from alignjax.types import Routing
 
 
@@ -36,9 +36,7 @@ class Router(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal(self.std), ("embed", None)
-        )
+        initializer = projection.normal(self.std, ("embed", None))
         kernel = self.param("kernel", initializer, (x_BTD.shape[-1], self.experts))
         logits_BTE = jnp.matmul(
             x_BTD, kernel.astype(x_BTD.dtype), preferred_element_type=jnp.float32
@@ -56,9 +54,7 @@ class Kernels(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal(self.std), self.axes
-        )
+        initializer = projection.normal(self.std, self.axes)
         return self.param("kernel", initializer, self.shape)
 
 
@@ -87,12 +83,12 @@ class Experts(nn.Module):
         """The output, like x, and the routing of the tokens in `counts_BT`."""
         E, D, F = self.experts, x_BTD.shape[-1], self.d_ff
         probability_BTE, logz_BT = Router(E, self.std, name="router")(x_BTD)
-        inner, outer = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp")
+        inner = ("experts", "embed", "expert_mlp")
+        outer = ("experts", "expert_mlp", "embed")
         kernels = {}
         if layers.ACTIVATIONS[self.activation][1]:
             kernels["gate"] = Kernels((E, D, F), inner, self.std, name="gate")()
         kernels["up"] = Kernels((E, D, F), inner, self.std, name="up")()
-        outer = (*outer, "embed")
         kernels["down"] = Kernels((E, F, D), outer, self.out_std, name="down")()
         kernels = {k: kernel.astype(x_BTD.dtype) for k, kernel in kernels.items()}
         compute = functools.partial(
@@ -146,15 +142,12 @@ def mixture(
     weight_BTJ, expert_BTJ = lax.top_k(probability_BTE, per_token)
     if normalised:
         weight_BTJ /= weight_BTJ.sum(-1, keepdims=True)
-    if not cut:
-        y_BTD = summed(x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation)
-        return y_BTD, expert_BTJ
-    # Each device multiplies these by other kernels, so their gradients are summed.
-    x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
-    y_BTD = summed(
-        x_BTD, expert_BTJ, weight_BTJ, kernels, activation=activation, first=first
-    )
-    return lax.psum(y_BTD, cut), expert_BTJ
+    if cut:
+        # Each device multiplies these by other kernels, so their gradients are summed.
+        x_BTD, weight_BTJ = lax.pcast((x_BTD, weight_BTJ), cut, to="varying")
+    options = dict(activation=activation, first=first)
+    y_BTD = summed(x_BTD, expert_BTJ, weight_BTJ, kernels, **options)
+    return lax.psum(y_BTD, cut) if cut else y_BTD, expert_BTJ
 
 
 def summed(
@@ -246,15 +239,10 @@ def _permuted(x_MD, order, inverse):
     return x_MD[order]
 
 
-def _permuted_forward(x_MD, order, inverse):
-    return x_MD[order], inverse
-
-
-def _permuted_backward(inverse, g_MD):
-    return g_MD[inverse], None, None
-
-
-_permuted.defvjp(_permuted_forward, _permuted_backward)
+_permuted.defvjp(
+    lambda x_MD, order, inverse: (x_MD[order], inverse),
+    lambda inverse, g_MD: (g_MD[inverse], None, None),
+)
 
 
 def _on_mesh(compute, B: int, E: int, F: int):

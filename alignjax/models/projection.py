@@ -26,6 +26,11 @@ from alignjax.models import quantized
 _KERNELS = ("kernel", "kernel_bfloat16", "kernel_int8", "kernel_nf4", "kernel_absmax")
 
 
+def normal(std: float, axes: tuple[str | None, ...]):
+    """An initializer of a parameter with names for its axes."""
+    return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+
+
 class Lora(NamedTuple):
     """Adapters of low rank (arXiv:2106.09685): x W + scale x A B.
 
@@ -89,10 +94,8 @@ class Projection(nn.Module):
         names = [name for name in _KERNELS if self.has_variable("params", name)]
         if names and names != ["kernel"]:
             return {name: self.get_variable("params", name) for name in names}
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal(self.std), self.axes
-        )
-        return {"kernel": self.param("kernel", initializer, (*inputs, *self.features))}
+        shape = (*inputs, *self.features)
+        return {"kernel": self.param("kernel", normal(self.std, self.axes), shape)}
 
     def _has_adapter(self) -> bool:
         if self.lora is None:
@@ -109,18 +112,17 @@ class Projection(nn.Module):
         B begins as zeros, and so does the product.
         """
         rank, split, scale = self.lora.rank, self.contract, self.lora.scale
-        named = nn.with_logical_partitioning
-        normal = nn.initializers.normal(math.prod(inputs) ** -0.5)
-        a_axes, b_axes = (*self.axes[:split], None), (None, *self.axes[split:])
-        a = self.param("lora_a", named(normal, a_axes), (*inputs, rank))
-        zeros = nn.initializers.zeros
-        b = self.param("lora_b", named(zeros, b_axes), (rank, *self.features))
+        zeros = lambda axes: nn.with_logical_partitioning(nn.initializers.zeros, axes)
+        a_axes, out_axes = (*self.axes[:split], None), self.axes[split:]
+        random = normal(math.prod(inputs) ** -0.5, a_axes)
+        a = self.param("lora_a", random, (*inputs, rank))
+        b = self.param("lora_b", zeros((None, *out_axes)), (rank, *self.features))
         a, b = a.reshape(-1, rank), b.reshape(rank, -1)
         x = nn.Dropout(self.lora.dropout, deterministic=False)(x)
         y += scale * ((x @ a.astype(x.dtype)) @ b.astype(x.dtype))
         if not self.lora.dora:
             return y
-        m = self.param("lora_m", named(zeros, self.axes[split:]), self.features)
+        m = self.param("lora_m", zeros(out_axes), self.features)
         kernel = quantized.widen(parts).reshape(x.shape[-1], -1)
         factor = dora_factor(kernel, a, b, m.reshape(-1), scale)
         # Rounded once: in bfloat16 the factor itself would be off by up to a 256th.

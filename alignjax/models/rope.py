@@ -15,19 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import errors
+from alignjax import bounds, errors
 
+_SIZES = {"factor", "original_length"}
 # Required and optional numbers of each kind.
 KINDS = {
     "linear": ({"factor"}, set()),
-    "llama3": (
-        {"factor", "original_length", "low_freq_factor", "high_freq_factor"},
-        set(),
-    ),
-    "yarn": (
-        {"factor", "original_length"},
-        {"beta_fast", "beta_slow", "truncate", "attention_factor"},
-    ),
+    "llama3": (_SIZES | {"low_freq_factor", "high_freq_factor"}, set()),
+    "yarn": (_SIZES, {"beta_fast", "beta_slow", "truncate", "attention_factor"}),
     "longrope": (
         {"original_length", "short_factor", "long_factor"},
         {"attention_factor"},
@@ -59,32 +54,26 @@ class Scaling:
     """
 
     kind: Literal["linear", "llama3", "yarn", "longrope"]
-    factor: float | None = None
-    original_length: int | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
+    factor: bounds.Positive | None = None
+    original_length: bounds.Count | None = None
+    low_freq_factor: bounds.Positive | None = None
+    high_freq_factor: bounds.Positive | None = None
+    beta_fast: bounds.Positive | None = None
+    beta_slow: bounds.Positive | None = None
     truncate: bool | None = None
-    attention_factor: float | None = None
-    short_factor: tuple[float, ...] | None = None
-    long_factor: tuple[float, ...] | None = None
+    attention_factor: bounds.Positive | None = None
+    short_factor: tuple[bounds.Positive, ...] | None = None
+    long_factor: tuple[bounds.Positive, ...] | None = None
 
     def __post_init__(self):
         required, optional = KINDS[self.kind]
-        problems = []
+        names, problems = ", ".join(sorted(required | optional)), []
         for field in dataclasses.fields(self)[1:]:
-            name, value = field.name, getattr(self, field.name)
-            if value is None:
-                if name in required:
-                    problems.append(f"{name}: {self.kind} needs it")
-            elif name not in required | optional:
-                names = ", ".join(sorted(required | optional))
+            name, is_set = field.name, getattr(self, field.name) is not None
+            if name in required and not is_set:
+                problems.append(f"{name}: {self.kind} needs it")
+            if name not in required | optional and is_set:
                 problems.append(f"{name}: {self.kind} has none; it has {names}")
-            elif not isinstance(value, tuple) and name != "truncate" and value <= 0:
-                problems.append(f"{name}: {value} must be positive")
-            elif isinstance(value, tuple) and not all(x > 0 for x in value):
-                problems.append(f"{name}: all must be positive")
         low, high = self.low_freq_factor, self.high_freq_factor
         if self.kind == "llama3" and not problems and low >= high:
             problems.append(

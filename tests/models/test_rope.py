@@ -144,7 +144,7 @@ def test_longrope_refuses_what_has_no_one_length():
             "rope_scaling.kind: 'dynamic' is not one of",
         ),
         (dict(kind="linear"), "rope_scaling.factor: linear needs it"),
-        (dict(kind="linear", factor=-1.0), "factor: -1.0 must be positive"),
+        (dict(kind="linear", factor=-1.0), "factor: -1.0 is not above 0"),
         (YARN | dict(low_freq_factor=1.0), "low_freq_factor: yarn has none; it has"),
         (LLAMA3 | dict(high_freq_factor=1.0), "must be less than high_freq_factor"),
         (LLAMA3 | dict(factr=1.0), "rope_scaling.factr: unknown field"),
