@@ -74,21 +74,6 @@ def of_pieces(dtype, pieces: Iterable[np.ndarray]) -> Fingerprint:
     return Fingerprint(f"{total[0]:08x}{total[1]:08x}", flag)
 
 
-@jax.jit
-def _of_block(x: jax.Array, start: jax.Array, count: jax.Array) -> jax.Array:
-    """uint32 [3]: what the first `count` elements of `x` add to an array's `_row`."""
-    bits = _words(x).reshape(x.size, -1)
-    words = np.uint32(bits.shape[1])
-    place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, 0)
-    word = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, 1)
-    high, low = _hashes(bits, (start + place) * words + word)
-    there = place < count
-    zero = np.uint32(0)
-    rows = (jnp.where(there, high, zero), jnp.where(there, low, zero))
-    flag = jnp.broadcast_to(_nonfinite(x)[:, None], bits.shape) & there
-    return _sums(*rows, flag.astype(jnp.uint32))
-
-
 def _replicated(leaves):
     """Where every process can read the result; None leaves it to the compiler."""
     for leaf in leaves:
@@ -105,46 +90,41 @@ def _compiled(out_sharding):
     return jax.jit(rows, out_shardings=out_sharding)
 
 
-def _row(x: jax.Array) -> jax.Array:
+def _row(x: jax.Array, start=None, count=None) -> jax.Array:
     """uint32 [3]: two lanes of hash and a flag.
 
     Sums of integers modulo 2**32 do not depend on their order, hence not on the mesh.
     `_mix` is a bijection, so a term changes whenever its element does; its place in the
-    array is part of the term, so that a permutation is seen.
+    array is part of the term, so that a permutation is seen. With a `count`, `x` [n] is
+    padded after so many elements, and part of an array from its element `start` on.
     """
     bits = _words(x)
+    words = bits.size // x.size  # of an element
     index = jnp.zeros(bits.shape, jnp.uint32)
     for axis, size in enumerate(bits.shape):
         place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         index = index * np.uint32(size % 2**32) + place
-    high, low = _hashes(bits, index)
-    nonfinite = _nonfinite(x)
-    nonfinite = jnp.broadcast_to(nonfinite[..., None], (*x.shape, bits.size // x.size))
-    return _sums(high, low, nonfinite.reshape(bits.shape).astype(jnp.uint32))
-
-
-def _hashes(bits: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if start is not None:
+        index += np.uint32(words) * start
     high = _mix(bits ^ _mix(index + np.uint32(1)))
-    return high, _mix(high + np.uint32(0x9E3779B9))
-
-
-def _nonfinite(x: jax.Array) -> jax.Array:
+    low = _mix(high + np.uint32(0x9E3779B9))
     floating = jnp.issubdtype(x.dtype, jnp.inexact)
-    return ~jnp.isfinite(x) if floating else jnp.zeros(x.shape, bool)
-
-
-def _sums(high: jax.Array, low: jax.Array, flag: jax.Array) -> jax.Array:
-    """uint32 [3]: two sums and an or, in one pass over the array.
-
-    XLA makes three passes of three reductions, each with all the hashing again.
-    """
+    nonfinite = ~jnp.isfinite(x) if floating else jnp.zeros(x.shape, bool)
+    flag = jnp.broadcast_to(nonfinite[..., None], (*x.shape, words))
+    rows = (high, low, flag.reshape(bits.shape).astype(jnp.uint32))
+    if count is not None:
+        there = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, 0) < count
+        rows = tuple(jnp.where(there, row, np.uint32(0)) for row in rows)
 
     def combine(a, b):
         return a[0] + b[0], a[1] + b[1], a[2] | b[2]
 
-    axes = tuple(range(high.ndim))
+    # In one pass: of three reductions XLA makes three, each with all the hashing again.
     zeros = (np.uint32(0),) * 3
-    return jnp.stack(jax.lax.reduce((high, low, flag), zeros, combine, axes))
+    return jnp.stack(jax.lax.reduce(rows, zeros, combine, tuple(range(bits.ndim))))
+
+
+_of_block = jax.jit(_row)
 
 
 def _words(x: jax.Array) -> jax.Array:
