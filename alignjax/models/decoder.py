@@ -109,9 +109,6 @@ class Decoder(nn.Module):
         lengths_BT = layers.document_lengths(segment_ids_BT, positions_BT)
         return (lengths_BT > scaling.original_length)[..., None]
 
-    def _indices(self):
-        return jnp.arange(self.config.layers)
-
     def start(self):
         """Uses every parameter, which is how Flax makes them."""
         tokens_BT = jnp.zeros((1, 1), jnp.int32)
@@ -141,23 +138,24 @@ class Decoder(nn.Module):
             (x_BTD, _), _ = layer.apply({"params": params}, *inputs)
             return x_BTD, x_BTD
 
-        stacked = (self.layers.variables["params"], self._indices())
+        indices_L = jnp.arange(self.config.layers)
+        stacked = (self.layers.variables["params"], indices_L)
         _, x_LBTD = jax.lax.scan(step, x_BTD, stacked)
         return jnp.concatenate([x_BTD[None], x_LBTD]).astype(jnp.float32)
 
     def _begin(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
         """The embeddings x_BTD, and what all layers share."""
         c, noise_BTD = self.config, None
+        documents = (segment_ids_BT, positions_BT, branches_BT)
         if self.train and c.embedding_noise:
-            noise_BTD = layers.embedding_noise(
+            key, lengths_BT = (
                 self.make_rng("noise"),
-                c.embedding_noise,
-                layers.document_lengths(segment_ids_BT, positions_BT, branches_BT),
-                segment_ids_BT,
-                c.d_model,
+                layers.document_lengths(*documents),
             )
-        long_BT1 = self._is_long(segment_ids_BT, positions_BT, branches_BT)
-        rotations = self._rotations(positions_BT, long_BT1)
+            noise_BTD = layers.embedding_noise(
+                key, c.embedding_noise, lengths_BT, segment_ids_BT, c.d_model
+            )
+        rotations = self._rotations(positions_BT, self._is_long(*documents))
         branches = None
         if branches_BT is not None:
             branches = attention.Branches(branches_BT, positions_BT)
@@ -170,7 +168,8 @@ class Decoder(nn.Module):
         if self.config.unroll == self.config.layers and not self.is_initializing():
             x_BTD, routing = self._unrolled(x_BTD, shared)
         else:
-            (x_BTD, _), routing_L = self.layers((x_BTD, None), self._indices(), shared)
+            indices_L = jnp.arange(self.config.layers)
+            (x_BTD, _), routing_L = self.layers((x_BTD, None), indices_L, shared)
             routing = jax.tree.map(lambda x_L: x_L.sum(0), routing_L)
         return self.norm(x_BTD), routing
 
@@ -205,8 +204,8 @@ class Decoder(nn.Module):
         positions_BT = jnp.maximum(positions_BT, 0)
         shared = block.Shared(self._rotations(positions_BT), mask=mask, slot=slot)
         x_BTD = self._embed(tokens_BT, positions_BT)
-        carry = (x_BTD, cache["layers"])
-        (x_BTD, kv), _ = self.layers(carry, self._indices(), shared)
+        carry, indices_L = (x_BTD, cache["layers"]), jnp.arange(self.config.layers)
+        (x_BTD, kv), _ = self.layers(carry, indices_L, shared)
         slot += tokens_BT.shape[1]
         cache = {"layers": kv, "positions": slots_BS, "slot": slot}
         return self.norm(x_BTD), cache
@@ -231,22 +230,20 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
     def init(key):
         return evaluated.init(key, method="start")["params"]
 
+    def apply(params, *inputs, method):
+        return evaluated.apply({"params": params}, *inputs, method=method)
+
     def read(params, sequences, key=None, *, method):
         inputs = (sequences.inputs, sequences.positions, sequences.segment_ids)
         inputs += (sequences.branches,)
         if key is None or not random:
-            return evaluated.apply({"params": params}, *inputs, method=method)
+            return apply(params, *inputs, method=method)
         rngs = {"dropout": key, "noise": jax.random.fold_in(key, 1)}
         return trained.apply({"params": params}, *inputs, method=method, rngs=rngs)
 
     def hidden(params, sequences, key=None, every_layer=False):
         method = "every_layer" if every_layer else "hidden"
         return read(params, sequences, key, method=method)
-
-    routing = functools.partial(read, method="routed") if c.experts else None
-
-    def unembed(params, x_BTD):
-        return evaluated.apply({"params": params}, x_BTD, method="unembed")
 
     def init_cache(batch, length):
         scaling = c.rope_scaling
@@ -261,18 +258,17 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
         return kv_cache.init(*sizes, c.dtype)
 
-    def extend(params, tokens_BT, positions_BT, cache):
-        inputs = (tokens_BT, positions_BT, cache)
-        return evaluated.apply({"params": params}, *inputs, method="extend")
-
     def score(params, x_BTD):
         if not c.score_heads:
             raise errors.ConfigError(
                 "model.score_heads: 0, so that the model has no scores; set it to 1, "
                 "or to the number of attributes or of members of an ensemble"
             )
-        return evaluated.apply({"params": params}, x_BTD, method="scores")
+        return apply(params, x_BTD, method="scores")
 
+    unembed = functools.partial(apply, method="unembed")
+    extend = functools.partial(apply, method="extend")
+    routing = functools.partial(read, method="routed") if c.experts else None
     return types.Model(c, init, hidden, unembed, init_cache, extend, score, routing)
 
 
@@ -308,13 +304,11 @@ def flops_per_token(
         return trees.count(part) - _idle(part, c) - looked_up * c.d_model
 
     flops = 6.0 * matrices(trained) + 4.0 * matrices(frozen)
+    sizes = dict(heads=c.heads, head_dim=c.size_of_head, context=context)
     for has_window in set(c.layers_with_window):
+        count, window = c.layers_with_window.count(has_window), c.window
         flops += throughput.attention_flops_per_token(
-            layers=c.layers_with_window.count(has_window),
-            heads=c.heads,
-            head_dim=c.size_of_head,
-            context=context,
-            window=c.window if has_window else None,
+            layers=count, window=window if has_window else None, **sizes
         )
     return flops
 
