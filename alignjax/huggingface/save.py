@@ -87,11 +87,10 @@ def plan(
         raise errors.ConfigError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if max_shard_bytes < 1:
         raise errors.ConfigError(f"max_shard_size: {max_shard_bytes} is not positive")
-    notes = []
-    if c.score_heads and "head" in leaves:
+    notes, heads = [], c.score_heads
+    if heads and "head" in leaves:
         notes.append("the head for tokens is left out: a model for scores has none")
         leaves = {name: leaf for name, leaf in leaves.items() if name != "head"}
-    heads = c.score_heads
     # Where there is no head for tokens it is as if it were tied.
     tied = c.tied or bool(heads)
     c = dataclasses.replace(c.without_extras(), score_heads=heads, tied=tied)
@@ -105,8 +104,8 @@ def plan(
     hf = config_json.write(c, record)
     # transformers 4 reads the first, 5 the second.
     hf |= {"torch_dtype": main, "dtype": main}
-    if c.score_heads:
-        hf |= _score_keys(hf["architectures"][0], c.score_heads)
+    if heads:
+        hf |= _score_keys(hf["architectures"][0], heads)
     beside = tokenizer_files.files(tok, c, chat=chat, bos=bos)
     keys = {k: v for k, v in beside.keys.items() if v is not None}
     hf |= {**(token_ids or {}), **keys}
@@ -140,8 +139,7 @@ def write(
             f"{target}: {', '.join(problems)} is no plain name of a file, so that it "
             "might be written elsewhere; nothing is written"
         )
-    target, total = pathlib.Path(target), plan.nbytes
-    with atomic.folder(target, total) as path:
+    with atomic.folder(target, plan.nbytes) as path:
         slots = {}
         by_name = {place.name: place for place in plan.places}
         for name, tensors in plan.files.items():
@@ -154,7 +152,7 @@ def write(
                 pieces = [_read(leaves[name], index, dtype) for name, index in block]
                 slots[place.name].write(place.join(pieces), first)
             done += plan.sizes[place.name]
-            progress(done, total)
+            progress(done, plan.nbytes)
         if len(plan.files) > 1:
             atomic.write_json(path / folder.INDEX, _index(plan))
         atomic.write_json(path / "config.json", plan.json)
@@ -179,14 +177,14 @@ def parse_size(text: str) -> int:
 
 def _check_leaves(leaves, shapes) -> None:
     actual = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    if actual != shapes:
-        lines = [
-            f"export: {name} is {actual.get(name)} in the run, {shapes.get(name)} in a "
-            "folder of this model"
-            for name in sorted({*actual, *shapes})
-            if actual.get(name) != shapes.get(name)
-        ]
-        raise errors.ConfigError(lines)
+    problems = [
+        f"export: {name} is {actual.get(name)} in the run, {shapes.get(name)} in a "
+        "folder of this model"
+        for name in sorted({*actual, *shapes})
+        if actual.get(name) != shapes.get(name)
+    ]
+    if problems:
+        raise errors.ConfigError(problems)
 
 
 def _dtype(place: layout.Place, leaves, dtype: str | None) -> np.dtype:
@@ -246,11 +244,10 @@ def _score_keys(architecture: str, heads: int) -> dict:
     for ending in folder.HEADS:
         if stem is None and architecture.endswith(ending):
             stem = architecture.removesuffix(ending)
-    labels = {str(i): f"LABEL_{i}" for i in range(heads)}
     return {
         "architectures": [f"{stem}{folder.SCORES}"],
-        "id2label": labels,
-        "label2id": {label: int(i) for i, label in labels.items()},
+        "id2label": {str(i): f"LABEL_{i}" for i in range(heads)},
+        "label2id": {f"LABEL_{i}": i for i in range(heads)},
         "num_labels": heads,
         "problem_type": "regression",
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -74,22 +75,20 @@ def files(
         content[GENERATION] = _json({**begins, **generation, "eos_token_id": stops})
     source = _template(tok, chat, bos)
     others = tokenizer_files.additional_templates(tok.files)
-    for name, template in others.items() if source is None else ():
-        path = f"{tokenizer_files.TEMPLATE_FOLDER}/{name}.jinja"
-        content[path] = template.encode()
-    if source is not None:
+    beside = tokenizer_files.TEMPLATE_FOLDER
+    if source is None:
+        content |= {f"{beside}/{name}.jinja": x.encode() for name, x in others.items()}
+    else:
         if others:
-            notes.append(
-                f"{tokenizer_files.TEMPLATE_FOLDER} is left out: the run learned "
-                "another template"
-            )
+            notes.append(f"{beside} is left out: the run learned another template")
         content[templates.FILE] = source.encode()
         notes.append(f"{templates.FILE}: the template of data.chat = {chat!r}")
     pad_id = tok.control.get(tok.names.get("pad_token"))
     if c.score_heads and pad_id is None:
         pad_id = tok.eos_id  # without it only batches of one are read
-    if note := _start_note(tok, chat, bos):
-        notes.append(note)
+    with contextlib.suppress(errors.ConfigError):  # a template not for use here
+        if note := chats.start_note(tok, chat, bos):
+            notes.append(note)
     keys = {
         "bos_token_id": tok.bos_id,
         "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
@@ -109,20 +108,20 @@ def score_notes(tok, chat: str | None, objective: Mapping[str, Any]) -> list[str
     """
     if objective.get("name") != "reward_model" or tok is None:
         return []
+    notes = []
     if objective.get("pooling") == "mean":
-        note = (
+        notes.append(
             "score: the run takes the mean over a response's tokens, transformers what "
             "it reads at the last token; no input makes the two equal"
         )
-        return [note]
+        return notes
     names = {i: name for name, i in tok.control.items()}
     end = (stop_ids(tok, chat) or [None])[0]
-    note = (
+    notes.append(
         "score: transformers reads it at the last token that is no padding, the run "
         f"before the terminator {names.get(end, end)!r} of a response; feed the tokens "
         "of prompt and response without the terminator and what follows it"
     )
-    notes = [note]
     if (members := objective.get("members") or 1) > 1:
         how = objective.get("reduce") or "mean"
         notes.append(
@@ -132,23 +131,15 @@ def score_notes(tok, chat: str | None, objective: Mapping[str, Any]) -> list[str
     return notes
 
 
-def _start_note(tok, chat: str | None, bos: bool) -> str | None:
-    try:
-        return chats.start_note(tok, chat, bos)
-    except errors.ConfigError:  # a template that cannot be used here
-        return None
-
-
 def stop_ids(tok, chat: str | None) -> list[int]:
     """All tokens that may end a reply of the model."""
     ids = []
-    if chat:
-        try:
-            ids = chats.of(tok, chat).stop_ids
-        except errors.ConfigError:
-            # A template that came along may be one that cannot be used here.
-            if chat != templates.OWN:
-                raise
+    try:
+        ids = chats.of(tok, chat).stop_ids if chat else []
+    except errors.ConfigError:
+        # A template that came along may be one that cannot be used here.
+        if chat != templates.OWN:
+            raise
     ids = [*ids, *tok.stop_ids, tok.eos_id]
     return [token for token in dict.fromkeys(ids) if token is not None]
 
