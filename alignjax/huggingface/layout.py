@@ -133,19 +133,14 @@ def places(
       table: as `table` returns it.
       shapes: of parameters, as `shapes` returns them.
     """
-    layered = lambda line: "{layer}" in line.name
-    for stacked, lines in itertools.groupby(table, layered):
-        lines = list(lines)
-        if not stacked:
-            yield from (_place(line, (), shapes) for line in lines)
-            continue
-        for layer in range(shapes[lines[0].paths[0]][0]):
-            for line in lines:
-                if "{expert}" not in line.name:
-                    yield _place(line, (layer,), shapes)
-                    continue
-                for expert in range(shapes[line.paths[0]][1]):
-                    yield _place(line, (layer, expert), shapes)
+    for _, lines in itertools.groupby(table, lambda line: "{layer}" in line.name):
+        indexed = [  # by (), (layer,) or (layer, expert)
+            (index, line)
+            for line in lines
+            for index in np.ndindex(shapes[line.paths[0]][: line.name.count("{")])
+        ]
+        for index, line in sorted(indexed, key=lambda pair: pair[0][:1]):
+            yield _place(line, index, shapes)
 
 
 def _place(line: Tensor, index: tuple[int, ...], shapes) -> Place:
@@ -217,10 +212,8 @@ def _merged(
     kernel = parts["kernel"]
 
     def layer(i: int) -> np.ndarray:
-        arrays = {
-            name: np.asarray(leaf[i : i + 1]).astype(np.float32)
-            for name, leaf in parts.items()
-        }
+        one = lambda leaf: np.asarray(leaf[i : i + 1]).astype(np.float32)
+        arrays = {name: one(leaf) for name, leaf in parts.items()}
         return np.asarray(lora.merge(arrays, c)["kernel"][0])
 
     def read(index) -> np.ndarray:
@@ -242,10 +235,8 @@ def merge(leaves: Mapping[str, Any], c: decoder_config.DecoderConfig) -> dict[st
             continue
         if last == "kernel" and f"{owner}/lora_a" in leaves:
             names = ("kernel", "lora_a", "lora_b", "lora_m")
-            parts = {
-                x: leaves[f"{owner}/{x}"] for x in names if f"{owner}/{x}" in leaves
-            }
-            leaf = _merged(parts, c)
+            parts = {x: leaves.get(f"{owner}/{x}") for x in names}
+            leaf = _merged({k: x for k, x in parts.items() if x is not None}, c)
         merged[path] = leaf
     return merged
 
