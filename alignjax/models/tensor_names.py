@@ -58,20 +58,20 @@ MLP_BIASES = tuple(
     plain(f"{_MLP}{x}_proj.bias", f"layers/mlp/{x}/bias")
     for x in ("gate", "up", "down")
 )
-_INPUT = plain(LAYER + "input_layernorm.weight", "layers/attention_norm/scale")
-NORMS_BEFORE = (
-    _INPUT,
-    plain(LAYER + "post_attention_layernorm.weight", "layers/mlp_norm/scale"),
-)
+
+
+def _norm(name: str, owner: str) -> Tensor:
+    return plain(f"{LAYER}{name}_layernorm.weight", f"layers/{owner}_norm/scale")
+
+
+NORMS_BEFORE = (_norm("input", "attention"), _norm("post_attention", "mlp"))
 NORMS_AFTER = (
-    plain(
-        LAYER + "post_attention_layernorm.weight", "layers/attention_post_norm/scale"
-    ),
-    plain(LAYER + "post_feedforward_layernorm.weight", "layers/mlp_post_norm/scale"),
+    _norm("post_attention", "attention_post"),
+    _norm("post_feedforward", "mlp_post"),
 )
 NORMS_AROUND = (
-    _INPUT,
-    plain(LAYER + "pre_feedforward_layernorm.weight", "layers/mlp_norm/scale"),
+    _norm("input", "attention"),
+    _norm("pre_feedforward", "mlp"),
     *NORMS_AFTER,
 )
 
@@ -87,12 +87,10 @@ def table(
 
 def experts(prefix: str, gate: str, up: str, down: str) -> tuple[Tensor, ...]:
     """The router and the matrices of experts under `{prefix}`, by their own names."""
-    kernels = {"gate": gate, "up": up, "down": down}
-    expert = LAYER + prefix + ".experts.{expert}."
+    expert = f"{LAYER}{prefix}.experts.{{expert}}."
     return (
         Tensor(f"{LAYER}{prefix}.gate.weight", "layers/moe/router/kernel"),
-        *(
-            Tensor(f"{expert}{name}.weight", f"layers/moe/{kernel}/kernel")
-            for kernel, name in kernels.items()
-        ),
+        Tensor(f"{expert}{gate}.weight", "layers/moe/gate/kernel"),
+        Tensor(f"{expert}{up}.weight", "layers/moe/up/kernel"),
+        Tensor(f"{expert}{down}.weight", "layers/moe/down/kernel"),
     )
