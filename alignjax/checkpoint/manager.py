@@ -45,7 +45,7 @@ class Checkpoints:
         complete: Callable[[dict], dict] = dict,
         **options,
     ):
-        """Stores what `open` needs.
+        """Checks its arguments; the workdir is touched once this is entered.
 
         Args:
           workdir: a directory that all processes share; made if missing.
@@ -78,7 +78,7 @@ class Checkpoints:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._lock: lock.Lock | None = None
 
-    def open(self) -> None:
+    def __enter__(self) -> Checkpoints:
         """Locks the workdir, writes `config.json` and sees which steps there are.
 
         Raises:
@@ -102,6 +102,19 @@ class Checkpoints:
         except BaseException:
             self._unlock()
             raise
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Waits for the last save and unlocks. Raises CheckpointError if it failed."""
+        try:
+            self.wait()
+        except errors.CheckpointError as late:
+            if error is None:
+                raise
+            log.error("%s", late)  # what ended the run goes first
+        finally:
+            self._thread.shutdown()
+            self._unlock()
 
     @property
     def steps(self) -> list[int]:
@@ -212,26 +225,6 @@ class Checkpoints:
                 "To start again from step 0, use another workdir"
             )
         return init(), None
-
-    def close(self) -> None:
-        """Waits for the last save and unlocks. Raises CheckpointError if it failed."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
-            self._unlock()
-
-    def __enter__(self) -> Checkpoints:
-        self.open()
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            self.close()
-        except errors.CheckpointError as late:
-            if error is None:
-                raise
-            log.error("%s", late)  # what ended the run goes first
 
     def _claim(self) -> None:
         """On one process: checks whose workdir this is, takes the lock, cleans up."""

@@ -28,20 +28,6 @@ from alignjax.types import BatchStatistic, Mean, Model, Objective, Routing
 SCOPES = ("microbatch", "batch")
 
 
-class Load(NamedTuple):
-    """The load of the experts in some rows, and the weight of these rows in the loss.
-
-    Attributes:
-      chosen: float32 [B, E], tokens that went through each expert.
-      tokens: float32 [B], tokens of each row, once for each layer.
-      weight: float32 [B].
-    """
-
-    chosen: jax.Array
-    tokens: jax.Array
-    weight: jax.Array
-
-
 class Share(NamedTuple):
     """The balance of a whole batch.
 
@@ -99,14 +85,14 @@ def wrap(
         B = len(batch.weights)
         rows = lambda x: x.reshape(B, -1, *x.shape[1:]).sum(1)
         weight_B = jnp.full(B, mean.weight / B)
-        load = Load(rows(routing.chosen), rows(routing.tokens), weight_B)
+        load = {"load": (rows(routing.chosen), rows(routing.tokens), weight_B)}
         if objective.statistic is None:
-            return {"load": load}
+            return load
         inner = objective.statistic.observe(params, frozen, batch, key, train)
-        return {"load": load, "objective": inner}
+        return {**load, "objective": inner}
 
     def combine(observed):
-        statistic = {"share": balance(observed["load"])}
+        statistic = {"share": balance(*observed["load"])}
         if objective.statistic is not None:
             statistic["objective"] = objective.statistic.combine(observed["objective"])
         return statistic
@@ -130,12 +116,17 @@ def learns(model: Model) -> bool:
     return model.routing is not None and max(c.router_loss, c.router_z_loss) > 0
 
 
-def balance(load: Load) -> Share:
-    """Of all rows of a batch."""
-    tokens = jnp.maximum(load.tokens.sum(), 1)
-    share_E = load.chosen.sum(0) / tokens
-    share_BE = jnp.broadcast_to(share_E, load.chosen.shape)
-    return Share(share_BE, load.weight.sum() / tokens)
+def balance(chosen_BE, tokens_B, weight_B) -> Share:
+    """The balance of all rows of a batch, in float32.
+
+    Args:
+      chosen_BE: tokens of a row that went through each expert.
+      tokens_B: tokens of each row, once for each layer.
+      weight_B: of each row in the objective's loss.
+    """
+    tokens = jnp.maximum(tokens_B.sum(), 1)
+    share_BE = jnp.broadcast_to(chosen_BE.sum(0) / tokens, chosen_BE.shape)
+    return Share(share_BE, weight_B.sum() / tokens)
 
 
 def add(
@@ -160,8 +151,7 @@ def add(
     c = model.config
     tokens = routing.tokens.sum()
     if share is None:
-        chosen_1E, tokens_1 = routing.chosen.sum(0)[None], tokens[None]
-        share = balance(Load(chosen_1E, tokens_1, loss.weight[None]))
+        share = balance(routing.chosen, routing.tokens, loss.weight)
     share_E, E = lax.stop_gradient(share.share[0]), routing.chosen.shape[-1]
     balance_loss = E * (share_E * routing.probability).sum()
     z = routing.z.sum()

@@ -58,16 +58,15 @@ def refusals(checkpoints, workdir, like, index):
     out["full"] = error_of(lambda: checkpoints.maybe_save(25, tiny.state_at(25, like)))
     shutil.disk_usage = usage
     other = {**tiny.CONFIG, "steps": 40 + index}
-    out["unlike"] = error_of(lambda: tiny.checkpoints_of(workdir, config=other).open())
-    out["locked"] = error_of(lambda: tiny.checkpoints_of(workdir).open())
-    out["apart"] = error_of(tiny.checkpoints_of(f"{workdir}-{index}").open)
+    out["unlike"] = error_of(lambda: entered(workdir, config=other))
+    out["locked"] = error_of(lambda: entered(workdir))
+    out["apart"] = error_of(lambda: entered(f"{workdir}-{index}"))
     return out
 
 
 def fail(workdir, like, index):
     """A write that fails on process 1 alone, while process 0 goes on."""
-    checkpoints = tiny.checkpoints_of(workdir, timeout=10)
-    checkpoints.open()
+    checkpoints = entered(workdir, timeout=10)
     like = tiny.abstract(tiny.mesh_of(4), size=4096)
     if index == 1:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -77,6 +76,11 @@ def fail(workdir, like, index):
     error = error_of(checkpoints.wait)
     seconds = time.monotonic() - start
     return {"error": error, "seconds": seconds, "steps": checkpoints.steps}
+
+
+def entered(workdir, **options):
+    """Checkpoints that are never left, as by a process that dies."""
+    return tiny.checkpoints_of(workdir, **options).__enter__()
 
 
 def error_of(call):
