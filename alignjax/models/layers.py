@@ -101,20 +101,13 @@ def document_lengths(segment_ids_BT, positions_BT, branches_BT=None) -> jax.Arra
     branches is as many sequences as it has branches, each with the beginning that they
     share; the beginning itself counts as part of the longest.
     """
-
-    def same(query, key):  # one row, [T] each
-        same_document = query[0][:, None] == key[0][None, :]
-        if len(query) == 1:
-            return same_document
-        query_branch, key_branch = query[1][:, None], key[1][None, :]
-        shared = (query_branch == 0) | (key_branch == 0)
-        return same_document & (shared | (query_branch == key_branch))
-
-    def of_row(ids, positions):
-        return jnp.where(same(ids, ids), positions[None, :], -1).max(-1) + 1
-
-    ids = (segment_ids_BT,) if branches_BT is None else (segment_ids_BT, branches_BT)
-    return jax.vmap(of_row)(ids, positions_BT)
+    pairs = lambda x_BT: (x_BT[:, :, None], x_BT[:, None, :])  # queries, keys
+    query, key = pairs(segment_ids_BT)
+    same_BTT = query == key
+    if branches_BT is not None:
+        query, key = pairs(branches_BT)
+        same_BTT &= (query == 0) | (key == 0) | (query == key)
+    return jnp.where(same_BTT, positions_BT[:, None, :], -1).max(-1) + 1
 
 
 def embedding_noise(key, alpha: float, lengths_BT, segment_ids_BT, D: int) -> jax.Array:
