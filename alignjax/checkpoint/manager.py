@@ -307,7 +307,10 @@ class Checkpoints:
         """In the background: waits for the write, makes it durable, deletes the old."""
         response.result()
         if jax.process_index() == 0:
-            step_folders.sync(self.directory / str(step))
+            # Orbax syncs the bytes of arrays, but neither its own JSON and markers nor
+            # the directories, so that a rename could outlive what it renamed.
+            atomic.sync_tree(self.directory / str(step))
+            atomic.sync(self.directory)
             keep = retention.retained(self._metrics, self._options)
             for old in sorted(set(self._metrics) - keep):
                 step_folders.remove(self.directory / str(old))

@@ -31,7 +31,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alignjax import errors, trees, types
-from alignjax.storage import atomic, fingerprint, json_files, lazy, tensor_files
+from alignjax.storage import fingerprint, json_files, lazy, tensor_files
 
 FORMAT = 1
 IMPORTED = 2  # of a step whose parameters are in one safetensors file
@@ -166,16 +166,6 @@ def write(path: pathlib.Path, items, meta: dict, *, timeout: float):
     content = {item: trees.nest(named) for item, named in items.items()}
     with _context(timeout):
         return ocp.save_checkpointables_async(path, {**content, "meta": meta})
-
-
-def sync(path: pathlib.Path) -> None:
-    """Makes a written step survive a loss of power.
-
-    Orbax syncs the bytes of arrays, but neither its own JSON and markers nor the
-    directories, so that a rename could outlive what it renamed.
-    """
-    atomic.sync_tree(path)
-    atomic.sync(path.parent)
 
 
 def read_meta(path: pathlib.Path) -> dict:

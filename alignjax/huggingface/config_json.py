@@ -143,7 +143,10 @@ def read(hf: Mapping, family: families.Family) -> dict[str, Any]:
     if "query_pre_attn_scalar" in family.absent:
         fields["attention_scale"] = _read_scale({**family.absent, **hf})
     if "router_aux_loss_coef" in family.absent:
-        fields["router_loss"] = _read_router_loss(hf, family)
+        loss = hf.get("router_aux_loss_coef")
+        loss = family.absent["router_aux_loss_coef"] if loss is None else loss
+        # transformers adds the loss only where it returns the logits of routers.
+        fields["router_loss"] = loss if _flag(hf, "output_router_logits") else 0.0
     if family.windows is not None:
         fields |= _read_windows(hf, family, fields["layers"])
     if family.adjust is not None:
@@ -316,14 +319,6 @@ def _write_scale(c: decoder_config.DecoderConfig) -> float:
         return c.size_of_head
     exact = c.attention_scale**-2
     return round(exact) if round(exact) ** -0.5 == c.attention_scale else exact
-
-
-def _read_router_loss(hf: Mapping, family: families.Family) -> float:
-    """The coefficient; 0 where transformers would not add the loss."""
-    coefficient = hf.get("router_aux_loss_coef")
-    if coefficient is None:
-        coefficient = family.absent["router_aux_loss_coef"]
-    return coefficient if _flag(hf, "output_router_logits") else 0.0
 
 
 def _read_windows(hf: Mapping, family: families.Family, layers: int) -> dict[str, Any]:

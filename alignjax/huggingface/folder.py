@@ -381,11 +381,15 @@ def _match(
         )
     if problems:
         raise errors.ConfigError(problems)
+    return _leaves(path, places, shapes, tensors), tuple(ignored)
+
+
+def _leaves(path, places, shapes, tensors) -> dict[str, lazy.LazyArray]:
     pieces = collections.defaultdict(dict)
     for place in places:
         for part in place.parts:
             pieces[part.path][part.index] = (tensors[place.name], place, part)
-    leaves = {}
+    leaves, problems = {}, []
     for name, shape in shapes.items():
         kinds = sorted({str(tensor.dtype) for tensor, _, _ in pieces[name].values()})
         if len(kinds) > 1:
@@ -397,7 +401,7 @@ def _match(
         leaves[name] = layout.stacked(tuple(shape), dtype, pieces[name])
     if problems:
         raise errors.ConfigError(problems)
-    return leaves, tuple(ignored)
+    return leaves
 
 
 def _in_names_of(

@@ -90,8 +90,8 @@ class MLP(nn.Module):
         h_BTF = activation(inner(name="gate" if gated else "up")(x_BTD))
         if gated:
             h_BTF *= inner(name="up")(x_BTD)
-        outer = dict(features=x_BTD.shape[-1:], axes=("mlp", "embed"))
-        return make(**outer, std=self.out_std, name="down")(h_BTF)
+        down = make(x_BTD.shape[-1:], ("mlp", "embed"), std=self.out_std, name="down")
+        return down(h_BTF)
 
 
 def document_lengths(segment_ids_BT, positions_BT, branches_BT=None) -> jax.Array:
