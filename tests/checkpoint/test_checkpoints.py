@@ -215,8 +215,9 @@ def test_config_of_the_step_counts_where_the_runs_is_lost(tmp_path):
 
 def test_other_config_is_refused_before_anything_is_built(tmp_path):
     tiny.save(tmp_path, 5)
-    with pytest.raises(errors.ConfigError, match="steps: 40 -> 41"):
-        tiny.checkpoints_of(tmp_path, config={**tiny.CONFIG, "steps": 41}).open()
+    other = tiny.checkpoints_of(tmp_path, config={**tiny.CONFIG, "steps": 41})
+    with pytest.raises(errors.ConfigError, match="steps: 40 -> 41"), other:
+        pass
 
 
 def test_config_of_the_step_counts_where_the_runs_was_edited(tmp_path):
@@ -276,7 +277,8 @@ def test_second_writer_is_refused(tmp_path):
         tiny.checkpoints_of(tmp_path),
         pytest.raises(errors.ConfigError, match=f"process {os.getpid()} on host"),
     ):
-        tiny.checkpoints_of(tmp_path).open()
+        with tiny.checkpoints_of(tmp_path):
+            pass
     with tiny.checkpoints_of(tmp_path):
         pass
 

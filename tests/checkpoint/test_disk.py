@@ -93,7 +93,8 @@ def test_workdir_that_cannot_be_written(workdir):
     if not pathlib.Path(workdir).parent.exists():
         pytest.skip("no such file system here")
     with pytest.raises(errors.CheckpointError, match=f"cannot use {workdir}: "):
-        tiny.checkpoints_of(workdir).open()
+        with tiny.checkpoints_of(workdir):
+            pass
 
 
 def test_bucket_is_refused():
