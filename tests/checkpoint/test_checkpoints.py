@@ -276,9 +276,9 @@ def test_second_writer_is_refused(tmp_path):
     with (
         tiny.checkpoints_of(tmp_path),
         pytest.raises(errors.ConfigError, match=f"process {os.getpid()} on host"),
+        tiny.checkpoints_of(tmp_path),
     ):
-        with tiny.checkpoints_of(tmp_path):
-            pass
+        pass
     with tiny.checkpoints_of(tmp_path):
         pass
 

@@ -92,9 +92,9 @@ def test_leftovers_of_a_killed_save_are_removed(tmp_path):
 def test_workdir_that_cannot_be_written(workdir):
     if not pathlib.Path(workdir).parent.exists():
         pytest.skip("no such file system here")
-    with pytest.raises(errors.CheckpointError, match=f"cannot use {workdir}: "):
-        with tiny.checkpoints_of(workdir):
-            pass
+    refused = pytest.raises(errors.CheckpointError, match=f"cannot use {workdir}: ")
+    with refused, tiny.checkpoints_of(workdir):
+        pass
 
 
 def test_bucket_is_refused():
