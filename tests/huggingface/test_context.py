@@ -67,5 +67,5 @@ def test_contexts_that_make_no_sense_are_refused():
     size = dict(family="llama", name="nano", vocab_size=9)
     with pytest.raises(errors.ConfigError, match="context: 8 is less than max_length"):
         models.build(dict(**size, context=8), 1)
-    with pytest.raises(errors.ConfigError, match="context: .* has no effect"):
+    with pytest.raises(errors.ConfigError, match="context: 512 has no effect"):
         models.build(dict(**size, context=512, positions="learned"), 1)
