@@ -25,37 +25,25 @@ from alignjax.models import layers, projection
 from alignjax.types import Routing
 
 
-class Router(nn.Module):
-    """The probability of each expert for each token, float32 throughout.
+class Kernel(nn.Module):
+    """The matrix of a router, or one for each expert, [E, inputs, outputs]."""
 
-    Returns (probability_BTE, logz_BT), the latter the log-normaliser.
-    """
-
-    experts: int
-    std: float
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        initializer = projection.normal(self.std, ("embed", None))
-        kernel = self.param("kernel", initializer, (x_BTD.shape[-1], self.experts))
-        logits_BTE = jnp.matmul(
-            x_BTD, kernel.astype(x_BTD.dtype), preferred_element_type=jnp.float32
-        )
-        logz_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
-        return jnp.exp(logits_BTE - logz_BT[..., None]), logz_BT
-
-
-class Kernels(nn.Module):
-    """One matrix for each expert, [E, inputs, outputs]."""
-
-    shape: tuple[int, int, int]
-    axes: tuple[str, str, str]
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
     std: float
 
     @nn.compact
     def __call__(self) -> jax.Array:
         initializer = projection.normal(self.std, self.axes)
         return self.param("kernel", initializer, self.shape)
+
+
+def route(x_BTD, kernel_DE) -> tuple[jax.Array, jax.Array]:
+    """(probability_BTE of each expert, its log-normaliser logz_BT), in float32."""
+    kernel_DE = kernel_DE.astype(x_BTD.dtype)
+    logits_BTE = jnp.matmul(x_BTD, kernel_DE, preferred_element_type=jnp.float32)
+    logz_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
+    return jnp.exp(logits_BTE - logz_BT[..., None]), logz_BT
 
 
 class Experts(nn.Module):
@@ -82,14 +70,15 @@ class Experts(nn.Module):
     ) -> tuple[jax.Array, Routing | None]:
         """The output, like x, and the routing of the tokens in `counts_BT`."""
         E, D, F = self.experts, x_BTD.shape[-1], self.d_ff
-        probability_BTE, logz_BT = Router(E, self.std, name="router")(x_BTD)
+        router_DE = Kernel((D, E), ("embed", None), self.std, name="router")()
+        probability_BTE, logz_BT = route(x_BTD, router_DE)
         inner = ("experts", "embed", "expert_mlp")
         outer = ("experts", "expert_mlp", "embed")
         kernels = {}
         if layers.ACTIVATIONS[self.activation][1]:
-            kernels["gate"] = Kernels((E, D, F), inner, self.std, name="gate")()
-        kernels["up"] = Kernels((E, D, F), inner, self.std, name="up")()
-        kernels["down"] = Kernels((E, F, D), outer, self.out_std, name="down")()
+            kernels["gate"] = Kernel((E, D, F), inner, self.std, name="gate")()
+        kernels["up"] = Kernel((E, D, F), inner, self.std, name="up")()
+        kernels["down"] = Kernel((E, F, D), outer, self.out_std, name="down")()
         kernels = {k: kernel.astype(x_BTD.dtype) for k, kernel in kernels.items()}
         compute = functools.partial(
             mixture,
