@@ -262,7 +262,7 @@ def export_adapters(
     others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
     if others:
         raise errors.ConfigError(
-            f"{opened.path}: {folders.some(others)} trained too, which a folder of "
+            f"{opened.path}: {errors.some(others)}: trained too, which a folder of "
             "adapters has no place for; export the whole model, merged"
         )
     tensors, settings = peft.write(leaves, opened.config["model"]["family"], c)

@@ -227,7 +227,7 @@ def test_what_cannot_be_exported_is_refused(llama, tmp_path):
     with pytest.raises(errors.ConfigError, match="not empty"):
         conversion.export_adapters(run, folder)
     run.config["trainable"] = r".*/lora_[abm]|norm/.*"
-    with pytest.raises(errors.ConfigError, match="norm/scale is trained too"):
+    with pytest.raises(errors.ConfigError, match="norm/scale: trained too"):
         conversion.export_adapters(run, tmp_path / "others")
     with pytest.raises(errors.ConfigError, match="has adapters already"):
         conversion.import_adapters(folder, run.path, tmp_path / "twice")
