@@ -60,17 +60,40 @@ def batch_of(objective, c):
     return Responses(sequences, ints, shape(B, P, K), weights, shape(B, P), values)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_builds_and_traces(path, monkeypatch):
+@pytest.fixture
+def built(path, monkeypatch):
+    """The checked config, its optimizer, model and objective."""
     section = load(path).get_config().to_dict()
     before = lambda section, path, network: begun(section) if path == "init" else None
     if section["model"].get("family") is None:
         monkeypatch.setattr(initial, "find_run", before)
     checked = build.check(section)
-    c, optimizer = checked.config, checked.optimizer
+    c = checked.config
     model = models.build(c.model, c.model.get("vocab_size") or 1000)
+    return c, checked.optimizer, model, objectives.build(model, c.objective)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_builds(path, built):
+    c, _, model, objective = built
     assert c.length <= model.config.max_length
-    objective = objectives.build(model, c.objective)
+    assert objective.needs.data in ("text", "pairs", "lists", "labels")
+
+
+# One of each objective; each takes seconds.
+TRACED = {"pretrain/hh.py", "sft/world.py", "reward/world.py", "dpo/hh.py"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if str(path) in TRACED else pytest.mark.slow)
+        for path in CONFIGS
+    ],
+    ids=str,
+)
+def test_traces(built, monkeypatch):
+    c, optimizer, model, objective = built
     # Shapes are the same with any backend; kernels need their own machine.
     monkeypatch.setattr(attention, "resolve", lambda *_, **__: "xla")
 

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(folder):
-    return run(folder, "base", pretrain, steps=4, **{"sample.every": None})
+    return run(folder, "base", pretrain, steps=4)
 
 
 def precompute(folder, base, *more: str) -> subprocess.CompletedProcess:

@@ -16,7 +16,8 @@ from alignjax.models import lora
 from configs.smoke import dpo, pretrain, sft
 
 ADAPTERS = {"trainable": lora.TRAINABLE, "model.lora_rank": 4}
-FAST = {"optimizer.learning_rate": 3e-3, "sample.every": None}
+FAST = {"optimizer.learning_rate": 3e-3}
+EVALUATED = {"evaluation.every": 4}
 TIMING = {"time", "tokens_per_second", "mfu"}
 
 
@@ -27,15 +28,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(folder):
-    base = run(folder, "base", pretrain, steps=4, **{"sample.every": None})
-    asked = {"init.run": str(base.path), "sample.every": None, "steps": 4}
+    base = run(folder, "base", pretrain, steps=4)
+    asked = {"init.run": str(base.path), "steps": 4}
     return run(folder, "tuned", sft, **asked)
 
 
 @pytest.fixture(scope="module")
 def adapted(folder, tuned):
     """DPO of adapters, whose reference is the model without them."""
-    return run(folder, "adapted", dpo, **start(tuned))
+    return run(folder, "adapted", dpo, **start(tuned), **EVALUATED)
 
 
 def start(opened, **changes):
@@ -88,12 +89,14 @@ def test_the_base_gives_the_numbers_of_a_copy(folder, tuned, adapted, monkeypatc
         return types.Frozen(before(self).base, jax.tree.map(jnp.copy, plain))
 
     monkeypatch.setattr(initial.InitialWeights, "frozen", copied)
-    assert_same_numbers(run(folder, "copied", dpo, **start(tuned)), adapted)
+    assert_same_numbers(
+        run(folder, "copied", dpo, **start(tuned), **EVALUATED), adapted
+    )
 
 
 def test_the_base_gives_the_numbers_of_a_store(folder, tuned, adapted):
     asked = start(tuned, **{"reference.store": True})
-    stored = run(folder, "stored", dpo, **asked)
+    stored = run(folder, "stored", dpo, **asked, **EVALUATED)
     assert any("computing" in line for line in said(stored))
     assert first_of(folder, tuned, **{"reference.store": True}).reference is None
     assert_same_numbers(stored, adapted)
@@ -257,8 +260,9 @@ MOVES = {
         "reference.update_every": 2,
         "reference.update_share": 0.6,
         "trainable": "layers/mlp/.*",
+        **EVALUATED,
     },
-    "hard": {"reference.update_every": 3, "evaluation.every": None, **ADAPTERS},
+    "hard": {"reference.update_every": 3, **ADAPTERS},
 }
 
 

@@ -105,7 +105,7 @@ def test_a_store_is_of_the_model_that_the_policy_is(folder, tuned):
 def test_a_reference_of_another_model_is_refused(folder, base, tuned):
     """Its parameters would be read as those of the policy's model."""
     turned = {"init.run": str(base.path), "model.rope_theta": 500.0, "steps": 2}
-    other = run(folder, "other model", sft, **turned, **{"sample.every": None})
+    other = run(folder, "other model", sft, **turned)
     for store in (False, True):
         names = {"init.run": str(tuned.path), "reference.run": str(other.path)}
         text = refused(folder, dpo, **names, **{"reference.store": store})
@@ -182,7 +182,7 @@ def test_is_refused(folder, tuned, changes, words):
 
 
 def test_a_reference_of_another_tokenizer_is_refused(folder, tuned):
-    other = {"tokenizer.control_tokens": ["<a>"], "steps": 4, "sample.every": None}
+    other = {"tokenizer.control_tokens": ["<a>"], "steps": 4}
     other = run(folder, "other_tokens", pretrain, **other)
     changes = {"init.run": str(tuned.path), "reference.run": str(other.path)}
     assert "tokenizer" in refused(folder, dpo, **changes)

@@ -65,11 +65,11 @@ def one_device():
 @pytest.mark.parametrize(
     "shape,microbatches",
     [
-        (dict(fsdp=1), 2),
+        pytest.param(dict(fsdp=1), 2, marks=pytest.mark.slow),
         (dict(fsdp=1), 4),
-        (dict(fsdp=8), 1),
+        pytest.param(dict(fsdp=8), 1, marks=pytest.mark.slow),
         (dict(fsdp=8), 2),
-        (dict(data=2, fsdp=2, tensor=2), 1),
+        pytest.param(dict(data=2, fsdp=2, tensor=2), 1, marks=pytest.mark.slow),
         (dict(data=2, fsdp=2, tensor=2), 4),
     ],
     ids=str,
@@ -96,7 +96,15 @@ def test_packed_rows_teach_what_single_documents_do():
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 16, 100])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        1,
+        5,
+        pytest.param(16, marks=pytest.mark.slow),
+        pytest.param(100, marks=pytest.mark.slow),
+    ],
+)
 def test_chunks_change_neither_loss_nor_gradient(chunk):
     model = models.build({**MODEL, "logit_softcap": 5.0}, V)
     params = jax.jit(lambda key: jax.tree.map(lambda x: x, _unboxed(model, key)))(
