@@ -15,6 +15,7 @@ from alignjax.experiment import build, initial
 from alignjax.models import attention
 from alignjax.training import step
 from alignjax.types import Frozen, Responses, Sequences, TrainState
+from tests.fixtures import marks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "configs"
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.glob("*/*.py"))
@@ -81,17 +82,13 @@ def test_builds(path, built):
 
 
 # One of each objective; each takes seconds.
-TRACED = {"pretrain/hh.py", "sft/world.py", "reward/world.py", "dpo/hh.py"}
+TRACED = [
+    pathlib.Path(name)
+    for name in ("pretrain/hh.py", "sft/world.py", "reward/world.py", "dpo/hh.py")
+]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=() if str(path) in TRACED else pytest.mark.slow)
-        for path in CONFIGS
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("path", marks.slow_but(TRACED, CONFIGS), ids=str)
 def test_traces(built, monkeypatch):
     c, optimizer, model, objective = built
     # Shapes are the same with any backend; kernels need their own machine.

@@ -106,9 +106,8 @@ def test_another_run_can_start_from_it(kind, start, scratch):
     assert built.json["objective"] == open_run(RUNS / kind).config["objective"]
 
 
-@pytest.mark.parametrize(
-    "name", ["reward_model", pytest.param("lora", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reward_model", "lora"])
 def test_another_run_trains_from_it(name, scratch):
     workdir = scratch / f"from {name}"
     assert train.train(started(name, name, scratch), workdir) == errors.DONE

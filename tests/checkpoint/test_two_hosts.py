@@ -54,6 +54,7 @@ def bits_at(step: int) -> str:
     return tiny.bits(tiny.state_at(step, tiny.abstract(tiny.mesh_of(1))))
 
 
+@pytest.mark.slow
 def test_saved_on_two_restored_on_one_and_back(saved, tmp_path):
     source, reports = saved
     assert [r["start"] for r in reports] == [None, None]

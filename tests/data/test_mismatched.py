@@ -110,4 +110,4 @@ def test_groups_without_a_partner_are_counted(tmp_path):
 def test_a_store_has_no_mismatched_responses(tmp_path):
     splits = {"train": labels(tmp_path, "padded")}
     with pytest.raises(errors.ConfigError, match=r"reference.store: .* mismatched"):
-        reference.attach(None, splits, params=dict, say=print, beat=print)
+        reference.attach(None, splits, say=print)

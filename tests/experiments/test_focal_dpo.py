@@ -83,6 +83,7 @@ def run(folder, name, section, documents=64, **changes):
     return open_run(folder / name)
 
 
+@pytest.mark.slow
 def test_it_trains_from_outside_of_the_package(base):
     section = focal_config.get_config()
     section.init.run = str(base.path)

@@ -11,6 +11,7 @@ pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
 from alignjax import convert, train
+from tests.fixtures import marks
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +30,10 @@ def trained(tmp_path_factory):
     return run
 
 
-QUICK = ["dpo/llama31_8b", "dpo/qwen25_05b_lora", "reward/gemma3_1b"]
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in recipes.STAND_INS
-    if name not in QUICK
-]
+QUICK = ["dpo/qwen25_05b_lora"]
 
 
-@pytest.mark.parametrize("recipe", [*QUICK, *SLOW])
+@pytest.mark.parametrize("recipe", marks.slow_but(QUICK, recipes.STAND_INS))
 def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     recipe, trained, tmp_path
 ):

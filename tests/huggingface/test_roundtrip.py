@@ -9,6 +9,7 @@ import pytest
 
 from alignjax import analysis, errors
 from alignjax.huggingface import config_json
+from tests.fixtures import marks
 from tools.golden import cases, journeys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "golden/huggingface"
@@ -106,7 +107,9 @@ def expected(name):
     return safetensors.numpy.load_file(ROOT / name / "expected.safetensors")
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt2", "phi3", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "name", marks.slow_but(["gpt2", "phi3"], ["gemma3", "gpt2", "phi3", "qwen3_moe"])
+)
 def test_adapters_merged_into_a_folder_compute_what_they_did_apart(name, tmp_path):
     run = analysis.open_run(ROOT / name)
     model, params = journeys.with_adapters(run)

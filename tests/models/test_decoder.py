@@ -8,6 +8,7 @@ import pytest
 
 from alignjax import errors, models, trees
 from tests import rows
+from tests.fixtures import marks
 from tests.models.small import SMALL, T, V, make, one_document
 
 VARIANTS = {
@@ -50,7 +51,9 @@ def logits(model, params, sequences):
     return jax.jit(run)(params, sequences)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", marks.slow_but(["llama", "gemma-like", "olmo2-like"], VARIANTS)
+)
 def test_nothing_flows_back_in_time(variant):
     model, params = make(**VARIANTS[variant])
     # Every position its own token, so its row of the table stands for the input there.
@@ -77,7 +80,7 @@ def test_packed_documents_do_not_see_each_other(variant):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", marks.slow_but(["llama", "gemma-like"], VARIANTS))
 def test_the_cache_equals_the_whole_row(variant):
     model, params = make(**VARIANTS[variant])
     row = one_document()

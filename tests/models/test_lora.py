@@ -10,6 +10,7 @@ from alignjax import errors, models, trees
 from alignjax.distributed import sharding
 from alignjax.models import decoder, lora
 from alignjax.training import optim, state
+from tests.fixtures import marks
 from tests.models import small
 
 RANK = dict(lora_rank=3, lora_alpha=6.0)
@@ -43,7 +44,7 @@ def by_hand(params, scale):
     return merged
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", marks.slow_but(["all"], SETTINGS))
 def test_nothing_at_first_and_the_merged_kernel_later(setting):
     fields = SETTINGS[setting]
     base = {k: v for k, v in fields.items() if not k.startswith("lora_")}

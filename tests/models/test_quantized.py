@@ -10,6 +10,7 @@ from alignjax import errors, models, trees
 from alignjax.distributed import sharding
 from alignjax.models import lora, quantized
 from alignjax.training import state
+from tests.fixtures import marks
 from tests.models import small
 
 KINDS = ["bfloat16", "int8", "nf4"]
@@ -121,7 +122,7 @@ def kept(model, params):
     return adapters, narrow, small.quantised(base, kernels, kind, widened=True)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", marks.slow_but(["nf4 dora", "int8"], SETTINGS))
 def test_gradients_are_those_of_the_same_values_in_float32(setting):
     """Of adapters of every layer, so also through all frozen kernels above them."""
     model, params = small.make(**SETTINGS[setting], **RANK)

@@ -64,19 +64,14 @@ def test_all_coupled_losses_are_here():
     assert unpaired <= set(SUBJECTS)
 
 
-@pytest.mark.parametrize("how", ARRANGEMENTS[:2], ids=str)
+@pytest.mark.parametrize("how", ARRANGEMENTS[:1], ids=str)
 def test_pairs(how):
     trajectory.assert_same(take("pairs", **how), plain("pairs"))
 
 
 @pytest.mark.parametrize(
     ("subject", "how"),
-    [
-        ("kto", ARRANGEMENTS[1]),
-        ("bco", ARRANGEMENTS[2]),
-        ("lists", ARRANGEMENTS[2]),
-        ("reward", ARRANGEMENTS[0]),
-    ],
+    [("kto", ARRANGEMENTS[1]), ("lists", ARRANGEMENTS[2]), ("reward", ARRANGEMENTS[0])],
     ids=str,
 )
 def test_others(subject, how):

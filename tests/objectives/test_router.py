@@ -43,7 +43,9 @@ def mixture(monkeypatch):
     [
         pytest.param("pairs", dict(mesh="all", microbatches=2), marks=pytest.mark.slow),
         ("coupled", dict(mesh="one", microbatches=4, layout="packed")),
-        ("reward", dict(mesh="fsdp", microbatches=4)),
+        pytest.param(
+            "reward", dict(mesh="fsdp", microbatches=4), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_one_loss_however_it_is_computed(subject, how):

@@ -8,6 +8,7 @@ import pytest
 
 from tools import benchmark_dpo
 
+pytestmark = pytest.mark.slow
 WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
 
 

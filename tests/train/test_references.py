@@ -77,6 +77,7 @@ def test_the_base_is_no_second_copy(folder, tuned):
     assert rest and all("/lora_" in name for name in rest)
 
 
+@pytest.mark.slow
 def test_the_base_gives_the_numbers_of_a_copy(folder, tuned, adapted, monkeypatch):
     rows = adapted.metrics()
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
@@ -148,6 +149,7 @@ def test_merged_it_is_a_plain_model_that_says_the_same(tuned, adapted):
     assert np.abs(expected - tuned.logits(tokens)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_adapters_go_on_from_adapters(folder, tuned):
     """The reference then has those of the run before."""
     before = run(folder, "sft_adapters", sft, **start(tuned))
@@ -179,15 +181,14 @@ BASES = {
 }
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("nf4", marks=pytest.mark.slow), "int8"]
-)
+@pytest.fixture(scope="module", params=sorted(BASES))
 def narrow(request, folder, tuned):
     """DPO of adapters on a base in fewer bits, which is the reference too."""
     asked = start(tuned, **BASES[request.param])
     return request.param, run(folder, f"narrow {request.param}", dpo, **asked)
 
 
+@pytest.mark.slow
 def test_the_base_in_fewer_bits_is_the_reference(folder, tuned, narrow):
     kind, opened = narrow
     rows = opened.metrics()
@@ -206,6 +207,7 @@ def test_the_base_in_fewer_bits_is_the_reference(folder, tuned, narrow):
         assert any("computing" in line for line in said(opened))
 
 
+@pytest.mark.slow
 def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
     """Logits and the checkpoint's are those of training, from either side."""
     kind, opened = narrow
@@ -266,7 +268,8 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("move", [pytest.param("soft", marks=pytest.mark.slow), "hard"])
+@pytest.mark.slow
+@pytest.mark.parametrize("move", sorted(MOVES))
 def test_a_reference_that_moves_is_saved(folder, tuned, move):
     asked = {"init.run": str(tuned.path), **FAST, **MOVES[move]}
     whole = run(folder, f"whole {move}", dpo, **asked)

@@ -14,6 +14,7 @@ from alignjax.distributed import sharding
 from alignjax.training import optim, state, step
 from alignjax.types import Frozen, Mean, Objective, TrainState
 from tests import rows
+from tests.fixtures import marks
 
 V, T, B = 50, 16, 16
 MODEL = dict(
@@ -96,15 +97,7 @@ def test_packed_rows_teach_what_single_documents_do():
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "chunk",
-    [
-        1,
-        5,
-        pytest.param(16, marks=pytest.mark.slow),
-        pytest.param(100, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("chunk", marks.slow_but([1, 5], [1, 5, 16, 100]))
 def test_chunks_change_neither_loss_nor_gradient(chunk):
     model = models.build({**MODEL, "logit_softcap": 5.0}, V)
     params = jax.jit(lambda key: jax.tree.map(lambda x: x, _unboxed(model, key)))(
