@@ -99,6 +99,7 @@ def train(
                 run.objective, weights, state.params, frozen.base, batch(0), log.say
             )
         batches = loop.prefetched(batch, start=start, steps=c.steps, depth=c.prefetch)
+        seen = running.seen(run, start)
         rows = functools.partial(loop.describe_batch, run.train.describe, c.batch_size)
         policy = loop.NonFinitePolicy(c.nonfinite, c.max_skipped, rows, log.say)
 
@@ -107,8 +108,9 @@ def train(
             trace(i)
 
         def report(i: int, metrics: dict[str, float]) -> None:
+            metrics = {**metrics, **seen(i)}
             if i == 0 and first_loss is not None:
-                metrics = {**metrics, "loss/at_reference": first_loss}
+                metrics["loss/at_reference"] = first_loss
             log.write(i, metrics)
             if "loss/at_reference" in metrics:
                 reference.check_first_step(first_loss, metrics["loss"])

@@ -20,6 +20,7 @@ from alignjax.data.tokens import cache
 from alignjax.storage import atomic, json_files
 
 FORMAT = 1
+BLOCK = 1 << 20  # rows that are counted at a time
 
 
 class Unknown(NamedTuple):
@@ -61,7 +62,6 @@ class Dataset:
       layout: how documents or groups stand in rows.
       seed: of the order.
       mixture: which source comes when.
-      batch_size: rows of a batch, where some of a row is of others of its batch.
       split: "train" is read as shuffled, "validation" in order.
     """
 
@@ -70,7 +70,6 @@ class Dataset:
     layout: text.Layout | group_rows.Layout
     seed: int
     mixture: shuffle.Mixture
-    batch_size: int | None = None
     split: str = "train"
 
     @property
@@ -106,7 +105,7 @@ class Dataset:
             for name, weight, plan, *_ in self.parts
         }
         own = {"format": FORMAT, "length": self.length, "seed": self.seed}
-        own |= self.layout.identity(self._plans, self.batch_size)
+        own |= self.layout.identity(self._plans)
         return {**own, "sources": sources}
 
     @property
@@ -145,6 +144,16 @@ class Dataset:
         """
         return self._rows(indices, self._locate_in_pass)
 
+    def count_groups(self, first: int, stop: int) -> int:
+        """The groups in rows first .. stop - 1 of the stream; 0 for text."""
+        count = 0
+        for start in range(first, stop if self.groups else first, BLOCK):
+            source, row = self._locate(np.arange(start, min(stop, start + BLOCK)))
+            for i, plan in enumerate(self._plans):
+                rows = row[source == i]
+                count += int((plan.offsets[rows + 1] - plan.offsets[rows]).sum())
+        return count
+
     def describe(self, n: int) -> str:
         """The origin of row n of the stream: files, lines and tokens."""
         source, row = (int(x[0]) for x in self._locate(np.array([n])))
@@ -153,7 +162,7 @@ class Dataset:
 
     def _rows(self, indices, locate) -> dict[str, Any]:
         numbers = np.asarray(indices, np.int64)
-        return self.layout.rows(self._plans, numbers, locate, self.batch_size)
+        return self.layout.rows(self._plans, numbers, locate)
 
     def _locate(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row of the stream, and the row of the source's plan."""

@@ -132,7 +132,7 @@ def build(
     split: Literal["train", "validation"] = "train",
     data: str = "text",
     values: Sequence[str] = (),
-    batch_size: int | None = None,
+    mismatched: bool = False,
 ) -> dataset.Dataset:
     """The dataset of a split: tokenised, planned, ready for any row.
 
@@ -142,8 +142,7 @@ def build(
       data: the kind, one of `types.Data`. With `cfg.chat`, "text" is the assistant's
         turns of dialogues; the others are groups of responses, see `comparisons.KINDS`.
       values: the names of `comparisons.VALUES` that every comparison must have.
-      batch_size: for labels, to have mismatched responses from the rows of each batch;
-        None for none.
+      mismatched: whether labelled responses come with one to another prompt each.
 
     Raises:
       ConfigError: settings that do not fit together, sources that lack a value, or
@@ -178,7 +177,6 @@ def build(
             caches[f"{path}.{name}"] = _tokens(cfg, tok, source, data, cache_dir)
         except errors.DataError as error:
             raise errors.DataError(f"{path}.{name}: {error}") from error
-    mismatched = data == "labels" and bool(batch_size)
     layout = packing.layout(
         cfg, length, tok=tok, caches=caches, values=values, mismatched=mismatched
     )
@@ -216,7 +214,6 @@ def build(
         layout=layout,
         seed=seed,
         mixture=mixture,
-        batch_size=batch_size if mismatched else None,
         split=split,
     )
 

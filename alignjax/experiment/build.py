@@ -109,7 +109,7 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         split=split,
         data=objective.needs.data,
         values=objective.needs.values,
-        batch_size=c.batch_size if objective.needs.mismatched else None,
+        mismatched=objective.needs.mismatched,
     )
     train = data("train")
     identity = {"tokenizer": tok.identity, "train": train.identity}
@@ -181,12 +181,6 @@ def check(section: dict, *, network: bool = False) -> Experiment:
         objective = attempt(objectives.build, model, c.objective)
         problems += quantized.problems(model.config, c.trainable)
         problems += lora.problems(model.config, c.trainable)
-    if objective is not None and objective.needs.mismatched and c.batch_size < 2:
-        loss = c.objective.get("loss") or c.objective["name"]
-        problems.append(
-            f"batch_size: {c.batch_size}, where the loss {loss!r} measures a baseline "
-            "by the responses of other rows of the batch; make it at least 2"
-        )
     reference_run = None
     if objective is not None and objective.needs.reference:
         reference_run = attempt(initial.find_run, c.reference, "reference", network)

@@ -75,8 +75,8 @@ def attach(
     def with_reference(data: dataset.Dataset, split: str) -> dataset.Dataset:
         if data.layout.mismatched:
             raise errors.ConfigError(
-                "reference.store: has no mismatched responses, which change from batch "
-                "to batch; set it to False"
+                "reference.store: has no log-probabilities of mismatched responses; "
+                "set it to False"
             )
         parts = []
         for part in data.parts:

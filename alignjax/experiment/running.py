@@ -20,6 +20,13 @@ from alignjax.training import hooks, loop, optim, step
 from alignjax.training import state as training_state
 from alignjax.types import Frozen, Params, TrainState
 
+# What the groups of each kind of data are called, in metrics and in the log.
+GROUPS = {
+    "pairs": "pairs",
+    "rankings": "lists",
+    "labels": "responses",
+    "ratings": "responses",
+}
 PROFILED = range(10, 15)  # steps after the start; by then nothing compiles any more
 
 
@@ -125,6 +132,23 @@ def tokens_per_step(run: Experiment) -> int:
     return run.config.batch_size * run.train.rows([0])["inputs"].size
 
 
+def seen(run: Experiment, start: int) -> Callable[[int], dict[str, int]]:
+    """`(i) -> {"pairs": count}`, those of all steps up to `i`; see `GROUPS`.
+
+    To be called with each step in order, from `start` on; empty where data are text.
+    """
+    size, data = run.config.batch_size, run.train
+    name = GROUPS.get(run.objective.needs.data)
+    count = data.count_groups(0, start * size)
+
+    def after(i: int) -> dict[str, int]:
+        nonlocal count
+        count += data.count_groups(i * size, (i + 1) * size)
+        return {name: count} if name else {}
+
+    return after
+
+
 def describe(run: Experiment, resumed: int | None) -> str:
     """What is about to happen, for the log."""
     c, section = run.config, run.config.model
@@ -133,6 +157,12 @@ def describe(run: Experiment, resumed: int | None) -> str:
     devices = jax.devices()
     passes = c.steps * c.batch_size / run.train.num_rows
     train = run.train.report.splitlines()
+    groups = ""
+    if name := GROUPS.get(run.objective.needs.data):
+        share, plans = run.train.mixture.share, [p.plan for p in run.train.parts]
+        mean = [len(plan.documents) / plan.num_rows for plan in plans] @ share
+        mean /= share.sum()
+        groups = f", some {c.steps * c.batch_size * mean:,.0f} {name}"
     lines = [
         (
             f"model: {name}, {size:,} parameters, vocabulary "
@@ -144,7 +174,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
         ),
         (
             f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
-            f"{tokens_per_step(run):,} tokens are {passes:.2f} passes"
+            f"{tokens_per_step(run):,} tokens are {passes:.2f} passes{groups}"
         ),
         *(f"  {line}" for line in train),
     ]

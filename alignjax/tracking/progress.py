@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 # A terminal is redrawn at most so often; steps can be much faster.
 REDRAW_SECONDS = 0.1
+SEEN = ("pairs", "lists", "responses")  # metrics that count what was trained on
 
 
 class Clock:
@@ -37,7 +38,7 @@ class Clock:
 def line(
     step: int, total_steps: int, metrics: Mapping[str, Any], left: float | None
 ) -> str:
-    """`step 120/2000  loss 3.412  1:02 left  84.1k tok/s  MFU 41.2%`.
+    """`step 120/2000  loss 3.412  960 pairs  1:02 left  84.1k tok/s  MFU 41.2%`.
 
     `step` counts from 0, as records do; the line counts steps done. The most important
     comes first, for on a narrow terminal the last parts are left out.
@@ -47,6 +48,7 @@ def line(
         parts.append(f"loss {metrics['loss']:.4g}")
     if "eval/loss" in metrics:
         parts.append(f"eval {metrics['eval/loss']:.4g}")
+    parts += [f"{short(metrics[k])} {k}" for k in SEEN if k in metrics]
     if left is not None:
         parts.append(f"{duration(left)} left")
     if "tokens_per_second" in metrics:

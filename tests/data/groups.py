@@ -49,7 +49,7 @@ def load(**options) -> records.Source:
 
 def build(place, sources=None, *, data="pairs", length=96, seed=0, split="train", **o):
     """A dataset of `comparisons` in a layout; `sources` has their options."""
-    own = {k: o.pop(k) for k in ("batch_size", "values") if k in o}
+    own = {k: o.pop(k) for k in ("mismatched", "values") if k in o}
     tok = o.pop("tok", TOK)
     sources = sources or {"a": {}}
     o = dict(chat="roles", validation_fraction=0.0, workers=1) | o

@@ -48,7 +48,7 @@ def test_rows_as_they_should_be(good, pairs, tmp_path):
     assert audit.faults(good, TOK) == []
     assert audit.faults(pairs, TOK) == []
     assert audit.faults(dialogues(tmp_path, train_on="last", bos=False), TOK) == []
-    options = dict(data="labels", batch_size=4, length=200)
+    options = dict(data="labels", mismatched=True, length=200)
     for layout in groups.LAYOUTS.values():
         data = groups.build(tmp_path, **options, **layout)
         assert audit.faults(data.rows(np.arange(8)), TOK) == []

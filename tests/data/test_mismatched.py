@@ -1,85 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
 """Responses to other prompts: whose each group gets, and which get none."""
 
-import dataclasses
-import itertools
+import functools
 
 import groups
+import jax
 import numpy as np
 import pytest
 
-from alignjax import errors
-from alignjax.data import records
-from alignjax.data.packing import rows as group_rows
+from alignjax import errors, types
+from alignjax.data import records, shuffle
+from alignjax.data.packing import groups as packing
 from alignjax.experiment import reference
+from alignjax.objectives import preference
+from tests.objectives import subject
 
 
 def labels(tmp_path, layout, sources=None, **options):
-    options = dict(batch_size=4, length=120) | options
+    options = dict(mismatched=True, length=120) | groups.LAYOUTS[layout] | options
     sources = sources or {"a": dict(responses=1, count=30)}
-    return groups.build(
-        tmp_path, sources, data="labels", **groups.LAYOUTS[layout], **options
-    )
+    return groups.build(tmp_path, sources, data="labels", **options)
 
 
-@pytest.mark.parametrize("layout", groups.LAYOUTS)
-def test_mismatched_responses_are_of_the_next_row_of_the_batch(tmp_path, layout):
-    data = labels(tmp_path, layout)
-    rows = data.rows(np.arange(data.num_rows // 4 * 4))  # no row of it comes twice
-    assert rows["lengths"].shape[2] == 2 and set(rows["values"]) == {"desirable"}
-    found = groups.seen(rows)
-    texts = {groups.expected(g, 0) for g in groups.comparisons(30, responses=1)}
-    for i, p in itertools.product(*map(range, rows["index"].shape)):
-        if rows["group_weights"][i, p]:
-            context, said = found[i, p, 0]
-            assert (context, said) in texts
-            partner = i - i % 4 + (i + 1) % 4
-            count = (rows["group_weights"][partner] > 0).sum()
-            assert found[i, p, 1] == (context, found[partner, p % count, 0][1])
-    for i in range(len(rows["index"])):  # whichever host reads a row
-        one = data.rows(np.array([i]))
-        assert (one["inputs"] == rows["inputs"][i]).all()
-
-
-def test_mismatched_responses_are_of_another_prompt_and_fit(tmp_path):
-    # Both responses of a pair become rows with the same prompt.
-    data = labels(tmp_path, "padded", {"a": dict(count=3)}, batch_size=6)
+def by_response(data) -> dict[tuple, tuple]:
+    """`{(prompt, response): (prompt, mismatched response) or None}` of one pass."""
     rows = data.epoch_rows(np.arange(data.num_rows))
-    found = groups.seen(rows)
-    for i in range(6):
-        context, said = found[i, 0, 1]
-        others = [j for j in range(6) if found[j, 0, 0][0] != context]
-        order = sorted(others, key=lambda j: (j - i) % 6)
-        assert said == found[order[0], 0, 0][1]
-    # A batch of one prompt has none; the rows beyond a pass are nobody's partner.
-    alone = labels(tmp_path, "padded", {"a": dict(count=1)}, batch_size=6)
-    rows = alone.epoch_rows(np.arange(6))
-    assert (rows["lengths"][:2, 0, 0] > 0).all() and not rows["lengths"][..., 1].any()
-    groups.seen(rows)
-    # A response that is too long for what is left beside a prompt is another's.
+    seen, pairs = groups.seen(rows), {}
+    for i, p in np.argwhere(rows["group_weights"] > 0).tolist():
+        assert seen[i, p, 0] not in pairs
+        pairs[seen[i, p, 0]] = seen.get((i, p, 1))
+    return pairs
+
+
+def test_packing_changes_no_mismatched_response(tmp_path):
+    sources = {"a": dict(responses=1, count=30), "b": dict(responses=1, seed=1)}
+    built = {name: labels(tmp_path, name, sources) for name in groups.LAYOUTS}
+    built["capped"] = labels(tmp_path, "packed", sources, groups_per_row=2)
+    pairs = {name: by_response(data) for name, data in built.items()}
+    for name, data in built.items():
+        assert data.groups == {"padded": 1, "capped": 2}.get(name, data.groups)
+        assert pairs[name] == pairs["padded"] and len(pairs[name]) == 50
+        assert data.layout.responses == 2 and "have no response" not in data.report
+    used = [said for _, said in pairs["packed"].values()]
+    assert sorted(used) == sorted(said for _, said in pairs["packed"])  # each once
+    assert all(own[0] == other[0] for own, other in pairs["packed"].items())
+    # As full of groups as rows of pairs, which are as long, are.
+    likewise = groups.build(tmp_path, {"a": dict(count=50)}, length=120)
+    assert built["packed"].num_rows <= 1.2 * likewise.num_rows
+    assert built["packed"].groups > 2
+
+
+def test_packing_changes_no_loss_and_no_gradient(tmp_path):
+    vocab = groups.TOK.vocab_size
+    keys = jax.random.split(jax.random.key(0), 4)
+    other, policy = (
+        {
+            "embed": jax.random.normal(a, (vocab, 6)),
+            "head": jax.random.normal(b, (6, vocab)),
+        }
+        for a, b in (keys[:2], keys[2:])
+    )
+    objective = preference.make(subject.model(), loss="kto", beta=0.1)
+    results = []
+    for layout in groups.LAYOUTS:
+        data = labels(tmp_path, layout)
+        batch = types.batch(data.epoch_rows(np.arange(data.num_rows)))
+
+        def loss(params, batch=batch):
+            frozen = types.Frozen(reference=other)
+            mean, reported = objective.loss(params, frozen, batch, None, False)
+            return mean.total / mean.weight, reported["kl/baseline"].total
+
+        results.append(jax.value_and_grad(loss, has_aux=True)(policy))
+    for (value, baseline), gradient in results[1:]:
+        np.testing.assert_allclose(value, results[0][0][0], rtol=1e-5)
+        np.testing.assert_allclose(baseline, results[0][0][1], rtol=1e-5)
+        same = functools.partial(np.testing.assert_allclose, atol=1e-5)
+        jax.tree.map(same, gradient, results[0][1])
+    assert results[0][0][1] > 0
+
+
+def test_rows_are_the_same_in_any_order_and_batch(tmp_path):
+    data = labels(tmp_path, "packed")
+    rows = data.rows(np.arange(3 * data.num_rows))
+    for i in (0, 7, data.num_rows + 1):
+        one = data.rows(np.array([i]))
+        for name in ("inputs", "targets", "lengths", "index"):
+            assert (one[name][0] == rows[name][i]).all()
+    assert data.identity == labels(tmp_path, "packed").identity
+    alone = labels(tmp_path, "packed", mismatched=False)
+    assert alone.layout.responses == 1 and alone.identity != data.identity
+
+
+def test_both_responses_to_a_prompt_have_those_of_another(tmp_path):
+    pairs = by_response(labels(tmp_path, "packed", {"a": dict(count=20)}))
+    assert len(pairs) == 40
+    used = [said for _, said in pairs.values()]
+    assert sorted(used) == sorted(said for _, said in pairs)  # a's and b's alike
+    alone = labels(tmp_path, "packed", {"a": dict(count=1)})
+    assert set(by_response(alone).values()) == {None}
+    assert "2 have no response to another prompt that fits" in alone.report
+
+
+def test_a_response_that_does_not_fit_is_another_s(tmp_path):
     sources = {"a": dict(responses=1, turns=4, count=200)}
-    short = dict(length=80, long_documents="skip", batch_size=8)
-    tight = labels(tmp_path, "padded", sources, **short)
-    rows = tight.epoch_rows(np.arange(tight.num_rows))
-    found = groups.seen(rows)
-    n = tight.num_rows
-    room = [81 - len(found[i, 0, 0][0]) for i in range(n)]
-    following = [i - i % 8 + (i + 1) % 8 for i in range(n // 8 * 8)]
-    size = [rows["lengths"][j, 0, 0] for j in following]
-    assert sum(r < s for r, s in zip(room, size, strict=False)) > 2
-    assert (rows["lengths"][:, 0, 1] <= room).all()
-    assert labels(tmp_path, "padded", batch_size=None).layout.responses == 1
+    short = dict(length=80, long_documents="skip")
+    for layout in groups.LAYOUTS:
+        tight = labels(tmp_path, layout, sources, **short)
+        pairs = by_response(tight)
+        alone = sum(other is None for other in pairs.values())
+        assert alone == tight.parts[0].plan.manifest["alone"] < 120
+        copies = {"padded": 0, "packed": 2, "shared": 1}[layout]
+        for (context, said), other in pairs.items():
+            if other is not None:
+                rest = len(context) - 1
+                both = max(len(said), len(other[1])) + rest
+                if copies:
+                    both = copies * rest + len(said) + len(other[1])
+                assert both <= 80
+
+
+@pytest.mark.parametrize(
+    ("prompts", "alone"),
+    [
+        (["a"] * 5, 5),
+        (["a"] * 5 + ["b"], 0),
+        (["a"] * 500 + ["b"] * 40, 0),
+        (["a", "b", "c"] * 100, 0),
+        ([], 0),
+        (["a"], 1),
+    ],
+)
+def test_a_partner_is_of_another_prompt_however_common_one_is(prompts, alone):
+    digests = np.array([shuffle.hashed(p.encode()) for p in prompts], np.uint64)
+    responses, room = np.arange(len(prompts)) % 7 + 1, np.full(len(prompts), 7)
+    partners = packing.mismatch(digests, responses, room)
+    matched = np.flatnonzero(partners >= 0)
+    assert len(prompts) - len(matched) == alone
+    assert (digests[partners[matched]] != digests[matched]).all()
+    tight = packing.mismatch(digests, responses, np.full(len(prompts), 3))
+    assert (responses[tight[tight >= 0]] <= 3).all()
 
 
 def test_prompts_that_open_alike_are_other_prompts(tmp_path):
     sources = {"a": dict(count=8, kind="test_mismatched:alike")}
-    data = labels(tmp_path, "packed", sources, groups_per_row=1)
-    rows = data.rows(np.arange(data.num_rows // 4 * 4))
-    there = rows["group_weights"] > 0
-    assert there.sum() >= 4 and (rows["lengths"][there][:, 1] > 0).all()
+    data = labels(tmp_path, "packed", sources)
+    assert None not in by_response(data).values()
     assert len(set(data.parts[0].tokens.hashes.tolist())) == 1
-    assert data.identity["mismatched"] == group_rows.MISMATCHED
-    assert "mismatched" not in groups.build(tmp_path).identity
 
 
 def alike(count: int) -> records.Source:
@@ -93,18 +160,13 @@ def alike(count: int) -> records.Source:
     return records.Source("alike", {"count": count}, None, lambda: places)
 
 
-def test_groups_without_a_partner_are_counted(tmp_path):
-    assert "no response to another" not in labels(tmp_path, "padded").report
-    one = dict(sources={"a": dict(count=1)}, batch_size=2)  # two responses of a prompt
-    alone = labels(tmp_path, "padded", **one)
-    said = "2 of 2 groups in the first 1 batches have no response to another prompt"
-    assert said in alone.report
-    # In order both responses to a prompt come together, shuffled often others'.
-    pairs = {"a": dict(count=20)}
-    shuffled = labels(tmp_path, "padded", pairs, batch_size=2)
-    in_order = dataclasses.replace(shuffled, split="validation")
-    assert "40 of 40 groups in the first 20 batches have no resp" in in_order.report
-    assert shuffled.report.splitlines()[-1] != in_order.report.splitlines()[-1]
+def test_groups_are_counted(tmp_path):
+    sources = {"a": dict(responses=1, weight=2), "b": dict(responses=1, seed=1)}
+    data = labels(tmp_path, "packed", sources)
+    rows = data.rows(np.arange(4 * data.num_rows))
+    for first, stop in ((0, 0), (0, 5), (3, 4 * data.num_rows)):
+        count = (rows["group_weights"][first:stop] > 0).sum()
+        assert data.count_groups(first, stop) == count
 
 
 def test_a_store_has_no_mismatched_responses(tmp_path):

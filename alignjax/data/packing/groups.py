@@ -28,6 +28,8 @@ from alignjax.storage import atomic, json_files
 FORMAT = 2
 TRUNCATE = "truncate_prompt"
 BLOCK = 1 << 20  # groups that are packed together, so that memory has a bound
+MISMATCHED = 3  # the version of `mismatch`, in the keys of plans
+TRIES = 64  # responses that are tried for a group
 COUNTS = ("documents", "tokens", "long", "long_tokens", "cut", "cut_tokens")
 
 
@@ -127,9 +129,9 @@ class Plan(NamedTuple):
       cuts: int32 [G], how many tokens its prompt has lost.
       headers: int32 [G], where in its prompt a turn begins of which the header stays
         and the beginning of the text is lost; -1 where none does.
+      partners: int64 [G], the document whose response is its mismatched one, or -1.
       offsets: int64 [R + 1], the first group of each row, and the end.
-      manifest: counts; `groups` is the most of a row, `reserve` the tokens that are
-        free for a mismatched response, as many as the longest response has.
+      manifest: counts; `groups` is the most of a row.
     """
 
     key: str
@@ -138,6 +140,7 @@ class Plan(NamedTuple):
     documents: np.ndarray
     cuts: np.ndarray
     headers: np.ndarray
+    partners: np.ndarray
     offsets: np.ndarray
     manifest: dict[str, Any]
 
@@ -157,10 +160,7 @@ class Plan(NamedTuple):
         return [self.tokens.describe(start)[0] for start in starts]
 
     def rows(self, indices: np.ndarray) -> dict[str, Any]:
-        """Some rows of this plan alone, -1 for one of padding; see `Layout.rows`.
-
-        Groups of a layout with mismatched responses have 0 tokens of these.
-        """
+        """Some rows of this plan alone, -1 for one of padding; see `Layout.rows`."""
         return self.layout.rows([self], np.asarray(indices, np.int64), _alone)
 
     def target_index(self, indices: np.ndarray) -> np.ndarray:
@@ -176,7 +176,7 @@ class Plan(NamedTuple):
         return rows.spread(targets.at, index, shape, np.int64, fill=-1)
 
     def groups(self, row: np.ndarray, which: np.ndarray) -> Groups:
-        """The groups of some rows, without mismatched responses.
+        """The groups of some rows.
 
         Args:
           row: int64 [n], -1 for a row without groups.
@@ -190,9 +190,6 @@ class Plan(NamedTuple):
         cuts = self.cuts[number].astype(np.int64)
         lengths = _lengths(tokens, documents)
         starts = tokens.offsets[documents]
-        prompts = np.zeros(len(documents), np.uint64)
-        if layout.mismatched:
-            prompts = _prompt_digests(tokens, starts, lengths[:, 0])
         lengths[:, 0] -= cuts
         sizes = lengths.sum(1)
         index, inside = cache.ranges(starts, sizes)
@@ -202,14 +199,20 @@ class Plan(NamedTuple):
         of_header &= inside < layout.head + layout.header
         index += np.where(of_header, header - layout.head, shift)
         own = np.cumsum(sizes) - sizes
-        reserve = self.manifest["reserve"] if layout.mismatched else 0
+        part_starts = own[:, None] + np.cumsum(lengths, 1) - lengths
+        if layout.mismatched:  # their tokens follow those of all groups
+            partners = np.asarray(self.partners[number])
+            more = _mismatched_lengths(tokens, partners)
+            start = len(index) + np.cumsum(more) - more
+            further, _ = cache.ranges(tokens.offsets[partners + 1] - more, more)
+            index = np.concatenate([index, further])
+            part_starts = np.concatenate([part_starts, start[:, None]], 1)
+            lengths = np.concatenate([lengths, more[:, None]], 1)
         return Groups(
             row=np.repeat(real, last - first),
             place=place,
-            starts=own[:, None] + np.cumsum(lengths, 1) - lengths,
+            starts=part_starts,
             lengths=lengths,
-            room=layout.room(lengths[:, 0], lengths[:, 1:], reserve),
-            prompt=prompts,
             weight=tokens.fields[comparisons.WEIGHT][documents],
             values={
                 name: tokens.fields[name][documents]
@@ -228,12 +231,19 @@ class Plan(NamedTuple):
         dropped = f"{m['long']:,} that do not fit ({m['long_tokens']:,} tokens)"
         cut = f"{m['cut']:,} prompts at the beginning ({m['cut_tokens']:,} tokens)"
         dropped, cut = dropped if m["long"] else "none", cut if m["cut"] else "none"
+        alone = ""
+        if m.get("alone"):
+            alone = (
+                f"; {m['alone']:,} have no response to another prompt that fits beside "
+                "them, so the baseline is measured without them; raise length, or set "
+                "data.share_prompt, or give more prompts"
+            )
         shape = f"{layout.sequences} x {layout.length:,}"
         return (
             f"kept {m['kept']:,} groups of {m['documents']:,}, {int(m['weight']):,} "
             f"tokens of responses, in {m['rows']:,} rows of {shape}, {layout.name}, up "
             f"to {m['groups']} groups a row, {100 * fill:.1f} % full; cut {cut}; "
-            f"dropped {dropped}"
+            f"dropped {dropped}{alone}"
         )
 
 
@@ -247,13 +257,54 @@ def _lengths(tokens: cache.TokenCache, documents: np.ndarray) -> np.ndarray:
     return tokens.fields[comparisons.LENGTHS][documents].astype(np.int64)
 
 
-def _prompt_digests(tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint64 [G], equal for equal prompts.
+def _mismatched_lengths(tokens: cache.TokenCache, partners: np.ndarray) -> np.ndarray:
+    """int64 [D], the tokens of the partners' responses; 0 where there is none, -1."""
+    return np.where(partners >= 0, _lengths(tokens, partners)[:, 1], 0)
 
-    The hashes of a cache are of how dialogues open, which other prompts may share.
+
+def mismatch(
+    prompts: np.ndarray, responses: np.ndarray, room: np.ndarray
+) -> np.ndarray:
+    """The group whose response each group has as its mismatched one.
+
+    KTO measures its baseline by these (arXiv:2402.01306). They follow from the data
+    alone, not from batches or rows, so that packing changes no loss. Groups stand in a
+    circle in the order of their prompts' digests, which is random but has equal prompts
+    side by side; a partner is as far on as the commonest prompt is common, or the next
+    tried from there, all around the circle, whose prompt is another and that fits.
+
+    Args:
+      prompts: uint64 [D], digests, equal for equal prompts.
+      responses: ints [D], their tokens. room: ints [D], the most that each can take.
+
+    Returns:
+      int64 [D], -1 where none of those tried will do.
     """
-    prompts = (tokens.tokens[a : a + n] for a, n in zip(starts, lengths, strict=True))
-    return np.array([shuffle.hashed(prompt.tobytes()) for prompt in prompts], np.uint64)
+    count = len(prompts)
+    partners = np.full(count, -1)
+    order = np.argsort(prompts, kind="stable")
+    _, alike = np.unique(prompts, return_counts=True)
+    left = np.arange(count)  # places in the circle without a partner yet
+    steps = np.arange(min(TRIES, count)) * max(1, count // TRIES)
+    for step in alike.max(initial=0) + steps:
+        group, other = order[left], order[(left + step) % count]
+        able = (responses[other] <= room[group]) & (prompts[other] != prompts[group])
+        partners[group[able]] = other[able]
+        left = left[~able]
+    return partners
+
+
+def _partners(tokens, documents, cuts, layout: Layout) -> np.ndarray:
+    """The document of each one's mismatched response, or -1; [D]."""
+    lengths, starts = _lengths(tokens, documents), tokens.offsets[documents]
+    # Digests of whole prompts, before any cut: the hashes of a cache are of how
+    # dialogues open, which other prompts may share.
+    spans = zip(starts.tolist(), lengths[:, 0].tolist(), strict=True)
+    prompts = (tokens.tokens[a : a + n].tobytes() for a, n in spans)
+    digests = np.fromiter(map(shuffle.hashed, prompts), np.uint64, len(documents))
+    room = layout.room(lengths[:, 0] - cuts, lengths[:, 1:])
+    partners = mismatch(digests, lengths[:, 1], room)
+    return np.where(partners >= 0, documents[partners], -1)
 
 
 def plan(
@@ -268,6 +319,7 @@ def plan(
     """The plan for the groups in `spans`, made once; as `text.plan`."""
     truncates = layout.long_documents == TRUNCATE
     settings = layout._asdict()
+    settings["mismatched"] = layout.mismatched and MISMATCHED
     if not truncates:  # what does not matter is not in the keys of plans
         del settings["header"], settings["tail"]
     key = json_files.digest([tokens.key, {**settings, "groups": FORMAT, **identity}])
@@ -278,21 +330,25 @@ def plan(
         documents = np.searchsorted(tokens.offsets, np.concatenate(starts))
         documents = documents.astype(np.int64)
         lengths = _lengths(tokens, documents)
-        reserve = int(lengths[:, 1:].max(initial=0))
         counts = collections.Counter(dict.fromkeys(COUNTS, 0))
         counts["documents"], counts["tokens"] = len(documents), int(lengths.sum())
         fits, cuts, headers = _cut(tokens, documents, lengths, layout, counts)
         documents, lengths, cuts = documents[fits], lengths[fits], cuts[fits]
         prompts, responses = lengths[:, 0] - cuts, lengths[:, 1:]
-        sizes = layout.size(prompts, responses)
-        if layout.mismatched and layout.name != "padded":
-            room = layout.room(prompts, responses, reserve)
-            sizes = layout.size(prompts, np.concatenate([responses, room[:, None]], 1))
-        order, ends = _rows(sizes, layout)
+        every, alone = responses, {}
+        partners = np.full(len(documents), -1)
+        if layout.mismatched and len(documents):
+            partners = _partners(tokens, documents, cuts, layout)
+            more = _mismatched_lengths(tokens, partners)
+            every = np.concatenate([responses, more[:, None]], 1)
+            alone = {"alone": int((partners < 0).sum())}
+        order, ends = _rows(layout.size(prompts, every), layout)
         documents[order].tofile(partial / "documents.bin")
         cuts[order].astype(np.int32).tofile(partial / "cuts.bin")
         if truncates:
             headers[fits][order].astype(np.int32).tofile(partial / "headers.bin")
+        if layout.mismatched:
+            partners[order].tofile(partial / "partners.bin")
         offsets = np.concatenate([[0], ends]).astype(np.int64)
         offsets.tofile(partial / "rows.bin")
         learned = responses.sum(1)
@@ -305,8 +361,8 @@ def plan(
             "kept": len(documents),
             "rows": len(ends),
             "groups": int(np.diff(offsets).max(initial=0)),
-            "reserve": reserve,
-            "targets": int(whole.size(prompts, responses).sum()),
+            "targets": int(whole.size(prompts, every).sum()),
+            **alone,
             "weight": weight,
             "text_bytes": text_bytes,
         }
@@ -319,8 +375,12 @@ def plan(
     headers = np.full(count, -1, np.int32)
     if truncates:
         headers = array("headers", np.int32, count)
+    partners = np.full(count, -1)
+    if layout.mismatched:
+        partners = array("partners", np.int64, count)
     offsets = array("rows", np.int64, manifest["rows"] + 1)
-    return Plan(key, layout, tokens, documents, cuts, headers, offsets, manifest)
+    arrays = documents, cuts, headers, partners, offsets
+    return Plan(key, layout, tokens, *arrays, manifest)
 
 
 def _cut(tokens, documents, lengths, layout: Layout, counts: collections.Counter):

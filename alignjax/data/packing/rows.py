@@ -23,9 +23,6 @@ import numpy as np
 from alignjax.data.chat import comparisons
 from alignjax.data.tokens import cache
 
-MISMATCHED = 2  # the version of `with_mismatched`
-SAMPLE = 1024  # rows that a report of mismatched responses looks at
-
 Locate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -37,7 +34,7 @@ class Layout(NamedTuple):
       length: T, the targets of a sequence.
       responses: K, of a group in a row.
       mismatched: whether the last of them is another prompt's, which the document does
-        not have; a row keeps room for it.
+        not have; see `groups.mismatch`.
       most: groups of a row at most, or None.
       pack: "best_fit", or "none" for one group a row.
       long_documents: of groups that do not fit into a row: "error", "skip", or
@@ -78,26 +75,21 @@ class Layout(NamedTuple):
         each = np.where(responses > 0, prompts[:, None] - 1 + responses, 0)
         return each.max(1) if self.name == "padded" else each.sum(1)
 
-    def room(self, prompts, responses, reserve: int) -> np.ndarray:
-        """The longest mismatched response with which each group fits a row; [D].
-
-        That is `reserve`, or the rest of the row where the group is alone in it.
-        """
+    def room(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
+        """The longest further response with which each group fits a row; [D]."""
         if self.name == "padded":
-            left = self.length - (prompts - 1)
-        else:
-            left = self.length - self.size(prompts, responses)
-            left = left - (prompts - 1) * (self.name == "packed")
-        return np.clip(left, 0, reserve)
+            return self.length - (prompts - 1)
+        left = self.length - self.size(prompts, responses)
+        return left - (prompts - 1) * (self.name == "packed")
 
     def places(self, plans: Sequence[Any]) -> int:
         """P, the places for groups in a row."""
         return max(1, *(plan.manifest["groups"] for plan in plans))
 
-    def identity(self, plans: Sequence[Any], batch_size: int | None) -> dict[str, Any]:
+    def identity(self, plans: Sequence[Any]) -> dict[str, Any]:
         """The settings that rows depend on, besides their plans and numbers."""
-        own = {"groups": self.places(plans), "batch_size": batch_size}
-        return own | ({"mismatched": MISMATCHED} if self.mismatched else {})
+        # No row depends on the size of batches, which runs keep the name of.
+        return {"groups": self.places(plans), "batch_size": None}
 
     def notes(self, data: Any) -> list[str]:
         """Lines of the report about the sources of a `Dataset` together."""
@@ -107,14 +99,10 @@ class Layout(NamedTuple):
             own = values([part.tokens])
             if more := ", ".join(value for value in own if value not in shared):
                 lines.append(f"{part.name}: {more}: not in all sources, so left out")
-        return lines + (_without_partner(data) if self.mismatched else [])
+        return lines
 
     def rows(
-        self,
-        plans: Sequence[Any],
-        numbers: np.ndarray,
-        locate: Locate,
-        batch_size: int | None = None,
+        self, plans: Sequence[Any], numbers: np.ndarray, locate: Locate
     ) -> dict[str, Any]:
         """The rows of some numbers, out of several plans.
 
@@ -122,8 +110,6 @@ class Layout(NamedTuple):
           plans: each a `groups.Plan`.
           numbers: int64 [n], of rows of the dataset.
           locate: the plan of each number, and the row of that plan; -1 for padding.
-          batch_size: rows n with the same n // batch_size are a batch, of which
-            mismatched responses are; None leaves these empty.
 
         Returns:
           The fields of `types.batch`: `inputs`, `targets`, `weights`, `segment_ids`,
@@ -131,22 +117,15 @@ class Layout(NamedTuple):
           [n, R, T]; `lengths` [n, P, K]; `group_weights` and `index` [n, P]; `values`,
           a dict; `reference` [n, R, T], where the caches have one.
         """
-        groups = self.read(plans, numbers, locate, batch_size)
+        groups = self.read(plans, numbers, locate)
         return fields(groups, self, numbers, self.places(plans))
 
-    def read(self, plans, numbers, locate: Locate, batch_size=None) -> Groups:
+    def read(self, plans, numbers, locate: Locate) -> Groups:
         """The groups of the rows of some numbers; as `rows`."""
         names = values([plan.tokens for plan in plans])
-
-        def read(numbers: np.ndarray) -> Groups:
-            source, row = locate(numbers)
-            groups = [plan.groups(row, source == i) for i, plan in enumerate(plans)]
-            return join(groups, names)
-
-        groups = read(numbers)
-        if self.mismatched:
-            groups = with_mismatched(groups, numbers, read, batch_size or 1)
-        return groups
+        source, row = locate(numbers)
+        groups = [plan.groups(row, source == i) for i, plan in enumerate(plans)]
+        return join(groups, names)
 
 
 class Groups(NamedTuple):
@@ -157,9 +136,6 @@ class Groups(NamedTuple):
       place: int64 [G], its index within the row.
       starts: int64 [G, 1 + K], where its prompt and its responses start in `tokens`.
       lengths: int64 [G, 1 + K], their tokens, 0 where there is no such response.
-      room: int64 [G], the longest mismatched response that it has room for.
-      prompt: uint64 [G], equal for equal prompts, from their tokens before any cut.
-        Both of these are 0 where the layout has no mismatched responses.
       weight: float64 [G].
       values: float64 [G] or [G, n] by name.
       tokens: uint16 or uint32 [N].
@@ -171,8 +147,6 @@ class Groups(NamedTuple):
     place: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
-    room: np.ndarray
-    prompt: np.ndarray
     weight: np.ndarray
     values: dict[str, np.ndarray]
     tokens: np.ndarray
@@ -180,7 +154,7 @@ class Groups(NamedTuple):
     reference: np.ndarray | None
 
 
-OF_GROUP = ("row", "place", "starts", "lengths", "room", "prompt", "weight")
+OF_GROUP = ("row", "place", "starts", "lengths", "weight")
 
 
 def values(caches: Sequence[cache.TokenCache]) -> list[str]:
@@ -325,73 +299,3 @@ def spread(at: np.ndarray, array, shape: tuple[int, ...], dtype, fill=0):
     out = np.full(np.prod(shape), fill, dtype)
     out[at] = array
     return out.reshape(shape)
-
-
-def with_mismatched(
-    groups: Groups,
-    numbers: np.ndarray,
-    read: Callable[[np.ndarray], Groups],
-    batch_size: int,
-) -> Groups:
-    """The groups, each with a response to another prompt as its last.
-
-    KTO measures its baseline by these (arXiv:2402.01306). They are of another row of
-    the same batch, so they depend on the row's number and the batch size alone: no
-    order of reading, and no host, has any part in it.
-
-    The partner of a group of row n is the group in its place of the next row of the
-    batch, going round; the next again while its prompt is the same, its response does
-    not fit, or the row has none. A group without a partner has 0 tokens there.
-
-    Args:
-      numbers: int64 [n], of the rows.
-      read: the groups of other rows, by their numbers.
-      batch_size: rows n with the same n // batch_size are a batch.
-    """
-    number = numbers[groups.row]
-    first = number - number % batch_size
-    start, length = np.zeros_like(number), np.zeros_like(number)
-    pool, size = [groups], len(groups.tokens)
-    left = np.arange(len(number))  # groups without a partner yet
-    for step in range(1, batch_size):
-        if not len(left):
-            break
-        partners = first[left] + (number[left] + step) % batch_size
-        rows, which = np.unique(partners, return_inverse=True)
-        others = read(rows)
-        counts = np.bincount(others.row, minlength=len(rows))[which]
-        able = np.flatnonzero(counts)
-        begin = np.searchsorted(others.row, which[able])
-        other = begin + groups.place[left[able]] % counts[able]
-        fits = others.lengths[other, 1] <= groups.room[left[able]]
-        fits &= others.prompt[other] != groups.prompt[left[able]]
-        matched, other = left[able[fits]], other[fits]
-        start[matched] = size + others.starts[other, 1]
-        length[matched] = others.lengths[other, 1]
-        pool, size = [*pool, others], size + len(others.tokens)
-        left = np.setdiff1d(left, matched, assume_unique=True)
-    return groups._replace(
-        starts=np.concatenate([groups.starts, start[:, None]], 1),
-        lengths=np.concatenate([groups.lengths, length[:, None]], 1),
-        tokens=np.concatenate([groups.tokens for groups in pool]),
-        index=np.concatenate([groups.index for groups in pool]),
-    )
-
-
-def _without_partner(data: Any) -> list[str]:
-    """A line on the groups of the first batches that have no mismatched response."""
-    size, count, alone = data.batch_size, 0, 0
-    batches = min(-(-data.num_rows // size), max(1, SAMPLE // size))
-    read = data.rows if data.split == "train" else data.epoch_rows
-    for i in range(batches):
-        rows = read(np.arange(i * size, (i + 1) * size))
-        real = rows["group_weights"] > 0
-        count += real.sum()
-        alone += (real & (rows["lengths"][..., -1] == 0)).sum()
-    line = (
-        f"{alone:,} of {count:,} groups in the first {batches:,} batches have no "
-        "response to another prompt of their batch that fits, so the baseline is "
-        "measured without them, and 0 where a batch has none; raise batch_size, or "
-        "give more prompts"
-    )
-    return [line] if alone else []

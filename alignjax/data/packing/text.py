@@ -79,7 +79,6 @@ class Layout(NamedTuple):
         plans: Sequence[Plan],
         numbers: np.ndarray,
         locate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-        batch_size: int | None = None,
     ) -> dict[str, np.ndarray]:
         """The rows of some numbers, out of several plans; see `Plan.rows`.
 
@@ -87,7 +86,6 @@ class Layout(NamedTuple):
           numbers: int64 [n], of rows of the dataset.
           locate: the plan of each number, and the row of that plan.
         """
-        del batch_size
         source, row = locate(numbers)
         shape = (len(numbers), self.length)
         fields = {name: np.zeros(shape, dtype) for name, dtype in FIELDS.items()}
