@@ -19,7 +19,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from alignjax.storage import atomic
+from alignjax import errors
+from alignjax.storage import atomic, json_files
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
@@ -96,20 +97,26 @@ def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     A last line without its end, as a run that is still writing leaves, is not a record.
 
     Raises:
-      ValueError: another line is not JSON; the message has file and line.
+      DataError: another line is no record; the message has file and line.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not a record: {error}") from error
-            yield {
-                name: float(value) if value in NON_FINITE else value
-                for name, value in record.items()
-            }
+            where = f"{path}:{number}"
+            record = json_files.parse(line, where, dict)
+            if not isinstance(record.get("step"), int):
+                raise errors.DataError(f"{where}: no whole number as its step")
+            for name, value in record.items():
+                try:
+                    if not (isinstance(value, (int, float)) or value in NON_FINITE):
+                        raise ValueError("not a number")
+                    number = float(value)  # or an OverflowError
+                except (ValueError, OverflowError) as error:
+                    shown = f"{name:.60}: {value!r:.60}: {error}"
+                    raise errors.DataError(f"{where}: {shown}") from error
+                record[name] = number if isinstance(value, str) else value
+            yield record
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from alignjax import errors
 from alignjax.tracking import journal
 
 
@@ -112,9 +113,10 @@ def test_only_numbers_are_recorded(tmp_path):
 
 def test_reading_names_the_broken_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\nnonsense\n{"step": 1}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2"):
-        list(journal.read(path))
+    for line in ("nonsense", "3", '{"loss": 1}', '{"step": 1, "loss": []}'):
+        path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n')
+        with pytest.raises(errors.DataError, match=r"metrics\.jsonl:2"):
+            list(journal.read(path))
 
 
 def test_a_record_outlives_the_process_at_once(tmp_path):
