@@ -31,6 +31,8 @@ def test_line_says_steps_done_loss_speed_and_time():
         "step  120/2000  loss 3.412  eval 3.5  1:02:03 left  84.1k tok/s  MFU 41.2%"
     )
     assert progress.line(0, 10, {}, left=None) == "step  1/10"
+    for name in progress.SEEN:  # comparisons of runs are by these
+        assert f"4.54k {name}" in progress.line(0, 10, {name: 4540}, left=None)
     assert "loss nan" in progress.line(0, 10, {"loss": math.nan}, left=None)
 
 

@@ -10,6 +10,7 @@ from stages import interrupted, refused, run, said, section
 
 from alignjax import errors, train, trees
 from alignjax.analysis import open_run
+from alignjax.tracking import progress
 from configs.smoke import dpo, pretrain, sft
 
 
@@ -146,6 +147,9 @@ def test_an_interrupted_run_goes_on_to_the_same_parameters(folder, tuned, prefer
     resumed = interrupted(folder, "resumed", dpo, at=4, **changes)
     same = jax.tree.map(np.array_equal, preferred.params(), resumed.params())
     assert all(jax.tree.leaves(same))
+    whole, parts = ([row["pairs"] for row in r.metrics()] for r in (preferred, resumed))
+    assert whole == parts == sorted(whole) and 0 < whole[0] < whole[-1]
+    assert any(f"{progress.short(whole[-1])} pairs" in line for line in said(resumed))
 
 
 def test_a_run_that_has_moved_still_counts_as_the_same(folder, tuned):
