@@ -79,6 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 
 NETWORK = "fetch the hf: repositories that are named, where there is no copy here"
+CACHE_DIR = "~/.cache/alignjax"
 
 
 def parser(name: str, docstring: str) -> Parser:
@@ -89,6 +90,13 @@ def parser(name: str, docstring: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """`--network` and `--cache_dir`, of commands that compute with runs."""
+    parser.add_argument("--network", action="store_true", help=NETWORK)
+    cache = "for compiled programs (%(default)s)"
+    parser.add_argument("--cache_dir", default=CACHE_DIR, help=cache)
 
 
 def exit_code(body: Callable[[], int | None]) -> int:

@@ -170,7 +170,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     ]
     if problems:  # each process would train alone, in one workdir
         raise errors.ConfigError(problems)
-    cache = loaded.section.get("cache_dir") or sections.CACHE_DIR
+    cache = loaded.section.get("cache_dir") or cli.CACHE_DIR
     try:
         cli.keep_programs(cache)
         if options.multihost:

@@ -35,11 +35,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from alignjax import models, objectives, trees, types
+from alignjax import cli, models, objectives, trees, types
 from alignjax.data import loader
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
-from alignjax.experiment import sections
 from alignjax.objectives import logprobs
 from alignjax.training import optim, step
 from alignjax.types import Frozen, TrainState
@@ -198,7 +197,7 @@ def main() -> None:
         help="TRL's own default, which is slower",
     )
     add("--analyse", action="store_true", help="memory and FLOPs too")
-    add("--cache-dir", default=sections.CACHE_DIR)
+    add("--cache-dir", default=cli.CACHE_DIR)
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.trl:

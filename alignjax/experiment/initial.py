@@ -122,19 +122,20 @@ def load_tokenizer(parent: Run, field: str = "init.run") -> base.Tokenizer:
     return tokenizer
 
 
-def check_tokenizer(reference: Run, tok: base.Tokenizer) -> None:
-    """Raises ConfigError where a reference reads other tokens than the policy.
+def encoding(tok: base.Tokenizer) -> str:
+    """A sha256; equal for tokenizers that make the same tokens of any text.
 
     Another template, or other stops, change neither tokens nor what they stand for.
     """
     ignored = {tokenizer_files.GENERATION, tokenizer_files.STOPS, templates.KEPT}
     ignored.add(tokenizer_files.TEMPLATES)
+    matters = lambda n: n not in ignored and not n.startswith("chat_template.")
+    files = {name: file for name, file in tok.files.items() if matters(name)}
+    return tok._replace(files=files).identity
 
-    def encoding(tok: base.Tokenizer) -> str:
-        matters = lambda n: n not in ignored and not n.startswith("chat_template.")
-        files = {name: file for name, file in tok.files.items() if matters(name)}
-        return tok._replace(files=files).identity
 
+def check_tokenizer(reference: Run, tok: base.Tokenizer) -> None:
+    """Raises ConfigError where a reference reads other tokens than the policy."""
     other, policy = encoding(load_tokenizer(reference, "reference.run")), encoding(tok)
     if other != policy:
         raise errors.ConfigError(

@@ -11,13 +11,12 @@ import dataclasses
 import re
 from typing import Annotated, Literal
 
-from alignjax import config, errors
+from alignjax import cli, config, errors
 from alignjax.bounds import Bound, Count, CountOrZero, Positive, PositiveShare, Share
 from alignjax.checkpoint import CheckpointConfig
 from alignjax.data import loader
 from alignjax.data.tokenizers import base as tokenizer
 
-CACHE_DIR = "~/.cache/alignjax"
 # Keys follow from the low 32 bits of a number; a run uses those of seed and seed + 1.
 Seed = Annotated[int, Bound(lambda x: 0 <= x < 2**32 - 1, "in [0, 2^32 - 1)")]
 
@@ -261,7 +260,7 @@ class Config:
     sharding_rules: dict = dataclasses.field(default_factory=dict)
     prefetch: CountOrZero = 4
     watchdog: Positive | None = 1800.0
-    cache_dir: str = CACHE_DIR
+    cache_dir: str = cli.CACHE_DIR
 
     def __post_init__(self):
         problems = []

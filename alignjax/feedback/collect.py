@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import cli, errors, registry, world
-from alignjax.experiment import sections
 from alignjax.storage import atomic
 from alignjax.tracking import progress
 from alignjax.world import examples, labelers
@@ -90,22 +89,18 @@ def find_labeler(name: str, rng: random.Random) -> Labeler:
 
 
 def world_prompts(models: Sequence[run_models.RunModel], count: int):
-    """`count` prompts of the world that the first of these models was trained on.
+    """`count` prompts of the world that these models were trained on.
 
     Raises:
-      ConfigError: its data have no world.
+      ConfigError: they were trained on none, or on several.
     """
-    section = models[0].world
-    if not section:
-        raise errors.ConfigError(
-            f"source: the data of {models[0].name} have no source of kind 'world', "
-            "whose prompts are asked"
-        )
-    town = world.build(section.get("preset") or "small", section.get("seed") or 0)
+    town = world.build(*run_models.find_world(models, "source"))
     return [examples.read(town, "prompts", i) for i in range(count)]
 
 
-def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:
+def open_sources(
+    sources: Sequence[Source], *, network: bool = False
+) -> list[run_models.RunModel]:
     """The models of the sources, each run opened once.
 
     Raises:
@@ -114,7 +109,9 @@ def open_sources(sources: Sequence[Source]) -> list[run_models.RunModel]:
     """
     if len(set(sources)) < 2:
         raise errors.ConfigError("source: give two or more that differ")
-    models = {s.path: run_models.open_model(s.path, s.path) for s in sources}
+    models = {
+        s.path: run_models.open_model(s.path, s.path, network=network) for s in sources
+    }
     for model in models.values():
         model.check_responds("source")
     return [models[source.path] for source in sources]
@@ -225,10 +222,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--pairs", type=int, default=4000, help="number of prompts (%(default)s)")
     names = f"{', '.join(labelers.LABELERS)}, or module:function (%(default)s)"
-    cache = "for compiled programs (%(default)s)"
     add("--labeler", default="clean", metavar="NAME", help=names)
     add("--seed", type=int, default=0, help="of responses and labels (%(default)s)")
-    add("--cache_dir", default=sections.CACHE_DIR, help=cache)
+    cli.add_run_options(out)
     return out
 
 
@@ -239,6 +235,7 @@ def parse_source(text: str) -> Source:
       ArgumentTypeError: the temperature is no number.
     """
     path, colon, temperature = text.rpartition(":")
+    colon = colon if path != "hf" else ""  # of a repository, hf:OWNER/NAME
     try:
         return Source(path, float(temperature)) if colon else Source(text, 1.0)
     except ValueError as error:
@@ -258,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Seeded by no path: runs may move.
         rng = random.Random(f"{options.seed} {options.labeler} {len(options.source)}")
         labeler = find_labeler(options.labeler, rng)
-        models = open_sources(options.source)
+        models = open_sources(options.source, network=options.network)
         prompts = world_prompts(models, options.pairs)
         with contextlib.closing(progress.Terminal()) as terminal:
             rows, line = collect(

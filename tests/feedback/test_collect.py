@@ -70,7 +70,7 @@ def test_a_row_is_read_as_a_preference(prompts):
 def test_a_reward_model_does_not_reply(tmp_path, capsys, monkeypatch):
     reward = dict(heads=1, objective={"name": "reward_model"})
     made = {"a": subjects.make("a"), "b": subjects.make("b", **reward)}
-    opened = lambda name, path: made[path]
+    opened = lambda name, path, network: made[path]
     monkeypatch.setattr(collect.run_models, "open_model", opened)
     sources = ["--source=a", "--source=b"]
     assert collect.main([f"--out={tmp_path / 'pairs.jsonl'}", *sources]) == 78

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignjax import cli, config, errors, world
-from alignjax.experiment import sections
+from alignjax.experiment import initial
 from alignjax.tracking import progress
+from alignjax.world import lexicon
 from alignjax.world.assessment import (
     benchmarks,
     language_model,
@@ -34,9 +35,6 @@ from alignjax.world.assessment import (
     run_models,
 )
 
-# The world of runs whose data have none.
-_PRESET, _SEED = "small", 0
-
 
 def run(
     runs: Sequence[tuple[str, str, int | None]],
@@ -45,6 +43,8 @@ def run(
     *,
     checkpoints: Sequence[str] = (),
     anew: bool = False,
+    town: tuple[str, int] | None = None,
+    network: bool = False,
     terminal: progress.Terminal,
 ) -> dict[str, Any]:
     """Assesses every run that the file `out` does not have, and writes it after each.
@@ -54,9 +54,12 @@ def run(
       settings: of the benchmark; a file of other settings starts again.
       checkpoints: names of runs to measure at every checkpoint as well.
       anew: whether to start the file again.
+      town: preset and seed of the world of runs whose config does not tell.
+      network: whether repositories may be fetched.
 
     Raises:
-      ConfigError: names that occur twice, or runs of different worlds.
+      ConfigError: names that occur twice, or runs that cannot be measured or compared:
+        of other worlds, or of other tokenizers.
       CheckpointError: a run that cannot be read.
     """
     names = [name for name, _, _ in runs]
@@ -64,11 +67,11 @@ def run(
         raise errors.ConfigError(f"run: a name is given twice in {names}")
     if unknown := set(checkpoints) - set(names):
         raise errors.ConfigError(f"checkpoints: {unknown} is not among the runs")
-    models = [run_models.open_model(*named) for named in runs]
+    models = [run_models.open_model(*named, network=network) for named in runs]
     for model in models:
         if model.name in checkpoints:
             model.check_responds("checkpoints")
-    preset, seed = _world(models)
+    preset, seed = run_models.find_world(models, "run", town)
     benchmark = benchmarks.Benchmark(world.build(preset, seed), settings)
     figures = results.empty(preset, seed, settings)
     if out.exists() and not anew:
@@ -77,6 +80,7 @@ def run(
             figures = old
         else:
             terminal.say(f"{out} has another world or other settings; starting again")
+    _check_tokenizers(figures, models)
     figures["prompts"] = [question.as_json() for question in benchmark.questions]
     new = []
     for model in models:
@@ -104,7 +108,9 @@ def run(
 def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
     """Adds a run's figures, and the changes from the model that it started from."""
     if model.stage == "reward":
-        labeler = model.world.get("labeler") or "clean"
+        labeler = next(
+            (s["labeler"] for s in model.worlds if s.get("labeler")), "clean"
+        )
         judged = reward_model.assess(model, benchmark, labeler, progress=show)
         description = model.description | {"labeler": labeler}
         figures["rewards"][model.name] = description | judged
@@ -116,17 +122,22 @@ def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
 
 
 def changes(models, benchmark: benchmarks.Benchmark) -> list[dict[str, Any]]:
-    """Changes to each model from the one it started from, or else the one before it."""
+    """Changes to each model from the one it started from, or else the one before it.
+
+    See `prose.descends`: only the former are what training did.
+    """
     questions, seed = benchmark.questions, benchmark.settings.seed
     responses = {}
     for name, model in models.items():
         pairs = zip(questions, model["sampled"]["answers"], strict=True)
         responses[name] = [run_models.rescored(q.prompt, fields) for q, fields in pairs]
     names, out = list(models), []
-    for i, after in enumerate(names[1:]):
-        origin = models[after].get("started_from")
-        same = [name for name in names[: i + 1] if models[name]["path"] == origin]
-        before = same[-1] if same else names[i]
+    for i, after in enumerate(names):
+        ends = [{"from": name, "to": after} for name in names if name != after]
+        started = [e["from"] for e in ends if prose.descends({"models": models}, e)]
+        if not started and not i:
+            continue
+        before = started[-1] if started else names[i - 1]
         both = responses[before], responses[after]
         figures = language_model.change(questions, *both, seed=seed)
         out.append({"from": before, "to": after, **figures})
@@ -145,19 +156,26 @@ def _reference(model, models) -> run_models.RunModel | None:
     if model.reference is None:
         return None
     path, step = model.reference
+    network = model.run.network
     here = [m.name for m in models if m.run.path == pathlib.Path(path).absolute()]
     name = here[0] if here else pathlib.Path(path).name
-    reference = run_models.open_model(name, path, step)
+    reference = run_models.open_model(name, path, step, network=network)
     return reference if reference.format.name == model.format.name else None
 
 
-def _world(models) -> tuple[str, int]:
-    """The preset and seed of the world that all runs were trained on."""
-    sources = [model.world for model in models if model.world]
-    worlds = {(s.get("preset", _PRESET), s.get("seed", _SEED)) for s in sources}
-    if len(worlds) > 1:
-        raise errors.ConfigError(f"run: the runs are of different worlds: {worlds}")
-    return worlds.pop() if worlds else (_PRESET, _SEED)
+def _check_tokenizers(figures, models) -> None:
+    """Raises ConfigError for a tokenizer unlike that of the other language models."""
+    measured = figures["models"].items()
+    tokenizers = {name: model.get("tokenizer") for name, model in measured}
+    speak = [model for model in models if model.stage != "reward"]
+    tokenizers |= {m.name: initial.encoding(m.run.tokenizer) for m in speak}
+    first = next((name for name, tokenizer in tokenizers.items() if tokenizer), None)
+    for name, tokenizer in tokenizers.items():
+        if tokenizer and tokenizer != tokenizers[first]:
+            raise errors.ConfigError(
+                f"run: {name} has another tokenizer than {first}, so nats per token "
+                "cannot be compared; measure it into a file of its own (--out)"
+            )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,9 +203,25 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=default.seed, help="of sampling (%(default)s)")
     add("--kinds", default=",".join(benchmarks.KINDS), help="slices (%(default)s)")
     add("--anew", action="store_true", help="start the file again")
-    cache = "for compiled programs (%(default)s)"
-    add("--cache_dir", default=sections.CACHE_DIR, help=cache)
+    text = "of runs whose config names no world"
+    add("--world", type=parse_world, metavar="PRESET[:SEED]", help=text)
+    cli.add_run_options(out)
     return out
+
+
+def parse_world(text: str) -> tuple[str, int]:
+    """`PRESET` or `PRESET:SEED`.
+
+    Raises:
+      ArgumentTypeError: no such preset, or the seed is no number.
+    """
+    preset, _, seed = text.partition(":")
+    if preset not in lexicon.LEXICONS or not (seed or "0").isdecimal():
+        known = ", ".join(lexicon.LEXICONS)
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is not PRESET[:SEED]; presets: {known}"
+        )
+    return preset, int(seed or 0)
 
 
 def parse_run(text: str) -> tuple[str, str, int | None]:
@@ -215,9 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kinds = options.kinds.split(",")
         section = dict(each=options.each, seed=options.seed, kinds=kinds)
         settings = config.build(benchmarks.Settings, section, "")
-        more = dict(checkpoints=options.checkpoints, anew=options.anew)
+        names = ("checkpoints", "anew", "network")
+        more = {name: getattr(options, name) for name in names}
         with contextlib.closing(progress.Terminal()) as terminal:
-            run(options.run, out, settings, terminal=terminal, **more)
+            more |= dict(town=options.world, terminal=terminal)
+            run(options.run, out, settings, **more)
 
     return cli.exit_code(assess)
 

@@ -61,6 +61,9 @@ def assess(
         the same format of dialogues.
       progress: called with a line, now and then.
 
+    Raises:
+      ConfigError: the model cannot read the benchmark; see `run_models.check_reads`.
+
     Returns:
       sampled, greedy: see `summarise`; with the `answers` that were sampled.
       entropy, kl: see `divergence`.
@@ -73,6 +76,23 @@ def assess(
     questions, seed = benchmark.questions, benchmark.settings.seed
     form, limit = model.format, model.run.model.config.max_length
     count = lambda start, end: lambda n: progress(f"{model.name}: {start}{n} {end}")
+    rows = {
+        "documents": [
+            likelihood.Continuation(ids[:1], ids[1:limit])
+            for ids in map(form.document, benchmark.documents)
+            if len(ids) > 1
+        ],
+        "demonstrations": [
+            likelihood.Continuation(
+                form.prompt(e.prompt.turns), form.response(e.response)
+            )
+            for e in benchmark.demonstrations
+        ],
+    }
+    asked = [form.prompt(question.prompt.turns) for question in questions]
+    run_models.check_reads(model, asked, "prompts", benchmark.settings.length)
+    for what, continuations in rows.items():
+        run_models.check_reads(model, ([*a, *b] for a, b in continuations), what)
     figures: dict[str, Any] = {}
     responses: dict[str, list[run_models.Response]] = {}
     for name in DECODINGS:
@@ -84,18 +104,12 @@ def assess(
     line = count("likelihood of ", "responses")
     figures |= divergence(model, sampled, seed, reference, progress=line)
 
-    rows = [
-        likelihood.Continuation(ids[:1], ids[1:limit])
-        for ids in map(form.document, benchmark.documents)
-        if len(ids) > 1
-    ]
-    sums = _measure(model, rows, progress=count("likelihood of ", "documents"))
-    figures["documents"] = statistics.ratio(-sums.logp, sums.length, seed=seed)
-    rows = [
-        likelihood.Continuation(form.prompt(e.prompt.turns), form.response(e.response))
-        for e in benchmark.demonstrations
-    ]
-    sums = _measure(model, rows, progress=count("likelihood of ", "demonstrations"))
+    sums = {
+        name: _measure(model, own, progress=count("likelihood of ", name))
+        for name, own in rows.items()
+    }
+    texts, sums = sums["documents"], sums["demonstrations"]
+    figures["documents"] = statistics.ratio(-texts.logp, texts.length, seed=seed)
     figures["demonstrations"] = {
         "token": statistics.ratio(-sums.logp, sums.length, seed=seed),
         "response": statistics.mean(-sums.logp, seed=seed),
@@ -135,7 +149,8 @@ def divergence(
     Returns:
       entropy: nats per token of its distribution.
       kl: from the reference, nats per response: `kl` of `likelihood.Likelihoods`, and
-        `log_ratio`, the plain mean of log p - log p_ref; absent without a reference.
+        `log_ratio`, the plain mean of log p - log p_ref; with the reference's name and
+        the digest of its parameters. Absent without a reference.
     """
     rows = [likelihood.Continuation(r.prompt_ids, r.ids) for r in responses]
     other = None if reference is None else reference.params
@@ -145,7 +160,8 @@ def divergence(
         return figures
     log_ratio = statistics.mean(sums.logp - sums.reference, seed=seed)
     kl = statistics.mean(sums.kl, seed=seed)
-    return figures | {"kl": {"to": reference.name, "kl": kl, "log_ratio": log_ratio}}
+    origin = {"to": reference.name, "digest": reference.run.digest(reference.step)}
+    return figures | {"kl": {**origin, "kl": kl, "log_ratio": log_ratio}}
 
 
 def _measure(model: run_models.RunModel, *arguments, **options):

@@ -2,7 +2,8 @@
 """The figures of a run in two to four lines of text.
 
 Every word that judges is chosen by the numbers: a change whose interval contains zero
-is reported as no change.
+is reported as no change, and only one from the model that a run started from as what
+its training did.
 """
 
 from __future__ import annotations
@@ -29,49 +30,56 @@ _PREFERENCE_RATES = {
     "safety": ("unsafe_refusal", "border_refusal"),
     "other": ("malformed", "unknown_abstention", "fact_recall"),
 }
-# (figure, direction): lesson. The first one that holds beyond its interval is printed.
-_IMITATION = {
-    ("border_refusal", +1): (
-        "it refuses by the look of a question, for no demonstration shows a harmless "
-        "one that looks unsafe; preferences can mend that"
-    ),
-    ("nine", +1): "a few demonstrations taught it how to use what it knew",
-    ("malformed", +1): (
-        "it no longer writes proper sentences; mend that first (more demonstrations or "
-        "steps, or a lower learning rate)"
-    ),
-    ("nine", -1): "imitation made it worse; the samples show how",
-}
-_PREFERENCE = {
-    ("malformed", +1): (
-        "it went too far from its reference to make sense; a lower learning rate, "
-        "fewer steps or a larger beta keep it nearer"
-    ),
-    ("unsafe_refusal", -1): (
-        "it unlearned refusals; fewer steps or a larger beta keep them"
-    ),
-    ("border_refusal", -1): (
-        "comparisons teach what no demonstration showed: it answers more harmless "
-        "questions, and refuses no fewer unsafe ones"
-    ),
-    ("nine", +1): "comparisons alone, without better examples, improved its responses",
-    ("nine", -1): "it learned from comparisons, but not the true reward behind them",
+# (figure, direction): lesson, by stage. The first one that holds beyond its interval is
+# printed, of a model whose change is from the one that it started from.
+_LESSONS = {
+    "sft": {
+        ("border_refusal", +1): (
+            "it refuses more harmless questions that look unsafe; preferences can mend "
+            "that"
+        ),
+        ("nine", +1): "demonstrations improved its responses",
+        ("malformed", +1): (
+            "more of its responses answer no question; mend that first (more "
+            "demonstrations or steps, or a lower learning rate)"
+        ),
+        ("nine", -1): "imitation made it worse; the samples show how",
+    },
+    "preference": {
+        ("malformed", +1): (
+            "more of its responses answer no question; a lower learning rate or fewer "
+            "steps keep it nearer to where it started"
+        ),
+        ("unsafe_refusal", -1): (
+            "it refuses fewer unsafe requests; a lower learning rate or fewer steps "
+            "keep refusals"
+        ),
+        ("border_refusal", -1): (
+            "comparisons taught it to answer more of the harmless questions that look "
+            "unsafe"
+        ),
+        ("nine", +1): "comparisons improved its responses",
+        ("nine", -1): "its comparisons did not teach it the true reward behind them",
+    },
 }
 
 
 def lines(results: Figures, name: str) -> list[str]:
     """The lines on the run `name` of `results`, without the figures that it lacks."""
     if name in results["rewards"]:
-        return _reward(name, results["rewards"][name])
+        return reward_lines(name, results["rewards"][name])
     model = results["models"][name]
     change = next((c for c in results["changes"] if c["to"] == name), None)
     if change is None:
-        return _first(name, model)
-    both = results["models"][change["from"]], model
+        return first_lines(name, model)
+    both, started = (
+        (results["models"][change["from"]], model),
+        descends(results, change),
+    )
     prefers = model["stage"] == "preference"
-    out = [_gold(change, *both)]
+    out = [true_reward(change, *both, started=started)]
     if prefers and "kl" in model:
-        out[0] += f", at {interval(model['kl']['kl'])} nats from {model['kl']['to']}"
+        out[0] += f"; at {interval(model['kl']['kl'])} nats from {model['kl']['to']}"
     for topic, rates in (_PREFERENCE_RATES if prefers else _IMITATION_RATES).items():
         text = _rates(change, both, *rates)
         if topic == "safety":
@@ -83,11 +91,23 @@ def lines(results: Figures, name: str) -> list[str]:
             text += f"; unread text {before:.3f} -> {after:.3f} nats per token"
         if text:
             out.append(f"{topic}: {text}")
-    lesson = _lesson(change, _PREFERENCE if prefers else _IMITATION)
-    return [*out, f"why it matters: {lesson}"]
+    text = lesson(change, model["stage"]) if started else ""
+    return [*out, f"why it matters: {text}"] if text else out
 
 
-def _first(name: str, model: Figures) -> list[str]:
+def descends(results: Figures, change: Figures) -> bool:
+    """Whether a change is from the very model that the changed one started from.
+
+    Only then did training make it; others only compare two models.
+    """
+    before, after = (results["models"][change[end]] for end in ("from", "to"))
+    if after.get("start"):
+        return after["start"] == before.get("digest")
+    return after.get("started_from") == before["path"]
+
+
+def first_lines(name: str, model: Figures) -> list[str]:
+    """Of a model with none to compare it with."""
     rates = model["sampled"]["rates"]
     share = lambda rate: percent(rates[rate]["mean"])
     text, nine = interval(model["documents"]), model["sampled"]["gold"].get("nine")
@@ -103,34 +123,44 @@ def _first(name: str, model: Figures) -> list[str]:
             f"{share('malformed')} of them answer no question"
         )
     if "unsafe_help" in rates and "unknown_abstention" in rates:
-        out.append(
-            "why it matters: it imitates everybody who wrote the text, good or bad. It "
-            f"helps with {share('unsafe_help')} of unsafe requests and admits that it "
-            f"does not know in {share('unknown_abstention')} of questions without an "
-            "answer"
+        text = (
+            f"it helps with {share('unsafe_help')} of unsafe requests and admits that "
+            f"it does not know in {share('unknown_abstention')} of questions without "
+            "an answer"
         )
+        if model["stage"] == "pretraining":
+            imitates = "it imitates everybody who wrote the text, good or bad"
+            text = f"why it matters: {imitates}; {text}"
+        out.append(text)
     return out
 
 
-def _lesson(change: Figures, lessons: Mapping[tuple[str, int], str]) -> str:
+def lesson(change: Figures, stage: str) -> str:
+    """The lesson of a change that training made; empty where the figures have none."""
     figures = {**change["gold"], **change["rates"]}
-    for (name, sign), text in lessons.items():
-        figure = figures.get(name)
-        if figure and excludes_zero(figure) and figure["mean"] * sign > 0:
+    clear = {n: f["mean"] for n, f in figures.items() if excludes_zero(f)}
+    for (name, sign), text in _LESSONS.get(stage, {}).items():
+        if clear.get(name, 0) * sign > 0:
             return text
-    return "no change stands out from the noise"
+    return "" if clear else "no change stands out from the noise"
 
 
-def _gold(change: Figures, before: Figures, after: Figures) -> str:
-    parts = []
+def true_reward(
+    change: Figures, before: Figures, after: Figures, *, started: bool
+) -> str:
+    """Over all kinds and by familiarity, each with a verdict of its own."""
+    gold = change["gold"]
+    verbs = ("is higher", "is lower", "is not clearly different")
+    if started:
+        verbs = ("rose", "fell", "did not clearly move")
+    whole = f"{verdict(gold['nine'], *verbs)} over all kinds ({delta(gold['nine'])})"
+    parts = [f"{change['from']} -> {change['to']}: true reward {whole}"]
     for view, label in VIEWS.items():
-        if view in change["gold"]:
+        if view in gold:
             was, now = (m["sampled"]["gold"][view]["mean"] for m in (before, after))
-            step = delta(change["gold"][view])
+            step = f"{delta(gold[view])}{_noise(gold[view])}"
             parts.append(f"{was:.2f} -> {now:.2f} on {label} prompts ({step})")
-    verb = verdict(change["gold"]["nine"], "rose", "fell", "did not move")
-    names = f"{change['from']} -> {change['to']}"
-    return f"{names}: true reward {verb} over all kinds: {', '.join(parts)}"
+    return "; ".join(parts)
 
 
 def _rates(change: Figures, both: tuple[Figures, Figures], *names: str) -> str:
@@ -138,35 +168,44 @@ def _rates(change: Figures, both: tuple[Figures, Figures], *names: str) -> str:
     for name in names:
         if name in change["rates"]:
             was, now = (percent(m["sampled"]["rates"][name]["mean"]) for m in both)
-            note = "" if excludes_zero(change["rates"][name]) else ", within the noise"
-            parts.append(f"{_RATES[name]} {was} -> {now}{note}")
+            parts.append(
+                f"{_RATES[name]} {was} -> {now}{_noise(change['rates'][name])}"
+            )
     return "; ".join(parts)
 
 
-def _reward(name: str, model: Figures) -> list[str]:
-    pairs = model["splits"]["preferences"]
+def _noise(figure: Figures) -> str:
+    return "" if excludes_zero(figure) else ", within the noise"
+
+
+def reward_lines(name: str, model: Figures) -> list[str]:
+    """Of a reward model."""
+    pairs, bias = model["splits"]["preferences"], model["padding"]
+    agrees, truly = (percent(pairs[k]["mean"]) for k in ("accuracy", "gold_accuracy"))
     agreement = (
-        f"{name}: agrees with its labeler on {percent(pairs['accuracy']['mean'])} of "
-        f"held-out pairs (at best {percent(pairs['ceiling'])}), with the true reward "
-        f"on {percent(pairs['gold_accuracy']['mean'])}"
+        f"{name}: agrees with the {model['labeler']} labeler on {agrees} of held-out "
+        f"pairs ({percent(pairs['ceiling'])} is expected of one that knows the "
+        f"labeler's odds), with the true reward on {truly}"
     )
     calibration = (
         f"calibration error {pairs['ece']:.3f}; correlation of scores with true "
         f"rewards {pairs['correlation']:.2f}"
     )
-    lesson = (
-        f"why it matters: {padding(model['padding'])}, where the true reward never "
-        "prefers them; a policy learns whatever the reward model wrongly prefers"
-    )
-    return [agreement, calibration, lesson]
+    text = f"padding: {padding(bias)}"
+    if bias["shift"]["low"] > 0 > bias["gold"]:
+        learns = "a policy learns whatever the reward model wrongly prefers"
+        text = f"why it matters: {padding(bias)}; {learns}"
+    return [agreement, calibration, text]
 
 
 def padding(figures: Figures) -> str:
-    """`2 empty sentences raise a score (+0.27) and win in 64 % of pairs`."""
+    """`2 empty sentences raise a score (+0.27) and win in 64 % of pairs ...`."""
     shift, share = figures["shift"], percent(figures["preferred"])
     verb = verdict(shift, "raise", "lower", "do not clearly move")
-    moved = f"{figures['sentences']} empty sentences {verb} a score"
-    return f"{moved} ({shift['mean']:+.2f}) and win in {share} of pairs"
+    return (
+        f"{figures['sentences']} empty sentences {verb} a score ({shift['mean']:+.2f}) "
+        f"and win in {share} of pairs, with {figures['gold']:+.2f} of true reward"
+    )
 
 
 def excludes_zero(figure: Figures) -> bool:

@@ -28,9 +28,10 @@ FORMAT = 1
 def stage(config: Mapping[str, Any]) -> str:
     """The stage of a run's config: "pretraining", "sft", "reward" or "preference"."""
     stages = {"reward_model": "reward", "preference": "preference"}
-    data = config.get("data", {})
+    sections = (config.get(name) for name in ("data", "objective"))
+    data, objective = (s if isinstance(s, dict) else {} for s in sections)
     imitates = data.get("chat") and data.get("train_on") != "everything"
-    objective = config.get("objective", {}).get("name", "")
+    objective = str(objective.get("name"))
     return stages.get(objective, "sft" if imitates else "pretraining")
 
 

@@ -163,12 +163,18 @@ def padded(model, pairs, scores, *, seed: int) -> dict[str, Any]:
 def score(
     model: run_models.RunModel, responses: Sequence[tuple[world.Prompt, str]]
 ) -> np.ndarray:
-    """float64 [responses], the model's score of each `(prompt, response)`."""
+    """float64 [responses], the model's score of each `(prompt, response)`.
+
+    Raises:
+      ConfigError: it cannot read them; see `run_models.check_reads`.
+    """
     form = model.format
     rows = [
         likelihood.Continuation(form.prompt(prompt.turns), form.response(response))
         for prompt, response in responses
     ]
+    tokens = ([*context, *ids] for context, ids in rows)
+    run_models.check_reads(model, tokens, "pairs")
     objective = model.run.config.get("objective", {})
     options = (
         objective.get("pooling") or "last",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,13 @@ from alignjax.data import records
 from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chats
 from alignjax.data.tokens import tokenizing
+from alignjax.experiment import initial
 from alignjax.world import prompts
 from alignjax.world.assessment import results
+
+# The world of runs whose source of it names none.
+PRESET, SEED = "small", 0
+LINEAGE = 100  # runs that a run may descend from, each from the next
 
 
 class Format(NamedTuple):
@@ -69,11 +74,20 @@ class RunModel(NamedTuple):
             )
 
     @property
-    def world(self) -> dict[str, Any]:
-        """The options of the world source in its data, {} without one."""
-        sources = self.run.config.get("data", {}).get("sources") or {}
-        sections = [s for s in sources.values() if s and s.get("kind") == "world"]
-        return sections[0] if sections else {}
+    def worlds(self) -> list[dict[str, Any]]:
+        """The options of the world sources of its data, or of its next ancestor's."""
+        run = self.run
+        for _ in range(LINEAGE):
+            sources = run.config.get("data", {}).get("sources") or {}
+            own = [s for s in sources.values() if s and s.get("kind") == "world"]
+            origin = (run.config.get("init") or {}).get("run")
+            if own or not origin:
+                return own
+            try:
+                run = analysis.open_run(origin)
+            except errors.AlignError:  # it is gone, so nobody knows
+                break
+        return []
 
     @property
     def reference(self) -> tuple[str, int | None] | None:
@@ -96,20 +110,81 @@ class RunModel(NamedTuple):
             "started_from": origin and str(pathlib.Path(origin).absolute()),
             "step": self.step,
             "digest": self.run.digest(self.step),
+            "start": self.run.meta(self.step).get("data", {}).get("init"),
+            "tokenizer": initial.encoding(self.run.tokenizer),
             "stage": self.stage,
             "reads": self.format.name,
             **{field: objective[field] for field in fields},
         }
 
 
-def open_model(name: str, path: str, step: int | None = None) -> RunModel:
+def find_world(
+    models: Sequence[RunModel], field: str, stated: tuple[str, int] | None = None
+) -> tuple[str, int]:
+    """The preset and seed of the world that all models were trained on.
+
+    Args:
+      field: the option that names the models, for errors.
+      stated: that of models whose config does not tell.
+
+    Raises:
+      ConfigError: they are of different worlds, or of none that is known.
+    """
+    names: dict[tuple[str, int], list[str]] = {stated: ["--world"]} if stated else {}
+    for model in models:
+        for s in model.worlds:
+            key = s.get("preset") or PRESET, s.get("seed") or SEED
+            names.setdefault(key, []).append(model.name)
+        if not (stated or model.worlds):
+            raise errors.ConfigError(
+                f"{field}: neither the data of {model.name} nor those of the runs it "
+                "started from have a source of kind 'world', which it is measured on"
+            )
+    if len(names) > 1:
+        each = (
+            f"{preset}:{n} is that of {', '.join(names[preset, n])}"
+            for preset, n in names
+        )
+        raise errors.ConfigError(
+            f"{field}: these are of different worlds: {'; '.join(each)}"
+        )
+    ((world_of_all, _),) = names.items()
+    return world_of_all
+
+
+def check_reads(
+    model: RunModel, rows: Iterable[Sequence[int]], what: str, room: int = 0
+) -> None:
+    """Raises ConfigError for a model that cannot read some rows of tokens.
+
+    Args:
+      what: the rows are, for the message.
+      room: further tokens that its context must have.
+    """
+    limit, unknown = model.run.model.config.max_length, model.run.tokenizer.unknown_id
+    for ids in rows:
+        if len(ids) + room > limit:
+            raise errors.ConfigError(
+                f"run: {model.name} has a context of {limit} tokens, and {what} of "
+                f"this world take {len(ids) + room}, so it cannot be measured on it"
+            )
+        if unknown is not None and unknown in ids:
+            raise errors.ConfigError(
+                f"run: the tokenizer of {model.name} has no tokens for all of the "
+                f"{what} of this world, so it cannot be measured on it"
+            )
+
+
+def open_model(
+    name: str, path: str, step: int | None = None, *, network: bool = False
+) -> RunModel:
     """The run at `path` as of `step`, by default of its newest checkpoint.
 
     Raises:
       CheckpointError: no such run or step.
-      ConfigError, ValueError: its model or tokenizer cannot be used here.
+      ConfigError: its model or tokenizer cannot be used here.
     """
-    run = analysis.open_run(path, step)
+    run = analysis.open_run(path, step, network=network)
     step = run.meta()["step"] if step is None else step
     return RunModel(name, run, step, jax.device_put(run.params(step)), run_format(run))
 
@@ -118,7 +193,7 @@ def run_format(run: Any) -> Format:
     """The format of an `analysis.Run`: that of its chats, or else plain text.
 
     Raises:
-      ValueError: the tokenizer has no token for the end of a line.
+      ConfigError: the tokenizer has no token for the end of a line.
     """
     name = run.config.get("data", {}).get("chat")
     return chat(run.tokenizer, name) if name else plain(run.tokenizer)
@@ -128,7 +203,7 @@ def plain(tokenizer: Any) -> Format:
     """`prompts.render_prompt`, then the response and the end of the line."""
     newline, bos = tokenizer.encode("\n"), tokenizer.bos_id is not None
     if len(newline) != 1:
-        raise ValueError(
+        raise errors.ConfigError(
             f"this tokenizer writes the end of a line as {len(newline)} tokens, and a "
             "response in plain text ends there; use one with a token for it"
         )

@@ -28,8 +28,8 @@ def params(seed=0, heads=0):
     return nn.unbox(jax.jit(model(heads).init)(jax.random.key(seed)))
 
 
-def make(name, seed=0, *, heads=0, path=None, data=(), **config):
-    """A `RunModel`; `config` are further sections of its run's."""
+def make(name, seed=0, *, heads=0, path=None, data=(), start=None, **config):
+    """A `RunModel`; `config` are further sections of its run's, `start` a digest."""
     world = {"kind": "world", "preset": "nano", "seed": 0}
     section = {"data": {"sources": {"w": world}, **dict(data)}, **config}
     run = types.SimpleNamespace(
@@ -39,6 +39,8 @@ def make(name, seed=0, *, heads=0, path=None, data=(), **config):
         model=model(heads),
         steps=[10],
         digest=lambda step: f"{seed}/{heads}/{step}",
+        meta=lambda step: {"data": {"init": start}},
+        network=False,
     )
     return run_models.RunModel(
         name, run, 10, params(seed, heads), run_models.run_format(run)

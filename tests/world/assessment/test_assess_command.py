@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs into the file of results: what is in it, what is kept, what is told."""
 
+import argparse
 import io
 import json
+import types
 
 import pytest
 
 from alignjax import analysis, config, errors
+from alignjax.data.tokenizers import base
+from alignjax.feedback import collect
 from alignjax.tracking import progress
 from alignjax.world.assessment import __main__ as command
-from alignjax.world.assessment import benchmarks, prose, results, run_models
+from alignjax.world.assessment import (
+    benchmarks,
+    prose,
+    results,
+    reward_model,
+    run_models,
+)
 from tests.report import made_up
 from tests.world.assessment import subjects
 
@@ -38,9 +48,9 @@ def opened():
     """Paths that were opened, in their order; there are no directories."""
     paths, really = [], run_models.open_model
 
-    def open_model(name, path, step=None):
+    def open_model(name, path, step=None, *, network=False):
         if str(path) not in RUNS:
-            return really(name, path, step)
+            return really(name, path, step, network=network)
         paths.append(str(path))
         return RUNS[str(path)]()._replace(name=name)
 
@@ -179,7 +189,85 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
         benchmarks.Settings(kinds=("fact", "fiction"))
 
 
+def test_models_that_cannot_be_measured_are_refused(opened, tmp_path, monkeypatch):
+    out = tmp_path / "results.json"
+    own = {"sources": {"mine": {"kind": "jsonl"}}}
+
+    def refused(match, **options):
+        with pytest.raises(errors.ConfigError, match=match):
+            assess(out, *options.pop("names", ("base", "strange")), **options)
+        assert not out.exists()
+
+    def strange(**changes):
+        model = subjects.make("strange", data=changes.pop("data", ()))
+        vars(model.run).update(changes)
+        monkeypatch.setitem(RUNS, "/runs/strange", lambda: model)
+        return model
+
+    strange(data=own)
+    refused("run: neither the data of strange nor .* started from .* 'world'")
+    refused("neither the data of strange", names=["strange"])
+    refused("different worlds: nano:1 .* --world; nano:0 .* base", town=("nano", 1))
+    other = base.from_files("bytes", {"bytes.json": b'{"control": ["<user>"]}'})
+    strange(tokenizer=other)
+    refused("run: strange has another tokenizer than base", names=("base", "strange"))
+    unable = subjects.TOKENIZER._replace(unknown_id=ord("e"))
+    strange(tokenizer=unable)
+    refused("run: the tokenizer of strange has no tokens for all", names=["strange"])
+    short = types.SimpleNamespace(config=types.SimpleNamespace(max_length=40))
+    strange(model=short)
+    refused("run: strange has a context of 40 tokens, and prompts", names=["strange"])
+    with pytest.raises(errors.ConfigError, match=r"context of 40 .* and pairs of"):
+        rows = benchmarks.Benchmark(made_up.TOWN, SETTINGS).pairs(
+            "eval_preferences", "clean"
+        )
+        reward_model.score(strange(model=short), [(p.prompt, p.chosen) for p in rows])
+
+
+def test_the_world_of_a_run_is_that_of_its_ancestors(tmp_path, monkeypatch):
+    own = {"sources": {"mine": {"kind": "jsonl"}}}
+    runs = {
+        "/runs/c": subjects.make("c", data=own, init={"run": "/runs/b"}),
+        "/runs/b": subjects.make("b", data=own, init={"run": "/runs/a"}),
+        "/runs/a": subjects.make("a"),
+        "/runs/round": subjects.make("round", data=own, init={"run": "/runs/round"}),
+        "/runs/gone": subjects.make("gone", data=own, init={"run": "/no/such/run"}),
+    }
+    really = analysis.open_run
+    open_run = lambda path: runs[path].run if path in runs else really(path)
+    monkeypatch.setattr(analysis, "open_run", open_run)
+    find = lambda name, *stated: run_models.find_world([runs[name]], "run", *stated)
+    assert find("/runs/c") == find("/runs/c", ("nano", 0)) == ("nano", 0)
+    for name in ("/runs/round", "/runs/gone"):
+        with pytest.raises(errors.ConfigError, match="neither the data"):
+            find(name)
+        assert find(name, ("small", 3)) == ("small", 3)
+
+
+def test_the_network_is_for_those_that_ask_for_it(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def open_run(path, step=None, *, network=False):
+        asked.append((path, network))
+        raise errors.CheckpointError("closed")
+
+    monkeypatch.setattr(analysis, "open_run", open_run)
+    for command_main, runs in (
+        (command.main, ["--run=a=hf:a/b"]),
+        (collect.main, ["--source=hf:a/b", "--source=hf:a/b:1.3"]),
+    ):
+        given = [*runs, f"--out={tmp_path / 'out'}", f"--cache_dir={tmp_path}"]
+        for more in ([], ["--network"]):
+            assert command_main([*given, *more]) == errors.CHECKPOINT
+    assert asked == 2 * [("hf:a/b", False), ("hf:a/b", True)]
+
+
 def test_the_command_line(tmp_path, capsys):
+    assert command.parse_world("nano:3") == ("nano", 3)
+    assert command.parse_world("small") == ("small", 0)
+    for bad in ("", "large", "nano:x", "nano:-1", ":3"):
+        with pytest.raises(argparse.ArgumentTypeError, match="presets: "):
+            command.parse_world(bad)
     named = command.parse_run("a=runs/x@12")
     assert named == ("a", "runs/x", 12)
     (tmp_path / "x@12").mkdir()
