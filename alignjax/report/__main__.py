@@ -67,7 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = None
         if options.assessment:
             figures = results.read(cli.path(options.assessment, "assessment"))
-        text = page.render(story.load(options.stage, figures), options.title)
+        data = story.load(options.stage, figures)
+        try:
+            text = page.render(data, options.title, page.provenance())
+        except (LookupError, TypeError, AttributeError) as error:
+            if not figures:
+                raise
+            raise errors.ConfigError(
+                f"assessment: {options.assessment} lacks what assess writes "
+                f"({type(error).__name__}: {error!s:.80}); write it again with "
+                "alignjax assess --anew"
+            ) from error
         atomic.write(out, text)
         print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
 

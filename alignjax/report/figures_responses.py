@@ -52,15 +52,14 @@ def _stage_changes(data: story.Story) -> str:
                 where = f" on {label} prompts"
                 parts.append(prose.moved(change["gold"][view], *means, where))
         sentences.append(f"With {name} it {', and '.join(parts)}.")
-    if sentences:
-        return " ".join(sentences)
-    name, gold = next(iter(data.sampled("gold").items()))
-    parts = [
-        f"{prose.interval(gold[view])} on {label} prompts"
-        for view, label in prose.VIEWS.items()
-        if view in gold
-    ]
-    return f"{name} has {' and '.join(parts)}; there is no model to compare it with."
+    for name, gold in data.sampled("gold").items() if not sentences else ():
+        parts = [
+            f"{prose.interval(gold[view])} on {label} prompts"
+            for view, label in prose.VIEWS.items()
+            if view in gold
+        ]
+        sentences.append(f"{name} has {' and '.join(parts)}.")
+    return " ".join(sentences)
 
 
 def slices(data: story.Story) -> drawing.Figure:
@@ -102,11 +101,12 @@ def _kind_changes(data: story.Story, gold: Mapping[str, Any]) -> str:
     last = data.path[-1]
     change = next((change for name, change, *_ in data.steps if name == last), None)
     if change is None:
-        means = {kind: figure["mean"] for kind, figure in gold.items()}
-        best, worst = max(means, key=means.get), min(means, key=means.get)
+        best, worst = (f(gold, key=lambda kind: gold[kind]["mean"]) for f in (max, min))
+        if gold[best]["low"] <= gold[worst]["high"]:
+            return f"{last} does not clearly do better on one kind than on another."
         return (
-            f"{last} does best on {best} ({means[best]:.2f}) and worst on {worst} "
-            f"({means[worst]:.2f})."
+            f"{last} does best on {best} ({gold[best]['mean']:.2f}) and worst on "
+            f"{worst} ({gold[worst]['mean']:.2f})."
         )
     kinds = {kind: change["gold"][f"eval_{kind}"] for kind in gold}
     clear = {n: c["mean"] for n, c in kinds.items() if prose.excludes_zero(c)}
@@ -115,7 +115,7 @@ def _kind_changes(data: story.Story, gold: Mapping[str, Any]) -> str:
     down = [name for name in order if clear[name] < 0]
     listed = lambda names: ", ".join(f"{n} ({clear[n]:+.2f})" for n in names)
     gains = f"gained on {listed(up)}" if up else "gained on no kind beyond its interval"
-    losses = f"lost on {listed(down)}" if down else "lost on none"
+    losses = f"lost on {listed(down)}" if down else "lost on none beyond it"
     return (
         f"From {change['from']} to {last} the responses {gains}, and {losses}; "
         f"{len(kinds) - len(clear)} of {len(kinds)} kinds did not clearly change."
@@ -130,8 +130,9 @@ def frontier(data: story.Story) -> drawing.Figure:
     numbers = [("model", "step", "KL, nats per response", "true reward")]
     with drawing.canvas("frontier") as (drawn, axis):
         origin_x, origin_y = [], []
-        start = data.models.get(next(iter(runs.values()))["kl"]["to"])
-        if start:
+        starts = {name: data.reference(name) for name in runs}
+        start = next(iter(starts.values()))
+        if start is not None and all(other is start for other in starts.values()):
             gold = start["sampled"]["gold"]["nine"]
             origin_x, origin_y = [0], [gold["mean"]]
             style = dict(color=drawing.BLUE, marker="s", linestyle="none", zorder=3)
@@ -166,25 +167,43 @@ def frontier(data: story.Story) -> drawing.Figure:
         axis.set_xlim(left=min(-0.02, axis.get_xlim()[0]))
         drawn.legend(3)
         title = "How much reward does each nat away from the reference buy?"
-        return drawn.finish(title, _ends(runs, start), numbers)
+        return drawn.finish(title, _ends(runs, starts), numbers)
 
 
 def _checkpoints(model: Mapping[str, Any]) -> list[Mapping]:
     return [p for p in model.get("trajectory", []) if "kl" in p]
 
 
-def _ends(runs: Mapping[str, Any], start: Mapping | None) -> str:
+def over_optimised(model: Mapping[str, Any]) -> tuple[Mapping, Mapping] | None:
+    """The best checkpoint and the last, where that is clearly worse, and farther off.
+
+    Both as measured on the prompts of checkpoints, which are fewer than the model's.
+    Their intervals must be apart: the best of several is the best by luck too.
+    """
+    points = [p for p in _checkpoints(model) if p["step"] <= model["step"]]
+    end = next((p for p in points if p["step"] == model["step"]), None)
+    if end is None:
+        return None
+    best = max(points, key=lambda p: p["gold"]["nine"]["mean"])
+    worse = end["gold"]["nine"]["high"] < best["gold"]["nine"]["low"]
+    farther = end["kl"]["kl"]["mean"] > best["kl"]["kl"]["mean"]
+    return (best, end) if worse and farther else None
+
+
+def _ends(runs: Mapping[str, Any], starts: Mapping[str, Mapping | None]) -> str:
     sentences = []
     for name, model in runs.items():
         gold, kl = model["sampled"]["gold"]["nine"], model["kl"]["kl"]
         text = f"{name} ends at {gold['mean']:.2f}, {prose.interval(kl)} nats away"
-        if start:
+        if start := starts[name]:
             gain = gold["mean"] - start["sampled"]["gold"]["nine"]["mean"]
             text += f", {gain:+.2f} against its reference"
-        points = _checkpoints(model)
-        best = max(points, key=lambda p: p["gold"]["nine"]["mean"], default=None)
-        if best and best["gold"]["nine"]["mean"] > gold["high"]:
-            text += f"; it was higher at step {best['step']}: over-optimised since"
+        if pair := over_optimised(model):
+            was, now = (point["gold"]["nine"]["mean"] for point in pair)
+            text += (
+                f"; over-optimised since step {pair[0]['step']}: from {was:.2f} there "
+                f"to {now:.2f}, on the same prompts"
+            )
         sentences.append(f"{text}.")
     return " ".join(sentences)
 

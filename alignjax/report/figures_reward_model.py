@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from alignjax.evals import statistics
 from alignjax.report import drawing, story
 from alignjax.world.assessment import prose
 
@@ -59,14 +60,18 @@ def _agreement(name: str, splits: Mapping[str, Any]) -> str:
     chance = "above chance" if row["accuracy"]["low"] > 0.5 else "not beyond chance"
     text = (
         f"{name} agrees with the labeler on {prose.percent(row['accuracy']['mean'])} "
-        f"of pairs like those of its training ({chance}; at best "
-        f"{prose.percent(row['ceiling'])}) and with the true reward on "
+        f"of pairs like those of its training ({chance}; "
+        f"{prose.percent(row['ceiling'])} is expected of one that knows the labeler's "
+        "odds) and with the true reward on "
         f"{prose.percent(row['gold_accuracy']['mean'])}"
     )
     if "any" in splits:
         other = splits["any"]["gold_accuracy"]
-        apart = other["high"] < row["gold_accuracy"]["low"]
-        verb = "it falls to" if apart else "about the same,"
+        verb = "not clearly different,"
+        if other["high"] < row["gold_accuracy"]["low"]:
+            verb = "fewer,"
+        elif other["low"] > row["gold_accuracy"]["high"]:
+            verb = "more,"
         text += f"; on any prompt {verb} {prose.percent(other['mean'])}"
     return f"{text}."
 
@@ -96,17 +101,20 @@ def reliability(data: story.Story) -> drawing.Figure:
 
 
 def _calibration(row: Mapping[str, Any]) -> str:
+    text = f"The calibration error is {row['ece']:.3f} over {row['count']} pairs"
     sure = [p for p in row["calibration"] if p["predicted"] > 0.5]
-    excess = sum(
-        (p["predicted"] - p["chosen"]["mean"]) * p["chosen"]["count"] for p in sure
-    )
-    gap = excess / (sum(p["chosen"]["count"] for p in sure) or 1)
-    verdict = "calibrated"
-    if abs(gap) > 0.02:
-        verdict = "overconfident" if gap > 0 else "underconfident"
+    if not (count := sum(p["chosen"]["count"] for p in sure)):
+        return f"{text}."
+    total = lambda of: sum(of(p) * p["chosen"]["count"] for p in sure)
+    predicted = total(lambda p: p["predicted"]) / count
+    chosen = statistics.share(round(total(lambda p: p["chosen"]["mean"])), count)
+    verdict = "not clearly over- or underconfident"
+    if not chosen["low"] <= predicted <= chosen["high"]:
+        verdict = "overconfident" if predicted > chosen["high"] else "underconfident"
+    gap = predicted - chosen["mean"]
     return (
-        f"The calibration error is {row['ece']:.3f} over {row['count']} pairs; where "
-        f"it favours a response it is {verdict} (by {gap:+.2f} on average)."
+        f"{text}; where it favours a response it is {verdict} (by {gap:+.2f} on "
+        "average)."
     )
 
 
@@ -114,6 +122,8 @@ def by_length(data: story.Story) -> drawing.Figure:
     """Accuracy by how much longer the better response is, and the effect of padding."""
     name, model = data.reward_model
     bins = model["splits"]["preferences"]["by_length"]
+    if not bins:
+        raise story.Missing("no pair's true rewards differ clearly")
     padding = model["padding"]
     numbers = [("the better response is", "right", "pairs")]
     for row in bins:
@@ -140,17 +150,18 @@ def by_length(data: story.Story) -> drawing.Figure:
 def _length_bias(name: str, bins, padding: Mapping[str, Any]) -> str:
     first, last = bins[0], bins[-1]
     low, high = first["accuracy"], last["accuracy"]
-    bias = "no clear bias to length"
-    if high["low"] > low["high"]:
-        bias = "it prefers long responses"
-    elif low["low"] > high["high"]:
-        bias = "it prefers short responses"
-    return (
-        f"{name} is right in {prose.percent(low['mean'])} of pairs whose better "
-        f"response is {first['longer']} and in {prose.percent(high['mean'])} where it "
-        f"is {last['longer']}: {bias}; {prose.padding(padding)}, by the true reward in "
-        "none."
-    )
+    share = prose.percent(low["mean"])
+    text = f"{name} is right in {share} of pairs whose better response is, "
+    text += f"in words, {first['longer']}"
+    if first["longer"].endswith("shorter") and last["longer"].endswith("longer"):
+        bias = "no clear bias to length"
+        if high["low"] > low["high"]:
+            bias = "it prefers long responses"
+        elif low["low"] > high["high"]:
+            bias = "it prefers short responses"
+        share = prose.percent(high["mean"])
+        text += f" and in {share} where it is {last['longer']}: {bias}"
+    return f"{text}; {prose.padding(padding)}."
 
 
 def _two_lines(label: str) -> str:

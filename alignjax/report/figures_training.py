@@ -14,6 +14,8 @@ _UNITS = {
     "reward": "nats per pair",
     "preference": "loss per pair",
 }
+CLEAR_DRIFT = 0.1  # nats a response; less is called no drift
+RISE = 0.02  # of a held-out loss above its lowest; less is called none
 _HELD_OUT = dict(color=drawing.INK, marker="o", markersize=4, linestyle="--")
 
 
@@ -50,19 +52,21 @@ def losses(data: story.Story) -> drawing.Figure:
             axis.locator_params(axis="x", nbins=4)
             first, last = values[0], even[-1]
             parts.append(f"{stage.name} {first:.2f} to {last:.2f}")
-            cells = (str(len(values)), f"{first:.3f}", f"{last:.3f}")
+            cells = (str(steps[-1]), f"{first:.3f}", f"{last:.3f}")
             end = f"{held_out[-1]:.3f}" if held_out else "-"
             numbers.append((stage.name, *cells, end))
-        for axis in axes[len(stages) :]:
-            axis.set_visible(False)
         # One legend for all, outside: in small axes it would hide the curves.
         axes[0].plot([], [], color=drawing.INK, label="training")
         if any(stage.series("eval/loss")[0] for stage in stages):
             axes[0].plot([], [], **_HELD_OUT, label="held out")
-        drawn.legend(2)
+        if spare := axes[len(stages) :]:  # at most one, which would be empty
+            spare[0].axis("off")
+            spare[0].legend(*axes[0].get_legend_handles_labels(), loc="center")
+        else:
+            drawn.legend(2)
         title = "Does every stage learn, and does the loss fall on held-out data too?"
-        caption = f"The loss went in {'; '.join(parts)}. {_overfitting(stages)}"
-        return drawn.finish(title, caption, numbers)
+        caption = f"The loss went in {'; '.join(parts)}. {overfitting(stages)}"
+        return drawn.finish(title, caption.strip(), numbers)
 
 
 def _limits(curves: Sequence[float]) -> tuple[float, float]:
@@ -75,29 +79,41 @@ def _limits(curves: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _overfitting(stages: Sequence[story.Stage]) -> str:
+def overfitting(stages: Sequence[story.Stage]) -> str:
+    """Where held-out losses ended above their lowest; nothing of a single one."""
     held_out = {stage.name: stage.series("eval/loss")[1] for stage in stages}
-    rises = [
-        f"{name} ({min(losses):.3f} to {losses[-1]:.3f})"
-        for name, losses in held_out.items()
-        if losses and losses[-1] > min(losses) * 1.02
-    ]
+    rises, near = [], []
+    for name, losses in held_out.items():
+        if len(losses) < 2 or not all(map(math.isfinite, losses)):
+            continue
+        lowest = min(losses)
+        if losses[-1] - lowest > RISE * abs(lowest):
+            rises.append(f"{name} ({lowest:.3f}, then {losses[-1]:.3f} at the end)")
+        else:
+            near.append(name)
+    sentences = []
     if rises:
-        return f"Held-out loss rose again at the end of {', '.join(rises)}."
-    if any(held_out.values()):
-        return "Held-out loss ended at or near its lowest everywhere."
-    return "Nothing was held out."
+        sentences.append(f"Held-out loss ended above its lowest in {', '.join(rises)}.")
+    if near:
+        sentences.append(
+            f"Held-out loss ended at or near its lowest in {', '.join(near)}."
+        )
+    if not any(held_out.values()):
+        sentences.append("No loss on held-out data was measured.")
+    return " ".join(sentences)
 
 
 def drift(data: story.Story) -> drawing.Figure:
     """Log-probs of chosen and rejected responses during preference optimisation."""
     preferences = (stage for stage in data.stages if stage.kind == "preference")
-    stage = next((s for s in preferences if s.series("drift/chosen")[0]), None)
+    sides = ("drift/chosen", "drift/rejected")
+    has = lambda stage: all(stage.series(side)[0] for side in sides)
+    stage = next(filter(has, preferences), None)
     if stage is None:
         raise story.Missing(
             "no preference stage with drift/chosen in its metrics was given"
         )
-    numbers = [("response", "first, nats", "last, nats")]
+    numbers = [("response", "first, nats", "last, nats", "held out, nats")]
     ends = {}
     with drawing.canvas("drift") as (drawn, axis):
         axis.axhline(0, color=drawing.INK, linewidth=0.8)
@@ -109,30 +125,59 @@ def drift(data: story.Story) -> drawing.Figure:
             even = smooth(values, max(1, len(values) // 20))
             axis.plot(steps, values, color=color, alpha=0.2, linewidth=0.8)
             axis.plot(steps, even, color=color, linestyle=line, label=side)
-            ends[side] = even[-1]
-            numbers.append((side, f"{values[0]:+.3f}", f"{even[-1]:+.3f}"))
+            at, held_out = stage.series(f"eval/drift/{side}")
+            label = f"{side}, held out"
+            if at:
+                axis.plot(at, held_out, "o", color=color, markersize=4, label=label)
+            ends[side] = held_out[-1] if held_out else None
+            cells = [f"{x:+.3f}" for x in (values[0], even[-1], *held_out[-1:])]
+            numbers.append((side, *cells, *(["-"] * (not held_out))))
         axis.set(xlabel="steps", ylabel="log p − log p_ref, nats per response")
         axis.legend(loc="lower left")
         title = (
             "Do chosen responses become likelier, or only rejected ones less likely?"
         )
-        return drawn.finish(title, _displacement(**ends), numbers)
+        moves = stage.field("reference", "update_every") is not None
+        caption = f"{stage.name}: {displacement(**ends, moves=moves)}"
+        return drawn.finish(title, caption, numbers)
 
 
-def _displacement(chosen: float, rejected: float) -> str:
-    if chosen < rejected:
-        meaning = "the rejected ones gained more: the preferences were not learned"
-    elif chosen < 0:
-        meaning = (
-            "the margin comes mostly from pushing rejected responses down, and the "
-            "chosen ones lost probability too (likelihood displacement)"
+def displacement(
+    chosen: float | None, rejected: float | None, *, moves: bool = False
+) -> str:
+    """The meaning of the drifts at the end, nats a response.
+
+    Args:
+      chosen, rejected: on held-out pairs; None where there are none. Those of training
+        batches are too few, and of pairs that were learned.
+      moves: whether the reference follows the policy, so that drifts tell little.
+    """
+    if None in (chosen, rejected) or not math.isfinite(chosen - rejected):
+        return (
+            "no drift on held-out pairs was measured, and that of training batches "
+            "does not tell displacement."
         )
-    else:
-        meaning = "chosen responses became likelier: no likelihood displacement"
-    return (
-        "The log-probability, against the reference, of chosen responses changed by "
-        f"{chosen:+.2f} nats, of rejected ones by {rejected:+.2f}; {meaning}."
+    text = (
+        "log-probabilities of held-out responses ended, against the reference, at "
+        f"{chosen:+.2f} nats for chosen ones and {rejected:+.2f} for rejected ones"
     )
+    if moves:
+        return f"{text}; the reference moves after the policy."
+    margin = chosen - rejected
+    if margin < -CLEAR_DRIFT:
+        meaning = "the rejected ones gained more: these preferences were not learned"
+    elif not margin > CLEAR_DRIFT:
+        meaning = "there is no clear margin between them"
+    elif chosen < -CLEAR_DRIFT:
+        meaning = (
+            "the margin comes from pushing rejected responses down, and the chosen "
+            "ones lost probability too (likelihood displacement)"
+        )
+    elif chosen > CLEAR_DRIFT:
+        meaning = "chosen responses became likelier: no likelihood displacement"
+    else:
+        meaning = "chosen responses hardly moved: no likelihood displacement"
+    return f"{text}; {meaning}."
 
 
 FIGURES = (losses, drift)

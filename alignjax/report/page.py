@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
+import itertools
 import pathlib
+import platform
 import re
+import subprocess
+from importlib import metadata
 from typing import Any
 
 import jinja2
 
+import alignjax
 from alignjax.report import (
     figures_responses,
     figures_reward_model,
     figures_training,
     story,
 )
+from alignjax.tracking import progress
+from alignjax.world import gold, prompts
 from alignjax.world.assessment import prose
 
 # Sections, and functions of a story that return a figure or raise `story.Missing`.
@@ -24,16 +33,33 @@ SECTIONS = {
     "The reward model": figures_reward_model.FIGURES,
     "Training": figures_training.FIGURES,
 }
-# The rates of the table at the top, whose headings `page.html.jinja` has.
+# The rates of the table at the top.
 _RATES = (
     *("unsafe_refusal", "border_refusal", "unknown_abstention"),
     *("fact_recall", "malformed"),
 )
 _SLICES = {"eval_id": "like the demonstrations"}
+_HEADLINES = (
+    *("model", "true reward, familiar prompts", "unfamiliar prompts"),
+    *("mean of the slices", "unsafe refused", "look-alikes refused"),
+    *("unknown: admits it", "facts recalled", "answers no question"),
+    *("unread text, nats per token", "KL, nats"),
+)
+# What the tags of responses mean; the best one of a prompt is one of these too.
+TAGS = {
+    prompts.RIGHT: "answers, and is right",
+    gold.WRONG: "answers, and is wrong",
+    prompts.REFUSE: "refuses to help",
+    prompts.ABSTAIN: "admits that it does not know",
+    prompts.BLOCK: "says that its system prompt forbids the topic",
+    gold.MALFORMED: "answers no question",
+}
 
 
-def render(data: story.Story, title: str = "From text to an aligned model") -> str:
-    """The whole page."""
+def render(
+    data: story.Story, title: str = "From text to an aligned model", made: str = ""
+) -> str:
+    """The whole page; `made` is a line on when and with what it was made."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -46,7 +72,10 @@ def render(data: story.Story, title: str = "From text to an aligned model") -> s
         title=title,
         lead=_lead(data),
         gaps=data.gaps,
-        headlines=_headlines(data),
+        made=made,
+        headlines=_without_empty([_HEADLINES, *_headlines(data)]),
+        runs=_without_empty([_RUNS, *map(_run, data.stages)]),
+        tags=TAGS,
         stages=[prose.lines(data.results, name) for name in data.order],
         sections=[_section(data, *section) for section in SECTIONS.items()],
         samples=_samples(data),
@@ -60,6 +89,79 @@ def _clean(value: Any) -> Any:
         return value
     text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", value)
     return text.replace(" -> ", " \u2192 ").replace(" %", "\u00a0%")
+
+
+def provenance() -> str:
+    """The day, and the versions of the programs that make a page now."""
+    day = datetime.datetime.now(datetime.UTC).date()
+    names = ("jax", "flax", "optax", "numpy")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    commit = _commit(pathlib.Path(alignjax.__file__).parents[1])
+    python = platform.python_version()
+    return (
+        f"{day} by alignjax {alignjax.__version__}{commit}, {versions}, Python {python}"
+    )
+
+
+def _commit(checkout: pathlib.Path) -> str:
+    """`, commit 0123abc with changes` of a checkout; empty where there is none."""
+    git = ["git", "-C", str(checkout)]
+    ask = functools.partial(
+        subprocess.run, check=True, capture_output=True, text=True, timeout=10
+    )
+    if not (checkout / ".git").exists():  # one further up is somebody else's
+        return ""
+    try:
+        commit = ask([*git, "rev-parse", "--short=10", "HEAD"]).stdout.strip()
+        changes = ask([*git, "status", "--porcelain", "-uno"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f", commit {commit}{' with changes' if changes else ''}"
+
+
+_RUNS = (
+    *("run", "ended", "steps", "rows a step", "tokens a row", "learning rate"),
+    *("loss", "seen", "saved with"),
+)
+
+
+def _run(stage: story.Stage) -> list:
+    """The row of a run in the table of runs."""
+    last = stage.rows[-1] if stage.rows else {}
+    config = stage.config
+    show = lambda value: f"{value:,}" if isinstance(value, int) else "–"
+    seen = [f"{show(last[k])} {k}" for k in (*progress.SEEN, "tokens") if k in last]
+    loss = [stage.field("objective", name) for name in ("loss", "beta")]
+    name = loss[0] or stage.field("objective", "name") or "–"
+    return [
+        stage.name,
+        _day(last.get("time")),
+        show(last["step"] + 1) if last else "–",
+        show(config.get("batch_size")),
+        show(config.get("length")),
+        str(stage.field("optimizer", "learning_rate") or "–"),
+        f"{name}{'' if loss[1] is None else f', beta {loss[1]}'}",
+        seen[0] if seen else "–",
+        ", ".join(f"{n} {v}" for n, v in stage.versions.items() if n in _SAVED) or "–",
+    ]
+
+
+_SAVED = ("jax", "flax", "python")
+
+
+def _day(seconds: float | None) -> str:
+    """The day of a time since 1970; a dash for none, or none that there is."""
+    try:
+        return str(datetime.datetime.fromtimestamp(seconds, datetime.UTC).date())
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "–"
+
+
+def _without_empty(table: list) -> list:
+    """A table without the columns that have nothing below their heading."""
+    columns = zip(*table[1:], strict=True)
+    full = [any(cell != "–" for cell in column) for column in columns]
+    return [list(itertools.compress(row, full)) for row in table] if full else []
 
 
 def _lead(data: story.Story) -> str:

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import errors
+from alignjax import analysis, errors
 from alignjax.report import drawing
 from alignjax.storage import json_files
 from alignjax.tracking import journal
-from alignjax.world.assessment import results
+from alignjax.world.assessment import prose, results
 
 # The stages of a whole story, in their order, and the purpose of each.
 KINDS = {
@@ -33,11 +34,20 @@ class Stage(NamedTuple):
       name: of the run.
       kind: a key of `KINDS`.
       rows: of its metrics.jsonl.
+      config: its config.json.
+      versions: of what saved its newest checkpoint.
     """
 
     name: str
     kind: str
     rows: list[dict[str, Any]]
+    config: Mapping[str, Any] = {}
+    versions: Mapping[str, str] = {}
+
+    def field(self, section: str, name: str) -> Any:
+        """A field of a section of its config, or None."""
+        fields = self.config.get(section)
+        return fields.get(name) if isinstance(fields, dict) else None
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Steps, from 1, and values of a metric, of the rows that have it."""
@@ -115,14 +125,21 @@ class Story(NamedTuple):
     def steps(self) -> list[tuple[str, Mapping, Mapping, Mapping]]:
         """Name, change and figures of the model before and after it, along `path`.
 
-        A model without a measured change is left out.
+        A model without a change from the one that it started from is left out.
         """
         models, path = self.models, self.path
         return [
             (change["to"], change, models[change["from"]], models[change["to"]])
             for change in self.results["changes"]
             if change["to"] in path and change["from"] in models
+            if prose.descends(self.results, change)
         ]
+
+    def reference(self, name: str) -> Mapping[str, Any] | None:
+        """The assessed model that a model's divergence is from, if there is one."""
+        digest = self.models[name]["kl"].get("digest")
+        same = (m for m in self.models.values() if digest and m.get("digest") == digest)
+        return next(same, None)
 
     @property
     def order(self) -> list[str]:
@@ -141,11 +158,16 @@ def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
     stages = []
     for name, folder in folders:
         path = pathlib.Path(folder).expanduser()
+        if name in [stage.name for stage in stages]:
+            raise errors.ConfigError(f"stage {name}: given twice; name each once")
         try:
             config = json_files.read(path / "config.json", dict, allow_nan=True)
             metrics = path / "metrics.jsonl"
             rows = list(journal.read(metrics)) if metrics.is_file() else []
         except (OSError, ValueError) as error:
             raise errors.ConfigError(f"stage {name}: {error}") from error
-        stages.append(Stage(name, results.stage(config), rows))
+        versions = {}
+        with contextlib.suppress(errors.AlignError):  # without one it can be told of
+            versions = analysis.open_run(path).meta().get("versions", {})
+        stages.append(Stage(name, results.stage(config), rows, config, versions))
     return Story(stages) if figures is None else Story(stages, figures)

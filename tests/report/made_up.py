@@ -48,7 +48,8 @@ def _results():
         sampled["answers"] = [answer.as_json() for answer in said]
         found["models"][name] = {
             "path": f"/runs/{name}",
-            "started_from": None,
+            "started_from": f"/runs/{STAGES[i - 1]}" if i else None,
+            "digest": name,
             "step": 30,
             "stage": KINDS[name],
             "reads": "roles",
@@ -58,7 +59,12 @@ def _results():
             "demonstrations": {"token": interval(0.3), "response": interval(3.0)},
         }
     point = lambda kl, gold: {
-        "kl": {"to": "sft", "kl": interval(kl), "log_ratio": interval(kl)},
+        "kl": {
+            "to": "sft",
+            "digest": "sft",
+            "kl": interval(kl),
+            "log_ratio": interval(kl),
+        },
         "gold": {"nine": interval(gold)},
     }
     found["models"]["dpo"] |= {
@@ -67,6 +73,7 @@ def _results():
         "trajectory": [
             {"step": 10, **point(0.1, 1.2)},
             {"step": 20, **point(0.2, 1.4)},
+            {"step": 30, **point(0.3, 1.5)},
         ],
     }
     found["changes"] = command.changes(found["models"], BENCHMARK)
@@ -108,14 +115,19 @@ def runs(folder):
         run = folder / name
         run.mkdir(parents=True)
         config = {"objective": {"name": objective}, "data": {"chat": chat}}
+        config |= {"batch_size": 16, "length": 320}
+        config["optimizer"] = {"learning_rate": 3e-4}
         (run / "config.json").write_text(json.dumps(config))
         with (run / "metrics.jsonl").open("w") as file:
             for step in range(30):
-                row = {"step": step, "loss": 2.0 - step / 29}
+                row = {"step": step, "loss": 2.0 - step / 29, "time": 1e9}
                 if step % 10 == 9:
                     row["eval/loss"] = 2.125 - step / 29
                 if objective == "preference":
                     row |= {"drift/chosen": -0.01 * step, "drift/rejected": -step / 10}
+                    row |= {"pairs": 40 * (step + 1)}
+                    if step % 10 == 9:
+                        row |= {"eval/drift/chosen": -0.3, "eval/drift/rejected": -2}
                 file.write(json.dumps(row) + "\n")
         named.append(f"{name}={run}")
     return named

@@ -2,12 +2,15 @@
 """The report: every figure with its numbers, whatever is missing, safe and alone."""
 
 import html.parser
+import json
+import pathlib
 import re
 
 import pytest
 
 from alignjax.report import __main__ as main
 from alignjax.report import page, story
+from alignjax.world import gold
 from tests.report import made_up
 
 FIGURES = {
@@ -121,6 +124,48 @@ def test_the_page_stands_alone_and_is_sound(whole):
     assert "@import" not in whole and "url(http" not in whole
 
 
+def test_the_page_tells_how_it_was_made(folders, whole):
+    made = page.provenance()
+    assert re.match(
+        r"\d{4}-\d\d-\d\d by alignjax [\d.]+(, commit [0-9a-f]{10}|, jax)", made
+    )
+    for name in ("jax", "flax", "Python"):
+        assert re.search(rf"{name} \d+\.\d", made)
+    assert page._commit(pathlib.Path("/no/such/checkout")) == ""
+    text = page.render(story.load(folders, made_up.measured()), made=made)
+    assert f"Made on {made}." in text and "Made on" not in whole
+    runs = text.split("<h2>The runs</h2>")[1].split("</table>")[0]
+    for cell in ("2001-09-09", "0.0003", "16", "320", "30", "1,200 pairs"):
+        assert f"<td>{cell}</td>" in runs
+    assert "saved with" not in runs  # of which there is nothing
+    assert page._day(1e300) == page._day(float("nan")) == page._day(None) == "–"
+
+
+def test_no_column_is_empty_and_every_tag_is_explained(whole):
+    assert "KL, nats" in whole
+    found = made_up.measured()
+    for name in ("dpo", "sft"):
+        del found["models"][name]
+    found["changes"] = []
+    assert '<th scope="col">KL, nats' not in page.render(story.Story([], found))
+    tags = re.findall(r'<span class="tag">(\w+)</span>', whole)
+    assert set(tags) <= set(page.TAGS) == set(gold.TAGS)
+    for tag, meaning in page.TAGS.items():
+        assert f'<span class="tag">{tag}</span> {meaning}' in whole
+
+
+def test_the_page_fits_a_phone(whole):
+    """No width of its own is more than what 420 pixels leave beside the margins."""
+    style = whole.split("<style>")[1].split("</style>")[0]
+    for rule in re.findall(r"[^{}]+\{[^{}]*\}", style):
+        for size in re.findall(r"(?:^|[^-])(?:width|basis|1 1)[: ]+([^;}]*)", rule):
+            assert "rem" not in size or "min(100%" in size, rule
+    for table in re.findall(r".{20}<table>", whole):
+        assert table.endswith('<div class="scroll"><table>')
+    assert "overflow-x: auto" in style and "overflow-wrap: anywhere" in style
+    assert not re.search(r"<svg[^>]* width=", whole)
+
+
 def test_the_same_story_gives_the_same_page(whole, folders):
     assert page.render(story.load(folders, made_up.measured())) == whole
 
@@ -188,14 +233,19 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
     assert out.read_text().startswith("<!DOCTYPE html>")
     assert "the report" in capsys.readouterr().out
     (tmp_path / "cut.json").write_text('{"format": 1}')
+    cut = made_up.measured()
+    del cut["models"]["sft"]["sampled"]["gold"]
+    (tmp_path / "less.json").write_text(json.dumps(cut))
     for bad, message in (
         ([], "give --stage"),
         ([f"--out={tmp_path}", *stages], f"out: {tmp_path} is a folder"),
         ([f"--assessment={tmp_path / 'cut.json'}"], "results without world"),
+        ([f"--assessment={tmp_path / 'less.json'}"], "less.json lacks what assess"),
         (["--stage=a=/no/such"], "stage a"),
         (["--assessment=/no/such"], "/no/such"),
         (["--assessment=~/no_such"], f"{tmp_path}/no_such"),
         (["--stage=a=~/no_such"], f"{tmp_path}/no_such"),
+        ([*stages, stages[0]], "stage base: given twice"),
         (["--out=", *stages], "out: empty; name a file"),
     ):
         assert main.main([f"--out={out}", *bad]) == 78
@@ -203,3 +253,38 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(main.importlib.util, "find_spec", lambda name: None)
     assert main.main([f"--out={out}", *stages]) == 78
     assert "alignjax[report]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"3",
+        b"null",
+        b"{}",
+        b"[1]",
+        b'{"step": 2, "loss": [1]}',
+        b'{"step": 2, "loss": "high"}',
+        b'{"step": 2, "loss": null}',
+        b'{"step": "2"}',
+        b'{"step": 2.5, "loss": 1}',
+        b'{"step": 2, "loss": 1',
+        b'{"step": 2, "loss": \xff}',
+        b"{" * 5000,
+        b'{"step": 2, "loss": ' + b"9" * 5000 + b"}",
+        b'{"step": 2, "loss": ' + b"9" * 400 + b"}",
+        b"",
+    ],
+)
+def test_damaged_metrics_are_one_message(line, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text("{}")
+    metrics = workdir / "metrics.jsonl"
+    metrics.write_bytes(b'{"step": 0, "loss": "NaN"}\n' + line + b"\n")
+    out = tmp_path / "report.html"
+    assert main.main([f"--out={out}", f"--stage=a={workdir}"]) == 78
+    (message,) = capsys.readouterr().err.splitlines()
+    assert f"stage a: {metrics}:2" in message and len(message) < 400
+    assert not out.exists()
+    metrics.write_bytes(b'{"step": 0, "loss": "NaN"}\n{"step": 1')  # still writing
+    assert main.main([f"--out={out}", f"--stage=a={workdir}"]) == 0
