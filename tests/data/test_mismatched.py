@@ -2,6 +2,7 @@
 """Responses to other prompts: whose each group gets, and which get none."""
 
 import functools
+from types import SimpleNamespace
 
 import groups
 import jax
@@ -50,34 +51,29 @@ def test_packing_changes_no_mismatched_response(tmp_path):
     assert built["packed"].groups > 2
 
 
-def test_packing_changes_no_loss_and_no_gradient(tmp_path):
-    vocab = groups.TOK.vocab_size
-    keys = jax.random.split(jax.random.key(0), 4)
-    other, policy = (
+def test_packing_changes_no_loss(tmp_path):
+    """The gradient of one batch in several layouts is that of objectives' tests."""
+    rng, vocab = np.random.default_rng(0), groups.TOK.vocab_size
+    policy, other = (
         {
-            "embed": jax.random.normal(a, (vocab, 6)),
-            "head": jax.random.normal(b, (6, vocab)),
+            "embed": rng.normal(size=(vocab, 6)).astype(np.float32),
+            "head": rng.normal(size=(6, vocab)).astype(np.float32),
         }
-        for a, b in (keys[:2], keys[2:])
+        for _ in range(2)
     )
     objective = preference.make(subject.model(), loss="kto", beta=0.1)
-    results = []
-    for layout in groups.LAYOUTS:
+    frozen = types.Frozen(reference=other)
+    call = jax.jit(functools.partial(objective.loss, key=None, train=True))
+    means = []
+    for layout in ("padded", "packed"):
         data = labels(tmp_path, layout)
         batch = types.batch(data.epoch_rows(np.arange(data.num_rows)))
-
-        def loss(params, batch=batch):
-            frozen = types.Frozen(reference=other)
-            mean, reported = objective.loss(params, frozen, batch, None, False)
-            return mean.total / mean.weight, reported["kl/baseline"].total
-
-        results.append(jax.value_and_grad(loss, has_aux=True)(policy))
-    for (value, baseline), gradient in results[1:]:
-        np.testing.assert_allclose(value, results[0][0][0], rtol=1e-5)
-        np.testing.assert_allclose(baseline, results[0][0][1], rtol=1e-5)
-        same = functools.partial(np.testing.assert_allclose, atol=1e-5)
-        jax.tree.map(same, gradient, results[0][1])
-    assert results[0][0][1] > 0
+        loss, reported = call(policy, frozen, batch)
+        reported = {name: x.total / x.weight for name, x in reported.items()}
+        means.append({"loss": loss.total / loss.weight, **reported})
+    assert means[0].keys() == means[1].keys() and means[0]["kl/baseline"] > 0
+    for name, value in means[0].items():
+        np.testing.assert_allclose(means[1][name], value, rtol=1e-5, err_msg=name)
 
 
 def test_rows_are_the_same_in_any_order_and_batch(tmp_path):
@@ -171,5 +167,6 @@ def test_groups_are_counted(tmp_path):
 
 def test_a_store_has_no_mismatched_responses(tmp_path):
     splits = {"train": labels(tmp_path, "padded")}
+    store = SimpleNamespace(weights=SimpleNamespace(reference_params=dict))
     with pytest.raises(errors.ConfigError, match=r"reference.store: .* mismatched"):
-        reference.attach(None, splits, say=print)
+        reference.attach(store, splits, say=print, beat=print)
