@@ -158,11 +158,11 @@ def describe(run: Experiment, resumed: int | None) -> str:
     passes = c.steps * c.batch_size / run.train.num_rows
     train = run.train.report.splitlines()
     groups = ""
-    if name := GROUPS.get(run.objective.needs.data):
+    if kind := GROUPS.get(run.objective.needs.data):
         share, plans = run.train.mixture.share, [p.plan for p in run.train.parts]
         mean = [len(plan.documents) / plan.num_rows for plan in plans] @ share
         mean /= share.sum()
-        groups = f", some {c.steps * c.batch_size * mean:,.0f} {name}"
+        groups = f", some {c.steps * c.batch_size * mean:,.0f} {kind}"
     lines = [
         (
             f"model: {name}, {size:,} parameters, vocabulary "

@@ -149,7 +149,9 @@ def test_an_interrupted_run_goes_on_to_the_same_parameters(folder, tuned, prefer
     assert all(jax.tree.leaves(same))
     whole, parts = ([row["pairs"] for row in r.metrics()] for r in (preferred, resumed))
     assert whole == parts == sorted(whole) and 0 < whole[0] < whole[-1]
-    assert any(f"{progress.short(whole[-1])} pairs" in line for line in said(resumed))
+    log = said(resumed)
+    assert any(f"{progress.short(whole[-1])} pairs" in line for line in log)
+    assert any("model: llama/nano, " in line for line in log)
 
 
 def test_a_run_that_has_moved_still_counts_as_the_same(folder, tuned):
