@@ -22,7 +22,7 @@ PACKAGE = ROOT / "alignjax"
 
 LEVELS = [
     {"bounds", "errors", "registry", "trees", "types", "workers"},
-    {"cli", "config", "storage"},
+    {"cli", "config", "patterns", "storage"},
     {"distributed", "losses", "tracking"},
     {"checkpoint", "data", "models"},
     {"huggingface", "objectives", "sampling"},

@@ -12,18 +12,20 @@ from __future__ import annotations
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import config, errors
+from alignjax import config, errors, patterns
 from alignjax.huggingface import layout
 from alignjax.models import decoder_config, families
 from alignjax.storage import atomic, json_files, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+MOST_PATTERNS = 1000
 ALL = "all-linear"  # as `target_modules`: every linear module but the heads
 _TENSOR = re.compile(
     r"(.+)\.(lora_[AB])(?:\.default)?\.weight|"
@@ -92,6 +94,7 @@ class Settings(NamedTuple):
       targets, excluded: names of modules, or their ends; none where the file has a
         pattern.
       ranks, alphas: by pattern, of modules that differ; "" is for all others.
+      where: the file, for messages.
     """
 
     targets: tuple[str, ...]
@@ -101,19 +104,33 @@ class Settings(NamedTuple):
     dropout: float
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
+    where: str
 
-    def numbers(self, module: str) -> tuple[int, float, float]:
-        """(rank, factor of the product of A and B, alpha) of a module."""
-        rank, alpha = _matching(self.ranks, module), _matching(self.alphas, module)
-        return rank, alpha / rank ** (0.5 if self.rslora else 1.0), alpha
+    def numbers(self, modules: Sequence[str]) -> dict[str, tuple[int, float, float]]:
+        """`{module: (rank, factor of the product of A and B, alpha)}`."""
+        ranks, alphas = (
+            _by_module_name(patterns, modules, f"{self.where}: {name}")
+            for name, patterns in (
+                ("rank_pattern", self.ranks),
+                ("alpha_pattern", self.alphas),
+            )
+        )
+        root = 0.5 if self.rslora else 1.0
+        rows = zip(modules, ranks, alphas, strict=True)
+        return {name: (r, alpha / r**root, alpha) for name, r, alpha in rows}
 
 
-def _matching(patterns: Mapping[str, Any], module: str):
+def _by_module_name(
+    by_pattern: Mapping[str, Any], modules: Sequence[str], where: str
+) -> list[Any]:
     """As PEFT: of the first pattern that matches the end of a module's name."""
-    for pattern, value in patterns.items():
-        if pattern and re.fullmatch(rf"(.*\.)?({pattern})", module):
-            return value
-    return patterns[""]
+    values = {rf"(.*\.)?({x})": value for x, value in by_pattern.items() if x}
+    matches = patterns.matching(list(values), modules, where)
+    first = lambda *flags: next(
+        (value for flag, value in zip(flags, values.values(), strict=True) if flag),
+        by_pattern[""],
+    )
+    return list(map(first, *matches)) if matches else [by_pattern[""]] * len(modules)
 
 
 def modules(family: str, c: decoder_config.DecoderConfig) -> list[Module]:
@@ -274,8 +291,9 @@ def read(
     }
     by_module, problems = _by_module(path, names)
     numbers = {}  # module: (rank, scale, alpha)
+    by_name = settings.numbers([name for module in by_module for name in names[module]])
     for module in by_module:
-        by_layer = set(map(settings.numbers, names[module]))
+        by_layer = {by_name[name] for name in names[module]}
         if len(by_layer) > 1:
             problems.append(
                 f"{path / CONFIG}: rank_pattern or alpha_pattern tell layers of "
@@ -341,10 +359,10 @@ def read_settings(path: pathlib.Path) -> Settings:
     for name in hf.keys() - _KNOWN - _REFUSED.keys():
         if hf[name]:
             reasons[name] = "an unknown field, which may change what adapters compute"
-    patterns = lambda name: config.expect(hf.get(name) or {}, dict, f"{path}: {name}")
-    ranks = {"": hf.get("r")} | patterns("rank_pattern")
-    alphas = {"": hf.get("lora_alpha")} | patterns("alpha_pattern")
-    number = lambda x: type(x) in (int, float) and math.isfinite(x)
+    numbers = lambda name: config.expect(hf.get(name) or {}, dict, f"{path}: {name}")
+    ranks = {"": hf.get("r")} | numbers("rank_pattern")
+    alphas = {"": hf.get("lora_alpha")} | numbers("alpha_pattern")
+    number = lambda x: type(x) in (int, float) and abs(x) <= sys.float_info.max
     if bad := [x for x in ranks.values() if type(x) is not int or x < 1]:
         reasons["r"] = f"{bad[0]!r} is no positive whole number"
     if bad := [x for x in alphas.values() if not number(x) or x <= 0]:
@@ -353,11 +371,16 @@ def read_settings(path: pathlib.Path) -> Settings:
     if not number(dropout) or not 0 <= dropout < 1:
         reasons["lora_dropout"] = "it is not in [0, 1)"
     problems = [f"{path}: {k} = {hf.get(k)!r}: {reasons[k]}" for k in sorted(reasons)]
-    for name in (*ranks, *alphas):
+    for field, by_pattern in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
+        if len(by_pattern) > MOST_PATTERNS:
+            problems.append(
+                f"{path}: {field}: has {len(by_pattern):,} patterns, of "
+                f"{MOST_PATTERNS:,} at most; give them for kinds of modules"
+            )
         try:
-            re.compile(name)
-        except re.error as error:
-            problems.append(f"{path}: the pattern {name!r}: {error}")
+            patterns.matching(list(by_pattern), (), f"{path}: {field}")
+        except errors.ConfigError as error:
+            problems += error.problems
     if problems:
         raise errors.ConfigError(problems)
     targets, excluded = hf.get("target_modules"), hf.get("exclude_modules") or []
@@ -371,6 +394,7 @@ def read_settings(path: pathlib.Path) -> Settings:
         dropout=float(dropout),
         ranks=ranks,
         alphas=alphas,
+        where=str(path),
     )
 
 

@@ -134,7 +134,7 @@ REFUSED = {
     "list": (dict(rank_pattern=[1]), "adapter_config.json: rank_pattern: [1] is list"),
     "magnitudes": (dict(use_dora=True), "'m': ("),
     "targets": (dict(target_modules=["q_proj", "lm_head"]), "'lm_head' has no tensors"),
-    "pattern": (dict(rank_pattern={"*": 3}), "the pattern '*'"),
+    "pattern": (dict(rank_pattern={"*": 3}), "rank_pattern: '*'"),
 }
 
 
