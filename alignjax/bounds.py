@@ -25,6 +25,12 @@ Positive = Annotated[float, _ABOVE_0]
 NonNegative = Annotated[float, _AT_LEAST_0]
 Count = Annotated[int, Bound(lambda x: x >= 1, "at least 1")]
 CountOrZero = Annotated[int, _AT_LEAST_0]
+# Sizes of arrays, whose indices are int32; and of what there are never more of, such as
+# layers, since each of them is looked at one by one.
+Size = Annotated[Count, Bound(lambda x: x < 2**31, "at most 2,147,483,647")]
+Many = Annotated[Count, Bound(lambda x: x <= 2**16, "at most 65,536")]
+ManyOrZero = Annotated[CountOrZero, Bound(lambda x: x <= 2**16, "at most 65,536")]
+Processes = Annotated[Count, Bound(lambda x: x <= 1024, "at most 1,024")]
 Share = Annotated[float, Bound(lambda x: 0 <= x < 1, "in [0, 1)")]
 PositiveShare = Annotated[float, Bound(lambda x: 0 < x <= 1, "in (0, 1]")]
 Fraction = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]

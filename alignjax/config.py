@@ -14,8 +14,8 @@ import dataclasses
 import functools
 import inspect
 import json
-import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -235,8 +235,8 @@ def cast(value: Any, hint: Any) -> Any:
     if dict in (hint, origin) and hasattr(value, "items"):
         return dict(value.items())
     if hint is float and _is(value, (int, float)):
-        if not math.isfinite(value):
-            raise ValueError(f"{value!r} is not a finite number")
+        if not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{value!r:.60} is not a finite number")
         return float(value)
     if isinstance(hint, type) and _is(value, hint):
         return value

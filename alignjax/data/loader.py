@@ -66,9 +66,9 @@ class DataConfig:
     chat: str | None = None
     train_on: Literal["all", "last", "everything"] = "all"
     share_prompt: bool = False
-    groups_per_row: bounds.Count | None = None
+    groups_per_row: bounds.Size | None = None
     bos: bool = False
-    workers: bounds.Count | None = None
+    workers: bounds.Processes | None = None
 
     def __post_init__(self):
         problems = []

@@ -8,6 +8,7 @@ is read, then the devices are looked at. No step has been taken when this is don
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -100,6 +101,7 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
             f"the mesh {dict(mesh.shape)}; the next that is: "
             f"{-(-c.batch_size // parts) * parts}"
         )
+    _check_memory("batch_size", _batch_bytes(c), _host_bytes())
     data = lambda split: loader.build(
         c.data,
         tok,
@@ -132,6 +134,7 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     )
     with sharding.use(mesh, run.rules):
         weights.check()
+    _check_memory("model", weights.nbytes, _device_bytes())
     store = reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
     return run._replace(
         mesh=mesh,
@@ -230,6 +233,36 @@ def check(section: dict, *, network: bool = False) -> Experiment:
         copies,
         rules,
     )
+
+
+def _batch_bytes(c: sections.Config) -> int:
+    """Of the batches in flight, on each host: six numbers of 4 bytes a token."""
+    rows = -(-c.batch_size // jax.process_count())
+    return 24 * rows * c.length * (c.prefetch + 1)
+
+
+def _host_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _device_bytes() -> int:
+    """The memory of one device; those of a CPU share that of the host."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats() or {}
+    return stats.get("bytes_limit") or _host_bytes() // len(devices)
+
+
+def _check_memory(field: str, need: int, size: int) -> None:
+    """Raises ConfigError for what cannot fit, before anything of it is allocated."""
+    if need > size:
+        what = {
+            "batch_size": "its batches in flight (batch_size, length, prefetch) take",
+            "model": "parameters, gradient and optimizer's state take, on each device,",
+        }[field]
+        raise errors.ConfigError(
+            f"{field}: {what} {need / 2**30:,.1f} GiB of {size / 2**30:,.1f}; make it "
+            "smaller, or spread it over more devices"
+        )
 
 
 def _tokenizer(c: sections.Config, parent: Run | None, cache_dir):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -228,6 +229,16 @@ class InitialWeights:
         c = self.model.config
         kernels = quantized.names(c.projections, self.trainable)
         return state.quantised_kernels(self.params, kernels, c.base)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the state, a gradient and the untrained parameters, on each device."""
+        untrained = self._partition(self.stored)[1]
+        leaves = jax.tree.leaves((self.abstract, self.abstract.params, untrained))
+        return sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in leaves
+        )
 
     def check(self) -> None:
         """Raises ConfigError, as `abstract`, for what only the devices can tell."""

@@ -12,11 +12,21 @@ import re
 from typing import Annotated, Literal
 
 from alignjax import cli, config, errors
-from alignjax.bounds import Bound, Count, CountOrZero, Positive, PositiveShare, Share
+from alignjax.bounds import (
+    Bound,
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveShare,
+    Share,
+    Size,
+)
 from alignjax.checkpoint import CheckpointConfig
 from alignjax.data import loader
 from alignjax.data.tokenizers import base as tokenizer
 
+# Checkpoints are named by at most nine digits.
+Steps = Annotated[Count, Bound(lambda x: x < 10**9, "at most 999,999,999")]
 # Keys follow from the low 32 bits of a number; a run uses those of seed and seed + 1.
 Seed = Annotated[int, Bound(lambda x: 0 <= x < 2**32 - 1, "in [0, 2^32 - 1)")]
 
@@ -236,9 +246,9 @@ class Config:
       cache_dir: the folder of tokens, tokenizers and compiled programs.
     """
 
-    steps: Count
-    batch_size: Count
-    length: Count
+    steps: Steps
+    batch_size: Size
+    length: Size
     model: dict
     data: loader.DataConfig
     objective: dict

@@ -129,6 +129,15 @@ def read(hf: Mapping, family: families.Family) -> dict[str, Any]:
       ConfigError: unknown or missing keys, values of another type, and whatever would
         be computed otherwise here.
     """
+    try:
+        return _read(hf, family)
+    except ArithmeticError as error:
+        raise errors.ConfigError(
+            f"config.json: a number that cannot be computed with ({error}); mend it"
+        ) from error
+
+
+def _read(hf: Mapping, family: families.Family) -> dict[str, Any]:
     whole = hf
     if family.beside_text and "text_config" in hf:
         hf = _text_config(hf, family)

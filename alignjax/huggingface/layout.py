@@ -124,6 +124,12 @@ def table(family: families.Family, c: decoder_config.DecoderConfig) -> list[Tens
     return lines
 
 
+def count(table: Iterable[Tensor], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many tensors `places` has."""
+    stacked = lambda line: shapes[line.paths[0]][: line.name.count("{")]
+    return sum(math.prod(stacked(line)) for line in table)
+
+
 def places(
     table: Iterable[Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Place]:

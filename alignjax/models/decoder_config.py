@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from alignjax import bounds, errors
+from alignjax import bounds, errors, patterns
 from alignjax.models import attention, layers, projection, rope
 
 
@@ -77,15 +76,15 @@ class DecoderConfig:
         Those of experts and routers stay float32.
     """
 
-    vocab_size: bounds.Count
-    d_model: bounds.Count
-    layers: bounds.Count
-    heads: bounds.Count
-    d_ff: bounds.Count
-    max_length: bounds.Count
-    context: bounds.Count | None = None
-    kv_heads: bounds.Count | None = None
-    head_dim: bounds.Count | None = None
+    vocab_size: bounds.Size
+    d_model: bounds.Size
+    layers: bounds.Many
+    heads: bounds.Many
+    d_ff: bounds.Size
+    max_length: bounds.Size
+    context: bounds.Size | None = None
+    kv_heads: bounds.Many | None = None
+    head_dim: bounds.Many | None = None
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_epsilon: bounds.Positive = 1e-6
     norm_offset: float = 0.0
@@ -100,9 +99,9 @@ class DecoderConfig:
     )
     attention_bias: Literal["none", "qkv", "all"] = "none"
     mlp_bias: bool = False
-    experts: bounds.CountOrZero = 0
-    experts_per_token: bounds.Count = 2
-    expert_d_ff: bounds.Count | None = None
+    experts: bounds.ManyOrZero = 0
+    experts_per_token: bounds.Many = 2
+    expert_d_ff: bounds.Size | None = None
     norm_topk: bool = True
     router_loss: bounds.NonNegative = 0.0
     router_z_loss: bounds.NonNegative = 0.0
@@ -112,7 +111,7 @@ class DecoderConfig:
     attention_scale: bounds.Positive | None = None
     attention_softcap: bounds.Positive | None = None
     logit_softcap: bounds.Positive | None = None
-    window: bounds.Count | None = None
+    window: bounds.Size | None = None
     window_pattern: tuple[bool, ...] = (True,)
     dropout: bounds.Share = 0.0
     embedding_noise: bounds.NonNegative = 0.0
@@ -120,9 +119,9 @@ class DecoderConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "auto"
     remat: Literal["none", "dots", "attention", "full"] = "none"
-    unroll: bounds.Count = 1
-    score_heads: bounds.CountOrZero = 0
-    lora_rank: bounds.CountOrZero = 0
+    unroll: bounds.Many = 1
+    score_heads: bounds.ManyOrZero = 0
+    lora_rank: bounds.ManyOrZero = 0
     lora_alpha: bounds.Positive = 16.0
     lora_targets: str = ".*"
     lora_rslora: bool = False
@@ -191,9 +190,13 @@ class DecoderConfig:
 
 def shortest(flags: Sequence[bool]) -> tuple[bool, ...]:
     """The shortest beginning of `flags` that makes all of them when repeated."""
-    flags = tuple(flags)
-    fits = lambda p: all(x == flags[i % p] for i, x in enumerate(flags))
-    return flags[: next(p for p in range(1, len(flags) + 1) if fits(p))]
+    flags, borders = tuple(flags), [0]  # of Knuth, Morris and Pratt: in linear time
+    for flag in flags[1:]:
+        border = borders[-1]
+        while border and flag != flags[border]:
+            border = borders[border - 1]
+        borders.append(border + (flag == flags[border]))
+    return flags[: len(flags) - borders[-1]]
 
 
 def _problems(c: DecoderConfig) -> Iterator[str]:
@@ -279,11 +282,11 @@ def _adapters(c) -> Iterator[str]:
         names = [x.name for x in dataclasses.fields(c) if x.name.startswith("lora_")]
         yield from _without_effect(c, names, "with lora_rank = 0")
     try:
-        matches = [re.fullmatch(c.lora_targets, x) for x in c.projections]
-    except re.error as error:
-        yield f"lora_targets: {c.lora_targets!r}: {error}"
+        matches = patterns.matching([c.lora_targets], c.projections, "lora_targets")
+    except errors.ConfigError as error:
+        yield from error.problems
         return
-    if not any(matches):
+    if not any(matches[0]):
         but = "; experts get no adapters" if c.experts else ""
         yield (
             f"lora_targets: {c.lora_targets!r} matches no projection; there "

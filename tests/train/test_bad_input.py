@@ -107,6 +107,18 @@ def refuse_alone(tmp_path, workdir, corpus, cache):
         ("watchdog=0.0", ["watchdog: 0.0"]),
         ("mesh.fsdp=3", ["mesh", "3 devices", "there are 8"]),
         ("mesh.data=0", ["mesh", "'data': 0", "positive"]),
+        ("steps=1000000000000", ["steps: 1000000000000", "999,999,999"]),
+        ("batch_size=1000000000000", ["batch_size: 1000000000000"]),
+        ("batch_size=2000000000", ["batch_size: ", "GiB"]),
+        ("prefetch=1000000000000", ["prefetch", "GiB"]),
+        ("length=1000000000000", ["length: 1000000000000"]),
+        ("data.workers=1000000", ["data.workers: 1000000"]),
+        ("model.layers=1000000000000", ["model.layers: 1000000000000"]),
+        ("model.head_dim=1000000000", ["model.head_dim: 1000000000"]),
+        ("model.vocab_size=1000000000000", ["model.vocab_size: 1000000000000"]),
+        ("model.vocab_size=2000000000", ["model: ", "GiB"]),
+        ("model.max_length=1000000000000", ["model.max_length: 1000000000000"]),
+        ("tokenizer.vocab_size=1000000000000", ["tokenizer.vocab_size: 10000000000"]),
     ],
 )
 def test_field(refuse, flag, words):
