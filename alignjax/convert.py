@@ -128,7 +128,9 @@ def export_run(options: argparse.Namespace) -> None:
         step=options.step,
         dtype=options.dtype,
         network=options.network,
-        max_shard_bytes=save.parse_size(options.max_shard_size or "5GB"),
+        max_shard_bytes=save.MAX_SHARD_BYTES
+        if options.max_shard_size is None
+        else save.parse_size(options.max_shard_size),
     )
     plan, opened = export.plan, export.run
     section, files = opened.config["model"], len(plan.files)

@@ -169,7 +169,7 @@ def parse_size(text: str) -> int:
     unit = text.strip()[len(number) :].upper()
     try:
         return int(float(number) * units[unit])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         raise errors.ConfigError(
             f"max_shard_size: {text!r} is no size such as 5GB or 500MB"
         ) from error

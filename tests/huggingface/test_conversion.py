@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import analysis, checkpoint, errors, types
+from alignjax import analysis, checkpoint, convert, errors, types
 from alignjax.analysis import certificate, conversion
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
@@ -187,6 +187,15 @@ def test_sizes(text, count):
     assert save.parse_size(text) == count
     with pytest.raises(errors.ConfigError, match="max_shard_size"):
         save.parse_size(f"{text}s")
+
+
+@pytest.mark.parametrize("text", ["inf", "infGB", "nan", "1e400", "-1", "0", "", "GB"])
+def test_sizes_that_are_none(text, source, tmp_path, capsys):
+    target = tmp_path / "out"
+    flags = ["export", str(source), str(target), f"--max-shard-size={text}"]
+    assert convert.main(flags) == errors.CONFIG
+    assert "max_shard_size: " in capsys.readouterr().err
+    assert not target.exists()
 
 
 def test_a_target_with_content_is_left_alone(source, tmp_path):
