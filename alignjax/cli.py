@@ -104,8 +104,13 @@ def exit_code(body: Callable[[], int | None]) -> int:
     try:
         return body() or errors.DONE
     except errors.AlignError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {errors.shown(error)}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a folder that is not ours, a name that is too long
+        print(f"{type(error).__name__}: {errors.shown(error)}", file=sys.stderr)
+        return errors.CHECKPOINT
     except (RuntimeError, AssertionError) as error:
         print(_backend_refusal(error), file=sys.stderr)
         return errors.CONFIG
@@ -115,10 +120,12 @@ def exit_code(body: Callable[[], int | None]) -> int:
 
 
 def _backend_refusal(error: RuntimeError | AssertionError) -> str:
-    """One line about devices that JAX cannot start; any other error is raised again."""
+    """One line about devices that cannot start or are full; other errors are raised."""
     import jax
 
     text = " ".join(str(error).split())
+    if text.startswith("RESOURCE_EXHAUSTED"):
+        return f"{text:.300}: make batch_size, length or the model smaller"
     if not text.startswith(("Unable to initialize backend", "Unknown backend")):
         try:
             jax.devices()

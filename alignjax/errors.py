@@ -26,6 +26,20 @@ def some(names: Sequence[str], separator: str = ", ", count: int = 3) -> str:
     return f"{separator.join(names[:count])}{more}"
 
 
+def shown(error: Exception, most: int = 600) -> str:
+    """Its message, for a terminal: long lines cut in their middle, nothing unprintable.
+
+    Parts of it may be anybody's.
+    """
+    lines = str(error).splitlines()
+    lines = [
+        x if len(x) <= most else f"{x[: most // 2]} ... {x[-most // 3 :]}"
+        for x in lines
+    ]
+    plain = lambda c: c if c.isprintable() else c.encode("unicode_escape").decode()
+    return "\n".join("".join(map(plain, line)) for line in lines)
+
+
 class AlignError(Exception):
     """A fault that is the user's to mend: its message is all that a command prints."""
 

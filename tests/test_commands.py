@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands share: where they may write, and how they end."""
 
+import pathlib
+
 import pytest
 
 from alignjax import cli, errors, train
@@ -36,6 +38,21 @@ def test_devices_that_cannot_start_are_refused_in_one_line(capfd):
     assert "'cuda'" in line and "JAX_PLATFORMS" in line
     with pytest.raises(RuntimeError, match="another"):
         cli.exit_code(lambda: fail("another"))
+
+
+def test_messages_are_cut_to_lines_and_cannot_steer_a_terminal(capfd):
+    def fail():
+        raise errors.DataError(f"x.json: '{'9' * 5000}' \x1b[2J\nline two")
+
+    assert cli.exit_code(fail) == errors.DATA
+    first, second = capfd.readouterr().err.splitlines()
+    assert len(first) < 700 and first.startswith("DataError: x.json: '9")
+    assert first.endswith(r"\x1b[2J") and second == "line two"
+
+
+def test_a_file_system_that_refuses_is_told_in_one_line(capfd):
+    assert cli.exit_code(pathlib.Path("x" * 5000).read_text) == errors.CHECKPOINT
+    assert "File name too long" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
