@@ -272,8 +272,9 @@ def export_adapters(
 
 def _base_of(opened: run.Run) -> str | None:
     """The folder or repository that a run started from, if it still is that model."""
-    settings = opened.config
-    while name := (settings.get("init") or {}).get("run"):
+    settings, visited = opened.config, set()
+    while (name := (settings.get("init") or {}).get("run")) not in (None, *visited):
+        visited.add(name)
         path = pathlib.Path(name)
         if name.startswith(folders.HUB) or not (path / "checkpoints").is_dir():
             return name.removeprefix(folders.HUB)

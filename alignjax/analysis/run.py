@@ -80,6 +80,7 @@ class Run:
     store: stores.Store
     step: int | None = None
     network: bool = False
+    runs_above: tuple[pathlib.Path, ...] = ()  # that it was opened for, as their base
 
     @property
     def path(self) -> pathlib.Path:
@@ -238,6 +239,9 @@ class Run:
         section, digest = self.config["init"], self.meta()["data"]["init"]
         try:
             base = open_run(section["run"], section["step"], network=self.network).at()
+            base = dataclasses.replace(base, runs_above=(*self.runs_above, self.path))
+            if base.path in base.runs_above:
+                raise errors.CheckpointError(f"{base.path} starts from itself")
             if base.digest() == digest:
                 return base
             # It may have trained on since; then it may still have the older step.

@@ -229,6 +229,7 @@ class Checkpoints:
     def _claim(self) -> None:
         """On one process: checks whose workdir this is, takes the lock, cleans up."""
         resume.check_workdir(self.workdir, self._config, self._options.every)
+        atomic.check_links(self.workdir, but=("checkpoints", "quarantine"))
         self.directory.mkdir(parents=True, exist_ok=True)
         held = lock.Lock(self.workdir)
         held.acquire()

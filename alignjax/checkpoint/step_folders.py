@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -199,6 +200,7 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
     whoever asks. Every process calls it. Raises BrokenStep.
     """
     trees_of_items = {item: trees.nest(named) for item, named in abstract.items()}
+    _check_files(path)
     try:
         with _context(timeout=600, partial=True):
             loaded = ocp.load_checkpointables(path, trees_of_items)
@@ -216,6 +218,23 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
             if not isinstance(leaf, (jax.Array, np.ndarray)):
                 raise errors.BrokenStep(f"{path}: {item}/{name} is missing")
     return items
+
+
+def _check_files(path: pathlib.Path, size: int = 0) -> None:
+    """Raises BrokenStep for a step that Orbax would not come to an end with.
+
+    It waits for a FIFO, and makes an array as large as it is told, whatever is there.
+    """
+    on_disk = 0
+    for file in path.rglob("*"):
+        if file.is_file():
+            on_disk += file.stat().st_size
+        elif not file.is_dir():
+            raise errors.BrokenStep(f"{path}: {file} is no regular file")
+    if size > 2**30 + 1000 * on_disk:  # zeros take little space
+        raise errors.BrokenStep(
+            f"{path}: has {on_disk:,} bytes, where its meta describes {size:,}"
+        )
 
 
 def verify(
@@ -239,6 +258,7 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
     if meta["format"] == IMPORTED and item == "params":
         lazily = lazy_leaves(path, meta)
         return {name: lazily[name][...] for name in names}
+    _check_files(path, nbytes({name: leaves[name] for name in names}))
     # Only shapes and dtypes of these are looked at: an element each will do.
     blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
     abstract = {
@@ -273,8 +293,8 @@ def leaves_of(meta: dict, item: str) -> dict[str, dict]:
 
 def nbytes(leaves: Mapping[str, dict]) -> int:
     """Bytes of the arrays that `leaves`, as in meta, describes."""
-    size = lambda leaf: jax.numpy.dtype(leaf["dtype"]).itemsize * np.prod(leaf["shape"])
-    return int(sum(size(leaf) for leaf in leaves.values()))
+    size = lambda x: jax.numpy.dtype(x["dtype"]).itemsize * math.prod(x["shape"])
+    return sum(map(size, leaves.values()))
 
 
 def remove(path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -172,7 +173,13 @@ def open_folder(path: str | pathlib.Path) -> Folder:
     with _naming(path, functools.partial(config_json.naming_keys, family)):
         model = models.build(section, 1)
     shapes = layout.shapes(model.config)
-    places = tuple(layout.places(layout.table(family, model.config), shapes))
+    table = layout.table(family, model.config)
+    if (count := layout.count(table, shapes)) > 100 * len(tensors):
+        raise errors.ConfigError(
+            f"{path}: config.json is of a model with {count:,} tensors, and the files "
+            f"have {len(tensors):,}; take the config.json of these weights"
+        )
+    places = tuple(layout.places(table, shapes))
     leaves, ignored = _match(path, family, places, shapes, tensors)
     files = tuple(dict.fromkeys(tensor.path for tensor in tensors.values()))
     tokenizer = _tokenizer(path, section["vocab_size"])
@@ -196,9 +203,9 @@ def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
       ConfigError: there are none, or none that are safe; a file that the index names is
         missing, damaged, or has other tensors than the index lists.
     """
-    if (path / SINGLE).is_file():
+    if os.path.lexists(path / SINGLE):
         return tensor_files.open_file(path / SINGLE)
-    if not (path / INDEX).is_file():
+    if not os.path.lexists(path / INDEX):
         raise errors.ConfigError(_no_weights(path))
     index = _json(path / INDEX).get("weight_map")
     if not isinstance(index, dict) or not index:
@@ -210,7 +217,7 @@ def weights(path: pathlib.Path) -> dict[str, tensor_files.Tensor]:
                 f"{path / INDEX}: {name!r:.80} is no plain name of a file in the same "
                 "folder; take another copy"
             )
-        elif not (path / name).is_file():
+        elif not os.path.lexists(path / name):
             problems.append(
                 f"{path / INDEX}: names {name}, which is not there; fetch it again"
             )
@@ -246,9 +253,9 @@ def _no_weights(path: pathlib.Path) -> str:
 
 def tokenizer_kind(path: pathlib.Path) -> str | None:
     """The kind of tokenizer that a folder has, or None."""
-    if (path / "tokenizer.json").is_file():
+    if os.path.lexists(path / "tokenizer.json"):
         return "huggingface"
-    return "sentencepiece" if (path / "tokenizer.model").is_file() else None
+    return "sentencepiece" if os.path.lexists(path / "tokenizer.model") else None
 
 
 def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer | None:
@@ -282,7 +289,7 @@ def _tokenizer(path: pathlib.Path, rows: int) -> tokenizers.Tokenizer | None:
 def _config(path: pathlib.Path) -> dict:
     if not path.is_dir():
         raise errors.ConfigError(f"{path}: is no folder")
-    if (path / "config.json").is_file():
+    if os.path.lexists(path / "config.json"):
         return _json(path / "config.json")
     if (path / "adapter_config.json").is_file():
         base = _json(path / "adapter_config.json").get("base_model_name_or_path")
@@ -436,6 +443,6 @@ def _same(a: tensor_files.Tensor, b: tensor_files.Tensor) -> bool:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a file, empty where there is no file."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     return json_files.read(path, dict, error=errors.ConfigError)

@@ -13,6 +13,7 @@ from alignjax.data.chat import format as chats
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import tokenizer_files
 from alignjax.models import decoder_config
+from alignjax.storage import json_files
 
 GENERATION = tokenizer_files.GENERATION
 TRAINED = "sentencepiece.model"  # the file of a model that was trained here
@@ -62,7 +63,7 @@ def files(
             "tokenizer.model is as it was trained here; transformers makes the same "
             "tokens of a text, but for one that spells a control token"
         )
-    generation = json.loads(content[GENERATION]) if GENERATION in content else {}
+    generation = json_files.parse(content.get(GENERATION, b"{}"), GENERATION, dict)
     stops = generation.get("eos_token_id")
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     if missing := [i for i in stop_ids(tok, chat) if i not in stops]:

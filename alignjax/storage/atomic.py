@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 from alignjax import errors
@@ -77,6 +77,25 @@ def check(target: pathlib.Path, need: int) -> None:
             f"{target}: needs {need / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are "
             "free; make room, or name a folder on another disk"
         )
+
+
+def check_links(folder: pathlib.Path, but: Collection[str] = ()) -> None:
+    """Raises ConfigError for what is no plain file or folder in or below a folder.
+
+    What is written there would go to a place that whoever made the folder chose.
+
+    Args:
+      but: names that may be links, or have such below them.
+    """
+    for place, names, files in os.walk(folder):
+        if pathlib.Path(place) == folder:
+            names[:] = [name for name in names if name not in but]
+        for path in (pathlib.Path(place, name) for name in (*names, *files)):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise errors.ConfigError(
+                    f"workdir: {path} is a link or no file, so that what a run writes "
+                    "there would go elsewhere; remove it, or name another workdir"
+                )
 
 
 @contextlib.contextmanager

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a name that stands in somebody's file may become the name of a file here."""
+"""Names and files of strangers: which names may be used, and what is read as a file.
+
+A name that stands in somebody's file becomes one here only if it is plain. What is
+read is a regular file of bounded size: a FIFO would wait forever, a device never end.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
+
+MAX_READ = 256 * 2**20  # bytes that `read` takes; large tokenizers have some 40 MB
 
 MAX_BYTES = 255  # of a name, on the common file systems
 # Separators and what marks a drive, with characters that are drawn like a separator
@@ -40,3 +49,29 @@ def is_plain(name: Any) -> bool:
 def not_plain(names: Iterable[Any]) -> list[str]:
     """Those of `names` that are not plain, as an error message shows them."""
     return [repr(name)[:80] for name in names if not is_plain(name)]
+
+
+def open_file(path: str | os.PathLike) -> IO[bytes]:
+    """The file at `path`, open to be read.
+
+    Raises:
+      OSError: there is none, or it is no regular file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        problem = "no regular file, but a folder, FIFO, device or socket"
+        raise OSError(errno.EINVAL, problem, os.fspath(path))
+    return open(path, "rb")
+
+
+def read(path: str | os.PathLike) -> bytes:
+    """The bytes of the file at `path`.
+
+    Raises:
+      OSError: as `open_file`, or it has more than MAX_READ bytes.
+    """
+    with open_file(path) as file:
+        content = file.read(MAX_READ + 1)
+    if len(content) > MAX_READ:
+        problem = f"more than {MAX_READ >> 20} MiB, the most that is read at once"
+        raise OSError(errno.EFBIG, problem, os.fspath(path))
+    return content

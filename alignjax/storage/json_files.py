@@ -14,9 +14,11 @@ import os
 from typing import Any
 
 from alignjax import errors
+from alignjax.storage import filenames
 
-MAX_BYTES = 256 * 2**20  # the largest tokenizers of models have some 40 MB
+MAX_BYTES = filenames.MAX_READ
 MAX_DEPTH = 100
+MAX_VALUES = 2**24  # each takes some 100 bytes of memory
 
 
 def read(
@@ -28,8 +30,7 @@ def read(
 ) -> Any:
     """The value in a JSON file; see `parse`, which names the file in errors."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = filenames.read(path)
     except OSError as fault:
         raise error(f"{path}: {fault.strerror}") from fault
     return parse(content, str(path), kind, error=error, allow_nan=allow_nan)
@@ -57,6 +58,8 @@ def parse(
         if len(content) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES:,} bytes")
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        if sum(map(text.count, "[{,")) > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
         constant = None if allow_nan else _refuse_constant
         value = json.loads(text, object_pairs_hook=_object, parse_constant=constant)
         _check_depth(value)
@@ -67,6 +70,20 @@ def parse(
         return value
     shown = f"{value!r:.60} is {type(value).__name__}, not {kind.__name__}"
     raise error(f"{where}: {shown}")
+
+
+def parse_line(line: bytes | str) -> Any:
+    """The value of a line of JSON lines, with all that Python's own reader takes.
+
+    Raises:
+      ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(line)
+        _check_depth(value)
+    except RecursionError as fault:
+        raise ValueError("nested too deeply") from fault
+    return value
 
 
 def digest(value: Any) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors
 
 from alignjax import errors
+from alignjax.storage import filenames
 
 DTYPES = {"BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
 DTYPES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
@@ -97,12 +98,12 @@ def open_file(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     path = pathlib.Path(path)
     try:
+        with filenames.open_file(path) as file:
+            offset = 8 + int.from_bytes(file.read(8), "little")
         # It refuses tensors that overlap or leave gaps, and a file of another length.
         with safetensors.safe_open(path, "np") as file:
             parts = {name: file.get_slice(name) for name in file.offset_keys()}
             kinds = {n: (x.get_dtype(), tuple(x.get_shape())) for n, x in parts.items()}
-        with open(path, "rb") as file:
-            offset = 8 + int.from_bytes(file.read(8), "little")
     except safetensors.SafetensorError as error:
         problem = "no safetensors file, or a damaged or truncated one"
         raise errors.ConfigError(

@@ -141,7 +141,7 @@ def _steps(path: pathlib.Path) -> list[int | None]:
 
 def _step(line: bytes) -> int | None:
     try:
-        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+        step = json_files.parse_line(line)["step"] if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None

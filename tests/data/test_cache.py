@@ -191,7 +191,7 @@ def test_a_dead_worker_ends_it(monkeypatch):
     batches = iter([(["a:1"], ["one"])] * 9)
     arguments = (TOK.kind, TOK.files, die, {})
     results = tokenizing.in_processes(arguments, batches, 2)
-    with pytest.raises(RuntimeError, match="a tokenising process died"):
+    with pytest.raises(errors.DataError, match=r"data\.workers"):
         list(results)
 
 

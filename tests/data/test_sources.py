@@ -14,6 +14,7 @@ import pytest
 from alignjax import errors
 from alignjax.data import records, sources
 from alignjax.data.sources import files
+from alignjax.storage import filenames, json_files
 
 ODD = "A\r\nB\n\n\n  C \t é 漢 \u2028 \ufeff e\u0301 \U0001f600\n"
 
@@ -141,7 +142,7 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         message = refused(path=str(tmp_path / "a.txt"))
         assert f"{tmp_path}/a.txt: cannot be read (Permission denied)" in message
     source = sources.load("text", {"path": str(tmp_path / "a.txt")})
-    monkeypatch.setattr(files, "open", deny, raising=False)
+    monkeypatch.setattr(filenames, "open", deny, raising=False)
     with pytest.raises(errors.DataError, match=r"a.txt: cannot be read"):
         list(source.documents())
     monkeypatch.setattr(os, "scandir", deny)
@@ -247,7 +248,7 @@ def test_jsonl_names_every_bad_row(tmp_path):
         b'{"text": "\\ud800"}',
         b'["text"]',
         b'{"text": "caf\xe9"}',
-        b"[" * 100_000,
+        b'{"text": "deep", "tools": ' + b"[" * 500 + b"]" * 500 + b"}",
         b"",
         b'{"text": "the end"}',
     ]
@@ -273,7 +274,7 @@ def test_jsonl_names_every_bad_row(tmp_path):
         8: "surrogate",
         9: "expected an object, found list",
         10: "not UTF-8",
-        11: "invalid JSON",
+        11: "nested",
     }.items():
         assert words in reasons[line], line
     message = _error_of(found)
@@ -340,6 +341,30 @@ def test_parquet(tmp_path):
     )
     path.write_bytes(content[:100] + b"\xff" * 2000 + content[2100:])
     assert str(path) in refused(kind="parquet", path=str(path))
+
+
+def test_a_date_that_python_cannot_have_is_a_bad_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / "rows.parquet"
+    ends = [0, 2**62, 1_600_000_000, -(2**62)]
+    for unit in ("ms", "us"):
+        when = pyarrow.array(ends, pyarrow.timestamp(unit))
+        parquet.write_table(pyarrow.table({"when": when}), path)
+        rows = documents("parquet", path=str(path), field="when")
+        bad = [where for where, row in rows if "cannot have" in row.reason]
+        assert bad == [f"{path}:2", f"{path}:4"]
+        assert len(rows) == 4
+        assert f"{path}:2: " in _error_of(rows)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_files, "MAX_BYTES", 2**16)
+    path = tmp_path / "rows.json.gz"
+    path.write_bytes(gzip.compress(b"[" + b" " * 2**18))
+    with pytest.raises(errors.DataError, match=r"rows\.json\.gz.*more than"):
+        documents("jsonl", path=str(path))
 
 
 def test_huggingface_datasets(tmp_path, monkeypatch):

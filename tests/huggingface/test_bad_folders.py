@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from alignjax import analysis, errors
 from alignjax.analysis import conversion
+from alignjax.analysis import run as runs
 from alignjax.experiment import initial
 from alignjax.experiment.sections import InitConfig
 from alignjax.huggingface import folder
@@ -323,6 +324,29 @@ def test_nothing_is_fetched_unasked(monkeypatch):
     )
     with pytest.raises(errors.CheckpointError, match=r"a strange run.*hf:who/what"):
         analysis.Run(store).leaves()
+
+
+def test_a_run_that_starts_from_itself_is_refused(monkeypatch, tmp_path):
+    config = {"trainable": "x", "init": {"run": str(tmp_path), "step": None}}
+    step = types.SimpleNamespace(meta={"step": 0, "data": {"init": ""}}, leaves=dict)
+    store = types.SimpleNamespace(
+        path=tmp_path,
+        steps=lambda: [0],
+        config=lambda _: config,
+        from_step=lambda _, read: read(step),
+    )
+    monkeypatch.setattr(runs, "open_run", lambda *_, **__: analysis.Run(store))
+    with pytest.raises(errors.CheckpointError, match="starts from itself"):
+        analysis.Run(store).leaves()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert conversion._base_of(analysis.Run(store)) is None
+
+
+def test_a_config_of_more_layers_than_there_are_tensors_is_refused(tmp_path):
+    handmade.write(tmp_path / "x", num_hidden_layers=65_536)
+    with pytest.raises(errors.ConfigError, match=r"config\.json.*tensors"):
+        folder.open_folder(tmp_path / "x")
 
 
 def test_a_repository_is_opened_where_the_hub_puts_it(monkeypatch, tmp_path):

@@ -99,6 +99,17 @@ def test_a_tokenizer_with_such_a_file_is_not_saved(tmp_path, escaping):
     assert everything(tmp_path) == []
 
 
+def test_a_tokenizer_is_not_saved_through_a_link(tmp_path):
+    (tmp_path / "outside").write_text("mine")
+    for name in ("bytes.json", base.MANIFEST):
+        folder_of_run = tmp_path / name / "tokenizer"
+        folder_of_run.mkdir(parents=True)
+        (folder_of_run / name).symlink_to(tmp_path / "outside")
+        base.from_files("bytes", {"bytes.json": b'{"control": []}'}).save(folder_of_run)
+        assert (tmp_path / "outside").read_text() == "mine"
+        assert base.load(folder_of_run).kind == "bytes"
+
+
 @pytest.mark.parametrize("kind", ["nothing", "../bytes", "os", 3, None])
 def test_a_tokenizer_of_an_unknown_kind_is_refused(tmp_path, kind):
     base.from_files("bytes", {"bytes.json": b'{"control": []}'}).save(tmp_path)

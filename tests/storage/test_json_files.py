@@ -17,6 +17,8 @@ BAD = {
     "a key twice": '{"a": 1, "b": {"c": 1, "c": 2}}',
     "deep": "[" * 200 + "]" * 200,
     "so deep that Python gives up": '{"a":' * 200_000,
+    "cut off and deep": "[" * 100_000,
+    "wide": "[" + "0," * (json_files.MAX_VALUES + 1) + "0]",
     "no UTF-8": b'{"a": "\xff"}',
     "a number of ten thousand digits": "1" * 10_000,
     "no object": "[1]",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignjax import errors
-from alignjax.storage import atomic, json_files
+from alignjax.storage import atomic, filenames, json_files
 
 # The longest line that is read into memory.
 MOST_LINE_BYTES = 1 << 26
@@ -72,7 +72,8 @@ def find(path: str | Sequence[str], suffixes: tuple[str, ...]) -> Files:
         paths.update(dict.fromkeys(sorted(matches)))
     for file in paths:
         try:
-            empty = file.stat().st_size == 0
+            with filenames.open_file(file):
+                empty = file.stat().st_size == 0
         except OSError as error:
             raise unreadable(file, error) from error
         if empty:
@@ -124,7 +125,7 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with filenames.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -136,7 +137,11 @@ def unreadable(path: str | os.PathLike, error: OSError) -> errors.DataError:
 
 
 def _open(path: Path):
-    return gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
+    file = filenames.open_file(path)
+    if path.suffix.lower() != ".gz":
+        return file
+    file.close()
+    return gzip.open(path)
 
 
 def begins_with_mark(path: Path) -> bool:

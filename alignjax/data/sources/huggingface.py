@@ -67,12 +67,12 @@ def load(
 
 
 def _whole(rows, path: str) -> Iterator[dict[str, Any]]:
-    """The rows, all texts of which have to be UTF-8."""
+    """The rows; all texts have to be UTF-8, and all dates such as Python can have."""
     try:
         yield from rows
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError) as error:
         raise errors.DataError(
-            f"huggingface {path}: a text is not UTF-8 ({error}); mend the data"
+            f"huggingface {path}: a value cannot be read ({error}); mend the data"
         ) from error
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from alignjax import errors
 from alignjax.data import formats, records
 from alignjax.data.sources import files
+from alignjax.storage import filenames
 
 BATCH_ROWS = 1024
 
@@ -39,24 +40,37 @@ def load(
     def documents() -> Iterator[tuple[str, Any]]:
         for file in paths:
             for number, row in enumerate(_rows(file, reader), start=1):
-                yield f"{file}:{number}", reader.read(row)
+                bad = isinstance(row, records.BadRow)
+                yield f"{file}:{number}", row if bad else reader.read(row)
 
     identity = {"files": files.digests(paths), **reader.identity}
     return records.Source("parquet", identity, files.size(paths), documents, note)
 
 
-def _rows(path: Path, reader: formats.Reader) -> Iterator[dict[str, Any]]:
+def _rows(
+    path: Path, reader: formats.Reader
+) -> Iterator[dict[str, Any] | records.BadRow]:
     import pyarrow
 
     try:
         with _open(path) as file:
             names = reader.columns(file.schema_arrow.names, str(path))
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+                try:
+                    yield from batch.to_pylist()
+                except (ValueError, OverflowError):  # of one row, such as a date
+                    yield from (_row(batch, i) for i in range(len(batch)))
+    except (pyarrow.ArrowException, OSError) as error:
         raise errors.DataError(
             f"{path}: damaged ({error}); copy the file again"
         ) from error
+
+
+def _row(batch, i: int) -> dict[str, Any] | records.BadRow:
+    try:
+        return batch.slice(i, 1).to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return records.BadRow(f"a value that Python cannot have ({error})")
 
 
 def _open(path: Path):
@@ -68,7 +82,8 @@ def _open(path: Path):
             f"{path}: Parquet needs pyarrow; install it with: pip install pyarrow"
         ) from error
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        with filenames.open_file(path):
+            return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise errors.DataError(
             f"{path}: not a whole Parquet file ({error}); copy the file again"

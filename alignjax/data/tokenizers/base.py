@@ -8,7 +8,9 @@ To add a kind, write `alignjax/data/tokenizers/<kind>.py` with two functions:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -27,6 +29,7 @@ FORMAT = 1
 Kind = Literal["bytes", "chars", "huggingface", "sentencepiece"]
 KINDS = get_args(Kind)  # a module of this folder each
 MANIFEST = "alignjax_tokenizer.json"
+MAX_TOKENS = 2**24  # whatever ids a file has; the largest vocabularies have 2**18
 # How templates spell start and end where a kind has no names for them.
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -52,7 +55,7 @@ class TokenizerConfig:
 
     kind: Kind = "sentencepiece"
     path: str | None = None
-    vocab_size: bounds.Count = 4096
+    vocab_size: bounds.Size = 4096
     model_type: Literal["bpe", "unigram"] = "bpe"
     byte_fallback: bool = True
     control_tokens: tuple[str, ...] = ()
@@ -132,9 +135,10 @@ class Tokenizer(NamedTuple):
         _check_names(self.files, directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
-            (directory / name).write_bytes(content)
+            with atomic.replace(directory / name) as file:  # not through a link
+                file.write(content)
         manifest = {"format": FORMAT, "kind": self.kind, "files": _digests(self.files)}
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        atomic.write(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def of_units(
@@ -180,8 +184,37 @@ def check_used(section: Mapping[str, Any], path: str = "tokenizer") -> None:
 
 
 def from_files(kind: str, files: Mapping[str, bytes]) -> Tokenizer:
-    """The tokenizer of this kind and these files."""
-    return _module(kind).from_files(files)
+    """The tokenizer of this kind and these files.
+
+    Raises:
+      ConfigError, DataError: they are no such tokenizer, or one that cannot be used.
+    """
+    with sound(kind):
+        return _module(kind).from_files(files)
+
+
+@contextlib.contextmanager
+def sound(kind: str):
+    """Turns whatever a library raises for damaged files into a DataError."""
+    try:
+        yield
+    except (errors.AlignError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise errors.DataError(
+            f"tokenizer: its files are not a whole tokenizer of the kind {kind!r} "
+            f"({text:.200}); take another copy of them"
+        ) from error
+
+
+def check_size(vocab_size: int) -> None:
+    """Raises DataError for a vocabulary of no tokens, or of more than MAX_TOKENS."""
+    if not 0 < vocab_size <= MAX_TOKENS:
+        raise errors.DataError(
+            f"tokenizer: its ids end at {vocab_size - 1:,}, where a tokenizer has 1 to "
+            f"{MAX_TOKENS:,} tokens; take another copy of its files"
+        )
 
 
 def load(directory: str | Path) -> Tokenizer:
@@ -196,7 +229,7 @@ def load(directory: str | Path) -> Tokenizer:
         manifest = json_files.read(path, dict)
         names, kind = manifest["files"], manifest["kind"]
         _check_names(names, path)
-        files = {name: path.with_name(name).read_bytes() for name in names}
+        files = {name: filenames.read(path.with_name(name)) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.DataError(f"{path}: no saved tokenizer ({error})") from error
     if _digests(files) != names or manifest["format"] != FORMAT:
@@ -226,7 +259,8 @@ def build(
     if cfg.path is not None or not module.TRAINED:
         files = module.make(cfg, iter(()))
         try:
-            return tokenizer_files.without_idle_stops(files, module.from_files)
+            make = functools.partial(from_files, cfg.kind)
+            return tokenizer_files.without_idle_stops(files, make)
         except errors.DataError as error:
             raise errors.DataError(f"tokenizer.path: {cfg.path}: {error}") from error
     sources = list(sources)

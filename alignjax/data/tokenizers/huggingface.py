@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax import errors
+from alignjax import errors, workers
 from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 from alignjax.storage import json_files
 
@@ -71,7 +71,8 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     token_bytes[list(control.values())] = 0
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
-        encodings = model.encode_batch_fast(list(texts), add_special_tokens=False)
+        with base.sound("huggingface"):
+            encodings = model.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     @functools.cache
@@ -80,7 +81,8 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
         return _model(files)
 
     def encode_placed(texts: Sequence[str]) -> list[special_tokens.Placed]:
-        encodings = spelling().encode_batch(list(texts), add_special_tokens=False)
+        with base.sound("huggingface"):
+            encodings = spelling().encode_batch(list(texts), add_special_tokens=False)
         return [
             special_tokens.Placed(
                 np.array(encoding.ids, np.int64),
@@ -92,7 +94,8 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     def decode(ids: Iterable[int]) -> str:
         silent = set(control.values())
         ids = [i for i in map(int, ids) if i not in silent]
-        return model.decode(ids, skip_special_tokens=False)
+        with base.sound("huggingface"):
+            return model.decode(ids, skip_special_tokens=False)
 
     return base.Tokenizer(
         kind="huggingface",
@@ -132,8 +135,11 @@ def _model(files: Mapping[str, bytes]):
         raise errors.DataError(
             'tokenizer.kind "huggingface" needs the extra hf: pip install alignjax[hf]'
         ) from error
+    content = files[MODEL].decode()
+    if '"Precompiled"' in content:
+        _check_charsmap(content)
     try:
-        model = tokenizers.Tokenizer.from_str(files[MODEL].decode())
+        model = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the library raises no type of its own
         raise errors.DataError(f"{MODEL}: not a tokenizer ({error})") from error
     there = {token.content for token in model.get_added_tokens_decoder().values()}
@@ -153,6 +159,21 @@ def _model(files: Mapping[str, bytes]):
     return model
 
 
+def _check_charsmap(content: str) -> None:
+    """Reads every character in a worker: of a damaged table the library panics."""
+    worker = workers.Worker(
+        "alignjax.data.tokenizers.charsmap:answer", workers.Limits(memory_bytes=1 << 32)
+    )
+    try:
+        fault = worker.call(content)
+    except workers.WorkerError as error:
+        fault = str(error)
+    finally:
+        worker.close()
+    if fault:
+        raise errors.DataError(f"{MODEL}: its precompiled_charsmap: {fault}")
+
+
 def _token_bytes(model, described: Mapping[str, Any]) -> np.ndarray:
     """The bytes of text of each token, by the way the tokenizer writes them."""
     byte_level = '"ByteLevel"' in json.dumps(
@@ -160,6 +181,7 @@ def _token_bytes(model, described: Mapping[str, Any]) -> np.ndarray:
     )
     vocabulary = model.get_vocab(with_added_tokens=True)
     added = {token.content for token in model.get_added_tokens_decoder().values()}
+    base.check_size(max(vocabulary.values(), default=-1) + 1)
     sizes = np.zeros(max(vocabulary.values()) + 1, np.int32)
     for piece, i in vocabulary.items():
         if byte_level and piece not in added:

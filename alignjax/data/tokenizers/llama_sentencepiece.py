@@ -50,6 +50,7 @@ def from_files(
     bos, eos = (_id(own, ids, names.get(f"{role}_token")) for role in ("bos", "eos"))
     control |= {names["eos_token"]: eos} if eos is not None else {}
     size = max([pieces - 1, *ids.values()]) + 1
+    base.check_size(size)
     token_bytes = np.zeros(size, np.int32)
     token_bytes[:pieces] = [piece_bytes(model, i) for i in range(pieces)]
     token_bytes[list(ids.values())] = [len(name.encode()) for name in ids]

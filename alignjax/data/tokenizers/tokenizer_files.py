@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignjax import config, errors
-from alignjax.storage import json_files
+from alignjax.storage import filenames, json_files
 
 CONFIG, GENERATION = "tokenizer_config.json", "generation_config.json"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -67,15 +68,14 @@ def read(path: str, model: str) -> dict[str, bytes]:
     files = {}
     for name in KEPT:
         beside = file.with_name(name)
-        if beside.is_file():
-            files[name] = beside.read_bytes()
+        if os.path.lexists(beside):  # a broken link or a FIFO is not overlooked
+            files[name] = _content_of(beside)
             if name.endswith(".json"):
                 _json(files, name, str(beside))
     beside = file.with_name("config.json")
-    if beside.is_file():
-        settings = _json(
-            {"config.json": beside.read_bytes()}, "config.json", str(beside)
-        )
+    if os.path.lexists(beside):
+        settings = json_files.parse(_content_of(beside), str(beside))
+        config.expect(settings, dict, str(beside))
         ends = _ids(settings, str(beside))
         if isinstance(inner := settings.get("text_config"), Mapping):  # models that see
             ends += _ids(inner, str(beside))
@@ -84,15 +84,19 @@ def read(path: str, model: str) -> dict[str, bytes]:
     templates = {}
     for beside in sorted((file.parent / TEMPLATE_FOLDER).glob("*.jinja")):
         try:
-            templates[beside.stem] = beside.read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            templates[beside.stem] = _content_of(beside).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
             raise errors.DataError(f"{beside}: {error}; save it as UTF-8") from error
     if templates:
         files[TEMPLATES] = json.dumps(templates).encode()
+    return {**files, model: _content_of(file)}
+
+
+def _content_of(path: Path) -> bytes:
     try:
-        return {**files, model: file.read_bytes()}
+        return filenames.read(path)
     except OSError as error:
-        raise errors.DataError(f"tokenizer.path: {file}: {error.strerror}") from error
+        raise errors.DataError(f"tokenizer.path: {path}: {error.strerror}") from error
 
 
 def without_idle_stops(
@@ -141,7 +145,7 @@ def added(files: Mapping[str, bytes]) -> list[Added]:
             flags = {k: v for k, v in token.items() if k in Added._fields[2:]}
             for name, value in flags.items():
                 config.expect(value, bool, f"{where}.{i}.{name}")
-            if not i.isdecimal():
+            if not i.isdecimal() or len(i) > 9:
                 raise errors.ConfigError(f"{where}: {i!r:.60} is no token's number")
             tokens.append(Added(int(i), _content(token, f"{where}.{i}"), **flags))
         return sorted(tokens)

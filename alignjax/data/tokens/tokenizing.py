@@ -138,7 +138,7 @@ def in_processes(
 
     Each process makes the job once, by `make_job(*arguments)`. At most three batches a
     process are in flight, so memory does not grow with their number. Exceptions of a
-    job are raised unchanged, and a RuntimeError where a process died.
+    job are raised unchanged, and a DataError where a process died.
     """
     pending: collections.deque[tuple] = collections.deque()
     executor = futures.ProcessPoolExecutor(
@@ -161,7 +161,7 @@ def in_processes(
         while pending:
             yield first()
     except futures.process.BrokenProcessPool as error:
-        raise RuntimeError(
+        raise errors.DataError(
             "a tokenising process died, perhaps for want of memory; use fewer of them "
             "(data.workers)"
         ) from error

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from alignjax import config, errors, registry
 from alignjax.data.tokenizers import base, tokenizer_files
-from alignjax.storage import json_files
+from alignjax.storage import filenames, json_files
 
 OWN = "tokenizer"  # the format of the template that came with the tokenizer
 FILE, CONFIG = "chat_template.jinja", tokenizer_files.CONFIG
@@ -109,7 +109,7 @@ def _read(format: str) -> str:
             f"data.chat: {format!r} is no format nor path of a .jinja file; {remedy}"
         )
     try:
-        return path.read_text("utf-8-sig")
+        return filenames.read(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.ConfigError(f"data.chat: {format}: {error}") from error
 
