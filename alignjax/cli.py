@@ -18,6 +18,7 @@ from alignjax import errors, registry
 COMMANDS = {
     "train": ("train", "train what a config describes, or go on"),
     "generate": ("generate", "complete prompts, or hold a dialogue"),
+    "score": ("score", "log-probs and rewards of the responses of a file"),
     "collect": ("feedback.collect", "sample replies and label pairs of them"),
     "assess": ("world.assessment.__main__", "measure runs on the embedded world"),
     "report": ("report.__main__", "write an HTML page about runs"),

@@ -232,8 +232,9 @@ def cast(value: Any, hint: Any) -> Any:
         return tuple(cast(item, inner) for item in value)
     if dataclasses.is_dataclass(hint) and hasattr(value, "items"):
         return build(hint, value, "")
-    if dict in (hint, origin) and hasattr(value, "items"):
-        return dict(value.items())
+    if is_dict(hint) and hasattr(value, "items"):
+        inner = arguments[1] if arguments else Any
+        return {key: cast(item, inner) for key, item in value.items()}
     if hint is float and _is(value, (int, float)):
         if not abs(value) <= sys.float_info.max:
             raise ValueError(f"{value!r:.60} is not a finite number")
@@ -256,6 +257,11 @@ def members(hint: Any) -> tuple:
 
 def allows_none(hint: Any) -> bool:
     return type(None) in members(hint)
+
+
+def is_dict(hint: Any) -> bool:
+    """Whether a type is of dicts, which have keys of any name."""
+    return {dict, Mapping} & {hint, typing.get_origin(hint)} != set()
 
 
 def type_name(hint) -> str:

@@ -3,13 +3,15 @@ r"""Completes prompts with the model of a run, or holds a dialogue with it.
 
     alignjax generate --run=runs/world --prompt="Once upon a time"
     alignjax generate --run=DIR --prompt=A --prompt=B --samples=4 --json
+    alignjax generate --run=DIR --prompts=questions.jsonl --json > answers.jsonl
     alignjax generate --run=runs/world --interactive
 
 `--run` is the workdir of a run, also of one that still trains, or a Hugging Face
 folder. Where the run learned dialogues a prompt is a user's turn, unless `--plain`;
-elsewhere it is a text to continue. Sample n of every prompt has the seed `--seed` + n,
-so the same command writes the same text, and the samples of one prompt do not depend on
-the other prompts.
+elsewhere it is a text to continue. `--prompts` has one in each line of a .txt file, or
+in each row of JSON lines or Parquet, as `prompt` or as `messages`. Sample n of every
+prompt has the seed `--seed` + n, so the same command writes the same text, and the
+samples of one prompt do not depend on the other prompts.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from typing import Any, NamedTuple
 import jax
 
 from alignjax import analysis, cli, errors, sampling
+from alignjax.data import formats, messages, records, sources
 from alignjax.data.chat import format
 
 # Tokens of a response where `--max_tokens` is not given and as many fit.
 MAX_TOKENS = 128
+BLOCK = 256  # prompts that are completed, then printed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--network", action="store_true", help=cli.NETWORK)
     add("--average", action="store_true", help="use the moving average of the weights")
     add("--prompt", action="append", default=[], help="to complete; repeatable")
+    add("--prompts", metavar="FILE", help="prompts to complete, one a line or row")
     add("--plain", action="store_true", help="continue the text itself: no dialogue")
     add("--interactive", action="store_true", help="read prompts line by line")
     add("--samples", type=int, default=1, help="completions of each prompt")
@@ -60,8 +65,10 @@ def run(options: argparse.Namespace) -> None:
       ConfigError: options that do not fit each other or the model.
       CheckpointError: no such run or step, or a broken one.
     """
-    if options.interactive == bool(options.prompt):
-        raise errors.ConfigError("prompt: give --prompt or --interactive, one of them")
+    if options.interactive == bool(options.prompt or options.prompts):
+        raise errors.ConfigError(
+            "prompt: give --prompt and --prompts, or --interactive, one of the two"
+        )
     if options.interactive and (options.json or options.samples != 1):
         raise errors.ConfigError("interactive: goes with neither --json nor --samples")
     if options.samples < 1:
@@ -90,7 +97,14 @@ class Sampler(NamedTuple):
 
     def prompt(self, text: Any) -> str | list[int]:
         """A prompt of `sampling.generate`, of a text or of the turns of a dialogue."""
-        return self.run.prompt_ids(text) if self.dialogues else text
+        if self.dialogues:
+            return self.run.prompt_ids(text)
+        if not isinstance(text, str):
+            raise errors.ConfigError(
+                f"prompts: messages {text!r:.60}, where texts are continued (--plain, "
+                "or a run that did not learn dialogues); give texts"
+            )
+        return text
 
     def settings(self, prompts: Sequence) -> dict[str, Any]:
         """Keyword arguments of `sampling.generate` and `sampling.stream` alike."""
@@ -112,28 +126,60 @@ class Sampler(NamedTuple):
         return settings
 
 
+def _prompts(options) -> list[Any]:
+    """The prompts of the command line, then those of the file."""
+    if options.prompts is None:
+        return options.prompt
+    if options.prompts.lower().endswith(".txt"):
+        lines = {"path": options.prompts, "document": "line"}
+        rows = sources.load("text", lines).documents()
+        read = lambda record: record.text
+    else:
+        rows, read = sources.rows(options.prompts), formats.prompt
+    faults = records.Faults("error", "mend them")
+    prompts = []
+    for where, row in rows:
+        try:
+            bad = isinstance(row, records.BadRow)
+            prompts += [] if bad else [read(row)]
+            reason = row.reason if bad else None
+        except errors.DataError as error:
+            reason = str(error)
+        if reason:
+            faults.add(where, reason)
+    faults.check()
+    return options.prompt + prompts
+
+
 def _complete(sampler: Sampler, options) -> None:
-    """Every sample of every prompt, in one call, so in few batches."""
+    """Every sample of every prompt, in few batches, and printed block by block."""
+    given = _prompts(options)
     count = options.samples
-    texts = [prompt for prompt in options.prompt for _ in range(count)]
-    seeds = [options.seed + n for n in range(count)] * len(options.prompt)
-    prompts = [sampler.prompt(text) for text in texts]
-    settings = sampler.settings(prompts) | {"seeds": seeds}
-    completions = sampling.generate(*sampler.arguments, prompts, **settings)
-    rows = zip(texts, seeds, completions, strict=True)
-    for i, (prompt, seed, completion) in enumerate(rows):
-        if options.json:
-            fields = {"prompt": prompt, "seed": seed, **completion._asdict()}
-            print(json.dumps(fields, allow_nan=False, default=lambda x: x.tolist()))
-            continue
-        if len(prompts) > 1:
-            ended, length = completion.finish_reason, len(completion.ids)
-            where = f"prompt {1 + i // count} of {len(options.prompt)}, seed {seed}"
-            print(f"--- {where}: {length} tokens, {ended}")
-        if sampler.dialogues:
-            print(f"user: {prompt}\nassistant: {completion.text.strip()}")
-        else:
-            print(prompt + completion.text)
+    seeds = [options.seed + n for n in range(count)]
+    prompts = [sampler.prompt(prompt) for prompt in given]
+    settings = sampler.settings(prompts)
+    for first in range(0, len(given), BLOCK):
+        block = prompts[first : first + BLOCK]
+        every = [prompt for prompt in block for _ in range(count)]
+        own = settings | {"seeds": seeds * len(block)}
+        completions = sampling.generate(*sampler.arguments, every, **own)
+        for i, completion in enumerate(completions):
+            place = first + i // count
+            seed = seeds[i % count]
+            if options.json:
+                fields = {"prompt": given[place], "seed": seed, **completion._asdict()}
+                print(json.dumps(fields, allow_nan=False, default=lambda x: x.tolist()))
+                continue
+            if len(given) * count > 1:
+                ended, length = completion.finish_reason, len(completion.ids)
+                where = f"prompt {1 + place} of {len(given)}, seed {seed}"
+                print(f"--- {where}: {length} tokens, {ended}")
+            if sampler.dialogues:
+                turns = messages.chat(given[place], "prompt").turns
+                print("\n".join(f"{role}: {text}" for role, text in turns))
+                print(f"assistant: {completion.text.strip()}")
+            else:
+                print(given[place] + completion.text)
 
 
 def _converse(sampler: Sampler, options) -> None:

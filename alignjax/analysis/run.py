@@ -23,13 +23,13 @@ import jax
 import numpy as np
 
 from alignjax import errors, models, sampling, trees, types
-from alignjax.analysis import stores
+from alignjax.analysis import scoring, stores
 from alignjax.checkpoint import step_folders
+from alignjax.data import messages, records
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder
 from alignjax.models import quantized
-from alignjax.objectives import logprobs
 from alignjax.sampling import request
 from alignjax.tracking import journal
 
@@ -192,9 +192,10 @@ class Run:
         return {**self._frozen(self._base.leaves()), **trained}
 
     def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
-        """One parameter by its path, such as `layers/attention/q/kernel`, verified.
+        """One parameter by its path, such as `layers/q/kernel`, verified.
 
-        Of the `item` "train" it is a leaf of the optimizer's state.
+        `leaves` has all paths. Of the `item` "train" it is a leaf of the optimizer's
+        state.
 
         Raises:
           CheckpointError: there is no such leaf; the message lists those there are.
@@ -270,63 +271,196 @@ class Run:
         logits_BTV = np.asarray(compiled_logits(self.model)(self._weights, batch))
         return logits_BTV.reshape(*np.shape(tokens), -1)
 
+    def hidden(self, tokens, *, every_layer: bool = False) -> np.ndarray:
+        """float32 [..., T, D]: the last hidden states, which the logits are made of.
+
+        Args:
+          tokens: as of `logits`.
+          every_layer: gives [L + 1, ..., T, D], the embeddings and what each layer adds
+            up to, before the last norm.
+
+        Raises:
+          ConfigError: as `rows`.
+        """
+        batch = rows(self.model, tokens)
+        x_BTD = _compiled_hidden(self.model, every_layer)(self._weights, batch)
+        x_BTD = np.asarray(x_BTD, np.float32)
+        layers = x_BTD.shape[:1] if every_layer else ()
+        return x_BTD.reshape(*layers, *np.shape(tokens), x_BTD.shape[-1])
+
+    def tokenize(self, text: str | Sequence) -> list[int]:
+        """The tokens of a text, or of the turns of a dialogue, as the model gets them.
+
+        A text begins as the prompts of `generate` do. A dialogue ends where the
+        assistant is to speak, or else with the end of its last turn.
+
+        Raises:
+          ConfigError, DataError: as `reply`.
+        """
+        if isinstance(text, str):
+            return request.encode(self.tokenizer, text)
+        if messages.chat(text, "dialogue").turns[-1][0] != format.ASSISTANT:
+            return self.prompt_ids(text)
+        self._format()
+        row = self._tokens(messages.chat(text, "dialogue"))
+        return [*row.prompt_ids, *row.ids]
+
     def logprobs(
-        self, prompt: str | Sequence[int], response: str | Sequence[int]
+        self,
+        prompt: str | Sequence,
+        response: str | Sequence[int],
+        *,
+        plain: bool = False,
     ) -> np.ndarray:
         """float32 [R]: log p(token | prompt, tokens before) for the response's tokens.
 
-        Prompt and response are tokenized apart, and a prompt begins as those of
-        `generate` do, with the start of document; ids are taken as they are.
+        See `score`, which takes many at once.
+        """
+        (score,) = self.score([prompt], [response], plain=plain)
+        return score.logprobs
+
+    def score(
+        self,
+        prompts: Sequence,
+        responses: Sequence[str | Sequence[int]],
+        *,
+        plain: bool = False,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[scoring.Score]:
+        """Log-probabilities, and of a reward model the reward, of each response.
+
+        Where the run learned dialogues, a prompt is one of `reply` and a response a
+        whole turn, as training has it: with what the template writes before its text,
+        and the token that ends it. Elsewhere, or if `plain`, a prompt begins as those
+        of `generate` do, and the response goes on from there. Token ids are taken as
+        they are; a text after ids that end where the assistant is to speak is a turn.
+
+        Args:
+          prompts, responses: as many of each.
+          batch_size: rows at one time; the default is 32, and fewer of long ones.
+          progress: called with the number of rows that are done.
 
         Raises:
-          ConfigError: ids outside the vocabulary, no response, or nothing before it.
+          ConfigError: ids outside the vocabulary, no response, nothing before it, or
+            more of both than the model takes; names the first that is so.
+          DataError: turns or a response that the template cannot write.
         """
-        before, after = prompt, response
-        if isinstance(before, str):
-            before = request.encode(self.tokenizer, before)
-        if isinstance(after, str):
-            after = self.tokenizer.encode(after)
-        if not len(before) or not len(after):
+        if len(prompts) != len(responses):
             raise errors.ConfigError(
-                "logprobs needs a token before the response, and one in it"
+                f"responses: {len(responses)} for {len(prompts)} prompts; give one each"
             )
-        batch = rows(self.model, [[*before, *after]], last=False)
-        logps_BT = _compiled_logprobs(self.model)(self._weights, batch)
-        return np.asarray(logps_BT)[0, len(before) - 1 :]
-
-    def generate(self, prompts: Sequence, **options) -> list:
-        """A completion of each prompt; the options are those of `sampling.generate`."""
-        return sampling.generate(
-            self.model, self._weights, self.tokenizer, prompts, **options
+        form = self._format() if self.chats and not plain else None
+        rows = []
+        for i, pair in enumerate(zip(prompts, responses, strict=True)):
+            try:
+                rows.append(self._row(*pair, form))
+            except errors.DataError as error:
+                raise errors.DataError(f"prompts[{i}]: {error}") from error
+            if reason := scoring.fault(rows[-1], self.model.config):
+                raise errors.ConfigError(f"prompts[{i}]: {reason}")
+        return scoring.measure(
+            self.model,
+            self._weights,
+            rows,
+            scoring.reward_of(self.config),
+            batch_size=batch_size,
+            progress=progress,
         )
+
+    def generate(
+        self,
+        prompts: Sequence,
+        *,
+        samples: int | None = None,
+        seeds: Sequence[int] | None = None,
+        **options,
+    ) -> list:
+        """A completion of each prompt; the options are those of `sampling.generate`.
+
+        Args:
+          samples: of each prompt; then there is a list of so many for each. Sample n of
+            every prompt has `seeds[n]`, by default n.
+
+        Raises:
+          ConfigError: values that do not fit.
+        """
+        count = 1 if samples is None else samples
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise errors.ConfigError(f"samples: {samples!r} is not a number from 1 up")
+        if samples is not None:
+            seeds = list(range(samples)) if seeds is None else list(seeds)
+            if len(seeds) != samples:
+                raise errors.ConfigError(f"seeds: {len(seeds)} for {samples} samples")
+            seeds = seeds * len(prompts)
+        every = [prompt for prompt in prompts for _ in range(count)]
+        arguments = self.model, self._weights, self.tokenizer
+        done = sampling.generate(*arguments, every, seeds=seeds, **options)
+        if samples is None:
+            return done
+        return [done[i : i + count] for i in range(0, len(done), count)]
 
     def reply(self, dialogues: Sequence, **options) -> list:
         """The next turn of each dialogue, by a model of dialogues.
 
-        A dialogue is a user's message, or turns `(role, text)` that end with a user's;
-        the options are those of `sampling.generate`.
+        A dialogue is a user's message, or turns that end with a user's, each
+        `(role, text)` or a message `{"role": ..., "content": ...}`; the options are
+        those of `generate`.
 
         Raises:
           ConfigError: the run did not learn dialogues (`data.chat`).
           DataError: turns that are no prompt.
         """
+        if isinstance(dialogues, str):
+            raise errors.ConfigError("dialogues: a text; give a list of dialogues")
         prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
         form = format.of(self.tokenizer, self.chats)
         options = {"stop_ids": list(form.stop_ids), **options}
-        return [
-            reply._replace(text=form.text(reply.ids))
-            for reply in self.generate(prompts, **options)
-        ]
+        text = lambda reply: reply._replace(text=form.text(reply.ids))
+        replies = self.generate(prompts, **options)
+        if options.get("samples") is None:
+            return [text(reply) for reply in replies]
+        return [[text(reply) for reply in several] for several in replies]
 
-    def prompt_ids(self, dialogue: str | Sequence[tuple[str, str]]) -> list[int]:
+    def prompt_ids(self, dialogue: str | Sequence) -> list[int]:
         """The tokens of a dialogue of `reply`, up to where the reply begins."""
+        starts = self.tokenizer.bos_id is not None
+        return self._format().prompt_ids(messages.chat(dialogue, "dialogue"), starts)
+
+    def _format(self) -> format.ChatFormat:
+        """How the run writes dialogues. Raises ConfigError where it learned none."""
         if not self.chats:
             raise errors.ConfigError(
                 f"data.chat: {self.path} did not learn dialogues; use generate"
             )
-        turns = ((format.USER, dialogue),) if isinstance(dialogue, str) else dialogue
-        starts = self.tokenizer.bos_id is not None
-        return format.of(self.tokenizer, self.chats).prompt_ids(turns, starts)
+        return format.of(self.tokenizer, self.chats)
+
+    def _row(self, prompt, response, form: format.ChatFormat | None) -> scoring.Row:
+        """The tokens of a prompt and a response of `score`; None is a plain `form`."""
+        if form is None and isinstance(prompt, str):
+            prompt = request.encode(self.tokenizer, prompt)
+        if not _is_ids(prompt):
+            if isinstance(response, str):
+                chat = messages.chat(prompt, "prompt")
+                if chat.fields is None:
+                    document = records.Comparison(chat.turns, (response,), {})
+                else:
+                    turns = (*chat.turns, (format.ASSISTANT, response))
+                    document = records.Chat(turns, fields=(*chat.fields, None))
+                return self._tokens(document, plain=form is None)
+            prompt = self.prompt_ids(prompt)
+        if isinstance(response, str):
+            turn = form is not None and form.awaits_reply(prompt)
+            response = (form.response_ids if turn else self.tokenizer.encode)(response)
+        elif not _is_ids(response):
+            raise errors.ConfigError(f"response: {response!r:.60} is no list of tokens")
+        return scoring.Row(*([int(i) for i in ids] for ids in (prompt, response)))
+
+    def _tokens(self, document, plain: bool = False) -> scoring.Row:
+        chats, starts = None if plain else self.chats, self.tokenizer.bos_id is not None
+        documents = [document]
+        rows = scoring.tokenize(self.tokenizer, documents, format=chats, bos=starts)
+        return scoring.split(*rows[0][:2])
 
     @functools.cached_property
     def _weights(self) -> dict:
@@ -352,7 +486,14 @@ def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
     return {names[name]: leaf for name, leaf in leaves.items()}
 
 
-def rows(model: types.Model, tokens, *, last: bool = True) -> types.Sequences:
+def _is_ids(value) -> bool:
+    """Whether it is a list of tokens, rather than of turns."""
+    return not isinstance(value, str) and all(
+        isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in value
+    )
+
+
+def rows(model: types.Model, tokens) -> types.Sequences:
     """Token ids [T] or [B, T] as rows of one document each; see `Sequences.of`.
 
     Raises:
@@ -369,7 +510,7 @@ def rows(model: types.Model, tokens, *, last: bool = True) -> types.Sequences:
         raise errors.ConfigError(f"tokens: shape {tokens.shape} is not [T] or [B, T]")
     if not np.issubdtype(tokens.dtype, np.integer):
         raise errors.ConfigError(f"tokens: {tokens.dtype}, not integers")
-    c, T = model.config, tokens.shape[-1] - (not last)
+    c, T = model.config, tokens.shape[-1]
     if tokens.size and (tokens.min() < 0 or tokens.max() >= c.vocab_size):
         raise errors.ConfigError(
             f"tokens: ids from {tokens.min()} to {tokens.max()} in a vocabulary of "
@@ -379,7 +520,7 @@ def rows(model: types.Model, tokens, *, last: bool = True) -> types.Sequences:
         raise errors.ConfigError(
             f"tokens: {T} tokens, where the model takes 1 to {c.max_length}"
         )
-    return types.Sequences.of(np.atleast_2d(tokens), last=last)
+    return types.Sequences.of(np.atleast_2d(tokens), last=True)
 
 
 @functools.lru_cache(maxsize=4)
@@ -389,6 +530,6 @@ def compiled_logits(model: types.Model):
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled_logprobs(model: types.Model):
-    """A compiled (params, rows) -> float32 [B, T], of the rows' targets."""
-    return jax.jit(lambda p, rows: logprobs.tokens(model, p, rows).logp)
+def _compiled_hidden(model: types.Model, every_layer: bool):
+    """A compiled (params, rows) -> [B, T, D], or [L + 1, B, T, D]."""
+    return jax.jit(lambda p, rows: model.hidden(p, rows, every_layer=every_layer))

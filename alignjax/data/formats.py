@@ -140,6 +140,43 @@ def reader(
     return Reader(read, required, optional, identity)
 
 
+def guess(row: Mapping[str, Any]) -> str:
+    """The format that has the columns of a row, the one that reads most of them.
+
+    Raises:
+      DataError: there is none.
+    """
+    names = [name for name in FORMATS if {*FORMATS[name].required} <= {*row}]
+    if not names:
+        known = "; ".join(f"{n}: {', '.join(f.required)}" for n, f in FORMATS.items())
+        raise errors.DataError(
+            f"no format has the columns {', '.join(row) or 'of an empty row'}; the "
+            f"formats and what they need are {known}"
+        )
+    if isinstance(row.get("chosen"), str) and row["chosen"].startswith((HUMAN, REPLY)):
+        return "hh"
+    return max(names, key=lambda name: len(FORMATS[name].required))
+
+
+def as_it_is(row: Mapping[str, Any]) -> Any:
+    """A row as no record, for who reads it further."""
+    return dict(row)
+
+
+def prompt(row: Mapping[str, Any]) -> str | list[Mapping[str, Any]]:
+    """The prompt of a row, a text or messages, as `Run.reply` takes it.
+
+    It is the column `prompt`, or else `messages`. Raises a DataError without either.
+    """
+    for name in ("prompt", "messages"):
+        if (value := row.get(name)) is not None:
+            if isinstance(value, str):
+                return _checked(value, name)
+            messages.dialogue(value, name)
+            return value
+    raise errors.DataError(f"no prompt and no messages; it has {', '.join(row)}")
+
+
 # Fields of rows.
 
 

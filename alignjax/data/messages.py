@@ -13,7 +13,7 @@ an id or a time, is ignored.
 from __future__ import annotations
 
 import decimal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import errors
@@ -59,6 +59,21 @@ def turns(value: Any, name: str) -> tuple[records.Turn, ...]:
             'format "messages" may have'
         )
     return turns
+
+
+def chat(value: str | Mapping[str, Any] | Sequence, name: str) -> records.Chat:
+    """A dialogue of a caller: a user's text, a message, or turns of either form.
+
+    Turns are `(role, text)` or messages. Raises a DataError for what is neither.
+    """
+    if isinstance(value, str):
+        value = [(records.USER, value)]
+    listed = [value] if isinstance(value, Mapping) else list(value)
+    for i, turn in enumerate(listed):
+        if isinstance(turn, (list, tuple)) and len(turn) == 2:
+            listed[i] = {"role": turn[0], "content": turn[1]}
+    turns, fields, _ = dialogue(listed, name)
+    return records.Chat(turns, fields=fields)
 
 
 def _listed(value: Any, name: str) -> list[Any] | tuple[Any, ...]:

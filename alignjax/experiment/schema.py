@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import textwrap
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,9 +109,10 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
     parent, names = path, {}
     while parent and not names:
         child, (parent, _, last) = parent, parent.rpartition(".")
-        is_free = parent in paths and dict in config.members(paths[parent].type)
-        if is_free and not any(p.startswith(f"{child}.") for p in paths):
-            return Field(Any)
+        hints = config.members(paths[parent].type) if parent in paths else ()
+        free = [hint for hint in hints if config.is_dict(hint)]
+        if free and not any(p.startswith(f"{child}.") for p in paths):
+            return Field((*typing.get_args(free[0]), Any, Any)[1])
         start = f"{parent}." if parent else ""
         inner = (p.removeprefix(start) for p in paths if p.startswith(start))
         names = {name.partition(".")[0] for name in inner}
@@ -143,7 +145,7 @@ def page(section: Mapping, origins: Mapping[str, str], *, network: bool = False)
         except errors.ConfigError as error:
             lines += [f"# {problem}" for problem in error.problems]
     for path, field in paths.items():
-        if dict in config.members(field.type) and any(
+        if any(map(config.is_dict, config.members(field.type))) and any(
             p.startswith(f"{path}.") for p in paths
         ):
             continue

@@ -66,6 +66,20 @@ def test_a_value_may_follow_its_flag_and_a_selector_its_fields():
     assert loaded(DPO, *new).section["data"]["sources"]["x"]["path"] == "a.jsonl"
 
 
+def test_columns_of_a_source_are_set_by_flags():
+    columns = lambda *flags: schema.get(
+        loaded(DPO, "data.sources.x.kind=jsonl", *flags).section,
+        "data.sources.x.columns",
+    )
+    assert columns('data.sources.x.columns={"prompt": "q"}') == {"prompt": "q"}
+    two = ("columns.prompt=2024", "columns.chosen=yes")
+    two = columns(*(f"data.sources.x.{flag}" for flag in two))
+    assert two == {"prompt": "2024", "chosen": "yes"}
+    flags = "data.sources.x.kind=jsonl", "data.sources.x.columns=prompt"
+    (problem,) = refusals(DPO, *flags)
+    assert problem.startswith("data.sources.x.columns: ")
+
+
 def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
     for kind in ("preference", "unpaired", "ranked"):
         for name, loss in catalogue.CATALOGUE[kind].items():

@@ -89,12 +89,16 @@ class ChatFormat(NamedTuple):
         ]
         return rendering.render(requests, self.tok.names, trusted=self.trusted)
 
-    def prompt_ids(self, turns: Iterable[records.Turn], bos: bool) -> list[int]:
+    def prompt_ids(
+        self, turns: records.Chat | Iterable[records.Turn], bos: bool
+    ) -> list[int]:
         """The tokens of a prompt, up to and with what makes the assistant speak."""
-        prompt = records.Comparison(tuple(turns), (), {})
-        if reason := fault(prompt.chat(), self.literal, prompt=True):
+        chat = turns if isinstance(turns, records.Chat) else records.Chat(tuple(turns))
+        if reason := fault(chat, self.literal, prompt=True):
             raise errors.DataError(reason)
-        return self.replies([prompt], bos)[0][0]
+        self.check_spelling(chat)
+        ((text, _),) = self.render([(chat, True)])
+        return self.with_bos(self.encode([text])[0].ids.tolist(), bos)
 
     def replies(
         self, groups: Sequence[records.Comparison], bos: bool
@@ -129,6 +133,12 @@ class ChatFormat(NamedTuple):
         """
         group = records.Comparison(self.probe, (text,), {})
         return self.replies([group], bos=False)[0][1][0]
+
+    def awaits_reply(self, ids: Sequence[int]) -> bool:
+        """Whether tokens end as prompts do, where the assistant is to speak."""
+        _, tail = self.edges()
+        ((prompt, _),) = self.replies([records.Comparison(self.probe, (), {})], False)
+        return tail > 0 and list(ids[-tail:]) == prompt[-tail:]
 
     def text(self, ids: Iterable[int]) -> str:
         """The text of a response, up to what ends it, without what begins them all."""

@@ -60,6 +60,17 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
     return function(**options)._replace(kind=kind)
 
 
+def rows(path: str) -> Iterator[tuple[str, Any]]:
+    """`(where, dict or BadRow)` of files of Parquet or JSON lines, as they are.
+
+    Raises:
+      DataError: there is no such file.
+    """
+    kind = "parquet" if path.lower().endswith(".parquet") else "jsonl"
+    options = {"path": path, "format": "alignjax.data.formats:as_it_is"}
+    return load(kind, options).documents()
+
+
 def good_rows(
     documents: Iterable[tuple[str, Any]], faults: records.Faults
 ) -> Iterator[tuple[str, Any]]:

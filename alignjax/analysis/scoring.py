@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probabilities and rewards of given responses, as training computes them.
+
+Responses are tokenised as training tokenises them: the reply to a dialogue with what
+the template writes around it and the token that ends the turn, a document with its
+start and end. Rows of about one length are batched, padded to 16, 32, 64, ... 512
+tokens and then to multiples of 512, so that few programs are compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import errors, types
+from alignjax.data import records
+from alignjax.data.chat import dialogues
+from alignjax.data.chat import format as chats
+from alignjax.data.tokenizers import base
+from alignjax.data.tokens import tokenizing
+from alignjax.objectives import logprobs, reward_model
+from alignjax.sampling import completions
+
+ROWS = 32  # of a batch, where they are short
+PLACES = 1 << 14  # of a batch at most, but for the batch size that is asked for
+
+
+class Row(NamedTuple):
+    """Tokens to be scored, `ids`, and those before them; neither is empty."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+
+
+class Reward(NamedTuple):
+    """How a reward model's score follows from its heads; see `reward_model.make`."""
+
+    pooling: str = "last"
+    members: int = 1
+    reduce: str = "mean"
+    penalty: float | None = None
+
+
+class Score(NamedTuple):
+    """A response under a model; log-probabilities in nats.
+
+    Attributes:
+      prompt_ids: the tokens before it.
+      ids: its tokens, with the one that ends it.
+      logprobs: float32, of each of `ids`.
+      logp: their sum, as `LogProbs.total` of training.
+      entropy: of the distributions that `ids` are drawn from, summed.
+      reward: the score of a reward model, the mean where it has several attributes;
+        None of other models.
+      rewards: float32 [A], of each attribute, or None.
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    logprobs: np.ndarray
+    logp: float
+    entropy: float
+    reward: float | None = None
+    rewards: np.ndarray | None = None
+
+
+def reward_of(config: Mapping[str, Any]) -> Reward | None:
+    """How the model of a run's config scores responses; None if it does not."""
+    objective = config.get("objective") or {}
+    if not config["model"].get("score_heads"):
+        return None
+    options = {name: objective.get(name) for name in Reward._fields}
+    return Reward(**{k: v for k, v in options.items() if v is not None})
+
+
+def tokenize(
+    tok: base.Tokenizer, documents: Sequence[Any], *, format: str | None, bos: bool
+) -> list[tokenizing.Tokens]:
+    """The tokens of responses and what is before them, which has weights of 0.
+
+    Args:
+      documents: dialogues, whose last turn of the assistant is the response;
+        comparisons with one; or texts, where it is all after the first token.
+      format: of dialogues, see `data.chat`. None takes prompts and responses as text
+        that goes on, without an end.
+
+    Raises:
+      DataError: a document without a response, or that the template refuses.
+    """
+    rows: dict[int, tokenizing.Tokens] = {}
+    for kind, function in _TOKENIZE.items():
+        places = [i for i, document in enumerate(documents) if type(document) is kind]
+        own = [documents[i] for i in places]
+        rows |= zip(places, function(tok, own, format, bos), strict=True)
+    return [rows[i] for i in range(len(documents))]
+
+
+def _texts(tok, texts, format, bos) -> list[tokenizing.Tokens]:
+    rows = tokenizing.tokenize_text(tok, texts, bos=bos)
+    return [row._replace(weights=np.arange(len(row.ids)) > 0) for row in rows]
+
+
+def _dialogues(tok, chats, format, bos) -> list[tokenizing.Tokens]:
+    if format is None:
+        return [_continued(tok, chat.turns, bos) for chat in chats]
+    chats = [chat._replace(weight=1.0, skipped=()) for chat in chats]
+    rows = dialogues.tokenize(tok, chats, format=format, train_on="last", bos=bos)
+    ends = [int(np.flatnonzero(row.weights)[-1]) + 1 for row in rows]
+    return [
+        tokenizing.Tokens(row.ids[:end], row.weights[:end])
+        for row, end in zip(rows, ends, strict=True)
+    ]
+
+
+def _replies(tok, groups, format, bos) -> list[tokenizing.Tokens]:
+    if format is None:
+        turns = [(*g.prompt, (records.ASSISTANT, *g.responses)) for g in groups]
+        return [_continued(tok, dialogue, bos) for dialogue in turns]
+    form = chats.of(tok, format)
+    for group in groups:
+        reason = chats.fault(group.chat(), form.literal, prompt=True)
+        if reason := reason or records.fault_of_text(group.responses[0]):
+            raise errors.DataError(reason)
+    replies = form.replies(groups, bos)
+    return [_joined(prompt, response) for prompt, (response,) in replies]
+
+
+def _continued(tok, turns: Sequence[records.Turn], bos: bool) -> tokenizing.Tokens:
+    """The tokens of a text and of what follows it, each on its own."""
+    if [role for role, _ in turns] != [records.USER, records.ASSISTANT]:
+        raise errors.DataError(
+            "turns of a dialogue, which the run did not learn (data.chat); give a text "
+            "as the prompt and one response"
+        )
+    (_, prompt), (_, response) = turns
+    start = [tok.bos_id] if bos else []
+    return _joined([*start, *tok.encode(prompt)], tok.encode(response))
+
+
+def _joined(prompt: Sequence[int], response: Sequence[int]) -> tokenizing.Tokens:
+    weights = np.repeat([0.0, 1.0], [len(prompt), len(response)])
+    return tokenizing.Tokens([*prompt, *response], weights)
+
+
+_TOKENIZE = {
+    records.Text: _texts,
+    records.Chat: _dialogues,
+    records.Comparison: _replies,
+}
+
+
+def single(document: Any) -> Iterator[Any]:
+    """A record as records of one response each."""
+    if isinstance(document, records.Comparison):
+        for response in document.responses:
+            yield document._replace(responses=(response,), values={})
+    else:
+        yield document
+
+
+def rows_of(
+    documents: Iterable[tuple[str, Any]],
+    tok: base.Tokenizer,
+    *,
+    format: str | None,
+    config: Any,
+    faults: records.Faults,
+) -> Iterator[tuple[int, Row]]:
+    """The index and the tokens of every document, in order; see `tokenize`.
+
+    Args:
+      documents: `(where, record)`, of one response each.
+      config: of the model; see `fault`.
+      faults: is given those that have no tokens to score.
+    """
+    settings = {"format": format, "bos": tok.bos_id is not None}
+    index = 0
+    for batch in tokenizing.tokenized(documents, tok, tokenize, settings, workers=1):
+        ends = np.cumsum(batch.lengths)[:-1]
+        weights = np.zeros(0) if batch.weights is None else batch.weights
+        parts = (np.split(array, ends) for array in (batch.ids, weights))
+        for i, (ids, weights) in enumerate(zip(*parts, strict=True)):
+            row = split(ids, weights)
+            if reason := batch.bad.get(i) or fault(row, config):
+                faults.add(batch.where[i], reason)
+            else:
+                yield index, row
+            index += 1
+    faults.check()
+
+
+def split(ids, weights) -> Row:
+    """The row of a document's tokens, of which the response is the end."""
+    prompt = len(ids) - int(np.count_nonzero(weights))
+    ids = [int(i) for i in ids]
+    return Row(ids[:prompt], ids[prompt:])
+
+
+def fault(row: Row, c: Any) -> str | None:
+    """Why the model of this config cannot score a row, or None if it can."""
+    ids = [*row.prompt_ids, *row.ids]
+    if not row.prompt_ids or not row.ids:
+        return "a score needs a token before the response, and one in it"
+    if min(ids) < 0 or max(ids) >= c.vocab_size:
+        return f"ids from {min(ids)} to {max(ids)} in a vocabulary of {c.vocab_size}"
+    if len(ids) - 1 > c.max_length:
+        return f"{len(ids) - 1} inputs, where the model takes 1 to {c.max_length}"
+    return None
+
+
+def measure(
+    model: types.Model,
+    params: types.Params,
+    rows: Sequence[Row],
+    reward: Reward | None = None,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Score]:
+    """The score of every row, in their order.
+
+    Args:
+      rows: ids in the vocabulary; see `fault`.
+      reward: of a model with heads.
+      batch_size: rows at one time; the default is 32, and fewer of long ones.
+      progress: called with the number of rows that are done.
+    """
+    scores: dict[int, Score] = {}
+    for places, length, size in _batches(rows, model.config.max_length, batch_size):
+        padding = [[]] * (size - len(places))
+        own = [rows[i] for i in places]
+        sequences = types.Sequences.of(
+            [[*row.prompt_ids, *row.ids] for row in own] + padding,
+            prompts=[len(row.prompt_ids) for row in own] + [0] * len(padding),
+            length=length,
+        )
+        figures = jax.device_get(_figures(model, params, sequences, reward))
+        logps_BT, logp_B, entropy_B, rewards_BA = figures
+        for n, (i, row) in enumerate(zip(places, own, strict=True)):
+            start = len(row.prompt_ids) - 1
+            logps = logps_BT[n, start : start + len(row.ids)].copy()
+            score = Score(*row, logps, float(logp_B[n]), float(entropy_B[n]))
+            if reward is not None:
+                mean = float(rewards_BA[n].mean())
+                score = score._replace(reward=mean, rewards=rewards_BA[n].copy())
+            scores[i] = score
+        progress(len(scores))
+    return [scores[i] for i in range(len(rows))]
+
+
+def _batches(rows, max_length: int, batch_size: int | None):
+    """Indices of rows of about one length, and the length and size of their batch."""
+    size_of = lambda i: len(rows[i].prompt_ids) + len(rows[i].ids) - 1
+    bucket = lambda i: min(completions.bucket(size_of(i)), max_length)
+    order = sorted(range(len(rows)), key=lambda i: (size_of(i), i))
+    start = 0
+    while start < len(order):
+        length = bucket(order[start])
+        size = batch_size or min(ROWS, max(1, PLACES // length))
+        size = min(size, 1 << (len(rows) - 1).bit_length())
+        places = [i for i in order[start : start + size] if bucket(i) == length]
+        yield places, length, size
+        start += len(places)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _figures(model: types.Model, params, rows: types.Sequences, reward: Reward | None):
+    """Log-probs [B, T], their sums and entropies [B], and rewards [B, A], float32."""
+    batch = _responses(rows)
+    tokens = logprobs.tokens(model, params, rows, needs=("entropy",))
+    # Where, not times: the figures of padding may not be finite.
+    total = lambda x_BT: jnp.where(rows.weights > 0, x_BT, 0.0).sum(-1)
+    logp_B = logprobs.response_logprobs(batch, tokens).total[:, 0]
+    rewards_BA = jnp.zeros((len(logp_B), 0))
+    if reward is not None:
+        score_GKH = reward_model.score(model, params, batch, pooling=reward.pooling)
+        score_GKMA = score_GKH.reshape(*score_GKH.shape[:2], reward.members, -1)
+        how = reward.reduce, reward.penalty
+        rewards_BA = reward_model.reduced(score_GKMA, *how)[:, 0]
+    return tokens.logp, logp_B, total(tokens.entropy), rewards_BA
+
+
+def _responses(rows: types.Sequences) -> types.Responses:
+    """Rows [B, T] of one response each as groups of one."""
+    row = jax.tree.map(lambda x: x[:, None], rows)
+    responses = (row.weights > 0).astype(jnp.int32)
+    groups = len(responses), 1
+    return types.Responses(
+        row,
+        responses,
+        lengths=responses.sum((1, 2))[:, None, None],
+        weights=jnp.ones(groups),
+        index=jnp.arange(len(responses))[:, None],
+        values={},
+    )
