@@ -8,6 +8,7 @@ of one with a branch; each fault is a function of a thread.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ TEMPLATES += ("<|start_header_id|>", "<|eot_id|>", "\n\nHuman:", "\n\nAssistant:
 # A short dialogue, whose rendering shows the markers of a template.
 PROBE = ("alignjax first", "then alignjax asks", "so alignjax replies")
 PROBE += ("again alignjax asks", "last alignjax replies")
+LONGEST_ROLE = 24  # tokens of the name of a role
+TOOL, ANSWER = "tool", {"tool_call_id": "alignjax0", "name": "alignjax"}
 FEWEST = 3  # fewer tokens, none of them special, could as well be part of a text
 
 
@@ -82,6 +85,10 @@ class Parsed(NamedTuple):
     ends: frozenset[int | None]
     stop: str
 
+    def said(self, turn: Turn) -> str:
+        """The text of a turn."""
+        return self.tok.decode(self.thread.ids[turn.start : turn.stop].tolist())
+
     @property
     def trained(self) -> list[Turn]:
         """The assistant's turns with a token of weight."""
@@ -129,9 +136,9 @@ def _two_starts(text: Parsed) -> Iterator[str]:
 def _leak(text: Parsed) -> Iterator[str]:
     if not text.thread.whole:
         yield "inputs, targets and positions are not those of one text"
-    systems = [i for i, turn in enumerate(text.turns) if turn.role == chat.SYSTEM]
-    if systems not in ([], [0]):
-        yield "a second dialogue begins in it"
+    systems = [text.said(turn) for turn in text.turns if turn.role == chat.SYSTEM]
+    if len(systems) > len(set(systems)):
+        yield "a second dialogue begins in it, with the system turn of the first"
     numbers = set(text.thread.responses.tolist()) - {0}
     if len(numbers) > 1:
         yield f"it has responses {sorted(numbers)}, which see one another"
@@ -149,9 +156,8 @@ def _truncated(text: Parsed) -> Iterator[str]:
 
 def _template_inside(text: Parsed) -> Iterator[str]:
     for turn in text.turns:
-        content = text.tok.decode(text.thread.ids[turn.start : turn.stop].tolist())
         for marker in (*text.tok.control, *TEMPLATES):
-            if marker in content:
+            if marker in text.said(turn):
                 yield f"the text of the {turn.role} at {turn.start} spells {marker!r}"
 
 
@@ -287,11 +293,12 @@ def parser(tok: base.Tokenizer, format: str | None) -> Callable[[Thread], Parsed
         return lambda thread: Parsed(thread, [], [], tok, frozenset(), "")
     form = chat.of(tok, format)
     markers, ends = _markers(form), frozenset([*form.stop_ids, tok.eos_id])
+    header = _any_header(tok, markers, ends)
     names = {i: name for name, i in special_tokens.ids_by_name(tok).items()}
     stop = names.get(form.stop_ids[0], str(form.stop_ids[0]))
 
     def parse(thread: Thread) -> Parsed:
-        turns, kinds = _turns(thread.ids.tolist(), tok.bos_id, markers)
+        turns, kinds = _turns(thread.ids.tolist(), tok, markers, header)
         return Parsed(thread, turns, kinds, tok, ends, stop)
 
     return parse
@@ -327,6 +334,7 @@ def _markers(form: chat.ChatFormat) -> list[Marker]:
     for turns in (
         ("user", "assistant", "user", "assistant"),
         ("system", "user", "assistant", "user", "assistant"),
+        *([] if form.literal else [("user", "assistant", TOOL, "assistant")]),
     ):
         try:
             markers |= dict.fromkeys(_markers_between(form, turns))
@@ -339,7 +347,9 @@ def _markers(form: chat.ChatFormat) -> list[Marker]:
 
 def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker]:
     turns = tuple(zip(roles, PROBE[-len(roles) :], strict=True))
-    ((text, _),) = form.render([(records.Chat(turns), False)])
+    fields = tuple(ANSWER if role == TOOL else None for role in roles)
+    chat_of = lambda i: records.Chat(turns[:i], fields=fields[:i])
+    ((text, _),) = form.render([(chat_of(len(turns)), False)])
     (tokens,) = form.encode([text])
     ids, at, markers = tokens.ids.tolist(), 0, []
     for i, (role, content) in enumerate([*turns, (None, "")]):
@@ -347,7 +357,7 @@ def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker
         if stop < 0:
             return markers
         if role == records.ASSISTANT:  # up to the end of the prompt of a generation
-            ((prompt, _),) = form.render([(records.Chat(turns[:i]), True)])
+            ((prompt, _),) = form.render([(chat_of(i), True)])
             stop = len(prompt) if text.startswith(prompt) else stop
         inside = (tokens.starts >= start) & (tokens.stops <= stop) & (stop > start)
         between = [token for token, yes in zip(ids, inside, strict=True) if yes]
@@ -365,25 +375,70 @@ def _markers_between(form: chat.ChatFormat, roles: Sequence[str]) -> list[Marker
     return markers
 
 
+def _any_header(
+    tok: base.Tokenizer, markers: Sequence[Marker], ends: frozenset[int | None]
+) -> Callable[[Sequence[int], int], Marker | None]:
+    """The function that finds the beginning of a turn of any role, such as a tool's.
+
+    Where turns of the user and of the assistant begin and end their headers alike, what
+    stands in between is the role.
+    """
+    starts = set(tok.control.values()) - ends
+    headers = {}
+    for marker in markers:
+        after = marker.ids[0 if marker.end is None else marker.end + 1 :]
+        header = list(itertools.dropwhile(lambda i: i not in starts, after))
+        shortest = headers.get(marker.role, header)
+        headers[marker.role] = min(header, shortest, key=len) or shortest
+    user, reply = (headers.get(role) or [] for role in (records.USER, chat.ASSISTANT))
+    pairs = zip(reversed(user[1:]), reversed(reply[1:]), strict=False)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    last = user[len(user) - same :]
+    if not last or user[0] != reply[0] or user == reply:
+        return lambda ids, i: None
+
+    def find(ids: Sequence[int], i: int) -> Marker | None:
+        if ids[i] != user[0]:
+            return None
+        for stop in range(i + 2, min(i + 2 + LONGEST_ROLE, len(ids) - same + 1)):
+            if ids[stop - 1] in starts | ends:
+                return None
+            if ids[stop : stop + same] == last:
+                role = tok.decode(ids[i + 1 : stop]).strip()
+                return Marker(tuple(ids[i : stop + same]), role, None) if role else None
+        return None
+
+    return find
+
+
 def _turns(
-    ids: Sequence[int], bos_id: int | None, markers: Sequence[Marker]
+    ids: Sequence[int], tok: base.Tokenizer, markers: Sequence[Marker], header
 ) -> tuple[list[Turn], list[str]]:
     """The turns that stand between markers, and the kind of each token."""
     kinds, turns, role, start = [], [], None, 0
+    special = set(tok.control.values())
+
+    def other_end(stop: int) -> int | None:
+        """Where a turn ends in a token of its own, such as one after a call."""
+        at = next((i for i in range(stop - 1, start, -1) if ids[i] in special), None)
+        return None if at is None or tok.decode(ids[at + 1 : stop]).strip() else at
+
     while len(kinds) < len(ids):
         i = len(kinds)
         here = (m for m in markers if tuple(ids[i : i + len(m.ids)]) == m.ids)
-        if (marker := next(here, None)) is None:
+        if (marker := next(here, None) or header(ids, i)) is None:
             outside = BETWEEN if MARKER in kinds else BEFORE
-            kinds.append(TEXT if role else START if ids[i] == bos_id else outside)
+            kinds.append(TEXT if role else START if ids[i] == tok.bos_id else outside)
             continue
         kinds += [MARKER] * len(marker.ids)
-        if marker.end is not None:
-            kinds[i + marker.end] = END
+        end = other_end(i) if marker.end is None else i + marker.end
         if role is not None:
-            end = None if marker.end is None else i + marker.end
-            turns.append(Turn(role, start, i, end))
+            turns.append(Turn(role, start, i if end is None else end, end))
+        if marker.end is not None or (role is not None and end is not None):
+            kinds[end:i] = [END, *[BETWEEN] * (i - end - 1)][: max(0, i - end)]
+            kinds[end] = END
         role, start = marker.role, len(kinds)
     if role is not None and (start < len(ids) or role != chat.ASSISTANT):
-        turns.append(Turn(role, start, len(ids), None))
+        end = other_end(len(ids))
+        turns.append(Turn(role, start, len(ids) if end is None else end, end))
     return turns, kinds
