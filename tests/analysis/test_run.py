@@ -4,6 +4,7 @@
 import functools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -270,15 +271,22 @@ def test_inspection(tmp_path, capsys):
     with tiny.checkpoints_of(tmp_path) as checkpoints:
         for step in STEPS:
             state = tiny.state_at(step, like)
-            checkpoints.maybe_save(step, state, metrics={"eval/loss": 1.5})
+            metrics = {f"eval/{i}": i / 3 for i in range(30)} | {"eval/loss": 1.5}
+            checkpoints.maybe_save(step, state, metrics=metrics)
     code, text = inspect_run(tmp_path)
     assert code == 0
     assert "2 complete steps" in text and "eval/loss 1.5" in text
+    assert max(map(len, text.splitlines())) < 140 + len(str(tmp_path))
+    _, text = inspect_run(tmp_path, "metrics", 5)
+    assert len(text.splitlines()) == 32 and "eval/29" in text
     _, tree = inspect_run(tmp_path, "tree")
     assert "params/layers/w" in tree and "bfloat16[8, 8, 8]" in tree
     _, changed = inspect_run(tmp_path, "diff", 5, 10)
     assert "params/layers/scale: changed by 8.333e-01 of its norm" in changed
     assert "by 5.000e+00 at most" in changed
+    # Every leaf below layers is 1 in all layers of step 0, and its step added to it.
+    (scale,) = re.findall(r"layers/scale: .*\n    layers 0 to 7: (.*)", changed)
+    assert scale.split() == ["8.3e-01"] * 8
     tiny.damage(tmp_path, 10)
     code, text = inspect_run(tmp_path, "verify")
     assert code == 1
