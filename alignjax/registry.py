@@ -7,13 +7,27 @@ import difflib
 import importlib
 from collections.abc import Callable
 
+MOST_NAMES, MOST_LETTERS = 60, 80  # of a message; names may be a stranger's
+
 
 def closest(name: str, known) -> str:
-    """A remedy for a misspelt name: the nearest known one, and the list of all."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
+    """A remedy for a misspelt name: the nearest known one, and the list of all.
+
+    Only a name that is nearly the same is suggested; capitals and hyphens do not count.
+    """
+    known = sorted(f"{other:.{MOST_LETTERS}}" for other in known)
+    if not known:
+        return "there are none"
+    alike = {_plain(other): other for other in known}
+    near = difflib.get_close_matches(_plain(name), alike, n=1, cutoff=0.75)
+    hint = f"did you mean {alike[near[0]]!r}? " if near else ""
+    more = len(known) - MOST_NAMES
+    rest = f" and {more} more" if more > 0 else ""
+    return f"{hint}known: {', '.join(known[:MOST_NAMES])}{rest}"
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 class Registry(dict):

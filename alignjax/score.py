@@ -125,8 +125,7 @@ def run(options: argparse.Namespace) -> None:
     faults = records.Faults(options.on_bad_row, remedy)
     lines = list(_lines(opened, options, read(options, faults), faults))
     if faults.count:
-        first = errors.some(faults.first, "; ", 1)
-        print(f"{faults.count:,} bad rows skipped: {first}", file=sys.stderr)
+        print(records.skipped(faults.count, faults.first), file=sys.stderr)
     if not lines:
         raise errors.DataError(f"data: {options.data} has no good row")
     params = jax.device_put(opened.params(average=options.average))

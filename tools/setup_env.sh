@@ -4,10 +4,21 @@
 #
 #   tools/setup_env.sh [EXTRA ...]     extras of setup.py, such as: dev hf cuda tpu wandb
 #
-# PYTHON names the interpreter to use (3.11 to 3.14); else the first that works of
-# python3.13, python3.12, python3.11, python3.14, python3, python. VENV names another
-# folder than .venv. tools/quickstart.sh and tools/test.sh call this first.
+# PYTHON names the interpreter to use (3.11 to 3.14); else the newest that works of those
+# called python3.11 to python3.13, python3 and python, or 3.14 where there is no other.
+# VENV names another folder than .venv. tools/quickstart.sh and tools/test.sh call this
+# first.
 set -euo pipefail
+
+for word in "$@"; do
+  case $word in
+    -h | --help) sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -*)
+      echo "setup: no such option: $word; see --help" >&2
+      exit 64
+      ;;
+  esac
+done
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
@@ -21,18 +32,25 @@ works() {
 }
 
 find_python() {
-  local candidate
+  local candidate version best='' newest=0
   if [[ -n ${PYTHON:-} ]]; then
     works "$PYTHON" || die "PYTHON=$PYTHON is not a working Python 3.11 to 3.14 with venv"
     printf '%s\n' "$PYTHON"
     return
   fi
-  for candidate in python3.13 python3.12 python3.11 python3.14 python3 python; do
-    if works "$candidate"; then
-      printf '%s\n' "$candidate"
-      return
+  for candidate in python3.13 python3.12 python3.11 python3 python python3.14; do
+    works "$candidate" || continue
+    version=$(version_of "$candidate")
+    version=${version#3.}
+    [[ $version != 14 ]] || version=1 # last: not all extras have wheels for it
+    if ((version > newest)); then
+      best=$candidate newest=$version
     fi
   done
+  if [[ -n $best ]]; then
+    printf '%s\n' "$best"
+    return
+  fi
   die "found no Python 3.11 to 3.14 with venv; install one (Debian: python3-venv) or set PYTHON"
 }
 

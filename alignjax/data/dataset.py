@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.data import shuffle
+from alignjax.data import records, shuffle
 from alignjax.data.packing import groups, text
 from alignjax.data.packing import rows as group_rows
 from alignjax.data.tokens import cache
@@ -115,10 +115,9 @@ class Dataset:
         for part in self.parts:
             own = [part.plan.report()]
             own += [part.note] if part.note else []
-            if skipped := part.tokens.manifest["skipped_rows"]:
-                first = "; ".join(part.tokens.manifest["first_skipped"][:3])
-                more = f"; and {skipped - 3:,} more" if skipped > 3 else ""
-                own.append(f"{skipped:,} bad rows skipped: {first}{more}")
+            if count := part.tokens.manifest["skipped_rows"]:
+                first = part.tokens.manifest["first_skipped"]
+                own.append(records.skipped(count, first))
             if part.unknown.tokens:
                 own.append(
                     f"unknown to the tokenizer: {part.unknown.tokens:,} of "

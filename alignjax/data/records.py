@@ -159,6 +159,17 @@ class Source(NamedTuple):
     note: str = ""
 
 
+def counted(count: int) -> str:
+    """`1 bad row`, `2 bad rows`."""
+    return f"{count:,} bad row{'s' * (count != 1)}"
+
+
+def skipped(count: int, first: Sequence[str]) -> str:
+    """A line about so many bad rows that were left out, of which some are listed."""
+    more = f"; and {count - 3:,} more" if count > 3 else ""
+    return f"{counted(count)} skipped: {'; '.join(first[:3])}{more}"
+
+
 class Faults:
     """Bad rows so far: an error that lists them all, or a count of skipped ones."""
 
@@ -166,14 +177,14 @@ class Faults:
         self.remedy = remedy
         self.skip = on_bad_row == "skip"
         self.count = 0
-        self.where: str | None = None  # of the last bad row
+        self.places: set[str] = set()
         self.first: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
         """Adds a bad row; DataError for the last that can be listed, if none may be."""
-        if where == self.where:  # of several records of a row
+        if where in self.places:  # of several records of a row
             return
-        self.where = where
+        self.places.add(where)
         self.count += 1
         if len(self.first) < MOST_FAULTS:
             line = f"{where}: {reason}"  # which may have text that no file can
@@ -185,7 +196,7 @@ class Faults:
         """Raises a DataError if there are bad rows and they are not skipped."""
         if self.skip or not self.count:
             return
-        rows = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        rows = counted(self.count)
         head = f"{rows}:" if complete else f"{rows}, and perhaps more beyond the last:"
         raise errors.DataError("\n  ".join([head, *self.first]) + f"\n{self.remedy}")
 

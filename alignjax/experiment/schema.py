@@ -113,6 +113,11 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
         free = [hint for hint in hints if config.is_dict(hint)]
         if free and not any(p.startswith(f"{child}.") for p in paths):
             return Field((*typing.get_args(free[0]), Any, Any)[1])
+        if parent in paths:
+            kind = config.type_name(paths[parent].type)
+            raise errors.ConfigError(
+                f"{path}: unknown field; {parent} is a value ({kind}), not a section"
+            )
         start = f"{parent}." if parent else ""
         inner = (p.removeprefix(start) for p in paths if p.startswith(start))
         names = {name.partition(".")[0] for name in inner}

@@ -13,11 +13,22 @@ from alignjax.losses import catalogue, links, scores
 SYMBOLS = """\
 symbols
   w, l (or r)    the chosen and the rejected response; n_w, n_l their lengths in tokens
-  lw, ll         their log-probabilities under the policy; mw, ml the same per token
+  lw, ll         their log-probabilities under the policy; mw, ml the same per token;
+                 ref is lw - ll under the reference, odds(m) is e^m/(1 - e^m)
   c, r           log(policy/reference) of the chosen and the rejected response
   D              c - r, the margin
-  x              log(policy/reference) of a response, of single ones and of lists
+  x, x_i         log(policy/reference) of a response, of single ones and of lists
+  y_w, y_l       the responses themselves, and p(y_w) the policy's probability
   s, log s       the sigmoid and its logarithm
+  s_w, s_l       of reward losses, the score of a response
+  w, l, z        of links, the scores of both responses, and z = beta (w - l)
+  z, d           of KTO and BCO, the statistic of the batch that rewards are beside
+  m              of DiscoPOP, the weight of the exponential loss; t its temperature
+  p, q           a target distribution and the model's; of SPPO p that the chosen wins
+  u              policy/reference; u_w, u_l weights of responses, by their log-probs
+  f, f'          of f-DPO and its like, a function of the ratio and its derivative
+  K, K_w, K_l    the responses of a list; KL(reference || policy) over a response
+  A              the attributes that are rated; gap, margin, target are of the data
   e              label_smoothing (e^x is the exponential); beta, gamma, ... are options
   sg             stop_gradient"""
 MOVING = """\

@@ -238,7 +238,7 @@ def measure(loss: Callable, policy, reference, **available):
     leading B, which are split as the batch is.
 
     Args:
-      loss: from the catalogue, perhaps bound to its options.
+      loss: from the catalogue; options that it is not bound to have their defaults.
       policy, reference: `LogProbs` of the whole batch; no gradient goes through them.
       **available: inputs of the batch, `weight_B` (float32, 0 for padding rows) and
         `key`; the statistic is passed those that it takes.
@@ -247,7 +247,9 @@ def measure(loss: Callable, policy, reference, **available):
     if function is None:
         return None
     bound = loss.keywords if isinstance(loss, functools.partial) else {}
-    values = {**bound, **available}
+    own = loss.func if isinstance(loss, functools.partial) else loss
+    defaults = {k: f.default for k, f in options(own).items() if not f.required}
+    values = {**defaults, **bound, **available}
     if not config.takes_options(function):
         parameters = inspect.signature(function).parameters
         values = {k: v for k, v in values.items() if k in parameters}

@@ -198,7 +198,7 @@ def test_bad_dialogues_are_named_or_counted(tmp_path):
     with pytest.raises(errors.DataError, match="chats:bad: turns 1 and 2: two user"):
         build(tmp_path, bad=True)
     data = build(tmp_path, on_bad_row="skip", bad=True)
-    assert "a: 1 bad rows skipped: chats:bad: turns 1 and 2" in data.report
+    assert "a: 1 bad row skipped: chats:bad: turns 1 and 2" in data.report
     assert data.parts[0].plan.manifest["documents"] == 29
     with pytest.raises(errors.DataError, match=r'data\.chat = "roles" to learn'):
         build(tmp_path, format=None)

@@ -234,7 +234,7 @@ def test_the_report(corpus):
     bad = corpus / "bad.jsonl"
     bad.write_text((corpus / "a.jsonl").read_text() + "{}\n")
     data = build(corpus, {"bad": section(corpus, "bad")}, on_bad_row="skip")
-    assert f"bad: 1 bad rows skipped: {bad}:121: no field 'text'" in data.report
+    assert f"bad: 1 bad row skipped: {bad}:121: no field 'text'" in data.report
     with pytest.raises(errors.DataError, match=f"{bad}:121: no field 'text'"):
         build(corpus, {"bad": section(corpus, "bad")})
 

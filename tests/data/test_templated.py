@@ -213,7 +213,7 @@ def test_injections_are_counted_where_bad_rows_are_skipped(tmp_path):
     with pytest.raises(errors.DataError, match="c:bad: turn 1, user: it spells"):
         build(tmp_path, "chatml", bad=True)
     data = build(tmp_path, "chatml", on_bad_row="skip", bad=True)
-    assert "a: 1 bad rows skipped: c:bad: turn 1, user" in data.report
+    assert "a: 1 bad row skipped: c:bad: turn 1, user" in data.report
 
 
 def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from alignjax import bounds, errors
+from alignjax.losses import __main__ as symbols
 from alignjax.losses import catalogue, coupled, links, preference
 from alignjax.types import LogProbs
 from tests.losses import batches
@@ -303,6 +304,28 @@ def test_the_table():
     assert dpo + "      options: beta=0.1, label_smoothing=0.0\n" in result.stdout
     assert "batch-coupled" in result.stdout and not result.stderr
     assert "TR-DPO, arXiv:2404.09656" in result.stdout
+
+
+def test_the_legend_has_every_symbol():
+    legend = set(re.findall(r"[A-Za-z]+(?:_[a-z])?'?", symbols.SYMBOLS))
+    functions = [f for kind in catalogue.CATALOGUE.values() for f in kind.values()]
+    for function in (*functions, *links.LINKS.values()):
+        _, _, equation = symbols.first_line(function).rpartition("arXiv:")
+        found = re.findall(
+            r"(?<![\w`])(?:[A-Za-z]|[lmKny][wl]?)(?:_[a-z])?(?![\w'`])", equation
+        )
+        letters = {re.sub("_[ij]$", "", symbol) for symbol in found}
+        missing = letters - legend - {"a", "i", "j"}  # indices, and English
+        assert not missing, (function.__name__, missing)
+
+
+def test_a_statistic_of_a_loss_that_is_not_bound_has_its_defaults():
+    policy, reference, inputs = batches.batch("unpaired")
+    bco = catalogue.UNPAIRED["bco"]
+    inputs = {"desirable_B": inputs["desirable_B"]}
+    plain = catalogue.measure(bco, policy, reference, **inputs)
+    bound = catalogue.bind(bco, {}, "")
+    assert plain == catalogue.measure(bound, policy, reference, **inputs) != 0
 
 
 def test_log_probabilities_per_token():

@@ -113,6 +113,31 @@ def test_setup_takes_the_first_python_that_works_and_installs_once(bench):
     assert pip[-1] == f"{bench.root}[dev,hf]"
 
 
+@pytest.mark.parametrize(
+    "versions, chosen",
+    [
+        ({"python3.11": "3.11", "python3": "3.12"}, "python3.12"),
+        ({"python3.14": "3.14", "python3.11": "3.11"}, "python3.11"),
+        ({"python3": "3.14", "python": "3.10"}, "python3.14"),
+    ],
+)
+def test_setup_takes_the_newest_python(bench, versions, chosen):
+    for name in ("python3.11", "python3", "python"):
+        bench.program(name, fake_python("3.10"))  # and not those of this machine
+    for name, version in versions.items():
+        bench.program(name, fake_python(version))
+    assert bench.tool("setup_env.sh").returncode == 0
+    assert bench.called()[0][:3] == [chosen, "-m", "venv"]
+
+
+def test_setup_that_is_asked_for_help_does_nothing_else(bench):
+    bench.program("python3.12", fake_python())
+    result = bench.tool("setup_env.sh", "--help")
+    assert result.returncode == 0 and "VENV names another" in result.stdout
+    assert bench.tool("setup_env.sh", "--halp").returncode == 64
+    assert bench.called() == [] and not (bench.root / ".venv").exists()
+
+
 def test_setup_installs_again_when_setup_py_changes(bench):
     bench.program("python3.12", fake_python())
     bench.tool("setup_env.sh")

@@ -209,7 +209,7 @@ def test_row_without_the_field(refuse_alone, tmp_path, corpus, cache):
     flags = launch.flags(tmp_path / "run", path, cache, skip, config=config)
     code, output = launch.run(flags, tmp_path / "output")
     assert code == errors.DONE, output
-    assert "1 bad rows skipped" in output and f"{path}:5" in output
+    assert "1 bad row skipped" in output and f"{path}:5" in output
 
 
 def test_document_longer_than_the_context(refuse):
