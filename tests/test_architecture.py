@@ -30,7 +30,7 @@ LEVELS = [
     {"experiment"},
     {"convert", "evals"},
     {"world"},
-    {"feedback", "generate", "report", "train"},
+    {"feedback", "generate", "report", "score", "train"},
 ]
 # These know less than their level would let them.
 ONLY = {
