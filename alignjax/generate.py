@@ -67,7 +67,8 @@ def run(options: argparse.Namespace) -> None:
     """
     if options.interactive == bool(options.prompt or options.prompts):
         raise errors.ConfigError(
-            "prompt: give --prompt and --prompts, or --interactive, one of the two"
+            "prompt: give --prompt or --interactive, one of them; --prompts=FILE is as "
+            "many times --prompt"
         )
     if options.interactive and (options.json or options.samples != 1):
         raise errors.ConfigError("interactive: goes with neither --json nor --samples")

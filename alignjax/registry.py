@@ -13,12 +13,14 @@ MOST_NAMES, MOST_LETTERS = 60, 80  # of a message; names may be a stranger's
 def closest(name: str, known) -> str:
     """A remedy for a misspelt name: the nearest known one, and the list of all.
 
-    Only a name that is nearly the same is suggested; capitals and hyphens do not count.
+    Only a name that is nearly the same is suggested: capitals and hyphens do not count,
+    and gemma3 is no misspelt gemma2.
     """
     known = sorted(f"{other:.{MOST_LETTERS}}" for other in known)
     if not known:
         return "there are none"
-    alike = {_plain(other): other for other in known}
+    digits = lambda text: [letter for letter in text if letter.isdigit()]
+    alike = {_plain(x): x for x in known if digits(x) == digits(name)}
     near = difflib.get_close_matches(_plain(name), alike, n=1, cutoff=0.75)
     hint = f"did you mean {alike[near[0]]!r}? " if near else ""
     more = len(known) - MOST_NAMES

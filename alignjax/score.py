@@ -120,6 +120,8 @@ def run(options: argparse.Namespace) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise errors.ConfigError(f"batch_size: {options.batch_size} is not 1 or more")
     out = None if options.out is None else cli.output(options.out)
+    if out is not None and out.resolve() == pathlib.Path(options.data).resolve():
+        raise errors.ConfigError(f"out: {out} is the data; name another file")
     opened = analysis.open_run(options.run, options.step, network=options.network).at()
     remedy = "mend them, or set --on_bad_row=skip to leave them out, counted"
     faults = records.Faults(options.on_bad_row, remedy)

@@ -129,6 +129,26 @@ def test_json_is_plain_and_diffs_name_leaves():
     assert config.differences({"e": {"f": 1}}, {}) == ["e.f: 1 -> None"]
 
 
+@pytest.mark.parametrize(
+    "name, known, remedy",
+    [
+        ("bta", ["beta", "gamma"], "did you mean 'beta'? known: beta, gamma"),
+        ("DPO", ["dpo", "ipo"], "did you mean 'dpo'? known: dpo, ipo"),
+        ("train-on", ["train_on"], "did you mean 'train_on'? known: train_on"),
+        ("kpo", ["dpo", "ipo"], "known: dpo, ipo"),  # no more like one than the other
+        ("prompt", ["response", "proof"], "known: proof, response"),
+        ("gemma4", ["gemma3", "qwen3"], "known: gemma3, qwen3"),
+        ("text", [], "there are none"),
+    ],
+)
+def test_only_names_that_are_nearly_the_same_are_suggested(name, known, remedy):
+    assert registry.closest(name, known) == remedy
+
+
+def test_a_remedy_is_of_bounded_length():
+    assert len(registry.closest("x", [f"{i}" + "y" * 10**5 for i in range(500)])) < 6000
+
+
 def test_registry_finds_in_itself_and_in_modules():
     functions = registry.Registry("loss")
     functions.register(math.sin)

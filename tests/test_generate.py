@@ -103,6 +103,42 @@ def test_json_has_every_field_of_a_completion(workdir, capsys):
     assert [row.ids for row in newest] != [row.ids for row in rows]
 
 
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_prompts_of_a_file_are_completed(workdir, tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setattr(generate, "BLOCK", 2)
+    path = tmp_path / f"prompts.{kind}"
+    as_rows = (json.dumps({"prompt": prompt}) for prompt in ("b", "c", "d"))
+    path.write_text("\n".join(as_rows) if kind == "jsonl" else "b\n\nc\nd\n")
+    flags = f"--run={workdir}", "--samples=2", "--max_tokens=3", "--json"
+    _, expected, _ = command(capsys, *flags, *(f"--prompt={c}" for c in "abcd"))
+    code, out, _ = command(capsys, *flags, "--prompt=a", f"--prompts={path}")
+    assert (code, out) == (errors.DONE, expected) and len(out.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    "text, code, message",
+    [
+        (
+            '{"prompt": "a"}\n{"question": "b"}',
+            errors.DATA,
+            "prompts.jsonl:2: no prompt",
+        ),
+        ('{"prompt": "a"}\nb', errors.DATA, "prompts.jsonl:2: invalid JSON"),
+        ('{"prompt": 5}', errors.DATA, "prompts.jsonl:1: "),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}',
+            errors.CONFIG,
+            "prompts: ",
+        ),
+    ],
+)
+def test_bad_prompts_are_refused(workdir, tmp_path, capsys, text, code, message):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(text)
+    ended, out, err = command(capsys, f"--run={workdir}", f"--prompts={path}")
+    assert (ended, out) == (code, "") and message in err and "Traceback" not in err
+
+
 def test_stop_ends_before_the_string(workdir, capsys):
     arguments = (f"--run={workdir}", "--prompt=ab", "--max_tokens=30")
     _, free, _ = command(capsys, *arguments)

@@ -108,7 +108,6 @@ def _texts(tok, texts, format, bos) -> list[tokenizing.Tokens]:
 def _dialogues(tok, chats, format, bos) -> list[tokenizing.Tokens]:
     if format is None:
         return [_continued(tok, chat.turns, bos) for chat in chats]
-    chats = [chat._replace(weight=1.0, skipped=()) for chat in chats]
     rows = dialogues.tokenize(tok, chats, format=format, train_on="last", bos=bos)
     ends = [int(np.flatnonzero(row.weights)[-1]) + 1 for row in rows]
     return [
@@ -155,10 +154,12 @@ _TOKENIZE = {
 
 
 def single(document: Any) -> Iterator[Any]:
-    """A record as records of one response each."""
+    """A record as records of one response each, whatever it counts in training."""
     if isinstance(document, records.Comparison):
         for response in document.responses:
             yield document._replace(responses=(response,), values={})
+    elif isinstance(document, records.Chat):
+        yield document._replace(weight=1.0, skipped=())
     else:
         yield document
 
@@ -271,21 +272,25 @@ def _batches(rows, max_length: int, batch_size: int | None):
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _figures(model: types.Model, params, rows: types.Sequences, reward: Reward | None):
     """Log-probs [B, T], their sums and entropies [B], and rewards [B, A], float32."""
-    batch = _responses(rows)
     tokens = logprobs.tokens(model, params, rows, needs=("entropy",))
     # Where, not times: the figures of padding may not be finite.
     total = lambda x_BT: jnp.where(rows.weights > 0, x_BT, 0.0).sum(-1)
-    logp_B = logprobs.response_logprobs(batch, tokens).total[:, 0]
-    rewards_BA = jnp.zeros((len(logp_B), 0))
-    if reward is not None:
-        score_GKH = reward_model.score(model, params, batch, pooling=reward.pooling)
-        score_GKMA = score_GKH.reshape(*score_GKH.shape[:2], reward.members, -1)
-        how = reward.reduce, reward.penalty
-        rewards_BA = reward_model.reduced(score_GKMA, *how)[:, 0]
-    return tokens.logp, logp_B, total(tokens.entropy), rewards_BA
+    logp_B = logprobs.response_logprobs(groups_of(rows), tokens).total[:, 0]
+    scores_BA = None if reward is None else rewards(model, params, rows, reward)
+    return tokens.logp, logp_B, total(tokens.entropy), scores_BA
 
 
-def _responses(rows: types.Sequences) -> types.Responses:
+def rewards(
+    model: types.Model, params: types.Params, rows: types.Sequences, reward: Reward
+) -> jax.Array:
+    """float32 [B, A]: the attributes that a reward model gives each row's response."""
+    batch = groups_of(rows)
+    score_GKH = reward_model.score(model, params, batch, pooling=reward.pooling)
+    score_GKMA = score_GKH.reshape(*score_GKH.shape[:2], reward.members, -1)
+    return reward_model.reduced(score_GKMA, reward.reduce, reward.penalty)[:, 0]
+
+
+def groups_of(rows: types.Sequences) -> types.Responses:
     """Rows [B, T] of one response each as groups of one."""
     row = jax.tree.map(lambda x: x[:, None], rows)
     responses = (row.weights > 0).astype(jnp.int32)

@@ -111,6 +111,11 @@ def test_one_leaf_is_read_without_the_others(run, workdir):
         run.leaf("nose")
 
 
+def test_the_leaf_of_the_documentation_exists(run):
+    name = re.search(r"such as `(.+?)`", analysis.Run.leaf.__doc__)[1]
+    assert same(run.leaf(name), run.leaves()[name][...])
+
+
 def sequences(tokens):
     tokens = np.atleast_2d(tokens).astype(np.int32)
     ones = np.ones_like(tokens)

@@ -156,7 +156,7 @@ def test_rewards_are_those_of_the_objective(workdirs):
     (one,) = run.score([TURNS], ["well"])
     ids = [*one.prompt_ids, *one.ids]
     sequences = types.Sequences.of([ids], prompts=[len(one.prompt_ids)])
-    batch = scoring._responses(sequences)
+    batch = scoring.groups_of(sequences)
     want = np.asarray(reward_model.score(run.model, run.params(), batch))
     np.testing.assert_allclose(one.reward, want.mean(), rtol=1e-5)
     assert one.rewards.shape == (1,)  # two members, of one attribute

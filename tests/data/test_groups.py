@@ -3,6 +3,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import groups
 import numpy as np
@@ -262,3 +263,20 @@ def test_a_tokenizer_without_control_tokens_is_refused(tmp_path):
     message = str(caught.value)
     assert message.startswith("tokenizer.control_tokens: ")
     assert all(name in message for name in templates.CONTROL)
+
+
+def test_a_bad_row_is_counted_once(tmp_path):
+    rows = [
+        {"prompt": "hi", "chosen": "yes", "rejected": ""},
+        {"prompt": "hi", "chosen": "", "rejected": "yes"},
+        {"prompt": [{"role": "assistant", "content": "hi"}], "chosen": "a"},
+        {"prompt": "<end>", "chosen": "yes", "rejected": "yes"},
+        {"prompt": "good", "chosen": "yes", "rejected": "no"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = dict(kind="jsonl", path=str(path), format="preference")
+    options = dict(data="labels", on_bad_row="skip")
+    data = groups.build(tmp_path, {"a": source}, **options)
+    assert data.report.count("4 bad rows skipped: ") == 1
+    assert "and 1 more" in data.report and data.report.count(str(path)) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.data import formats, records, sources
+from alignjax.experiment import audit, build
 from tests.field import byte_llama
 
 HEAT = {"room": "attic"}
@@ -113,6 +114,29 @@ def test_columns_that_change_the_prompt_are_not_dropped(tmp_path, column, format
         assert column in str(error)
     else:
         assert text in read or column in report
+
+
+@pytest.mark.parametrize("ends", ["<|im_end|>", "<|call_end|>"])
+def test_an_audit_tells_turns_of_tools_apart(tmp_path, ends):
+    own = "{% endfor %}{{ " + f"'{ends}\\n' if m.tool_calls else "
+    template = byte_llama.WITH_CALLS.replace("{% endfor %}{{ ", own)
+    assert own in template
+    folder = byte_llama.write(tmp_path / "model", template)
+    (asks, calls), tool = call("heat", HEAT)["messages"], {"role": "tool"}
+    answer = {"role": "assistant", "content": "It is on."}
+    system = {"role": "system", "content": "Be brief."}
+    tools = {"tools": [byte_llama.TOOL]}
+    talk = [asks, calls, tool | {"content": "20 C"}, answer, asks, answer]
+    rows = [{"messages": talk} | tools, {"messages": [system, *talk]} | tools]
+    path = byte_llama.write_rows(tmp_path / "rows.jsonl", rows)
+    run = build.build(byte_llama.config("sft", folder, path, length=500))
+    number = run.train.num_rows
+    lines, faults = audit.report(run.train, run.tokenizer, "tokenizer", 0, number)
+    assert faults == []
+    counts = {line.split()[0]: line.split() for line in lines if " targets, " in line}
+    assert counts["tool"][3] == counts["system"][3] == "0"
+    learned = 2 * len(f"heat{json.dumps(HEAT)}It is on.It is on.") + 6
+    assert counts["assistant"][3] == str(learned)
 
 
 KEYS = {"messages": None, "tools": None, "chat_template_kwargs": None}

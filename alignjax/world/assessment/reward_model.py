@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alignjax import world
+from alignjax.analysis import scoring
 from alignjax.evals import likelihood, statistics
-from alignjax.objectives import reward_model as objectives
-from alignjax.types import Model, Responses, Sequences
+from alignjax.types import Model, Sequences
 from alignjax.world import chance, lexicon
 from alignjax.world.assessment import benchmarks, run_models
 
@@ -175,42 +174,17 @@ def score(
     ]
     tokens = ([*context, *ids] for context, ids in rows)
     run_models.check_reads(model, tokens, "pairs")
-    objective = model.run.config.get("objective", {})
-    options = (
-        objective.get("pooling") or "last",
-        objective.get("members") or 1,
-        objective.get("reduce") or "mean",
-        objective.get("penalty"),
-    )
-    scores = np.zeros(len(rows))
+    reward, scores = scoring.reward_of(model.run.config), np.zeros(len(rows))
     for chosen, batch in likelihood.batches(rows):
-        score_B = np.asarray(_score(model.run.model, model.params, batch, options))
+        score_B = np.asarray(_score(model.run.model, model.params, batch, reward))
         scores[chosen] = score_B[: len(chosen)]
     return scores
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _score(model: Model, params, rows: Sequences, options: tuple):
+def _score(model: Model, params, rows: Sequences, reward: scoring.Reward):
     """float32 [B]: the objective's score, the mean of several attributes."""
-    pooling, members, reduce, penalty = options
-    score_GKH = objectives.score(model, params, _single(rows), pooling=pooling)
-    score_GKMA = score_GKH.reshape(*score_GKH.shape[:2], members, -1)
-    return objectives.reduced(score_GKMA, reduce, penalty).mean(-1)[:, 0]
-
-
-def _single(rows: Sequences) -> Responses:
-    """Rows [B, T] of one response each as groups of one."""
-    row = jax.tree.map(lambda x: x[:, None], rows)
-    segments = (row.weights > 0).astype(jnp.int32)
-    B = len(segments)
-    return Responses(
-        row,
-        responses=segments,
-        lengths=segments.sum(-1)[..., None],
-        weights=jnp.ones((B, 1)),
-        index=jnp.full((B, 1), -1),
-        values={},
-    )
+    return scoring.rewards(model, params, rows, reward).mean(-1)
 
 
 def words(text: str) -> int:

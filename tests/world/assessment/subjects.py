@@ -32,6 +32,7 @@ def make(name, seed=0, *, heads=0, path=None, data=(), start=None, **config):
     """A `RunModel`; `config` are further sections of its run's, `start` a digest."""
     world = {"kind": "world", "preset": "nano", "seed": 0}
     section = {"data": {"sources": {"w": world}, **dict(data)}, **config}
+    section.setdefault("model", {"score_heads": heads})
     run = types.SimpleNamespace(
         path=pathlib.Path(path or f"/runs/{name}"),
         config=section,
