@@ -16,7 +16,7 @@ def closest(name: str, known) -> str:
     Only a name that is nearly the same is suggested: capitals and hyphens do not count,
     and gemma3 is no misspelt gemma2.
     """
-    known = sorted(f"{other:.{MOST_LETTERS}}" for other in known)
+    known = sorted(str(other)[:MOST_LETTERS] for other in known)
     if not known:
         return "there are none"
     digits = lambda text: [letter for letter in text if letter.isdigit()]
