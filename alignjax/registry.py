@@ -20,7 +20,8 @@ def closest(name: str, known) -> str:
     if not known:
         return "there are none"
     digits = lambda text: [letter for letter in text if letter.isdigit()]
-    alike = {_plain(x): x for x in known if digits(x) == digits(name)}
+    same = lambda text: digits(text) in ([], digits(name)) or not digits(name)
+    alike = {_plain(other): other for other in filter(same, known)}
     near = difflib.get_close_matches(_plain(name), alike, n=1, cutoff=0.75)
     hint = f"did you mean {alike[near[0]]!r}? " if near else ""
     more = len(known) - MOST_NAMES

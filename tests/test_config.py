@@ -156,8 +156,8 @@ def test_registry_finds_in_itself_and_in_modules():
     assert functions.find("math:cos") is math.cos
     with pytest.raises(ValueError, match="'sin' is already registered"):
         functions.register(math.sin)
-    with pytest.raises(ValueError, match="unknown loss 'sim'; did you mean 'sin'"):
-        functions.find("sim")
+    with pytest.raises(ValueError, match="unknown loss 'sinn'; did you mean 'sin'"):
+        functions.find("sinn")
     for missing in ("math:nope", "no_such_module:f"):
         with pytest.raises(ValueError, match=f"loss '{missing}'"):
             functions.find(missing)

@@ -25,7 +25,7 @@ import numpy as np
 from alignjax import errors, models, sampling, trees, types
 from alignjax.analysis import scoring, stores
 from alignjax.checkpoint import step_folders
-from alignjax.data import messages, records
+from alignjax.data import messages
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder
@@ -299,10 +299,11 @@ class Run:
         """
         if isinstance(text, str):
             return request.encode(self.tokenizer, text)
-        if messages.chat(text, "dialogue").turns[-1][0] != format.ASSISTANT:
-            return self.prompt_ids(text)
         self._format()
-        row = self._tokens(messages.chat(text, "dialogue"))
+        dialogue = messages.chat(text, "dialogue")
+        if dialogue.turns[-1][0] != format.ASSISTANT:
+            return self.prompt_ids(text)
+        row = scoring.row_of_record(self.tokenizer, self.chats, dialogue)
         return [*row.prompt_ids, *row.ids]
 
     def logprobs(
@@ -350,11 +351,10 @@ class Run:
             raise errors.ConfigError(
                 f"responses: {len(responses)} for {len(prompts)} prompts; give one each"
             )
-        form = self._format() if self.chats and not plain else None
-        rows = []
+        chats, rows = None if plain else self.chats, []
         for i, pair in enumerate(zip(prompts, responses, strict=True)):
             try:
-                rows.append(self._row(*pair, form))
+                rows.append(scoring.row_of_pair(self.tokenizer, chats, *pair))
             except errors.DataError as error:
                 raise errors.DataError(f"prompts[{i}]: {error}") from error
             if reason := scoring.fault(rows[-1], self.model.config):
@@ -435,33 +435,6 @@ class Run:
             )
         return format.of(self.tokenizer, self.chats)
 
-    def _row(self, prompt, response, form: format.ChatFormat | None) -> scoring.Row:
-        """The tokens of a prompt and a response of `score`; None is a plain `form`."""
-        if form is None and isinstance(prompt, str):
-            prompt = request.encode(self.tokenizer, prompt)
-        if not _is_ids(prompt):
-            if isinstance(response, str):
-                chat = messages.chat(prompt, "prompt")
-                if chat.fields is None:
-                    document = records.Comparison(chat.turns, (response,), {})
-                else:
-                    turns = (*chat.turns, (format.ASSISTANT, response))
-                    document = records.Chat(turns, fields=(*chat.fields, None))
-                return self._tokens(document, plain=form is None)
-            prompt = self.prompt_ids(prompt)
-        if isinstance(response, str):
-            turn = form is not None and form.awaits_reply(prompt)
-            response = (form.response_ids if turn else self.tokenizer.encode)(response)
-        elif not _is_ids(response):
-            raise errors.ConfigError(f"response: {response!r:.60} is no list of tokens")
-        return scoring.Row(*([int(i) for i in ids] for ids in (prompt, response)))
-
-    def _tokens(self, document, plain: bool = False) -> scoring.Row:
-        chats, starts = None if plain else self.chats, self.tokenizer.bos_id is not None
-        documents = [document]
-        rows = scoring.tokenize(self.tokenizer, documents, format=chats, bos=starts)
-        return scoring.split(*rows[0][:2])
-
     @functools.cached_property
     def _weights(self) -> dict:
         """The parameters on the default device."""
@@ -484,13 +457,6 @@ def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
         names[averages[0]] = parameter
     leaves = stored.read("train", list(names))
     return {names[name]: leaf for name, leaf in leaves.items()}
-
-
-def _is_ids(value) -> bool:
-    """Whether it is a list of tokens, rather than of turns."""
-    return not isinstance(value, str) and all(
-        isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in value
-    )
 
 
 def rows(model: types.Model, tokens) -> types.Sequences:

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import errors, types
-from alignjax.data import records
+from alignjax.data import messages, records
 from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chats
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
 from alignjax.objectives import logprobs, reward_model
-from alignjax.sampling import completions
+from alignjax.sampling import completions, request
 
 ROWS = 32  # of a batch, where they are short
 PLACES = 1 << 14  # of a batch at most, but for the batch size that is asked for
@@ -193,6 +193,61 @@ def rows_of(
                 yield index, row
             index += 1
     faults.check()
+
+
+def row_of_record(tok: base.Tokenizer, format: str | None, record: Any) -> Row:
+    """The tokens of a record of one response; see `tokenize`."""
+    bos = tok.bos_id is not None
+    ((ids, weights, _),) = tokenize(tok, [record], format=format, bos=bos)
+    return split(ids, weights)
+
+
+def row_of_pair(
+    tok: base.Tokenizer,
+    format: str | None,
+    prompt: str | Sequence,
+    response: str | Sequence[int],
+) -> Row:
+    """The tokens of a prompt and a response in any form that `Run.score` takes.
+
+    Raises:
+      ConfigError: turns where there is no format, or a response that is no text and
+        no tokens.
+      DataError: turns or a text that the template cannot write.
+    """
+    if format is None and isinstance(prompt, str):
+        prompt = request.encode(tok, prompt)
+    if not _is_ids(prompt):
+        if format is None:
+            raise errors.ConfigError(
+                "prompts: turns, where texts go on: of a run that did not learn "
+                "dialogues (data.chat), or plain; give texts"
+            )
+        turns, fields = (chat := messages.chat(prompt, "prompt")).turns, chat.fields
+        if not isinstance(response, str):
+            prompt = chats.of(tok, format).prompt_ids(chat, tok.bos_id is not None)
+        elif fields is None:
+            record = records.Comparison(turns, (response,), {})
+            return row_of_record(tok, format, record)
+        else:
+            last = (records.ASSISTANT, response)
+            record = records.Chat((*turns, last), fields=(*fields, None))
+            return row_of_record(tok, format, record)
+    if isinstance(response, str):
+        form = None if format is None else chats.of(tok, format)
+        turn = form is not None and form.awaits_reply(prompt)
+        response = (form.response_ids if turn else tok.encode)(response)
+    elif not _is_ids(response):
+        raise errors.ConfigError(f"response: {response!r:.60} is no list of tokens")
+    return Row(*([int(i) for i in ids] for ids in (prompt, response)))
+
+
+def _is_ids(value: Any) -> bool:
+    """Whether it is a list of tokens, rather than a text or turns."""
+    listed = hasattr(value, "__iter__") and not isinstance(value, str)
+    return listed and all(
+        isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in value
+    )
 
 
 def split(ids, weights) -> Row:

@@ -68,7 +68,8 @@ def chat(value: str | Mapping[str, Any] | Sequence, name: str) -> records.Chat:
     """
     if isinstance(value, str):
         value = [(records.USER, value)]
-    listed = [value] if isinstance(value, Mapping) else list(value)
+    several = hasattr(value, "__iter__") and not isinstance(value, Mapping)
+    listed = list(value) if several else [value]
     for i, turn in enumerate(listed):
         if isinstance(turn, (list, tuple)) and len(turn) == 2:
             listed[i] = {"role": turn[0], "content": turn[1]}

@@ -290,7 +290,7 @@ def test_inspection(tmp_path, capsys):
     assert "params/layers/scale: changed by 8.333e-01 of its norm" in changed
     assert "by 5.000e+00 at most" in changed
     # Every leaf below layers is 1 in all layers of step 0, and its step added to it.
-    (scale,) = re.findall(r"layers/scale: .*\n    layers 0 to 7: (.*)", changed)
+    (scale,) = re.findall(r"params/layers/scale: .*\n    layers 0 to 7: (.*)", changed)
     assert scale.split() == ["8.3e-01"] * 8
     tiny.damage(tmp_path, 10)
     code, text = inspect_run(tmp_path, "verify")

@@ -138,6 +138,8 @@ def test_many_replies_are_of_few_shapes(run, monkeypatch):
         ([("user", "hi", "x")], "x", errors.DataError, "prompts[0]"),
         ([("assistant", "hi")], "x", errors.DataError, "prompts[0]"),
         ([{"role": "user"}], "x", errors.DataError, "prompts[0]"),
+        (5, "x", errors.DataError, "prompts[0]"),
+        ("hi", 5, errors.ConfigError, "response"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(run, prompt, response, error, field):
