@@ -88,13 +88,17 @@ def find_labeler(name: str, rng: random.Random) -> Labeler:
         raise errors.ConfigError(f"labeler: {error}") from error
 
 
-def world_prompts(models: Sequence[run_models.RunModel], count: int):
-    """`count` prompts of the world that these models were trained on.
+def world_prompts(
+    models: Sequence[run_models.RunModel],
+    count: int,
+    stated: tuple[str, int] | None = None,
+):
+    """`count` prompts of the world that these models were trained on, or the stated.
 
     Raises:
       ConfigError: they were trained on none, or on several.
     """
-    town = world.build(*run_models.find_world(models, "source"))
+    town = world.build(*run_models.find_world(models, "source", stated))
     return [examples.read(town, "prompts", i) for i in range(count)]
 
 
@@ -224,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
     names = f"{', '.join(labelers.LABELERS)}, or module:function (%(default)s)"
     add("--labeler", default="clean", metavar="NAME", help=names)
     add("--seed", type=int, default=0, help="of responses and labels (%(default)s)")
+    run_models.add_world_option(out)
     cli.add_run_options(out)
     return out
 
@@ -256,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rng = random.Random(f"{options.seed} {options.labeler} {len(options.source)}")
         labeler = find_labeler(options.labeler, rng)
         models = open_sources(options.source, network=options.network)
-        prompts = world_prompts(models, options.pairs)
+        prompts = world_prompts(models, options.pairs, options.world)
         with contextlib.closing(progress.Terminal()) as terminal:
             rows, line = collect(
                 *(options.source, models, prompts, labeler, rng),

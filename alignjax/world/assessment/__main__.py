@@ -25,7 +25,6 @@ from typing import Any
 from alignjax import cli, config, errors, world
 from alignjax.experiment import initial
 from alignjax.tracking import progress
-from alignjax.world import lexicon
 from alignjax.world.assessment import (
     benchmarks,
     language_model,
@@ -203,25 +202,9 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=default.seed, help="of sampling (%(default)s)")
     add("--kinds", default=",".join(benchmarks.KINDS), help="slices (%(default)s)")
     add("--anew", action="store_true", help="start the file again")
-    text = "of runs whose config names no world"
-    add("--world", type=parse_world, metavar="PRESET[:SEED]", help=text)
+    run_models.add_world_option(out)
     cli.add_run_options(out)
     return out
-
-
-def parse_world(text: str) -> tuple[str, int]:
-    """`PRESET` or `PRESET:SEED`.
-
-    Raises:
-      ArgumentTypeError: no such preset, or the seed is no number.
-    """
-    preset, _, seed = text.partition(":")
-    if preset not in lexicon.LEXICONS or not (seed or "0").isdecimal():
-        known = ", ".join(lexicon.LEXICONS)
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.80} is not PRESET[:SEED]; presets: {known}"
-        )
-    return preset, int(seed or 0)
 
 
 def parse_run(text: str) -> tuple[str, str, int | None]:

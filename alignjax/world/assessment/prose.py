@@ -111,7 +111,7 @@ def first_lines(name: str, model: Figures) -> list[str]:
     rates = model["sampled"]["rates"]
     share = lambda rate: percent(rates[rate]["mean"])
     text, nine = interval(model["documents"]), model["sampled"]["gold"].get("nine")
-    out = [f"{name}: {text} nats per token on text that no run has read"]
+    out = [f"{name}: {text} nats per token on fresh text"]
     if "fact_recall" in rates and "arithmetic" in rates:
         out[0] += (
             f"; it recalls {share('fact_recall')} of the facts and gets "

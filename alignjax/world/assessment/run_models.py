@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from alignjax.data.chat import dialogues
 from alignjax.data.chat import format as chats
 from alignjax.data.tokens import tokenizing
 from alignjax.experiment import initial
-from alignjax.world import prompts
+from alignjax.world import lexicon, prompts
 from alignjax.world.assessment import results
 
 # The world of runs whose source of it names none.
@@ -138,7 +139,8 @@ def find_world(
         if not (stated or model.worlds):
             raise errors.ConfigError(
                 f"{field}: neither the data of {model.name} nor those of the runs it "
-                "started from have a source of kind 'world', which it is measured on"
+                "started from have a source of kind 'world'; if it has learned one "
+                "otherwise, name that with --world"
             )
     if len(names) > 1:
         each = (
@@ -150,6 +152,24 @@ def find_world(
         )
     ((world_of_all, _),) = names.items()
     return world_of_all
+
+
+def add_world_option(parser: argparse.ArgumentParser) -> None:
+    """`--world`, which `find_world` takes as stated."""
+    text = "of runs whose config names no world"
+    parser.add_argument(
+        "--world", type=_parse_world, metavar="PRESET[:SEED]", help=text
+    )
+
+
+def _parse_world(text: str) -> tuple[str, int]:
+    preset, _, seed = text.partition(":")
+    if preset not in lexicon.LEXICONS or not (seed or "0").isdecimal():
+        known = ", ".join(lexicon.LEXICONS)
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is not PRESET[:SEED]; presets: {known}"
+        )
+    return preset, int(seed or 0)
 
 
 def check_reads(

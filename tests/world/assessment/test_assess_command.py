@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs into the file of results: what is in it, what is kept, what is told."""
 
-import argparse
 import io
 import json
 import types
@@ -263,11 +262,18 @@ def test_the_network_is_for_those_that_ask_for_it(tmp_path, capsys, monkeypatch)
 
 
 def test_the_command_line(tmp_path, capsys):
-    assert command.parse_world("nano:3") == ("nano", 3)
-    assert command.parse_world("small") == ("small", 0)
-    for bad in ("", "large", "nano:x", "nano:-1", ":3"):
-        with pytest.raises(argparse.ArgumentTypeError, match="presets: "):
-            command.parse_world(bad)
+    given = ["--out=x", "--run=a=b", "--world"]
+    for parse, needs in (
+        (command.parser, given),
+        (collect.parser, ["--out=x", "--world"]),
+    ):
+        world_of = lambda text, parse=parse, needs=needs: (
+            parse().parse_args([*needs, text]).world
+        )
+        assert world_of("nano:3") == ("nano", 3) and world_of("small") == ("small", 0)
+        for bad in ("", "large", "nano:x", "nano:-1", ":3"):
+            with pytest.raises(SystemExit):
+                world_of(bad)
     named = command.parse_run("a=runs/x@12")
     assert named == ("a", "runs/x", 12)
     (tmp_path / "x@12").mkdir()
