@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = story.load(options.stage, figures)
         try:
             text = page.render(data, options.title, page.provenance())
-        except (LookupError, TypeError, AttributeError) as error:
-            if not figures:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            if not figures or isinstance(error, errors.AlignError):
                 raise
             raise errors.ConfigError(
                 f"assessment: {options.assessment} lacks what assess writes "

@@ -348,3 +348,34 @@ def test_the_lead_compares_nothing_where_there_is_one_model():
     measured["models"] = {"dpo": measured["models"]["dpo"]}
     assert "From" not in page._lead(story.Story([], measured))
     assert "training only" in page._lead(story.Story([]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "verdict", "moved"),
+    [(0.2, 0.1, "up", "rose"), (-0.2, 0.1, "down", "fell"), (0.2, 0.3, "", "")],
+)
+def test_shares_and_lengths_move_only_beyond_their_intervals(
+    mean, half, verdict, moved
+):
+    measured = made_up.measured()
+    for group in ("rates", "lengths"):
+        figures = measured["changes"][1][group]
+        figures |= {name: interval(mean, half) for name in figures}
+    data = story.Story([], measured)
+    label = {"fact_recall": "facts right (should be high)"}
+    text = figures_responses._share_changes(data, label).split("with dpo ")[1]
+    assert text == f"({verdict or 'no clear change'})."
+    text = figures_responses._length_changes(data).split("With dpo ")[1]
+    for word in ("rose", "fell"):
+        assert text.count(word) == (2 if word == moved else 0)
+    assert text.count("did not change beyond the interval") == (0 if moved else 2)
+
+
+def test_nothing_is_missing_that_was_given_and_assessed():
+    stages = [story.Stage(kind, kind, []) for kind in story.KINDS]
+    assert story.Story(stages, made_up.measured()).gaps == []
+    (gap,) = story.Story(stages[1:], made_up.measured()).gaps
+    assert gap.startswith("pretraining, ") and "--stage" in gap
+    assert "was not assessed" not in gap
+    gaps = story.Story(stages).gaps
+    assert len(gaps) == 4 and not any("--stage" in gap for gap in gaps)

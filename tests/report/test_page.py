@@ -236,11 +236,19 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
     cut = made_up.measured()
     del cut["models"]["sft"]["sampled"]["gold"]
     (tmp_path / "less.json").write_text(json.dumps(cut))
+    odd = made_up.measured()
+    odd["models"]["sft"] = 3
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    odd = made_up.measured()
+    odd["models"]["sft"]["documents"]["mean"] = "much"
+    (tmp_path / "text.json").write_text(json.dumps(odd))
     for bad, message in (
         ([], "give --stage"),
         ([f"--out={tmp_path}", *stages], f"out: {tmp_path} is a folder"),
         ([f"--assessment={tmp_path / 'cut.json'}"], "results without world"),
         ([f"--assessment={tmp_path / 'less.json'}"], "less.json lacks what assess"),
+        ([f"--assessment={tmp_path / 'odd.json'}"], "results without models.sft.path"),
+        ([f"--assessment={tmp_path / 'text.json'}"], "text.json lacks what assess"),
         (["--stage=a=/no/such"], "stage a"),
         (["--assessment=/no/such"], "/no/such"),
         (["--assessment=~/no_such"], f"{tmp_path}/no_such"),

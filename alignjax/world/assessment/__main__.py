@@ -147,7 +147,9 @@ def _is_current(figures, model: run_models.RunModel) -> bool:
     """Whether the file has figures of these very parameters."""
     old = figures["models"].get(model.name) or figures["rewards"].get(model.name)
     new = model.description
-    return old is not None and all(old[f] == new[f] for f in ("path", "step", "digest"))
+    return old is not None and all(
+        old.get(f) == new[f] for f in ("path", "step", "digest")
+    )
 
 
 def _reference(model, models) -> run_models.RunModel | None:

@@ -60,9 +60,17 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     if results.get("format") == FORMAT:
         fields = empty("", 0, benchmarks.Settings()).items()
         missing = [k for k, x in fields if not isinstance(results.get(k), type(x))]
+        of = {"models": "sampled", "rewards": "splits"}
+        missing += [
+            f"{group}.{name:.60}.{field}"
+            for group, figures in of.items()
+            for name, model in ({} if missing else results[group]).items()
+            for field in ("path", "step", "stage", figures)
+            if not (isinstance(model, dict) and field in model)
+        ]
         if not missing:
             return results
-        problem = f"results without {', '.join(missing)}"
+        problem = f"results without {errors.some(missing, count=7)}"
     remedy = "write them again with alignjax assess --anew"
     raise errors.ConfigError(f"{path}: {problem}; {remedy}")
 
