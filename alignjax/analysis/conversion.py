@@ -25,7 +25,7 @@ from alignjax.data.tokenizers import base as tokenizers
 from alignjax.huggingface import folder as folders
 from alignjax.huggingface import layout, peft, save, tokenizer_files
 from alignjax.models import lora
-from alignjax.storage import atomic, fingerprint, json_files, lazy, tensor_files
+from alignjax.storage import atomic, fingerprint, lazy, tensor_files
 
 Progress = Callable[[int, int], None]
 
@@ -278,7 +278,7 @@ def _base_of(opened: run.Run) -> str | None:
         path = pathlib.Path(name)
         if name.startswith(folders.HUB) or not (path / "checkpoints").is_dir():
             return name.removeprefix(folders.HUB)
-        settings = json_files.read(path / "config.json", dict, allow_nan=True)
+        settings = step_folders.read_config(path)
         if imported := settings.get("imported"):
             return imported["from"].removeprefix(folders.HUB)
         if settings.get("trainable", ".*") == ".*":

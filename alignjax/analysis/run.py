@@ -29,7 +29,7 @@ from alignjax.data import messages
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder
-from alignjax.models import quantized
+from alignjax.models import decoder, quantized
 from alignjax.sampling import request
 from alignjax.tracking import journal
 
@@ -122,7 +122,7 @@ class Run:
         """
         if (tokenizer := self.full_tokenizer) is None:
             raise errors.DataError(f"{self.path} has no tokenizer; copy it there")
-        starts = self.config.get("data", {}).get("bos", True)
+        starts = (self.config.get("data") or {}).get("bos", True)
         return tokenizer if starts else tokenizer._replace(bos_id=None)
 
     @functools.cached_property
@@ -141,7 +141,7 @@ class Run:
     @property
     def chats(self) -> str | None:
         """The format of the dialogues that the run learned, if it learned any."""
-        return self.config.get("data", {}).get("chat")
+        return (self.config.get("data") or {}).get("chat")
 
     def meta(self, step: int | None = None) -> dict:
         """The JSON of a step: config, data, versions, metrics, leaves.
@@ -235,9 +235,15 @@ class Run:
     @functools.cached_property
     def _base(self) -> Run | None:
         """The run that has the parameters that this one did not train."""
-        if self.config.get("trainable", ".*") == ".*":
+        if (self.config.get("trainable") or ".*") == ".*":
             return None
-        section, digest = self.config["init"], self.meta()["data"]["init"]
+        section = {"run": None, "step": None} | (self.config.get("init") or {})
+        digest = self.meta()["data"].get("init")
+        if section["run"] is None:
+            raise errors.CheckpointError(
+                f"{self.path}: config.json: init.run: no run, where trainable = "
+                f"{self.config['trainable']!r} leaves parameters to one"
+            )
         try:
             base = open_run(section["run"], section["step"], network=self.network).at()
             base = dataclasses.replace(base, runs_above=(*self.runs_above, self.path))
@@ -437,8 +443,25 @@ class Run:
 
     @functools.cached_property
     def _weights(self) -> dict:
-        """The parameters on the default device."""
-        return jax.device_put(self.params())
+        """The parameters on the default device.
+
+        Raises:
+          CheckpointError: they are not of the model that the config describes.
+        """
+        params, shape = self.params(), lambda x: f"{x.shape}" if x is not None else "no"
+        stored = trees.named_leaves(params)
+        model = trees.named_leaves(decoder.abstract(self.model))
+        faults = [
+            f"{name}: {shape(stored.get(name))} stored, {shape(model.get(name))} there"
+            for name in sorted({*stored, *model})
+            if shape(stored.get(name)) != shape(model.get(name))
+        ]
+        if faults:
+            raise errors.CheckpointError(
+                f"{self.path}: its parameters are not of the model in config.json: "
+                f"{errors.some(faults, '; ')}; mend the section model there"
+            )
+        return jax.device_put(params)
 
     def _from_step(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
         return self.store.from_step(self.step if step is None else step, read)

@@ -14,7 +14,7 @@ from alignjax import errors
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder as folders
-from alignjax.storage import fingerprint, json_files
+from alignjax.storage import fingerprint
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def workdir(path: pathlib.Path) -> Store:
         file = path / "config.json"
         if step is None and file.is_file():
             try:
-                return json_files.read(file, dict, allow_nan=True)
+                return step_folders.read_config(path)
             except errors.DataError as error:
                 log.warning("%s; taking the config of a step", error)
         return from_step(step, lambda step: step.meta)["config"]

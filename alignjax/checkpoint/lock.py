@@ -79,14 +79,15 @@ class Lock:
             age = now - self.path.stat().st_mtime
         except FileNotFoundError:  # released since
             return
-        alive = age <= STALE_SECONDS
-        if owner.get("machine") == _machine():
-            alive = _started(owner["pid"]) == owner["started"]
+        alive = abs(age) <= STALE_SECONDS
+        pid = owner.get("pid")
+        if owner.get("machine") == _machine() and type(pid) is int and 0 < pid < 2**31:
+            alive = _started(pid) == owner.get("started")
         if alive:
             raise errors.ConfigError(
                 f"workdir: {self.path.parent} is being written by {_describe(owner)}, "
                 f"last seen {max(age, 0):.0f} s ago. Wait for it, stop it, or use "
-                "another workdir"
+                f"another workdir; where it is gone, wait {STALE_SECONDS:.0f} s"
             )
         self.path.unlink(missing_ok=True)
         log.warning("took over %s: %s is gone", self.path, _describe(owner))
@@ -151,8 +152,10 @@ def _started(pid: int) -> str | None:
 
 def _read(path: pathlib.Path) -> dict | None:
     """The owner in a lock file; {} where it is damaged, None where there is no file."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
+    if not path.is_file():
+        raise errors.ConfigError(f"workdir: {path} is no file; remove it")
     try:
         return json_files.read(path, dict)
     except errors.DataError:
@@ -161,4 +164,4 @@ def _read(path: pathlib.Path) -> dict | None:
 
 def _describe(owner: dict) -> str:
     known = f"process {owner.get('pid')} on host {owner.get('host')}"
-    return known if owner else "an unknown process"
+    return known if "pid" in owner else "an unknown process"

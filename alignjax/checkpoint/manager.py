@@ -19,7 +19,7 @@ import jax
 from alignjax import errors, types
 from alignjax.checkpoint import lock, resume, retention, step_folders
 from alignjax.distributed import multihost
-from alignjax.storage import atomic, fingerprint, json_files
+from alignjax.storage import atomic, fingerprint
 
 MAX_QUARANTINED = 2
 
@@ -205,6 +205,10 @@ class Checkpoints:
           CheckpointError: nothing sound is left, or too much was broken.
         """
         items = step_folders.as_items(abstract_state)
+        steps = self._config.get("steps", math.inf)
+        if not self._saved or self._saved[-1] < steps:
+            with multihost.all_or_none(f"cannot use {self.workdir}"):
+                self._check_space(step_folders.describe(items))
         broken = 0
         while self._saved:
             step = self._saved[-1]
@@ -258,8 +262,7 @@ class Checkpoints:
         if not steps and not self.quarantine.is_dir():
             return None
         with contextlib.suppress(errors.DataError):
-            file = self.workdir / "config.json"
-            return json_files.read(file, dict, allow_nan=True)
+            return step_folders.read_config(self.workdir)
         for step in reversed(steps):
             with contextlib.suppress(errors.BrokenStep):
                 path = self.directory / str(step)

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from alignjax import config as configs
 from alignjax import errors
 from alignjax.checkpoint import lock, step_folders
-from alignjax.storage import json_files
 from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
@@ -100,6 +99,8 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
     if complete:
         return
     anew = "to begin again at step 0, use another workdir"
+    with contextlib.suppress(errors.DataError, KeyError, TypeError):
+        every = max(every, step_folders.read_config(workdir)["checkpoint"]["every"])
     if steps:
         raise errors.CheckpointError(
             f"{directory}: none of its steps, {list(steps)}, has "
@@ -109,20 +110,44 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
         )
     if _entries(workdir / "quarantine"):
         return  # `Checkpoints.restore_or_init` reports what was set aside
-    last = journal.last_step(workdir / "metrics.jsonl")
-    # Each save waits for the one before, so that by then one was complete.
-    if last is not None and (not directory.is_dir() or last >= 2 * every):
+    # Each save waits for the one before, and a deletion for a later save.
+    late = [
+        path.name
+        for path in _entries(directory)
+        if path.name.endswith(step_folders.DELETED)
+        or (step_folders.leftover_step(path) or 0) > every
+    ]
+    if late:
         raise errors.CheckpointError(
-            f"{directory} {'is empty' if directory.is_dir() else 'is gone'}, and "
-            f"metrics.jsonl has steps up to {last}, which would be lost; copy the "
-            f"checkpoints back; {anew}, or remove metrics.jsonl"
+            f"{directory} has {errors.some(late)}, as a run leaves that has saved, and "
+            f"no complete step; copy the checkpoints back, or rename N.deleted to N, "
+            f"whose fingerprints are then checked; {anew}"
         )
+    done = _steps_done(workdir)
+    if done and (not directory.is_dir() or done > 2 * every):
+        raise errors.CheckpointError(
+            f"{directory} {'is empty' if directory.is_dir() else 'is gone'}, and the "
+            f"records beside it are of {done} steps, which would be lost; copy the "
+            f"checkpoints back; {anew}, or remove metrics.jsonl, log.txt and samples"
+        )
+
+
+def _steps_done(workdir: pathlib.Path) -> int:
+    """The steps that a run did, by whichever of its records are there."""
+    last = journal.last_step(workdir / "metrics.jsonl")
+    steps = [0 if last is None else last + 1]
+    names = " ".join(path.name for path in _entries(workdir / "samples"))
+    steps += [int(step) + 1 for step in re.findall(r"\b([0-9]{8})-", names)]
+    with contextlib.suppress(OSError):
+        text = (workdir / "log.txt").read_text(errors="replace")
+        steps += map(int, re.findall(r" step ([0-9]{1,9})/[0-9]", text))
+    return max(steps)
 
 
 def _is_of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) -> bool:
     """Whether config.json has most fields of a config, or a step has its meta."""
     with contextlib.suppress(errors.DataError):
-        old = json_files.read(workdir / "config.json", dict, allow_nan=True)
+        old = step_folders.read_config(workdir)
         if 2 * len(old.keys() & config.keys()) >= len(config):
             return True
     for step in reversed(complete):
@@ -143,7 +168,7 @@ def _others(workdir: pathlib.Path, config: Mapping) -> Iterator[str]:
         if not (harmless or holds_cache or _is_output(path)):
             yield path.name
     for path in _entries(workdir / "checkpoints"):
-        if not step_folders.is_leftover(path):
+        if step_folders.leftover_step(path) is None:
             yield f"checkpoints/{path.name}"
 
 

@@ -16,15 +16,20 @@ keys: what optax calls its containers, and how it nests empty ones, is not on di
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import importlib.metadata
+import logging
 import math
 import os
 import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +46,18 @@ MARKER = "commit_success.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETED = ".deleted"
 _STEP = re.compile("0|[1-9][0-9]{0,8}")
+_LEFTOVER = re.compile(rf"([0-9]{{1,9}})({re.escape(DELETED)}|{TEMPORARY}.*)")
+# What a config has to be for those who open a run; further fields may be anything.
+_CONFIG = dict.fromkeys(
+    """data objective optimizer schedule checkpoint evaluation sample log tokenizer init
+    reference mesh sharding_rules""".split(),
+    dict | None,
+)
+_CONFIG |= {"model": dict, "trainable": str | None, "steps": int | None}
+_CONFIG |= {"data.chat": str | None, "objective.name": str | None}
+_CONFIG |= {"init.run": str | None, "init.step": int | None}
+_META = {"config": dict, "data": dict, "leaves": dict, "metrics": dict}
+_META |= {"versions": dict}
 
 
 def complete_steps(directory: pathlib.Path) -> list[int]:
@@ -58,6 +75,27 @@ def all_steps(directory: pathlib.Path) -> dict[int, bool]:
     names = (path.name for path in directory.iterdir())
     steps = sorted(int(name) for name in names if _STEP.fullmatch(name))
     return {s: (directory / str(s) / MARKER).is_file() for s in steps}
+
+
+def read_config(workdir: pathlib.Path) -> dict:
+    """The config of the run in `workdir`; DataError where its file is none."""
+    file = workdir / "config.json"
+    config = json_files.read(file, dict, allow_nan=True)
+    if fault := _fault(config, _CONFIG):
+        raise errors.DataError(f"{file}: {fault}")
+    return config
+
+
+def _fault(value: dict, kinds: Mapping[str, Any]) -> str | None:
+    """The first field, by dotted path, that is not of its kind."""
+    for path, kind in kinds.items():
+        field = value
+        for name in path.split("."):
+            field = (field or {}).get(name)
+        if not isinstance(field, kind):
+            kind = getattr(kind, "__name__", kind)
+            return f"{path}: {field!r:.60} is {type(field).__name__}, not {kind}"
+    return None
 
 
 def as_items(state: types.TrainState) -> dict[str, dict[str, Any]]:
@@ -175,13 +213,11 @@ def read_meta(path: pathlib.Path) -> dict:
         raise errors.BrokenStep(f"{path} is incomplete: no {MARKER}")
     file = path / "meta" / "data.json"
     meta = json_files.read(file, dict, error=errors.BrokenStep, allow_nan=True)
-    try:
-        content = {key: value for key, value in meta.items() if key != "sha256"}
-        good = meta["sha256"] == json_files.compact_digest(content)
-    except KeyError as error:
-        raise errors.BrokenStep(f"{file}: without {error}") from error
-    if not good:
+    content = {key: value for key, value in meta.items() if key != "sha256"}
+    if meta.get("sha256") != json_files.compact_digest(content):
         raise errors.BrokenStep(f"{path}: meta does not match its own hash")
+    if fault := _fault(meta, {"step": int, "format": int}):
+        raise errors.BrokenStep(f"{file}: {fault}")
     if str(meta["step"]) != path.name:
         raise errors.BrokenStep(f"{path} was renamed: it is of step {meta['step']}")
     if meta["format"] > IMPORTED:
@@ -189,7 +225,23 @@ def read_meta(path: pathlib.Path) -> dict:
             f"{path}: format {meta['format']} is newer than this code, which reads "
             f"up to {IMPORTED}; update alignjax"
         )
+    if (fault := _fault(meta, _META) or _fault(meta["config"], _CONFIG)) is None:
+        bad = [name for name, leaf in meta["leaves"].items() if not _is_leaf(leaf)]
+        if bad or not leaves_of(meta, "params"):
+            fault = f"leaves: {errors.some(bad) or 'no params'}: not described"
+    if fault:
+        raise errors.BrokenStep(f"{file}: {fault}")
     return meta
+
+
+def _is_leaf(leaf: Any) -> bool:
+    """Whether it has a dtype, a shape and a fingerprint."""
+    try:
+        jax.numpy.dtype(leaf["dtype"])
+        sizes = all(type(size) is int and size >= 0 for size in leaf["shape"])
+        return sizes and isinstance(leaf["fingerprint"], str)
+    except (KeyError, TypeError):
+        return False
 
 
 def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
@@ -201,22 +253,28 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
     """
     trees_of_items = {item: trees.nest(named) for item, named in abstract.items()}
     _check_files(path)
-    try:
-        with _context(timeout=600, partial=True):
-            loaded = ocp.load_checkpointables(path, trees_of_items)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise  # says nothing of the file
-    except Exception as error:  # whatever a damaged file makes a parser raise
-        text = " ".join(str(error).split())[:160]
-        raise errors.BrokenStep(
-            f"{path}: a file is missing or damaged ({type(error).__name__}: {text})"
-        ) from error
+    damage = None
+    with _without_noise():
+        try:
+            with _context(timeout=600, partial=True):
+                loaded = ocp.load_checkpointables(path, trees_of_items)
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # says nothing of the file
+        except Exception as error:  # whatever a damaged file makes a parser raise
+            damage = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        if damage is not None:
+            gc.collect()  # now, what Orbax left of the load
+    if damage is not None:
+        raise errors.BrokenStep(f"{path}: a file is missing or damaged ({damage})")
     items = {item: trees.named_leaves(loaded[item]) for item in abstract}
     for item, named in items.items():
         for name, leaf in named.items():
             # A partial load leaves an absent leaf as it is in `abstract`.
             if not isinstance(leaf, (jax.Array, np.ndarray)):
                 raise errors.BrokenStep(f"{path}: {item}/{name} is missing")
+            if leaf.shape != (shape := abstract[item][name].shape):
+                problem = f"{item}/{name} is {leaf.shape}, where meta has {shape}"
+                raise errors.BrokenStep(f"{path}: {problem}")
     return items
 
 
@@ -235,6 +293,28 @@ def _check_files(path: pathlib.Path, size: int = 0) -> None:
         raise errors.BrokenStep(
             f"{path}: has {on_disk:,} bytes, where its meta describes {size:,}"
         )
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keeps the reads of a load that failed from printing tracebacks of their own."""
+    log = logging.getLogger("asyncio")
+    before = log.level
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisablehook
+    log.setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            yield
+        finally:
+            log.setLevel(before)
+
+
+def _unraisablehook(unraisable) -> None:
+    # Threads of a load that has failed come to this whenever they end.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def verify(
@@ -304,16 +384,18 @@ def remove(path: pathlib.Path) -> None:
     shutil.rmtree(grave)
 
 
-def is_leftover(path: pathlib.Path) -> bool:
-    """Whether an interrupted save or deletion left it."""
-    return path.name.endswith(DELETED) or TEMPORARY in path.name
+def leftover_step(path: pathlib.Path) -> int | None:
+    """The step that an interrupted save or deletion left; None if it is no such."""
+    match = _LEFTOVER.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def remove_leftovers(directory: pathlib.Path) -> list[str]:
     """Deletes what an interrupted save or deletion left; returns the names."""
-    left = [path for path in directory.iterdir() if is_leftover(path)]
+    left = [p for p in directory.iterdir() if leftover_step(p) is not None]
     for path in left:
-        shutil.rmtree(path)
+        folder = path.is_dir() and not path.is_symlink()
+        shutil.rmtree(path) if folder else path.unlink()
     return [path.name for path in left]
 
 

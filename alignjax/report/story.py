@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import analysis, errors
+from alignjax.checkpoint import step_folders
 from alignjax.report import drawing
-from alignjax.storage import json_files
 from alignjax.tracking import journal
 from alignjax.world.assessment import prose, results
 
@@ -161,7 +161,7 @@ def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
         if name in [stage.name for stage in stages]:
             raise errors.ConfigError(f"stage {name}: given twice; name each once")
         try:
-            config = json_files.read(path / "config.json", dict, allow_nan=True)
+            config = step_folders.read_config(path)
             metrics = path / "metrics.jsonl"
             rows = list(journal.read(metrics)) if metrics.is_file() else []
         except (OSError, ValueError) as error:

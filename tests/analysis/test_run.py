@@ -230,6 +230,32 @@ def test_damaged_config_is_taken_from_the_newest_step(workdir, tmp_path, caplog)
         analysis.open_run(tmp_path).config  # noqa: B018
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "7", "{}", '{"model": 5}'])
+def test_config_that_is_none_is_taken_from_the_newest_step(workdir, text):
+    (workdir / "config.json").write_text(text)
+    run = analysis.open_run(workdir)
+    assert run.config == CONFIG and run.logits(WORDS).shape == (5, VOCABULARY)
+
+
+def test_config_of_another_model_is_refused(workdir):
+    for field, value in (("d_model", 32), ("layers", 3), ("tied", False)):
+        config = {**CONFIG, "model": {**CONFIG["model"], field: value}}
+        (workdir / "config.json").write_text(json.dumps(config))
+        with pytest.raises(errors.CheckpointError, match=r"config\.json: ") as caught:
+            analysis.open_run(workdir).logits(WORDS)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+NO_FILES = '{"files": [], "kind": "bytes"}', '{"files": {}, "kind": "bytes"}'
+
+
+@pytest.mark.parametrize("manifest", ["[]", "null", "5", "{}", *NO_FILES])
+def test_manifest_of_a_tokenizer_that_is_none(workdir, manifest):
+    (workdir / "tokenizer" / base.MANIFEST).write_text(manifest)
+    with pytest.raises(errors.DataError, match=base.MANIFEST):
+        analysis.open_run(workdir).generate(["He"], max_tokens=1)
+
+
 def test_opened_while_the_run_goes_on(workdir):
     with tiny.checkpoints_of(workdir, config=CONFIG, keep_last=1) as checkpoints:
         run = analysis.open_run(workdir)

@@ -2,6 +2,7 @@
 """A run begins where nothing can be lost, and never forgets that it has saved."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -147,6 +148,48 @@ def test_a_run_whose_checkpoints_lost_their_markers_does_not_begin_again(run):
     (run / "checkpoints" / "10" / step_folders.MARKER).touch()  # the remedy
     state, step = tiny.restore(run, ONE)
     assert step == 10 and tiny.bits(state) == tiny.bits(tiny.state_at(10, ONE))
+
+
+LEFT = {
+    "a deletion that was interrupted": "checkpoints/7.deleted/params/x",
+    "a later save that was": "checkpoints/10.orbax-checkpoint-tmp-1/params/x",
+    "its samples": "samples/00000010-sample-0.txt",
+    "its log": "log.txt",
+}
+
+
+@pytest.mark.parametrize("name", LEFT.values(), ids=LEFT)
+def test_whatever_is_left_of_a_run_that_saved_keeps_it_from_beginning(tmp_path, name):
+    """Each alone, beside the config, whatever else of the run was not copied."""
+    fill(tmp_path, {"config.json": tiny.CONFIG})
+    begins(tmp_path)
+    fill(tmp_path, {name: "2026-01-01 00:00:00 step 11/40  loss 1.5\n"})
+    message = refused(tmp_path, errors.CheckpointError)
+    assert str(tmp_path / "checkpoints") in message and "another workdir" in message
+
+
+UNREAD = ["", "{", "[]", "null", "7", "{}", '{"model": 5}', '{"model": {}, "data": 1}']
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_a_run_whose_config_is_damaged_goes_on_by_its_steps(run, text):
+    (run / "config.json").write_text(text)
+    assert tiny.restore(run, ONE)[1] == 10
+    assert json.loads((run / "config.json").read_text()) == tiny.CONFIG
+
+
+def test_a_run_goes_on_whatever_lies_between_its_steps(run):
+    """Stale, newer, foreign and half-copied things at once."""
+    fill(run, {"checkpoints/3.deleted": "a file", "checkpoints/4": "a file"})
+    fill(run, {"checkpoints/12/params/x": "", "checkpoints/mine.deleted": "mine"})
+    fill(run, {"checkpoints/15.orbax-checkpoint-tmp/x": "", "quarantine/2-1/x": ""})
+    fill(run, {"LOCK": "{}", "config.json.1f.tmp": "{", "log.txt": "step 99/100"})
+    os.utime(run / "LOCK", (0, 0))
+    assert tiny.restore(run, ONE)[1] == 10
+    left = {path.name for path in (run / "checkpoints").iterdir()}
+    assert left == {"5", "10", "mine.deleted"}
+    aside = {path.name.partition("-")[0] for path in (run / "quarantine").iterdir()}
+    assert aside == {"2", "4", "12"}
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10])

@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from alignjax import errors
+from alignjax import analysis, errors
 from alignjax.checkpoint import step_folders
 from alignjax.storage import fingerprint, json_files
 from tests.fixtures import tiny
@@ -231,14 +231,59 @@ def test_step_under_another_name_is_refused(copy):
         assert "it is of step 15" in checkpoints.quarantined[0][1]
 
 
+def rewrite(step: pathlib.Path, change) -> None:
+    """Changes the meta of a step, and its hash with it."""
+    meta = step_folders.read_meta(step)
+    del meta["sha256"]
+    meta = change(meta)
+    meta["sha256"] = json_files.compact_digest(meta)
+    (step / "meta" / "data.json").write_text(json.dumps(meta))
+
+
+def leaf(name: str, **fields):
+    """A change of the meta: other fields of a leaf, None for none."""
+
+    def change(meta):
+        leaf = {**meta["leaves"][name], **fields}
+        leaf = {key: value for key, value in leaf.items() if value is not None}
+        return {**meta, "leaves": {**meta["leaves"], name: leaf}}
+
+    return change
+
+
+SCALE = "params/layers/scale"
+METAS = {
+    "no leaves": lambda meta: {**meta, "leaves": {}},
+    "leaves in a list": lambda meta: {**meta, "leaves": [*meta["leaves"]]},
+    "no config": lambda meta: {k: v for k, v in meta.items() if k != "config"},
+    "a config of null": lambda meta: {**meta, "config": None},
+    "a config without a model": lambda meta: {**meta, "config": {}},
+    "no data": lambda meta: {**meta, "data": None},
+    "a step in words": lambda meta: {**meta, "step": "15"},
+    "a format in words": lambda meta: {**meta, "format": "new"},
+    "no fingerprint": leaf(SCALE, fingerprint=None),
+    "another fingerprint": leaf(SCALE, fingerprint="0"),
+    "no shape": leaf(SCALE, shape=None),
+    "another shape": leaf(SCALE, shape=[2, 4]),
+    "a negative shape": leaf(SCALE, shape=[-8]),
+    "another type": leaf(SCALE, dtype="int8"),
+    "no such type": leaf(SCALE, dtype="float31"),
+}
+
+
+@pytest.mark.parametrize("change", METAS.values(), ids=METAS)
+def test_a_meta_that_was_made_by_hand_is_refused(copy, change):
+    """Its hash is right, and so nothing but its content tells."""
+    rewrite(copy / "checkpoints" / "15", change)
+    run = analysis.open_run(copy)
+    with pytest.raises(errors.BrokenStep, match=str(copy)):
+        run.params(15)
+    assert run.meta()["step"] in (10, 15)
+
+
 def test_checkpoint_of_a_later_format_is_refused(copy):
-    file = copy / "checkpoints" / "15" / "meta" / "data.json"
-    meta = step_folders.read_meta(copy / "checkpoints" / "15")
-    meta = {**meta, "format": step_folders.IMPORTED + 1}
-    meta["sha256"] = json_files.compact_digest(
-        {k: v for k, v in meta.items() if k != "sha256"}
-    )
-    file.write_text(json.dumps(meta))
+    later = lambda meta: {**meta, "format": step_folders.IMPORTED + 1}
+    rewrite(copy / "checkpoints" / "15", later)
     with (
         pytest.raises(errors.CheckpointError, match="newer than this code"),
         tiny.checkpoints_of(copy) as checkpoints,

@@ -29,6 +29,25 @@ def test_disk_that_would_fill_up_is_noticed_before(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "checkpoints") in (["5", "10"], ["10", "5"])
 
 
+def test_too_little_space_is_said_before_the_first_step(tmp_path, monkeypatch):
+    """By what a save needs; a run that is done needs none."""
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
+    for steps in ([], [5]):
+        monkeypatch.undo() if steps else None
+        tiny.save(tmp_path, *steps)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
+        with (
+            tiny.checkpoints_of(tmp_path) as checkpoints,
+            pytest.raises(errors.CheckpointError, match="1 MiB free and a save needs"),
+        ):
+            checkpoints.restore_or_init(LIKE, tiny.never)
+    done = {**tiny.CONFIG, "steps": 5}
+    accept = dict(config=done, accept=("steps",))
+    with tiny.checkpoints_of(tmp_path, **accept) as checkpoints:
+        assert checkpoints.restore_or_init(LIKE, tiny.never)[1] == 5
+
+
 def fail_to_write(checkpoints, like):
     """Starts a save that cannot end, as the limit on file sizes is too low for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -95,6 +95,33 @@ def test_unreadable_lock_counts_as_a_foreign_one(tmp_path):
         acquired(tmp_path)
 
 
+LOCKS = ["{}", "[]", "null", "", '{"pid": "1"}', '{"pid": -1, "started": []}']
+
+
+@pytest.mark.parametrize("text", LOCKS)
+def test_lock_without_an_owner_is_judged_by_its_age(tmp_path, text):
+    """Also where it names this machine, and no process of it."""
+    owner = {"machine": lock._machine()} | (json.loads(text or "0") or {"x": 1})
+    for content in (text, json.dumps(owner)) if text[:1] == "{" else (text,):
+        file = tmp_path / lock.NAME
+        file.write_text(content)
+        with pytest.raises(errors.ConfigError, match="is being written by"):
+            acquired(tmp_path)
+        for age in (lock.STALE_SECONDS + 20, -lock.STALE_SECONDS - 20):
+            file.write_text(content)
+            os.utime(file, (time.time() - age,) * 2)
+            acquired(tmp_path).release()
+
+
+def test_lock_that_is_no_file_is_refused_and_left(tmp_path):
+    file = tmp_path / lock.NAME
+    for make in (file.mkdir, lambda: file.symlink_to("gone"), lambda: os.mkfifo(file)):
+        make()
+        with pytest.raises(errors.ConfigError, match=r"workdir: .*LOCK is no file"):
+            acquired(tmp_path)
+        file.rmdir() if file.is_dir() else file.unlink()
+
+
 def test_heart_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
     held = acquired(tmp_path)

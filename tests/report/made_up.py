@@ -117,6 +117,7 @@ def runs(folder):
         config = {"objective": {"name": objective}, "data": {"chat": chat}}
         config |= {"batch_size": 16, "length": 320}
         config["optimizer"] = {"learning_rate": 3e-4}
+        config["model"] = {"family": "llama"}
         (run / "config.json").write_text(json.dumps(config))
         with (run / "metrics.jsonl").open("w") as file:
             for step in range(30):

@@ -328,6 +328,19 @@ def test_incomplete_checkpoint_falls_back(correct, corpus, cache, tmp_path):
     assert os.listdir(workdir / "quarantine")
 
 
+def test_all_arrays_damaged_is_the_last_word(correct, corpus, cache, tmp_path):
+    """Nothing of what reads them prints after our message, nor any traceback."""
+    workdir = tmp_path / "run"
+    shutil.copytree(correct, workdir)
+    for file in workdir.glob("checkpoints/*/*/d/*"):
+        file.write_bytes(b"\1" * file.stat().st_size)
+    code, output = launch.run(launch.flags(workdir, corpus, cache), tmp_path / "output")
+    assert code == errors.CHECKPOINT and "Traceback" not in output, output
+    last = output.splitlines()[-1]
+    assert last.startswith("CheckpointError: no sound checkpoint is left"), output
+    assert "step 16: " in last and "step 24: " in last and "another workdir" in last
+
+
 def small_files() -> None:
     """No file may grow beyond 8 KiB: what a full disk does, to this process alone."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -227,12 +227,12 @@ def load(directory: str | Path) -> Tokenizer:
     path = Path(directory) / MANIFEST
     try:
         manifest = json_files.read(path, dict)
-        names, kind = manifest["files"], manifest["kind"]
+        names, kind, version = (manifest[k] for k in ("files", "kind", "format"))
         _check_names(names, path)
         files = {name: filenames.read(path.with_name(name)) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.DataError(f"{path}: no saved tokenizer ({error})") from error
-    if _digests(files) != names or manifest["format"] != FORMAT:
+    if _digests(files) != names or version != FORMAT:
         reason = f"the tokenizer's files are not those that {MANIFEST} names"
         raise errors.DataError(f"{directory}: {reason}; copy them again")
     if kind not in KINDS:
