@@ -12,6 +12,7 @@ JSON has no NaN and no infinities; they are written as the strings "NaN", "Infin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -117,6 +118,13 @@ def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
                     raise errors.DataError(f"{where}: {shown}") from error
                 record[name] = number if isinstance(value, str) else value
             yield record
+
+
+def record_of(path: str | os.PathLike, step: int) -> dict[str, Any]:
+    """The record of a step; empty where the journal has none."""
+    with contextlib.suppress(FileNotFoundError, errors.DataError):
+        return next((r for r in read(path) if r["step"] == step), {})
+    return {}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -111,12 +111,16 @@ def test_only_numbers_are_recorded(tmp_path):
     book.close()
 
 
-def test_reading_names_the_broken_line(tmp_path):
+LINES = ["nonsense", "5", "null", "[]", "{}", '{"step": "1"}', '{"step": 1.5}', "\xff"]
+LINES += ['{"step": 1, "loss": "low"}', '{"step": 1, "loss": null}']
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_reading_names_the_broken_line(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    for line in ("nonsense", "3", '{"loss": 1}', '{"step": 1, "loss": []}'):
-        path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n')
-        with pytest.raises(errors.DataError, match=r"metrics\.jsonl:2"):
-            list(journal.read(path))
+    path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n', "latin-1")
+    with pytest.raises(errors.DataError, match=r"metrics\.jsonl:2"):
+        list(journal.read(path))
 
 
 def test_a_record_outlives_the_process_at_once(tmp_path):
