@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aligning language models in JAX; `alignjax.open_run` opens a finished run."""
 
+import os
+import signal
+import sys
+
 __version__ = "0.1.0"
 
 
@@ -11,3 +15,23 @@ def __getattr__(name: str):
 
         return analysis.open_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def interrupted(*_) -> None:
+    """Ends a command at Ctrl-C while it imports, for seconds: nothing is to be saved.
+
+    A KeyboardInterrupt could come out of an import as another error, or not at all.
+    """
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+def end_at_interrupt() -> None:
+    """Lets `interrupted` have Ctrl-C, until `cli.exit_code` takes it back."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+
+
+# `python -m alignjax.train` comes here before all its imports.
+if sys.argv[:1] == ["-m"] and any(x.startswith("alignjax") for x in sys.orig_argv):
+    end_at_interrupt()

@@ -7,8 +7,10 @@ import argparse
 import importlib
 import os
 import pathlib
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 
 import alignjax
@@ -61,6 +63,8 @@ def _run(arguments: list[str]) -> int:
         print(f"alignjax: no command {name!r}; {remedy}", file=sys.stderr)
         return errors.CONFIG
     find_configs()
+    if threading.current_thread() is threading.main_thread():
+        alignjax.end_at_interrupt()
     return importlib.import_module(f"alignjax.{COMMANDS[name][0]}").main(rest)
 
 
@@ -102,6 +106,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def exit_code(body: Callable[[], int | None]) -> int:
     """The exit code of `body`; errors that are not the user's to mend are raised."""
+    if signal.getsignal(signal.SIGINT) is alignjax.interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return body() or errors.DONE
     except errors.AlignError as error:

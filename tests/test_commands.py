@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands share: where they may write, and how they end."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +29,26 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     ):
         with pytest.raises(errors.ConfigError, match=reason):
             cli.output(path)
+
+
+@pytest.mark.parametrize("module", ["alignjax", "alignjax.train"])
+def test_ctrl_c_while_it_imports(tmp_path, module):
+    """Wherever it comes: here in the import of jax, which a fake one stands for."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal, time\n"
+        "try:\n  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(9)\n"
+        "except BaseException:\n  raise ImportError('swallowed')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(pathlib.Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-m", module, *(["train"] if module == "alignjax" else [])],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == errors.INTERRUPTED
+    assert done.stderr == "interrupted\n" and done.stdout == ""
 
 
 def test_devices_that_cannot_start_are_refused_in_one_line(capfd):
