@@ -8,8 +8,12 @@ out, or set to None with `none`. The order of flags does not matter.
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
+import logging
 import pathlib
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +24,8 @@ from alignjax.experiment import schema
 
 # Fields that decide which others there are, so that their flags count first.
 SELECTORS = ("family", "kind", "loss", "name")
+
+log = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
@@ -76,21 +82,43 @@ def load(name: str) -> dict[str, Any]:
     if not file.is_file():
         raise errors.ConfigError(f"config: there is no file {path}")
     cli.find_configs()  # for `from configs import base`
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if (beside := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(beside)  # for what it imports, and losses that it names
+    spec = importlib.util.spec_from_loader(
+        f"config_{file.stem}",
+        importlib.machinery.SourceFileLoader(f"config_{file.stem}", str(file)),
+    )
+    module = importlib.util.module_from_spec(spec)
     try:
-        module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise errors.ConfigError(f"config: {path} has no function get_config()")
         section = module.get_config(*([argument] if colon else []))
+        section = section.to_dict() if isinstance(section, ConfigDict) else section
+        if not isinstance(section, Mapping):
+            kind = type(section).__name__
+            raise errors.ConfigError(f"config: get_config of {path} returns a {kind}")
+        for field, value in _leaves(config.to_json(section)):
+            if not isinstance(value, str | int | float | list | dict | None):
+                value = f"{value!r:.60} is {type(value).__name__}"
+                raise errors.ConfigError(f"config: {path}: {field}: {value}, no data")
     except errors.AlignError:
         raise
-    except Exception as error:  # the code of a user's file
-        kind = type(error).__name__
-        raise errors.ConfigError(f"config: {path}: {kind}: {error}") from error
-    section = section.to_dict() if isinstance(section, ConfigDict) else section
-    if not isinstance(section, Mapping):
-        kind = type(section).__name__
-        raise errors.ConfigError(f"config: get_config of {path} returns a {kind}")
+    except (Exception, SystemExit) as error:  # the code of a user's file
+        raise errors.ConfigError(f"config: {_fault(path, file, error)}") from error
     return dict(section)
+
+
+def _fault(path: str, file: pathlib.Path, error: BaseException) -> str:
+    """The last line of a config that an error came from, and the error on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError) and (error.name or "").startswith("configs"):
+        text += "; configs/ is in a checkout of alignjax: set PYTHONPATH to that"
+    where = path if line is None else f"{path}:{line}"
+    return f"{where}: {type(error).__name__}: {text:.300}"
 
 
 def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
@@ -100,7 +128,7 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
       ConfigError: unknown fields, or texts that are no values of them; all at once.
     """
     origins = {path: "file" for path, value in _leaves(section) if value is not None}
-    problems = []
+    section, problems = _of_loss(section, dict(flags)), []
     selects = lambda flag: flag[0].rpartition(".")[2] in SELECTORS
     for path, text in sorted(flags, key=selects, reverse=True):
         try:
@@ -114,6 +142,34 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
     if problems:
         raise errors.ConfigError(problems)
     return Loaded(section, origins)
+
+
+def _of_loss(section: dict, flags: Mapping[str, str]) -> dict:
+    """A config whose loss a flag changes, without options that the new one lacks.
+
+    What the file sets for its own loss may mean something else to another: a warning
+    says what is left out, and what is kept.
+    """
+    part, loss = section.get("objective"), flags.get("objective.loss")
+    if not isinstance(part, Mapping) or loss in (None, part.get("loss")):
+        return section
+    try:
+        before = schema.loss_options(part)
+        after = schema.loss_options({**part, "loss": loss})
+    except ValueError:  # an unknown name, which is reported elsewhere
+        return section
+    for name in before:
+        value = part.get(name)
+        if value is None or f"objective.{name}" in flags:
+            continue
+        head = f"objective.{name}: {value!r}, which the file sets for its own loss, is"
+        if name in after:
+            default = after[name].default
+            log.warning(f"{head} kept for {loss!r}, whose default is {default!r}")
+        else:
+            part = {key: x for key, x in part.items() if key != name}
+            log.warning(f"{head} left out: {loss!r} has no such option")
+    return {**section, "objective": part}
 
 
 def _with(section: Mapping | None, path: str, value: Any) -> dict:

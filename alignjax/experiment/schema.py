@@ -75,12 +75,22 @@ def _inner(name: str, part: Mapping) -> dict[str, Field]:
     if name == "schedule":
         inner |= config.fields(schedules.SCHEDULES.find(function), leading=3)
     if name == "objective":
-        make = OBJECTIVES.find(function)
-        inner |= config.fields(make, leading=1)
-        if config.takes_options(make) and not part.get("mixture"):
-            loss = part.get("loss") or _LOSSES[make]
-            inner |= catalogue.options(catalogue.find(loss, *catalogue.CATALOGUE))
+        inner |= config.fields(OBJECTIVES.find(function), leading=1)
+        inner |= loss_options(part)
     return inner
+
+
+def loss_options(part: Mapping) -> dict[str, Field]:
+    """The options of the loss that the section `objective` names, if it has any.
+
+    Raises:
+      ValueError: there is no such objective or loss.
+    """
+    make = OBJECTIVES.find(part.get("name") or "")
+    if not config.takes_options(make) or part.get("mixture"):
+        return {}
+    loss = part.get("loss") or _LOSSES[make]
+    return catalogue.options(catalogue.find(loss, *catalogue.CATALOGUE))
 
 
 def _source(options: Mapping) -> dict[str, Field]:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+import sys
 
 import pytest
 
@@ -80,6 +81,23 @@ def test_columns_of_a_source_are_set_by_flags():
     assert problem.startswith("data.sources.x.columns: ")
 
 
+@pytest.mark.parametrize(
+    ("flags", "beta", "words"),
+    [
+        (["objective.loss=dpo"], 0.1, ""),
+        (["objective.loss=ipo"], 0.1, "objective.beta: 0.1, which the file sets"),
+        (["objective.loss=ipo", "objective.beta=0.3"], 0.3, ""),
+        (["objective.loss=ipo", "objective.beta=none"], None, ""),
+        (["objective.loss=slic"], None, "left out: 'slic' has no such option"),
+        (["objective.loss=experiments.focal_dpo.losses:focal_dpo"], 0.1, "kept for"),
+    ],
+)
+def test_options_of_another_loss_are_not_kept_in_silence(flags, beta, words, caplog):
+    section = loaded(DPO, *flags).section
+    assert section["objective"].get("beta") == beta
+    assert words in caplog.text and bool(words) == bool(caplog.text)
+
+
 def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
     for kind in ("preference", "unpaired", "ranked"):
         for name, loss in catalogue.CATALOGUE[kind].items():
@@ -136,14 +154,36 @@ def test_a_config_may_lie_anywhere(tmp_path):
     assert loaded(plain).section["steps"] == 2
 
 
+def test_a_config_finds_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_it.py").write_text("STEPS = 7\n")
+    file = tmp_path / "mine"  # whatever its name ends in
+    file.write_text("import beside_it\nget_config = lambda: {'steps': beside_it.STEPS}")
+    assert loaded(file).section["steps"] == 7
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
-    [("1 / 0", "ZeroDivisionError"), ("", "get_config"), ("def x(", "SyntaxError")],
+    [
+        ("1 / 0", ":1: ZeroDivisionError"),
+        ("\ndef x(", ":2: SyntaxError"),
+        ("x = '\0'", "SyntaxError"),
+        ("import sys\nsys.exit(3)", ":2: SystemExit: 3"),
+        ("import no_such_module", ":1: ModuleNotFoundError"),
+        ("def get_config():\n  raise ValueError('no\\nway' * 999)", ":2: ValueError"),
+        ("", "get_config"),
+        ("get_config = 5", "get_config"),
+        ("get_config = lambda: [1]", "list"),
+        ("get_config = lambda: None", "NoneType"),
+        ("get_config = lambda: {'model': {'layers': {1, 2}}}", "model.layers: {1, 2}"),
+        ("x = {}\nx['x'] = x\nget_config = lambda: x", "RecursionError"),
+    ],
 )
 def test_a_file_that_fails_is_refused_with_its_cause(text, cause, tmp_path):
     (tmp_path / "bad.py").write_text(text)
     (problem,) = refusals(tmp_path / "bad.py")
-    assert problem.startswith("config: ") and cause in problem
+    assert problem.startswith("config: ") and str(tmp_path / "bad.py") in problem
+    assert cause in problem and "\n" not in problem and len(problem) < 600
     (problem,) = refusals(tmp_path / "none.py")
     assert problem.startswith("config: ")
 
