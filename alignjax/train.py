@@ -23,7 +23,7 @@ import jax
 from alignjax import checkpoint, cli, errors
 from alignjax.distributed import lifecycle, sharding
 from alignjax.experiment import build, config_file, reference, running, schema, sections
-from alignjax.tracking import writer
+from alignjax.tracking import journal, writer
 from alignjax.training import loop
 
 
@@ -74,12 +74,15 @@ def train(
             settings=run.json,
             **vars(c.log),
         )
-        enter(log)
+        enter(log)  # which drops broken lines of the metrics
+        last = journal.record_of(workdir / "metrics.jsonl", start - 1)
         log.say(running.describe(run, resumed))
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
         if resumed is None and (text := weights.describe()):
             log.say(text)
+        if note := running.rate_note(run, state, last):
+            log.say(note)
         trace = enter(running.profiler(workdir / "profile", start, profile))
         if profile and c.steps - start <= (first := running.PROFILED.start):
             log.say(f"no trace: it would begin {first} steps after the start")
@@ -99,7 +102,7 @@ def train(
                 run.objective, weights, state.params, frozen.base, batch(0), log.say
             )
         batches = loop.prefetched(batch, start=start, steps=c.steps, depth=c.prefetch)
-        seen = running.seen(run, start)
+        seen = running.seen(run, start, last)
         rows = functools.partial(loop.describe_batch, run.train.describe, c.batch_size)
         policy = loop.NonFinitePolicy(c.nonfinite, c.max_skipped, rows, log.say)
 
@@ -130,7 +133,8 @@ def train(
             steps=c.steps,
             batches=enter(batches),
             train_step=running.train_step(run),
-            tokens=running.tokens_per_step(run),
+            tokens=(tokens := running.tokens_per_step(run)),
+            tokens_before=int(last.get("tokens", start * tokens)),
             meter=running.meter(run),
             before_step=before_step,
             report=report,

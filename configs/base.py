@@ -51,11 +51,19 @@ def preference() -> ConfigDict:
     return c
 
 
+def continued() -> ConfigDict:
+    """Pretraining that goes on, on other text, from the run in `init.run`."""
+    c = _from_another_run(language_model())
+    c.data.train_on = "everything"
+    c.data.long_documents = "split"
+    return c
+
+
 def _from_another_run(c: ConfigDict) -> ConfigDict:
-    """Model and tokenizer are those of `init.run`, but for the fields that are set."""
+    """Model, tokenizer and template are those of `init.run`, which is all to be set."""
     c.model = ConfigDict()
     c.tokenizer = ConfigDict()
-    c.data.chat = "roles"
+    c.data.chat, c.data.bos = "inherit", None
     c.data.long_documents = "error"  # or "skip", "truncate_prompt"; all are counted
     return c
 

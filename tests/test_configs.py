@@ -39,7 +39,8 @@ def begun(init):
     model = BEFORE
     if init.run:
         model = dict(zip(("family", "name"), PUBLISHED[init.run], strict=True))
-    return types.SimpleNamespace(config={"model": model}, digest=lambda: "")
+    fields = dict(digest=lambda: "", chats="roles", full_tokenizer=None)
+    return types.SimpleNamespace(config={"model": model}, **fields)
 
 
 def load(path):

@@ -43,16 +43,18 @@ class DataConfig:
       long_documents: for documents longer than the context: "split" them into pieces,
         "error", or "skip" them, counted. Groups of responses are never split;
         "truncate_prompt" leaves out the beginning of a prompt, counted.
-      chat: the format of dialogues: "roles"; "tokenizer", the template that came with
-        it; a built-in template, "chatml", "gemma", "llama3", "mistral" or "world"; or
-        the path of a .jinja file. None for plain text.
+      chat: the format of dialogues: "inherit", that of the run in `init.run`, or else
+        "roles"; "tokenizer", the template that came with it; a built-in template,
+        "roles", "chatml", "gemma", "llama3", "mistral" or "world"; or the path of a
+        .jinja file. None for plain text.
       train_on: the turns of the assistant that are learned, "all" or the "last";
         "everything" is every token, of other documents too, as in pretraining.
         Messages of weight 0 are never learned.
       share_prompt: whether the responses of a group are branches of one prompt; else
         each has its own copy.
       groups_per_row: the most groups in a row; None for as many as fit.
-      bos: whether documents start with the tokenizer's start token.
+      bos: whether documents start with the tokenizer's start token; None is as in the
+        run of `init.run`, or False.
       workers: processes that tokenise; None means one for each processor.
     """
 

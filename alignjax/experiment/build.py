@@ -167,8 +167,9 @@ def check(section: dict, *, network: bool = False) -> Experiment:
         own_tokenizer = None if is_open else own_tokenizer
     c = config.build(sections.Config, {**section, "tokenizer": own_tokenizer}, "")
     parent = initial.find_run(c.init, "init", network)
-    section = initial.inherit_model(section, parent)
-    c = dataclasses.replace(c, model=section["model"])
+    section = initial.inherit_data(initial.inherit_model(section, parent), parent)
+    data = config.build(loader.DataConfig, section["data"], "data")
+    c = dataclasses.replace(c, model=section["model"], data=data)
     if own_tokenizer is not None:
         attempt(tokenizer.check_used, own_tokenizer)
     elif parent is None:
@@ -185,18 +186,23 @@ def check(section: dict, *, network: bool = False) -> Experiment:
         problems += quantized.problems(model.config, c.trainable)
         problems += lora.problems(model.config, c.trainable)
     reference_run = None
+    loss = f"the loss {c.objective.get('loss') or c.objective.get('name')!r}"
     if objective is not None and objective.needs.reference:
         reference_run = attempt(initial.find_run, c.reference, "reference", network)
         reference_run = reference_run or parent
         if reference_run is None:
-            problems.append("reference.run: the objective asks one; or name init.run")
+            problems.append(f"reference.run: {loss} needs one; or name init.run")
         if c.reference.store and objective.needs.unstored:
             problems.append(
-                f"reference.store: the loss needs {', '.join(objective.needs.unstored)}"
-                " of the reference, which cannot be stored; set it to False"
+                f"reference.store: {loss} needs {', '.join(objective.needs.unstored)} "
+                "of the reference, which cannot be stored; set it to False"
             )
-    elif objective is not None and c.reference != sections.ReferenceConfig():
-        problems.append("reference: the objective asks none; leave it out")
+    elif objective is not None:
+        problems += [
+            f"reference.{name}: {value!r}, where {loss} has no reference; leave it out"
+            for name, value in vars(c.reference).items()
+            if value != getattr(sections.ReferenceConfig, name)
+        ]
     schedule = attempt(
         schedules.build,
         c.schedule,
@@ -267,7 +273,7 @@ def _check_memory(field: str, need: int, size: int) -> None:
 
 def _tokenizer(c: sections.Config, parent: Run | None, cache_dir):
     """The parent's tokenizer, or a config's own, with the chat template of the data."""
-    if c.tokenizer is None:
+    if c.tokenizer is None or (parent and parent.full_tokenizer):
         return templates.with_template(initial.load_tokenizer(parent), c.data.chat)
     sources = loader.load_sources(c.data.sources, "data.sources").values()
     tok = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)

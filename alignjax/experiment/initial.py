@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 
-from alignjax import analysis, errors, models, trees
+from alignjax import analysis, config, errors, models, trees
 from alignjax.analysis import Run
 from alignjax.data.chat import templates
-from alignjax.data.tokenizers import base, tokenizer_files
+from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
 from alignjax.models import decoder_config, quantized
 from alignjax.training import optim, state
 from alignjax.types import Frozen, Model, Params, TrainState
@@ -30,10 +30,18 @@ NEW = r"score/.*|.*/lora_[abm]"
 # Fields of a model that change how it computes or learns, and not what its parameters
 # mean; and those of shapes, which are compared where parameters are read.
 _IGNORED = (
-    "vocab_size|d_model|layers|heads|kv_heads|head_dim|d_ff|expert_d_ff|max_length|"
+    "d_model|layers|heads|kv_heads|head_dim|d_ff|expert_d_ff|max_length|"
     "context|score_heads|init_std|dtype|base|attention|remat|unroll|dropout|"
     "embedding_noise|lora_dropout|router_loss|router_z_loss"
 )
+# Fields of the shapes of parameters, which a run has from the one it starts from; and
+# those of adapters, where that one has some.
+_SHAPES = (
+    "vocab_size|d_model|layers|heads|kv_heads|head_dim|d_ff|expert_d_ff|experts|tied|"
+    "norm|norm_placement|positions|qk_norm|attention_bias|mlp_bias|activation"
+)
+_ADAPTERS = ("lora_rank", "lora_alpha", "lora_rslora", "lora_targets", "lora_dora")
+INHERIT = "inherit"  # `data.chat`: that of the run it starts from
 
 
 def find_run(section: Any, path: str, network: bool = False) -> Run | None:
@@ -58,21 +66,21 @@ def inherit_model(section: Mapping, parent: Run | None) -> dict:
     """The config's JSON, with what `model` leaves open as in the parent run.
 
     Raises:
-      ConfigError: another family than the parent's, or a size where it has none.
+      ConfigError: all fields of `model` and `tokenizer` that make parameters of another
+        shape, or mean others by them, than those of the parent run, and the flags that
+        clear them.
     """
     if parent is None:
         return dict(section)
     fields = {k: v for k, v in section["model"].items() if v is not None}
     before = parent.config["model"]
-    if fields.get("family", before["family"]) != before["family"]:
+    problems = _other_model(fields, parent)
+    problems |= _other_tokenizer(section.get("tokenizer") or {}, parent)
+    if problems:
+        flags = " ".join(f"--config.{name}=none" for name in problems)
+        lines = [f"{name}: {text} in init.run" for name, text in problems.items()]
         raise errors.ConfigError(
-            f"model.family: {fields['family']!r}, where the parameters of init.run are "
-            f"of {before['family']!r}; leave model.family and model.name out"
-        )
-    if "name" in fields and before.get("name") is None:
-        raise errors.ConfigError(
-            f"model.name: {fields['name']!r}, where the model of init.run is no size "
-            "with a name; leave model.family and model.name out"
+            [*lines, f"a run has the model and tokenizer that it starts from: {flags}"]
         )
     model = {**before, **fields}
     c, longest = _context(before)
@@ -85,6 +93,44 @@ def inherit_model(section: Mapping, parent: Run | None) -> dict:
     if context is not None or before.get("context") is not None:
         model["context"] = context
     return {**section, "model": model}
+
+
+def _other_model(fields: Mapping[str, Any], parent: Run) -> dict[str, str]:
+    """`{model.field: "its value, and another"}` of fields that are not the parent's."""
+    before, (c, _) = parent.config["model"], _context(parent.config["model"])
+    implied = {"kv_heads": c.heads, "head_dim": c.d_model // c.heads}
+    implied |= {"expert_d_ff": c.d_ff}
+    there = {"family": before["family"], "name": before.get("name")}
+    for name in filter(functools.partial(re.fullmatch, _SHAPES), vars(c)):
+        there[name] = implied.get(name) or getattr(c, name)
+    if "vocab_size" in fields:
+        there["vocab_size"] = parent.model.config.vocab_size
+    if c.lora_rank:
+        there |= {name: x for name, x in vars(c).items() if name in _ADAPTERS}
+    return {
+        f"model.{name}": f"{fields[name]!r} here, {value!r}"
+        for name, value in there.items()
+        if name in fields and fields[name] != value
+    }
+
+
+def _other_tokenizer(fields: Mapping[str, Any], parent: Run) -> dict[str, str]:
+    """The same of the section `tokenizer`. A model at a path is compared by content."""
+    fields = {k: v for k, v in config.to_json(fields).items() if v is not None}
+    if not fields or (tok := _tokenizer(parent, "init.run")) is None:
+        return {}
+    if fields.get("path") is not None:
+        own = config.build(base.TokenizerConfig, fields, "tokenizer")
+        own = base.build(own, (), "")
+        there = fields if encoding(own) == encoding(tok) else {"kind": tok.kind}
+    else:
+        recorded = parent.config.get("tokenizer") or {"vocab_size": tok.vocab_size}
+        there = {**recorded, "kind": tok.kind}
+    return {
+        f"tokenizer.{name}": f"{value!r} here, {there.get(name)!r}"
+        for name, value in fields.items()
+        if value != there.get(name)
+    }
 
 
 def length_note(parent: Run, c: decoder_config.DecoderConfig) -> str | None:
@@ -105,17 +151,51 @@ def _context(section: Mapping[str, Any]) -> tuple[decoder_config.DecoderConfig, 
     return c, c.context or c.max_length
 
 
+def inherit_data(section: Mapping, parent: Run | None) -> dict:
+    """The config's JSON, with what `data` leaves to the parent run: `bos` and `chat`.
+
+    The format of dialogues is the parent's; where it has learned none, that of its
+    tokenizer, or "roles" if that has these tokens. Else data are plain text.
+
+    Raises:
+      ConfigError: there is no format, and the data are dialogues.
+    """
+    data = dict(section["data"])
+    if data.get("bos") is None and parent is not None:
+        data["bos"] = (parent.config.get("data") or {}).get("bos", True)
+    if data.get("chat") != INHERIT:
+        return {**section, "data": data}
+    data["chat"] = "roles" if parent is None else parent.chats
+    if data["chat"] is None and (tok := _tokenizer(parent, "init.run")) is not None:
+        names = special_tokens.ids_by_name(tok)
+        roles = "roles" if {*templates.CONTROL} <= names.keys() else None
+        data["chat"] = templates.OWN if templates.has_own(tok) else roles
+    if data["chat"] is None and data.get("train_on") != "everything":
+        raise errors.ConfigError(
+            "data.chat: init.run has no format of dialogues, and its tokenizer not the "
+            f"tokens of 'roles'; name one of {', '.join(templates.BUILT_IN)}, or a "
+            ".jinja file"
+        )
+    if data["chat"] is None:
+        data["train_on"] = None
+    return {**section, "data": data}
+
+
+def _tokenizer(parent: Run, field: str) -> base.Tokenizer | None:
+    """The tokenizer of a run, or None; a damaged one is an error of the `field`."""
+    try:
+        return parent.full_tokenizer
+    except errors.DataError as error:
+        raise errors.ConfigError(f"{field}: {error}") from error
+
+
 def load_tokenizer(parent: Run, field: str = "init.run") -> base.Tokenizer:
     """The tokenizer of a run, with its start token.
 
     Raises:
       ConfigError: it has none, or a damaged one; names the `field` of the run.
     """
-    try:
-        tokenizer = parent.full_tokenizer
-    except errors.DataError as error:
-        raise errors.ConfigError(f"{field}: {error}") from error
-    if tokenizer is None:
+    if (tokenizer := _tokenizer(parent, field)) is None:
         raise errors.ConfigError(
             f"{field}: {parent.path} has no tokenizer; copy there the one that its "
             "model was trained with, or name one in the config's section tokenizer"

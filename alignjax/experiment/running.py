@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
@@ -132,14 +133,18 @@ def tokens_per_step(run: Experiment) -> int:
     return run.config.batch_size * run.train.rows([0])["inputs"].size
 
 
-def seen(run: Experiment, start: int) -> Callable[[int], dict[str, int]]:
+def seen(
+    run: Experiment, start: int, last: Mapping[str, float]
+) -> Callable[[int], dict[str, int]]:
     """`(i) -> {"pairs": count}`, those of all steps up to `i`; see `GROUPS`.
 
     To be called with each step in order, from `start` on; empty where data are text.
+    It goes on from the metrics of the step before, `last`, whose batches may have been
+    of another size.
     """
     size, data = run.config.batch_size, run.train
     name = GROUPS.get(run.objective.needs.data)
-    count = data.count_groups(0, start * size)
+    count = int(last.get(name, data.count_groups(0, start * size)))
 
     def after(i: int) -> dict[str, int]:
         nonlocal count
@@ -147,6 +152,28 @@ def seen(run: Experiment, start: int) -> Callable[[int], dict[str, int]]:
         return {name: count} if name else {}
 
     return after
+
+
+def rate_note(
+    run: Experiment, state: TrainState, last: Mapping[str, float]
+) -> str | None:
+    """A line for the log where the learning rate jumps, as by more steps it does.
+
+    Args:
+      state: that the run goes on from.
+      last: the metrics of the step before.
+    """
+    if "learning_rate" not in last:
+        return None
+    updates, before = int(optim.updates(state)), last["learning_rate"]
+    now, same = float(run.schedule(updates)), (updates - 1, updates)
+    if any(math.isclose(before, float(run.schedule(n)), rel_tol=1e-4) for n in same):
+        return None
+    return (
+        f"the learning rate jumps from {before:.3g} at step {last['step']} to "
+        f"{now:.3g}, since steps, schedule or rate of the config are others now; for a "
+        "fresh warm-up start a new run with init.run"
+    )
 
 
 def describe(run: Experiment, resumed: int | None) -> str:
@@ -191,6 +218,8 @@ def describe(run: Experiment, resumed: int | None) -> str:
             )
     if run.parent is not None:
         lines.append(initial.length_note(run.parent, run.model.config))
+        if (before := run.parent.chats) not in (None, c.data.chat):
+            lines.append(f"data.chat: {c.data.chat!r}, and {before!r} in init.run")
     lines.append(format.start_note(run.tokenizer, c.data.chat, c.data.bos))
     if (every := c.reference.update_every) is not None:
         share = c.reference.update_share

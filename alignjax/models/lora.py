@@ -61,4 +61,11 @@ def problems(c: decoder_config.DecoderConfig, trainable: str) -> list[str]:
             f"lora_m; train {TRAINABLE!r}, or set lora_dora to False"
         )
         return [problem]
+    if c.lora_rank and trainable == ".*":
+        problem = (
+            f"trainable: {trainable!r}, the default, trains the whole model beside its "
+            f"adapters (model.lora_rank = {c.lora_rank}); set it to {TRAINABLE!r}, or "
+            f"with heads for scores to {TRAINABLE + '|score/.*'!r}"
+        )
+        return [problem]
     return []

@@ -57,6 +57,7 @@ def run(
     batches: BatchSource,
     train_step: Callable,
     tokens: int,
+    tokens_before: int = 0,
     meter: throughput.Meter,
     before_step: Callable[[int], None],
     report: Callable[[int, dict[str, float]], None],
@@ -73,6 +74,7 @@ def run(
       batches: the batch source.
       train_step: `(state, frozen, batch, key) -> (state, metrics)`, jitted.
       tokens: of a batch, for the metric `tokens` and for rates.
+      tokens_before: those of the steps before the first one.
       meter: measures rates, without the time of hooks.
       before_step: `(i)`, called before the batch of step `i` is read.
       report: `(i, numbers)`, called once for each step `i`, in order, with its metrics
@@ -88,10 +90,12 @@ def run(
     def record(i: int, metrics, figures: Mapping[str, float]) -> None:
         numbers = {name: float(x) for name, x in jax.device_get(metrics).items()}
         rates = meter.step(tokens)
-        report(i, {**numbers, "tokens": (i + 1) * tokens, **rates, **figures})
+        seen = tokens_before + (i + 1 - first) * tokens
+        report(i, {**numbers, "tokens": seen, **rates, **figures})
 
     unread = None  # metrics of the step before: reading them any sooner would stall
-    for i in range(int(state.step), steps):
+    first = int(state.step)
+    for i in range(first, steps):
         before_step(i)
         state, metrics = train_step(state, frozen, batches(i, state), key)
         if unread is not None:

@@ -265,9 +265,14 @@ def with_rate(train_step, schedule):
     """
 
     def step(state, frozen, batch, key):
-        leaves = trees.named_leaves(state.opt_state).items()
-        updates = next(leaf for name, leaf in leaves if name.endswith("count"))
+        done = updates(state)
         state, metrics = train_step(state, frozen, batch, key)
-        return state, {**metrics, "learning_rate": schedule(updates)}
+        return state, {**metrics, "learning_rate": schedule(done)}
 
     return step
+
+
+def updates(state) -> jax.Array:
+    """The updates that the optimizer has made, which its schedule follows."""
+    leaves = trees.named_leaves(state.opt_state).items()
+    return next(leaf for name, leaf in leaves if name.endswith("count"))

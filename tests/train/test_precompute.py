@@ -54,8 +54,8 @@ def test_the_store_is_filled_once(folder, base):
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        ("simpo", "reference: the objective asks none"),
-        ("kto", "reference.store: the loss needs mismatched"),
+        ("simpo", "reference.store: True, where the loss 'simpo' has no reference"),
+        ("kto", "reference.store: the loss 'kto' needs mismatched"),
     ],
 )
 def test_a_loss_without_a_store_is_refused(folder, base, loss, words):
@@ -68,4 +68,4 @@ def test_a_loss_without_a_store_is_refused(folder, base, loss, words):
 def test_training_refuses_it_as_early(folder, base):
     changes = {"init.run": str(base.path), "reference.store": True}
     text = refused(folder, dpo, **changes, **{"objective.loss": "tdpo1"})
-    assert text.startswith("reference.store: the loss needs reference_kl")
+    assert text.startswith("reference.store: the loss 'tdpo1' needs reference_kl")

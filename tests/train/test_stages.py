@@ -2,6 +2,7 @@
 """Runs that start from another: fine-tuning, then preferences beside a reference."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from stages import interrupted, refused, run, said, section
 from alignjax import errors, train, trees
 from alignjax.analysis import open_run
 from alignjax.tracking import progress
+from configs.pretrain import continued
 from configs.smoke import dpo, pretrain, sft
 
 
@@ -47,6 +49,46 @@ def test_a_run_keeps_the_model_and_the_tokenizer_that_it_started_with(base, tune
     assert tuned.config["model"] == base.config["model"]
     assert tuned.tokenizer.identity == base.tokenizer.identity
     assert tuned.chats and not base.chats
+
+
+def test_pretraining_goes_on_with_one_setting(folder, base):
+    """On other text, with the model and the tokenizer that it was begun with."""
+    (folder / "more.txt").write_text("\n\n".join(["the sea was blue " * 40] * 20))
+    small = {"steps": 2, "batch_size": 8, "length": 32, "schedule.warmup_steps": 0}
+    source = {"data.sources.text.path": str(folder / "more.txt")}
+    start = {"init.run": str(base.path)}
+    more = run(folder, "more", continued, **start, **source, **small)
+    assert more.config["model"] == {**base.config["model"]}
+    assert more.tokenizer.identity == base.tokenizer.identity
+    assert more.metrics()[0]["loss"] < np.log(base.tokenizer.vocab_size) - 0.5
+    # So does a config of the same model and tokenizer, which trains none.
+    start |= {"schedule.warmup_steps": 0}
+    same = run(folder, "same", pretrain, steps=1, **start)
+    assert same.tokenizer.identity == base.tokenizer.identity
+    assert same.metrics()[0]["loss"] < base.metrics()[0]["loss"]
+
+
+def test_another_model_or_tokenizer_is_refused_whole_with_the_remedy(folder, base):
+    other = {"model.d_model": 64, "model.layers": 3, "model.name": "1b"}
+    other |= {"tokenizer.kind": "chars", "tokenizer.control_tokens": ["<a>"]}
+    text = refused(folder, pretrain, **{"init.run": str(base.path)}, **other)
+    for name in other:
+        assert f"{name}: " in text and f"--config.{name}=none" in text, text
+    start = {"init.run": str(base.path), "schedule.warmup_steps": 0}
+    cleared = run(folder, "cleared", pretrain, steps=1, **dict.fromkeys(other), **start)
+    assert cleared.tokenizer.identity == base.tokenizer.identity
+
+
+def test_a_run_goes_on_with_other_batches_and_more_steps(folder, base):
+    shutil.copytree(base.path, folder / "longer")
+    more = {"steps": 11, "batch_size": 16}
+    more["checkpoint.accept"] = ["steps", "batch_size"]
+    rows = (after := run(folder, "longer", pretrain, **more)).metrics()
+    assert [row["tokens"] for row in rows[6:]] == [1792, 2048, 2560, 3072, 3584]
+    old, new = (rows[i]["learning_rate"] for i in (7, 8))
+    assert old == base.metrics()[7]["learning_rate"] < new / 1.5
+    (line,) = [line for line in said(after) if "the learning rate jumps" in line]
+    assert f"{old:.3g}" in line and f"{new:.3g}" in line
 
 
 def test_a_run_of_dialogues_replies(tuned):
@@ -172,10 +214,14 @@ def test_a_run_that_has_moved_still_counts_as_the_same(folder, tuned):
         ({"init.run": None}, ["tokenizer.kind", "init.run"]),
         ({"trainable": "nothing"}, ["trainable", "nothing"]),
         ({"trainable": "("}, ["trainable", "'('"]),
-        ({"model.d_ff": 128}, ["mlp", "init"]),
+        ({"model.d_ff": 128}, ["model.d_ff: 128", "64", "--config.model.d_ff=none"]),
         ({"objective.loss": "dpoo"}, ["dpoo", "dpo"]),
         ({"objective.penalty": 2.0}, ["objective.penalty", "dpo"]),
-        ({"objective.loss": "simpo", "reference.store": True}, ["reference"]),
+        (
+            {"objective.loss": "simpo", "reference.store": True},
+            ["reference.store: True", "'simpo'", "leave it out"],
+        ),
+        ({"model.lora_rank": 4}, ["trainable: '.*'", "lora_rank = 4", "lora_[abm]"]),
     ],
 )
 def test_is_refused(folder, tuned, changes, words):
