@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import errors, models, objectives
+from alignjax import models, objectives
 from alignjax.experiment import build, initial
 from alignjax.models import attention
 from alignjax.training import step
@@ -108,17 +108,6 @@ def test_traces(built, monkeypatch):
     state, metrics = jax.eval_shape(run, *shapes)
     assert metrics["loss"].shape == () and metrics["loss"].dtype == np.float32
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
-
-
-def test_a_baseline_of_other_rows_needs_another_row(monkeypatch):
-    before = lambda section, path, network: begun(section) if path == "init" else None
-    monkeypatch.setattr(initial, "find_run", before)
-    section = load(pathlib.Path("dpo/hh.py")).get_config().to_dict()
-    section["objective"] = {"name": "preference", "loss": "kto"}
-    section |= {"microbatches": 1, "batch_size": 2, "reference": {}}
-    build.check(section)
-    with pytest.raises(errors.ConfigError, match=r"batch_size: 1, where .* 'kto'"):
-        build.check(section | {"batch_size": 1})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)

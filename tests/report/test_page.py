@@ -286,7 +286,7 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
 def test_damaged_metrics_are_one_message(line, tmp_path, capsys):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    (workdir / "config.json").write_text("{}")
+    (workdir / "config.json").write_text('{"model": {}}')
     metrics = workdir / "metrics.jsonl"
     metrics.write_bytes(b'{"step": 0, "loss": "NaN"}\n' + line + b"\n")
     out = tmp_path / "report.html"
