@@ -16,14 +16,14 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from alignjax import errors, models, sampling, trees, types
-from alignjax.analysis import scoring, stores
+from alignjax.analysis import forward, scoring, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data import messages
 from alignjax.data.chat import format
@@ -271,10 +271,10 @@ class Run:
           tokens: [T] or [B, T], ids of whole documents.
 
         Raises:
-          ConfigError: as `rows`.
+          ConfigError: as `forward.rows`.
         """
-        batch = rows(self.model, tokens)
-        logits_BTV = np.asarray(compiled_logits(self.model)(self._weights, batch))
+        batch = forward.rows(self.model, tokens)
+        logits_BTV = np.asarray(forward.logits(self.model, self._weights, batch))
         return logits_BTV.reshape(*np.shape(tokens), -1)
 
     def hidden(self, tokens, *, every_layer: bool = False) -> np.ndarray:
@@ -286,10 +286,10 @@ class Run:
             up to, before the last norm.
 
         Raises:
-          ConfigError: as `rows`.
+          ConfigError: as `forward.rows`.
         """
-        batch = rows(self.model, tokens)
-        x_BTD = _compiled_hidden(self.model, every_layer)(self._weights, batch)
+        batch = forward.rows(self.model, tokens)
+        x_BTD = forward.hidden(self.model, self._weights, batch, every_layer)
         x_BTD = np.asarray(x_BTD, np.float32)
         layers = x_BTD.shape[:1] if every_layer else ()
         return x_BTD.reshape(*layers, *np.shape(tokens), x_BTD.shape[-1])
@@ -353,6 +353,8 @@ class Run:
             more of both than the model takes; names the first that is so.
           DataError: turns or a response that the template cannot write.
         """
+        prompts = _listed("prompts", prompts)
+        responses = _listed("responses", responses)
         if len(prompts) != len(responses):
             raise errors.ConfigError(
                 f"responses: {len(responses)} for {len(prompts)} prompts; give one each"
@@ -391,20 +393,19 @@ class Run:
         Raises:
           ConfigError: values that do not fit.
         """
-        count = 1 if samples is None else samples
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise errors.ConfigError(f"samples: {samples!r} is not a number from 1 up")
-        if samples is not None:
-            seeds = list(range(samples)) if seeds is None else list(seeds)
-            if len(seeds) != samples:
-                raise errors.ConfigError(f"seeds: {len(seeds)} for {samples} samples")
-            seeds = seeds * len(prompts)
-        every = [prompt for prompt in prompts for _ in range(count)]
         arguments = self.model, self._weights, self.tokenizer
-        done = sampling.generate(*arguments, every, seeds=seeds, **options)
+        prompts = _listed("prompts", prompts)
         if samples is None:
-            return done
-        return [done[i : i + count] for i in range(0, len(done), count)]
+            return sampling.generate(*arguments, prompts, seeds=seeds, **options)
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise errors.ConfigError(f"samples: {samples!r} is not a number from 1 up")
+        seeds = list(range(samples) if seeds is None else seeds)
+        if len(seeds) != samples:
+            raise errors.ConfigError(f"seeds: {len(seeds)} for {samples} samples")
+        seeds = seeds * len(prompts)
+        every = [prompt for prompt in prompts for _ in range(samples)]
+        done = sampling.generate(*arguments, every, seeds=seeds, **options)
+        return [done[i : i + samples] for i in range(0, len(done), samples)]
 
     def reply(self, dialogues: Sequence, **options) -> list:
         """The next turn of each dialogue, by a model of dialogues.
@@ -417,8 +418,7 @@ class Run:
           ConfigError: the run did not learn dialogues (`data.chat`).
           DataError: turns that are no prompt.
         """
-        if isinstance(dialogues, str):
-            raise errors.ConfigError("dialogues: a text; give a list of dialogues")
+        dialogues = _listed("dialogues", dialogues)
         prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
         form = format.of(self.tokenizer, self.chats)
         options = {"stop_ids": list(form.stop_ids), **options}
@@ -482,43 +482,8 @@ def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
     return {names[name]: leaf for name, leaf in leaves.items()}
 
 
-def rows(model: types.Model, tokens) -> types.Sequences:
-    """Token ids [T] or [B, T] as rows of one document each; see `Sequences.of`.
-
-    Raises:
-      ConfigError: rows of different lengths, ids outside the vocabulary, which an
-        embedding would clip in silence, or more inputs than the model's context.
-    """
-    try:
-        tokens = np.asarray(tokens)
-    except ValueError as error:
-        raise errors.ConfigError(
-            "tokens: rows of different lengths; give one row at a time"
-        ) from error
-    if tokens.ndim not in (1, 2):
-        raise errors.ConfigError(f"tokens: shape {tokens.shape} is not [T] or [B, T]")
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise errors.ConfigError(f"tokens: {tokens.dtype}, not integers")
-    c, T = model.config, tokens.shape[-1]
-    if tokens.size and (tokens.min() < 0 or tokens.max() >= c.vocab_size):
-        raise errors.ConfigError(
-            f"tokens: ids from {tokens.min()} to {tokens.max()} in a vocabulary of "
-            f"{c.vocab_size}"
-        )
-    if not 0 < T <= c.max_length:
-        raise errors.ConfigError(
-            f"tokens: {T} tokens, where the model takes 1 to {c.max_length}"
-        )
-    return types.Sequences.of(np.atleast_2d(tokens), last=True)
-
-
-@functools.lru_cache(maxsize=4)
-def compiled_logits(model: types.Model):
-    """A compiled (params, rows) -> float32 [B, T, V]."""
-    return jax.jit(lambda p, rows: model.unembed(p, model.hidden(p, rows)))
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled_hidden(model: types.Model, every_layer: bool):
-    """A compiled (params, rows) -> [B, T, D], or [L + 1, B, T, D]."""
-    return jax.jit(lambda p, rows: model.hidden(p, rows, every_layer=every_layer))
+def _listed(name: str, values) -> list:
+    """The values as a list. Raises ConfigError for one text or message alone."""
+    if not hasattr(values, "__iter__") or isinstance(values, (str, Mapping)):
+        raise errors.ConfigError(f"{name}: {values!r:.60} is no list; give one")
+    return list(values)

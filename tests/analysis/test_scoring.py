@@ -156,6 +156,18 @@ def test_prompts_and_responses_are_as_many(run):
         run.score(["hi"], ["a", "b"])
 
 
+@pytest.mark.parametrize("value", ["hi", {"role": "user", "content": "hi"}, 5])
+def test_a_prompt_alone_is_no_list(run, value):
+    refused = pytest.raises(errors.ConfigError, match="is no list; give one")
+    for samples in (None, 2):
+        with refused:
+            run.generate(value, samples=samples, max_tokens=1)
+        with refused:
+            run.reply(value, samples=samples, max_tokens=1)
+    with refused:
+        run.score(value, ["a", "b"])
+
+
 def test_rewards_are_those_of_the_objective(workdirs):
     run = analysis.open_run(workdirs / "reward")
     (one,) = run.score([TURNS], ["well"])
