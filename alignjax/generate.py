@@ -23,8 +23,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from alignjax import analysis, cli, errors, sampling
 from alignjax.data import formats, messages, records, sources
 from alignjax.data.chat import format
@@ -75,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     if options.samples < 1:
         raise errors.ConfigError(f"samples: {options.samples} is not 1 or more")
     opened = analysis.open_run(options.run, options.step, network=options.network)
-    params = jax.device_put(opened.params(average=options.average))
+    params = opened.weights(average=options.average)
     sampler = Sampler(opened, params, bool(opened.chats and not options.plain), options)
     if options.interactive:
         _converse(sampler, options)

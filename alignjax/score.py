@@ -26,8 +26,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
 from alignjax import analysis, cli, config, errors
 from alignjax.analysis import scoring
 from alignjax.data import formats, records, sources
@@ -130,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
         print(records.skipped(faults.count, faults.first), file=sys.stderr)
     if not lines:
         raise errors.DataError(f"data: {options.data} has no good row")
-    params = jax.device_put(opened.params(average=options.average))
+    params = opened.weights(average=options.average)
     terminal, clock = progress.Terminal(sys.stderr), progress.Clock(len(lines))
 
     def scored(start: int) -> Iterator[str]:

@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -137,6 +138,15 @@ def test_bad_prompts_are_refused(workdir, tmp_path, capsys, text, code, message)
     path.write_text(text)
     ended, out, err = command(capsys, f"--run={workdir}", f"--prompts={path}")
     assert (ended, out) == (code, "") and message in err and "Traceback" not in err
+
+
+def test_parameters_of_another_model_are_refused(workdir, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    text = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(text.replace('"d_model": 32', '"d_model": 16'))
+    code, out, err = command(capsys, f"--run={copy}", "--prompt=a")
+    assert (code, out) == (errors.CHECKPOINT, "") and "config.json" in err
 
 
 def test_stop_ends_before_the_string(workdir, capsys):

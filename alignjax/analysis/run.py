@@ -443,12 +443,16 @@ class Run:
 
     @functools.cached_property
     def _weights(self) -> dict:
-        """The parameters on the default device.
+        return self.weights()
+
+    def weights(self, *, average: bool = False) -> dict:
+        """The parameters, or their moving average, on the default device.
 
         Raises:
           CheckpointError: they are not of the model that the config describes.
         """
-        params, shape = self.params(), lambda x: f"{x.shape}" if x is not None else "no"
+        params = self.params(average=average)
+        shape = lambda x: f"{x.shape}" if x is not None else "no"
         stored = trees.named_leaves(params)
         model = trees.named_leaves(decoder.abstract(self.model))
         faults = [
