@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import errors, models
+from alignjax import errors, models, patterns
 from alignjax.analysis import run, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base as tokenizers
@@ -259,8 +258,9 @@ def export_adapters(
             "export the whole model"
         )
     trained = opened.config.get("trainable", ".*")
-    others = [n for n in leaves if "/lora_" not in n and re.fullmatch(trained, n)]
-    if others:
+    others = [name for name in leaves if "/lora_" not in name]
+    (matches,) = patterns.matching([trained], others, f"{opened.path}: trainable")
+    if others := [name for name, match in zip(others, matches, strict=True) if match]:
         raise errors.ConfigError(
             f"{opened.path}: {errors.some(others)}: trained too, which a folder of "
             "adapters has no place for; export the whole model, merged"

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from alignjax import errors, models, sampling, trees, types
+from alignjax import errors, models, patterns, sampling, trees, types
 from alignjax.analysis import forward, scoring, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data import messages
@@ -227,7 +227,8 @@ class Run:
         kind = self.config["model"].get("base") or "float32"
         if kind == "float32":
             return leaves
-        projections = self.model.config.projections
+        projections, where = self.model.config.projections, f"{self.path}: trainable"
+        patterns.matching([self.config["trainable"]], list(leaves), where)  # soon done
         kernels = set(quantized.names(projections, self.config["trainable"]))
         rounded = lambda leaf: quantized.lazily_rounded(leaf, kind)
         return {n: rounded(x) if n in kernels else x for n, x in leaves.items()}

@@ -363,8 +363,8 @@ def read_settings(path: pathlib.Path) -> Settings:
     ranks = {"": hf.get("r")} | numbers("rank_pattern")
     alphas = {"": hf.get("lora_alpha")} | numbers("alpha_pattern")
     number = lambda x: type(x) in (int, float) and abs(x) <= sys.float_info.max
-    if bad := [x for x in ranks.values() if type(x) is not int or x < 1]:
-        reasons["r"] = f"{bad[0]!r} is no positive whole number"
+    if bad := [x for x in ranks.values() if type(x) is not int or not 1 <= x <= 2**16]:
+        reasons["r"] = f"{bad[0]!r:.60} is no positive whole number up to 65,536"
     if bad := [x for x in alphas.values() if not number(x) or x <= 0]:
         reasons["lora_alpha"] = f"{bad[0]!r} is no positive number"
     dropout = hf.get("lora_dropout") or 0.0

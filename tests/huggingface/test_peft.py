@@ -126,6 +126,7 @@ REFUSED = {
     ),
     "rank": (dict(r=4), "ask {'lora_A': (4, "),
     "no rank": (dict(r=0), "r = 0: 0 is no positive whole number"),
+    "a rank beyond floats": (dict(rank_pattern={"q_proj": 10**400}), "up to 65,536"),
     "half a rank": (dict(r=3.5), "r = 3.5: 3.5 is no positive whole number"),
     "no alpha": (dict(lora_alpha=0.0), "lora_alpha = 0.0: 0.0 is no positive"),
     "no number": (dict(lora_alpha=float("nan")), "adapter_config.json: "),
