@@ -58,6 +58,8 @@ class Registry(dict):
         Raises:
           ValueError: there is none, and the message lists what there is.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r:.60} is no name of a {self.kind}")
         if name in self:
             return self[name]
         if ":" in name:

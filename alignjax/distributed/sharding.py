@@ -44,6 +44,9 @@ def rules(overrides: Mapping | None = None) -> dict:
     """
     problems, replaced = [], dict(RULES)
     for name, axes in (overrides or {}).items():
+        if not isinstance(axes, (str, list, tuple, type(None))):
+            problems.append(f"sharding_rules.{name}: {axes!r:.60} names no axes")
+            continue
         replaced[name] = tuple(axes) if isinstance(axes, list) else axes
         if name not in RULES:
             problems.append(

@@ -26,14 +26,6 @@ from alignjax.objectives import OBJECTIVES, preference, reward_model
 from alignjax.training import optim, schedules
 
 SOURCES = ("sources", "validation_sources")
-# Parts that are plain dicts, since the function that each names has options too.
-PARTS = {
-    "model": sections.ModelConfig,
-    "objective": sections.ObjectiveConfig,
-    "optimizer": sections.OptimizerConfig,
-    "schedule": sections.ScheduleConfig,
-    "mesh": sections.MeshConfig,
-}
 # The losses of objectives whose config names none.
 _LOSSES = {preference.make: "dpo", reward_model.make: "bradley_terry"}
 
@@ -65,7 +57,7 @@ def _inner(name: str, part: Mapping) -> dict[str, Field]:
     """
     if name == "sharding_rules":
         return {axis: Field(Any, axes) for axis, axes in sharding.RULES.items()}
-    own = PARTS.get(name) or sections.SECTIONS.get(name)
+    own = sections.PARTS.get(name) or sections.SECTIONS.get(name)
     inner, function = dict(config.fields(own)) if own else {}, part.get("name") or ""
     if name == "model":
         options = config.fields(decoder_config.DecoderConfig).items()

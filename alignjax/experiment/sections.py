@@ -274,6 +274,13 @@ class Config:
 
     def __post_init__(self):
         problems = []
+        for name, cls in PARTS.items():
+            own = {k: f._replace(required=False) for k, f in config.fields(cls).items()}
+            part = {k: v for k, v in getattr(self, name).items() if k in own}
+            try:
+                config.fill(own, part, name)
+            except errors.ConfigError as error:
+                problems += error.problems
         if not self.cache_dir.strip():
             problems.append("cache_dir: empty; name a folder, or leave it out")
         rate = self.optimizer.get("learning_rate")
@@ -292,6 +299,15 @@ class Config:
             raise errors.ConfigError(problems)
 
 
+# The fields of `Config` that are plain dicts, since the function that each names has
+# options too.
+PARTS = {
+    "model": ModelConfig,
+    "objective": ObjectiveConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "mesh": MeshConfig,
+}
 # The fields of `Config` that are dataclasses themselves.
 SECTIONS = {
     name: cls

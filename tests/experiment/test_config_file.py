@@ -211,7 +211,7 @@ def test_the_page_has_every_field_with_its_origin_and_meaning(capsys):
 def test_every_field_of_a_section_has_a_meaning():
     parts = filter(dataclasses.is_dataclass, vars(sections).values())
     for cls in {*parts, *sections.SECTIONS.values()}:
-        nested = {*sections.SECTIONS, *schema.PARTS} if cls is sections.Config else ()
+        nested = {*sections.SECTIONS, *sections.PARTS} if cls is sections.Config else ()
         for name, field in config.fields(cls).items():
             assert field.meaning or name in nested, f"{cls.__name__}.{name}"
 

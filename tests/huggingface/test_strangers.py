@@ -189,7 +189,7 @@ def tokenize(path) -> None:
     assert base.load(copied).identity == tok.identity
 
 
-@trials(30, 1000)
+@trials(30, 500)
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_tokenizer(kind, count, tmp_path):
     sound = {**PLAIN, "added_tokens": ENDS, **TOKENIZERS[kind]}
@@ -260,7 +260,7 @@ def test_ids_of_many_digits_are_refused(where, digits, tmp_path):
 
 
 # Files of a run's tokenizer, which its manifest names with their digests.
-@trials(30, 1000)
+@trials(30, 500)
 @pytest.mark.parametrize("kind", ["bytes", "chars"])
 def test_a_saved_tokenizer(kind, count, tmp_path):
     sound = {"control": ["<user>"], "chars": "abc "}
@@ -302,7 +302,7 @@ PIECES = [
 ]
 
 
-@trials(8, 300)
+@trials(8, 100)
 def test_a_template(count):
     worker = workers.Worker(
         "alignjax.data.chat.rendering:answer", workers.Limits(cpu_seconds=1)
@@ -356,7 +356,7 @@ def test_a_header_that_cannot_be_is_refused(header, tmp_path):
         tensor_files.open_file(file)
 
 
-@trials(60, 3000)
+@trials(60, 1000)
 def test_a_header(count, tmp_path):
     file = tmp_path / "model.safetensors"
     lengths = st.none() | st.sampled_from([0, 1, 2**20, 2**63, 2**64 - 1])
@@ -403,7 +403,7 @@ def family_config(name: str) -> dict:
     return config_json.write(c, family)
 
 
-@trials(40, 1500)
+@trials(40, 800)
 @pytest.mark.parametrize("name", ["llama", *FAMILIES])
 def test_a_config(name, count, tmp_path):
     sound = family_config(name)
@@ -419,7 +419,7 @@ def test_a_config(name, count, tmp_path):
     try_all(count, changed(sound), check)
 
 
-@trials(12, 500)
+@trials(12, 300)
 def test_a_folder(count, tmp_path):
     path = handmade.write(tmp_path / "model", files=2)
     handmade.words(path)
@@ -456,7 +456,7 @@ MODULES = [
 SLOW = ["(((.+)+)+)+x", "(.*)*(.*)*x", "(a|a|b|.)*" * 8 + "x", ".*" * 30 + "x"]
 
 
-@trials(40, 2000)
+@trials(40, 1000)
 def test_adapters(count, tmp_path):
     file = tmp_path / peft.CONFIG
 
