@@ -327,7 +327,8 @@ def test_nothing_is_fetched_unasked(monkeypatch):
 
 
 def test_a_run_that_starts_from_itself_is_refused(monkeypatch, tmp_path):
-    config = {"trainable": "x", "init": {"run": str(tmp_path), "step": None}}
+    start = {"run": str(tmp_path), "step": None}
+    config = {"trainable": "x", "init": start, "model": {}}
     step = types.SimpleNamespace(meta={"step": 0, "data": {"init": ""}}, leaves=dict)
     store = types.SimpleNamespace(
         path=tmp_path,
