@@ -446,20 +446,19 @@ class Run:
     def _weights(self) -> dict:
         return self.weights()
 
-    def weights(self, *, average: bool = False) -> dict:
-        """The parameters, or their moving average, on the default device.
+    def weights(self, step: int | None = None, *, average: bool = False) -> dict:
+        """`params` on the default device, for `model`.
 
         Raises:
-          CheckpointError: they are not of the model that the config describes.
+          CheckpointError: as `params`, or they are not of the model of the config.
         """
-        params = self.params(average=average)
-        shape = lambda x: f"{x.shape}" if x is not None else "no"
-        stored = trees.named_leaves(params)
-        model = trees.named_leaves(decoder.abstract(self.model))
+        params = self.params(step, average=average)
+        shapes = lambda tree: {k: x.shape for k, x in trees.named_leaves(tree).items()}
+        stored, model = shapes(params), shapes(decoder.abstract(self.model))
         faults = [
-            f"{name}: {shape(stored.get(name))} stored, {shape(model.get(name))} there"
+            f"{name}: {stored.get(name)} stored, {model.get(name)} there"
             for name in sorted({*stored, *model})
-            if shape(stored.get(name)) != shape(model.get(name))
+            if stored.get(name) != model.get(name)
         ]
         if faults:
             raise errors.CheckpointError(

@@ -79,9 +79,10 @@ def inherit_model(section: Mapping, parent: Run | None) -> dict:
     if problems:
         flags = " ".join(f"--config.{name}=none" for name in problems)
         lines = [f"{name}: {text} in init.run" for name, text in problems.items()]
-        raise errors.ConfigError(
-            [*lines, f"a run has the model and tokenizer that it starts from: {flags}"]
-        )
+        remedy = f"a run has the model and tokenizer it starts from; clear {flags}"
+        if any(name.startswith("model.lora_") for name in problems):
+            remedy += ", or merge the adapters of init.run first (alignjax convert)"
+        raise errors.ConfigError([*lines, remedy])
     model = {**before, **fields}
     c, longest = _context(before)
     length = fields.get("max_length", c.max_length)
@@ -166,15 +167,17 @@ def inherit_data(section: Mapping, parent: Run | None) -> dict:
     if data.get("chat") != INHERIT:
         return {**section, "data": data}
     data["chat"] = "roles" if parent is None else parent.chats
+    names = {}
     if data["chat"] is None and (tok := _tokenizer(parent, "init.run")) is not None:
         names = special_tokens.ids_by_name(tok)
         roles = "roles" if {*templates.CONTROL} <= names.keys() else None
         data["chat"] = templates.OWN if templates.has_own(tok) else roles
     if data["chat"] is None and data.get("train_on") != "everything":
+        built_in = templates.BUILT_IN.items()
+        formats = [name for name, x in built_in if {*x.tokens} <= names.keys()]
         raise errors.ConfigError(
-            "data.chat: init.run has no format of dialogues, and its tokenizer not the "
-            f"tokens of 'roles'; name one of {', '.join(templates.BUILT_IN)}, or a "
-            ".jinja file"
+            "data.chat: neither init.run nor its tokenizer has a format of dialogues; "
+            f"name one of {', '.join(formats)}, or a .jinja file"
         )
     if data["chat"] is None:
         data["train_on"] = None

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from alignjax import errors, train
+from alignjax import config, errors, train
+from alignjax.experiment import build
 from tests.field import byte_llama
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -23,6 +24,21 @@ def test_a_workdir_that_is_the_model_is_refused(tmp_path):
     with pytest.raises((errors.ConfigError, errors.CheckpointError)):
         train.train(c, folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_model_brings_its_template_and_its_start_token(tmp_path):
+    """Under what `configs.base.sft` leaves open, with no setting but `init.run`."""
+    section = byte_llama.config("sft", tmp_path, "rows.jsonl")
+    section.data.chat, section.data.bos = "inherit", None
+    section.init.run = str(byte_llama.write(tmp_path / "chat"))
+    data = build.check(config.to_json(section)).config.data
+    assert data.chat == "tokenizer" and data.bos is False
+    section.init.run = str(byte_llama.write(tmp_path / "plain", None))
+    with pytest.raises(errors.ConfigError, match=r"data\.chat: .* chatml, mistral"):
+        build.check(config.to_json(section))
+    section.data.train_on = "everything"  # as in configs.base.continued
+    data = build.check(config.to_json(section)).config.data
+    assert data.chat is None and data.train_on == "all"
 
 
 @pytest.mark.parametrize("platform", ["nonesuch", "rocm"])

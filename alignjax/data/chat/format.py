@@ -339,7 +339,8 @@ def _of(tok: base.Tokenizer, format: str, source: str, with_tools: str) -> ChatF
         raise errors.ConfigError(
             f"tokenizer.control_tokens: data.chat = {format!r} needs "
             f"{', '.join(missing)}, special tokens that the tokenizer does not have; "
-            f"take another format, or a new tokenizer with {built_in.tokens}"
+            "take another format, such as 'inherit' or 'tokenizer'; a tokenizer that "
+            f"is trained here may have {built_in.tokens}"
         )
     if built_in.literal:
         special = {name: special[name] for name in built_in.tokens}

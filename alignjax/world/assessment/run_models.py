@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from alignjax import analysis, errors, sampling, world
@@ -206,7 +205,7 @@ def open_model(
     """
     run = analysis.open_run(path, step, network=network)
     step = run.meta()["step"] if step is None else step
-    return RunModel(name, run, step, jax.device_put(run.params(step)), run_format(run))
+    return RunModel(name, run, step, run.weights(step), run_format(run))
 
 
 def run_format(run: Any) -> Format:
