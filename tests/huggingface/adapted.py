@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from alignjax import analysis, trees
-from alignjax.analysis import run as runs
+from alignjax.analysis import forward
 from alignjax.huggingface import peft
 from alignjax.models import decoder, lora
 
@@ -65,7 +65,7 @@ def written(opened, fields: dict, target: pathlib.Path):
 def logits(c, whole: dict, tokens: np.ndarray) -> np.ndarray:
     """What the model says of tokens [B, T], of parameters with adapters or merged."""
     model = decoder.build(dataclasses.replace(c, attention="auto"))
-    return np.asarray(runs.compiled_logits(model)(whole, runs.rows(model, tokens)))
+    return np.asarray(forward.logits(model, whole, forward.rows(model, tokens)))
 
 
 def merged_logits(c, whole: dict, tokens: np.ndarray) -> np.ndarray:

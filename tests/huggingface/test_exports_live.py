@@ -16,8 +16,7 @@ import test_conversion
 import torch
 import transformers
 
-from alignjax.analysis import conversion
-from alignjax.analysis import run as runs
+from alignjax.analysis import conversion, forward
 from alignjax.data import loader
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import save
@@ -45,7 +44,7 @@ def test_scores_are_the_same(name, tmp_path):
     )
     assert not told["missing_keys"] and not told["unexpected_keys"]
     opened = analysis.open_run(tmp_path / "out")
-    params, rows = opened.params(), runs.rows(opened.model, np.array([IDS]))
+    params, rows = opened.params(), forward.rows(opened.model, np.array([IDS]))
     want = opened.model.score(params, opened.model.hidden(params, rows))[0, -1]
     got = model.float()(torch.tensor([IDS])).logits.detach().numpy()[0]
     np.testing.assert_allclose(got, want, atol=1e-5)

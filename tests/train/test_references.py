@@ -9,7 +9,7 @@ import pytest
 from stages import interrupted, refused, run, said, section
 
 from alignjax import models, trees, types
-from alignjax.analysis import run as runs
+from alignjax.analysis import forward
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial
 from alignjax.models import lora
@@ -213,7 +213,7 @@ def test_a_run_on_such_a_base_opens_as_what_it_trained(folder, tuned, narrow):
     kind, opened = narrow
     again = build.build(section(dpo, folder, **start(tuned, **BASES[kind])))
     tokens = np.arange(24)[None]
-    rows = runs.rows(again.model, tokens)
+    rows = forward.rows(again.model, tokens)
     with sharding.use(again.mesh, again.rules):
         base = again.weights.frozen().base
         trained, _ = trees.partition(lora.TRAINABLE, opened.params())
