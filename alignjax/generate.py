@@ -29,6 +29,7 @@ from alignjax.data.chat import format
 
 # Tokens of a response where `--max_tokens` is not given and as many fit.
 MAX_TOKENS = 128
+MAX_SAMPLES = 100_000  # of a prompt; all are in memory at once
 BLOCK = 256  # prompts that are completed, then printed
 
 
@@ -70,8 +71,10 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.interactive and (options.json or options.samples != 1):
         raise errors.ConfigError("interactive: goes with neither --json nor --samples")
-    if options.samples < 1:
-        raise errors.ConfigError(f"samples: {options.samples} is not 1 or more")
+    if not 1 <= options.samples <= MAX_SAMPLES:
+        raise errors.ConfigError(
+            f"samples: {options.samples} is not from 1 to {MAX_SAMPLES:,}"
+        )
     opened = analysis.open_run(options.run, options.step, network=options.network)
     params = opened.weights(average=options.average)
     sampler = Sampler(opened, params, bool(opened.chats and not options.plain), options)

@@ -54,6 +54,11 @@ def open_run(
       ConfigError: it is a Hugging Face folder that cannot be read; says why.
     """
     path, name = pathlib.Path(path).expanduser().absolute(), str(path)
+    try:
+        path.exists()
+    except OSError as error:  # such as a name that is too long
+        problem = f"{name!r:.80} is no run: {error.strerror}; check the path"
+        raise errors.CheckpointError(problem) from error
     if name.startswith(folder.HUB) or folder.is_folder(path):
         store = stores.hugging_face(folder.open_folder(folder.find(name, network)))
     else:

@@ -344,6 +344,12 @@ def test_a_run_that_starts_from_itself_is_refused(monkeypatch, tmp_path):
     assert conversion._base_of(analysis.Run(store)) is None
 
 
+def test_a_name_that_no_file_can_have_is_refused():
+    for prefix in ("", "hf:"):
+        with pytest.raises(errors.CheckpointError, match="too long"):
+            analysis.open_run(prefix + "x" * 5000)
+
+
 def test_a_config_of_more_layers_than_there_are_tensors_is_refused(tmp_path):
     handmade.write(tmp_path / "x", num_hidden_layers=65_536)
     with pytest.raises(errors.ConfigError, match=r"config\.json.*tensors"):

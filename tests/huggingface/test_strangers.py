@@ -207,6 +207,14 @@ def test_a_tokenizer(kind, count, tmp_path):
     try_all(count, files, check)
 
 
+def test_a_text_that_is_no_unicode_is_not_blamed_on_the_files(tmp_path):
+    handmade.words(tmp_path)
+    config = base.TokenizerConfig(kind="huggingface", path=str(tmp_path))
+    tok = base.build(config, (), tmp_path)
+    with pytest.raises(errors.DataError, match="no Unicode"):
+        tok.encode("w1 \udcff")
+
+
 ENDLESS = bytes([0, 4, 0, 0]) + b"\xff" * 1024 + b"zz\0"
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -29,6 +30,7 @@ FORMAT = 1
 Kind = Literal["bytes", "chars", "huggingface", "sentencepiece"]
 KINDS = get_args(Kind)  # a module of this folder each
 MANIFEST = "alignjax_tokenizer.json"
+SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_TOKENS = 2**24  # whatever ids a file has; the largest vocabularies have 2**18
 # How templates spell start and end where a kind has no names for them.
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -194,13 +196,15 @@ def from_files(kind: str, files: Mapping[str, bytes]) -> Tokenizer:
 
 
 @contextlib.contextmanager
-def sound(kind: str):
-    """Turns whatever a library raises for damaged files into a DataError."""
+def sound(kind: str, texts: Sequence[str] = ()):
+    """Turns whatever a library raises for damaged files, or `texts`, into DataError."""
     try:
         yield
     except (errors.AlignError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of Rust is no Exception
+        for bad in (x for x in texts if not x.isascii() and SURROGATE.search(x)):
+            raise errors.DataError(f"{bad!r:.60} is no Unicode text") from error
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise errors.DataError(
             f"tokenizer: its files are not a whole tokenizer of the kind {kind!r} "

@@ -71,7 +71,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
     token_bytes[list(control.values())] = 0
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
-        with base.sound("huggingface"):
+        with base.sound("huggingface", texts):
             encodings = model.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -81,7 +81,7 @@ def from_files(files: Mapping[str, bytes]) -> base.Tokenizer:
         return _model(files)
 
     def encode_placed(texts: Sequence[str]) -> list[special_tokens.Placed]:
-        with base.sound("huggingface"):
+        with base.sound("huggingface", texts):
             encodings = spelling().encode_batch(list(texts), add_special_tokens=False)
         return [
             special_tokens.Placed(
