@@ -44,6 +44,7 @@ EXTRAS = {
     "wandb": ["wandb"],
     "dev": [
         *HUGGING_FACE,
+        "hypothesis>=6",
         "matplotlib>=3.9",
         "pytest>=8",
         "pytest-xdist>=3.7",

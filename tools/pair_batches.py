@@ -69,6 +69,7 @@ def batch(
         documents=np.argsort(row_of, kind="stable"),
         cuts=np.zeros(len(sizes), np.int32),
         headers=np.full(len(sizes), -1, np.int32),
+        partners=np.full(len(sizes), -1),
         offsets=starts,
         manifest={"groups": int(np.diff(starts).max())},
     )

@@ -386,7 +386,11 @@ class Checkpoints:
         os.rename(self.directory / str(step), target)
 
     def _report(self) -> str:
-        lines = [f"step {step}: {reason}" for step, reason in self.quarantined]
+        # Each without its path, and short, so that the last of them is not cut.
+        short = lambda step, reason: reason.removeprefix(
+            f"{self.directory / str(step)}: "
+        )[:140]
+        lines = [f"step {step}: {short(step, why)}" for step, why in self.quarantined]
         return "; ".join(lines) or f"see {self.quarantine}"
 
 

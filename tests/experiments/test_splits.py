@@ -38,6 +38,8 @@ def questions(stage: str, split: str, file) -> set[str]:
         importlib.import_module(f"configs.{stage}.hh").get_config()
     )
     section["data"]["workers"] = 1
+    if section["data"]["chat"] == "inherit":  # from a run before
+        section["data"] |= {"chat": "roles", "bos": True}
     for source in section["data"]["sources"].values():
         source["path"] = str(file)
     control = ("<system>", "<user>", "<assistant>", "<end>")

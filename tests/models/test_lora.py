@@ -203,7 +203,10 @@ def test_adapters_lie_on_a_mesh_as_their_kernels_do():
             dict(lora_rank=2, lora_targets="layers/mlp/gate", activation="gelu"),
             "matches no projection",
         ),
-        (dict(lora_rank=2, lora_targets="*"), "lora_targets: '*': nothing to repeat"),
+        (
+            dict(lora_rank=2, lora_targets="*"),
+            "lora_targets: '*': is no pattern: nothing to repeat",
+        ),
         (dict(lora_alpha=4.0), "lora_alpha: 4.0 has no effect with lora_rank = 0"),
         (dict(lora_rslora=True), "lora_rslora: True has no effect"),
     ],

@@ -23,7 +23,7 @@ def build(place, split, data, **options):
     if data != "text":
         options |= dict(long_documents="error", share_prompt=True)
     cfg = loader.DataConfig(sources={"world": section(split)}, **options)
-    rows = dict(length=2048, seed=0, cache_dir=place, data=data, batch_size=4)
+    rows = dict(length=2048, seed=0, cache_dir=place, data=data)
     return loader.build(cfg, TOK, **rows)
 
 
