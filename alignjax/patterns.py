@@ -15,8 +15,8 @@ from alignjax import errors, workers
 
 WORKER = workers.Worker("alignjax.patterns:answer", workers.Limits(cpu_seconds=2))
 MOST_CHARACTERS = 10_000
-# With so few repetitions and groups, none of them repeated, a path is matched in much
-# less than a millisecond; and so many of these are.
+# With so few repetitions (`?` is one too) and groups, none of them repeated, a path is
+# matched in much less than a millisecond; and so many of these are.
 _REPETITIONS, _GROUPS, _MATCHES = 2, 3, 100_000
 
 
@@ -71,7 +71,7 @@ def answer(request: Sequence[Any]) -> dict[str, list[bool] | str]:
 
 
 def _is_simple(pattern: str) -> bool:
-    repeats = sum(map(pattern.count, "*+{"))
+    repeats = sum(map(pattern.count, "*+?{"))
     return (
         repeats <= _REPETITIONS
         and pattern.count("(") <= _GROUPS

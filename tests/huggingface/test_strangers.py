@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import signal
+import types
 
 import handmade
 import hypothesis
@@ -474,6 +475,16 @@ def test_adapters(count, tmp_path):
 
     check(ADAPTERS)
     try_all(count, changed(ADAPTERS), check)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [*SLOW, ".?" * 30 + "." * 25 + "x", ".*?.*?.*?x", "(a?)+x", "a{9}b{9}c{9}"],
+)
+def test_patterns_that_may_take_long_are_matched_in_the_worker(pattern, monkeypatch):
+    call = lambda request: {pattern: ["from the worker"] for pattern in request[0]}
+    monkeypatch.setattr(patterns, "WORKER", types.SimpleNamespace(call=call))
+    assert patterns.matching([pattern], ["q"], "file") == [["from the worker"]]
 
 
 @pytest.mark.parametrize(
