@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever a row of data holds, it is read or refused by its file and line.
 
-Rows that are sound are changed at random, one format a test; see the tests of files of
-strangers in tests/huggingface.
+Rows that are sound are changed at random, one format a test.
 """
 
-import copy
 import json
 
-import hypothesis
 import pytest
-from hypothesis import strategies as st
 
 from alignjax import errors
 from alignjax.data import loader
 from alignjax.data.tokenizers import base
+from tests.fixtures import strange
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<system>", "<user>", "<assistant>", "<end>"]
 TOK = base.from_files(
@@ -67,49 +64,9 @@ ROWS = {
     "rating": ("ratings", "roles", {"prompt": "a", "response": "b", "target": 0.5}),
 }
 FORMATS = {"tools": "messages", "turns": "preference"}
-ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 2),
-    st.sampled_from([10**12, 10**400, -(2**63), 0.5, 1e308, float("inf")]),
-    st.text(max_size=6),
-    st.sampled_from(["", "\0", "\ud800", "{", "[" * 500, "<|im_end|>", "x" * 3000]),
-    st.sampled_from([[], {}, [[]], [None], [TURNS[0]], {"": 1}, TURNS, [CALL]]),
-).map(copy.deepcopy)
 
 
-def places(value, path=()):
-    """The paths of all that is in a JSON value, itself included."""
-    yield path
-    pairs = value.items() if isinstance(value, dict) else ()
-    pairs = enumerate(value) if isinstance(value, list) else pairs
-    for key, inner in pairs:
-        yield from places(inner, (*path, key))
-
-
-@st.composite
-def changed(draw, row):
-    row = copy.deepcopy(row)
-    for _ in range(draw(st.integers(1, 2))):
-        paths = list(places(row))[1:]
-        if not paths:
-            return row
-        *above, last = draw(st.sampled_from(paths))
-        inside = row
-        for key in above:
-            inside = inside[key]
-        if draw(st.booleans()):
-            inside[last] = draw(ODD)
-        elif isinstance(inside, dict) and draw(st.booleans()):
-            inside[draw(st.sampled_from(["x", "name", "weight", "tool_calls"]))] = draw(
-                ODD
-            )
-        else:
-            del inside[last]
-    return row
-
-
-@pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.slow)])
+@strange.trials(30, 400)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row(name, count, tmp_path):
     data, chat, sound = ROWS[name]
@@ -126,20 +83,11 @@ def test_a_row(name, count, tmp_path):
 
     assert read(sound).rows([0])
 
-    @hypothesis.settings(
-        max_examples=count,
-        derandomize=count < 100,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(changed(sound))
     def check(row):
         try:
             read(sound, row)
         except errors.AlignError as error:
-            assert len(errors.shown(error)) < 10_000
-            if "bad row" in str(error):
-                assert "rows.jsonl:2" in str(error)
+            assert "bad row" not in str(error) or "rows.jsonl:2" in str(error)
+            raise
 
-    check()
+    strange.try_all(count, strange.changed(sound), check)

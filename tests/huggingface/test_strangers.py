@@ -6,14 +6,10 @@ in the fast set, all of it in the slow one.
 """
 
 import base64
-import contextlib
-import copy
 import json
-import signal
 import types
 
 import handmade
-import hypothesis
 import pytest
 from hypothesis import strategies as st
 
@@ -23,106 +19,7 @@ from alignjax.data.tokenizers import base, tokenizer_files
 from alignjax.huggingface import config_json, folder, peft
 from alignjax.models import families
 from alignjax.storage import tensor_files
-
-SECONDS = 20  # for any one file, on a busy machine
-
-
-@contextlib.contextmanager
-def refused_or_read():
-    """Nothing but an error of alignjax comes out, nor anything later than SECONDS."""
-
-    def late(*_):
-        raise AssertionError(f"it was not done after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    except errors.AlignError as error:
-        assert str(error).strip()
-        assert len(errors.shown(error)) < 10_000
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-ODD = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 70_000),
-    st.sampled_from([-1, 2**31, 2**32 - 1, 2**63, 3 * 10**8, 10**12, 10**400]),
-    st.sampled_from([0.0, -0.5, 1e-320, 1e308, float("inf"), float("nan")]),
-    st.text(max_size=8),
-    st.sampled_from(["", "\0", "\ud800", "../x", "(a+)+$", "((.+)+)+x", "x" * 5000]),
-    st.sampled_from([[], {}, [[]], [None], {"": {}}, {"content": 3}]),
-)
-JSON = st.recursive(
-    ODD,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=5,
-).map(copy.deepcopy)  # which may be changed again
-
-
-def places(value, path=()):
-    """The paths of all that is in a JSON value, itself included."""
-    yield path
-    pairs = value.items() if isinstance(value, dict) else ()
-    pairs = enumerate(value) if isinstance(value, list) else pairs
-    for key, inner in pairs:
-        yield from places(inner, (*path, key))
-
-
-@st.composite
-def changed(draw, value):
-    """A JSON value of which one to three parts are gone, twice there, or others."""
-    value = {"": copy.deepcopy(value)}
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(list(places(value))[1:]))
-        inside = value
-        for key in path[:-1]:
-            inside = inside[key]
-        what = draw(st.sampled_from(["other", "other", "gone", "added"]))
-        if what == "gone" and len(path) > 1:
-            del inside[path[-1]]
-        elif what == "added" and isinstance(inside[path[-1]], dict):
-            inside[path[-1]][draw(st.text(max_size=8))] = draw(JSON)
-        elif what == "added" and isinstance(inside[path[-1]], list):
-            inside[path[-1]].append(draw(JSON))
-        else:
-            inside[path[-1]] = draw(JSON)
-    return value[""]
-
-
-def trials(fast: int, slow: int):
-    """So many examples of a test in the fast set, and in the slow one."""
-    return pytest.mark.parametrize(
-        "count", [fast, pytest.param(slow, marks=pytest.mark.slow)]
-    )
-
-
-def try_all(count: int, strategy, check) -> None:
-    """Calls `check` with so many values; those of the fast set are always the same."""
-    seeded = count < 100
-    settings = hypothesis.settings(
-        max_examples=count,
-        derandomize=seeded,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.generate]
-        if seeded
-        else [hypothesis.Phase.generate, hypothesis.Phase.shrink],
-    )
-
-    def one(value):
-        with refused_or_read():
-            check(value)
-
-    settings(hypothesis.given(strategy)(one))()
-
+from tests.fixtures import strange
 
 # Tokenizers.
 PLAIN = {
@@ -190,11 +87,13 @@ def tokenize(path) -> None:
     assert base.load(copied).identity == tok.identity
 
 
-@trials(30, 500)
+@strange.trials(30, 500)
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_tokenizer(kind, count, tmp_path):
     sound = {**PLAIN, "added_tokens": ENDS, **TOKENIZERS[kind]}
-    files = changed({"tokenizer.json": sound, tokenizer_files.CONFIG: DESCRIPTION})
+    files = strange.changed(
+        {"tokenizer.json": sound, tokenizer_files.CONFIG: DESCRIPTION}
+    )
 
     def check(files):
         if not isinstance(files, dict):
@@ -205,7 +104,7 @@ def test_a_tokenizer(kind, count, tmp_path):
         tokenize(tmp_path)
 
     check({"tokenizer.json": sound, tokenizer_files.CONFIG: DESCRIPTION})
-    try_all(count, files, check)
+    strange.try_all(count, files, check)
 
 
 def test_a_text_that_is_no_unicode_is_not_blamed_on_the_files(tmp_path):
@@ -269,7 +168,7 @@ def test_ids_of_many_digits_are_refused(where, digits, tmp_path):
 
 
 # Files of a run's tokenizer, which its manifest names with their digests.
-@trials(30, 500)
+@strange.trials(30, 500)
 @pytest.mark.parametrize("kind", ["bytes", "chars"])
 def test_a_saved_tokenizer(kind, count, tmp_path):
     sound = {"control": ["<user>"], "chars": "abc "}
@@ -280,7 +179,7 @@ def test_a_saved_tokenizer(kind, count, tmp_path):
         base.load(tmp_path).encode("a")
 
     check(sound)
-    try_all(count, changed(sound), check)
+    strange.try_all(count, strange.changed(sound), check)
 
 
 # Chat templates.
@@ -311,7 +210,7 @@ PIECES = [
 ]
 
 
-@trials(8, 100)
+@strange.trials(8, 100)
 def test_a_template(count):
     worker = workers.Worker(
         "alignjax.data.chat.rendering:answer", workers.Limits(cpu_seconds=1)
@@ -324,7 +223,7 @@ def test_a_template(count):
 
     try:
         check(["{{ messages[0].content }}"])
-        try_all(count, texts, check)
+        strange.try_all(count, texts, check)
     finally:
         worker.close()
 
@@ -365,7 +264,7 @@ def test_a_header_that_cannot_be_is_refused(header, tmp_path):
         tensor_files.open_file(file)
 
 
-@trials(60, 1000)
+@strange.trials(60, 1000)
 def test_a_header(count, tmp_path):
     file = tmp_path / "model.safetensors"
     lengths = st.none() | st.sampled_from([0, 1, 2**20, 2**63, 2**64 - 1])
@@ -379,7 +278,7 @@ def test_a_header(count, tmp_path):
                 assert tensor[...].nbytes == tensor.nbytes <= 24
 
     check((HEADER, None))
-    try_all(count, st.tuples(changed(HEADER), lengths), check)
+    strange.try_all(count, st.tuples(strange.changed(HEADER), lengths), check)
 
 
 # Hugging Face's config.json.
@@ -412,7 +311,7 @@ def family_config(name: str) -> dict:
     return config_json.write(c, family)
 
 
-@trials(40, 800)
+@strange.trials(40, 800)
 @pytest.mark.parametrize("name", ["llama", *FAMILIES])
 def test_a_config(name, count, tmp_path):
     sound = family_config(name)
@@ -425,10 +324,10 @@ def test_a_config(name, count, tmp_path):
         models.build({**section, "family": family.name}, 1)
 
     check(sound)
-    try_all(count, changed(sound), check)
+    strange.try_all(count, strange.changed(sound), check)
 
 
-@trials(12, 300)
+@strange.trials(12, 300)
 def test_a_folder(count, tmp_path):
     path = handmade.write(tmp_path / "model", files=2)
     handmade.words(path)
@@ -443,7 +342,7 @@ def test_a_folder(count, tmp_path):
         folder.open_folder(path)
 
     check(sound)
-    try_all(count, changed(sound), check)
+    strange.try_all(count, strange.changed(sound), check)
 
 
 # PEFT's adapter_config.json.
@@ -465,7 +364,7 @@ MODULES = [
 SLOW = ["(((.+)+)+)+x", "(.*)*(.*)*x", "(a|a|b|.)*" * 8 + "x", ".*" * 30 + "x"]
 
 
-@trials(40, 1000)
+@strange.trials(40, 1000)
 def test_adapters(count, tmp_path):
     file = tmp_path / peft.CONFIG
 
@@ -474,7 +373,7 @@ def test_adapters(count, tmp_path):
         peft.read_settings(file).numbers(MODULES)
 
     check(ADAPTERS)
-    try_all(count, changed(ADAPTERS), check)
+    strange.try_all(count, strange.changed(ADAPTERS), check)
 
 
 @pytest.mark.parametrize(
@@ -503,6 +402,6 @@ def test_patterns_that_take_for_ever_are_stopped(field, pattern, tmp_path, monke
     monkeypatch.setattr(patterns, "WORKER", worker)
     file = tmp_path / peft.CONFIG
     file.write_text(json.dumps({**ADAPTERS, field: {pattern: 2}}))
-    with refused_or_read(), pytest.raises(errors.ConfigError, match=field):
+    with strange.refused_or_read(), pytest.raises(errors.ConfigError, match=field):
         peft.read_settings(file).numbers(MODULES)
     worker.close()
