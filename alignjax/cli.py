@@ -97,6 +97,15 @@ def parser(name: str, docstring: str) -> Parser:
     )
 
 
+def add_step_options(parser: argparse.ArgumentParser) -> None:
+    """`--run`, and which of its parameters, of commands that compute with one."""
+    add = parser.add_argument
+    add("--run", required=True, metavar="DIR", help="the workdir of a run")
+    add("--step", type=int, help="of the checkpoint; by default the newest sound one")
+    add("--network", action="store_true", help=NETWORK)
+    add("--average", action="store_true", help="use the moving average of the weights")
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """`--network` and `--cache_dir`, of commands that compute with runs."""
     parser.add_argument("--network", action="store_true", help=NETWORK)

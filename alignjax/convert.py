@@ -115,9 +115,9 @@ def import_folder(options: argparse.Namespace) -> None:
         count, names = len(folder.ignored), errors.some(folder.ignored)
         lines.append(f"  {count} tensor(s) that are not needed: {names}")
     with _progress(lines, options.target) as show:
-        made = conversion.import_folder(plan, show)
+        imported = conversion.import_folder(plan, show)
     if options.certificate:
-        _certify(folder.path, made.path, folder.path, options.certificate)
+        _certify(folder.path, imported.path, folder.path, options.certificate)
 
 
 def export_run(options: argparse.Namespace) -> None:
@@ -153,10 +153,10 @@ def export_run(options: argparse.Namespace) -> None:
 
 def import_adapters(options: argparse.Namespace) -> None:
     """Makes a run of adapters of PEFT's and what they belong to."""
-    made = conversion.import_adapters(
+    imported = conversion.import_adapters(
         options.adapters, options.source, options.target, network=options.network
     )
-    c = made.model.config
+    c = imported.model.config
     print(f"import the adapters in {options.adapters} for {options.source}")
     print(f"  rank {c.lora_rank}, of {c.lora_targets}")
     print(f"{options.target} is complete; {options.source} has to stay where it is")

@@ -36,11 +36,8 @@ BLOCK = 256  # prompts that are completed, then printed
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("generate", __doc__)
+    cli.add_step_options(out)
     add = out.add_argument
-    add("--run", required=True, metavar="DIR", help="the workdir of a run")
-    add("--step", type=int, help="of the checkpoint; by default the newest sound one")
-    add("--network", action="store_true", help=cli.NETWORK)
-    add("--average", action="store_true", help="use the moving average of the weights")
     add("--prompt", action="append", default=[], help="to complete; repeatable")
     add("--prompts", metavar="FILE", help="prompts to complete, one a line or row")
     add("--plain", action="store_true", help="continue the text itself: no dialogue")
@@ -155,13 +152,13 @@ def _prompts(options) -> list[Any]:
 
 def _complete(sampler: Sampler, options) -> None:
     """Every sample of every prompt, in few batches, and printed block by block."""
-    given = _prompts(options)
+    prompts = _prompts(options)
     count = options.samples
     seeds = [options.seed + n for n in range(count)]
-    prompts = [sampler.prompt(prompt) for prompt in given]
-    settings = sampler.settings(prompts)
-    for first in range(0, len(given), BLOCK):
-        block = prompts[first : first + BLOCK]
+    encoded = [sampler.prompt(prompt) for prompt in prompts]
+    settings = sampler.settings(encoded)
+    for first in range(0, len(prompts), BLOCK):
+        block = encoded[first : first + BLOCK]
         every = [prompt for prompt in block for _ in range(count)]
         own = settings | {"seeds": seeds * len(block)}
         completions = sampling.generate(*sampler.arguments, every, **own)
@@ -169,19 +166,23 @@ def _complete(sampler: Sampler, options) -> None:
             place = first + i // count
             seed = seeds[i % count]
             if options.json:
-                fields = {"prompt": given[place], "seed": seed, **completion._asdict()}
+                fields = {
+                    "prompt": prompts[place],
+                    "seed": seed,
+                    **completion._asdict(),
+                }
                 print(json.dumps(fields, allow_nan=False, default=lambda x: x.tolist()))
                 continue
-            if len(given) * count > 1:
+            if len(prompts) * count > 1:
                 ended, length = completion.finish_reason, len(completion.ids)
-                where = f"prompt {1 + place} of {len(given)}, seed {seed}"
+                where = f"prompt {1 + place} of {len(prompts)}, seed {seed}"
                 print(f"--- {where}: {length} tokens, {ended}")
             if sampler.dialogues:
-                turns = messages.chat(given[place], "prompt").turns
+                turns = messages.chat(prompts[place], "prompt").turns
                 print("\n".join(f"{role}: {text}" for role, text in turns))
                 print(f"assistant: {completion.text.strip()}")
             else:
-                print(given[place] + completion.text)
+                print(prompts[place] + completion.text)
 
 
 def _converse(sampler: Sampler, options) -> None:

@@ -40,11 +40,8 @@ BLOCK = 1024  # rows that are sorted by length, scored and written together
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("score", __doc__)
+    cli.add_step_options(out)
     add = out.add_argument
-    add("--run", required=True, metavar="DIR", help="the workdir of a run")
-    add("--step", type=int, help="of the checkpoint; by default the newest sound one")
-    add("--network", action="store_true", help=cli.NETWORK)
-    add("--average", action="store_true", help="use the moving average of the weights")
     add("--data", required=True, metavar="FILE", help="JSON lines or Parquet")
     add("--format", help=f"of its rows: {', '.join(formats.FORMATS)}")
     add("--columns", help='names that differ, such as {"prompt": "question"}')

@@ -163,5 +163,5 @@ def _read(path: pathlib.Path) -> dict | None:
 
 
 def _describe(owner: dict) -> str:
-    known = f"process {owner.get('pid')} on host {owner.get('host')}"
-    return known if "pid" in owner else "an unknown process"
+    process = f"process {owner.get('pid')} on host {owner.get('host')}"
+    return process if "pid" in owner else "an unknown process"

@@ -148,10 +148,10 @@ def guess(row: Mapping[str, Any]) -> str:
     """
     names = [name for name in FORMATS if {*FORMATS[name].required} <= {*row}]
     if not names:
-        known = "; ".join(f"{n}: {', '.join(f.required)}" for n, f in FORMATS.items())
+        needs = "; ".join(f"{n}: {', '.join(f.required)}" for n, f in FORMATS.items())
         raise errors.DataError(
             f"no format has the columns {', '.join(row) or 'of an empty row'}; the "
-            f"formats and what they need are {known}"
+            f"formats and what they need are {needs}"
         )
     if isinstance(row.get("chosen"), str) and row["chosen"].startswith((HUMAN, REPLY)):
         return "hh"
@@ -311,22 +311,22 @@ def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
 
 def _preference(row: Mapping[str, Any]) -> records.Comparison:
     values, texts = {**_scores(row), **_values(row)}, [row[name] for name in SIDES]
-    given = row.get("prompt")
+    prompt_field = row.get("prompt")
     if all(isinstance(text, str) for text in texts):
-        if given is None:
+        if prompt_field is None:
             raise errors.DataError(
                 "no prompt, and chosen and rejected are plain texts: where a prompt "
                 "ends inside of them cannot be known; give it, or messages"
             )
-        return _compared(row, _prompt(given), texts, SIDES, values)
+        return _compared(row, _prompt(prompt_field), texts, SIDES, values)
     sides = [messages.turns(row[name], name) for name in SIDES]
     prompt, texts = _shared(sides), [side[-1][1] for side in sides]
     if not prompt:
-        return _compared(row, _prompt(given), texts, SIDES, values)
-    if isinstance(given, str):
-        same = given in [text for _, text in prompt]
+        return _compared(row, _prompt(prompt_field), texts, SIDES, values)
+    if isinstance(prompt_field, str):
+        same = prompt_field in [text for _, text in prompt]
     else:
-        same = given is None or messages.turns(given, "prompt") == prompt
+        same = prompt_field is None or messages.turns(prompt_field, "prompt") == prompt
     if not same:
         raise errors.DataError("the prompt is not what chosen and rejected begin with")
     return _compared(row, prompt, texts, SIDES, values)

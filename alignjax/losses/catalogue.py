@@ -166,17 +166,17 @@ def bind(
     """
     with config.errors_at(path):
         try:
-            known = options(function)
+            fields = options(function)
         except NameError as error:
             raise errors.ConfigError(
                 f"loss: {function.__name__}: in its annotations, {error}"
             ) from error
-        values = {name: field.default for name, field in known.items()}
-        values |= config.fill(known, section, "")
+        values = {name: field.default for name, field in fields.items()}
+        values |= config.fill(fields, section, "")
         if "link_options" in values:
             link = config.find(links.LINKS, values["link"], "link")
-            known_to_link = config.fields(link, leading=2)
-            config.fill(known_to_link, values["link_options"] or {}, "link_options")
+            of_link = config.fields(link, leading=2)
+            config.fill(of_link, values["link_options"] or {}, "link_options")
         bound = functools.partial(function, **values)
         _dry_run(bound, scores)
     return bound

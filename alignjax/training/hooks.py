@@ -56,11 +56,11 @@ class Evaluation:
         batch = next(self._batches("eval"))
         names = jax.eval_shape(self.eval_step, state.params, frozen, batch)
         sums = {name: Mean(1.0, 1.0) for name in names}
-        known = set()
+        figures = set()
         for prefix in _weights(state):
-            known |= self._figures(sums, prefix).keys()
-        if name not in known:
-            remedy = registry.closest(name, known)
+            figures |= self._figures(sums, prefix).keys()
+        if name not in figures:
+            remedy = registry.closest(name, figures)
             raise errors.ConfigError(f"checkpoint.keep_best: no {name!r}; {remedy}")
 
     def _batches(self, prefix: str) -> Iterator:

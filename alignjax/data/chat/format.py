@@ -295,8 +295,8 @@ def fault(chat: records.Chat, literal: bool, prompt: bool = False) -> str | None
     roles, before = LITERAL_ROLES if literal else ROLES, None
     for i, (role, text) in enumerate(chat.turns, start=1):
         if role not in roles:
-            known = ", ".join(roles)
-            return f"{where}turn {i}: unknown role {role!r}; known: {known}"
+            remedy = f"known: {', '.join(roles)}"
+            return f"{where}turn {i}: unknown role {role!r}; {remedy}"
         if literal and role == SYSTEM and before is not None:
             return f"{where}turn {i}: a system turn that is not the first one"
         if literal and role == ASSISTANT and before in (None, SYSTEM):

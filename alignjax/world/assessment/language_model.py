@@ -89,8 +89,8 @@ def assess(
             for e in benchmark.demonstrations
         ],
     }
-    asked = [form.prompt(question.prompt.turns) for question in questions]
-    run_models.check_reads(model, asked, "prompts", benchmark.settings.length)
+    prompts = [form.prompt(question.prompt.turns) for question in questions]
+    run_models.check_reads(model, prompts, "prompts", benchmark.settings.length)
     for what, continuations in rows.items():
         run_models.check_reads(model, ([*a, *b] for a, b in continuations), what)
     figures: dict[str, Any] = {}

@@ -164,9 +164,9 @@ def add_world_option(parser: argparse.ArgumentParser) -> None:
 def _parse_world(text: str) -> tuple[str, int]:
     preset, _, seed = text.partition(":")
     if preset not in lexicon.LEXICONS or not (seed or "0").isdecimal():
-        known = ", ".join(lexicon.LEXICONS)
+        presets = ", ".join(lexicon.LEXICONS)
         raise argparse.ArgumentTypeError(
-            f"{text!r:.80} is not PRESET[:SEED]; presets: {known}"
+            f"{text!r:.80} is not PRESET[:SEED]; presets: {presets}"
         )
     return preset, int(seed or 0)
 
