@@ -287,17 +287,11 @@ def measure(
       progress: called with the number of rows that are done.
     """
     scores: dict[int, Score] = {}
-    for places, length, size in _batches(rows, model.config.max_length, batch_size):
-        padding = [[]] * (size - len(places))
-        own = [rows[i] for i in places]
-        sequences = types.Sequences.of(
-            [[*row.prompt_ids, *row.ids] for row in own] + padding,
-            prompts=[len(row.prompt_ids) for row in own] + [0] * len(padding),
-            length=length,
-        )
-        figures = jax.device_get(_figures(model, params, sequences, reward))
+    for places, batch in batches(rows, model.config.max_length, batch_size):
+        figures = jax.device_get(_figures(model, params, batch, reward))
         logps_BT, logp_B, entropy_B, rewards_BA = figures
-        for n, (i, row) in enumerate(zip(places, own, strict=True)):
+        for n, i in enumerate(places):
+            row = rows[i]
             start = len(row.prompt_ids) - 1
             logps = logps_BT[n, start : start + len(row.ids)].copy()
             score = Score(*row, logps, float(logp_B[n]), float(entropy_B[n]))
@@ -309,8 +303,13 @@ def measure(
     return [scores[i] for i in range(len(rows))]
 
 
-def _batches(rows, max_length: int, batch_size: int | None):
-    """Indices of rows of about one length, and the length and size of their batch."""
+def batches(
+    rows: Sequence[Row], max_length: int, batch_size: int | None = None
+) -> Iterator[tuple[list[int], types.Sequences]]:
+    """Indices of rows of about one length, and those rows, `weights` 1 at their `ids`.
+
+    A batch has rows of padding behind them, so that few programs are compiled.
+    """
     size_of = lambda i: len(rows[i].prompt_ids) + len(rows[i].ids) - 1
     bucket = lambda i: min(completions.bucket(size_of(i)), max_length)
     order = sorted(range(len(rows)), key=lambda i: (size_of(i), i))
@@ -320,7 +319,15 @@ def _batches(rows, max_length: int, batch_size: int | None):
         size = batch_size or min(ROWS, max(1, PLACES // length))
         size = min(size, 1 << (len(rows) - 1).bit_length())
         places = [i for i in order[start : start + size] if bucket(i) == length]
-        yield places, length, size
+        own, padding = [rows[i] for i in places], size - len(places)
+        yield (
+            places,
+            types.Sequences.of(
+                [[*row.prompt_ids, *row.ids] for row in own] + [[]] * padding,
+                prompts=[len(row.prompt_ids) for row in own] + [0] * padding,
+                length=length,
+            ),
+        )
         start += len(places)
 
 

@@ -4,32 +4,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.analysis import scoring
 from alignjax.objectives import logprobs
 from alignjax.types import Model, Params, Sequences
-
-# Rows of one program; lengths are padded to multiples of `STRIDE`.
-ROWS, STRIDE = 32, 64
-
-
-class Continuation(NamedTuple):
-    """Tokens to be measured, `ids`, and the `context` before them; neither is empty."""
-
-    context: Sequence[int]
-    ids: Sequence[int]
 
 
 class Likelihoods(NamedTuple):
     """Sums over each continuation's tokens, in nats, float64 [rows].
 
     Attributes:
-      logp: log p(ids | context).
+      logp: log p(ids | prompt_ids).
       reference: the same under the reference.
       entropy: of the model's distribution at each token.
       kl: KL(model || reference) at each token, over the whole vocabulary. Over
@@ -48,7 +39,7 @@ class Likelihoods(NamedTuple):
 def measure(
     model: Model,
     params: Params,
-    rows: Sequence[Continuation],
+    rows: Sequence[scoring.Row],
     reference: Params | None = None,
     *,
     progress: Callable[[int], None] = lambda done: None,
@@ -61,42 +52,19 @@ def measure(
       progress: called with the number of rows that are done.
 
     Raises:
-      ValueError: a row that is too long, or without context or ids.
+      ValueError: a row that the model cannot score; see `scoring.fault`.
     """
-    for context, ids in rows:
-        limit = model.config.max_length
-        if not context or not ids or len(context) + len(ids) > limit:
-            raise ValueError(
-                f"{len(context)} tokens of context and {len(ids)} to be measured: "
-                f"need one of each at least and {limit} at most in all"
-            )
+    for row in rows:
+        if reason := scoring.fault(row, model.config):
+            raise ValueError(reason)
     reference = params if reference is None else reference
     sums_FN, done = np.zeros((4, len(rows))), 0
-    for chosen, batch in batches(rows):
+    for chosen, batch in scoring.batches(rows, model.config.max_length):
         sums_FB = _sums(model, params, reference, batch)
         sums_FN[:, chosen] = np.asarray(sums_FB)[:, : len(chosen)]
         done += len(chosen)
         progress(done)
     return Likelihoods(*sums_FN, np.array([len(row.ids) for row in rows]))
-
-
-def batches(rows: Sequence[Continuation]) -> Iterator[tuple[list[int], Sequences]]:
-    """Indices of at most `ROWS` rows of about one length, and `pad` of those rows."""
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    for start in range(0, len(order), ROWS):
-        chosen = order[start : start + ROWS]
-        yield chosen, pad([rows[i] for i in chosen])
-
-
-def pad(rows: Sequence[Continuation]) -> Sequences:
-    """`ROWS` rows [ROWS, T] of one document each, `weights` 1 at its `ids`."""
-    longest = max(sum(map(len, row)) for row in rows) - 1
-    padding = ROWS - len(rows)
-    return Sequences.of(
-        [[*row.context, *row.ids] for row in rows] + [[]] * padding,
-        prompts=[len(row.context) for row in rows] + [0] * padding,
-        length=-(-longest // STRIDE) * STRIDE,
-    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -5,13 +5,14 @@ import jax
 import numpy as np
 import pytest
 
+from alignjax.analysis import scoring
 from alignjax.evals import likelihood
 from tests.world.assessment import subjects
 
 ROWS = [
-    likelihood.Continuation([256], list(b"one plus two")),
-    likelihood.Continuation(list(b"user: hi\nassistant:"), list(b" hello.\n")),
-    likelihood.Continuation([256, 5], [7]),
+    scoring.Row([256], list(b"one plus two")),
+    scoring.Row(list(b"user: hi\nassistant:"), list(b" hello.\n")),
+    scoring.Row([256, 5], [7]),
 ]
 
 
@@ -22,12 +23,12 @@ def measured():
 
 
 def log_softmax(seed, row):
-    tokens = np.array([[*row.context, *row.ids]], np.int32)
-    padded = likelihood.pad([row])
+    tokens = np.array([[*row.prompt_ids, *row.ids]], np.int32)
     model, params = subjects.model(), subjects.params(seed)
+    ((_, padded),) = scoring.batches([row], model.config.max_length)
     logits = np.asarray(model.unembed(params, model.hidden(params, padded)), np.float64)
     logps = np.asarray(jax.nn.log_softmax(logits))[0]
-    first, size = len(row.context) - 1, tokens.shape[1] - 1
+    first, size = len(row.prompt_ids) - 1, tokens.shape[1] - 1
     return logps[first:size], tokens[0, first + 1 :]
 
 
@@ -65,7 +66,5 @@ def test_more_rows_than_a_batch_change_nothing(measured):
 
 @pytest.mark.parametrize("row", [([], [1]), ([1], []), ([1], [2] * 600)])
 def test_rows_that_cannot_be_judged_are_refused(row):
-    with pytest.raises(ValueError, match="at most"):
-        likelihood.measure(
-            subjects.model(), subjects.params(0), [likelihood.Continuation(*row)]
-        )
+    with pytest.raises(ValueError, match=r"a score needs|takes 1 to"):
+        likelihood.measure(subjects.model(), subjects.params(0), [scoring.Row(*row)])

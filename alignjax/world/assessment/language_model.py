@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from alignjax import world
+from alignjax.analysis import scoring
 from alignjax.evals import likelihood, statistics
 from alignjax.world import gold, prompts
 from alignjax.world.assessment import benchmarks, run_models
@@ -78,14 +79,12 @@ def assess(
     count = lambda start, end: lambda n: progress(f"{model.name}: {start}{n} {end}")
     rows = {
         "documents": [
-            likelihood.Continuation(ids[:1], ids[1:limit])
+            scoring.Row(ids[:1], ids[1:limit])
             for ids in map(form.document, benchmark.documents)
             if len(ids) > 1
         ],
         "demonstrations": [
-            likelihood.Continuation(
-                form.prompt(e.prompt.turns), form.response(e.response)
-            )
+            scoring.Row(form.prompt(e.prompt.turns), form.response(e.response))
             for e in benchmark.demonstrations
         ],
     }
@@ -152,7 +151,7 @@ def divergence(
         `log_ratio`, the plain mean of log p - log p_ref; with the reference's name and
         the digest of its parameters. Absent without a reference.
     """
-    rows = [likelihood.Continuation(r.prompt_ids, r.ids) for r in responses]
+    rows = [scoring.Row(r.prompt_ids, r.ids) for r in responses]
     other = None if reference is None else reference.params
     sums = _measure(model, rows, other, **options)
     figures = {"entropy": statistics.ratio(sums.entropy, sums.length, seed=seed)}

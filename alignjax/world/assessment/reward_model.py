@@ -12,7 +12,7 @@ import numpy as np
 
 from alignjax import world
 from alignjax.analysis import scoring
-from alignjax.evals import likelihood, statistics
+from alignjax.evals import statistics
 from alignjax.types import Model, Sequences
 from alignjax.world import chance, lexicon
 from alignjax.world.assessment import benchmarks, run_models
@@ -169,13 +169,13 @@ def score(
     """
     form = model.format
     rows = [
-        likelihood.Continuation(form.prompt(prompt.turns), form.response(response))
+        scoring.Row(form.prompt(prompt.turns), form.response(response))
         for prompt, response in responses
     ]
-    tokens = ([*context, *ids] for context, ids in rows)
+    tokens = ([*row.prompt_ids, *row.ids] for row in rows)
     run_models.check_reads(model, tokens, "pairs")
     reward, scores = scoring.reward_of(model.run.config), np.zeros(len(rows))
-    for chosen, batch in likelihood.batches(rows):
+    for chosen, batch in scoring.batches(rows, model.run.model.config.max_length):
         score_B = np.asarray(_score(model.run.model, model.params, batch, reward))
         scores[chosen] = score_B[: len(chosen)]
     return scores

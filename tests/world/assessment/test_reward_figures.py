@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from alignjax import world
+from alignjax.analysis import scoring
 from alignjax.world.assessment import benchmarks, reward_model
 from tests.world.assessment import subjects
 
@@ -65,9 +66,8 @@ def test_scores_are_of_the_last_token_or_the_mean():
     averaged = reward_model.score(one, replies)
     for i, (prompt, text) in enumerate(replies):
         before, after = one.format.prompt(prompt.turns), one.format.response(text)
-        row = reward_model.likelihood.pad(
-            [reward_model.likelihood.Continuation(before, after)]
-        )
+        rows = [scoring.Row(before, after)]
+        ((_, row),) = scoring.batches(rows, one.run.model.config.max_length)
         hidden = one.run.model.hidden(one.params, row)
         scores = np.asarray(one.run.model.score(one.params, hidden))[0, :, 0]
         scores = scores[len(before) - 1 : len(before) + len(after) - 1]
