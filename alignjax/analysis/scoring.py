@@ -238,7 +238,9 @@ def row_of_pair(
         turn = form is not None and form.awaits_reply(prompt)
         response = (form.response_ids if turn else tok.encode)(response)
     elif not _is_ids(response):
-        raise errors.ConfigError(f"response: {response!r:.60} is no text and no list of token ids; give one")
+        raise errors.ConfigError(
+            f"response: {response!r:.60} is no text and no list of token ids; give one"
+        )
     return Row(*([int(i) for i in ids] for ids in (prompt, response)))
 
 

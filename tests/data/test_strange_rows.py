@@ -36,7 +36,7 @@ ROWS = {
     "text": ("text", None, {"text": "Once upon a time."}),
     "messages": ("text", "roles", {"messages": TURNS}),
     "prompt_response": ("text", "roles", {"prompt": "a", "response": "b"}),
-    "tools": ("text", "chatml", {"messages": CALLING, "tools": [TOOL]}),
+    "tools": ("text", "calls.jinja", {"messages": CALLING, "tools": [TOOL]}),
     "preference": (
         "pairs",
         "roles",
@@ -63,6 +63,13 @@ ROWS = {
     "label": ("labels", "roles", {"prompt": "a", "completion": "b", "label": True}),
     "rating": ("ratings", "roles", {"prompt": "a", "response": "b", "target": 0.5}),
 }
+# ChatML that writes tools and their calls.
+CALLS = """{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}\
+<|im_start|>{{ message.role }}
+{% generation %}{{ message.content }}{% if message.tool_calls %}\
+{{ message.tool_calls | tojson }}{% endif %}<|im_end|>{% endgeneration %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 FORMATS = {"tools": "messages", "turns": "preference"}
 
 
@@ -70,6 +77,9 @@ FORMATS = {"tools": "messages", "turns": "preference"}
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row(name, count, tmp_path):
     data, chat, sound = ROWS[name]
+    if chat == "calls.jinja":
+        chat = str(tmp_path / chat)
+        (tmp_path / "calls.jinja").write_text(CALLS)
     path = tmp_path / "rows.jsonl"
     options = {"kind": "jsonl", "path": str(path), "format": FORMATS.get(name, name)}
     settings = dict(validation_fraction=0.0, chat=chat, long_documents="skip")
@@ -91,3 +101,15 @@ def test_a_row(name, count, tmp_path):
             raise
 
     strange.try_all(count, strange.changed(sound), check)
+
+
+@pytest.mark.parametrize("part", ["tools", "tool_calls"])
+def test_what_a_template_would_drop_is_refused(part, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"messages": CALLING if part == "tool_calls" else TURNS}
+    row |= {"tools": [TOOL]} if part == "tools" else {}
+    path.write_text(json.dumps(row))
+    source = {"kind": "jsonl", "path": str(path), "format": "messages"}
+    config = loader.DataConfig({"rows": source}, chat="chatml", workers=1)
+    with pytest.raises(errors.DataError, match=rf"rows.jsonl:1: {part}: not written"):
+        loader.build(config, TOK, length=512, seed=0, cache_dir=tmp_path / "cache")

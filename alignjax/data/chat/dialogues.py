@@ -48,7 +48,7 @@ def tokenize(
     for dialogue in dialogues:
         if reason := _fault(dialogue, form.literal, train_on):
             raise errors.DataError(reason)
-        form.check_spelling(dialogue)
+        form.check(dialogue)
         requests.append((dialogue, False))
         if not _marks_replies(form, dialogue):
             for i in dialogue.learned(train_on):  # without and with each reply

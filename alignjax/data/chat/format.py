@@ -96,7 +96,7 @@ class ChatFormat(NamedTuple):
         chat = turns if isinstance(turns, records.Chat) else records.Chat(tuple(turns))
         if reason := fault(chat, self.literal, prompt=True):
             raise errors.DataError(reason)
-        self.check_spelling(chat)
+        self.check(chat)
         ((text, _),) = self.render([(chat, True)])
         return self.with_bos(self.encode([text])[0].ids.tolist(), bos)
 
@@ -112,7 +112,7 @@ class ChatFormat(NamedTuple):
         dialogues = []
         for group in groups:
             last = [(ASSISTANT, text) for text in group.responses]
-            self.check_spelling(group.chat(*last))
+            self.check(group.chat(*last))
             dialogues.append((group.chat(), True))
             dialogues += [(group.chat(turn), False) for turn in last]
         texts = [rendered.text for rendered in self.render(dialogues)]
@@ -197,10 +197,21 @@ class ChatFormat(NamedTuple):
             messages.append(message)
         return messages
 
-    def check_spelling(self, chat: records.Chat) -> None:
-        """Refuses texts that spell a control token, where it would be taken for one."""
+    def check(self, chat: records.Chat) -> None:
+        """Refuses what would be lost in silence, and texts that spell control tokens.
+
+        Those would be taken for tokens. Of literal formats `fault` refuses more.
+        """
         if self.literal:
             return
+        source = self.with_tools if chat.tools else self.source
+        calls = any(CALLS in (fields or ()) for fields in chat.fields or ())
+        for name, there in ((CALLS, calls), ("tools", chat.tools)):
+            if there and not re.search(rf"\b{name}\b", source):
+                raise errors.DataError(
+                    f"{name}: not written by the template of data.chat; take one that "
+                    "writes them ('tokenizer', or a .jinja file), or leave them out"
+                )
         places = [
             (f"turn {i + 1}, {role}", (text, chat.fields and chat.fields[i]))
             for i, (role, text) in enumerate(chat.turns)
