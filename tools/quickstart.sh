@@ -6,20 +6,23 @@
 #
 #   tools/quickstart.sh                          9 to 11 minutes on 2 cores
 #   tools/quickstart.sh --fast                   3 to 4: smaller stages, the same report
+#   tools/quickstart.sh --seed=3                 another seed, in a folder of its own
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #
 # Run again, it skips what is done; stopped in the middle, it goes on from there.
 # WORKDIR names another folder than runs/quickstart; PYTHON and VENV as in setup_env.sh.
 set -euo pipefail
 
-usage() { sed -n '3,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 say() { printf '\nquickstart: %s\n' "$*"; }
 
-fast='' flags=()
+fast='' seed='' flags=()
 for word in "$@"; do
   case $word in
     -h | --help) usage; exit ;;
     --fast) fast=_fast ;;
+    --seed=*[!0-9]* | --seed=) echo "quickstart: $word: no number" >&2 && exit 64 ;;
+    --seed=*) seed=${word#--seed=} ;;
     --config.*) flags+=("$word") ;;
     *)
       echo "quickstart: no such argument: $word; see --help" >&2
@@ -27,13 +30,13 @@ for word in "$@"; do
       ;;
   esac
 done
-set -- ${flags[@]+"${flags[@]}"}
+set -- ${seed:+"--config.seed=$seed"} ${flags[@]+"${flags[@]}"}
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # Relative ones are of the folder that this is called from, not of the checkout.
 [[ -z ${WORKDIR:-} || $WORKDIR == /* ]] || WORKDIR=$PWD/$WORKDIR
 [[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
-workdir=${WORKDIR:-runs/quickstart$fast}
+workdir=${WORKDIR:-runs/quickstart$fast${seed:+_$seed}}
 
 say "1 of 6: setting up"
 "$root/tools/setup_env.sh" report
@@ -80,7 +83,8 @@ assess pretrain sft reward
 say "5 of 6: DPO: of two replies of its own a labeler chooses one, and it moves to that one"
 if [[ ! -e $workdir/pairs.jsonl ]]; then
   "$bin/alignjax" collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
-    --source="$workdir/sft" --source="$workdir/sft:1.3" --source="$workdir/pretrain"
+    --source="$workdir/sft" --source="$workdir/sft:1.3" \
+    --source="$workdir/pretrain" ${seed:+"--seed=$seed"}
 fi
 stage dpo --config.init.run="$workdir/sft" \
   --config.data.sources.pairs.path="$workdir/pairs.jsonl" "${dpo[@]}" "$@"

@@ -229,6 +229,20 @@ def test_quickstart_fast_is_smaller_and_elsewhere(bench):
     assert commands(bench)[0] == [*first, "--config.seed=1"]
 
 
+def test_quickstart_by_another_seed_is_another_story(bench):
+    bench.program("python3.12", fake_python())
+    assert bench.tool("quickstart.sh", "--seed=3").returncode == 0
+    called = commands(bench)
+    trained = [call for call in called if call[0] == "train"]
+    assert all("--config.seed=3" in call for call in trained)
+    assert "--workdir=runs/quickstart_3/pretrain" in trained[0]
+    [collected] = [call for call in called if call[0] == "collect"]
+    assert "--seed=3" in collected
+    for word in ("--seed=", "--seed=two", "--seed=-1"):
+        assert bench.tool("quickstart.sh", word).returncode == 64
+    assert not bench.called()
+
+
 def test_quickstart_writes_where_it_was_called(bench, tmp_path):
     bench.program("python3.12", fake_python())
     given = dict(cwd=tmp_path, WORKDIR="my runs", VENV="venv")
