@@ -106,6 +106,14 @@ def add_step_options(parser: argparse.ArgumentParser) -> None:
     add("--average", action="store_true", help="use the moving average of the weights")
 
 
+def at_step(path: str) -> tuple[str, int | None]:
+    """The folder and the step of `DIR@STEP`, or of `DIR` and none."""
+    folder, at, step = path.rpartition("@")
+    if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
+        return folder, int(step)
+    return path, None
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """`--network` and `--cache_dir`, of commands that compute with runs."""
     parser.add_argument("--network", action="store_true", help=NETWORK)

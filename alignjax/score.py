@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Scores the responses of a file: log-probabilities, and rewards of a reward model.
 
-    alignjax score --run=runs/dpo --data=pairs.jsonl --out=scores.jsonl
+    alignjax score --run=runs/dpo --data=pairs.jsonl --out=scores.jsonl \
+        --reference=runs/sft
     alignjax score --run=runs/reward --data=answers.parquet --format=prompt_response
 
 `--data` has rows of any format that training reads (docs/data.md), guessed from the
@@ -10,9 +11,10 @@ scored, of several responses each. Where the run did not learn dialogues, or wit
 `--plain`, a response goes on with the text of its prompt.
 
 A line of `--out` is JSON, one a response: where it is from, its text and `ids`, their
-number, `logp` in nats, `entropy`, and of a reward model `reward`; the fields of an
-answer that was not sampled and judged here are null. Started again after a stop, the
-command goes on from `OUT.partial`, which becomes OUT at the end.
+number, `logp` in nats, `entropy`, and of a reward model `reward`; with `--reference`
+also `ref_logp` and `kl`. The fields of an answer that was not sampled and judged here
+are null. Started again after a stop, the command goes on from `OUT.partial`, which
+becomes OUT at the end.
 """
 
 from __future__ import annotations
@@ -45,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     add("--data", required=True, metavar="FILE", help="JSON lines or Parquet")
     add("--format", help=f"of its rows: {', '.join(formats.FORMATS)}")
     add("--columns", help='names that differ, such as {"prompt": "question"}')
+    add(
+        "--reference",
+        type=cli.at_step,
+        metavar="DIR[@STEP]",
+        help="a run of the same tokenizer, to compare the log-probs with",
+    )
     add("--plain", action="store_true", help="prompts are texts that go on")
     add("--on_bad_row", choices=("error", "skip"), default="error")
     add("--batch_size", type=int, help="rows at one time; by default 32, fewer of long")
@@ -120,12 +128,14 @@ def run(options: argparse.Namespace) -> None:
     opened = analysis.open_run(options.run, options.step, network=options.network).at()
     remedy = "mend them, or set --on_bad_row=skip to leave them out, counted"
     faults = records.Faults(options.on_bad_row, remedy)
-    lines = list(_lines(opened, options, read(options, faults), faults))
+    other = options.reference and opened.reference(*options.reference)
+    lines = list(_lines(opened, other, options, read(options, faults), faults))
     if faults.count:
         print(records.skipped(faults.count, faults.first), file=sys.stderr)
     if not lines:
         raise errors.DataError(f"data: {options.data} has no good row")
     params = opened.weights(average=options.average)
+    reference = other and scoring.Reference(other.model, other.weights())
     terminal, clock = progress.Terminal(sys.stderr), progress.Clock(len(lines))
 
     def scored(start: int) -> Iterator[str]:
@@ -143,6 +153,7 @@ def run(options: argparse.Namespace) -> None:
                 params,
                 [row for _, row in block],
                 scoring.reward_of(opened.config),
+                reference=reference,
                 batch_size=options.batch_size,
                 progress=show,
             )
@@ -159,7 +170,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _lines(
-    opened: analysis.Run, options, responses: Sequence[Response], faults
+    opened: analysis.Run,
+    reference: analysis.Run | None,
+    options: argparse.Namespace,
+    responses: Sequence[Response],
+    faults: records.Faults,
 ) -> Iterator[tuple[dict[str, Any], scoring.Row]]:
     """What is known of each good response before it is scored, and its tokens."""
     parts = [response.parts() for response in responses]
@@ -171,18 +186,20 @@ def _lines(
         "digest": opened.digest(),
         "average": options.average,
         "step": opened.step,
+        "reference": reference and reference.digest(),
         "loss": (c.get("objective") or {}).get("loss"),
         "seed": c.get("seed"),
         "suite": pathlib.Path(options.data).name,
         "suite_digest": json_files.digest(list(prompts.values())),
         "slice": None,
     }
-    unknown = ("cluster", "decoding", "gold", "tag", "components", "ref_logp", "kl")
+    unknown = ("cluster", "decoding", "gold", "tag", "components")
+    runs = [opened] if reference is None else [opened, reference]
     rows = scoring.rows_of(
         ((response.where, response.record) for response in responses),
         tok,
         format=None if options.plain else opened.chats,
-        config=opened.model.config,
+        configs=[run.model.config for run in runs],
         faults=faults,
     )
     ends = {tok.eos_id, *tok.stop_ids}
@@ -204,14 +221,15 @@ def _lines(
 
 def _text(line: dict[str, Any], score: scoring.Score) -> str:
     """A line of the output."""
-    figures = {"logp": score.logp, "entropy": score.entropy, "reward": score.reward}
+    names = ("logp", "entropy", "reward", "ref_logp", "kl")
+    figures = {name: getattr(score, name) for name in names}
     if score.rewards is not None and len(score.rewards) > 1:
         figures["rewards"] = score.rewards.tolist()
     try:
         text = json.dumps({**line, **figures}, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise errors.NonFinite(
-            f"{line['where']}: logp {score.logp}, reward {score.reward}: not finite; "
+            f"{line['where']}: {figures}: not finite; "
             "take a step from before the run diverged (--step)"
         ) from error
     return f"{text}\n"

@@ -26,7 +26,7 @@ from alignjax import errors, models, patterns, sampling, trees, types
 from alignjax.analysis import forward, scoring, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data import messages
-from alignjax.data.chat import format
+from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder
 from alignjax.models import decoder, quantized
@@ -338,6 +338,7 @@ class Run:
         responses: Sequence[str | Sequence[int]],
         *,
         plain: bool = False,
+        reference: str | pathlib.Path | Run | None = None,
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[scoring.Score]:
@@ -351,12 +352,16 @@ class Run:
 
         Args:
           prompts, responses: as many of each.
+          reference: a run, or its path, of the same tokenizer and vocabulary, for the
+            `ref_logp` and `kl` of each score.
           batch_size: rows at one time; the default is 32, and fewer of long ones.
           progress: called with the number of rows that are done.
 
         Raises:
           ConfigError: ids outside the vocabulary, no response, nothing before it, or
-            more of both than the model takes; names the first that is so.
+            more of both than the model takes; names the first that is so. A reference
+            of other tokens.
+          CheckpointError: a reference that is no run.
           DataError: turns or a response that the template cannot write.
         """
         prompts = _listed("prompts", prompts)
@@ -365,22 +370,49 @@ class Run:
             raise errors.ConfigError(
                 f"responses: {len(responses)} for {len(prompts)} prompts; give one each"
             )
+        other = None if reference is None else self.reference(reference)
+        configs = [run.model.config for run in (self, other) if run is not None]
         chats, rows = None if plain else self.chats, []
         for i, pair in enumerate(zip(prompts, responses, strict=True)):
             try:
                 rows.append(scoring.row_of_pair(self.tokenizer, chats, *pair))
             except errors.DataError as error:
                 raise errors.DataError(f"prompts[{i}]: {error}") from error
-            if reason := scoring.fault(rows[-1], self.model.config):
+            if reason := scoring.fault(rows[-1], *configs):
                 raise errors.ConfigError(f"prompts[{i}]: {reason}")
         return scoring.measure(
             self.model,
             self._weights,
             rows,
             scoring.reward_of(self.config),
+            reference=other and scoring.Reference(other.model, other._weights),
             batch_size=batch_size,
             progress=progress,
         )
+
+    def reference(self, run: str | pathlib.Path | Run, step: int | None = None) -> Run:
+        """A run, or that of a path, which reads the tokens of this one.
+
+        Raises:
+          CheckpointError: there is no such run or step.
+          ConfigError: another tokenizer or size of the vocabulary.
+        """
+        if not isinstance(run, Run):
+            run = open_run(run, step, network=self.network).at()
+        own, other = (templates.encoding(x.tokenizer) for x in (self, run))
+        if own != other:
+            raise errors.ConfigError(
+                f"reference: {run.path} has another tokenizer ({other[:12]}, the "
+                f"scored run's is {own[:12]}), so its log-probs are of other tokens; "
+                "name a run of the same tokenizer"
+            )
+        own, other = (x.model.config.vocab_size for x in (self, run))
+        if own != other:
+            raise errors.ConfigError(
+                f"reference: {run.path} has a vocabulary of {other:,}, and the scored "
+                f"run one of {own:,}; name a run with the same"
+            )
+        return run
 
     def generate(
         self,

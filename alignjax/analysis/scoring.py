@@ -46,6 +46,13 @@ class Reward(NamedTuple):
     penalty: float | None = None
 
 
+class Reference(NamedTuple):
+    """A model with the same vocabulary, with which the scored one is compared."""
+
+    model: types.Model
+    params: types.Params
+
+
 class Score(NamedTuple):
     """A response under a model; log-probabilities in nats.
 
@@ -58,6 +65,8 @@ class Score(NamedTuple):
       reward: the score of a reward model, the mean where it has several attributes;
         None of other models.
       rewards: float32 [A], of each attribute, or None.
+      ref_logp: `logp` under a reference, or None without one.
+      kl: KL(model || reference) at each of `ids`, over the whole vocabulary, summed.
     """
 
     prompt_ids: list[int]
@@ -67,6 +76,8 @@ class Score(NamedTuple):
     entropy: float
     reward: float | None = None
     rewards: np.ndarray | None = None
+    ref_logp: float | None = None
+    kl: float | None = None
 
 
 def reward_of(config: Mapping[str, Any]) -> Reward | None:
@@ -169,14 +180,14 @@ def rows_of(
     tok: base.Tokenizer,
     *,
     format: str | None,
-    config: Any,
+    configs: Sequence[Any],
     faults: records.Faults,
 ) -> Iterator[tuple[int, Row]]:
     """The index and the tokens of every document, in order; see `tokenize`.
 
     Args:
       documents: `(where, record)`, of one response each.
-      config: of the model; see `fault`.
+      configs: of the models that score them; see `fault`.
       faults: is given those that have no tokens to score.
     """
     settings = {"format": format, "bos": tok.bos_id is not None}
@@ -187,7 +198,7 @@ def rows_of(
         parts = (np.split(array, ends) for array in (batch.ids, weights))
         for i, (ids, weights) in enumerate(zip(*parts, strict=True)):
             row = split(ids, weights)
-            if reason := batch.bad.get(i) or fault(row, config):
+            if reason := batch.bad.get(i) or fault(row, *configs):
                 faults.add(batch.where[i], reason)
             else:
                 yield index, row
@@ -259,15 +270,17 @@ def split(ids, weights) -> Row:
     return Row(ids[:prompt], ids[prompt:])
 
 
-def fault(row: Row, c: Any) -> str | None:
-    """Why the model of this config cannot score a row, or None if it can."""
+def fault(row: Row, *configs: Any) -> str | None:
+    """Why the models of these configs cannot score a row, or None if they can."""
     ids = [*row.prompt_ids, *row.ids]
     if not row.prompt_ids or not row.ids:
         return "a score needs a token before the response, and one in it"
-    if min(ids) < 0 or max(ids) >= c.vocab_size:
-        return f"ids from {min(ids)} to {max(ids)} in a vocabulary of {c.vocab_size}"
-    if len(ids) - 1 > c.max_length:
-        return f"{len(ids) - 1} inputs, where the model takes 1 to {c.max_length}"
+    size = min(c.vocab_size for c in configs)
+    longest = min(c.max_length for c in configs)
+    if min(ids) < 0 or max(ids) >= size:
+        return f"ids from {min(ids)} to {max(ids)} in a vocabulary of {size}"
+    if len(ids) - 1 > longest:
+        return f"{len(ids) - 1} inputs, where the model takes 1 to {longest}"
     return None
 
 
@@ -277,6 +290,7 @@ def measure(
     rows: Sequence[Row],
     reward: Reward | None = None,
     *,
+    reference: Reference | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Score]:
@@ -285,18 +299,23 @@ def measure(
     Args:
       rows: ids in the vocabulary; see `fault`.
       reward: of a model with heads.
+      reference: for `ref_logp` and `kl`.
       batch_size: rows at one time; the default is 32, and fewer of long ones.
       progress: called with the number of rows that are done.
     """
     scores: dict[int, Score] = {}
-    for places, batch in batches(rows, model.config.max_length, batch_size):
-        figures = jax.device_get(_figures(model, params, batch, reward))
-        logps_BT, logp_B, entropy_B, rewards_BA = figures
+    models = [model] if reference is None else [model, reference.model]
+    longest = min(one.config.max_length for one in models)
+    other, weights = reference or (None, None)
+    for places, batch in batches(rows, longest, batch_size):
+        figures = _figures(model, params, batch, reward, other, weights)
+        logps_BT, logp_B, sums, rewards_BA = jax.device_get(figures)
         for n, i in enumerate(places):
             row = rows[i]
             start = len(row.prompt_ids) - 1
             logps = logps_BT[n, start : start + len(row.ids)].copy()
-            score = Score(*row, logps, float(logp_B[n]), float(entropy_B[n]))
+            own = {name: float(sum_B[n]) for name, sum_B in sums.items()}
+            score = Score(*row, logps, float(logp_B[n]), **own)
             if reward is not None:
                 mean = float(rewards_BA[n].mean())
                 score = score._replace(reward=mean, rewards=rewards_BA[n].copy())
@@ -333,15 +352,28 @@ def batches(
         start += len(places)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _figures(model: types.Model, params, rows: types.Sequences, reward: Reward | None):
-    """Log-probs [B, T], their sums and entropies [B], and rewards [B, A], float32."""
-    tokens = logprobs.tokens(model, params, rows, needs=("entropy",))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _figures(
+    model: types.Model,
+    params,
+    rows: types.Sequences,
+    reward: Reward | None,
+    other: types.Model | None,
+    reference,
+):
+    """Log-probs [B, T], their sums [B], those of other figures, and rewards [B, A]."""
+    needs = ("entropy",) if reference is None else ("entropy", "kl")
+    tokens = logprobs.tokens(
+        model, params, rows, needs=needs, reference=reference, reference_model=other
+    )
     # Where, not times: the figures of padding may not be finite.
     total = lambda x_BT: jnp.where(rows.weights > 0, x_BT, 0.0).sum(-1)
     logp_B = logprobs.response_logprobs(groups_of(rows), tokens).total[:, 0]
+    sums = {"entropy": total(tokens.entropy)}
+    if reference is not None:
+        sums |= {"ref_logp": total(tokens.reference_logp), "kl": total(tokens.kl)}
     scores_BA = None if reward is None else rewards(model, params, rows, reward)
-    return tokens.logp, logp_B, total(tokens.entropy), scores_BA
+    return tokens.logp, logp_B, sums, scores_BA
 
 
 def rewards(

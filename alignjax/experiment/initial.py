@@ -20,7 +20,7 @@ import jax
 from alignjax import analysis, config, errors, models, trees
 from alignjax.analysis import Run
 from alignjax.data.chat import templates
-from alignjax.data.tokenizers import base, special_tokens, tokenizer_files
+from alignjax.data.tokenizers import base, special_tokens
 from alignjax.models import decoder_config, quantized
 from alignjax.training import optim, state
 from alignjax.types import Frozen, Model, Params, TrainState
@@ -123,7 +123,11 @@ def _other_tokenizer(fields: Mapping[str, Any], parent: Run) -> dict[str, str]:
     if fields.get("path") is not None:
         own = config.build(base.TokenizerConfig, fields, "tokenizer")
         own = base.build(own, (), "")
-        there = fields if encoding(own) == encoding(tok) else {"kind": tok.kind}
+        there = (
+            fields
+            if templates.encoding(own) == templates.encoding(tok)
+            else {"kind": tok.kind}
+        )
     else:
         recorded = parent.config.get("tokenizer") or {"vocab_size": tok.vocab_size}
         there = {**recorded, "kind": tok.kind}
@@ -206,21 +210,10 @@ def load_tokenizer(parent: Run, field: str = "init.run") -> base.Tokenizer:
     return tokenizer
 
 
-def encoding(tok: base.Tokenizer) -> str:
-    """A sha256; equal for tokenizers that make the same tokens of any text.
-
-    Another template, or other stops, change neither tokens nor what they stand for.
-    """
-    ignored = {tokenizer_files.GENERATION, tokenizer_files.STOPS, templates.KEPT}
-    ignored.add(tokenizer_files.TEMPLATES)
-    matters = lambda n: n not in ignored and not n.startswith("chat_template.")
-    files = {name: file for name, file in tok.files.items() if matters(name)}
-    return tok._replace(files=files).identity
-
-
 def check_tokenizer(reference: Run, tok: base.Tokenizer) -> None:
     """Raises ConfigError where a reference reads other tokens than the policy."""
-    other, policy = encoding(load_tokenizer(reference, "reference.run")), encoding(tok)
+    other = templates.encoding(load_tokenizer(reference, "reference.run"))
+    policy = templates.encoding(tok)
     if other != policy:
         raise errors.ConfigError(
             f"reference.run: {reference.path} has another tokenizer ({other[:12]}, the "

@@ -57,11 +57,12 @@ def tokens(
     chunk: int = CHUNK,
     needs: tuple[str, ...] = (),
     reference: Params | None = None,
+    reference_model: Model | None = None,
 ) -> Tokens:
     """`logp` and `logz` of each target, without ever holding the logits of all of them.
 
     Args:
-      model: of `params` and of `reference`.
+      model: of `params`, and of `reference` unless it has another.
       params: of the policy.
       sequences: rows [B, T].
       key: turns dropout on.
@@ -70,6 +71,7 @@ def tokens(
       needs: further fields of `Tokens`; other names are ignored.
       reference: parameters of a reference, for `reference_logp` and the fields in
         `COMPARISONS`; without a gradient.
+      reference_model: of `reference`, with the same vocabulary.
 
     Raises:
       ValueError: a comparison without a reference.
@@ -79,19 +81,20 @@ def tokens(
     arrays = (model.hidden(params, sequences, key), sequences.targets)
     if reference is not None:
         reference = lax.stop_gradient(reference)
-        arrays += (model.hidden(reference, sequences),)
+        other = reference_model or model
+        arrays += (other.hidden(reference, sequences),)
 
     def figures(x_BCD, targets_BC, reference_BCD=None):
         logits_BCV = model.unembed(params, x_BCD)
         policy = _figures(logits_BCV, targets_BC, needs)
         if reference is None:
             return policy
-        other_BCV = model.unembed(reference, reference_BCD)
-        fields = {"reference_logp": token_logp(other_BCV, targets_BC)[0]}
+        reference_BCV = other.unembed(reference, reference_BCD)
+        fields = {"reference_logp": token_logp(reference_BCV, targets_BC)[0]}
         if "reference_kl" in needs:
-            fields["reference_kl"] = divergence(other_BCV, logits_BCV)
+            fields["reference_kl"] = divergence(reference_BCV, logits_BCV)
         if "kl" in needs:
-            fields["kl"] = divergence(logits_BCV, other_BCV)
+            fields["kl"] = divergence(logits_BCV, reference_BCV)
         return policy._replace(**fields)
 
     return over_chunks(figures, arrays, chunk)

@@ -20,18 +20,22 @@ from tests.fixtures import tiny
 SIZE = dict(d_model=16, layers=1, heads=2, d_ff=24, max_length=128)
 MODEL = {"family": "llama", "name": "nano", **SIZE}
 REWARD = {"name": "reward_model", "loss": "bradley_terry", "members": 2}
+SIZES = {"wide": {"d_model": 32}, "padded": {"vocab_size": 288}}
 CONFIGS = {
     "dialogues": {"data": {"chat": "roles", "bos": True}, "seed": 3},
     "texts": {},
+    "wide": {},
+    "padded": {},
+    "other": {},
     "reward": {"data": {"chat": "roles", "bos": True}, "objective": REWARD},
 }
 TURNS = [("user", "hi"), ("assistant", "yes?"), ("user", "why")]
 
 
 @functools.cache
-def weights(heads: int):
-    model = models.build(MODEL | {"score_heads": heads}, 262)
-    return jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(0))
+def weights(seed: int, **fields):
+    model = models.build(MODEL | fields, 262)
+    return jax.jit(lambda key: nn.unbox(model.init(key)))(jax.random.key(seed))
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +43,13 @@ def workdirs(tmp_path_factory):
     """Runs by name, of models that were not trained."""
     parent = tmp_path_factory.mktemp("runs")
     for name, own in CONFIGS.items():
-        model = MODEL | ({"score_heads": 2} if name == "reward" else {})
-        config, workdir = {"model": model, **own}, parent / name
-        kind = base.TokenizerConfig(kind="bytes", control_tokens=templates.CONTROL)
+        fields = {"score_heads": 2} if name == "reward" else SIZES.get(name, {})
+        config, workdir = {"model": MODEL | fields, **own}, parent / name
+        control = ("<other>",) if name == "other" else templates.CONTROL
+        kind = base.TokenizerConfig(kind="bytes", control_tokens=control)
         tok = base.build(kind, (), workdir)
-        params = jax.tree.map(lambda x: 5 * x, weights(model.get("score_heads", 0)))
+        params = weights(int(name in ("texts", "wide")), **fields)
+        params = jax.tree.map(lambda x: 5 * x, params)
         with tiny.checkpoints_of(workdir, config=config) as checkpoints:
             tok.save(workdir / "tokenizer")
             state = types.TrainState(jax.numpy.int32(5), params, ())
@@ -249,6 +255,66 @@ def test_rows_of_every_kind_are_scored(workdirs, tmp_path, capsys, row, text, co
         columns = '--columns={"prompt": "question"}'
         _, (again,), _ = command(capsys, run, f"--data={path}", columns)
         assert json.loads(again)["logp"] == line["logp"]
+
+
+@pytest.mark.parametrize("other", ["texts", "wide"])
+def test_scores_beside_a_reference_are_sums_over_the_vocabulary(
+    run, workdirs, tmp_path, capsys, other
+):
+    reference = analysis.open_run(workdirs / other)
+    responses = ["well", "no" * 20]
+    alone = run.score(["hi", "why"], responses)
+    scores = run.score(["hi", "why"], responses, reference=workdirs / other)
+    for one, single in zip(scores, alone, strict=True):
+        ids = np.array([*one.prompt_ids, *one.ids])
+        at = np.arange(len(one.prompt_ids) - 1, len(ids) - 1)
+        p, q = (
+            nn.log_softmax(run.logits(ids[:-1])[at].astype(np.float64))
+            for run in (run, reference)
+        )
+        targets = np.arange(len(at)), ids[at + 1]
+        np.testing.assert_allclose(one.logp, single.logp, atol=1e-4)
+        np.testing.assert_allclose(one.ref_logp, q[targets].sum(), rtol=1e-4)
+        np.testing.assert_allclose(one.kl, (np.exp(p) * (p - q)).sum(), rtol=1e-4)
+        assert (single.ref_logp, single.kl) == (None, None)
+    rows = [
+        {"prompt": p, "response": r}
+        for p, r in zip(("hi", "why"), responses, strict=True)
+    ]
+    path = rows_of(tmp_path / "rows.jsonl", rows)
+    flags = f"--run={run.path}", f"--data={path}"
+    code, lines, _ = command(capsys, *flags, f"--reference={reference.path}@5")
+    assert code == errors.DONE
+    for line, one in zip(map(json.loads, lines), scores, strict=True):
+        assert line["reference"] == reference.digest()
+        np.testing.assert_allclose(
+            [line["ref_logp"], line["kl"]], [one.ref_logp, one.kl], rtol=1e-5
+        )
+    line = json.loads(command(capsys, *flags)[1][0])
+    assert (line["reference"], line["ref_logp"], line["kl"]) == (None, None, None)
+
+
+def test_a_run_is_no_way_from_itself(run):
+    (one,) = run.score(["hi"], ["well"], reference=run)
+    assert one.ref_logp == one.logp and one.kl == 0
+
+
+@pytest.mark.parametrize(
+    "other, code",
+    [
+        ("other", errors.CONFIG),
+        ("padded", errors.CONFIG),
+        ("absent", errors.CHECKPOINT),
+        ("wide@4", errors.CHECKPOINT),
+    ],
+)
+def test_a_reference_of_other_tokens_is_refused(
+    workdirs, tmp_path, capsys, other, code
+):
+    path = rows_of(tmp_path / "rows.jsonl", [{"prompt": "hi", "response": "ho"}])
+    arguments = f"--run={workdirs / 'dialogues'}", f"--data={path}"
+    ended, lines, err = command(capsys, *arguments, f"--reference={workdirs / other}")
+    assert (ended, lines) == (code, []) and "Traceback" not in err
 
 
 def test_a_run_of_texts_goes_on_from_prompts(workdirs, tmp_path, capsys):

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignjax import cli, config, errors, world
-from alignjax.experiment import initial
+from alignjax.data.chat import templates
 from alignjax.tracking import progress
 from alignjax.world.assessment import (
     benchmarks,
@@ -169,7 +169,7 @@ def _check_tokenizers(figures, models) -> None:
     measured = figures["models"].items()
     tokenizers = {name: model.get("tokenizer") for name, model in measured}
     speak = [model for model in models if model.stage != "reward"]
-    tokenizers |= {m.name: initial.encoding(m.run.tokenizer) for m in speak}
+    tokenizers |= {m.name: templates.encoding(m.run.tokenizer) for m in speak}
     first = next((name for name, tokenizer in tokenizers.items() if tokenizer), None)
     for name, tokenizer in tokenizers.items():
         if tokenizer and tokenizer != tokenizers[first]:
@@ -216,12 +216,9 @@ def parse_run(text: str) -> tuple[str, str, int | None]:
       ArgumentTypeError: it is neither.
     """
     name, _, path = text.partition("=")
-    folder, at, step = path.rpartition("@")
     if not (name and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR@STEP")
-    if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
-        return name, folder, int(step)
-    return name, path, None
+    return name, *cli.at_step(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

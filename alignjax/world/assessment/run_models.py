@@ -12,10 +12,9 @@ import numpy as np
 
 from alignjax import analysis, errors, sampling, world
 from alignjax.data import records
-from alignjax.data.chat import dialogues
+from alignjax.data.chat import dialogues, templates
 from alignjax.data.chat import format as chats
 from alignjax.data.tokens import tokenizing
-from alignjax.experiment import initial
 from alignjax.world import lexicon, prompts
 from alignjax.world.assessment import results
 
@@ -111,7 +110,7 @@ class RunModel(NamedTuple):
             "step": self.step,
             "digest": self.run.digest(self.step),
             "start": self.run.meta(self.step).get("data", {}).get("init"),
-            "tokenizer": initial.encoding(self.run.tokenizer),
+            "tokenizer": templates.encoding(self.run.tokenizer),
             "stage": self.stage,
             "reads": self.format.name,
             **{field: objective[field] for field in fields},

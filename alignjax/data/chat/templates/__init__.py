@@ -77,6 +77,18 @@ def find(tok: base.Tokenizer, format: str, *, tools: bool = False) -> str:
     return kept["template"] if kept.get("format") == format else _read(format)
 
 
+def encoding(tok: base.Tokenizer) -> str:
+    """A sha256; equal for tokenizers that make the same tokens of any text.
+
+    Another template, or other stops, change neither tokens nor what they stand for.
+    """
+    ignored = {tokenizer_files.GENERATION, tokenizer_files.STOPS, KEPT}
+    ignored.add(tokenizer_files.TEMPLATES)
+    matters = lambda n: n not in ignored and not n.startswith("chat_template.")
+    files = {name: file for name, file in tok.files.items() if matters(name)}
+    return tok._replace(files=files).identity
+
+
 def has_own(tok: base.Tokenizer) -> bool:
     """Whether a template came with the tokenizer, sound or not."""
     files = {FILE, tokenizer_files.TEMPLATES}
