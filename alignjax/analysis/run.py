@@ -26,7 +26,7 @@ from alignjax import errors, models, patterns, sampling, trees, types
 from alignjax.analysis import forward, scoring, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data import messages
-from alignjax.data.chat import format, templates
+from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder
 from alignjax.models import decoder, quantized
@@ -174,7 +174,11 @@ class Run:
           CheckpointError: there is no such step, it is broken, or has no average; or
             the run that it started from is gone, or another.
         """
-        read = _read_average if average else lambda stored: stored.read("params", None)
+        read = (
+            stores.read_average
+            if average
+            else lambda stored: stored.read("params", None)
+        )
         trained = self._from_step(step, read)
         if self._base is None:
             return trees.nest(trained)
@@ -329,8 +333,7 @@ class Run:
 
         See `score`, which takes many at once.
         """
-        (score,) = self.score([prompt], [response], plain=plain)
-        return score.logprobs
+        return self.score([prompt], [response], plain=plain)[0].logprobs
 
     def score(
         self,
@@ -359,9 +362,8 @@ class Run:
 
         Raises:
           ConfigError: ids outside the vocabulary, no response, nothing before it, or
-            more of both than the model takes; names the first that is so. A reference
-            of other tokens.
-          CheckpointError: a reference that is no run.
+            more of both than the model takes; names the first that is so.
+          ConfigError, CheckpointError: as `reference`.
           DataError: turns or a response that the template cannot write.
         """
         prompts = _listed("prompts", prompts)
@@ -393,25 +395,11 @@ class Run:
     def reference(self, run: str | pathlib.Path | Run, step: int | None = None) -> Run:
         """A run, or that of a path, which reads the tokens of this one.
 
-        Raises:
-          CheckpointError: there is no such run or step.
-          ConfigError: another tokenizer or size of the vocabulary.
+        Raises CheckpointError where there is none, ConfigError for other tokens.
         """
         if not isinstance(run, Run):
             run = open_run(run, step, network=self.network).at()
-        own, other = (templates.encoding(x.tokenizer) for x in (self, run))
-        if own != other:
-            raise errors.ConfigError(
-                f"reference: {run.path} has another tokenizer ({other[:12]}, the "
-                f"scored run's is {own[:12]}), so its log-probs are of other tokens; "
-                "name a run of the same tokenizer"
-            )
-        own, other = (x.model.config.vocab_size for x in (self, run))
-        if own != other:
-            raise errors.ConfigError(
-                f"reference: {run.path} has a vocabulary of {other:,}, and the scored "
-                f"run one of {own:,}; name a run with the same"
-            )
+        scoring.check_reference(self, run)
         return run
 
     def generate(
@@ -506,21 +494,6 @@ class Run:
 
     def _from_step(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
         return self.store.from_step(self.step if step is None else step, read)
-
-
-def _read_average(stored: stores.Step) -> dict[str, np.ndarray]:
-    """The moving average of the parameters, `TrainState.extra["average"]`."""
-    train = step_folders.leaves_of(stored.meta, "train")
-    names = {}
-    for parameter in step_folders.leaves_of(stored.meta, "params"):
-        averages = [name for name in train if name.endswith(f"/average/{parameter}")]
-        if len(averages) != 1:
-            raise errors.CheckpointError(
-                f"{stored.path}: no average of {parameter} was kept; see optimizer.ema"
-            )
-        names[averages[0]] = parameter
-    leaves = stored.read("train", list(names))
-    return {names[name]: leaf for name, leaf in leaves.items()}
 
 
 def _listed(name: str, values) -> list:

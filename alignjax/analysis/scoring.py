@@ -19,7 +19,7 @@ import numpy as np
 
 from alignjax import errors, types
 from alignjax.data import messages, records
-from alignjax.data.chat import dialogues
+from alignjax.data.chat import dialogues, templates
 from alignjax.data.chat import format as chats
 from alignjax.data.tokenizers import base
 from alignjax.data.tokens import tokenizing
@@ -282,6 +282,23 @@ def fault(row: Row, *configs: Any) -> str | None:
     if len(ids) - 1 > longest:
         return f"{len(ids) - 1} inputs, where the model takes 1 to {longest}"
     return None
+
+
+def check_reference(run: Any, reference: Any) -> None:
+    """Raises ConfigError where the opened run `reference` reads other tokens."""
+    own, other = (templates.encoding(x.tokenizer) for x in (run, reference))
+    if own != other:
+        raise errors.ConfigError(
+            f"reference: {reference.path} has another tokenizer ({other[:12]}, the "
+            f"scored run's is {own[:12]}), so its log-probs are of other tokens; "
+            "name a run of the same tokenizer"
+        )
+    own, other = (x.model.config.vocab_size for x in (run, reference))
+    if own != other:
+        raise errors.ConfigError(
+            f"reference: {reference.path} has a vocabulary of {other:,}, and the "
+            f"scored run one of {own:,}; name a run with the same"
+        )
 
 
 def measure(

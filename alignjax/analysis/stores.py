@@ -126,6 +126,25 @@ def _step(path: pathlib.Path) -> Step:
     )
 
 
+def read_average(stored: Step) -> dict[str, Any]:
+    """The moving average of the parameters, `TrainState.extra["average"]`.
+
+    Raises:
+      CheckpointError: the run kept none.
+    """
+    train = step_folders.leaves_of(stored.meta, "train")
+    names = {}
+    for parameter in step_folders.leaves_of(stored.meta, "params"):
+        averages = [name for name in train if name.endswith(f"/average/{parameter}")]
+        if len(averages) != 1:
+            raise errors.CheckpointError(
+                f"{stored.path}: no average of {parameter} was kept; see optimizer.ema"
+            )
+        names[averages[0]] = parameter
+    leaves = stored.read("train", list(names))
+    return {names[name]: leaf for name, leaf in leaves.items()}
+
+
 def hugging_face(folder: folders.Folder) -> Store:
     """The store of a Hugging Face folder: one step, number 0.
 
