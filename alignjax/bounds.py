@@ -32,6 +32,7 @@ Many = Annotated[Count, Bound(lambda x: x <= 2**16, "at most 65,536")]
 ManyOrZero = Annotated[CountOrZero, Bound(lambda x: x <= 2**16, "at most 65,536")]
 Processes = Annotated[Count, Bound(lambda x: x <= 1024, "at most 1,024")]
 Share = Annotated[float, Bound(lambda x: 0 <= x < 1, "in [0, 1)")]
+Between = Annotated[float, Bound(lambda x: 0 < x < 1, "in (0, 1)")]
 PositiveShare = Annotated[float, Bound(lambda x: 0 < x <= 1, "in (0, 1]")]
 Fraction = Annotated[float, Bound(lambda x: 0 <= x <= 1, "in [0, 1]")]
 # A label that is wrong half of the time carries no information; beyond, it is inverted.

@@ -28,7 +28,12 @@ from alignjax.training import loop
 
 
 def train(
-    section: Mapping, workdir, *, profile: bool = False, network: bool = False
+    section: Mapping,
+    workdir,
+    *,
+    profile: bool = False,
+    network: bool = False,
+    notes: Sequence[str] = (),
 ) -> int:
     """Trains, or goes on training, in `workdir`; returns its exit code.
 
@@ -37,6 +42,7 @@ def train(
       workdir: where checkpoints, metrics, logs and samples go.
       network: whether the runs that it starts from may be fetched.
       profile: whether to write an XLA trace of some early steps to `workdir/profile`.
+      notes: lines for the log, which were printed before.
 
     Raises:
       ConfigError, DataError: refused, before the first step.
@@ -76,6 +82,8 @@ def train(
         )
         enter(log)  # which drops broken lines of the metrics
         last = journal.record_of(workdir / "metrics.jsonl", start - 1)
+        for note in [*notes, *checkpoints.notes]:
+            log.note(note)
         log.say(running.describe(run, resumed))
         for bad, reason in checkpoints.quarantined:
             log.say(f"the checkpoint of step {bad} is broken, moved aside: {reason}")
@@ -163,7 +171,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     add("--process_id", type=int, metavar="I", help="of this one; found on a pod")
     options, loaded = config_file.parse(parser, arguments)
     if options.print:
-        print(schema.page(*loaded, network=options.network))
+        print(schema.page(loaded.section, loaded.origins, network=options.network))
         return errors.DONE
     if options.workdir is None:
         parser.error("the following arguments are required: --workdir")
@@ -182,7 +190,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 options.coordinator, options.processes, options.process_id
             )
         flags = dict(profile=options.profile, network=options.network)
-        return train(loaded.section, options.workdir, **flags)
+        return train(loaded.section, options.workdir, notes=loaded.notes, **flags)
     except BrokenPipeError:
         raise
     except OSError as error:  # a disk that is full, a directory that is not ours

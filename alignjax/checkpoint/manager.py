@@ -34,6 +34,8 @@ class Checkpoints:
     Attributes:
       quarantined: (step, reason) of what was set aside: steps without their commit
         marker when the workdir was opened, broken ones by `restore_or_init`.
+      notes: lines for the log: on a run that begins again, and on fields of the config
+        that are others now than in the step that it goes on from.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Checkpoints:
         self.directory = self.workdir / "checkpoints"
         self.quarantine = self.workdir / "quarantine"
         self.quarantined: list[tuple[int, str]] = []
+        self.notes: list[str] = []
         # Steps saved, or being saved, by this run: the same list on every process, so
         # that all decide alike. It forgets nothing that `_finish` deletes.
         self._saved: list[int] = []
@@ -232,7 +235,10 @@ class Checkpoints:
 
     def _claim(self) -> None:
         """On one process: checks whose workdir this is, takes the lock, cleans up."""
-        resume.check_workdir(self.workdir, self._config, self._options.every)
+        every = self._options.every
+        if note := resume.check_workdir(self.workdir, self._config, every):
+            log.warning(note)
+            self.notes.append(note)
         atomic.check_links(self.workdir, but=("checkpoints", "quarantine"))
         self.directory.mkdir(parents=True, exist_ok=True)
         held = lock.Lock(self.workdir)
@@ -247,9 +253,9 @@ class Checkpoints:
             self.workdir / "config.json", self._config if old is None else old
         )
 
-    def _check_same_run(self, where: pathlib.Path, old, new) -> None:
+    def _check_same_run(self, where: pathlib.Path, old, new) -> list[str]:
         accept = self._options.accept
-        resume.check_same_run(old, new, where=str(where), accept=accept)
+        return resume.check_same_run(old, new, where=str(where), accept=accept)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -338,9 +344,13 @@ class Checkpoints:
         path = self.directory / str(step)
         with multihost.unanimous(path):
             meta = step_folders.read_meta(path)
-        self._check_same_run(path, self._complete(meta["config"]), self._config)
+        config = self._complete(meta["config"]), self._config
         data = {"data_identity": meta["data"]}, {"data_identity": self._data}
-        self._check_same_run(path, *data)
+        notes = [
+            note
+            for both in (config, data)
+            for note in self._check_same_run(path, *both)
+        ]
         renamed = step_folders.renamed_leaves(meta["leaves"])
         items = step_folders.rename(items, {new: old for old, new in renamed.items()})
         _check_fits(path, meta["leaves"], step_folders.describe(items))
@@ -353,6 +363,7 @@ class Checkpoints:
             loaded = step_folders.read(path, items)
         # Replicated, so that all processes come to the same conclusion.
         step_folders.verify(path, meta, fingerprint.fingerprints(loaded))
+        self.notes += notes
         return step_folders.rename(loaded, renamed)
 
     def _set_incomplete_aside(self) -> None:

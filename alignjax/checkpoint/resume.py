@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 
 def check_same_run(
     old: Mapping, new: Mapping, *, where: str, accept: Sequence[str] = ()
-) -> None:
-    """Logs the differences of two configs, as JSON has them, that are allowed.
+) -> list[str]:
+    """The allowed differences of two configs, as JSON has them; logged too.
 
     Args:
       accept: patterns of further fields that may differ.
@@ -50,13 +50,15 @@ def check_same_run(
     Raises:
       ConfigError: the other differences, a line for each field.
     """
-    refused = []
+    refused, notes = [], []
     for line in configs.differences(old, new):
         field = line.partition(": ")[0]
         if _matches(field, MAY_DIFFER):
-            log.info("%s goes on with %s", where, line)
+            notes.append(f"{where} goes on with {line}")
+            log.info(notes[-1])
         elif _matches(field, accept):
-            log.warning("%s goes on with %s, as checkpoint.accept says", where, line)
+            notes.append(f"{where} goes on with {line}, as checkpoint.accept says")
+            log.warning(notes[-1])
         else:
             refused.append(line)
     if refused:
@@ -66,6 +68,7 @@ def check_same_run(
         remedy += f' --config.checkpoint.accept="{fields}"'
         lines = [f"  {line}" for line in refused]
         raise errors.ConfigError([head, *lines, remedy])
+    return notes
 
 
 def _matches(field: str, patterns: Sequence[str]) -> bool:
@@ -75,8 +78,10 @@ def _matches(field: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
+def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> str | None:
     """Raises unless a run of this config may begin, or go on, in `workdir`.
+
+    Returns a line for the log where a run begins again that did not come to a save.
 
     Args:
       config: the resolved config, as JSON has it.
@@ -97,7 +102,7 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
             "run with its config.json"
         )
     if complete:
-        return
+        return None
     anew = "to begin again at step 0, use another workdir"
     with contextlib.suppress(errors.DataError, KeyError, TypeError):
         every = max(every, step_folders.read_config(workdir)["checkpoint"]["every"])
@@ -109,7 +114,7 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
             f"whole, whose fingerprints are then checked; {anew}"
         )
     if _entries(workdir / "quarantine"):
-        return  # `Checkpoints.restore_or_init` reports what was set aside
+        return None  # `Checkpoints.restore_or_init` reports what was set aside
     # Each save waits for the one before, and a deletion for a later save.
     late = [
         path.name
@@ -123,13 +128,24 @@ def check_workdir(workdir: pathlib.Path, config: Mapping, every: int) -> None:
             f"no complete step; copy the checkpoints back, or rename N.deleted to N, "
             f"whose fingerprints are then checked; {anew}"
         )
-    done = _steps_done(workdir)
-    if done and (not directory.is_dir() or done > 2 * every):
+    done, started = _steps_done(workdir), (workdir / "config.json").is_file()
+    # A start makes the folder before it writes config.json.
+    if gone := not directory.is_dir() and (done or started):
+        anew += ", or make an empty folder of this name, if the run never saved"
+    if done and (gone or done > 2 * every):
         raise errors.CheckpointError(
-            f"{directory} {'is empty' if directory.is_dir() else 'is gone'}, and the "
+            f"{directory} {'is gone' if gone else 'is empty'}, and the "
             f"records beside it are of {done} steps, which would be lost; copy the "
             f"checkpoints back; {anew}, or remove metrics.jsonl, log.txt and samples"
         )
+    if gone:
+        raise errors.CheckpointError(f"{directory} is gone; copy it back; {anew}")
+    if not started:
+        return None
+    return (
+        f"{workdir}: an earlier start ended before its first save, {done} steps on "
+        "record; this one begins at step 0"
+    )
 
 
 def _steps_done(workdir: pathlib.Path) -> int:

@@ -29,10 +29,17 @@ log = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
-    """A config, and what set its fields: "file" or "flag" by dotted path."""
+    """A config, and where it is from.
+
+    Attributes:
+      section: all of it, as plain dicts.
+      origins: what set a field, "file" or "flag", by dotted path.
+      notes: what the flags did beyond their own fields, for the log of a run.
+    """
 
     section: dict[str, Any]
     origins: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def add_option(parser: cli.Parser) -> None:
@@ -128,7 +135,10 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
       ConfigError: unknown fields, or texts that are no values of them; all at once.
     """
     origins = {path: "file" for path, value in _leaves(section) if value is not None}
-    section, problems = _of_loss(section, dict(flags)), []
+    section, notes = _of_loss(section, dict(flags))
+    for note in notes:
+        log.warning(note)
+    problems = []
     selects = lambda flag: flag[0].rpartition(".")[2] in SELECTORS
     for path, text in sorted(flags, key=selects, reverse=True):
         try:
@@ -141,23 +151,24 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
         origins[path] = "flag"
     if problems:
         raise errors.ConfigError(problems)
-    return Loaded(section, origins)
+    return Loaded(section, origins, tuple(notes))
 
 
-def _of_loss(section: dict, flags: Mapping[str, str]) -> dict:
+def _of_loss(section: dict, flags: Mapping[str, str]) -> tuple[dict, list[str]]:
     """A config whose loss a flag changes, without options that the new one lacks.
 
-    What the file sets for its own loss may mean something else to another: a warning
-    says what is left out, and what is kept.
+    What the file sets for its own loss may mean something else to another: the notes
+    say what is left out, and what is kept.
     """
+    notes = []
     part, loss = section.get("objective"), flags.get("objective.loss")
     if not isinstance(part, Mapping) or loss in (None, part.get("loss")):
-        return section
+        return section, notes
     try:
         before = schema.loss_options(part)
         after = schema.loss_options({**part, "loss": loss})
     except ValueError:  # an unknown name, which is reported elsewhere
-        return section
+        return section, notes
     for name in before:
         value = part.get(name)
         if value is None or f"objective.{name}" in flags:
@@ -165,11 +176,11 @@ def _of_loss(section: dict, flags: Mapping[str, str]) -> dict:
         head = f"objective.{name}: {value!r}, which the file sets for its own loss, is"
         if name in after:
             default = after[name].default
-            log.warning(f"{head} kept for {loss!r}, whose default is {default!r}")
+            notes.append(f"{head} kept for {loss!r}, whose default is {default!r}")
         else:
             part = {key: x for key, x in part.items() if key != name}
-            log.warning(f"{head} left out: {loss!r} has no such option")
-    return {**section, "objective": part}
+            notes.append(f"{head} left out: {loss!r} has no such option")
+    return {**section, "objective": part}, notes
 
 
 def _with(section: Mapping | None, path: str, value: Any) -> dict:

@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 
 from alignjax import cli, config, errors
 from alignjax.bounds import (
+    Between,
     Bound,
     Count,
     CountOrZero,
     Positive,
     PositiveShare,
-    Share,
     Size,
 )
 from alignjax.checkpoint import CheckpointConfig
@@ -93,8 +93,15 @@ class InitConfig:
     step: int | None = None
 
     def __post_init__(self):
-        if self.step is not None and self.run is None:
-            raise errors.ConfigError(f"step: {self.step} of no run; name the run too")
+        if problems := _without_run(self):
+            raise errors.ConfigError(problems)
+
+
+def _without_run(section) -> list[str]:
+    """What is wrong with a section that names a step and no run."""
+    if section.step is None or section.run is not None:
+        return []
+    return [f"step: {section.step} of no run; name the run too"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +126,7 @@ class ReferenceConfig:
     update_share: PositiveShare | None = None
 
     def __post_init__(self):
-        problems = []
-        if self.step is not None and self.run is None:
-            problems.append(f"step: {self.step} of no run; name the run too")
+        problems = _without_run(self)
         if self.update_share is not None and self.update_every is None:
             problems.append(
                 f"update_share: {self.update_share} at no time; set update_every too"
@@ -178,7 +183,7 @@ class OptimizerConfig:
     learning_rate: Positive
     clip_norm: Positive | None = None
     decay: str = ".*"
-    ema: Share | None = None
+    ema: Between | None = None
 
 
 @dataclasses.dataclass(frozen=True)

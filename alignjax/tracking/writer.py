@@ -147,6 +147,11 @@ class Writer:
             self._to_log(message)
             self._terminal.say(message)
 
+    def note(self, message: str) -> None:
+        """Keeps in the log what was printed before there was one."""
+        if self.active:
+            self._to_log(message)
+
     def sync(self) -> None:
         """Returns when what was written would outlive a power cut.
 

@@ -182,15 +182,9 @@ def moving_copies(
       ema: `optimizer.ema`; None keeps no average.
       reference_every: `reference.update_every`; None keeps the reference as it is.
       reference_share: `reference.update_share`; None is 1.
-
-    Raises:
-      ConfigError: `ema` is out of its range.
     """
     copies = {}
     if ema is not None:
-        if not 0 < ema < 1:
-            problem = f"optimizer.ema: {ema} is not in (0, 1); None is off"
-            raise errors.ConfigError(problem)
         copies["average"] = average(ema)
     if reference_every is not None:
         share = 1.0 if reference_share is None else reference_share

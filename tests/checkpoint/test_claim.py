@@ -100,7 +100,11 @@ FREE = {
     "what was set up beside it": {".gitignore": "*", "slurm-1.out": "", "run.log": ""},
     "an interrupted start": {"config.json.tmp": "{"},
     "an interrupted save": {"checkpoints/5.orbax-checkpoint-tmp/x": ""},
-    "a start without a step": {"config.json": tiny.CONFIG, "notes.md": "mine"},
+    "a start without a step": {
+        "config.json": tiny.CONFIG,
+        "tokenizer/bytes.json": "{}",
+        "checkpoints/5.orbax-checkpoint-tmp/x": "",
+    },
 }
 
 
@@ -135,6 +139,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_again(run, lost):
     message = refused(run, errors.CheckpointError)
     assert str(run / "checkpoints") in message and "metrics.jsonl" in message
     (run / "metrics.jsonl").unlink()  # the remedy
+    (run / "checkpoints").mkdir(exist_ok=True)
     begins(run)
 
 
@@ -162,6 +167,7 @@ LEFT = {
 def test_whatever_is_left_of_a_run_that_saved_keeps_it_from_beginning(tmp_path, name):
     """Each alone, beside the config, whatever else of the run was not copied."""
     fill(tmp_path, {"config.json": tiny.CONFIG})
+    (tmp_path / "checkpoints").mkdir()
     begins(tmp_path)
     fill(tmp_path, {name: "2026-01-01 00:00:00 step 11/40  loss 1.5\n"})
     message = refused(tmp_path, errors.CheckpointError)
@@ -190,6 +196,21 @@ def test_a_run_goes_on_whatever_lies_between_its_steps(run):
     assert left == {"5", "10", "mine.deleted"}
     aside = {path.name.partition("-")[0] for path in (run / "quarantine").iterdir()}
     assert aside == {"2", "4", "12"}
+
+
+def test_a_start_without_a_step_is_said_and_one_without_its_folder_refused(tmp_path):
+    """The folder of steps is older than config.json: without it something is gone."""
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
+        assert checkpoints.notes == []
+    fill(tmp_path, {"tokenizer/bytes.json": "{}"})
+    with tiny.checkpoints_of(tmp_path) as checkpoints:
+        assert checkpoints.restore_or_init(ONE, lambda: "fresh") == ("fresh", None)
+        (note,) = checkpoints.notes
+        assert str(tmp_path) in note and "step 0" in note
+    (tmp_path / "checkpoints").rmdir()
+    assert "empty folder" in refused(tmp_path, errors.CheckpointError)
+    (tmp_path / "checkpoints").mkdir()  # the remedy
+    begins(tmp_path)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10])

@@ -50,7 +50,7 @@ def refusals(file, *flags):
     ],
 )
 def test_a_flag_sets_a_field(flag, value):
-    section, origins = loaded(DPO, flag)
+    section, origins, _ = loaded(DPO, flag)
     path = flag.partition("=")[0]
     assert schema.get(section, path) == value
     assert type(schema.get(section, path)) is type(value)
@@ -93,9 +93,19 @@ def test_columns_of_a_source_are_set_by_flags():
     ],
 )
 def test_options_of_another_loss_are_not_kept_in_silence(flags, beta, words, caplog):
-    section = loaded(DPO, *flags).section
+    section, _, notes = loaded(DPO, *flags)
     assert section["objective"].get("beta") == beta
     assert words in caplog.text and bool(words) == bool(caplog.text)
+    assert all(note in caplog.text for note in notes) and bool(notes) == bool(words)
+
+
+def test_what_flags_do_beyond_their_fields_comes_into_the_log(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(train, "train", lambda *_, **flags: given.update(flags) or 0)
+    flags = f"--config={DPO}", f"--workdir={tmp_path}", "--config.objective.loss=ipo"
+    assert train.main([*flags, f"--config.cache_dir={tmp_path}"]) == errors.DONE
+    (note,) = given["notes"]
+    assert "objective.beta" in note
 
 
 def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():

@@ -104,6 +104,14 @@ def test_a_terminal_gets_one_line_and_the_log_stays_plain(tmp_path):
     assert "\r" not in log and len(log.splitlines()) == 4
 
 
+def test_a_note_is_in_the_log_alone(tmp_path):
+    stdout, options = io.StringIO(), dict(total_steps=1, tensorboard=False)
+    with writer.Writer(tmp_path, stdout=stdout, **options) as log:
+        log.note("printed before")
+    assert stdout.getvalue() == ""
+    assert (tmp_path / "log.txt").read_text().endswith(" printed before\n")
+
+
 def test_evaluation_always_shows(tmp_path):
     stdout = io.StringIO()
     with writer.Writer(

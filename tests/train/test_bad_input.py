@@ -80,6 +80,8 @@ def refuse_alone(tmp_path, workdir, corpus, cache):
         ("optimizer.decay=nothing", ["optimizer.decay", "'nothing'", "embed"]),
         ("optimizer.decay=(", ["optimizer.decay", "'('"]),
         ("optimizer.ema=1.0", ["optimizer.ema: 1.0"]),
+        ("optimizer.ema=0.0", ["optimizer.ema: 0.0"]),
+        ("optimizer.ema=-1.0", ["optimizer.ema: -1.0"]),
         ("schedule.name=cosin", ["schedule.name", "'cosin'", "'cosine'"]),
         ("schedule.decay=0.5", ["schedule.decay: unknown field", "final"]),
         ("schedule.warmup_steps=99", ["schedule.warmup_steps: 99", "steps = 24"]),

@@ -89,6 +89,7 @@ def test_a_run_goes_on_with_other_batches_and_more_steps(folder, base):
     assert old == base.metrics()[7]["learning_rate"] < new / 1.5
     (line,) = [line for line in said(after) if "the learning rate jumps" in line]
     assert f"{old:.3g}" in line and f"{new:.3g}" in line
+    assert any("goes on with batch_size: 8 -> 16" in line for line in said(after))
 
 
 def test_a_run_of_dialogues_replies(tuned):

@@ -148,12 +148,6 @@ def test_refuses(section, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("ema", [0.0, 1.0, -1.0])
-def test_an_average_has_a_decay_between_0_and_1(ema):
-    with pytest.raises(errors.ConfigError, match=r"optimizer\.ema: "):
-        optim.moving_copies(ema, None, None)
-
-
 def test_a_decay_pattern_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match=r"'kernels' matches no parameter"):
         optim.build({"name": "adamw", "decay": "kernels"}, 0.1).init(PARAMS)
