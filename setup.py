@@ -37,7 +37,16 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
-    "aot": ["jax[tpu]"],  # libtpu compiles for TPU pods on a machine that has no TPU
+    "plan": [  # XLA's compiler for GPUs and what it links, where there is no GPU
+        "jax-cuda12-plugin>=0.11,<0.13; python_version >= '3.12'",
+        "nvidia-cublas-cu12",
+        "nvidia-cuda-cupti-cu12",
+        "nvidia-cuda-nvcc-cu12",
+        "nvidia-cuda-nvrtc-cu12",
+        "nvidia-cuda-runtime-cu12",
+        "nvidia-cudnn-cu12",
+        "nvidia-nvjitlink-cu12",
+    ],
     "hf": [*HUGGING_FACE, "datasets>=3"],
     "parity": ["peft", "torch", "transformers"],  # certificates beside transformers
     "report": ["matplotlib>=3.9"],  # figures

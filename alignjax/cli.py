@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": ("convert", "import and export Hugging Face and PEFT folders"),
     "losses": ("losses.__main__", "list the losses and their options"),
     "audit": ("experiment.audit", "print which tokens of the data are trained on"),
+    "plan": ("plan.__main__", "compile a step for hardware that is not here"),
     "precompute": ("experiment.precompute", "store the reference log-probs"),
 }
 USAGE = """usage: alignjax COMMAND [OPTION ...]

@@ -28,7 +28,7 @@ LEVELS = [
     {"huggingface", "objectives", "sampling"},
     {"analysis", "training"},
     {"experiment"},
-    {"convert", "evals"},
+    {"convert", "evals", "plan"},
     {"world"},
     {"feedback", "generate", "report", "score", "train"},
 ]

@@ -81,26 +81,12 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     jax.devices()  # those that cannot start are known before the data are read
     c, cache_dir = run.config, pathlib.Path(run.config.cache_dir).expanduser()
     tok = _tokenizer(c, run.parent, cache_dir)
-    model = models.build(c.model, tok.vocab_size)
-    if c.length > model.config.max_length:
-        raise errors.ConfigError(
-            f"length: {c.length} is more than model.max_length = "
-            f"{model.config.max_length}; lower it, or raise that"
-        )
-    objective = objectives.build(model, c.objective)
+    run = place(run, tok.vocab_size)
+    model, objective, weights = run.model, run.objective, run.weights
     if run.reference is not None:
         initial.check_tokenizer(run.reference, tok)
         if not initial.same_parameters(run.parent, run.reference):
             initial.check_model(run.reference, model.config)
-    mesh = sharding.make_mesh(c.mesh)
-    parts = sharding.batch_divisor(mesh, run.rules) * c.microbatches
-    if c.batch_size % parts:
-        raise errors.ConfigError(
-            f"batch_size: {c.batch_size} is not a multiple of {parts}, which is "
-            f"{c.microbatches} microbatches on {parts // c.microbatches} devices of "
-            f"the mesh {dict(mesh.shape)}; the next that is: "
-            f"{-(-c.batch_size // parts) * parts}"
-        )
     _check_memory("batch_size", _batch_bytes(c), _host_bytes())
     data = lambda split: loader.build(
         c.data,
@@ -119,6 +105,47 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         if other is not None:
             identity[name] = other.digest()
     prompts, stop = _prompts(c, model, tok)
+    _check_memory("model", weights.nbytes, _device_bytes())
+    store = reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
+    return run._replace(
+        identity=identity,
+        tokenizer=tok,
+        prompts=prompts,
+        stop=stop,
+        train=train,
+        validation=data("validation") if c.evaluation.every else None,
+        store=store if c.reference.store else None,
+    )
+
+
+def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
+    """The model, the objective, the mesh and the weights of an experiment.
+
+    Args:
+      run: checked.
+      vocab_size: tokens of its tokenizer.
+      devices: those of the mesh, which need not be here; all by default.
+
+    Raises:
+      ConfigError: fields that do not fit each other, or the devices.
+    """
+    c = run.config
+    model = models.build(c.model, vocab_size)
+    if c.length > model.config.max_length:
+        raise errors.ConfigError(
+            f"length: {c.length} is more than model.max_length = "
+            f"{model.config.max_length}; lower it, or raise that"
+        )
+    mesh = sharding.make_mesh(c.mesh, devices)
+    parts = sharding.batch_divisor(mesh, run.rules) * c.microbatches
+    if c.batch_size % parts:
+        raise errors.ConfigError(
+            f"batch_size: {c.batch_size} is not a multiple of {parts}, which is "
+            f"{c.microbatches} microbatches on {parts // c.microbatches} devices of "
+            f"the mesh {dict(mesh.shape)}; the next that is: "
+            f"{-(-c.batch_size // parts) * parts}"
+        )
+    objective = objectives.build(model, c.objective)
     stored, moves = c.reference.store, c.reference.update_every is not None
     weights = initial.InitialWeights(
         model,
@@ -130,29 +157,25 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         rules=run.rules,
         parent=run.parent,
         reference=run.reference,
-        keep_reference=run.reference is not None and not stored and not moves,
+        keep_reference=objective.needs.reference and not stored and not moves,
     )
     with sharding.use(mesh, run.rules):
         weights.check()
-    _check_memory("model", weights.nbytes, _device_bytes())
-    store = reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
-    return run._replace(
-        mesh=mesh,
-        model=model,
-        objective=objective,
-        identity=identity,
-        tokenizer=tok,
-        prompts=prompts,
-        stop=stop,
-        train=train,
-        validation=data("validation") if c.evaluation.every else None,
-        weights=weights,
-        store=store if stored else None,
-    )
+    return run._replace(mesh=mesh, model=model, objective=objective, weights=weights)
 
 
-def check(section: dict, *, network: bool = False) -> Experiment:
-    """What needs no data and no device. Raises ConfigError with all problems."""
+def check(section: dict, *, network: bool = False, absent: bool = False) -> Experiment:
+    """What needs no data and no device.
+
+    Args:
+      section: the whole config, as JSON.
+      network: whether runs may be fetched.
+      absent: for plans: the runs that it names are not looked for. They are taken to
+        have the model that the section `model` describes.
+
+    Raises:
+      ConfigError: all problems.
+    """
     problems = []
 
     def attempt(function, *arguments, **options):
@@ -166,15 +189,15 @@ def check(section: dict, *, network: bool = False) -> Experiment:
         is_open = all(value is None for value in own_tokenizer.values())
         own_tokenizer = None if is_open else own_tokenizer
     c = config.build(sections.Config, {**section, "tokenizer": own_tokenizer}, "")
-    parent = initial.find_run(c.init, "init", network)
+    parent = None if absent else initial.find_run(c.init, "init", network)
     section = initial.inherit_data(initial.inherit_model(section, parent), parent)
     data = config.build(loader.DataConfig, section["data"], "data")
     c = dataclasses.replace(c, model=section["model"], data=data)
     if own_tokenizer is not None:
         attempt(tokenizer.check_used, own_tokenizer)
-    elif parent is None:
+    elif parent is None and not absent:
         problems.append("tokenizer.kind: required, where init.run names no run")
-    if c.trainable != ".*" and parent is None:
+    if c.trainable != ".*" and parent is None and not absent:
         problems.append(
             f"trainable: {c.trainable!r} keeps the other parameters as they start, "
             "which is random; name a run in init.run"
@@ -188,9 +211,10 @@ def check(section: dict, *, network: bool = False) -> Experiment:
     reference_run = None
     loss = f"the loss {c.objective.get('loss') or c.objective.get('name')!r}"
     if objective is not None and objective.needs.reference:
-        reference_run = attempt(initial.find_run, c.reference, "reference", network)
+        if not absent:
+            reference_run = attempt(initial.find_run, c.reference, "reference", network)
         reference_run = reference_run or parent
-        if reference_run is None:
+        if reference_run is None and not absent:
             problems.append(f"reference.run: {loss} needs one; or name init.run")
         if c.reference.store and objective.needs.unstored:
             problems.append(

@@ -345,6 +345,12 @@ class InitialWeights:
         same = same_parameters(self.reference, self.parent)
         return Frozen(base, stored if same else self.reference_params())
 
+    @property
+    def abstract_frozen(self) -> Frozen:
+        """`frozen()` as ShapeDtypeStructs with shardings."""
+        base = self._partition(self.stored)[1]
+        return Frozen(base, self.stored if self.keep_reference else None)
+
     def reference_params(self) -> Params:
         """All parameters of the reference, for the policy's model."""
         return self._load(self.reference)

@@ -33,7 +33,8 @@ def abstract_params(model: Model, mesh, rules) -> Params:
     Raises:
       ConfigError: an axis of a parameter that the mesh does not divide.
     """
-    boxed = jax.eval_shape(model.init, jax.random.key(0))
+    # The key too is abstract: the devices of the mesh need not be here.
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     specs = sharding.shardings(boxed, mesh, rules)
     params = jax.tree.map(_sharded, jax.eval_shape(nn.unbox, boxed), specs)
     problems = []

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step of a config, compiled for devices that need not be here.
+
+No data are read and no weights: shapes are all that a compiler looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alignjax import config, errors
+from alignjax.data.chat import comparisons
+from alignjax.distributed import sharding
+from alignjax.experiment import build, initial, running
+from alignjax.models import decoder
+from alignjax.types import Responses, Sequences
+
+GROUPS = 8  # in a row, where the config has no bound; they cost next to nothing
+
+
+class Planned(NamedTuple):
+    """A step before it is compiled.
+
+    Attributes:
+      run: the experiment, without data.
+      arguments: of the step, as ShapeDtypeStructs with shardings.
+      tokens: positions of the model that a batch takes.
+      flops: of a step by `decoder.flops_per_token`, on all devices together.
+      notes: what was assumed, in lines.
+    """
+
+    run: build.Experiment
+    arguments: tuple[Any, ...]
+    tokens: int
+    flops: float
+    notes: list[str]
+
+
+def plan(
+    section: Mapping,
+    devices,
+    *,
+    vocab: int | None = None,
+    responses: int = 4,
+    network: bool = False,
+) -> Planned:
+    """The step of a config on some devices.
+
+    Args:
+      section: the whole config.
+      devices: of the mesh.
+      vocab: tokens of the tokenizer, where the config does not tell.
+      responses: of a group, where only the data tell.
+      network: whether runs may be fetched.
+
+    Raises:
+      ConfigError: all problems of the config, or a vocabulary that nothing tells.
+    """
+    section, notes = config.to_json(section), []
+    run = build.check(section, network=network, absent=_absent(section, network, notes))
+    run = build.place(run, _vocab_size(run, vocab), devices)
+    with sharding.use(run.mesh, run.rules):
+        batch = _batch(run, responses)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    everywhere = NamedSharding(run.mesh, PartitionSpec())
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
+    weights = run.weights
+    tokens = getattr(batch, "sequences", batch).inputs.size
+    flops = tokens * decoder.flops_per_token(
+        run.model,
+        run.config.length,
+        trainable=run.config.trainable,
+        unembeds=not run.objective.needs.scores,
+    )
+    arguments = (weights.abstract, weights.abstract_frozen, batch, key)
+    return Planned(run, arguments, tokens, flops, notes)
+
+
+def compile(planned: Planned, options: Mapping[str, Any]):
+    """The compiled step, as `jax.stages.Compiled`."""
+    run = planned.run
+    with sharding.use(run.mesh, run.rules):
+        lowered = running.train_step(run).lower(*planned.arguments)
+        return lowered.compile(compiler_options=dict(options) or None)
+
+
+def _absent(section: Mapping, network: bool, notes: list[str]) -> bool:
+    """Whether the run that it starts from is not here, and its model is described."""
+    init = (section.get("init") or {}).get("run")
+    if init is None:
+        return False
+    where = build.sections.InitConfig(init, (section.get("init") or {}).get("step"))
+    try:
+        initial.find_run(where, "init", network)
+    except errors.ConfigError as error:
+        if not (section.get("model") or {}).get("family"):
+            remedy = "to plan without that run, describe its model by "
+            remedy += "--config.model.family and --config.model.name"
+            problems = [*error.problems, f"model.family: {remedy}"]
+            raise errors.ConfigError(problems) from error
+        notes.append(f"init.run: {init} is not here; planned by the section model")
+        return True
+    return False
+
+
+def _vocab_size(run: build.Experiment, vocab: int | None) -> int:
+    """The tokens of the tokenizer, or the rows of the embedding, which count."""
+    if vocab is not None:
+        return vocab
+    if run.parent is not None:
+        return run.parent.model.config.vocab_size
+    c = run.config
+    if (size := build.models.build(c.model, 1).config.vocab_size) > 1:
+        return size
+    kind = None if c.tokenizer is None else c.tokenizer.kind
+    if kind == "bytes":
+        return 258 + len(c.tokenizer.control_tokens)
+    if kind == "sentencepiece" and c.tokenizer.path is None:
+        return c.tokenizer.vocab_size
+    raise errors.ConfigError(
+        "model.vocab_size: neither the model nor the tokenizer tells it; give --vocab"
+    )
+
+
+def _batch(run: build.Experiment, responses: int) -> Sequences | Responses:
+    """The batch of a step, as ShapeDtypeStructs with shardings."""
+    c, needs = run.config, run.objective.needs
+    rows, T = c.batch_size, c.length
+    where = sharding.batch_sharding(run.mesh, run.rules)
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct(
+        (rows, *shape), dtype, sharding=where
+    )
+    i32, f32 = jnp.int32, jnp.float32
+
+    def sequences(*shape, branches):
+        names = ["inputs", "targets", "segment_ids", "positions"]
+        names += ["branches"] * branches
+        own = {name: array(i32, *shape) for name in names}
+        return Sequences(weights=array(f32, *shape), **own)
+
+    if needs.data == "text":
+        return sequences(T, branches=False)
+    K = {"pairs": 2, "labels": 1}.get(needs.data, responses) + needs.mismatched
+    shared = c.data.share_prompt
+    padded = not shared and c.data.pack != "best_fit"
+    R, P = (K, 1) if padded else (1, c.data.groups_per_row or GROUPS)
+    shapes = dict.fromkeys(comparisons.OF_GROUP, (P,))
+    shapes |= dict.fromkeys(comparisons.OF_RESPONSES, (P, K))
+    attributes = run.model.config.score_heads or 1
+    shapes |= dict.fromkeys(comparisons.FREE, (P, attributes))
+    return Responses(
+        sequences(R, T, branches=shared),
+        responses=array(i32, R, T),
+        lengths=array(i32, P, K),
+        weights=array(f32, P),
+        index=array(i32, P),
+        values={name: array(f32, *shapes[name]) for name in needs.values},
+        reference=array(f32, R, T) if c.reference.store and needs.reference else None,
+    )

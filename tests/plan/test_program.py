@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs are read right: a stored one of a whole step, and lines made up for a rule.
+
+gpt2_124m_h200.txt.gz is the step of commit 99d2a9f, by `alignjax plan --topology=h200
+--config=configs/pretrain/gpt2_124m.py --config.batch_size=32
+--config.model.attention=cudnn --text=gpt2_124m_h200.txt.gz`, with jax 0.11.2.
+"""
+
+import pathlib
+
+import pytest
+
+from alignjax import errors
+from alignjax.plan import cards, floors, memory, program
+
+STORED = pathlib.Path(__file__).parent / "gpt2_124m_h200.txt.gz"
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return program.parse(program.read(STORED))
+
+
+def kernels(entry: str, *computations: str):
+    """Of a program whose other computations are given as text."""
+    text = "\n\n".join(
+        [*computations, f"ENTRY %main (p: f32[]) -> f32[] {{\n{entry}\n}}"]
+    )
+    return program.kernels(program.parse(text))
+
+
+def test_a_step_has_the_operations_of_its_mathematics(gpt2):
+    """12 layers of 7,077,888 weights, and four products of the head, of which the
+    mathematics needs three; tokens are 32 x 1024."""
+    tokens, layers, head = 32 * 1024, 12 * 7_077_888, 50_304 * 768
+    products = [x for x in program.kernels(gpt2) if x.flops and not x.attention]
+    flops = sum(x.times * x.flops for x in products)
+    assert flops == pytest.approx((6 * layers + 8 * head) * tokens, rel=1e-4)
+    attention = [x for x in program.kernels(gpt2) if x.attention]
+    assert [x.times for x in attention] == [12, 12]
+    pairs = 32 * 12 * 1024 * 1024 / 2  # of the 7 products, each 2 operations of 64
+    assert sum(x.flops for x in attention) == 14 * 64 * pairs
+
+
+def test_a_step_of_gpt2_takes_the_time_that_was_measured(gpt2):
+    """119.1 ms on one H200, with a dense mask of segments."""
+    card = cards.find("h200")
+    parts = floors.by_part(program.kernels(gpt2), card)
+    ms = {name: round(1e3 * part.seconds, 1) for name, part in parts.items()}
+    assert ms["products of layers"] == 21.1
+    assert ms["products of the head"] == 12.8
+    assert ms["cross-entropy"] == 12.0
+    assert ms["stacking in loops"] == 11.3
+    assert ms["clearing"] == 5.7 and ms["unstacking in loops"] == 4.4
+    assert ms["attention"] == 15.2
+    total = 1e3 * sum(part.seconds for part in parts.values())
+    assert total == pytest.approx(97.1, abs=0.1)
+    assert total * card.factor == pytest.approx(119.1, rel=0.08)
+
+
+def test_what_is_live_at_the_peak_is_what_the_compiler_allocates(gpt2):
+    """24.08 GiB of temporaries by its own analysis."""
+    peak, _ = memory.fullest(gpt2, gpt2.entry)
+    assert peak / 2**30 == pytest.approx(24.08, rel=0.01)
+    (first, count), *_ = memory.largest(gpt2)
+    assert (first.shape, count) == ("bf16[12,32,1024,3072]", 2)
+    assert first.place == "layers/mlp/up/dot_general"
+
+
+def test_loops_run_as_often_as_they_say():
+    (kernel,) = kernels(
+        "  %w = (f32[8]{0}) while(%t), condition=%c, body=%b, "
+        'backend_config={"known_trip_count":{"n":"7"}}\n'
+        "  ROOT %r = f32[] constant(0)",
+        "%b (p: f32[8]) -> f32[8] {\n  %p = f32[8]{0} parameter(0)\n"
+        "  ROOT %x = f32[8]{0} exponential(%p)\n}",
+    )
+    assert (kernel.times, kernel.read, kernel.written) == (7, 32, 32)
+
+
+def fusion(body: str, shape: str, *operands: str):
+    lines = [
+        f"  %a{i} = {operand} parameter({i})" for i, operand in enumerate(operands)
+    ]
+    names = ", ".join(f"%a{i}" for i in range(len(operands)))
+    lines.append(f"  ROOT %f = {shape} fusion({names}), kind=kLoop, calls=%g")
+    inner = "\n".join([*lines[:-1], body])
+    (kernel,) = kernels("\n".join(lines), f"%g (p: f32[]) -> f32[] {{\n{inner}\n}}")
+    return kernel
+
+
+def test_a_fusion_reads_of_an_operand_what_it_slices():
+    kernel = fusion(
+        "  %v = f32[12,8]{1,0} bitcast(%a0)\n"
+        "  ROOT %s = f32[1,8]{1,0} dynamic-slice(%v, %a1), dynamic_slice_sizes={1,8}",
+        "f32[1,8]{1,0}",
+        "f32[96]{0}",
+        "s32[]",
+    )
+    assert (kernel.read, kernel.written) == (32 + 4, 32)
+    assert floors.part(kernel) == "unstacking in loops"
+
+
+def test_a_fusion_that_updates_in_place_moves_the_update_alone():
+    kernel = fusion(
+        "  ROOT %u = f32[12,8]{1,0} dynamic-update-slice(%a0, %a1, %a2)",
+        "f32[12,8]{1,0}",
+        "f32[12,8]{1,0}",
+        "f32[1,8]{1,0}",
+        "s32[]",
+    )
+    assert (kernel.read, kernel.written) == (32 + 4, 32)
+
+
+def test_an_operand_that_is_sliced_and_used_is_read_once():
+    kernel = fusion(
+        "  %s = f32[1,8]{1,0} dynamic-slice(%a0, %a1), dynamic_slice_sizes={1,8}\n"
+        "  ROOT %u = f32[12,8]{1,0} add(%a0, %s)",
+        "f32[12,8]{1,0}",
+        "f32[12,8]{1,0}",
+        "s32[]",
+    )
+    assert kernel.read == 12 * 8 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("groups", "first", "axes"),
+    [
+        ("{{0,1},{2,3}}", [0, 1], "tensor"),
+        ("[2,4]<=[8]", [0, 1, 2, 3], "fsdp+tensor"),
+        ("[4,2]<=[2,2,2]T(2,1,0)", [0, 4], "data"),
+        ("[2,4]<=[2,2,2]T(1,2,0)", [0, 4, 1, 5], "data+tensor"),
+        ("mesh['a'=4,'b'=1,'c'=2] {'c'}", [0, 1], "tensor"),
+        ("mesh['a'=2,'b'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}", [0, 2], "fsdp"),
+        ("", [0], "all"),
+    ],
+)
+def test_replica_groups_lie_along_axes_of_the_mesh(groups, first, axes):
+    assert program.first_group(groups) == first
+    attributes = f", replica_groups={groups}, dimensions={{0}}" if groups else ""
+    found = kernels(
+        "  %p = bf16[100]{0} parameter(0)\n"
+        f"  ROOT %g = bf16[200]{{0}} all-gather(%p){attributes}"
+    )
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    (row,) = floors.collectives(found, cards.find("h100"), mesh)
+    assert (row.opcode, row.axes) == ("all-gather", axes)
+    assert row.nbytes == 200 * len(first)
+
+
+def test_other_texts_are_no_programs():
+    with pytest.raises(ValueError, match="ENTRY"):
+        program.parse("a page of something else")
+
+
+def test_an_unknown_card_is_refused_with_the_known():
+    with pytest.raises(errors.ConfigError, match="h200") as error:
+        cards.find("h20")
+    assert error.value.problems[0].startswith("topology:")

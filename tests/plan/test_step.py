@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A planned step is the one that trains, of each objective; and what plans refuse."""
+
+import json
+
+import jax
+import pytest
+
+from alignjax import errors, types
+from alignjax.experiment import build
+from alignjax.models import decoder
+from alignjax.plan import __main__ as command
+from alignjax.plan import cards, memory, outcome, program, search, step, topology
+from tests import test_golden_runs as golden
+
+DPO = str(golden.ROOT / "configs/smoke/dpo.py")
+PRETRAIN = str(golden.ROOT / "configs/smoke/pretrain.py")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(golden.ROOT)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("plan")
+
+
+def here(count: int = 8, **changes) -> topology.Topology:
+    """The devices of this machine as if they were a card's."""
+    card = cards.find("h200")._replace(**changes)
+    return topology.Topology("here", card, jax.devices()[:count], {})
+
+
+@pytest.mark.parametrize(
+    "name", ["language_model", "sft", "dpo", "kto", "reward_model"]
+)
+def test_the_batch_is_as_that_of_the_data(name, scratch):
+    section = golden.section(name, scratch)
+    run = build.build(section)
+    batch = types.batch(run.train.rows(range(run.config.batch_size)))
+    planned = step.plan(section, jax.devices())
+    state, frozen, planned_batch, _ = planned.arguments
+    spec = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+    sequences = getattr(batch, "sequences", batch)
+    assert spec(getattr(planned_batch, "sequences", planned_batch)) == spec(sequences)
+    assert planned.tokens == sequences.inputs.size
+    if batch is not sequences:
+        rank = lambda tree: jax.tree.map(lambda x: (x.ndim, str(x.dtype)), tree)
+        assert planned_batch.values.keys() <= batch.values.keys()
+        values = {key: batch.values[key] for key in planned_batch.values}
+        assert rank(planned_batch) == rank(batch.replace(values=values))
+    assert spec(state) == spec(run.weights.abstract)
+    assert spec(frozen) == spec(run.weights.frozen())
+
+
+def test_the_figures_of_a_step(scratch):
+    """On the devices of this machine, which compile it as well as any."""
+    changes = {"microbatches": 1, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}
+    section = golden.section("dpo", scratch, **changes)
+    planned = step.plan(section, jax.devices())
+    figures = outcome.measure(planned, step.compile(planned, {}), here())
+    assert figures["fits"]
+    assert {"all-reduce", "all-gather"} <= {x["opcode"] for x in figures["collectives"]}
+    axes = {x["axes"] for x in figures["collectives"]}
+    names = {"data", "fsdp", "tensor", "data+fsdp", "data+fsdp+tensor", "pairs"}
+    assert {"tensor", "data+fsdp"} <= axes <= names, axes
+    flops = figures["flops"]
+    # The reference's forward pass is a third more; chunks recompute the head.
+    assert 1.2 < flops["counted"] / flops["analytic"] < 2.5
+    assert figures["memory"]["reference"] == figures["memory"]["parameters"]
+    assert figures["predicted"]["step_s"] > 0
+    assert "it fits" in outcome.page(figures)
+
+
+def test_a_reference_that_the_policy_starts_from_shares_what_is_not_trained(scratch):
+    section = golden.section("lora", scratch)
+    section["objective"] = {"name": "preference", "loss": "dpo"}
+    planned = step.plan(section, jax.devices()[:1])
+    kinds = memory.of_arguments(planned)
+    assert kinds["reference"] == kinds["parameters"]  # its own adapters alone
+
+
+def test_search_takes_the_fewest_microbatches_that_fit(scratch, monkeypatch):
+    """Here two need a third of the memory of one; each costs a second, and remat a
+    tenth."""
+    section = golden.section("language_model", scratch)
+
+    def measure(planned, *_):
+        c, remat = planned.run.config, planned.run.model.config.remat
+        size = 10 * 2**30 if c.microbatches < 2 and remat == "none" else 2**30
+        seconds = c.microbatches + 0.1 * (remat != "none")
+        predicted = {"step_s": seconds, "tokens_per_second": 1 / seconds, "mfu": 0.5}
+        fits = size < 2**31
+        return {"fits": fits, "memory": {"total": size}, "predicted": predicted}
+
+    monkeypatch.setattr(step, "compile", lambda *_: None)
+    monkeypatch.setattr(outcome, "measure", measure)
+    lines = []
+    rows = search.run(section, here(2), {}, lines.append)
+    assert len(lines) == len(rows) == 10  # 2 meshes, 4 policies and one more try each
+    best = [(row["mesh"]["fsdp"], row["remat"], row["microbatches"]) for row in rows]
+    assert {remat for _, remat, count in best[:6] if count == 1} == set(
+        decoder.REMAT_POLICIES
+    ) - {"none"}
+    assert {x[1:] for x in best[6:8]} == {("none", 2)}
+    assert not rows[8]["fits"] and not rows[9]["fits"]
+
+
+def test_search_compiles_nothing_that_its_arguments_fill(scratch, monkeypatch):
+    section = golden.section("language_model", scratch)
+    monkeypatch.setattr(step, "compile", lambda *_: pytest.fail("compiled"))
+    assert search.run(section, here(1, memory=1 << 10), {}, lambda _: None) == []
+
+
+def problems(*arguments: str) -> list[str]:
+    with pytest.raises(errors.ConfigError) as error:
+        command.run(arguments)
+    return error.value.problems
+
+
+@pytest.mark.parametrize("name", ["h20", "h200:9", "h100:0", "v5e:3", "v5e:-1", ""])
+def test_an_unknown_topology_is_refused_with_the_known(name):
+    (problem,) = problems(f"--config={PRETRAIN}", f"--topology={name}")
+    assert problem.startswith("topology:")
+    known = "1, 4, 8" if name.startswith("v5e") else "7, 8"
+    assert ("known:" if name in ("h20", "") else known) in problem
+
+
+def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(topology, "_version", lambda _: None)
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
+    for name, package in {"h200": "alignjax[plan]", "v5e:8": "alignjax[tpu]"}.items():
+        (problem,) = problems(f"--config={PRETRAIN}", f"--topology={name}")
+        assert problem.startswith("topology:") and package in problem
+
+
+def test_too_little_memory_ends_in_what_to_change(monkeypatch, capsys):
+    monkeypatch.setattr(topology, "find", lambda _: here(1, memory=1 << 20))
+    arguments = [f"--config={PRETRAIN}", "--topology=h200", "--json"]
+    (problem,) = problems(*arguments)
+    assert problem.startswith("batch_size:") and "microbatches" in problem
+    assert not json.loads(capsys.readouterr().out)["fits"]
+
+
+def test_a_run_that_is_not_here_is_planned_by_its_model(monkeypatch, capsys):
+    monkeypatch.setattr(topology, "find", lambda _: here(1))
+    flags = [f"--config={DPO}", "--topology=h200", "--config.init.run=hf:no/where"]
+    first, *more = problems(*flags)
+    assert first.startswith("init.run:") and "model.family" in more[0]
+    model = dict(family="llama", name="nano", d_model=32, layers=2, heads=2, d_ff=64)
+    model["max_length"] = 512
+    flags += [f"--config.model.{key}={value}" for key, value in model.items()]
+    (problem,) = problems(*flags)
+    assert problem.startswith("model.vocab_size:")
+    assert command.run([*flags, "--vocab=300", "--json"]) == errors.DONE
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["notes"] and figures["memory"]["reference"] > 0
+
+
+def test_the_program_can_be_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(topology, "find", lambda _: here(1))
+    path = tmp_path / "new" / "step.txt.gz"
+    flags = [f"--config={PRETRAIN}", "--topology=h200", f"--text={path}"]
+    assert command.run(flags) == errors.DONE
+    page = capsys.readouterr().out
+    assert "products of layers" in page and "predicted:" in page
+    assert program.parse(program.read(path)).entry
+
+
+def test_bad_numbers_are_refused():
+    for flag in ("--vocab=0", "--responses=0"):
+        with pytest.raises(SystemExit) as error:
+            command.run([f"--config={PRETRAIN}", "--topology=h200", flag])
+        assert error.value.code == errors.CONFIG
