@@ -32,10 +32,10 @@ from alignjax import analysis, cli, config, errors
 from alignjax.analysis import scoring
 from alignjax.data import formats, records, sources
 from alignjax.data.chat import format as chats
+from alignjax.evals import rows
 from alignjax.storage import atomic, json_files
 from alignjax.tracking import progress
 
-SCHEMA = "alignjax.answer/1"
 BLOCK = 1024  # rows that are sorted by length, scored and written together
 
 
@@ -181,7 +181,7 @@ def _lines(
     c, tok = opened.config, opened.tokenizer
     prompts = {r.prompt: part[0] for r, part in zip(responses, parts, strict=True)}
     shared = {
-        "schema": SCHEMA,
+        "schema": rows.SCHEMA,
         "run": opened.path.name,
         "digest": opened.digest(),
         "average": options.average,
@@ -190,12 +190,12 @@ def _lines(
         "loss": (c.get("objective") or {}).get("loss"),
         "seed": c.get("seed"),
         "suite": pathlib.Path(options.data).name,
-        "suite_digest": json_files.digest(list(prompts.values())),
+        "suite_digest": rows.digest_of(list(prompts.values())),
         "slice": None,
     }
     unknown = ("cluster", "decoding", "gold", "tag", "components")
     runs = [opened] if reference is None else [opened, reference]
-    rows = scoring.rows_of(
+    tokens = scoring.rows_of(
         ((response.where, response.record) for response in responses),
         tok,
         format=None if options.plain else opened.chats,
@@ -205,7 +205,7 @@ def _lines(
     ends = {tok.eos_id, *tok.stop_ids}
     if opened.chats and not options.plain:
         ends |= set(chats.of(tok, opened.chats).stop_ids)
-    for i, row in rows:
+    for i, row in tokens:
         line = {
             **shared,
             "where": responses[i].where,

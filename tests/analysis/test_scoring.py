@@ -13,6 +13,7 @@ from alignjax import analysis, cli, errors, models, score, types
 from alignjax.analysis import scoring
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
+from alignjax.evals import rows
 from alignjax.objectives import logprobs, reward_model
 from tests.data import groups
 from tests.fixtures import tiny
@@ -229,6 +230,8 @@ def test_a_file_is_scored_line_by_line(workdirs, tmp_path, capsys):
         assert line["schema"] == "alignjax.answer/1" and line["digest"] == run.digest()
         assert line["finished"] and line["step"] == 5 and line["reward"] is None
     assert [line["text"] for line in lines] == ["there", "no", "b", "c" * 30]
+    answers = rows.read(rows_of(tmp_path / "scores.jsonl", lines))
+    assert [answer.logp for answer in answers] == [line["logp"] for line in lines]
     _, lines, _ = command(capsys, f"--run={workdirs / 'reward'}", f"--data={path}")
     assert all(isinstance(json.loads(line)["reward"], float) for line in lines)
 

@@ -8,6 +8,7 @@ benchmarks       the prompts, documents and pairs, the same for every model
 run_models       a run opened as a model: its chat format, its responses
 language_model   all figures of a model that generates text, and their changes
 reward_model     all figures of a model that scores it
+answers          the answers as rows, a file a run
 results          the file of all figures
 prose            the figures of a run in a few sentences
 """

@@ -7,8 +7,9 @@ r"""Measures the models of runs on the embedded world, and what each stage chang
 
 `NAME=DIR` is a run as of its newest checkpoint, `NAME=DIR@STEP` of another one. Runs
 are added to the file; those that it has from the same parameters and settings are not
-measured again. Each language model is compared with the one that it started from. Exit
-codes are those of `alignjax.errors`.
+measured again. Each language model is compared with the one that it started from. Its
+answers go to `assessment.rows/NAME.jsonl`, which `alignjax compare` reads; those of its
+checkpoints to `assessment.rows/checkpoints/`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import Any
 
 from alignjax import cli, config, errors, world
 from alignjax.data.chat import templates
+from alignjax.evals import rows
 from alignjax.tracking import progress
 from alignjax.world.assessment import (
+    answers,
     benchmarks,
     language_model,
     prose,
@@ -66,6 +69,8 @@ def run(
         raise errors.ConfigError(f"run: a name is given twice in {names}")
     if unknown := set(checkpoints) - set(names):
         raise errors.ConfigError(f"checkpoints: {unknown} is not among the runs")
+    for name in names:
+        answers.file_of(out, name)  # raises, before the work
     models = [run_models.open_model(*named, network=network) for named in runs]
     for model in models:
         if model.name in checkpoints:
@@ -83,19 +88,20 @@ def run(
     figures["prompts"] = [question.as_json() for question in benchmark.questions]
     new = []
     for model in models:
-        if not _is_current(figures, model):
+        if not _is_current(figures, model, out):
             new.append(model.name)
             start = time.monotonic()
-            _add(figures, model, benchmark, terminal.show)
+            _add(figures, model, benchmark, out, terminal.show)
             seconds = time.monotonic() - start
             terminal.say(f"{model.name}: assessed in {seconds:.0f} s")
         entry = figures["models"].get(model.name)
         if model.name in checkpoints and "trajectory" not in entry:
             half = dataclasses.replace(settings, each=max(1, settings.each // 2))
             fewer = dataclasses.replace(benchmark, settings=half)
-            entry["trajectory"] = language_model.trajectory(
+            entry["trajectory"], made = language_model.trajectory(
                 model, fewer, _reference(model, models), progress=terminal.show
             )
+            rows.write(answers.file_of(out, model.name, "checkpoints"), made)
         results.write(out, figures)
         if model.name in new:
             terminal.say("\n".join(prose.lines(figures, model.name)))
@@ -104,8 +110,11 @@ def run(
     return figures
 
 
-def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
-    """Adds a run's figures, and the changes from the model that it started from."""
+def _add(figures, model, benchmark: benchmarks.Benchmark, out, show) -> None:
+    """Adds a run's figures, and the changes from the model that it started from.
+
+    Its answers go to a file of their own.
+    """
     if model.stage == "reward":
         labeler = next(
             (s["labeler"] for s in model.worlds if s.get("labeler")), "clean"
@@ -115,7 +124,8 @@ def _add(figures, model, benchmark: benchmarks.Benchmark, show) -> None:
         figures["rewards"][model.name] = description | judged
         return
     reference = _reference(model, ())
-    measured = language_model.assess(model, benchmark, reference, progress=show)
+    measured, made = language_model.assess(model, benchmark, reference, progress=show)
+    rows.write(answers.file_of(out, model.name), made)
     figures["models"][model.name] = model.description | measured
     figures["changes"] = changes(figures["models"], benchmark)
 
@@ -143,13 +153,14 @@ def changes(models, benchmark: benchmarks.Benchmark) -> list[dict[str, Any]]:
     return out
 
 
-def _is_current(figures, model: run_models.RunModel) -> bool:
-    """Whether the file has figures of these very parameters."""
+def _is_current(figures, model: run_models.RunModel, out: pathlib.Path) -> bool:
+    """Whether there are figures, and answers, of these very parameters."""
     old = figures["models"].get(model.name) or figures["rewards"].get(model.name)
     new = model.description
-    return old is not None and all(
-        old.get(f) == new[f] for f in ("path", "step", "digest")
-    )
+    if old is None or any(old.get(f) != new[f] for f in ("path", "step", "digest")):
+        return False
+    path = answers.file_of(out, model.name)
+    return model.stage == "reward" or answers.is_of(path, new["digest"])
 
 
 def _reference(model, models) -> run_models.RunModel | None:

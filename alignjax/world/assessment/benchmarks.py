@@ -13,6 +13,7 @@ import itertools
 from typing import NamedTuple
 
 from alignjax import bounds, errors, world
+from alignjax.evals import rows
 from alignjax.world import corpus, examples, prompts, tasks
 
 FAMILIAR = "eval_id"
@@ -90,6 +91,11 @@ class Benchmark:
             for split, size in sizes.items()
             for prompt in self._records(split, size)
         ]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The digest of the questions: of texts and all that decides rewards."""
+        return rows.digest_of([q.prompt._asdict() for q in self.questions])
 
     @functools.cached_property
     def documents(self) -> list[str]:

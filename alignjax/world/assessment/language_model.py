@@ -11,9 +11,9 @@ from typing import Any
 
 from alignjax import world
 from alignjax.analysis import scoring
-from alignjax.evals import likelihood, statistics
+from alignjax.evals import likelihood, rows, statistics
 from alignjax.world import gold, prompts
-from alignjax.world.assessment import benchmarks, run_models
+from alignjax.world.assessment import answers, benchmarks, run_models
 
 Questions = Sequence[benchmarks.Question]
 Responses = Sequence[run_models.Response]
@@ -54,8 +54,8 @@ def assess(
     reference: run_models.RunModel | None = None,
     *,
     progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """All figures of a model that generates text, as JSON data.
+) -> tuple[dict[str, Any], list[rows.Answer]]:
+    """All figures of a model that generates text, as JSON data; and its answers.
 
     Args:
       reference: the model to measure its divergence from; it has the same shapes and
@@ -77,7 +77,7 @@ def assess(
     questions, seed = benchmark.questions, benchmark.settings.seed
     form, limit = model.format, model.run.model.config.max_length
     count = lambda start, end: lambda n: progress(f"{model.name}: {start}{n} {end}")
-    rows = {
+    texts = {
         "documents": [
             scoring.Row(ids[:1], ids[1:limit])
             for ids in map(form.document, benchmark.documents)
@@ -90,7 +90,7 @@ def assess(
     }
     prompts = [form.prompt(question.prompt.turns) for question in questions]
     run_models.check_reads(model, prompts, "prompts", benchmark.settings.length)
-    for what, continuations in rows.items():
+    for what, continuations in texts.items():
         run_models.check_reads(model, ([*a, *b] for a, b in continuations), what)
     figures: dict[str, Any] = {}
     responses: dict[str, list[run_models.Response]] = {}
@@ -101,19 +101,29 @@ def assess(
     sampled = responses["sampled"]
     figures["sampled"]["answers"] = [r.as_json() for r in sampled]
     line = count("likelihood of ", "responses")
-    figures |= divergence(model, sampled, seed, reference, progress=line)
+    of_sampled = _of_responses(model, sampled, reference, progress=line)
+    figures |= divergence(of_sampled, seed, reference)
 
     sums = {
         name: _measure(model, own, progress=count("likelihood of ", name))
-        for name, own in rows.items()
+        for name, own in texts.items()
     }
-    texts, sums = sums["documents"], sums["demonstrations"]
-    figures["documents"] = statistics.ratio(-texts.logp, texts.length, seed=seed)
+    unseen, sums = sums["documents"], sums["demonstrations"]
+    figures["documents"] = statistics.ratio(-unseen.logp, unseen.length, seed=seed)
     figures["demonstrations"] = {
         "token": statistics.ratio(-sums.logp, sums.length, seed=seed),
         "response": statistics.mean(-sums.logp, seed=seed),
     }
-    return figures
+    made = [
+        row
+        for name, temperature in DECODINGS.items()
+        for row in answers.make(
+            *(model, benchmark, responses[name], temperature),
+            of_sampled if name == "sampled" else None,
+            has_reference=reference is not None,
+        )
+    ]
+    return figures, made
 
 
 def trajectory(
@@ -122,28 +132,39 @@ def trajectory(
     reference: run_models.RunModel | None,
     *,
     progress: Callable[[str], None] = lambda line: None,
-) -> list[dict[str, Any]]:
-    """True reward and divergence at every checkpoint that the run has, in order."""
-    seed, points = benchmark.settings.seed, []
+) -> tuple[list[dict[str, Any]], list[rows.Answer]]:
+    """True reward and divergence at every checkpoint of a run, and its answers."""
+    seed, points, made = benchmark.settings.seed, [], []
     for step in model.run.steps:
         past = run_models.open_model(model.name, model.run.path, step)
         responses = _sample(past, benchmark, "sampled")
         figures = summarise(benchmark.questions, responses, seed=seed)
         point = {name: figures[name] for name in ("gold", "rates", "lengths")}
-        point |= divergence(past, responses, seed, reference)
+        sums = _of_responses(past, responses, reference)
+        point |= divergence(sums, seed, reference)
         points.append({"step": step, **point})
+        options = dict(has_reference=reference is not None)
+        made += answers.make(
+            *(past, benchmark, responses, DECODINGS["sampled"], sums), **options
+        )
         progress(f"{model.name}: checkpoint {len(points)} of {len(model.run.steps)}")
-    return points
+    return points, made
+
+
+def _of_responses(model, responses: Responses, reference, **options):
+    """Likelihoods of responses under their model and its reference."""
+    continuations = [scoring.Row(r.prompt_ids, r.ids) for r in responses]
+    other = None if reference is None else reference.params
+    return _measure(model, continuations, other, **options)
 
 
 def divergence(
-    model: run_models.RunModel,
-    responses: Sequence[run_models.Response],
-    seed: int,
-    reference: run_models.RunModel | None,
-    **options,
+    sums: likelihood.Likelihoods, seed: int, reference: run_models.RunModel | None
 ) -> dict[str, Any]:
     """Entropy of a model over its own responses, and divergence from its reference.
+
+    Args:
+      sums: of its responses.
 
     Returns:
       entropy: nats per token of its distribution.
@@ -151,9 +172,6 @@ def divergence(
         `log_ratio`, the plain mean of log p - log p_ref; with the reference's name and
         the digest of its parameters. Absent without a reference.
     """
-    rows = [scoring.Row(r.prompt_ids, r.ids) for r in responses]
-    other = None if reference is None else reference.params
-    sums = _measure(model, rows, other, **options)
     figures = {"entropy": statistics.ratio(sums.entropy, sums.length, seed=seed)}
     if reference is None:
         return figures

@@ -316,12 +316,9 @@ def sample(
       ConfigError: a prompt that, with a response, is longer than the model's context.
     """
     rows = [tuple(model.format.prompt(prompt.turns)) for prompt in prompts]
-    seeds = np.random.default_rng(seed).integers(1 << 32, size=len(rows)).tolist()
-    if temperature == 0:
-        seeds = [0] * len(rows)
-    keys = list(zip(rows, seeds, strict=True))
+    pairs = list(zip(rows, keys(seed, len(rows), temperature), strict=True))
     # Long prompts last: batches then differ little in length.
-    queue = sorted(dict.fromkeys(keys), key=lambda key: (len(key[0]), key))
+    queue = sorted(dict.fromkeys(pairs), key=lambda pair: (len(pair[0]), pair))
     completions: dict[Any, Any] = {}
     for start in range(0, len(queue), BATCH):
         batch = queue[start : start + BATCH]
@@ -335,15 +332,22 @@ def sample(
             batch_size=BATCH,
         )
         completions |= dict(zip(batch, completed, strict=True))
-        progress(sum(key in completions for key in keys))
+        progress(sum(pair in completions for pair in pairs))
     responses = []
-    for prompt, key in zip(prompts, keys, strict=True):
-        prompt_ids, ids = completions[key].prompt_ids, completions[key].ids
-        finished = completions[key].finish_reason != "length"
+    for prompt, pair in zip(prompts, pairs, strict=True):
+        prompt_ids, ids = completions[pair].prompt_ids, completions[pair].ids
+        finished = completions[pair].finish_reason != "length"
         text = model.format.text(ids[:-1] if finished else ids)
         reward = score and score(prompt, text, finished=finished)
         responses.append(Response(text, len(ids), finished, reward, prompt_ids, ids))
     return responses
+
+
+def keys(seed: int, count: int, temperature: float) -> list[int]:
+    """The seed of each of `count` responses; 0 where they are greedy."""
+    if temperature == 0:
+        return [0] * count
+    return np.random.default_rng(seed).integers(1 << 32, size=count).tolist()
 
 
 def rescored(prompt: world.Prompt, fields: Mapping[str, Any]) -> Response:

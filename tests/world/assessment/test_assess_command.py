@@ -3,12 +3,15 @@
 
 import io
 import json
+import shutil
 import types
 
+import numpy as np
 import pytest
 
 from alignjax import analysis, config, errors
 from alignjax.data.tokenizers import base
+from alignjax.evals import rows
 from alignjax.feedback import collect
 from alignjax.tracking import progress
 from alignjax.world.assessment import __main__ as command
@@ -86,6 +89,38 @@ def test_the_file_is_what_was_returned(whole):
         }
 
 
+def test_every_answer_is_a_row_from_which_the_figures_follow(whole):
+    out, found, _ = whole
+    folder = out.with_suffix(".rows")
+    assert sorted(p.name for p in folder.glob("*.jsonl")) == [
+        *("base.jsonl", "dpo.jsonl", "sft.jsonl")
+    ]
+    answers = list(rows.read(folder / "dpo.jsonl"))
+    sampled = [a for a in answers if a.decoding.temperature == 1]
+    dpo = found["models"]["dpo"]
+    assert len(sampled) == len(answers) / 2 == 8
+    texts = [answer["text"] for answer in dpo["sampled"]["answers"]]
+    assert [a.text for a in sampled] == texts
+    assert {(a.run, a.digest, a.step, a.loss) for a in answers} == {
+        ("dpo", dpo["digest"], 10, "dpo")
+    }
+    assert np.mean([a.kl for a in sampled]) == pytest.approx(dpo["kl"]["kl"]["mean"])
+    assert all(sum(a.components.values()) == pytest.approx(a.gold) for a in answers)
+    assert len({a.decoding.key for a in sampled}) == 8 and sampled[0].logp < 0
+    (base, *_), (dpo, *_) = rows.read(folder / "base.jsonl"), answers
+    assert base.kl is base.ref_logp is None and base.suite_digest == dpo.suite_digest
+    points = list(rows.read(folder / "checkpoints"))
+    assert {(a.run, a.step) for a in points} == {("dpo", 10)} and len(points) == 4
+    assert points[0].suite_digest != dpo.suite_digest
+
+
+def test_a_run_whose_answers_are_gone_is_assessed_again(opened, tmp_path):
+    out = tmp_path / "results.json"
+    assess(out, "base")
+    (out.with_suffix(".rows") / "base.jsonl").unlink()
+    assert "base: assessed in" in assess(out, "base")[1]
+
+
 def test_stages_are_named_by_what_they_learned(whole):
     stages = {name: model["stage"] for name, model in whole[1]["models"].items()}
     assert stages == {"base": "pretraining", "sft": "sft", "dpo": "preference"}
@@ -135,6 +170,7 @@ def test_what_was_assessed_is_not_assessed_again(whole, tmp_path):
 def test_a_run_that_was_trained_anew_is_assessed_anew(whole, tmp_path, monkeypatch):
     out = tmp_path / "results.json"
     out.write_text(whole[0].read_text())
+    shutil.copytree(whole[0].with_suffix(".rows"), out.with_suffix(".rows"))
     again = lambda: subjects.make("sft", 5, **TALKS)
     monkeypatch.setitem(RUNS, "/runs/sft", again)
     found, said = assess(out, "base", "sft")
@@ -164,6 +200,8 @@ def test_what_cannot_be_is_refused(opened, tmp_path, monkeypatch):
     out = tmp_path / "results.json"
     with pytest.raises(errors.ConfigError, match="twice"):
         assess(out, "base", "base")
+    with pytest.raises(errors.ConfigError, match="run: 'a/b' is no name of a file"):
+        assess(out, "base", "a/b")
     with pytest.raises(errors.ConfigError, match="not among the runs"):
         assess(out, "base", checkpoints=["dpo"])
     with pytest.raises(errors.ConfigError, match="checkpoints: rm is a reward model"):
