@@ -86,15 +86,15 @@ def paired(
     return mean(np.subtract(after, before), seed=seed)
 
 
-def share(hits: int, count: int) -> Interval:
-    """`hits / count`, with Wilson's score interval.
+def share(hits: int, count: int, method: str = "wilson") -> Interval:
+    """`hits / count`, with Wilson's score interval, or "exact", Clopper and Pearson's.
 
     Raises:
       ValueError: `count` is below 1, or `hits` is not from 0 to `count`.
     """
     if not 0 <= hits <= count or count < 1:
         raise ValueError(f"{hits} of {count} is no share")
-    ends = stats.binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
+    ends = stats.binomtest(hits, count).proportion_ci(LEVEL, method=method)
     low, high = float(ends.low), float(ends.high)
     return Interval(mean=hits / count, low=low, high=high, count=count)
 

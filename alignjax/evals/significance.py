@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""p-values without a distribution, corrections for many of them, and equivalence.
+
+"No significant difference" is not "no difference": `equivalence` and `non_inferiority`
+put the burden of proof where a gate needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import integrate, stats
+
+FLIPS = 9_999  # draws, where there are more ways than these to flip the signs
+
+
+def sign_flips(differences: Sequence[float]) -> float:
+    """p of the mean of paired differences, each as likely to have the other sign.
+
+    Exact up to 13 differences, (1 + hits) / (1 + draws) beyond, seeded by the values.
+    """
+    d = np.asarray(differences, float)
+    d = d[np.argsort(np.abs(d), kind="stable")]
+    if (d := d[d != 0]).size < 2:
+        return 1.0
+    seed = list(hashlib.sha256(np.abs(d).tobytes()).digest())
+    test = stats.permutation_test(
+        (d,),
+        lambda x, axis: x.mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
+
+
+def signed_ranks(differences: Sequence[float]) -> float:
+    """p of Wilcoxon's signed ranks; zeros count half to each side ("zsplit")."""
+    d = np.asarray(differences, float)
+    return float(stats.wilcoxon(d, zero_method="zsplit", method="auto").pvalue)
+
+
+def exact_runs(a: Sequence[float], b: Sequence[float], *, paired: bool) -> float:
+    """p of the difference of means over all splits of runs, or flips of paired ones.
+
+    See `smallest_p` for how small it can be. Exact up to 9,999 splits.
+    """
+    if paired:
+        return sign_flips(np.subtract(a, b))
+    test = stats.permutation_test(
+        (np.asarray(a, float), np.asarray(b, float)),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        permutation_type="independent",
+        vectorized=True,
+        n_resamples=FLIPS,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.pvalue)
+
+
+def smallest_p(runs: int, *, paired: bool) -> float:
+    """The smallest two-sided p that an exact test over so many runs a side can have."""
+    return min(1.0, 2 / (2**runs if paired else math.comb(2 * runs, runs)))
+
+
+class McNemar(NamedTuple):
+    """p of discordant pairs, exact and with half the weight of what was observed."""
+
+    exact: float
+    mid: float
+
+
+def mcnemar(only_first: int, only_second: int) -> McNemar:
+    """Whether, of pairs that differ, the first is right as often as the second.
+
+    Raises:
+      ValueError: no pair that differs.
+    """
+    count, fewer = only_first + only_second, min(only_first, only_second)
+    if count < 1 or fewer < 0:
+        raise ValueError(f"{only_first} and {only_second} pairs that differ")
+    exact = float(stats.binomtest(fewer, count).pvalue)
+    mid = 2 * float(
+        stats.binom.cdf(fewer, count, 0.5) - stats.binom.pmf(fewer, count, 0.5) / 2
+    )
+    return McNemar(exact, min(1.0, mid))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the order given.
+
+    For rates of false discoveries there is `scipy.stats.false_discovery_control`, and
+    for arms against one baseline `scipy.stats.dunnett` over means of runs.
+    """
+    ps = np.asarray(ps, float)
+    order = np.argsort(ps, kind="stable")
+    steps = (len(ps) - np.arange(len(ps))) * ps[order]
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted.tolist()
+
+
+def equivalence(differences: Sequence[float], low: float, high: float) -> float:
+    """p that a mean difference is outside of (low, high): two one-sided t-tests.
+
+    Raises:
+      ValueError: `low` is not below `high`.
+    """
+    if not low < high:
+        raise ValueError(f"no margin between {low} and {high}")
+    return max(
+        non_inferiority(differences, -low), non_inferiority(differences, high, sign=-1)
+    )
+
+
+def non_inferiority(
+    differences: Sequence[float], margin: float, *, sign: int = 1
+) -> float:
+    """p that a mean difference is below -margin; above +margin for a `sign` of -1."""
+    d = sign * np.asarray(differences, float)
+    return float(stats.ttest_1samp(d, -margin, alternative="greater").pvalue)
+
+
+def best_of(count: int) -> float:
+    """How far the best of `count` equal estimates lies above them, in standard errors.
+
+    The mean of the largest of so many normal draws: what a sweep's winner owes to luck.
+    """
+    density = lambda x: x * count * stats.norm.pdf(x) * stats.norm.cdf(x) ** (count - 1)
+    return float(integrate.quad(density, -12, 12, epsabs=1e-12, limit=200)[0])
