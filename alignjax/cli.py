@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("score", "log-probs and rewards of the responses of a file"),
     "collect": ("feedback.collect", "sample replies and label pairs of them"),
     "assess": ("world.assessment.__main__", "measure runs on the embedded world"),
+    "compare": ("evals.compare", "compare arms by rows of their answers"),
     "report": ("report.__main__", "write an HTML page about runs"),
     "inspect": ("analysis.inspect", "list, verify and compare checkpoints"),
     "convert": ("convert", "import and export Hugging Face and PEFT folders"),

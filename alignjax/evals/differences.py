@@ -149,7 +149,7 @@ def crossed(
     both = b"".join(sorted(keys))
 
     def draw(x_SP: np.ndarray, runs: bytes) -> np.ndarray:
-        x_SG = sums(_widened(x_SP), groups_P)
+        x_SG = sums(widened(x_SP), groups_P)
         return resampled([x_SG], sizes_G, runs, b"prompts" + both, draws)[0]
 
     if paired:
@@ -161,15 +161,14 @@ def crossed(
 
 def by_draws(estimate: float, drawn_W: np.ndarray) -> Difference:
     """The percentile interval of draws, mirrored exactly where they are negated."""
-    drawn_W = np.sort(drawn_W)
-    count = len(drawn_W)
+    error, drawn_W, count = float(drawn_W.std()), np.sort(drawn_W), len(drawn_W)
     k = round((1 - LEVEL) / 2 * (count - 1))
     low, high = float(drawn_W[k]), float(drawn_W[count - 1 - k])
     tail = min(int((drawn_W <= 0).sum()), int((drawn_W >= 0).sum()))
     p = min(1.0, 2 * (1 + tail) / (1 + count))
     # Summed in another order, equal values may differ in the last bit.
     low, high = min(low, estimate), max(high, estimate)
-    return Difference(estimate, low, high, float(drawn_W.std()), p, None)
+    return Difference(estimate, low, high, error, p, None)
 
 
 def halves(run_means_S: Sequence[float]) -> float:
@@ -205,8 +204,8 @@ def _clustered_error(d_P: np.ndarray, groups_P: np.ndarray) -> float:
     return math.sqrt(total) / len(d_P)
 
 
-def _widened(x_SP: np.ndarray) -> np.ndarray:
-    """`x` with deviations of its runs as wide as t over so few would have them."""
+def widened(x_SP: np.ndarray) -> np.ndarray:
+    """`x` with deviations of its runs as wide as t over so few has them."""
     count = len(x_SP)
     if count < 2:
         return x_SP
@@ -254,7 +253,7 @@ def resampled(
     for start in range(0, draws, block):
         here = min(block, draws - start)
         runs_WS, prompts_WG = (
-            _counts(rng, count, here)
+            counts(rng, count, here)
             for rng, count in zip(rngs, (count_S, count_G), strict=True)
         )
         weights_W = count_S * (prompts_WG @ sizes_G)
@@ -264,7 +263,7 @@ def resampled(
     return out_NW
 
 
-def _counts(rng: np.random.Generator, count: int, draws: int) -> np.ndarray:
+def counts(rng: np.random.Generator, count: int, draws: int) -> np.ndarray:
     """float [draws, count]: how often each is drawn, of as many with replacement."""
     drawn = rng.integers(count, size=(draws, count))
     drawn += count * np.arange(draws)[:, None]

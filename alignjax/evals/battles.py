@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strengths of several models from battles of two: Bradley–Terry, and Davidson's ties.
+
+Sequential Elo is no estimator: its points depend on the order of the games. Intervals
+resample prompts, with all battles of a prompt together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, sparse, special
+
+ELO = 400 / math.log(10)  # points of a unit of strength
+
+
+class Strengths(NamedTuple):
+    """Strengths of M models, whose sum is 0.
+
+    Attributes:
+      strength: float [M], in logits of a win.
+      covariance: float [M, M], of the strengths.
+      tie: Davidson's nu, of which ties are a share nu sqrt(p_i p_j); None without.
+      loss: the negative log-likelihood, and penalty.
+    """
+
+    strength: np.ndarray
+    covariance: np.ndarray
+    tie: float | None
+    loss: float
+
+    @property
+    def error(self) -> np.ndarray:
+        """float [M]: the standard errors."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def elo(self) -> np.ndarray:
+        """float [M]: points around 1000."""
+        return 1000 + ELO * self.strength
+
+    def error_between(self, i: int, j: int) -> float:
+        """The standard error of the difference of two strengths."""
+        c = self.covariance
+        return math.sqrt(c[i, i] + c[j, j] - 2 * c[i, j])
+
+
+def bradley_terry(wins_MM: np.ndarray, *, l2: float = 0.0) -> Strengths:
+    """P(i beats j) = s(b_i - b_j), by maximum likelihood (Bradley and Terry 1952).
+
+    Args:
+      wins_MM: how often i beat j; a tie may count half on both sides, which shrinks
+        all differences.
+      l2: half of it times the squared strengths is added to the loss.
+
+    Raises:
+      ValueError: without a penalty, models of which some never lost to the others, so
+        that no finite strengths are the most likely.
+    """
+    return _fit(np.asarray(wins_MM, float), None, l2)
+
+
+def davidson(wins_MM: np.ndarray, ties_MM: np.ndarray, *, l2: float = 0.0) -> Strengths:
+    """Bradley-Terry with ties, P(tie) as nu sqrt(p_i p_j) (Davidson 1970).
+
+    Args:
+      wins_MM, l2: as `bradley_terry`.
+      ties_MM: how often i and j tied, symmetric.
+
+    Raises:
+      ValueError: as `bradley_terry`; ties that are not symmetric, or none.
+    """
+    wins_MM, ties_MM = np.asarray(wins_MM, float), np.asarray(ties_MM, float)
+    if (ties_MM != ties_MM.T).any() or not ties_MM.any():
+        raise ValueError("ties must be symmetric, and there must be some")
+    return _fit(wins_MM, ties_MM, l2)
+
+
+def _fit(wins_MM: np.ndarray, ties_MM: np.ndarray | None, l2: float) -> Strengths:
+    count = len(wins_MM)
+    beaten = wins_MM if ties_MM is None else wins_MM + ties_MM
+    parts, _ = sparse.csgraph.connected_components(beaten > 0, connection="strong")
+    if parts > 1 and not l2:
+        raise ValueError(
+            f"the models fall into {parts} groups that never lost to one another; "
+            "give an l2, such as 0.1"
+        )
+    upper = np.triu_indices(count, 1)
+
+    def loss(x: np.ndarray) -> float:
+        gap_MM = x[:count, None] - x[None, :count]
+        penalty = l2 / 2 * float(x[:count] @ x[:count])
+        if ties_MM is None:
+            return penalty - float((wins_MM * special.log_expit(gap_MM)).sum())
+        # Of strengths i and j, and of the tie between them.
+        logits = np.stack([gap_MM / 2, -gap_MM / 2, np.full_like(gap_MM, x[count])])
+        i_wins, j_wins, tie = special.log_softmax(logits, axis=0)
+        total = wins_MM * i_wins + wins_MM.T * j_wins + ties_MM * tie
+        return penalty - float(total[upper].sum())
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        gap_MM = x[:count, None] - x[None, :count]
+        if ties_MM is None:
+            games_MM, own_MM = wins_MM + wins_MM.T, wins_MM
+            expected_MM = games_MM * special.expit(gap_MM)
+            return l2 * x - (own_MM - expected_MM).sum(1)
+        logits = np.stack([gap_MM / 2, -gap_MM / 2, np.full_like(gap_MM, x[count])])
+        i_wins, _, tie = special.softmax(logits, axis=0)
+        games_MM = wins_MM + wins_MM.T + ties_MM
+        own_MM = wins_MM + ties_MM / 2 - games_MM * (i_wins + tie / 2)
+        of_tie = (ties_MM - games_MM * tie)[upper].sum()
+        return np.r_[l2 * x[:count] - own_MM.sum(1), -of_tie]
+
+    start = np.zeros(count + (ties_MM is not None))
+    options = {"gtol": 1e-10, "maxiter": 10_000}
+    x = optimize.minimize(loss, start, jac=slope, method="BFGS", options=options).x
+    hessian = optimize.approx_fprime(x, slope, 1e-6)
+    inverse = np.linalg.pinv((hessian + hessian.T) / 2, rcond=1e-6, hermitian=True)
+    strength = x[:count] - x[:count].mean()
+    tie = None if ties_MM is None else float(np.exp(x[count]))
+    return Strengths(strength, inverse[:count, :count], tie, float(loss(x)))
+
+
+def ranks(low_M: np.ndarray, high_M: np.ndarray) -> list[tuple[int, int]]:
+    """The best and the worst rank of each model, from the ends of its interval."""
+    low_M, high_M = np.asarray(low_M), np.asarray(high_M)
+    return [
+        (1 + int((low_M > high).sum()), len(low_M) - int((high_M < low).sum()))
+        for low, high in zip(low_M, high_M, strict=True)
+    ]

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Win rates of judged pairs: both orders, errors of the judge, length controlled.
+
+A judgement is a probability in favour of the first arm, 1/2 for a tie. Judgements that
+were refused or failed are 1/2 too and counted, never dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+from alignjax.evals import differences, logistic, statistics
+
+DRAWS = 2001
+
+
+class Orders(NamedTuple):
+    """A win rate of pairs that were judged in both orders.
+
+    Attributes:
+      rate: of the first arm, with its interval over pairs.
+      consistent: the share of pairs with one winner in both orders.
+      first_position: of the others, the share whose first response won twice, None
+        without others.
+      p: of that share against 1/2.
+    """
+
+    rate: statistics.Interval
+    consistent: float
+    first_position: float | None
+    p: float | None
+
+
+def of_orders(shown_first: Sequence[float], shown_second: Sequence[float]) -> Orders:
+    """The win rate of an arm over pairs.
+
+    Args:
+      shown_first, shown_second: judgements in favour of the arm's response, shown
+        first and shown second; a pair's score is their mean.
+
+    Raises:
+      ValueError: no pairs, or unequal numbers of them.
+    """
+    first, second = (np.asarray(x, float) for x in (shown_first, shown_second))
+    if len(first) != len(second):
+        raise ValueError(
+            f"{len(first)} judgements in one order, {len(second)} in other"
+        )
+    twice_first = int(((first > 0.5) & (second < 0.5)).sum())
+    twice_second = int(((first < 0.5) & (second > 0.5)).sum())
+    agree = np.sign(first - 0.5) * np.sign(second - 0.5) > 0
+    torn = twice_first + twice_second
+    return Orders(
+        statistics.mean((first + second) / 2),
+        float(agree.mean()),
+        twice_first / torn if torn else None,
+        float(stats.binomtest(twice_first, torn).pvalue) if torn else None,
+    )
+
+
+class Position(NamedTuple):
+    """logit P(win) = ability + preference for what is first, or - where it is second.
+
+    Attributes:
+      ability, position: of the arm and of the judge; `error` of both.
+      rate: the win probability without the position.
+    """
+
+    ability: float
+    position: float
+    error: float
+    rate: float
+
+
+def without_position(
+    wins_first: int, shown_first: int, wins_second: int, shown_second: int
+) -> Position:
+    """The win rate of an arm that was shown once a pair, in an order drawn at random.
+
+    Raises:
+      ValueError: an order in which it won all or none, which has no finite logit.
+    """
+    counts = [(wins_first, shown_first), (wins_second, shown_second)]
+    for wins, shown in counts:
+        if not 0 < wins < shown:
+            raise ValueError(
+                f"{wins} wins of {shown} in one order have no finite logit"
+            )
+    first, second = (math.log(w / (n - w)) for w, n in counts)
+    error = math.sqrt(sum(1 / w + 1 / (n - w) for w, n in counts)) / 2
+    ability = (first + second) / 2
+    return Position(ability, (first - second) / 2, error, float(special.expit(ability)))
+
+
+def without_errors(rate: float, sensitivity: float, specificity: float) -> float:
+    """The true win rate behind that of a judge who errs (Rogan and Gladen 1978).
+
+    For an interval, resample the judge's own test pairs together with these pairs.
+
+    Raises:
+      ValueError: the judge is right no more often than by chance.
+    """
+    if sensitivity + specificity <= 1:
+        raise ValueError(
+            f"a sensitivity of {sensitivity} and a specificity of {specificity} tell "
+            "nothing"
+        )
+    return (rate + specificity - 1) / (sensitivity + specificity - 1)
+
+
+class LengthControlled(NamedTuple):
+    """A win rate as if both responses were equally long.
+
+    Attributes:
+      rate, low, high: with the 95 % interval of refits over resampled pairs.
+      raw: the win rate as it was judged.
+      weights: of the intercept, the length, and the difficulty if there was one.
+    """
+
+    rate: float
+    low: float
+    high: float
+    raw: float
+    weights: list[float]
+
+
+def length_controlled(
+    judgements: Sequence[float],
+    lengths: Sequence[float],
+    other_lengths: Sequence[float],
+    difficulty: Sequence[float] | None = None,
+    *,
+    l2: float = 1.0,
+    draws: int = DRAWS,
+) -> LengthControlled:
+    """The length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475).
+
+    A logistic regression on tanh(gap / sd) of lengths and on the prompt's difficulty;
+    the rate is the mean prediction with the term of length set to 0. Unlike theirs it
+    has an L2 penalty, without which separable pairs run away, and an interval of the
+    whole fit: theirs leaves out that the weights were fitted.
+
+    Args:
+      judgements: in favour of the arm, in [0, 1].
+      lengths, other_lengths: of its responses and of the others', in one unit.
+      difficulty: of each prompt, as the mean logit of other models.
+      l2: on all weights but the intercept.
+      draws: of the interval; 0 for none, NaN.
+
+    Raises:
+      ValueError: no penalty, and pairs that can be separated.
+    """
+    y_N = np.asarray(judgements, float)
+    gap_N = np.asarray(lengths, float) - np.asarray(other_lengths, float)
+    own_N1 = np.empty((len(y_N), 0))
+    if difficulty is not None:
+        own_N1 = np.asarray(difficulty, float)[:, None]
+
+    def rates(counts_WN: np.ndarray) -> tuple[np.ndarray, logistic.Fit]:
+        total_W1 = counts_WN.sum(1, keepdims=True)
+        mean_W1 = counts_WN @ gap_N[:, None] / total_W1
+        squares_WN = counts_WN * (gap_N - mean_W1) ** 2
+        sd_W1 = np.sqrt(squares_WN.sum(1, keepdims=True) / (total_W1 - 1))
+        length_WN = np.tanh(gap_N / np.where(sd_W1 > 0, sd_W1, 1.0))
+        own_WN1 = np.broadcast_to(own_N1, (len(counts_WN), *own_N1.shape))
+        columns = np.concatenate([length_WN[..., None], own_WN1], axis=2)
+        fitted = logistic.fit(columns, y_N, l2=l2, counts_WN=counts_WN)
+        level_WN = fitted.weights_WK[:, :1] + fitted.weights_WK[:, 2:] @ own_N1.T
+        predicted_WN = counts_WN * special.expit(level_WN)
+        return predicted_WN.sum(1) / total_W1[:, 0], fitted
+
+    (rate,), fitted = rates(np.ones((1, len(y_N))))
+    if not fitted.converged_W[0]:
+        raise ValueError("the pairs can be separated by these columns: give an l2")
+    low = high = float("nan")
+    if draws:
+        rng = np.random.default_rng(0)
+        drawn_W, _ = rates(differences.counts(rng, len(y_N), draws))
+        low, high = np.quantile(drawn_W, [0.025, 0.975])
+    return LengthControlled(
+        *map(float, (rate, low, high, y_N.mean())), fitted.weights_WK[0].tolist()
+    )

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Win rates and strengths: known numbers, and identities that a fit must have."""
+
+import numpy as np
+import pytest
+
+from alignjax.evals import battles, win_rates
+from tests.evals.test_differences import near
+
+
+def test_both_orders():
+    first = [1] * 46 + [0] * 30 + [1] * 16 + [0] * 8
+    second = [1] * 46 + [0] * 30 + [0] * 16 + [1] * 8
+    out = win_rates.of_orders(first, second)
+    assert out.rate["mean"] == near(0.58) and out.consistent == near(0.76)
+    assert out.first_position == near(2 / 3) and out.p == near(0.1515896320)
+    swapped = win_rates.of_orders(*(1 - np.array(x) for x in (second, first)))
+    assert swapped.rate["mean"] == near(0.42)
+    assert swapped.first_position == out.first_position
+    ties = win_rates.of_orders([0.5, 0.5], [0.5, 1.0])
+    assert ties.rate["mean"] == 0.625 and ties.p is None
+
+
+def test_one_order_at_random():
+    out = win_rates.without_position(34, 50, 24, 50)
+    assert out.ability == near(0.3368645474) and out.position == near(0.4169072550)
+    assert out.error == near(0.2073885061) and out.rate == near(0.5834286835)
+    with pytest.raises(ValueError):
+        win_rates.without_position(50, 50, 24, 50)
+
+
+def test_a_judge_that_errs():
+    assert win_rates.without_errors(0.62, 0.85, 0.80) == near(0.6461538462)
+    assert win_rates.without_errors(0.62, 0.85, 0.85) == near(0.6714285714)
+    with pytest.raises(ValueError):
+        win_rates.without_errors(0.62, 0.5, 0.5)
+
+
+OTHERS = 100 + 10 * (np.arange(24) % 5)
+GAPS = [40, -20, 10, 60, 0, -30, 80, 20, -10, 30, 50, -40, 5, 70, -5, 15, 90, -15]
+GAPS = np.array([*GAPS, 25, 35, -25, 45, 0, 55])
+JUDGED = [1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1, 0.5, 0, 1, 0.5, 0]
+JUDGED = np.array(JUDGED)
+
+
+def controlled(judged=JUDGED, lengths=OTHERS + GAPS, others=OTHERS, *more, **options):
+    return win_rates.length_controlled(
+        judged, lengths, others, *more, **{"draws": 0, **options}
+    )
+
+
+def test_length_controlled_win_rates():
+    plain = controlled(l2=0)
+    assert plain.raw == near(0.5416666667) and plain.rate == near(0.4439170138)
+    assert plain.weights == near([-0.2252799, 1.32885871], 1e-6)
+    out = controlled(draws=2001)
+    assert out.rate == near(0.4789847886)
+    assert out.weights == near([-0.0841104, 0.85153323], 1e-6)
+    assert (out.low, out.high) == near((0.285, 0.690), 0.02)
+    harder = controlled(JUDGED, OTHERS + GAPS, OTHERS, np.linspace(-1.15, 1.15, 24))
+    assert harder.rate == near(0.4777678701)
+    assert harder.weights == near([-0.09008354, 0.87900381, -0.32119511], 1e-6)
+
+
+def test_identities_of_the_length_controlled_rate():
+    assert controlled(1 - JUDGED, OTHERS, OTHERS + GAPS).rate == near(0.5210152115)
+    assert controlled(lengths=OTHERS).rate == near(JUDGED.mean())
+    moved = controlled(JUDGED, OTHERS + GAPS + 7, OTHERS + 7)
+    scaled = controlled(JUDGED, 3 * (OTHERS + GAPS), 3 * OTHERS)
+    assert moved.rate == scaled.rate == near(controlled().rate)
+    with pytest.raises(ValueError, match="separated"):
+        controlled((GAPS > 0).astype(float), l2=0)
+    assert np.isfinite(controlled((GAPS > 0).astype(float)).rate)
+
+
+WINS = np.array([[0, 8, 9, 6], [4, 0, 7, 7], [3, 5, 0, 6], [2, 3, 4, 0]])
+TIES = np.array([[0, 3, 2, 1], [3, 0, 4, 2], [2, 4, 0, 3], [1, 2, 3, 0]])
+
+
+def test_bradley_terry():
+    out = battles.bradley_terry(WINS)
+    b = [0.75101326, 0.11596907, -0.25459485, -0.61238747]
+    assert out.strength == near(b, 1e-6) and out.loss == near(39.9581105207, 1e-6)
+    error = [0.30017656, 0.26888812, 0.27104286, 0.31040342]
+    assert out.error == near(error, 1e-6)
+    assert out.error_between(0, 1) == near(0.4546443570, 1e-6)
+    assert out.elo == near([1130.464, 1020.146, 955.772, 893.617], 1e-3)
+    assert battles.bradley_terry(WINS, l2=1e-9).strength == near(b, 1e-6)
+    half = [0.62287591, 0.09258778, -0.20959583, -0.50586786]
+    assert battles.bradley_terry(WINS + TIES / 2).strength == near(half, 1e-6)
+    assert battles.bradley_terry(WINS.T).strength == near([-x for x in b], 1e-6)
+
+
+def test_davidsons_ties():
+    out = battles.davidson(WINS, TIES)
+    b = [0.78491322, 0.11627492, -0.26395415, -0.63723400]
+    assert out.strength == near(b, 1e-6) and out.loss == near(78.1535051721, 1e-6)
+    assert out.tie == near(0.5057472556, 1e-6)
+    with pytest.raises(ValueError):
+        battles.davidson(WINS, np.triu(TIES))
+
+
+def test_models_that_never_lost_have_no_finite_strength():
+    wins = [[0, 3, 2], [0, 0, 4], [0, 1, 0]]
+    with pytest.raises(ValueError, match="2 groups"):
+        battles.bradley_terry(wins)
+    assert np.isfinite(battles.bradley_terry(wins, l2=0.1).strength).all()
+
+
+def test_ranks_are_intervals():
+    assert battles.ranks([2, 1, 0], [3, 2.5, 0.5]) == [(1, 2), (1, 2), (3, 3)]
