@@ -50,6 +50,7 @@ class Answer:
       run, digest, step, loss, seed: the run's name, a digest of its parameters, the
         step of its checkpoint, and of its config the loss and the seed.
       average: whether the parameters are their moving average.
+      reference: the digest of the parameters that `ref_logp` and `kl` are from.
       suite, suite_digest: the name of the prompts, and `digest_of` them; answers to
         other prompts are never compared.
       slice: the part of the suite that the prompt is of.
@@ -73,6 +74,7 @@ class Answer:
     digest: str | None = None
     average: bool = False
     step: bounds.CountOrZero | None = None
+    reference: str | None = None
     loss: str | None = None
     seed: int | None = None
     suite: str
@@ -115,7 +117,17 @@ class Answer:
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Answer))
 # Names that are printed, so nothing in them may steer a terminal.
-_PRINTED = ("run", "digest", "loss", "suite", "suite_digest", "slice", "cluster", "tag")
+_PRINTED = (
+    "run",
+    "digest",
+    "reference",
+    "loss",
+    "suite",
+    "suite_digest",
+    "slice",
+    "cluster",
+    "tag",
+)
 
 
 def digest_of(prompts: Sequence[Any]) -> str:

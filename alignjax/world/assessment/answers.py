@@ -44,14 +44,13 @@ def make(
     responses: Sequence[run_models.Response],
     temperature: float,
     sums: likelihood.Likelihoods | None = None,
-    *,
-    has_reference: bool = False,
+    reference: run_models.RunModel | None = None,
 ) -> list[rows.Answer]:
     """The rows of a run's responses to the benchmark's questions, in their order.
 
     Args:
       sums: of the responses, where they were measured.
-      has_reference: whether `sums` compare the run with another one.
+      reference: the model that they compare with, if there is one.
     """
     config, questions = model.run.config, benchmark.questions
     suite, settings = benchmark.town, benchmark.settings
@@ -60,6 +59,7 @@ def make(
         "run": model.name,
         "digest": model.run.digest(model.step),
         "step": model.step,
+        "reference": reference and reference.run.digest(reference.step),
         "loss": (config.get("objective") or {}).get("loss"),
         "seed": config.get("seed"),
         "suite": f"world/{suite.lexicon.preset}/{suite.seed}",
@@ -70,7 +70,7 @@ def make(
         figures = {}
         if sums is not None:
             figures = {"logp": sums.logp[i], "entropy": sums.entropy[i]}
-            if has_reference:
+            if reference is not None:
                 figures |= {"ref_logp": sums.reference[i], "kl": sums.kl[i]}
         decoding = rows.Decoding(temperature, None, settings.length, keys[i])
         row = rows.Answer(

@@ -119,8 +119,7 @@ def assess(
         for name, temperature in DECODINGS.items()
         for row in answers.make(
             *(model, benchmark, responses[name], temperature),
-            of_sampled if name == "sampled" else None,
-            has_reference=reference is not None,
+            *((of_sampled, reference) if name == "sampled" else ()),
         )
     ]
     return figures, made
@@ -143,10 +142,8 @@ def trajectory(
         sums = _of_responses(past, responses, reference)
         point |= divergence(sums, seed, reference)
         points.append({"step": step, **point})
-        options = dict(has_reference=reference is not None)
-        made += answers.make(
-            *(past, benchmark, responses, DECODINGS["sampled"], sums), **options
-        )
+        temperature = DECODINGS["sampled"]
+        made += answers.make(past, benchmark, responses, temperature, sums, reference)
         progress(f"{model.name}: checkpoint {len(points)} of {len(model.run.steps)}")
     return points, made
 

@@ -107,8 +107,12 @@ def test_every_answer_is_a_row_from_which_the_figures_follow(whole):
     assert np.mean([a.kl for a in sampled]) == pytest.approx(dpo["kl"]["kl"]["mean"])
     assert all(sum(a.components.values()) == pytest.approx(a.gold) for a in answers)
     assert len({a.decoding.key for a in sampled}) == 8 and sampled[0].logp < 0
-    (base, *_), (dpo, *_) = rows.read(folder / "base.jsonl"), answers
-    assert base.kl is base.ref_logp is None and base.suite_digest == dpo.suite_digest
+    (base, *_), (dpo, *_) = rows.read(folder / "base.jsonl"), sampled
+    assert dpo.reference == found["models"]["dpo"]["kl"]["digest"]
+    assert (
+        base.kl is base.ref_logp is base.reference is None
+        and base.suite_digest == dpo.suite_digest
+    )
     points = list(rows.read(folder / "checkpoints"))
     assert {(a.run, a.step) for a in points} == {("dpo", 10)} and len(points) == 4
     assert points[0].suite_digest != dpo.suite_digest
