@@ -263,7 +263,7 @@ def read(path: pathlib.Path, abstract: Mapping[str, Mapping[str, Any]]) -> dict:
         except Exception as error:  # whatever a damaged file makes a parser raise
             damage = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         if damage is not None:
-            gc.collect()  # now, what Orbax left of the load
+            gc.collect(1)  # now, what Orbax left of the load: young objects
     if damage is not None:
         raise errors.BrokenStep(f"{path}: a file is missing or damaged ({damage})")
     items = {item: trees.named_leaves(loaded[item]) for item in abstract}
