@@ -121,6 +121,15 @@ def use(mesh: jax.sharding.Mesh, rules: Mapping):
         yield
 
 
+def platform() -> str:
+    """Of the devices of the ambient mesh, "cpu", "gpu" or "tpu"; else JAX's default.
+
+    A program may be compiled for devices that this machine does not have.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an activation: `constrain(x_BTD, "batch", "seq", None)`; no mesh, no-op."""
     return nn.with_logical_constraint(x, axes)

@@ -190,7 +190,7 @@ def ragged_dot(
       sizes_E: int32, rows of each run, perhaps 0. Rows beyond the last run are
         undefined in the product.
     """
-    if jax.default_backend() == "cpu":
+    if sharding.platform() == "cpu":
         return ragged_dot_in_blocks(x_MD, kernels_EDF, sizes_E)
     return lax.ragged_dot(x_MD, kernels_EDF, sizes_E)
 
