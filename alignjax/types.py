@@ -13,6 +13,7 @@ so `x_BTD` is an array of shape [batch, time, model]. This is the one legend.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +48,8 @@ class Sequences:
       branches: int32, or None where no document has any: continuations of one beginning
         that do not see each other. 0 is the beginning, k > 0 its k-th continuation,
         which attends to the beginning and to itself.
+      one_document: whether each row is one document, followed by padding alone. It is
+        no array but part of the program, in which attention then needs no mask.
     """
 
     inputs: Any
@@ -55,6 +58,7 @@ class Sequences:
     segment_ids: Any
     positions: Any
     branches: Any = None
+    one_document: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
     def of(
@@ -92,7 +96,8 @@ class Sequences:
             inputs[i, :size], targets[i, :learned] = row[:size], row[1:]
             weights[i, max(0, prompt - 1) : learned] = 1
             segment_ids[i, :size], positions[i, :size] = 1, np.arange(size)
-        return cls(inputs, targets, weights, segment_ids, positions)
+        arrays = (inputs, targets, weights, segment_ids, positions)
+        return cls(*arrays, one_document=True)
 
 
 @flax.struct.dataclass
@@ -328,7 +333,7 @@ class Frozen:
     reference: Params | None = None
 
 
-_SEQUENCE = ("inputs", "targets", "weights", "segment_ids", "positions", "branches")
+_SEQUENCE = tuple(field.name for field in dataclasses.fields(Sequences))
 
 
 def batch(rows: Mapping[str, Any]) -> Sequences | Responses:

@@ -40,7 +40,7 @@ ONLY = {
 # Flax's modules stay in models/; elsewhere it gives one helper each.
 FLAX = {
     "distributed": {"flax.linen"},  # from names of axes to a mesh
-    "models": {"flax.linen"},
+    "models": {"flax.linen", "flax.struct"},
     "training": {"flax.linen"},  # unboxing
     "types": {"flax.struct"},
 }

@@ -87,6 +87,11 @@ class Dataset:
         return self.layout.places(self._plans)
 
     @property
+    def one_document(self) -> bool:
+        """Whether all rows are of one document each; see `types.Sequences`."""
+        return self.layout.one_document(self._plans)
+
+    @property
     def num_rows(self) -> int:
         """Rows of one pass over all sources."""
         return sum(plan.num_rows for plan in self._plans)
@@ -161,7 +166,8 @@ class Dataset:
 
     def _rows(self, indices, locate) -> dict[str, Any]:
         numbers = np.asarray(indices, np.int64)
-        return self.layout.rows(self._plans, numbers, locate)
+        fields = self.layout.rows(self._plans, numbers, locate)
+        return fields | {"one_document": True} if self.one_document else fields
 
     def _locate(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row of the stream, and the row of the source's plan."""

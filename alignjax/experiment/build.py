@@ -22,7 +22,7 @@ from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base as tokenizer
 from alignjax.distributed import sharding
 from alignjax.experiment import initial, reference, sections
-from alignjax.models import lora, quantized
+from alignjax.models import attention, lora, quantized
 from alignjax.sampling import request
 from alignjax.training import optim, schedules
 from alignjax.types import Model, Objective
@@ -145,6 +145,10 @@ def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
             f"the mesh {dict(mesh.shape)}; the next that is: "
             f"{-(-c.batch_size // parts) * parts}"
         )
+    platform = mesh.devices.flat[0].platform
+    case = model.config.attention_case(platform, c.data.share_prompt)
+    if problem := attention.problem(model.config.attention, case):
+        raise errors.ConfigError(f"model.attention: {problem}")
     objective = objectives.build(model, c.objective)
     stored, moves = c.reference.store, c.reference.update_every is not None
     weights = initial.InitialWeights(

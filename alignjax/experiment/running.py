@@ -15,7 +15,7 @@ from alignjax.data import dataset
 from alignjax.data.chat import format
 from alignjax.experiment import initial
 from alignjax.experiment.build import Experiment
-from alignjax.models import decoder
+from alignjax.models import attention, decoder
 from alignjax.tracking import throughput, writer
 from alignjax.training import hooks, loop, optim, step
 from alignjax.training import state as training_state
@@ -176,6 +176,21 @@ def rate_note(
     )
 
 
+def _attention_note(run: Experiment) -> str:
+    """The backend of attention, and how a kernel keeps documents apart."""
+    c, branches = run.model.config, run.config.data.share_prompt
+    platform = run.mesh.devices.flat[0].platform
+    backend = attention.resolve(c.attention, c.attention_case(platform, branches))
+    chosen = f", which auto chooses on {platform}" if c.attention == "auto" else ""
+    if backend == "xla":
+        by = ""
+    elif run.train.one_document:
+        by = ", without a mask since each row is one document"
+    else:
+        by = f", masked by the {'branches' if branches else 'documents'} of rows"
+    return f"attention: {backend}{chosen}{by}"
+
+
 def describe(run: Experiment, resumed: int | None) -> str:
     """What is about to happen, for the log."""
     c, section = run.config, run.config.model
@@ -204,6 +219,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
             f"{tokens_per_step(run):,} tokens are {passes:.2f} passes{groups}"
         ),
         *(f"  {line}" for line in train),
+        _attention_note(run),
     ]
     if run.validation is not None:
         held_out = run.validation.report.splitlines()

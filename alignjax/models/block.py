@@ -24,6 +24,7 @@ from alignjax.models import (
     projection,
     rope,
 )
+from alignjax.models.attention import plain
 
 
 class ByLayer(NamedTuple):
@@ -47,15 +48,14 @@ class Shared(NamedTuple):
 
     Attributes:
       rotations: cosines and sines; None for learned positions.
-      segment_ids, branches: of whole rows.
+      rows: which tokens of whole rows see which.
       mask: bool [B, T, S], the slots of the cache that a query sees.
       slot: int32, of the cache, for the first of the T tokens.
       counts: bool [B, T], the tokens whose routing to experts is summed up.
     """
 
     rotations: ByLayer | None = None
-    segment_ids: Any = None
-    branches: attention.Branches | None = None
+    rows: attention.rows.Rows | None = None
     mask: ByLayer | None = None
     slot: Any = None
     counts: Any = None
@@ -132,16 +132,16 @@ class Block(nn.Module):
         options = dict(softcap=c.attention_softcap, scale=c.attention_scale)
         if kv is None:
             options |= dict(window=c.window, windowed=has_window)
-            inputs = (q_BTNH, k_BTKH, v_BTKH, shared.segment_ids)
-            out_BTNH = attention.run(
-                c.attention, *inputs, branches=shared.branches, **options
-            )
+            # To make parameters takes no kernel, and rows of one token.
+            backend = "xla" if self.is_initializing() else c.attention
+            inputs = (q_BTNH, k_BTKH, v_BTKH, shared.rows)
+            out_BTNH = attention.run(backend, *inputs, **options)
         else:
             kv = kv_cache.write(kv, layer, shared.slot, k_BTKH, v_BTKH)
-            q_BNTH, mask_BTS = attention.heads_first(q_BTNH), shared.mask.of(has_window)
+            q_BNTH, mask_BTS = plain.heads_first(q_BTNH), shared.mask.of(has_window)
             k_BKSH, v_BKSH = kv_cache.read(kv, layer)
-            out_BNTH = attention.attend(q_BNTH, k_BKSH, v_BKSH, mask_BTS, **options)
-            out_BTNH = attention.heads_first(out_BNTH)
+            out_BNTH = plain.masked(q_BNTH, k_BKSH, v_BKSH, mask_BTS, **options)
+            out_BTNH = plain.heads_first(out_BNTH)
         out_BTNH = checkpoint_name(out_BTNH, "attention")
         project = projection.Projection(
             (c.d_model,),

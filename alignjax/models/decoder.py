@@ -119,9 +119,9 @@ class Decoder(nn.Module):
     def hidden(self, *inputs):
         return self._read(*inputs, counts_BT=None)[0]
 
-    def routed(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
+    def routed(self, inputs_BT, positions_BT, segment_ids_BT, *further):
         """As `hidden`, and the `types.Routing` of the tokens of documents."""
-        inputs = (inputs_BT, positions_BT, segment_ids_BT, branches_BT)
+        inputs = (inputs_BT, positions_BT, segment_ids_BT, *further)
         return self._read(*inputs, counts_BT=segment_ids_BT != 0)
 
     def every_layer(self, *inputs):
@@ -143,7 +143,14 @@ class Decoder(nn.Module):
         _, x_LBTD = jax.lax.scan(step, x_BTD, stacked)
         return jnp.concatenate([x_BTD[None], x_LBTD]).astype(jnp.float32)
 
-    def _begin(self, inputs_BT, positions_BT, segment_ids_BT, branches_BT=None):
+    def _begin(
+        self,
+        inputs_BT,
+        positions_BT,
+        segment_ids_BT,
+        branches_BT=None,
+        one_document=False,
+    ):
         """The embeddings x_BTD, and what all layers share."""
         c, noise_BTD = self.config, None
         documents = (segment_ids_BT, positions_BT, branches_BT)
@@ -158,8 +165,9 @@ class Decoder(nn.Module):
         rotations = self._rotations(positions_BT, self._is_long(*documents))
         branches = None
         if branches_BT is not None:
-            branches = attention.Branches(branches_BT, positions_BT)
-        shared = block.Shared(rotations, segment_ids_BT, branches)
+            branches = attention.rows.Branches(branches_BT, positions_BT)
+        rows = attention.rows.Rows(segment_ids_BT, branches, one_document)
+        shared = block.Shared(rotations, rows)
         return self._embed(inputs_BT, positions_BT, noise_BTD), shared
 
     def _read(self, *inputs, counts_BT):
@@ -235,7 +243,7 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
 
     def read(params, sequences, key=None, *, method):
         inputs = (sequences.inputs, sequences.positions, sequences.segment_ids)
-        inputs += (sequences.branches,)
+        inputs += (sequences.branches, sequences.one_document)
         if key is None or not random:
             return apply(params, *inputs, method=method)
         rngs = {"dropout": key, "noise": jax.random.fold_in(key, 1)}

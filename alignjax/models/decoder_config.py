@@ -59,7 +59,8 @@ class DecoderConfig:
       embedding_noise: the alpha of NEFTune, 5 to 15 in its paper; see `layers`.
       init_std: of all matrices; of those that add to the residual over sqrt(2 L).
       dtype: of activations and matrix products; parameters stay float32.
-      attention: a name in `attention.BACKENDS`, or `auto`.
+      attention: a name in `attention.BACKENDS`, or `auto`: the kernel of the devices,
+        `cudnn` or `splash`, where it can do what the model asks, else `xla`.
       remat: a name in `REMAT_POLICIES`.
       unroll: layers in one iteration of the scan; more compiles slower.
       score_heads: scalar heads over the last hidden states, of a reward model; each
@@ -177,6 +178,16 @@ class DecoderConfig:
     def size_of_expert(self) -> int:
         return self.expert_d_ff or self.d_ff
 
+    def attention_case(
+        self, platform: str | None, branches: bool = False
+    ) -> attention.Case:
+        """What attention must do, on devices of a platform, with branches or without.
+
+        The window is that of some layers or of all.
+        """
+        options = (self.attention_softcap, self.window, branches)
+        return attention.Case(platform, self.dtype, self.size_of_head, *options)
+
     @property
     def rotated_dimensions(self) -> int:
         return int(self.size_of_head * self.rope_fraction)
@@ -217,6 +228,10 @@ def _problems(c: DecoderConfig) -> Iterator[str]:
         yield f"base: 'nf4' keeps two codes a byte, and {odd[0]} is odd; choose another"
     if c.attention not in (names := ["auto", *attention.BACKENDS]):
         yield f"attention: {c.attention!r} is not one of {', '.join(names)}"
+    platforms = {kernel: platform for platform, kernel in attention.KERNELS.items()}
+    case = c.attention_case(platforms.get(c.attention))  # the devices that it is for
+    if problem := attention.problem(c.attention, case):
+        yield f"attention: {problem}"
 
 
 def _without_effect(

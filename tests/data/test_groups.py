@@ -62,6 +62,7 @@ def test_every_response_once_after_its_prompt(tmp_path, layout, count, bos):
     assert isinstance(batch, types.Responses)
     assert batch.weights.shape == batch.index.shape == (data.num_rows, data.groups)
     assert batch.lengths.dtype == batch.index.dtype == np.int32
+    assert batch.sequences.one_document == (layout == "padded")
     if layout == "packed":
         assert rows["segment_ids"].max() == rows["responses"].max()
     if layout == "shared":

@@ -11,7 +11,7 @@ import fresh
 import numpy as np
 import pytest
 
-from alignjax import config, errors
+from alignjax import config, errors, types
 from alignjax.data import loader
 from alignjax.data.packing import text
 from alignjax.data.tokenizers import base
@@ -204,6 +204,8 @@ def test_packed_and_unpacked_have_the_same_targets(corpus):
     assert every[1]["segment_ids"].max() == 1
     assert sorted(texts(every[0])) == sorted(texts(every[1]))
     assert packed.bytes_per_token == unpacked.bytes_per_token
+    assert [types.batch(rows).one_document for rows in every] == [False, True]
+    assert every[0]["segment_ids"].max() > 1 == every[1]["segment_ids"].max()
 
 
 def test_bytes_per_token(corpus):

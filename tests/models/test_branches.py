@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.models import attention
+from alignjax.models.attention import plain
 from alignjax.types import Sequences
 from tests.models import small
 
@@ -79,7 +79,7 @@ def both(window, positions):
     fields = dict(window=window, positions=positions, max_length=128, qk_norm="head")
     model, params = small.make(**fields)
     made = groups()
-    block = attention.xla.__kwdefaults__["block"]
+    block = plain.attend.__kwdefaults__["block"]
     ids = shared_row(made, 256).segment_ids[0]
     assert ids[block - 1] == ids[block] > 0  # a group lies on both sides of a border
     out = []
@@ -120,46 +120,3 @@ def test_nothing_leaks_between_branches():
         changed = (before != after).any(-1)
         sees = mine if branch else ids == segment
         np.testing.assert_array_equal(changed, sees)
-
-
-def naive_mask(ids, branches, positions, window):
-    """The definition, one pair of tokens at a time."""
-    T = len(ids)
-    seen = np.zeros((T, T), bool)
-    for t in range(T):
-        for s in range(t + 1):
-            mine = branches[s] in (0, branches[t])
-            near = window is None or positions[t] - positions[s] < window
-            seen[t, s] = ids[t] == ids[s] and mine and near
-    return seen
-
-
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("block", [16, 48, 1000])
-def test_xla_is_the_definition(window, block):
-    batch = shared_row(groups(prompts=(4, 7)), 150)
-    ids, branches, positions = (
-        x[0] for x in (batch.segment_ids, batch.branches, batch.positions)
-    )
-    keys = jax.random.split(jax.random.key(0), 3)
-    q, k, v = (jax.random.normal(key, (1, 150, 2, 8)) for key in keys)
-    xla = functools.partial(attention.xla, window=window, softcap=None, block=block)
-    where = attention.Branches(batch.branches, batch.positions)
-    ours = jax.jit(xla)(q, k, v, batch.segment_ids, branches=where)
-    mask = naive_mask(ids, branches, positions, window)
-    theirs = attention.attend(*map(attention.heads_first, (q, k, v)), mask[None])
-    np.testing.assert_allclose(ours, attention.heads_first(theirs), atol=2e-6)
-
-
-@pytest.mark.parametrize("kernel", [attention.cudnn, attention.splash])
-def test_kernels_refuse_branches(kernel):
-    q = jnp.zeros((1, 128, 2, 128), jnp.bfloat16)
-    ids = jnp.zeros((1, 128), jnp.int32)
-    branches = attention.Branches(ids, ids)
-    name = kernel.__name__
-    with pytest.raises(ValueError, match=r"model\.attention: "):
-        kernel(q, q, q, ids, window=None, softcap=None, branches=branches)
-    for platform in ("cpu", "gpu", "tpu"):
-        backend = attention.resolve("auto", q, None, platform, branches=branches)
-        assert backend == "xla"
-    assert attention.resolve(name, q, None, branches=branches) == name

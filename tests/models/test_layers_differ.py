@@ -11,6 +11,8 @@ import pytest
 from alignjax import errors, models
 from alignjax.distributed import sharding
 from alignjax.models import attention, decoder
+from alignjax.models.attention import plain
+from alignjax.models.attention.rows import Rows
 from alignjax.tracking import throughput
 from tests.models import small
 
@@ -71,7 +73,7 @@ def test_a_kernel_is_made_for_one_window_at_a_time(monkeypatch):
     def kernel(*arrays, window, **options):
         assert window is None or isinstance(window, int)
         asked.add(window)
-        return attention.xla(*arrays, window=window, **options)
+        return plain.attend(*arrays, window=window, **options)
 
     monkeypatch.setitem(attention.BACKENDS, "kernel", kernel)
     row = small.one_document()
@@ -100,11 +102,11 @@ def test_attention_is_scaled_by_what_is_asked():
         jax.random.normal(key, (1, 6, 2, 4))
         for key in jax.random.split(jax.random.key(0), 3)
     )
-    ids = jnp.ones((1, 6), jnp.int32)
-    run = functools.partial(attention.xla, window=None, softcap=1.5)
-    half = run(q, k, v, ids, scale=0.25)
-    np.testing.assert_allclose(half, run(q / 2, k, v, ids), atol=1e-6)
-    assert np.abs(half - run(q, k, v, ids)).max() > 1e-3
+    row = Rows(jnp.ones((1, 6), jnp.int32))
+    run = functools.partial(plain.attend, window=None, softcap=1.5)
+    half = run(q, k, v, row, scale=0.25)
+    np.testing.assert_allclose(half, run(q / 2, k, v, row), atol=1e-6)
+    assert np.abs(half - run(q, k, v, row)).max() > 1e-3
 
 
 def test_flops_are_those_of_each_layer():

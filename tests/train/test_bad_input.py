@@ -91,6 +91,8 @@ def refuse_alone(tmp_path, workdir, corpus, cache):
         ("objective.z_loss=-1.0", ["objective.z_loss: -1.0"]),
         ("model.family=lama", ["model.family", "'lama'", "'llama'"]),
         ("model.heads=5", ["model.heads: 5 do not divide d_model = 32"]),
+        ("model.attention=cudnn", ["model.attention: cudnn", "float32"]),
+        ("model.attention=splash", ["model.attention: splash", "of 16;"]),
         ("model.activation=relu", ["model.activation: 'relu'", "'swiglu'"]),
         ("model.vocab_size=100", ["model.vocab_size: 100", "258 tokens"]),
         ("length=65", ["length: 65", "model.max_length = 64"]),
@@ -163,6 +165,12 @@ def test_what_the_mesh_does_not_divide(refuse):
     flags = ["mesh.fsdp=2", "mesh.tensor=4"]
     output = refuse(errors.CONFIG, *map(FIELD.format, flags))
     assert "does not divide layers/q/kernel" in output and "sharding_rules" in output
+
+
+def test_attention_that_the_devices_do_not_have(refuse):
+    flags = ["model.attention=splash", "model.head_dim=64"]
+    output = refuse(errors.CONFIG, *map(FIELD.format, flags))
+    assert "model.attention: splash" in output and "cpu" in output
 
 
 def damaged(path, kind: str):

@@ -86,6 +86,10 @@ class Layout(NamedTuple):
         """P, the places for groups in a row."""
         return max(1, *(plan.manifest["groups"] for plan in plans))
 
+    def one_document(self, _: Sequence[Any]) -> bool:
+        """Whether no sequence has more than one response."""
+        return self.name == "padded"
+
     def identity(self, plans: Sequence[Any]) -> dict[str, Any]:
         """The settings that rows depend on, besides their plans and numbers."""
         # No row depends on the size of batches, which runs keep the name of.

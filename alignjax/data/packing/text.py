@@ -66,6 +66,10 @@ class Layout(NamedTuple):
         """P of `types.Responses`; 0 for text."""
         return 0
 
+    def one_document(self, plans: Sequence[Plan]) -> bool:
+        """Whether no row of these has more than one piece."""
+        return all(plan.manifest["pieces"] == plan.num_rows for plan in plans)
+
     def identity(self, *_: Any) -> dict[str, Any]:
         """The settings that rows depend on, besides their plans and numbers."""
         return {}
