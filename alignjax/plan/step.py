@@ -137,24 +137,25 @@ def _batch(run: build.Experiment, responses: int) -> Sequences | Responses:
     )
     i32, f32 = jnp.int32, jnp.float32
 
-    def sequences(*shape, branches):
+    shared = c.data.share_prompt
+    alone = not shared and c.data.pack != "best_fit"  # a row for each document
+
+    def sequences(*shape):
         names = ["inputs", "targets", "segment_ids", "positions"]
-        names += ["branches"] * branches
+        names += ["branches"] * shared
         own = {name: array(i32, *shape) for name in names}
-        return Sequences(weights=array(f32, *shape), **own)
+        return Sequences(weights=array(f32, *shape), **own, one_document=alone)
 
     if needs.data == "text":
-        return sequences(T, branches=False)
+        return sequences(T)
     K = {"pairs": 2, "labels": 1}.get(needs.data, responses) + needs.mismatched
-    shared = c.data.share_prompt
-    padded = not shared and c.data.pack != "best_fit"
-    R, P = (K, 1) if padded else (1, c.data.groups_per_row or GROUPS)
+    R, P = (K, 1) if alone else (1, c.data.groups_per_row or GROUPS)
     shapes = dict.fromkeys(comparisons.OF_GROUP, (P,))
     shapes |= dict.fromkeys(comparisons.OF_RESPONSES, (P, K))
     attributes = run.model.config.score_heads or 1
     shapes |= dict.fromkeys(comparisons.FREE, (P, attributes))
     return Responses(
-        sequences(R, T, branches=shared),
+        sequences(R, T),
         responses=array(i32, R, T),
         lengths=array(i32, P, K),
         weights=array(f32, P),
