@@ -30,6 +30,7 @@ COMMANDS = {
     "losses": ("losses.__main__", "list the losses and their options"),
     "audit": ("experiment.audit", "print which tokens of the data are trained on"),
     "plan": ("plan.__main__", "compile a step for hardware that is not here"),
+    "profile": ("plan.profile", "where the time of a step went, from a trace"),
     "precompute": ("experiment.precompute", "store the reference log-probs"),
 }
 USAGE = """usage: alignjax COMMAND [OPTION ...]

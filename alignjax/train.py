@@ -23,6 +23,7 @@ import jax
 from alignjax import checkpoint, cli, errors
 from alignjax.distributed import lifecycle, sharding
 from alignjax.experiment import build, config_file, reference, running, schema, sections
+from alignjax.plan import program
 from alignjax.tracking import journal, writer
 from alignjax.training import loop
 
@@ -114,6 +115,15 @@ def train(
         rows = functools.partial(loop.describe_batch, run.train.describe, c.batch_size)
         policy = loop.NonFinitePolicy(c.nonfinite, c.max_skipped, rows, log.say)
 
+        train_step, key = running.train_step(run), jax.random.key(c.seed + 1)
+        if profile:
+            compiled = train_step.lower(state, frozen, batch(start), key).compile()
+            if process == 0:  # what `alignjax profile` reads the trace by
+                kind = jax.devices()[0].device_kind
+                path = workdir / "profile" / program.FILE
+                path.parent.mkdir(exist_ok=True)
+                program.write(path, compiled.as_text(), kind)
+
         def before_step(i: int) -> None:
             watchdog.beat(f"step {i}")
             trace(i)
@@ -137,10 +147,10 @@ def train(
         state, steps = loop.run(
             state,
             frozen,
-            jax.random.key(c.seed + 1),
+            key,
             steps=c.steps,
             batches=enter(batches),
-            train_step=running.train_step(run),
+            train_step=train_step,
             tokens=(tokens := running.tokens_per_step(run)),
             tokens_before=int(last.get("tokens", start * tokens)),
             meter=running.meter(run),

@@ -63,7 +63,8 @@ def run(arguments: Sequence[str] | None) -> int:
     planned = step.plan(loaded.section, where.devices, **make)
     compiled = step.compile(planned, where.options)
     if options.text:
-        program.write(cli.output(options.text), compiled.as_text())
+        text, kind = compiled.as_text(), where.card.kind
+        program.write(cli.output(options.text), text, kind)
     figures = outcome.measure(planned, compiled, where)
     print(json.dumps(figures) if options.json else outcome.page(figures))
     if figures["fits"]:

@@ -30,6 +30,8 @@ GROUPS = re.compile(
 )
 INTERMEDIATE = re.compile(r'intermediate_tensor_shape": \{.*?"dimensions": \[([^\]]*)')
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+FILE = "program.txt.gz"  # of a run, beside its trace
+DEVICE, MODULE = "// device: ", "HloModule "
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 
 NOTHING = {  # they move no bytes
@@ -86,10 +88,19 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Instructions of computations by name, each in the order in which they run."""
+    """Instructions of computations by name, each in the order in which they run.
+
+    Attributes:
+      computations: those.
+      entry: the name of the one that runs first.
+      name: of the whole, as traces have it.
+      device: the kind that it is compiled for, where `write` noted it.
+    """
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
+    name: str = ""
+    device: str = ""
 
 
 class Attention(NamedTuple):
@@ -127,9 +138,12 @@ class Kernel(NamedTuple):
     groups: str = ""
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a text, compressed where the name ends in .gz; equal ones equally."""
-    data = text.encode()
+def write(path: pathlib.Path, text: str, device: str) -> None:
+    """Writes a text under a line with the kind of device that it is for.
+
+    It is compressed where the name ends in .gz.
+    """
+    data = f"{DEVICE}{device}\n{text}".encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
@@ -141,9 +155,13 @@ def read(path: pathlib.Path) -> str:
 
 def parse(text: str) -> Program:
     """The program of a text. Raises ValueError for one that is none."""
-    computations, entry, current = {}, None, None
+    computations, entry, current, name, device = {}, None, None, "", ""
     for line in text.splitlines():
-        if header := HEADER.match(line):
+        if line.startswith(DEVICE):
+            device = line.removeprefix(DEVICE)
+        elif line.startswith(MODULE):
+            name = line.removeprefix(MODULE).partition(",")[0]
+        elif header := HEADER.match(line):
             current = computations.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
         elif current is not None and (head := INSTRUCTION.match(line)):
@@ -151,7 +169,7 @@ def parse(text: str) -> Program:
             current[instruction.name] = instruction
     if entry is None:
         raise ValueError("no text of a compiled program: it has no ENTRY computation")
-    return Program(computations, entry)
+    return Program(computations, entry, name, device)
 
 
 def _instruction(line: str, head: re.Match) -> Instruction:

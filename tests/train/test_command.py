@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from alignjax import analysis, errors, trees
+from alignjax.plan import profile
 from configs.smoke import pretrain
 
 
@@ -38,8 +39,10 @@ def test_profile(tmp_path, corpus, cache):
     flags = launch.flags(tmp_path / "run", corpus, cache, "--profile")
     code, output = launch.run(flags, tmp_path / "output")
     assert code == errors.DONE, output
-    (trace,) = (tmp_path / "run/profile").rglob("*.xplane.pb")
-    assert trace.stat().st_size > 1000
+    figures = profile.measure(*profile.load(tmp_path / "run"), None)
+    assert 4 <= figures["steps"] <= 5  # the last may still run when the trace ends
+    assert {"products", "element-wise", "copies"} <= figures["kinds"].keys()
+    assert 0 <= figures["idle_s"] < figures["step_s"]
 
 
 def test_average_of_the_weights(tmp_path, corpus, cache):
