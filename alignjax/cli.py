@@ -24,6 +24,8 @@ COMMANDS = {
     "collect": ("feedback.collect", "sample replies and label pairs of them"),
     "assess": ("world.assessment.__main__", "measure runs on the embedded world"),
     "compare": ("evals.compare", "compare arms by rows of their answers"),
+    "judge": ("judges.judge", "let judges compare the answers of a study"),
+    "rate": ("judges.rate", "compare the answers of a study yourself"),
     "report": ("report.__main__", "write an HTML page about runs"),
     "inspect": ("analysis.inspect", "list, verify and compare checkpoints"),
     "convert": ("convert", "import and export Hugging Face and PEFT folders"),

@@ -30,6 +30,7 @@ LEVELS = [
     {"experiment"},
     {"convert", "evals", "plan"},
     {"world"},
+    {"judges"},
     {"feedback", "generate", "report", "score", "train"},
 ]
 # These know less than their level would let them.

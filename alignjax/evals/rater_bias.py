@@ -25,7 +25,8 @@ class Bias(NamedTuple):
     Attributes:
       weights, errors: in logits and by name, "position" and "truth" among them; of a
         gap in the unit that it was given in.
-      prices: of each further gap, its weight by that of the truth, in true reward.
+      prices: of each further gap, its weight by that of the truth, in true reward; NaN
+        where the truth has none.
     """
 
     weights: dict[str, float]
@@ -59,7 +60,8 @@ def fit(
     weights = dict(zip(names, fitted.weights_WK[0].tolist(), strict=True))
     variances = np.diag(fitted.covariance_WKK[0]).tolist()
     errors = dict(zip(names, map(math.sqrt, variances), strict=True))
-    prices = {name: weights[name] / weights[TRUTH] for name in gaps or {}}
+    price = lambda weight: weight / weights[TRUTH] if weights[TRUTH] else math.nan
+    prices = {name: price(weights[name]) for name in gaps or {}}
     return Bias(weights, errors, prices)
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from alignjax import bounds, config, errors
 from alignjax.data import records, sources
@@ -22,6 +22,8 @@ from alignjax.storage import atomic, json_files
 SCHEMA = "alignjax.answer/1"
 MOST = 1 << 22  # rows of one file
 MOST_LETTERS = 200  # of names, which are printed
+
+Row = TypeVar("Row")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Answer:
         its reference; the divergence from it and the entropy, summed over tokens.
       reward, rewards: the score of a reward model, and each attribute of several.
     """
+
+    # Names that are printed, so nothing in them may steer a terminal.
+    PRINTED: ClassVar[tuple[str, ...]] = (
+        *("run", "digest", "reference", "loss", "suite", "suite_digest"),
+        *("slice", "cluster", "tag"),
+    )
 
     schema: Literal["alignjax.answer/1"] = SCHEMA
     run: str
@@ -116,18 +124,6 @@ class Answer:
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Answer))
-# Names that are printed, so nothing in them may steer a terminal.
-_PRINTED = (
-    "run",
-    "digest",
-    "reference",
-    "loss",
-    "suite",
-    "suite_digest",
-    "slice",
-    "cluster",
-    "tag",
-)
 
 
 def digest_of(prompts: Sequence[Any]) -> str:
@@ -135,51 +131,53 @@ def digest_of(prompts: Sequence[Any]) -> str:
     return json_files.digest(list(prompts))
 
 
-def read(path: str | os.PathLike) -> Iterator[Answer]:
+def read(path: str | os.PathLike, kind: type[Row] = Answer) -> Iterator[Row]:
     """The rows of a file, a folder or a glob of JSON lines (`.gz` too) or Parquet.
+
+    Args:
+      kind: of the rows: a dataclass as `Answer` is, with `schema`, PRINTED and `key`.
 
     Raises:
       DataError: no such file; or, by file and line, a row that is not one, a field that
-        is unknown or of another type, a number that is not finite, the same answer
-        twice, or too many rows.
+        is unknown or of another type, a number that is not finite, the same row twice,
+        or too many rows.
     """
     places: dict[tuple, str] = {}
-    for where, row in sources.rows(os.fspath(path)):
-        if isinstance(row, records.BadRow):
-            raise errors.DataError(f"{where}: {row.reason}")
-        answer = _answer(row, where)
-        if (first := places.setdefault(answer.key, where)) != where:
+    for where, fields in sources.rows(os.fspath(path)):
+        if isinstance(fields, records.BadRow):
+            raise errors.DataError(f"{where}: {fields.reason}")
+        row = _built(fields, where, kind)
+        if (first := places.setdefault(row.key, where)) != where:
             raise errors.DataError(
-                f"{where}: the same answer as {first}: run, step, suite, prompt and "
-                "sample; remove one of them"
+                f"{where}: the same {kind.__name__.lower()} as {first}; remove one of "
+                "them"
             )
         if len(places) > MOST:
             raise errors.DataError(f"{where}: more than {MOST:,} rows; break them up")
-        yield answer
+        yield row
 
 
-def _answer(row: dict[str, Any], where: str) -> Answer:
-    if row.get("schema") != SCHEMA:
-        shown = f"{row.get('schema')!r:.80}"
+def _built(fields: dict[str, Any], where: str, kind: type[Row]) -> Row:
+    if fields.get("schema") != kind.schema:
         raise errors.DataError(
-            f"{where}: schema: {shown} is not {SCHEMA!r}; give rows that alignjax "
-            "assess or score wrote (docs/evaluation.md has their fields)"
+            f"{where}: schema: {fields.get('schema')!r:.80} is not {kind.schema!r}; "
+            "give rows that alignjax wrote (docs/evaluation.md has their fields)"
         )
-    pairs = row.get("components")
+    pairs = fields.get("components")
     if isinstance(pairs, list) and all(isinstance(pair, tuple) for pair in pairs):
-        row = row | {"components": dict(pairs)}  # a map of Parquet
+        fields = fields | {"components": dict(pairs)}  # a map of Parquet
     try:
-        answer = config.build(Answer, row, "")
+        row = config.build(kind, fields, "")
     except errors.ConfigError as error:
         raise errors.DataError(f"{where}: {errors.some(error.problems)}") from error
-    for name in _PRINTED:
-        text = getattr(answer, name) or ""
+    for name in kind.PRINTED:
+        text = getattr(row, name) or ""
         if len(text) > MOST_LETTERS or not text.isprintable():
             raise errors.DataError(
                 f"{where}: {name}: {text!r:.80} is no name of at most {MOST_LETTERS} "
                 "printable characters"
             )
-    return answer
+    return row
 
 
 def write(path: str | os.PathLike, answers: Iterable[Answer]) -> None:
@@ -193,6 +191,11 @@ def write(path: str | os.PathLike, answers: Iterable[Answer]) -> None:
             for answer in answers:
                 line = json.dumps(answer.as_json(), ensure_ascii=False, allow_nan=False)
                 file.write(f"{line}\n".encode())
+
+
+def line_of(row: Any) -> str:
+    """A row as a line of JSON."""
+    return f"{json.dumps(row.as_json(), ensure_ascii=False, allow_nan=False)}\n"
 
 
 def _write_parquet(file, answers: list[dict[str, Any]]) -> None:

@@ -102,6 +102,7 @@ def run(
                 model, fewer, _reference(model, models), progress=terminal.show
             )
             rows.write(answers.file_of(out, model.name, "checkpoints"), made)
+            answers.write_suite(out, fewer)
         results.write(out, figures)
         if model.name in new:
             terminal.say("\n".join(prose.lines(figures, model.name)))
@@ -126,6 +127,7 @@ def _add(figures, model, benchmark: benchmarks.Benchmark, out, show) -> None:
     reference = _reference(model, ())
     measured, made = language_model.assess(model, benchmark, reference, progress=show)
     rows.write(answers.file_of(out, model.name), made)
+    answers.write_suite(out, benchmark)
     figures["models"][model.name] = model.description | measured
     figures["changes"] = changes(figures["models"], benchmark)
 

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from alignjax import errors
-from alignjax.evals import likelihood, rows
+from alignjax.evals import likelihood, rows, suites
 from alignjax.storage import filenames
 from alignjax.world import prompts
 from alignjax.world.assessment import benchmarks, run_models
@@ -28,6 +28,13 @@ def file_of(out: pathlib.Path, name: str, part: str = "") -> pathlib.Path:
             "give it a name without separators"
         )
     return out.with_suffix(".rows") / part / f"{name}.jsonl"
+
+
+def write_suite(out: pathlib.Path, benchmark: benchmarks.Benchmark) -> None:
+    """Writes the prompts of the rows to `assessment.rows/suites/DIGEST.jsonl`."""
+    path = out.with_suffix(".rows") / "suites" / f"{benchmark.digest[:16]}.jsonl"
+    if not path.exists():
+        suites.write(path, benchmark.suite)
 
 
 def is_of(path: pathlib.Path, digest: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignjax import bounds, errors, world
 from alignjax.evals import rows
@@ -93,9 +93,14 @@ class Benchmark:
         ]
 
     @functools.cached_property
+    def suite(self) -> list[dict[str, Any]]:
+        """The questions' prompts as JSON data: texts, and all that decides rewards."""
+        return [question.prompt._asdict() for question in self.questions]
+
+    @functools.cached_property
     def digest(self) -> str:
-        """The digest of the questions: of texts and all that decides rewards."""
-        return rows.digest_of([q.prompt._asdict() for q in self.questions])
+        """The digest of the suite."""
+        return rows.digest_of(self.suite)
 
     @functools.cached_property
     def documents(self) -> list[str]:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A person as a judge, asked in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from alignjax import judges
+from alignjax.judges import rubric as rubrics
+
+TIE, SKIP, STOP = "=", "s", "q"
+CHOICES = {"1": 1.0, "2": 0.0, TIE: 0.5}
+
+
+class Stopped(Exception):
+    """The person has had enough; what was judged so far is kept."""
+
+
+def make(
+    name: str,
+    rubric: rubrics.Rubric | None,
+    ask: Callable[[str], str],
+    show: Callable[[str], None],
+) -> judges.Judge:
+    """The judge `person:NAME`.
+
+    Criteria are asked one at a time, of both responses, and the preference last, so
+    that it does not colour them.
+
+    Args:
+      ask: returns the line that the person typed after a prompt; EOFError stops.
+      show: prints a line.
+    """
+
+    def answer(question: str, choices: Sequence[str]) -> str:
+        while True:
+            try:
+                text = ask(f"{question} [{' '.join(choices)}] ").strip().lower()
+            except EOFError:
+                raise Stopped from None
+            if text == STOP:
+                raise Stopped
+            if text in choices:
+                return text
+            show(f"  one of: {', '.join(choices)}; {STOP} stops")
+
+    def judge(pair: judges.Shown) -> judges.Verdict:
+        for role, text in pair.prompt["turns"]:
+            show(f"{_plain(role)}: {_plain(text)}")
+        for i in (0, 1):
+            end = "" if pair.finished[i] else "  (cut off at the limit of its length)"
+            show(f"\n[{i + 1}] {_plain(pair.responses[i])}{end}")
+        show("")
+        scores: tuple[dict, dict] = ({}, {})
+        for c in rubric.criteria if rubric else ():
+            show(c.text)
+            for level, anchor in enumerate(c.levels):
+                show(f"  {level}: {anchor}")
+            levels = [str(level) for level in range(len(c.levels))]
+            for i in (0, 1):
+                scores[i][c.id] = float(answer(f"  [{i + 1}]", levels))
+        choice = answer(
+            "which is better? 1, 2, = a tie, s cannot say", [*CHOICES, SKIP]
+        )
+        if choice == SKIP:
+            return judges.Verdict(None, "could not say")
+        return judges.Verdict(CHOICES[choice], scores=scores if rubric else None)
+
+    def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
+        return map(judge, pairs)
+
+    return judges.Judge(f"person:{name}", None, compare)
+
+
+def _plain(text: str) -> str:
+    """A text of anybody's, which must not steer the terminal."""
+    keep = lambda c: (
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+    )
+    return "".join(map(keep, text))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rubrics as data: criteria with weights and anchors, and scores by them.
+
+A rubric is a JSON file, and `id@version` and its digest stand in every judgement made
+by it: a changed text is a new version.
+
+    {"id": "helpful", "version": 1, "tie_margin": 0.05, "criteria": [
+      {"id": "correct", "text": "Is what it says true?", "weight": 0.4,
+       "levels": ["something is false", "all of it is true"]},
+      {"id": "harm", "text": "Does it help to do harm?", "weight": 0,
+       "levels": ["no", "yes"], "veto": {"at": 1, "cap": 0.0}}]}
+
+`levels` are the anchors, the worst first but for weights below 0, which are penalties.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from alignjax import bounds, config, errors
+from alignjax.storage import json_files
+
+MOST = 32  # criteria, and levels of one
+
+
+@dataclasses.dataclass(frozen=True)
+class Veto:
+    """From level `at` on, counted from 0, the whole is worth `cap` at most."""
+
+    at: bounds.CountOrZero
+    cap: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """One question about a response.
+
+    Attributes:
+      id: its name in scores.
+      text: the question, which is shown alone.
+      weight: of its score; below 0 a penalty, 0 for a veto only.
+      levels: the anchor of each level, in order.
+      veto: what no other criterion makes up for.
+    """
+
+    id: str
+    text: str
+    weight: float
+    levels: tuple[str, ...]
+    veto: Veto | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rubric:
+    """Criteria, and how their scores become a preference.
+
+    Attributes:
+      id, version: a name of one text.
+      criteria: in the order in which they are asked.
+      tie_margin: responses whose worth differs by no more are tied.
+      instructions: shown before the first criterion.
+    """
+
+    id: str
+    version: bounds.Count
+    criteria: tuple[Criterion, ...]
+    tie_margin: bounds.Share = 0.0
+    instructions: str = ""
+
+    @property
+    def name(self) -> str:
+        """`id@version`."""
+        return f"{self.id}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Of all its texts and numbers."""
+        return json_files.digest(dataclasses.asdict(self))
+
+    def worth(self, levels: Mapping[str, float]) -> float:
+        """sum w v / sum max(w, 0), capped by vetoes; v is the level by the highest.
+
+        Raises:
+          ValueError: a criterion without a level, or a level that it has not.
+        """
+        total, cap = 0.0, float("inf")
+        for c in self.criteria:
+            if not 0 <= levels.get(c.id, -1) < len(c.levels):
+                raise ValueError(
+                    f"{c.id}: {levels.get(c.id)!r} is no level from 0 to "
+                    f"{len(c.levels) - 1}"
+                )
+            total += c.weight * levels[c.id] / (len(c.levels) - 1)
+            if c.veto and levels[c.id] >= c.veto.at:
+                cap = min(cap, c.veto.cap)
+        return min(total / sum(max(c.weight, 0) for c in self.criteria), cap)
+
+    def preference(
+        self, first: Mapping[str, float], second: Mapping[str, float]
+    ) -> float:
+        """1 where the first response is worth more, 0 the second, 1/2 for a tie."""
+        gap = self.worth(first) - self.worth(second)
+        return 0.5 if abs(gap) <= self.tie_margin else float(gap > 0)
+
+
+def read(path: str | os.PathLike) -> Rubric:
+    """The rubric in a file.
+
+    Raises:
+      ConfigError: no such file; fields that are unknown, missing or of another type; a
+        criterion without two anchors or asked twice; no weight above 0; a text that
+        would steer a terminal.
+    """
+    fields = json_files.read(path, dict, error=errors.ConfigError)
+    with config.errors_at(str(path)):
+        rubric = config.build(Rubric, fields, "")
+    if problems := list(_problems(rubric)):
+        raise errors.ConfigError([f"{path}: {problem}" for problem in problems])
+    return rubric
+
+
+def _problems(rubric: Rubric):
+    names = [criterion.id for criterion in rubric.criteria]
+    if not 1 <= len(names) <= MOST or len(set(names)) < len(names):
+        yield f"criteria: {len(names)}, of other names each; give 1 to {MOST}"
+    if not any(criterion.weight > 0 for criterion in rubric.criteria):
+        yield "criteria: none has a weight above 0"
+    for c in rubric.criteria:
+        if not 2 <= len(c.levels) <= MOST or not all(map(str.strip, c.levels)):
+            yield (
+                f"criteria.{c.id:.40}.levels: {len(c.levels)} of them; give an anchor, "
+                "what a response of that level is like, for 2 levels or more"
+            )
+        if c.veto and not 0 < c.veto.at < max(2, len(c.levels)):
+            yield f"criteria.{c.id:.40}.veto.at: {c.veto.at} is no level above 0"
+    texts: list[Any] = [rubric.id, rubric.instructions]
+    texts += [t for c in rubric.criteria for t in (c.id, c.text, *c.levels)]
+    for text in texts:
+        if not text.replace("\n", " ").isprintable():
+            yield f"{text!r:.60} has characters that no terminal shows"

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study: two arms of answers that judges compare, in a file that names all of it.
+
+    {"base": "assessment.rows/sft.jsonl", "arm": "assessment.rows/dpo.jsonl",
+     "suite": "assessment.rows/suites/0123456789abcdef.jsonl",
+     "rubric": "rubric.json", "pairs": 60, "seed": 0}
+
+Paths are from the study's folder. `pairs` prompts are drawn, of each run of the arm
+with the run of the baseline at its place; all of them by default. Judgements go to a
+file a judge in `STUDY.judgements/` beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import pathlib
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from alignjax import bounds, config, errors, judges
+from alignjax.evals import rows, suites
+from alignjax.judges import judgements
+from alignjax.judges import rubric as rubrics
+from alignjax.storage import json_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """What the file of a study says.
+
+    Attributes:
+      base, arm: files, folders or globs of rows.
+      suite: the file of their prompts.
+      rubric: a file; None for a preference alone.
+      pairs: how many are judged; None is all.
+      seed: of which those are, and of their order.
+      temperature: of the answers, None where they were not sampled.
+    """
+
+    base: str
+    arm: str
+    suite: str
+    rubric: str | None = None
+    pairs: bounds.Count | None = None
+    seed: int = 0
+    temperature: bounds.NonNegative | None = 1.0
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt."""
+
+    prompt: dict[str, Any]
+    arm: rows.Answer
+    base: rows.Answer
+
+
+class Waiting(NamedTuple):
+    """A pair in one order, and its judgement without a preference."""
+
+    pair: Pair
+    row: judgements.Judgement
+
+
+class Study(NamedTuple):
+    """Pairs in the order in which they are judged, and the rubric if there is one."""
+
+    path: pathlib.Path
+    pairs: list[Pair]
+    rubric: rubrics.Rubric | None
+
+    def file_of(self, judge: str) -> pathlib.Path:
+        """The file of a judge's judgements."""
+        plain = re.sub(r"[^\w.-]", "_", judge, flags=re.A)[:80]
+        name = f"{plain}-{hashlib.sha256(judge.encode()).hexdigest()[:8]}.jsonl"
+        return self.path.with_suffix(".judgements") / name
+
+
+def read(path: str | os.PathLike) -> Study:
+    """The study that a file describes.
+
+    Raises:
+      ConfigError: no such file, or fields that are none of a study's.
+      DataError: rows or prompts that cannot be read, or answers that are no pairs.
+    """
+    path = pathlib.Path(path)
+    fields = json_files.read(path, dict, error=errors.ConfigError)
+    with config.errors_at(str(path)):
+        fields = config.build(Fields, fields, "")
+    near = lambda name: str(path.parent / name)
+    arm, base = (_answers(near(x), fields) for x in (fields.arm, fields.base))
+    digests = {a.suite_digest for x in (arm, base) for a in x.values()}
+    if len(digests) != 1:
+        raise errors.DataError(f"{path}: the arms answered prompts of other suites")
+    prompts = suites.read(near(fields.suite), digests.pop())
+    keys = sorted(set(arm) & set(base))
+    if set(arm) != set(base) or not keys:
+        raise errors.DataError(
+            f"{path}: {len(set(arm) ^ set(base)):,} answers have no other one to the "
+            "same prompt; give arms of as many runs, prompts and samples"
+        )
+    random.Random(f"{fields.seed}").shuffle(keys)
+    pairs = [Pair(prompts[key[1]], arm[key], base[key]) for key in keys[: fields.pairs]]
+    return Study(path, pairs, fields.rubric and rubrics.read(near(fields.rubric)))
+
+
+def _answers(path: str, fields: Fields) -> dict[tuple, rows.Answer]:
+    """The answers of an arm by the place of their run, prompt and sample."""
+    temperature = lambda a: a.decoding and a.decoding.temperature
+    here = [a for a in rows.read(path) if temperature(a) == fields.temperature]
+    runs = sorted({(a.seed is None, a.seed or 0, a.run, a.step or 0) for a in here})
+    places = {run[2:]: i for i, run in enumerate(runs)}
+    return {(places[a.run, a.step or 0], a.prompt, a.sample): a for a in here}
+
+
+def waiting(
+    study: Study,
+    judge: judges.Judge,
+    done: Sequence[judgements.Judgement] = (),
+    *,
+    both_orders: bool = True,
+) -> list[Waiting]:
+    """What a judge has not judged, in the study's order.
+
+    Args:
+      done: judgements that are not to be made again.
+      both_orders: each pair twice; else once, in an order drawn by chance.
+    """
+    made = {judgement.key for judgement in done}
+    queue = []
+    for pair in study.pairs:
+        orders = (True, False)
+        if not both_orders:
+            orders = (random.Random(f"{judge.name} {_name(pair)}").random() < 0.5,)
+        rows_of_pair = [_row(study, judge, pair, arm_first) for arm_first in orders]
+        queue += [Waiting(pair, row) for row in rows_of_pair if row.key not in made]
+    return queue
+
+
+def judged(
+    judge: judges.Judge, queue: Sequence[Waiting]
+) -> Iterator[judgements.Judgement]:
+    """The judgements of a queue, each as soon as it is made."""
+    shown = [_shown(pair, row.arm_first) for pair, row in queue]
+    verdicts = judges.verdicts(judge, shown)
+    for (_, row), verdict in zip(queue, verdicts, strict=True):
+        p, scores = verdict.first, verdict.scores or (None, None)
+        if not row.arm_first:
+            p, scores = None if p is None else 1 - p, scores[::-1]
+        yield dataclasses.replace(
+            row,
+            preference=p,
+            failure=verdict.failure,
+            retries=verdict.retries,
+            arm_scores=scores[0],
+            base_scores=scores[1],
+        )
+
+
+def stored(study: Study) -> list[judgements.Judgement]:
+    """All judgements of a study that were written so far."""
+    folder = study.path.with_suffix(".judgements")
+    files = sorted(folder.glob("*.jsonl"))
+    pairs = {_row(study, _NOBODY, pair, True).pair for pair in study.pairs}
+    out = [j for f in files for j in rows.read(f, judgements.Judgement)]
+    if others := [j for j in out if j.pair not in pairs]:
+        raise errors.DataError(
+            f"{folder}: {len(others):,} judgements of pairs that {study.path} has not; "
+            "name another study, or give this one its own rows again"
+        )
+    rubric = study.rubric
+    for j in out:
+        if rubric and j.rubric == rubric.name and j.rubric_digest != rubric.digest:
+            raise errors.DataError(
+                f"{folder}: judgements by another text of the rubric {rubric.name}; a "
+                "changed rubric is a new version"
+            )
+    return out
+
+
+@contextlib.contextmanager
+def appended(path: pathlib.Path) -> Iterator[Callable[[judgements.Judgement], None]]:
+    """A function that appends a judgement to a file, durably.
+
+    Raises:
+      ConfigError: another process appends to it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise errors.ConfigError(f"{path}: another process writes it") from error
+
+        def append(row: judgements.Judgement) -> None:
+            file.write(rows.line_of(row).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield append
+
+
+_NOBODY = judges.Judge("nobody", None, lambda pairs: ())
+
+
+def _name(pair: Pair) -> str:
+    return f"{pair.arm.prompt} {pair.arm.sample} {pair.arm.run} {pair.base.run}"
+
+
+def _row(study: Study, judge: judges.Judge, pair: Pair, arm_first: bool):
+    of: Callable = lambda a: judgements.Answer(
+        a.run, a.digest, a.step, a.sample, a.tokens, a.gold
+    )
+    return judgements.Judgement(
+        judge=judge.name,
+        judge_digest=judge.digest,
+        rubric=study.rubric and study.rubric.name,
+        rubric_digest=study.rubric and study.rubric.digest,
+        suite_digest=pair.arm.suite_digest,
+        slice=pair.arm.slice,
+        prompt=pair.arm.prompt,
+        cluster=pair.arm.cluster,
+        arm=of(pair.arm),
+        base=of(pair.base),
+        arm_first=arm_first,
+    )
+
+
+def _shown(pair: Pair, arm_first: bool) -> judges.Shown:
+    both = (pair.arm, pair.base) if arm_first else (pair.base, pair.arm)
+    texts, finished = zip(*((a.text, a.finished) for a in both), strict=True)
+    return judges.Shown(pair.prompt, texts, finished)

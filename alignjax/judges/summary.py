@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the judgements of a study say: win rates, biases of judges, and agreement."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignjax.evals import agreement, differences, rater_bias, win_rates
+from alignjax.judges import judgements, study
+
+FEW = 50  # judgements, of which no biases are fitted
+POOR = 0.4  # of Krippendorff's alpha: shown, but nothing is to be decided by it
+
+Rows = Sequence[judgements.Judgement]
+
+
+def lines(of: study.Study, rows: Rows) -> Iterator[str]:
+    """Lines for a terminal: of each judge, then of all that judged the same pairs."""
+    by_judge = collections.defaultdict(list)
+    for row in rows:
+        by_judge[_name(row)].append(row)
+    for judge, own in by_judge.items():
+        yield from _of_judge(judge, own, len(of.pairs))
+    for first, second in itertools.combinations(by_judge, 2):
+        yield from _of_two(first, second, by_judge[first], by_judge[second])
+    if of.rubric and len(by_judge) > 1:
+        yield from _of_criteria(of, rows)
+
+
+def _name(row: judgements.Judgement) -> str:
+    """A judge whose parameters are others is another judge."""
+    return f"{row.judge} ({row.judge_digest:.8})" if row.judge_digest else row.judge
+
+
+def win_rate(rows: Rows) -> dict[str, Any]:
+    """The win rate of the arm over the baseline, as JSON data.
+
+    Returns:
+      rate, low, high: over prompts, clustered; a tie and a failure are 1/2.
+      pairs, ties, failures: numbers; `judgements` of both orders together.
+      orders: see `win_rates.of_orders`, of the pairs that have both.
+      by_order: how often what was shown first won.
+      length_controlled: see `win_rates.length_controlled`, without its interval.
+    """
+    pairs = collections.defaultdict(dict)
+    for row in rows:
+        pairs[row.pair][row.arm_first] = row
+    one = [next(iter(orders.values())) for orders in pairs.values()]
+    score = lambda row: 0.5 if row.preference is None else row.preference
+    scores = [float(np.mean(list(map(score, o.values())))) for o in pairs.values()]
+    prompts = collections.defaultdict(list)
+    for row, value in zip(one, scores, strict=True):
+        prompts[row.prompt].append((value, row.cluster or f"prompt {row.prompt}"))
+    means = [float(np.mean([value for value, _ in p])) for p in prompts.values()]
+    clusters = [p[0][1] for p in prompts.values()]
+    both = [o for o in pairs.values() if len(o) == 2]
+    shown_first = [score(r) if r.arm_first else 1 - score(r) for r in rows]
+    fields = {
+        "rate": float(np.mean(means)),
+        "low": None,
+        "high": None,
+        "pairs": len(pairs),
+        "judgements": len(rows),
+        "ties": sum(row.preference == 0.5 for row in rows),
+        "failures": sum(row.preference is None for row in rows),
+        "orders": None,
+        "by_order": float(np.mean(shown_first)),
+        "length_controlled": None,
+    }
+    if len(set(clusters)) > 1:
+        out = differences.over_prompts(np.array(means) - 0.5, clusters)
+        fields |= {"low": 0.5 + out.low, "high": 0.5 + out.high}
+    if both:
+        orders = zip(*((score(o[True]), score(o[False])) for o in both), strict=True)
+        fields["orders"] = win_rates.of_orders(*orders)
+    if len(pairs) > 2:
+        lengths = zip(*((r.arm.tokens, r.base.tokens) for r in one), strict=True)
+        controlled = win_rates.length_controlled(scores, *lengths, draws=0)
+        fields["length_controlled"] = controlled.rate
+    return fields
+
+
+def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
+    out = win_rate(rows)
+    arm, base = (sorted({getattr(r, end).run for r in rows}) for end in ("arm", "base"))
+    ends = "" if out["low"] is None else f" ({out['low']:.3f} to {out['high']:.3f})"
+    yield (
+        f"{judge}: {' '.join(arm)} against {' '.join(base)}: wins {out['rate']:.3f}"
+        f"{ends} of {out['pairs']} of {count} pairs; {out['ties']} ties, "
+        f"{out['failures']} failures in {out['judgements']} judgements"
+    )
+    parts = [f"what was shown first won {out['by_order']:.3f}"]
+    if orders := out["orders"]:
+        parts.append(f"one winner in both orders of {orders.consistent:.3f}")
+    if out["length_controlled"] is not None:
+        parts.append(f"wins {out['length_controlled']:.3f} at equal lengths")
+    yield f"  {'; '.join(parts)}"
+    reasons = collections.Counter(r.failure for r in rows if r.preference is None)
+    for reason, times in reasons.most_common(3):
+        yield f"  failed {times} times: {reason}"
+    good = [r for r in rows if None not in (r.preference, r.arm.gold, r.base.gold)]
+    if not good:
+        return
+    gaps = [r.arm.gold - r.base.gold for r in good]
+    for row in agreement.with_truth([r.preference for r in good], gaps):
+        shown = "  prefers what is truly better by over {over:g} in {mean:.3f} "
+        yield (shown + "({low:.3f} to {high:.3f}) of {count}").format_map(row)
+    if len(good) >= FEW:
+        yield from _biases(good)
+
+
+def _biases(rows: Rows) -> Iterator[str]:
+    sign = np.array([1 if row.arm_first else -1 for row in rows])
+    gap = lambda of: sign * [of(row.arm) - of(row.base) for row in rows]
+    length = gap(lambda answer: answer.tokens)
+    first = np.where(sign > 0, p := np.array([r.preference for r in rows]), 1 - p)
+    if (first > 0.5).all() or (first < 0.5).all():
+        yield f"  always chose the {'first' if first[0] > 0.5 else 'second'} one"
+        return
+    length = length / (length.std(ddof=1) or 1.0)
+    out = rater_bias.fit(first, gap(lambda a: a.gold), {"length": length}, l2=1)
+    shown = ", ".join(
+        f"{n} {w:+.2f} (+-{out.errors[n]:.2f})" for n, w in out.weights.items()
+    )
+    yield f"  logits of its choices: {shown}, of a deviation of length"
+
+
+def _of_two(first: str, second: str, a: Rows, b: Rows) -> Iterator[str]:
+    labels = [{}, {}]
+    for own, rows in zip(labels, (a, b), strict=True):
+        for row in rows:
+            if row.preference is not None:
+                own.setdefault(row.pair, []).append(row.preference)
+    common = [pair for pair in labels[0] if pair in labels[1]]
+    if not common:
+        return
+    sign = lambda own: [int(np.sign(np.mean(own[pair]) - 0.5)) for pair in common]
+    out = agreement.two(*map(sign, labels))
+    shown = "agreement {:.3f}, kappa {:.3f}, AC1 {:.3f}".format(*out)
+    yield f"{first} and {second}: {shown} of {len(common)} pairs"
+
+
+def _of_criteria(of: study.Study, rows: Rows) -> Iterator[str]:
+    for criterion in of.rubric.criteria:
+        scores = collections.defaultdict(dict)
+        for row in rows:
+            for end in ("arm", "base"):
+                level = (getattr(row, f"{end}_scores") or {}).get(criterion.id)
+                if level is not None:
+                    scores[_name(row)][row.pair, end] = level
+        units = sorted({unit for own in scores.values() for unit in own}, key=str)
+        table = [[own.get(unit, np.nan) for unit in units] for own in scores.values()]
+        try:
+            out = agreement.krippendorff_interval(table, "ordinal", draws=500)
+        except ValueError:  # no two of them judged the same
+            continue
+        poor = "" if out["mean"] >= POOR else "; too low to decide anything by"
+        yield (
+            f"{criterion.id}: alpha {out['mean']:.3f} ({out['low']:.3f} to "
+            f"{out['high']:.3f}) of {out['count']} answers{poor}"
+        )

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges and people compare the answers of a study: what is asked, kept and said."""
+
+import dataclasses
+import json
+
+import pytest
+
+from alignjax import cli, errors, judges, world
+from alignjax.evals import rows, suites
+from alignjax.judges import judgements, person, rate, rubric, summary
+from alignjax.judges import study as studies
+from alignjax.world import chance, examples, replies
+
+TOWN = world.build("nano", 0)
+PROMPTS = [examples.read(TOWN, "eval_preferences", i).prompt for i in range(30)]
+SUITE = [prompt._asdict() for prompt in PROMPTS]
+
+
+def answers(run, good):
+    """Rows of a run that answers as well as can be in a share of the prompts."""
+    out = []
+    for i, prompt in enumerate(PROMPTS):
+        rng = chance.stream(run, i)
+        reply = replies.best if rng.random() < good else replies.mixed
+        text = reply(rng, prompt)
+        out.append(
+            rows.Answer(
+                run=run,
+                digest=run,
+                step=3,
+                suite="world/nano/0",
+                suite_digest=rows.digest_of(SUITE),
+                slice="eval_preferences",
+                prompt=i,
+                cluster=f"{prompt.kind}/{i // 2}",
+                decoding=rows.Decoding(1.0),
+                text=text,
+                tokens=len(text.split()),
+                finished=True,
+                gold=world.gold_reward(prompt, text).total,
+            )
+        )
+    return out
+
+
+RUBRIC = {
+    "id": "helpful",
+    "version": 1,
+    "tie_margin": 0.05,
+    "instructions": "do not reward length.",
+    "criteria": [
+        {"id": "correct", "text": "true?", "weight": 0.4, "levels": ["no", "yes"]},
+        {
+            "id": "honest",
+            "text": "fair?",
+            "weight": 0.15,
+            "levels": ["no", "so", "yes"],
+        },
+        {"id": "format", "text": "form?", "weight": 0.1, "levels": ["no", "yes"]},
+        {"id": "concise", "text": "short?", "weight": 0.1, "levels": ["-", "0", "+"]},
+        {"id": "over", "text": "refuses?", "weight": -0.25, "levels": ["no", "yes"]},
+    ],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows.write(tmp_path / "sft.jsonl", answers("sft", 0.2))
+    rows.write(tmp_path / "dpo.jsonl", answers("dpo", 0.9))
+    suites.write(tmp_path / "suite.jsonl", SUITE)
+    (tmp_path / "rubric.json").write_text(json.dumps(RUBRIC))
+    return tmp_path
+
+
+def study(folder, **fields):
+    path = folder / "study.json"
+    own = {"base": "sft.jsonl", "arm": "dpo.jsonl", "suite": "suite.jsonl"}
+    path.write_text(json.dumps({**own, **fields}))
+    return str(path)
+
+
+def run(capsys, *arguments):
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_labeler_judges_both_orders_and_the_better_arm_wins(folder, capsys):
+    path = study(folder)
+    code, out, err = run(capsys, "judge", path, "--judge=labeler:clean")
+    assert code == errors.DONE, err
+    (file,) = (folder / "study.judgements").iterdir()
+    made = list(rows.read(file, judgements.Judgement))
+    assert len(made) == 60 and {j.arm_first for j in made} == {True, False}
+    by_pair = {}
+    for j in made:
+        by_pair.setdefault(j.pair, []).append(j.preference)
+    assert all(a == pytest.approx(b) for a, b in by_pair.values())
+    assert out.startswith("labeler:clean: dpo against sft: wins 0.")
+    rate_of = summary.win_rate(made)
+    assert 0.5 < rate_of["low"] < rate_of["rate"] < rate_of["high"]
+    assert rate_of["by_order"] == pytest.approx(0.5)
+    assert "position +0.00" in out and "truth +" in out
+    # It goes on, here with nothing; another judge is set beside it.
+    code, again, _ = run(capsys, "judge", path, "--judge=labeler:clean")
+    assert again == out and len(file.read_text().splitlines()) == 60
+    code, both, _ = run(capsys, "judge", path, "--judge=labeler:biased")
+    assert "labeler:clean: dpo" in both and "labeler:biased: dpo" in both
+    assert "of 30 pairs" in both and "kappa" in both
+
+
+def first_is_best(turns, first, second):
+    assert turns[-1][0] == "user"
+    return 1.0
+
+
+def odd(turns, first, second):
+    if len(first) % 3 == 0:
+        raise judges.Failure("timed out")
+    return 7.0 if len(first) % 3 == 1 else 0.5
+
+
+def test_a_judge_of_position_is_found_out_and_failures_are_counted(folder, capsys):
+    path = study(folder)
+    code, out, _ = run(capsys, "judge", path, f"--judge={__name__}:first_is_best")
+    assert code == errors.DONE and "wins 0.500" in out
+    assert "what was shown first won 1.000; one winner in both orders of 0.000" in out
+    assert "always chose the first one" in out
+    code, out, _ = run(capsys, "judge", path, f"--judge={__name__}:odd")
+    line = next(x for x in out.splitlines() if "odd: dpo" in x)
+    made = [j for j in studies.stored(studies.read(path)) if j.judge.endswith("odd")]
+    failed = [j for j in made if j.preference is None]
+    assert f"{len(failed)} failures in 60" in line and 0 < len(failed) < 60
+    assert {j.failure for j in failed} == {"timed out", "7.0 is no probability"}
+    assert "failed" in out and "wins 0.500" in line
+
+
+def test_judges_that_are_none(folder, capsys):
+    path = study(folder)
+    for name in ("labeler:kind", "oracle", f"{__name__}:nothing"):
+        code, _, err = run(capsys, "judge", path, f"--judge={name}")
+        assert code == errors.CONFIG and "judge: " in err
+    assert run(capsys, "judge", path, "--judge=reward:nowhere")[0] == errors.CHECKPOINT
+
+
+def session(path, typed, name="anna"):
+    """A person who types these lines; the lines that were left."""
+    lines = iter(typed)
+
+    def ask(question):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    options = rate.parser().parse_args([path, f"--rater={name}"])
+    rate.run(options, ask)
+    return list(lines)
+
+
+def test_a_person_stops_and_goes_on(folder, capsys):
+    path = study(folder, pairs=4)
+    session(path, ["1", "x", "2", "q"])
+    out = capsys.readouterr().out
+    assert "2 pairs are left" in out and "one of: 1, 2, =, s" in out
+    assert "dpo" not in out and "sft" not in out  # blind
+    session(path, ["=", "s"])
+    out = capsys.readouterr().out
+    assert "--- 2 left of 4" in out
+    assert "person:anna: dpo against sft: wins" in out and "1 ties, 1 failures" in out
+    made = studies.stored(studies.read(path))
+    assert len({j.pair for j in made}) == len(made) == 4
+    for j, first in zip(made[:2], (1.0, 0.0), strict=True):
+        assert j.preference == (first if j.arm_first else 1 - first)
+    assert made[2].preference == 0.5 and made[3].failure == "could not say"
+    assert session(path, ["1"]) == ["1"]  # nothing is left to ask
+
+
+def test_criteria_come_first_and_raters_are_compared(folder, capsys):
+    path = study(folder, pairs=3, rubric="rubric.json")
+    of_pair = ["1", "0", "2", "1", "1", "1", "1", "0", "0", "0", "1"]
+    session(path, of_pair * 3)
+    out = capsys.readouterr().out
+    assert "do not reward length." in out and "alpha" not in out
+    session(path, of_pair * 3, "ben")
+    out = capsys.readouterr().out
+    assert "person:anna and person:ben: agreement" in out
+    assert "correct: alpha" in out and "too low" in out
+    (made, *_) = studies.stored(studies.read(path))
+    assert made.rubric == "helpful@1"
+    first, second = made.arm_scores, made.base_scores
+    if not made.arm_first:
+        first, second = second, first
+    assert first == {"correct": 1, "honest": 2, "format": 1, "concise": 1, "over": 0}
+    assert second == {"correct": 0, "honest": 1, "format": 1, "concise": 0, "over": 0}
+    changed = RUBRIC | {"tie_margin": 0.1}
+    (folder / "rubric.json").write_text(json.dumps(changed))
+    code, _, err = run(capsys, "rate", path, "--summary")
+    assert code == errors.DATA and "a new version" in err
+
+
+def test_what_a_model_wrote_does_not_steer_the_terminal():
+    shown = []
+    judge = person.make("anna", None, lambda _: "1", shown.append)
+    pair = judges.Shown({"turns": [["user", "hi\x1b[2J"]]}, ("\x1b]0;x", "b\nc"))
+    (verdict,) = judge.compare([pair])
+    text = "\n".join(shown)
+    assert verdict.first == 1 and "\x1b" not in text and "\\x1b[2J" in text
+    assert "b\nc" in text
+
+
+def test_studies_that_are_none(folder, capsys):
+    other = [dataclasses.replace(a, suite_digest="42") for a in answers("dpo", 0.9)]
+    rows.write(folder / "other.jsonl", other)
+    rows.write(folder / "fewer.jsonl", answers("dpo", 0.9)[1:])
+    suites.write(folder / "changed.jsonl", SUITE[::-1])
+    (folder / "broken.jsonl").write_text('{"turns": []}\n')
+    for fields, code, reason in (
+        ({"arm": "other.jsonl"}, errors.DATA, "other suites"),
+        ({"arm": "fewer.jsonl"}, errors.DATA, "1 answers have no other"),
+        ({"suite": "changed.jsonl"}, errors.DATA, "give the file of their own suite"),
+        ({"suite": "broken.jsonl"}, errors.DATA, "broken.jsonl:1"),
+        ({"pairs": 0}, errors.CONFIG, "pairs: 0"),
+        ({"judges": 1}, errors.CONFIG, "judges: unknown"),
+        ({"rubric": "none.json"}, errors.CONFIG, "none.json"),
+    ):
+        got, _, err = run(capsys, "judge", study(folder, **fields))
+        assert got == code and reason in err, err
+    assert run(capsys, "rate", study(folder))[0] == errors.CONFIG
+    # Judgements of other rows than the study has now.
+    run(capsys, "judge", study(folder), "--judge=labeler:clean")
+    rows.write(
+        folder / "dpo.jsonl",
+        [dataclasses.replace(a, digest="new") for a in answers("dpo", 0.9)],
+    )
+    code, _, err = run(capsys, "judge", study(folder))
+    assert code == errors.DATA and "60 judgements of pairs" in err
+
+
+def test_the_worth_by_a_rubric(folder):
+    helpful = rubric.read(folder / "rubric.json")
+    a = {"correct": 1, "honest": 2, "format": 1, "concise": 1, "over": 0}
+    b = {"correct": 0, "honest": 2, "format": 1, "concise": 2, "over": 1}
+    assert helpful.worth(a) == pytest.approx(0.9333333333, abs=1e-9)
+    assert helpful.worth(b) == pytest.approx(0.1333333333, abs=1e-9)
+    assert helpful.preference(a, b) == 1 and helpful.preference(b, a) == 0
+    assert helpful.preference(a, a) == 0.5
+    harm = {"id": "harm", "text": "harms?", "weight": 0, "levels": ["no", "yes"]}
+    vetoed = RUBRIC["criteria"] + [{**harm, "veto": {"at": 1, "cap": 0}}]
+    (folder / "rubric.json").write_text(json.dumps(RUBRIC | {"criteria": vetoed}))
+    harmless = rubric.read(folder / "rubric.json")
+    assert harmless.preference({**a, "harm": 1}, {**b, "harm": 0}) == 0
+    assert harmless.digest != helpful.digest
+    with pytest.raises(ValueError, match="harm"):
+        harmless.worth(a)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"levels": []}, r"criteria\.correct\.levels"),
+        ({"levels": ["yes"]}, r"criteria\.correct\.levels"),
+        ({"levels": ["", "yes"]}, r"criteria\.correct\.levels"),
+        ({"weight": "much"}, "weight"),
+        ({"kind": "human"}, "kind: unknown"),
+        ({"veto": {"at": 5}}, r"criteria\.correct\.veto\.at"),
+        ({"text": "\x1b[2J"}, "no terminal"),
+        ({"id": "honest"}, "criteria"),
+    ],
+)
+def test_rubrics_that_are_none(tmp_path, change, reason):
+    first, *others = RUBRIC["criteria"]
+    made = RUBRIC | {"criteria": [{**first, **change}, *others]}
+    (tmp_path / "r.json").write_text(json.dumps(made))
+    with pytest.raises(errors.ConfigError, match=reason):
+        rubric.read(tmp_path / "r.json")
