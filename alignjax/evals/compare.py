@@ -45,6 +45,7 @@ def compare(
     *,
     interval: str | None = None,
     paired: bool = True,
+    margin: float | None = None,
     at_kl: float | None = None,
     reference: arms.Arm | None = None,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def compare(
     Args:
       interval: a key of `FEWEST`; by default the widest claim that the runs allow.
       paired: whether runs of equal seeds may be paired.
+      margin: by which the arm may be worse, for a test of non-inferiority.
       at_kl: a KL at which to compare too.
       reference: the arm that the KL is from.
 
@@ -106,7 +108,15 @@ def compare(
     if interval == "crossed":
         t = differences.over_runs(a_SP, b_SP, clusters, paired=pairs)
         fields["t"] = {"low": t.low, "high": t.high, "p": t.p}
-    if interval != "prompts":
+    if margin is not None:
+        p = significance.non_inferiority(out, margin)
+        fields["non_inferior"] = {"margin": margin, "p": p}
+    if interval == "prompts":
+        groups_P = differences.groups(clusters, a_SP.shape[1])
+        sums_G = differences.sums((a_SP.mean(0) - b_SP.mean(0))[None], groups_P)[0]
+        fields["exact_p"] = significance.sign_flips(sums_G)
+    else:
+        fields["exact_p"] = significance.exact_runs(*fields["run_means"], paired=pairs)
         fields["smallest_exact_p"] = significance.smallest_p(runs, paired=pairs)
         if pairs and runs > 2:
             fields["correlation"] = _correlation(*fields["run_means"])
@@ -205,6 +215,11 @@ def line(fields: dict[str, Any], metric: str = "gold", *, part: str = "") -> str
     corrected = "p_BH" if part else "p_Holm"
     name = "p" if fields["family"] == 1 else corrected
     parts.append(f"{name} {fields['p_adjusted']:.3g}")
+    if "p_dunnett" in fields:
+        parts.append(f"p_Dunnett {fields['p_dunnett']:.3g}")
+    if "non_inferior" in fields:
+        shown = "worse by {margin:g} p {p:.3g}"
+        parts.append(shown.format_map(fields["non_inferior"]))
     if "at_kl" in fields:
         shown = "at KL {kl:g} {estimate:+.3f} ({low:+.3f} to {high:+.3f})"
         parts.append(shown.format_map(fields["at_kl"]))
@@ -227,6 +242,9 @@ def notes(fields: dict[str, Any]) -> list[str]:
         lines[-1] += f"; an exact test of so few runs gives no p below {smallest:.3g}"
     if fields.get("correlation") is not None:
         lines[-1] += f"; runs of one seed correlate by {fields['correlation']:+.2f}"
+    if fields["family"] > 2:
+        luck = significance.best_of(fields["family"]) * fields["error"]
+        lines[-1] += f"; the best of {fields['family']} equal arms is up by {luck:.3f}"
     if fields["interval"] == "prompts":
         lines[-1] += "; another run of either might differ by more"
     return lines
@@ -250,6 +268,8 @@ def parser() -> argparse.ArgumentParser:
     intervals = "; ".join(f"{name}: {claim}" for name, claim in CLAIMS.items())
     add("--interval", choices=FEWEST, help=f"{intervals}; by default by runs")
     add("--unpaired", action="store_true", help="do not pair runs of one seed")
+    margin = "test whether an arm is worse by this or more"
+    add("--margin", type=float, help=margin)
     add("--kl", type=float, help="compare at this KL from the reference too")
     add("--reference", metavar="ROWS", help="the run that the KL is from")
     add("--json", action="store_true", help="print the fields, a JSON line each")
@@ -266,16 +286,23 @@ def run(options: argparse.Namespace) -> None:
         raise errors.ConfigError("arms: give two or more, the baseline first")
     if options.reference and options.kl is None:
         raise errors.ConfigError("reference: name the --kl to compare at")
+    if options.margin is not None and not 0 <= options.margin < float("inf"):
+        raise errors.ConfigError(f"margin: {options.margin} is not 0 or more")
     if options.kl is not None and not 0 <= options.kl < float("inf"):
         raise errors.ConfigError(f"kl: {options.kl} is not 0 or more")
     settings = dict(slices=options.slice, temperature=options.temperature)
     read = lambda text: arms.read(text, options.metric, **settings)
     base, *others = _named(map(read, options.arms), options.arms)
     how = dict(interval=options.interval, paired=not options.unpaired)
+    how["margin"] = options.margin
     reference = options.reference and read(options.reference)
     at_kl = dict(at_kl=options.kl, reference=reference)
     comparisons = [compare(base, arm, **how, **at_kl) for arm in others]
     adjust(comparisons)
+    if len(others) > 1 and min(min(c["runs"]) for c in comparisons) > 1:
+        means = [arm.values_SP.mean(1) for arm in (base, *others)]
+        for fields, p in zip(comparisons, significance.dunnett(*means), strict=True):
+            fields["p_dunnett"] = p
     for arm, fields in zip(others, comparisons, strict=True):
         _print(fields, options)
         if options.by_slice:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import integrate, stats
+from scipy import integrate, special, stats
+
+from alignjax.evals import differences
 
 FLIPS = 9_999  # draws, where there are more ways than these to flip the signs
 
@@ -105,25 +107,38 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def equivalence(differences: Sequence[float], low: float, high: float) -> float:
-    """p that a mean difference is outside of (low, high): two one-sided t-tests.
+def dunnett(control: Sequence[float], *arms: Sequence[float]) -> list[float]:
+    """p of each arm's mean against one control's, for all of them (Dunnett 1955).
+
+    Args:
+      control, arms: means of runs, two or more of each.
+    """
+    test = stats.dunnett(*arms, control=control, rng=np.random.default_rng(0))
+    return test.pvalue.tolist()
+
+
+def non_inferiority(difference: differences.Difference, margin: float) -> float:
+    """p that the first arm is worse than the second by the margin or more."""
+    return _tail(difference, difference.estimate + margin)
+
+
+def equivalence(difference: differences.Difference, low: float, high: float) -> float:
+    """p that a difference is outside of (low, high): two one-sided tests, "TOST".
 
     Raises:
       ValueError: `low` is not below `high`.
     """
     if not low < high:
         raise ValueError(f"no margin between {low} and {high}")
-    return max(
-        non_inferiority(differences, -low), non_inferiority(differences, high, sign=-1)
-    )
+    middle = difference.estimate
+    return max(_tail(difference, middle - low), _tail(difference, high - middle))
 
 
-def non_inferiority(
-    differences: Sequence[float], margin: float, *, sign: int = 1
-) -> float:
-    """p that a mean difference is below -margin; above +margin for a `sign` of -1."""
-    d = sign * np.asarray(differences, float)
-    return float(stats.ttest_1samp(d, -margin, alternative="greater").pvalue)
+def _tail(difference: differences.Difference, distance: float) -> float:
+    if difference.error == 0:
+        return float(distance <= 0)
+    freedom = math.inf if difference.freedom is None else difference.freedom
+    return float(special.stdtr(freedom, -distance / difference.error))
 
 
 def best_of(count: int) -> float:

@@ -107,6 +107,13 @@ def test_the_same_numbers_as_the_rows(files, capsys):
         paths = files("dpo.jsonl", dpo), files("ipo.jsonl", ipo)
         (out,) = fields(capsys, *paths, f"--metric={name}")
         assert out["estimate"] == pytest.approx(mean(ipo, of) - mean(dpo, of))
+    (out,) = fields(capsys, *paths, "--metric=gold", "--margin=.1")
+    assert out["non_inferior"]["p"] < 0.01 and out["exact_p"] == 0.25
+    (out,) = fields(capsys, *paths[::-1], "--margin=.1")
+    assert out["non_inferior"]["p"] > 0.99
+    several = fields(capsys, *paths, f"again={paths[0]}")
+    assert several[0]["p_dunnett"] < 0.05 and several[1]["p_dunnett"] > 0.9
+    assert several[0]["p_adjusted"] == pytest.approx(2 * several[0]["p"])
     (out,) = fields(capsys, *paths, "--slice=eval_a")
     half = [mean([a for a in x if a.slice == "eval_a"]) for x in (ipo, dpo)]
     assert out["estimate"] == pytest.approx(half[0] - half[1]) and out["prompts"] == 12
@@ -223,6 +230,7 @@ def test_options_that_cannot_be(files, capsys):
         ([dpo, ipo, "--slice=eval_c"], errors.DATA, "slice: no 'eval_c'"),
         ([dpo, ipo, f"--reference={dpo}"], errors.CONFIG, "reference"),
         ([dpo, ipo, "--kl=-1"], errors.CONFIG, "kl: -1"),
+        ([dpo, ipo, "--margin=nan"], errors.CONFIG, "margin: nan"),
         ([dpo, ipo, "--kl=.3"], errors.DATA, "ipo2: some answers have no kl"),
         ([ipo, dpo, f"--reference={dpo}", "--kl=.3"], errors.DATA, "is one run"),
         ([dpo, dpo, "--kl=9"], errors.CONFIG, "outside"),

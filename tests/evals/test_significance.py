@@ -48,17 +48,24 @@ def test_corrections_for_many():
     np.testing.assert_allclose(stats.false_discovery_control(PS), rates, atol=1e-8)
 
 
+def test_many_arms_and_one_control():
+    dpo, ipo = [1.08, 1.07, 1.09, 1.06, 1.10], [1.12, 1.06, 1.06, 1.10, 1.09]
+    other = [1.05, 0.66, 1.04, 0.95, 1.00]
+    assert significance.dunnett(dpo, ipo, other) == near([0.993, 0.068], 2e-3)
+
+
 def test_the_best_of_many_owes_to_luck():
     expected = {5: 1.1629644737, 10: 1.5387527308, 55: 2.2859833006}
     assert {m: significance.best_of(m) for m in expected} == near(expected)
 
 
 def test_margins():
-    assert significance.equivalence(D, -0.5, 0.5) == near(0.0900851218)
-    assert significance.equivalence(D, -0.25, 0.6) == near(0.0252857981)
-    assert significance.non_inferiority(D, 0.05) == near(0.0091633762)
+    out = differences.over_prompts(D)
+    assert significance.equivalence(out, -0.5, 0.5) == near(0.0900851218)
+    assert significance.equivalence(out, -0.25, 0.6) == near(0.0252857981)
+    assert significance.non_inferiority(out, 0.05) == near(0.0091633762)
     with pytest.raises(ValueError):
-        significance.equivalence(D, 0.5, -0.5)
+        significance.equivalence(out, 0.5, -0.5)
 
 
 def test_shares():
@@ -132,7 +139,3 @@ def test_the_difference_at_one_kl_has_one_joint_bootstrap():
     for outside in (0.81, 0.79):  # of the curve, and of many draws
         with pytest.raises(ValueError, match="outside of the second arm"):
             frontier.matched(a, b, outside, draws=401)
-
-
-def test_equal_runs_make_an_interval_over_prompts_too():
-    assert isinstance(differences.crossed(A[None], B[None]).p, float)
