@@ -40,21 +40,32 @@ def random_batch(args) -> np.ndarray:
     return np.random.default_rng(0).integers(0, args.vocab, shape).astype(np.int32)
 
 
-def jax_step(args):
-    """Returns (run one step and wait, facts about the compiled step, its config).
+def build(args):
+    """The model, the objective and the optimizer, and a pattern of what is trained.
 
     Raises:
-      ConfigError: there is no such model, or the batch cannot be divided.
+      ConfigError: there is no such model.
     """
     family, _, name = args.model.partition("/")
     section = {"family": family, "name": name, "dtype": args.dtype}
     section |= {"vocab_size": args.vocab, "max_length": args.length}
     section |= {"attention": args.attention, "remat": args.remat}
     section |= {"layers": args.layers, "unroll": args.unroll}
+    section |= {"lora_rank": args.lora} if args.lora else {}
     model = models.build(section, args.vocab)
     objective = objectives.build(model, {"name": "language_model", "chunk": args.chunk})
     adamw = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.1}
-    optimizer = optim.build(adamw, 1e-4)
+    trainable = ".*/lora_.*" if args.lora else ".*"
+    return model, objective, optim.build(adamw, 1e-4), trainable
+
+
+def jax_step(args):
+    """Returns (run one step and wait, facts about the compiled step, its config).
+
+    Raises:
+      ConfigError: there is no such model, or the batch cannot be divided.
+    """
+    model, objective, optimizer, trainable = build(args)
     rules = sharding.rules()
     mesh = sharding.make_mesh({"fsdp": -1})
     parts = sharding.batch_divisor(mesh, rules) * args.microbatches
@@ -65,7 +76,10 @@ def jax_step(args):
         )
     batch = Sequences.of(random_batch(args))
     with sharding.use(mesh, rules):
-        abstract = state.abstract_state(model, optimizer, mesh, rules)
+        whole = state.abstract_params(model, mesh, rules)
+        _, base = state.partition(whole, trainable)
+        frozen = Frozen(state.init_params(model, base, jax.random.key(0)))
+        abstract = state.abstract_state(model, optimizer, mesh, rules, trainable)
         train_state = state.init_state(model, optimizer, abstract, jax.random.key(0))
         batch = sharding.put_batch(batch, args.batch, mesh, rules)
         train_step = jax.jit(
@@ -75,17 +89,19 @@ def jax_step(args):
         )
         key = jax.random.key(1)
         start = time.perf_counter()
-        compiled = train_step.lower(train_state, Frozen(), batch, key).compile()
+        compiled = train_step.lower(train_state, frozen, batch, key).compile()
         seconds = time.perf_counter() - start
 
     def run():
         nonlocal train_state
-        train_state, metrics = compiled(train_state, Frozen(), batch, key)
+        train_state, metrics = compiled(train_state, frozen, batch, key)
         return float(metrics["loss"])
 
     facts = {
-        "parameters": trees.count(abstract.params),
-        "flops_per_token": decoder.flops_per_token(model, args.length),
+        "parameters": trees.count(whole),
+        "flops_per_token": decoder.flops_per_token(
+            model, args.length, trainable=trainable
+        ),
         "compile_seconds": seconds,
     }
     memory = compiled.memory_analysis()
@@ -100,8 +116,10 @@ def torch_step(args, c):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     family = args.model.split("/")[0]
-    model = timing.in_transformers(family, c).to(device)
-    model.train()
+    model = timing.in_transformers(family, c)
+    if args.lora:
+        add_adapters(model, args.lora)
+    model.to(device).train()
     if args.torch == "compile":
         model = torch.compile(model)
     optimizer = torch.optim.AdamW(
@@ -127,7 +145,34 @@ def torch_step(args, c):
     return run
 
 
-def main() -> int:
+def add_adapters(model, rank: int) -> None:
+    """LoRA on all projections of a model of transformers, and nothing else trained.
+
+    PEFT's are the same modules with more options.
+    """
+    import torch
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.linear = linear
+            self.a = torch.nn.Linear(linear.in_features, rank, bias=False)
+            self.b = torch.nn.Linear(rank, linear.out_features, bias=False)
+            torch.nn.init.zeros_(self.b.weight)
+
+        def forward(self, x):
+            return self.linear(x) + self.b(self.a(x)) * (16.0 / rank)
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear) and name != "lm_head":
+                setattr(module, name, Adapted(child))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, of which `tools/benchmark_gpu.py` gives some too."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--model", default="llama/17m", help="family/size")
@@ -143,11 +188,16 @@ def main() -> int:
     add("--chunk", type=int, help="positions of a row unembedded at once")
     add("--steps", type=int, default=10)
     add("--torch", default="none", choices=["none", "eager", "compile"])
+    add("--lora", type=int, help="trains adapters of this rank alone")
     add("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = (options := parser()).parse_args()
     for name in ("vocab", "batch", "length", "microbatches", "steps"):
         if (value := getattr(args, name)) < 1:
-            parser.error(f"--{name}: {value} must be at least 1")
+            options.error(f"--{name}: {value} must be at least 1")
     if args.torch != "none":
         requires.packages("torch", "transformers")
 

@@ -62,7 +62,7 @@ SAME = ("bitcast", "copy", "reshape")  # inside a fusion, another view of its op
 class Instruction(NamedTuple):
     """One line of the text; `shape` and `attributes` as they stand there.
 
-    `number` is that of a parameter.
+    `number` is that of a parameter, or the value of an integer.
     """
 
     name: str
@@ -180,8 +180,9 @@ def _instruction(line: str, head: re.Match) -> Instruction:
     stop = _closing(rest, start)
     operands = tuple(NAME.findall(rest[start:stop]))
     opcode, number = rest[:start], -1
-    if opcode == "parameter":
-        number = int(rest[start + 1 : stop])
+    literal = rest[start + 1 : stop]
+    if opcode in ("parameter", "constant") and literal.isdecimal():
+        number = int(literal)
     return Instruction(
         head[2], opcode, shape, operands, rest[stop + 1 :], bool(head[1]), number
     )
@@ -224,9 +225,8 @@ def _walk(program: Program, name: str, times: float) -> Iterator[Kernel]:
         if opcode in NOTHING or opcode.endswith(("-done", "-update")):
             continue
         if opcode == "while":
-            trips = TRIPS.search(x.attributes)
             inner = re.search(r"body=%?([\w.\-]+)", x.attributes)[1]
-            yield from _walk(program, inner, times * int(trips[1] if trips else 1))
+            yield from _walk(program, inner, times * _trips(program, x))
         elif opcode in ("call", "async", "conditional"):
             for called in x.called:  # of branches, one runs: which, only a run tells
                 share = len(x.called) if opcode == "conditional" else 1
@@ -235,6 +235,19 @@ def _walk(program: Program, name: str, times: float) -> Iterator[Kernel]:
             yield _collective(body, x, opcode, times)
         else:
             yield _kernel(program, body, x, opcode, times)
+
+
+def _trips(program: Program, loop: Instruction) -> int:
+    """How often a loop runs: as it says, or until its counter is at a constant."""
+    if match := TRIPS.search(loop.attributes):
+        return int(match[1])
+    name = re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]
+    condition = program.computations.get(name, {})
+    root = next((x for x in condition.values() if x.root), None)
+    if root is None or "direction=LT" not in root.attributes:
+        return 1
+    limits = [condition[x].number for x in root.operands if x in condition]
+    return max([1, *limits])
 
 
 def _kernel(program, body, x: Instruction, opcode: str, times: float) -> Kernel:

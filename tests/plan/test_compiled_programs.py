@@ -78,6 +78,20 @@ def test_loops_run_as_often_as_they_say():
     assert (kernel.times, kernel.read, kernel.written) == (7, 32, 32)
 
 
+def test_loops_that_do_not_say_run_until_their_counter_is_at_its_limit():
+    """As those of TPUs."""
+    (kernel,) = kernels(
+        "  %w = (s32[]) while(%t), condition=%c, body=%b\n"
+        "  ROOT %r = f32[] constant(0)",
+        "%b (p: f32[8]) -> f32[8] {\n  %p = f32[8]{0} parameter(0)\n"
+        "  ROOT %x = f32[8]{0} exponential(%p)\n}",
+        "%c (p: s32[]) -> pred[] {\n  %p = s32[] parameter(0)\n"
+        "  %n = s32[] constant(5)\n"
+        "  ROOT %l = pred[] compare(%p, %n), direction=LT\n}",
+    )
+    assert kernel.times == 5
+
+
 def fusion(body: str, shape: str, *operands: str):
     lines = [
         f"  %a{i} = {operand} parameter({i})" for i, operand in enumerate(operands)
