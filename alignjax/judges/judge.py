@@ -4,10 +4,12 @@ r"""Lets judges compare the answers of a study, and says who wins and how they a
     alignjax judge study.json --judge=labeler:clean --judge=reward:runs/reward
     alignjax judge study.json     # of the judgements so far
 
-A judge is labeler:NAME of the embedded world, reward:DIR, a reward model's run, or
-module:function, `(turns, first, second) -> probability that the first is better`. Each
-pair is judged in both orders. Judgements are rows beside the study, appended one by
-one; started again, the command goes on. docs/evaluation.md has the file of a study.
+A judge is labeler:NAME of the embedded world; reward:DIR, a reward model's run;
+run:DIR, a run of dialogues that is asked for a verdict; rubric, the study's where all
+its criteria are checks; or module:function, `(turns, first, second) -> probability that
+the first is better`. Each pair is judged in both orders. Judgements are rows beside the
+study, appended one by one; started again, the command goes on. docs/evaluation.md has
+the file of a study.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from alignjax import cli, judges
+from alignjax import cli
 from alignjax.judges import study as studies
 from alignjax.judges import summary
 from alignjax.tracking import progress
@@ -27,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("judge", __doc__)
     out.add_argument("study", metavar="STUDY", help="a file, JSON")
-    names = "labeler:NAME, reward:DIR or module:function; repeatable"
+    names = "labeler:NAME, reward:DIR, run:DIR, rubric, module:function"
     out.add_argument("--judge", action="append", default=[], help=names)
     cli.add_run_options(out)
     return out
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     """
     study = studies.read(options.study)
     panel = [
-        judges.find(name, network=options.network)
+        studies.find(study, name, network=options.network)
         for name in dict.fromkeys(options.judge)
     ]
     done = studies.stored(study)
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
             cli.keep_programs(options.cache_dir)
             with studies.appended(study.file_of(judge.name)) as append:
                 queue = studies.waiting(study, judge, done)
-                rows = studies.judged(judge, queue)
+                rows = studies.judged(study, judge, queue)
                 for count, row in enumerate(rows, start=1):
                     append(row)
                     terminal.show(f"{judge.name}: {count:,} of {len(queue):,}")

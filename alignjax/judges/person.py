@@ -51,8 +51,10 @@ def make(
             end = "" if pair.finished[i] else "  (cut off at the limit of its length)"
             show(f"\n[{i + 1}] {_plain(pair.responses[i])}{end}")
         show("")
-        scores: tuple[dict, dict] = ({}, {})
+        scores = dict(pair.scores[0]), dict(pair.scores[1])
         for c in rubric.criteria if rubric else ():
+            if c.check:
+                continue
             show(c.text)
             for level, anchor in enumerate(c.levels):
                 show(f"  {level}: {anchor}")

@@ -57,7 +57,7 @@ def rate(study: studies.Study, rater: str, ask: Callable[[str], str]) -> int:
         print(study.rubric.instructions)
     done = 0
     with studies.appended(study.file_of(judge.name)) as append:
-        rows = studies.judged(judge, queue)
+        rows = studies.judged(study, judge, queue)
         while done < len(queue):
             print(f"\n--- {len(queue) - done} left of {len(study.pairs)}")
             try:

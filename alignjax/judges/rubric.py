@@ -11,6 +11,8 @@ by it: a changed text is a new version.
        "levels": ["no", "yes"], "veto": {"at": 1, "cap": 0.0}}]}
 
 `levels` are the anchors, the worst first but for weights below 0, which are penalties.
+A criterion with a `check` is read off the answer's row and asked of nobody: "finished",
+or "tag:NAME", whether that is the answer's tag.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import bounds, config, errors
+from alignjax.evals import arms, rows
 from alignjax.storage import json_files
 
 MOST = 32  # criteria, and levels of one
@@ -44,6 +47,7 @@ class Criterion:
       weight: of its score; below 0 a penalty, 0 for a veto only.
       levels: the anchor of each level, in order.
       veto: what no other criterion makes up for.
+      check: "finished" or "tag:NAME", which give level 0 or 1.
     """
 
     id: str
@@ -51,6 +55,7 @@ class Criterion:
     weight: float
     levels: tuple[str, ...]
     veto: Veto | None = None
+    check: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,25 @@ class Rubric:
     def digest(self) -> str:
         """Of all its texts and numbers."""
         return json_files.digest(dataclasses.asdict(self))
+
+    def checked(self, answer: rows.Answer) -> dict[str, float]:
+        """The levels of an answer by the criteria that have a check.
+
+        Raises:
+          DataError: an answer without a tag.
+        """
+        levels = {}
+        for c in self.criteria:
+            if c.check is None:
+                continue
+            value = arms.metric(c.check)(answer)
+            if value is None:
+                raise errors.DataError(
+                    f"{answer.run}: its answers have no tag, and {c.id} of the rubric "
+                    f"{self.name} checks that"
+                )
+            levels[c.id] = float(value)
+        return levels
 
     def worth(self, levels: Mapping[str, float]) -> float:
         """sum w v / sum max(w, 0), capped by vetoes; v is the level by the highest.
@@ -134,6 +158,10 @@ def _problems(rubric: Rubric):
                 f"criteria.{c.id:.40}.levels: {len(c.levels)} of them; give an anchor, "
                 "what a response of that level is like, for 2 levels or more"
             )
+        if c.check and (c.check != "finished" and not c.check.startswith("tag:")):
+            yield f"criteria.{c.id:.40}.check: {c.check!r:.40}; finished or tag:NAME"
+        if c.check and len(c.levels) != 2:
+            yield f"criteria.{c.id:.40}.levels: a check has two, 0 and 1"
         if c.veto and not 0 < c.veto.at < max(2, len(c.levels)):
             yield f"criteria.{c.id:.40}.veto.at: {c.veto.at} is no level above 0"
     texts: list[Any] = [rubric.id, rubric.instructions]

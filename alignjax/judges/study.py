@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from alignjax import bounds, config, errors, judges
 from alignjax.evals import rows, suites
-from alignjax.judges import judgements
+from alignjax.judges import judgements, kinds
 from alignjax.judges import rubric as rubrics
 from alignjax.storage import json_files
 
@@ -118,6 +118,26 @@ def _answers(path: str, fields: Fields) -> dict[tuple, rows.Answer]:
     return {(places[a.run, a.step or 0], a.prompt, a.sample): a for a in here}
 
 
+def find(study: Study, name: str, *, network: bool = False) -> judges.Judge:
+    """The judge of a name; "rubric" is the study's own, if nobody need be asked.
+
+    Raises:
+      ConfigError: no such judge; a rubric with criteria that are not checks.
+    """
+    if name != "rubric":
+        return kinds.find(name, network=network)
+    rubric = study.rubric
+    if rubric is None or not all(c.check for c in rubric.criteria):
+        raise errors.ConfigError(
+            "judge: 'rubric' needs a study with one whose criteria all have a check"
+        )
+
+    def judge(pair: judges.Shown) -> judges.Verdict:
+        return judges.Verdict(rubric.preference(*pair.scores), scores=pair.scores)
+
+    return judges.Judge("rubric", rubric.digest, lambda pairs: map(judge, pairs))
+
+
 def waiting(
     study: Study,
     judge: judges.Judge,
@@ -143,10 +163,10 @@ def waiting(
 
 
 def judged(
-    judge: judges.Judge, queue: Sequence[Waiting]
+    study: Study, judge: judges.Judge, queue: Sequence[Waiting]
 ) -> Iterator[judgements.Judgement]:
     """The judgements of a queue, each as soon as it is made."""
-    shown = [_shown(pair, row.arm_first) for pair, row in queue]
+    shown = [_shown(study, pair, row.arm_first) for pair, row in queue]
     verdicts = judges.verdicts(judge, shown)
     for (_, row), verdict in zip(queue, verdicts, strict=True):
         p, scores = verdict.first, verdict.scores or (None, None)
@@ -231,7 +251,8 @@ def _row(study: Study, judge: judges.Judge, pair: Pair, arm_first: bool):
     )
 
 
-def _shown(pair: Pair, arm_first: bool) -> judges.Shown:
+def _shown(study: Study, pair: Pair, arm_first: bool) -> judges.Shown:
     both = (pair.arm, pair.base) if arm_first else (pair.base, pair.arm)
     texts, finished = zip(*((a.text, a.finished) for a in both), strict=True)
-    return judges.Shown(pair.prompt, texts, finished)
+    checked = [study.rubric.checked(a) if study.rubric else {} for a in both]
+    return judges.Shown(pair.prompt, texts, finished, tuple(checked))

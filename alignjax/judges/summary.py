@@ -14,6 +14,7 @@ from alignjax.evals import agreement, differences, rater_bias, win_rates
 from alignjax.judges import judgements, study
 
 FEW = 50  # judgements, of which no biases are fitted
+APART = 0.2  # of preferences that are not those of the scores
 POOR = 0.4  # of Krippendorff's alpha: shown, but nothing is to be decided by it
 
 Rows = Sequence[judgements.Judgement]
@@ -26,6 +27,8 @@ def lines(of: study.Study, rows: Rows) -> Iterator[str]:
         by_judge[_name(row)].append(row)
     for judge, own in by_judge.items():
         yield from _of_judge(judge, own, len(of.pairs))
+        if of.rubric:
+            yield from _of_weights(of, own)
     for first, second in itertools.combinations(by_judge, 2):
         yield from _of_two(first, second, by_judge[first], by_judge[second])
     if of.rubric and len(by_judge) > 1:
@@ -128,6 +131,18 @@ def _biases(rows: Rows) -> Iterator[str]:
         f"{n} {w:+.2f} (+-{out.errors[n]:.2f})" for n, w in out.weights.items()
     )
     yield f"  logits of its choices: {shown}, of a deviation of length"
+
+
+def _of_weights(of: study.Study, rows: Rows) -> Iterator[str]:
+    """How often a judge's preference is not what its scores by the rubric amount to."""
+    scored = [r for r in rows if r.arm_scores and r.preference is not None]
+    if not scored or scored[0].judge == "rubric":
+        return
+    weighed = [of.rubric.preference(r.arm_scores, r.base_scores) for r in scored]
+    chosen = [float(np.sign(r.preference - 0.5) / 2 + 0.5) for r in scored]
+    apart = float(np.mean(np.not_equal(weighed, chosen)))
+    poor = f"; over {APART:g}, so weigh it anew" if apart > APART else ""
+    yield f"  prefers another than its scores by {of.rubric.name} in {apart:.3f}{poor}"
 
 
 def _of_two(first: str, second: str, a: Rows, b: Rows) -> Iterator[str]:

@@ -187,6 +187,7 @@ def test_criteria_come_first_and_raters_are_compared(folder, capsys):
     out = capsys.readouterr().out
     assert "person:anna and person:ben: agreement" in out
     assert "correct: alpha" in out and "too low" in out
+    assert "prefers another than its scores by helpful@1 in 0.000" in out
     (made, *_) = studies.stored(studies.read(path))
     assert made.rubric == "helpful@1"
     first, second = made.arm_scores, made.base_scores
@@ -198,6 +199,37 @@ def test_criteria_come_first_and_raters_are_compared(folder, capsys):
     (folder / "rubric.json").write_text(json.dumps(changed))
     code, _, err = run(capsys, "rate", path, "--summary")
     assert code == errors.DATA and "a new version" in err
+
+
+def test_checks_are_asked_of_nobody(folder, capsys):
+    checks = {"correct": "tag:right", "over": "tag:refuse"}
+    criteria = [{**c, "check": checks.get(c["id"])} for c in RUBRIC["criteria"]]
+    (folder / "rubric.json").write_text(json.dumps(RUBRIC | {"criteria": criteria}))
+    tagged = {}
+    for name in ("sft", "dpo"):
+        of = [
+            dataclasses.replace(a, tag="right" if a.gold > 1 else "refuse")
+            for a in rows.read(folder / f"{name}.jsonl")
+        ]
+        rows.write(folder / f"{name}.jsonl", of)
+        tagged[name] = {a.prompt: float(a.tag == "right") for a in of}
+    path = study(folder, pairs=1, rubric="rubric.json")
+    session(path, ["2", "1", "1", "1", "1", "0", "2"])  # six levels, and a choice
+    out = capsys.readouterr().out
+    assert "true?" not in out and "refuses?" not in out and "fair?" in out
+    (made,) = studies.stored(studies.read(path))
+    assert made.arm_scores["correct"] == tagged["dpo"][made.prompt]
+    assert made.base_scores["over"] == 1 - tagged["sft"][made.prompt]
+    code, _, err = run(capsys, "judge", path, "--judge=rubric")
+    assert code == errors.CONFIG and "all have a check" in err
+    two = [c for c in criteria if c["check"]]
+    (folder / "two.json").write_text(json.dumps(RUBRIC | {"id": "x", "criteria": two}))
+    path = study(folder, rubric="two.json", pairs=None)
+    (folder / "study.judgements").rename(folder / "old")
+    code, out, _ = run(capsys, "judge", path, "--judge=rubric")
+    gap = [tagged["dpo"][i] - tagged["sft"][i] for i in range(30)]
+    wins = sum((x > 0) + (x == 0) / 2 for x in gap) / 30
+    assert code == errors.DONE and f"wins {wins:.3f}" in out
 
 
 def test_what_a_model_wrote_does_not_steer_the_terminal():
@@ -264,6 +296,8 @@ def test_the_worth_by_a_rubric(folder):
         ({"levels": ["", "yes"]}, r"criteria\.correct\.levels"),
         ({"weight": "much"}, "weight"),
         ({"kind": "human"}, "kind: unknown"),
+        ({"check": "module:function"}, r"criteria\.correct\.check"),
+        ({"check": "finished", "levels": list("abc")}, r"criteria\.correct\.levels"),
         ({"veto": {"at": 5}}, r"criteria\.correct\.veto\.at"),
         ({"text": "\x1b[2J"}, "no terminal"),
         ({"id": "honest"}, "criteria"),

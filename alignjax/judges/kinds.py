@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges by their names.
+
+labeler:NAME      of the embedded world; needs its prompts
+reward:DIR        a reward model's run: the sigmoid of the difference of scores
+run:DIR           a run of dialogues: the log-probs of two verdicts
+MODULE:FUNCTION   `(turns, first, second) -> probability`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from alignjax import analysis, errors, judges, registry, world
+from alignjax.judges import language_model
+from alignjax.world import labelers
+
+
+def find(name: str, *, network: bool = False) -> judges.Judge:
+    """The judge that a name stands for.
+
+    Raises:
+      ConfigError: no such judge.
+      CheckpointError: a run that cannot be read.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "labeler":
+        return _labeler(name, rest)
+    if kind == "reward":
+        return _reward_model(name, rest, network)
+    if kind == "run":
+        return language_model.make(name, rest, network=network)
+    try:
+        function = registry.Registry("judge").find(name)
+    except ValueError as error:
+        raise errors.ConfigError(
+            f"judge: {name!r:.80} is no labeler:NAME, reward:DIR, run:DIR or "
+            f"module:function: {error}"
+        ) from error
+    return judges.Judge(
+        name, None, lambda pairs: (_called(function, pair) for pair in pairs)
+    )
+
+
+def _called(function: Callable, pair: judges.Shown) -> judges.Verdict:
+    turns = [tuple(turn) for turn in pair.prompt["turns"]]
+    try:
+        return judges.Verdict(float(function(turns, *pair.responses)))
+    except judges.Failure as error:
+        return judges.Verdict(None, str(error) or "it failed")
+
+
+def _labeler(name: str, rest: str) -> judges.Judge:
+    if rest not in labelers.LABELERS:
+        remedy = registry.closest(rest, labelers.LABELERS)
+        raise errors.ConfigError(f"judge: no labeler {rest!r:.80}; {remedy}")
+    labeler = labelers.LABELERS[rest]
+
+    def judge(pair: judges.Shown) -> judges.Verdict:
+        prompt = _world_prompt(pair.prompt)
+        rewards = (
+            world.gold_reward(prompt, text, finished=finished)
+            for text, finished in zip(pair.responses, pair.finished, strict=True)
+        )
+        return judges.Verdict(labelers.prefers(labeler, prompt, *rewards))
+
+    return judges.Judge(name, None, lambda pairs: map(judge, pairs))
+
+
+def _world_prompt(fields: Mapping[str, Any]) -> world.Prompt:
+    if set(fields) != set(world.Prompt._fields):
+        raise errors.DataError(
+            "suite: its prompts are not of the embedded world, and labelers judge no "
+            "others; name another judge"
+        )
+    turns = tuple(tuple(turn) for turn in fields["turns"])
+    return world.Prompt(**{**fields, "turns": turns})
+
+
+def _reward_model(name: str, path: str, network: bool) -> judges.Judge:
+    run = analysis.open_run(path, network=network)
+    if not run.config["model"].get("score_heads"):
+        raise errors.ConfigError(f"judge: {path} is no reward model; name one's run")
+
+    def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
+        prompts = [[tuple(turn) for turn in p.prompt["turns"]] for p in pairs]
+        first, second = (
+            run.score(prompts, [pair.responses[i] for pair in pairs]) for i in (0, 1)
+        )
+        for a, b in zip(first, second, strict=True):
+            yield judges.Verdict(1 / (1 + math.exp(min(b.reward - a.reward, 700.0))))
+
+    return judges.Judge(name, run.digest(), compare)
