@@ -39,6 +39,7 @@ def fit(
     truth: Sequence[float],
     gaps: Mapping[str, Sequence[float]] | None = None,
     *,
+    counts: Sequence[float] | None = None,
     l2: float = 0.0,
 ) -> Bias:
     """The weights by which a rater chose.
@@ -47,6 +48,8 @@ def fit(
       choices: probabilities that the first of two was chosen, or 1, 0 and 1/2.
       truth: the gap of true rewards, first less second.
       gaps: further ones by name; divide them by their deviation to compare weights.
+      counts: how much each counts: 1/2 where a pair was judged in both orders, which
+        are not two pairs.
       l2: a penalty on all but the position.
 
     Raises:
@@ -54,7 +57,8 @@ def fit(
     """
     names = [POSITION, TRUTH, *(gaps or {})]
     columns = np.stack([truth, *(gaps or {}).values()], axis=1)
-    fitted = logistic.fit(columns, np.asarray(choices), l2=l2)
+    counts_WN = None if counts is None else np.asarray(counts, float)[None]
+    fitted = logistic.fit(columns, np.asarray(choices), l2=l2, counts_WN=counts_WN)
     if not fitted.converged_W[0]:
         raise ValueError("these columns separate the choices: give an l2, such as 1")
     weights = dict(zip(names, fitted.weights_WK[0].tolist(), strict=True))

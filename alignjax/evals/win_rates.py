@@ -24,9 +24,9 @@ class Orders(NamedTuple):
 
     Attributes:
       rate: of the first arm, with its interval over pairs.
-      consistent: the share of pairs with one winner in both orders.
-      first_position: of the others, the share whose first response won twice, None
-        without others.
+      consistent: the share of pairs with one winner, or a tie, in both orders.
+      first_position: of those whose winner changed with the order, the share in which
+        what was shown first won twice; None without such pairs.
       p: of that share against 1/2.
     """
 
@@ -53,7 +53,7 @@ def of_orders(shown_first: Sequence[float], shown_second: Sequence[float]) -> Or
         )
     twice_first = int(((first > 0.5) & (second < 0.5)).sum())
     twice_second = int(((first < 0.5) & (second > 0.5)).sum())
-    agree = np.sign(first - 0.5) * np.sign(second - 0.5) > 0
+    agree = np.sign(first - 0.5) == np.sign(second - 0.5)
     torn = twice_first + twice_second
     return Orders(
         statistics.mean((first + second) / 2),

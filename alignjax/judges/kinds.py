@@ -85,11 +85,18 @@ def _reward_model(name: str, path: str, network: bool) -> judges.Judge:
         raise errors.ConfigError(f"judge: {path} is no reward model; name one's run")
 
     def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
-        prompts = [[tuple(turn) for turn in p.prompt["turns"]] for p in pairs]
+        whole = [all(map(str.strip, pair.responses)) for pair in pairs]
+        scored = [pair for pair, is_whole in zip(pairs, whole, strict=True) if is_whole]
+        prompts = [[tuple(turn) for turn in p.prompt["turns"]] for p in scored]
         first, second = (
-            run.score(prompts, [pair.responses[i] for pair in pairs]) for i in (0, 1)
+            run.score(prompts, [p.responses[i] for p in scored]) if scored else []
+            for i in (0, 1)
         )
-        for a, b in zip(first, second, strict=True):
-            yield judges.Verdict(1 / (1 + math.exp(min(b.reward - a.reward, 700.0))))
+        gaps = iter([b.reward - a.reward for a, b in zip(first, second, strict=True)])
+        for is_whole in whole:
+            if is_whole:
+                yield judges.Verdict(1 / (1 + math.exp(min(next(gaps), 700.0))))
+            else:
+                yield judges.Verdict(None, "an empty response")
 
     return judges.Judge(name, run.digest(), compare)

@@ -99,7 +99,7 @@ def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
     )
     parts = [f"what was shown first won {out['by_order']:.3f}"]
     if orders := out["orders"]:
-        parts.append(f"one winner in both orders of {orders.consistent:.3f}")
+        parts.append(f"the same in both orders of {orders.consistent:.3f}")
     if out["length_controlled"] is not None:
         parts.append(f"wins {out['length_controlled']:.3f} at equal lengths")
     yield f"  {'; '.join(parts)}"
@@ -126,7 +126,10 @@ def _biases(rows: Rows) -> Iterator[str]:
         yield f"  always chose the {'first' if first[0] > 0.5 else 'second'} one"
         return
     length = length / (length.std(ddof=1) or 1.0)
-    out = rater_bias.fit(first, gap(lambda a: a.gold), {"length": length}, l2=1)
+    times = collections.Counter(row.pair for row in rows)
+    counts = [1 / times[row.pair] for row in rows]
+    gaps = gap(lambda answer: answer.gold), {"length": length}
+    out = rater_bias.fit(first, *gaps, counts=counts, l2=1)
     shown = ", ".join(
         f"{n} {w:+.2f} (+-{out.errors[n]:.2f})" for n, w in out.weights.items()
     )

@@ -86,6 +86,10 @@ def test_the_model_of_biases():
     expected = [0.20052177, 1.40327626, 1.29050143]
     assert list(out.weights.values()) == near(expected, 1e-6)
     assert out.prices == near({"length": 0.9196346192}, 1e-6)
+    twice = [np.tile(x, 2) for x in (CHOICE, GOLD, gaps["length"])]
+    halves = dict(counts=[0.5] * 40, l2=1)
+    again = rater_bias.fit(*twice[:2], {"length": twice[2]}, **halves)
+    assert again.errors == near(out.errors) and again.weights == near(out.weights)
     out = rater_bias.self_preference(34, 40, 26, 40)
     assert out == near((0.2, 0.0942072184))
     with pytest.raises(ValueError, match="l2"):

@@ -18,7 +18,7 @@ def test_both_orders():
     assert swapped.rate["mean"] == near(0.42)
     assert swapped.first_position == out.first_position
     ties = win_rates.of_orders([0.5, 0.5], [0.5, 1.0])
-    assert ties.rate["mean"] == 0.625 and ties.p is None
+    assert ties.rate["mean"] == 0.625 and ties.p is None and ties.consistent == 0.5
 
 
 def test_one_order_at_random():

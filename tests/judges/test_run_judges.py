@@ -56,8 +56,10 @@ def test_a_reward_model_judges_by_the_difference_of_scores(workdirs):
     judge = kinds.find(f"reward:{workdirs / 'scores'}")
     run = analysis.open_run(workdirs / "scores")
     a, b = (run.score([TURNS], [x])[0].reward for x in ("x", "yes"))
-    expected = [special.expit(a - b), 0.5]
-    np.testing.assert_allclose(firsts(judge, PAIRS), expected, atol=1e-5)
+    empty = PAIRS[0]._replace(responses=("x", " "))
+    one, none, other = firsts(judge, [PAIRS[0], empty, PAIRS[1]])
+    np.testing.assert_allclose([one, other], [special.expit(a - b), 0.5], atol=1e-5)
+    assert none is None
     assert judge.digest == run.digest()
     with pytest.raises(errors.ConfigError, match=r"judge: .* no reward model"):
         kinds.find(f"reward:{workdirs / 'speaks'}")

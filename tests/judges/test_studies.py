@@ -125,7 +125,7 @@ def test_a_judge_of_position_is_found_out_and_failures_are_counted(folder, capsy
     path = study(folder)
     code, out, _ = run(capsys, "judge", path, f"--judge={__name__}:first_is_best")
     assert code == errors.DONE and "wins 0.500" in out
-    assert "what was shown first won 1.000; one winner in both orders of 0.000" in out
+    assert "what was shown first won 1.000; the same in both orders of 0.000" in out
     assert "always chose the first one" in out
     code, out, _ = run(capsys, "judge", path, f"--judge={__name__}:odd")
     line = next(x for x in out.splitlines() if "odd: dpo" in x)
