@@ -30,8 +30,10 @@ def on(monkeypatch):
     make_mesh = sharding.make_mesh
 
     def on(devices: int):
-        some = functools.partial(make_mesh, devices=jax.devices()[:devices])
-        monkeypatch.setattr(sharding, "make_mesh", some)
+        some = jax.devices()[:devices]
+        monkeypatch.setattr(
+            sharding, "make_mesh", lambda shape, devices=None: make_mesh(shape, some)
+        )
 
     return on
 
@@ -50,7 +52,7 @@ def reference(tmp_path_factory, section):
     """The run on one device, in one part."""
     workdir = tmp_path_factory.mktemp("reference")
     make_mesh = sharding.make_mesh
-    sharding.make_mesh = functools.partial(make_mesh, devices=jax.devices()[:1])
+    sharding.make_mesh = lambda shape, devices=None: make_mesh(shape, jax.devices()[:1])
     try:
         assert train.train(section(mesh=TOPOLOGIES["one device"][1]), workdir) == 0
     finally:
