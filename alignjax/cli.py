@@ -114,7 +114,7 @@ def add_step_options(parser: argparse.ArgumentParser) -> None:
 def at_step(path: str) -> tuple[str, int | None]:
     """The folder and the step of `DIR@STEP`, or of `DIR` and none."""
     folder, at, step = path.rpartition("@")
-    if at and step.isdecimal() and not pathlib.Path(path).expanduser().exists():
+    if at and step.isdecimal() and not os.path.exists(os.path.expanduser(path)):
         return folder, int(step)
     return path, None
 
@@ -177,7 +177,7 @@ def path(text: str | pathlib.Path, field: str) -> pathlib.Path:
     """
     if not str(text).strip():
         raise errors.ConfigError(f"{field}: empty; name a file or folder")
-    return pathlib.Path(text).expanduser()
+    return pathlib.Path(os.path.expanduser(text))
 
 
 def output(text: str | pathlib.Path) -> pathlib.Path:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alignjax import cli, errors, train
+from alignjax import analysis, cli, errors, train
 
 
 def test_the_folder_of_a_file_is_made(tmp_path):
@@ -29,6 +29,41 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     ):
         with pytest.raises(errors.ConfigError, match=reason):
             cli.output(path)
+
+
+NOBODY = "~nobody-has-this-home/x"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"inspect {NOBODY}",
+        f"generate --run={NOBODY} --prompt=a",
+        f"score --run={NOBODY} --data=/dev/null",
+        f"assess --run=a={NOBODY} --out=out.json",
+        f"convert import {NOBODY} out",
+        f"report --stage=a={NOBODY} --out=out.html",
+        f"train --config={NOBODY} --workdir=out",
+        f"train --config=smoke.py --workdir={NOBODY} --config.init.run={NOBODY}",
+        f"audit --config=smoke.py --config.data.chat={NOBODY}.jinja",
+        f"audit --config=smoke.py --config.tokenizer.path={NOBODY}",
+        f"audit --config=smoke.py --config.data.sources.world.path={NOBODY}",
+    ],
+)
+def test_the_home_of_nobody_is_a_path_like_any_other(
+    tmp_path, monkeypatch, capfd, arguments
+):
+    smoke = "from configs.smoke.pretrain import get_config\n"
+    (tmp_path / "smoke.py").write_text(smoke)
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(arguments.split())
+    assert code in (errors.CONFIG, errors.DATA, errors.CHECKPOINT)
+    assert "Traceback" not in (err := capfd.readouterr().err) and err.strip()
+
+
+def test_a_home_whose_name_is_no_name_is_refused():
+    with pytest.raises(errors.CheckpointError):
+        analysis.open_run("~a\0b")
 
 
 @pytest.mark.parametrize("module", ["alignjax", "alignjax.train"])

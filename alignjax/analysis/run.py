@@ -29,8 +29,9 @@ from alignjax.data import messages
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder
-from alignjax.models import decoder, quantized
+from alignjax.models import quantized
 from alignjax.sampling import request
+from alignjax.storage import filenames
 from alignjax.tracking import journal
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def open_run(
       CheckpointError: it is not a run's directory, or has no such step.
       ConfigError: it is a Hugging Face folder that cannot be read; says why.
     """
-    path, name = pathlib.Path(path).expanduser().absolute(), str(path)
+    path, name = filenames.expanded(path).absolute(), str(path)
     try:
         path.exists()
     except OSError as error:  # such as a name that is too long
@@ -478,18 +479,7 @@ class Run:
           CheckpointError: as `params`, or they are not of the model of the config.
         """
         params = self.params(step, average=average)
-        shapes = lambda tree: {k: x.shape for k, x in trees.named_leaves(tree).items()}
-        stored, model = shapes(params), shapes(decoder.abstract(self.model))
-        faults = [
-            f"{name}: {stored.get(name)} stored, {model.get(name)} there"
-            for name in sorted({*stored, *model})
-            if stored.get(name) != model.get(name)
-        ]
-        if faults:
-            raise errors.CheckpointError(
-                f"{self.path}: its parameters are not of the model in config.json: "
-                f"{errors.some(faults, '; ')}; mend the section model there"
-            )
+        stores.check_params(self.path, params, self.model)
         return jax.device_put(params)
 
     def _from_step(self, step: int | None, read: Callable[[stores.Step], T]) -> T:

@@ -10,10 +10,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from alignjax import errors
+from alignjax import errors, trees, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder as folders
+from alignjax.models import decoder
 from alignjax.storage import fingerprint
 
 T = TypeVar("T")
@@ -143,6 +144,22 @@ def read_average(stored: Step) -> dict[str, Any]:
         names[averages[0]] = parameter
     leaves = stored.read("train", list(names))
     return {names[name]: leaf for name, leaf in leaves.items()}
+
+
+def check_params(path: pathlib.Path, params: types.Params, model: types.Model) -> None:
+    """Raises CheckpointError for parameters that are not those of the model."""
+    shapes = lambda tree: {k: x.shape for k, x in trees.named_leaves(tree).items()}
+    stored, described = shapes(params), shapes(decoder.abstract(model))
+    faults = [
+        f"{name}: {stored.get(name)} stored, {described.get(name)} there"
+        for name in sorted({*stored, *described})
+        if stored.get(name) != described.get(name)
+    ]
+    if faults:
+        raise errors.CheckpointError(
+            f"{path}: its parameters are not of the model in config.json: "
+            f"{errors.some(faults, '; ')}; mend the section model there"
+        )
 
 
 def hugging_face(folder: folders.Folder) -> Store:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from alignjax import config as configs
 from alignjax import errors
 from alignjax.checkpoint import lock, step_folders
+from alignjax.storage import filenames
 from alignjax.tracking import journal
 
 # What a start that was interrupted before it wrote config.json leaves.
@@ -176,7 +177,7 @@ def _is_of_a_run(workdir: pathlib.Path, config: Mapping, complete: list[int]) ->
 def _others(workdir: pathlib.Path, config: Mapping) -> Iterator[str]:
     """Names of what could be lost, and was not left by an interrupted start."""
     cache = config.get("cache_dir")
-    cache = cache and pathlib.Path(cache).expanduser().absolute()
+    cache = cache and filenames.expanded(cache).absolute()
     for path in _entries(workdir):
         harmless = path.name.startswith(".") or path.suffix in LOGS
         harmless = harmless or LEFTOVERS.fullmatch(path.name)

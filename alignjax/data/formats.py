@@ -70,14 +70,16 @@ class Reader(NamedTuple):
     def columns(self, names: Sequence[str], where: str) -> list[str]:
         """Those of the columns of the data at `where` that are read, in its order.
 
-        Raises a DataError if a required one is not among them.
+        Raises a DataError if a required one is not among them, or one is there twice.
         """
         if missing := [name for name in self.required if name not in names]:
             remedy = registry.closest(missing[0], names)
             raise errors.DataError(f"{where}: no column {missing[0]!r}; {remedy}")
-        if self.optional is None:
-            return list(names)
-        return [name for name in names if name in (*self.required, *self.optional)]
+        read = lambda x: self.optional is None or x in (*self.required, *self.optional)
+        columns = [name for name in names if read(name)]
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise errors.DataError(f"{where}: two columns {twice[0]!r}; rename one")
+        return columns
 
 
 FORMATS = registry.Registry("row format")
@@ -151,7 +153,8 @@ def guess(row: Mapping[str, Any]) -> str:
         needs = "; ".join(f"{n}: {', '.join(f.required)}" for n, f in FORMATS.items())
         raise errors.DataError(
             f"no format has the columns {', '.join(row) or 'of an empty row'}; the "
-            f"formats and what they need are {needs}"
+            f"formats and what they need are {needs}; columns = {{...}} renames, such "
+            'as {"messages": "conversations"}'
         )
     if isinstance(row.get("chosen"), str) and row["chosen"].startswith((HUMAN, REPLY)):
         return "hh"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from alignjax.distributed import sharding
 from alignjax.experiment import initial, reference, sections
 from alignjax.models import attention, lora, quantized
 from alignjax.sampling import request
+from alignjax.storage import filenames
 from alignjax.training import optim, schedules
 from alignjax.types import Model, Objective
 
@@ -79,7 +79,7 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     """
     run = check(config.to_json(section), network=network)
     jax.devices()  # those that cannot start are known before the data are read
-    c, cache_dir = run.config, pathlib.Path(run.config.cache_dir).expanduser()
+    c, cache_dir = run.config, filenames.expanded(run.config.cache_dir)
     tok = _tokenizer(c, run.parent, cache_dir)
     run = place(run, tok.vocab_size)
     model, objective, weights = run.model, run.objective, run.weights

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from alignjax import cli, config, errors
 from alignjax.experiment import schema
+from alignjax.storage import filenames
 
 # Fields that decide which others there are, so that their flags count first.
 SELECTORS = ("family", "kind", "loss", "name")
@@ -85,7 +86,7 @@ def load(name: str) -> dict[str, Any]:
     path, colon, argument = str(name), "", ""
     if not pathlib.Path(path).is_file():
         path, colon, argument = path.partition(":")
-    file = pathlib.Path(path).expanduser()
+    file = filenames.expanded(path)
     if not file.is_file():
         raise errors.ConfigError(f"config: there is no file {path}")
     cli.find_configs()  # for `from configs import base`

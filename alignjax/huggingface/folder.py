@@ -110,7 +110,7 @@ def find(name: str, network: bool = False) -> pathlib.Path:
       ConfigError: it is neither, or the hub cannot be reached.
     """
     repository = name.removeprefix(HUB)
-    path = pathlib.Path(repository).expanduser()
+    path = filenames.expanded(repository)
     if path.exists():
         return path
     lost = f"{name}: there is no such folder, and"
@@ -154,7 +154,7 @@ def open_folder(path: str | pathlib.Path) -> Folder:
         a tokenizer with more tokens than the embedding has rows.
       DataError: a tokenizer that cannot be read.
     """
-    path = pathlib.Path(path).expanduser().absolute()
+    path = filenames.expanded(path).absolute()
     hf = _config(path)
     _refuse_code(path, hf)
     with _naming(path):

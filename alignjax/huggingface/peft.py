@@ -363,14 +363,20 @@ def read_settings(path: pathlib.Path) -> Settings:
     ranks = {"": hf.get("r")} | numbers("rank_pattern")
     alphas = {"": hf.get("lora_alpha")} | numbers("alpha_pattern")
     number = lambda x: type(x) in (int, float) and abs(x) <= sys.float_info.max
-    if bad := [x for x in ranks.values() if type(x) is not int or not 1 <= x <= 2**16]:
-        reasons["r"] = f"{bad[0]!r:.60} is no positive whole number up to 65,536"
-    if bad := [x for x in alphas.values() if not number(x) or x <= 0]:
-        reasons["lora_alpha"] = f"{bad[0]!r} is no positive number"
+    for pattern, x in ranks.items():
+        if type(x) is not int or not 1 <= x <= 2**16:
+            name = "rank_pattern" if pattern else "r"
+            reasons[name] = f"{x!r:.60} is no positive whole number up to 65,536"
+    for pattern, x in alphas.items():
+        if not number(x) or x <= 0:
+            name = "alpha_pattern" if pattern else "lora_alpha"
+            reasons[name] = f"{x!r:.60} is no positive number"
     dropout = hf.get("lora_dropout") or 0.0
     if not number(dropout) or not 0 <= dropout < 1:
         reasons["lora_dropout"] = "it is not in [0, 1)"
-    problems = [f"{path}: {k} = {hf.get(k)!r}: {reasons[k]}" for k in sorted(reasons)]
+    problems = [
+        f"{path}: {k} = {hf.get(k)!r:.60}: {reasons[k]}" for k in sorted(reasons)
+    ]
     for field, by_pattern in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
         if len(by_pattern) > MOST_PATTERNS:
             problems.append(

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import analysis, errors
 from alignjax.checkpoint import step_folders
 from alignjax.report import drawing
+from alignjax.storage import filenames
 from alignjax.tracking import journal
 from alignjax.world.assessment import prose, results
 
@@ -157,7 +157,7 @@ def load(folders: Sequence[tuple[str, str]], figures: Mapping | None) -> Story:
     """
     stages = []
     for name, folder in folders:
-        path = pathlib.Path(folder).expanduser()
+        path = filenames.expanded(folder)
         if name in [stage.name for stage in stages]:
             raise errors.ConfigError(f"stage {name}: given twice; name each once")
         try:

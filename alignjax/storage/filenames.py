@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import stat
 import unicodedata
 from collections.abc import Iterable
@@ -49,6 +50,14 @@ def is_plain(name: Any) -> bool:
 def not_plain(names: Iterable[Any]) -> list[str]:
     """Those of `names` that are not plain, as an error message shows them."""
     return [repr(name)[:80] for name in names if not is_plain(name)]
+
+
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+    """The path with the home folder for `~`; that of nobody stays as it is."""
+    try:
+        return pathlib.Path(os.path.expanduser(path))
+    except ValueError:  # a NUL
+        return pathlib.Path(path)
 
 
 def open_file(path: str | os.PathLike) -> IO[bytes]:

@@ -355,8 +355,23 @@ def test_a_date_that_python_cannot_have_is_a_bad_row(tmp_path):
         rows = documents("parquet", path=str(path), field="when")
         bad = [where for where, row in rows if "cannot have" in row.reason]
         assert bad == [f"{path}:2", f"{path}:4"]
+        assert all("'when'" in row.reason for _, row in rows)
         assert len(rows) == 4
         assert f"{path}:2: " in _error_of(rows)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    columns = [pyarrow.array([text]) for text in ("a", "b", "c")]
+    names = ["text", "text", "other"]
+    table = pyarrow.Table.from_arrays(columns, names=names)
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    load = lambda field: documents("parquet", path=str(tmp_path), field=field)
+    with pytest.raises(errors.DataError, match="'text'"):
+        load("text")
+    assert [row.text for _, row in load("other")] == ["c"]
 
 
 def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):

@@ -220,7 +220,7 @@ def test_what_a_tokenizer_cannot_write_is_an_error_of_the_config(tmp_path):
     bare = base.build(base.TokenizerConfig(kind="bytes"), [], "unused")
     wrong = {
         "chatml": "'chatml' needs <|im_start|>, <|im_end|>",
-        "tokenizer": "the tokenizer came with no template",
+        "tokenizer": "neither chat_template.jinja nor chat_template in",
         "lama3": "did you mean 'llama3'",
         str(tmp_path / "none.jinja"): "No such file",
         template(tmp_path, "{% for %}", "broken"): "no Jinja template: line 1",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders that are refused: one clear error each, before anything is written."""
 
+import codecs
 import json
 import re
 import types
@@ -253,6 +254,16 @@ def test_a_tokenizer_that_is_none_is_named_with_its_folder(text, tmp_path):
         analysis.open_run(tmp_path / "x")
     said = str(caught.value)
     assert said.count(f"{tmp_path}/x") == 1 and "tokenizer.json: " in said
+
+
+def test_byte_order_marks_are_no_part_of_a_tokenizer(tmp_path):
+    folder = handmade.write(tmp_path)
+    handmade.words(folder)
+    tokens = analysis.open_run(folder).tokenizer.encode("w1 w2")
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(codecs.BOM_UTF8 + content)
+    assert analysis.open_run(folder).tokenizer.encode("w1 w2") == tokens
 
 
 def test_a_tokenizer_without_an_end_says_where_to_name_it(tmp_path):

@@ -67,10 +67,14 @@ def _rows(
 
 
 def _row(batch, i: int) -> dict[str, Any] | records.BadRow:
-    try:
-        return batch.slice(i, 1).to_pylist()[0]
-    except (ValueError, OverflowError) as error:
-        return records.BadRow(f"a value that Python cannot have ({error})")
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[i].as_py()
+        except (ValueError, OverflowError) as error:
+            problem = f"field {name!r}: a value that Python cannot have ({error})"
+            return records.BadRow(problem)
+    return row
 
 
 def _open(path: Path):

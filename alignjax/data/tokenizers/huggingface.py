@@ -135,7 +135,7 @@ def _model(files: Mapping[str, bytes]):
         raise errors.DataError(
             'tokenizer.kind "huggingface" needs the extra hf: pip install alignjax[hf]'
         ) from error
-    content = files[MODEL].decode()
+    content = files[MODEL].decode("utf-8-sig")
     if '"Precompiled"' in content:
         _check_charsmap(content)
     try:

@@ -63,7 +63,7 @@ def read(path: str, model: str) -> dict[str, bytes]:
       ConfigError: config.json names an end that is no token's number.
       DataError: there is no model; another file is no JSON, or a template no UTF-8.
     """
-    file = Path(path).expanduser()
+    file = filenames.expanded(path)
     file = file / model if file.is_dir() else file
     files = {}
     for name in KEPT:

@@ -114,7 +114,7 @@ def _kept(tok: base.Tokenizer) -> dict[str, str]:
 def _read(format: str) -> str:
     if format in BUILT_IN:
         return _source(BUILT_IN[format])
-    path = Path(format).expanduser()
+    path = filenames.expanded(format)
     if path.suffix != ".jinja":
         remedy = registry.closest(format, [*BUILT_IN, OWN])
         raise errors.ConfigError(
@@ -146,9 +146,12 @@ def _own(tok: base.Tokenizer, tools: bool) -> str:
         by_name = entries | by_name
     template = (by_name.get("tool_use") if tools else None) or by_name.get("default")
     if not template:
+        places = f"neither {FILE} nor chat_template in {CONFIG} has one"
+        names = ", ".join(map(repr, by_name))
+        others = by_name and "default" not in by_name
         raise errors.ConfigError(
-            'data.chat: "tokenizer": the tokenizer came with no template, neither '
-            f"{FILE} nor chat_template in {CONFIG}, or with none named default, but "
-            f"{list(by_name)}; take one of {', '.join(BUILT_IN)}, or a .jinja file"
+            'data.chat: "tokenizer": the tokenizer came with no template: '
+            f"{f'none is named default, but {names}' if others else places}; take "
+            f"one of {', '.join(BUILT_IN)}, or a .jinja file"
         )
     return config.expect(template, str, where)
