@@ -191,7 +191,8 @@ def _at_kl(arm, base, kl: float, reference: arms.Arm | None) -> dict[str, float]
 
 def adjust(comparisons: Sequence[dict[str, Any]], *, rates: bool = False) -> None:
     """Sets the p of each comparison for their number: Holm's, or false discovery's."""
-    ps = [fields["p"] for fields in comparisons]
+    if not (ps := [fields["p"] for fields in comparisons]):
+        return
     adjusted = stats.false_discovery_control(ps) if rates else significance.holm(ps)
     for fields, p in zip(comparisons, adjusted, strict=True):
         fields |= {"p_adjusted": float(p), "family": len(ps)}
@@ -307,6 +308,11 @@ def run(options: argparse.Namespace) -> None:
         _print(fields, options)
         if options.by_slice:
             parts = sorted(set(filter(None, base.slices)))
+            few = [part for part in parts if not _has_two(_part(base, part))]
+            for part in few:
+                reason = "one prompt or cluster, of which nothing follows"
+                print(f"  {part}: {reason}", file=sys.stderr)
+            parts = [part for part in parts if part not in few]
             by_slice = [
                 compare(*(_part(x, p) for x in (base, arm)), **how) for p in parts
             ]
@@ -340,6 +346,11 @@ def _part(arm: arms.Arm, part: str) -> arms.Arm:
         slices=pick(arm.slices),
         clusters=arm.clusters and pick(arm.clusters),
     )
+
+
+def _has_two(arm: arms.Arm) -> bool:
+    """Whether its prompts have two clusters, the fewest that vary."""
+    return len(set(arm.clusters or arm.prompts)) > 1
 
 
 def _print(fields: dict[str, Any], options, part: str = "") -> None:

@@ -13,6 +13,7 @@ agree; a rater should not read that before the end.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
@@ -53,13 +54,20 @@ def rate(study: studies.Study, rater: str, ask: Callable[[str], str]) -> int:
     """Asks a person for all pairs that wait for them; returns how many still do."""
     judge = person.make(rater, study.rubric, ask, print)
     queue = studies.waiting(study, judge, studies.stored(study), both_orders=False)
+    is_equal = lambda waiting: waiting.pair.arm.text == waiting.pair.base.text
+    equal = [x for x in queue if is_equal(x)]
+    queue = [x for x in queue if not is_equal(x)]
     if queue and study.rubric and study.rubric.instructions:
         print(study.rubric.instructions)
     done = 0
     with studies.appended(study.file_of(judge.name)) as append:
+        for _, row in equal:
+            append(dataclasses.replace(row, preference=0.5))
+        if equal:
+            print(f"{len(equal)} pairs of equal responses are ties, and are not asked")
         rows = studies.judged(study, judge, queue)
         while done < len(queue):
-            print(f"\n--- {len(queue) - done} left of {len(study.pairs)}")
+            print(f"\n--- {len(queue) - done} left")
             try:
                 append(next(rows))
             except person.Stopped:

@@ -115,7 +115,13 @@ def _answers(path: str, fields: Fields) -> dict[tuple, rows.Answer]:
     here = [a for a in rows.read(path) if temperature(a) == fields.temperature]
     runs = sorted({(a.seed is None, a.seed or 0, a.run, a.step or 0) for a in here})
     places = {run[2:]: i for i, run in enumerate(runs)}
-    return {(places[a.run, a.step or 0], a.prompt, a.sample): a for a in here}
+    out = {(places[a.run, a.step or 0], a.prompt, a.sample): a for a in here}
+    if len(out) < len(here):
+        raise errors.DataError(
+            f"{path}: several answers of one run to one prompt, sampled in other ways; "
+            "break the rows up by them"
+        )
+    return out
 
 
 def find(study: Study, name: str, *, network: bool = False) -> judges.Judge:

@@ -247,6 +247,8 @@ def test_a_slice_of_one_prompt_is_no_comparison(files, capsys):
     ]
     paths = [files(f"{i}.jsonl", x) for i, x in enumerate(made)]
     assert lines(capsys, *paths)[0] == errors.DONE
+    code, _, err = lines(capsys, *paths, "--by_slice")
+    assert code == errors.DONE and "  two: one prompt or cluster" in err
     code, _, err = lines(capsys, *paths, "--slice=two")
     assert code == errors.DATA and "1 prompts" in err
 

@@ -167,7 +167,7 @@ def test_a_person_stops_and_goes_on(folder, capsys):
     assert "dpo" not in out and "sft" not in out  # blind
     session(path, ["=", "s"])
     out = capsys.readouterr().out
-    assert "--- 2 left of 4" in out
+    assert "--- 2 left" in out
     assert "person:anna: dpo against sft: wins" in out and "1 ties, 1 failures" in out
     made = studies.stored(studies.read(path))
     assert len({j.pair for j in made}) == len(made) == 4
@@ -175,6 +175,16 @@ def test_a_person_stops_and_goes_on(folder, capsys):
         assert j.preference == (first if j.arm_first else 1 - first)
     assert made[2].preference == 0.5 and made[3].failure == "could not say"
     assert session(path, ["1"]) == ["1"]  # nothing is left to ask
+
+
+def test_equal_responses_are_ties_and_nobody_is_asked(folder, capsys):
+    same = [dataclasses.replace(a, run="same") for a in answers("sft", 0.2)]
+    same[3] = dataclasses.replace(same[3], text="something else.")
+    rows.write(folder / "same.jsonl", same)
+    path = study(folder, arm="same.jsonl")
+    session(path, ["1"])
+    out = capsys.readouterr().out
+    assert "29 pairs of equal responses are ties" in out and "29 ties" in out
 
 
 def test_criteria_come_first_and_raters_are_compared(folder, capsys):
