@@ -49,6 +49,7 @@ class Arm(NamedTuple):
       suite: the name and digest of the prompts, and how they were answered.
       prompts: their indices in the suite, ascending.
       slices, clusters: of each prompt; clusters are None where a prompt has none.
+      references: digests of the runs that the KL is from; None for one unknown.
       others: rows of other temperatures, which were left out.
     """
 
@@ -58,6 +59,7 @@ class Arm(NamedTuple):
     prompts: list[int]
     slices: list[str | None]
     clusters: list[str] | None
+    references: set[str | None]
     others: int
 
     @property
@@ -166,6 +168,7 @@ def read(
         prompts,
         [by_prompt[prompt].slice for prompt in prompts],
         None if None in clusters else clusters,
+        {answer.reference for answer in here if answer.kl is not None},
         others,
     )
 

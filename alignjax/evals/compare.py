@@ -177,10 +177,18 @@ def _correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def _at_kl(arm, base, kl: float, reference: arms.Arm | None) -> dict[str, float]:
+    references = arm.references | base.references
     if reference is not None:
         check_comparable(base._replace(runs=[]), reference)
         if len(reference.runs) != 1:
             raise errors.DataError(f"{reference.name}: a reference is one run")
+        references = references | {reference.runs[0].digest}
+    if len(references) > 1:
+        digests = " and ".join(sorted(f"{digest!s:.8}" for digest in references))
+        raise errors.DataError(
+            f"{arm.name} and {base.name}: KLs from other references, {digests}; a KL "
+            "from one run says nothing of that from another"
+        )
     curves = [x.curve(reference) for x in (arm, base)]
     try:
         out = frontier.matched(*curves, kl, base.clusters)

@@ -43,6 +43,7 @@ def answers(loss, seeds, gap=0.0, *, steps=(20,), prompts=PROMPTS, **fields):
                     tag="right" if gold[i] > 1 else "wrong",
                     components={"task": float(gold[i])},
                     kl=0.3 * k / len(steps) * (1 + i / 100),
+                    reference="start 0 20",
                 )
                 out.append(dataclasses.replace(row, **fields))
     return out
@@ -224,6 +225,8 @@ def test_rows_that_cannot_be_compared_are_refused(files, capsys, name):
 def test_options_that_cannot_be(files, capsys):
     dpo = files("dpo.jsonl", answers("dpo", [0, 1]))
     ipo = files("ipo.jsonl", answers("ipo2", [0, 1], kl=None))
+    other = files("other.jsonl", answers("kto_", [0, 1], reference="9f"))
+    start = files("start.jsonl", answers("start", [1], kl=None))
     for arguments, code, reason in (
         ([dpo], errors.CONFIG, "arms"),
         ([dpo, ipo, "--metric=beauty"], errors.CONFIG, "metric: 'beauty'"),
@@ -232,8 +235,10 @@ def test_options_that_cannot_be(files, capsys):
         ([dpo, ipo, "--kl=-1"], errors.CONFIG, "kl: -1"),
         ([dpo, ipo, "--margin=nan"], errors.CONFIG, "margin: nan"),
         ([dpo, ipo, "--kl=.3"], errors.DATA, "ipo2: some answers have no kl"),
-        ([ipo, dpo, f"--reference={dpo}", "--kl=.3"], errors.DATA, "is one run"),
+        ([dpo, dpo, f"--reference={dpo}", "--kl=.3"], errors.DATA, "is one run"),
         ([dpo, dpo, "--kl=9"], errors.CONFIG, "outside"),
+        ([dpo, other, "--kl=.3"], errors.DATA, "other references, 9f and start 0"),
+        ([dpo, dpo, f"--reference={start}", "--kl=.3"], errors.DATA, "start 1"),
         ([dpo, "missing.jsonl"], errors.DATA, "missing.jsonl"),
     ):
         got, printed, err = lines(capsys, *arguments)
