@@ -286,7 +286,7 @@ LOOKS = {
 }
 
 
-@strange.trials(24, 150)
+@strange.trials(16, 150)
 def test_a_run_that_is_damaged_at_random(sound, tmp_path, count):
     json_files = {
         name: json.loads((sound.workdir / name).read_text())
