@@ -398,11 +398,11 @@ def main() -> int:
     add("--json", metavar="FILE", help="keep the figures there")
     add("--side", help=argparse.SUPPRESS)  # of this process
     args = parser.parse_args()
-    requires.packages(*PACKAGES[args.part])
     if args.side:
         (side,) = (x for x in sides(args.part, args.small) if x.name == args.side)
         print(json.dumps(side.run()))
         return errors.DONE
+    requires.packages(*PACKAGES[args.part])
     device = _device()
     if "GPU" not in device and not args.small:
         print(f"no GPU here ({device}); --small runs on it", file=sys.stderr)

@@ -11,6 +11,8 @@ from alignjax.plan import floors, memory, program, step, topology
 from alignjax.tracking import throughput
 
 PREALLOCATED = 0.75  # of a GPU's memory, by jax unless it is told otherwise
+# Kernels in a language of their own: of them only the bytes are known.
+OPAQUE = {"tpu_custom_call", "__gpu$xla.gpu.triton", "mosaic_gpu"}
 
 
 def measure(
@@ -37,12 +39,15 @@ def measure(
     hidden = max(card.factor * computing, moving)
     rate = planned.tokens / exposed
     peak = throughput.peak_flops(card.kind)
+    notes = list(planned.notes)
+    if unknown := sorted({x.root for x in kernels} & OPAQUE):
+        notes.append(f"{', '.join(unknown)}: kernels whose operations nobody counts")
     return {
         "topology": where.name,
         "device": f"{devices} x {card.kind}",
         "mesh": mesh,
         "jax": jax.__version__,
-        "notes": planned.notes,
+        "notes": notes,
         "fits": total <= memory.USABLE * card.memory,
         "memory": {"card": card.memory, "total": total, **kinds},
         "largest": [

@@ -24,6 +24,7 @@ ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 NAME = re.compile(r"%([\w.\-]+)")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|branch_computations)=\{?([^,}]+)")
 TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)')
+TARGET = re.compile(r'custom_call_target="([^"]+)"')
 OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 GROUPS = re.compile(
     r"replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=[^ ]+|mesh\[.*?\{[^}]*\})"
@@ -118,7 +119,8 @@ class Kernel(NamedTuple):
     Attributes:
       name, opcode: in the text; the opcode of a fusion is "fusion".
       op_name: the path of the source.
-      root: the opcode of the last instruction of a fusion, or its own.
+      root: the opcode of the last instruction of a fusion, the target of a custom call,
+        or its own opcode.
       times: how often it runs in a step.
       flops: of matrix products, each time.
       read, written: bytes, each time.
@@ -277,8 +279,10 @@ def _kernel(program, body, x: Instruction, opcode: str, times: float) -> Kernel:
     attention, flops = _attention(x, body)
     if attention is None:
         flops = _flops(x, body)
+    target = TARGET.search(x.attributes)
+    root = target[1] if target else opcode
     return Kernel(
-        x.name, opcode, x.op_name, opcode, times, flops, read, written, attention
+        x.name, opcode, x.op_name, root, times, flops, read, written, attention
     )
 
 

@@ -52,7 +52,11 @@ def run(
             ):
                 report(f"{_words(settings)}: its arguments alone do not fit")
                 break
-            compiled = step.compile(planned, where.options)
+            try:
+                compiled = step.compile(planned, where.options)
+            except errors.ConfigError:
+                report(f"{_words(settings)}: the compiler refuses it, it does not fit")
+                continue
             figures = outcome.measure(planned, compiled, where)
             predicted, size = figures["predicted"], figures["memory"]["total"]
             row = {**settings, "fits": figures["fits"], "memory": size, **predicted}

@@ -82,11 +82,24 @@ def plan(
 
 
 def compile(planned: Planned, options: Mapping[str, Any]):
-    """The compiled step, as `jax.stages.Compiled`."""
+    """The compiled step, as `jax.stages.Compiled`.
+
+    Raises:
+      ConfigError: compilers of TPUs refuse what does not fit.
+    """
     run = planned.run
     with sharding.use(run.mesh, run.rules):
         lowered = running.train_step(run).lower(*planned.arguments)
-        return lowered.compile(compiler_options=dict(options) or None)
+        try:
+            return lowered.compile(compiler_options=dict(options) or None)
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            if not text.startswith("RESOURCE_EXHAUSTED"):
+                raise
+            raise errors.ConfigError(
+                f"batch_size: {text:.300}; raise microbatches, choose model.remat, or "
+                "lower batch_size or length"
+            ) from error
 
 
 def _absent(section: Mapping, network: bool, notes: list[str]) -> bool:

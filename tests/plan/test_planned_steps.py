@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A planned step is the one that trains, of each objective; and what plans refuse."""
 
+import argparse
 import json
 
 import jax
@@ -112,6 +113,24 @@ def test_search_compiles_nothing_that_its_arguments_fill(scratch, monkeypatch):
     section = golden.section("language_model", scratch)
     monkeypatch.setattr(step, "compile", lambda *_: pytest.fail("compiled"))
     assert search.run(section, here(1, memory=1 << 10), {}, lambda _: None) == []
+
+
+def test_search_goes_on_where_a_compiler_refuses(scratch, monkeypatch):
+    section = golden.section("language_model", scratch)
+    planned = step.plan(section, jax.devices()[:1])
+
+    def refuse(**_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: 20 GiB of 16")
+
+    lowered = argparse.Namespace(compile=refuse)
+    jitted = argparse.Namespace(lower=lambda *_: lowered)
+    monkeypatch.setattr(step.running, "train_step", lambda _: jitted)
+    with pytest.raises(errors.ConfigError, match=r"^batch_size: "):
+        step.compile(planned, {})
+    lines = []
+    assert search.run(section, here(1), {}, lines.append) == []
+    tried = [line for line in lines if "x8" in line]
+    assert len(tried) == len(decoder.REMAT_POLICIES)
 
 
 def problems(*arguments: str) -> list[str]:
