@@ -38,6 +38,8 @@ def attend(
     return rows_lib.on_each_device(kernel)(q_BTNH, k_BTKH, v_BTKH, rows)
 
 
+# So that layers which are written out one after the other share one trace.
+@functools.partial(jax.jit, static_argnames=("window", "softcap", "scale", "interpret"))
 def _kernel(
     q_BTNH, k_BTKH, v_BTKH, rows: rows_lib.Rows, *, window, softcap, scale, interpret
 ):
