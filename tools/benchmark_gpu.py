@@ -8,6 +8,8 @@ of a part have 5 minutes together. A side that comes too late is named, not drop
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -101,7 +103,7 @@ def _steps(models: Mapping[str, str], small: bool) -> list[Side]:
 
 
 def _pretrain_sides(small: bool) -> list[Side]:
-    tiny = "--vocab=307 --length=32 --batch=2 --steps=2 --layers=2"
+    tiny = "--vocab=307 --length=32 --batch=8 --steps=2 --layers=2"
     if small:
         return _steps({"llama/nano": f"--model=llama/nano {tiny}"}, small)
     common = "--dtype=bfloat16 --steps=10"
@@ -117,7 +119,7 @@ def _pretrain_sides(small: bool) -> list[Side]:
 
 
 def _sft_sides(small: bool) -> list[Side]:
-    tiny = "--vocab=307 --length=32 --batch=2 --steps=2 --layers=2 --lora=4"
+    tiny = "--vocab=307 --length=32 --batch=8 --steps=2 --layers=2 --lora=4"
     if small:
         return _steps({"llama/nano LoRA": f"--model=llama/nano {tiny}"}, small)
     flags = "--model=llama/1b --vocab=128256 --length=2048 --batch=8 --lora=16"
@@ -275,81 +277,24 @@ def _sample_torch(model, vocab, layers, batch, prompt, max_tokens, dtype):
 
 
 def _check_sides(small: bool) -> list[Side]:
-    backend = "xla" if small else "cudnn"
-    lengths = (5, 33) if small else (1, 7, 127, 130, 511, 1025)
-    return [
-        Side(f"{backend} {kind}", lambda kind=kind: _check(backend, kind, lengths))
-        for kind in ("one document", "packed", "window", "branches")
-    ]
+    flags = ["--lengths", "5", "33"] if small else []
+    return [Side("attention", lambda: _check(flags))]
 
 
-def _check(backend: str, kind: str, lengths: tuple[int, ...]) -> dict[str, Any]:
-    """The largest difference from float32, of outputs and gradients, relative.
+def _check(flags: list[str]) -> dict[str, Any]:
+    """What `tools/check_attention.py` says at its end.
 
     Raises:
-      ValueError: more than what rounding to 16 bits explains.
+      ValueError: it finds a difference that rounding does not explain.
     """
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
+    from tools import check_attention
 
-    worst = 0.0
-    for T in lengths:
-        keys = jax.random.split(jax.random.key(T), 4)
-        heads = (4, 2, 2, 4)  # of queries, keys, values, and of the output's gradient
-        arrays = [
-            jax.random.normal(key, (2, T, count, 64), jnp.float32)
-            for key, count in zip(keys, heads, strict=True)
-        ]
-        rows = _check_rows(kind, T)
-        window = max(1, T // 3) if kind == "window" else None
-        ours = _attention(backend, jnp.bfloat16, arrays, rows, window)
-        exact = _attention("xla", jnp.float32, arrays, rows, window)
-        for a, b in zip(*map(jax.tree.leaves, (ours, exact)), strict=True):
-            error = float(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-6))
-            worst = max(worst, error)
-    if not worst < 0.02:
-        raise ValueError(f"{backend}, {kind}: {worst:.3g} from float32, above 0.02")
-    return {"relative_error": worst, "lengths": len(lengths)}
-
-
-def _attention(backend: str, dtype, arrays, rows, window: int | None):
-    """The gradients of a sum of the outputs of attention, and these; float32."""
-    import jax
-    import jax.numpy as jnp
-
-    from alignjax.models import attention
-
-    attend = attention.BACKENDS.find(backend)
-    real_BT11 = (rows.segment_ids != 0)[..., None, None]
-    *inputs, weights = arrays
-
-    def total(*inputs):
-        inputs = (x.astype(dtype) for x in inputs)
-        x = attend(*inputs, rows, window=window, softcap=None, scale=None)
-        x = jnp.where(real_BT11, x.astype(jnp.float32), 0)
-        return (x * weights).sum(), x
-
-    return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*inputs)
-
-
-def _check_rows(kind: str, T: int):
-    """Rows of some kind: ragged, the last tokens of the second are padding."""
-    import jax.numpy as jnp
-
-    from alignjax.models.attention import rows as rows_lib
-
-    t, last = jnp.arange(T), max(1, T - T // 5)
-    padded = jnp.stack([jnp.ones(T, jnp.int32), (t < last).astype(jnp.int32)])
-    if kind != "packed" and kind != "branches":
-        return rows_lib.Rows(padded, one_document=True)
-    if kind == "packed":
-        return rows_lib.Rows(padded * (1 + 3 * t // T).astype(jnp.int32))
-    # A third is shared, then two branches.
-    branch = jnp.minimum(3 * t // max(T, 1), 2).astype(jnp.int32)
-    positions = jnp.where(branch == 2, t - T // 3, t).astype(jnp.int32)
-    both = [jnp.broadcast_to(x, (2, T)) for x in (branch, positions)]
-    return rows_lib.Rows(padded, rows_lib.Branches(*both))
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = check_attention.main(flags)
+    lines = output.getvalue().splitlines()
+    if code:
+        raise ValueError(f"{lines[-1]}; python tools/check_attention.py shows where")
+    return {"kinds": len(lines) - 2, "result": lines[-1]}
 
 
 def drive(part: str, small: bool) -> dict[str, Any]:
