@@ -125,37 +125,38 @@ class Sampler(NamedTuple):
         return settings
 
 
-def _prompts(options) -> list[Any]:
-    """The prompts of the command line, then those of the file."""
-    if options.prompts is None:
-        return options.prompt
-    if options.prompts.lower().endswith(".txt"):
+def _prompts(sampler: Sampler, options) -> tuple[list[Any], list[str | list[int]]]:
+    """The prompts of the command line and of the file, as given and as sampled from."""
+    rows = [(f"prompt {text!r:.40}", records.Text(text)) for text in options.prompt]
+    if options.prompts is not None and options.prompts.lower().endswith(".txt"):
         lines = {"path": options.prompts, "document": "line"}
-        rows = sources.load("text", lines).documents()
-        read = lambda record: record.text
-    else:
-        rows, read = sources.rows(options.prompts), formats.prompt
+        rows += sources.load("text", lines).documents()
+    elif options.prompts is not None:
+        rows += sources.rows(options.prompts)
     faults = records.Faults("error", "mend them")
-    prompts = []
+    prompts, encoded = [], []
     for where, row in rows:
+        if isinstance(row, records.BadRow):
+            faults.add(where, row.reason)
+            continue
         try:
-            bad = isinstance(row, records.BadRow)
-            prompts += [] if bad else [read(row)]
-            reason = row.reason if bad else None
+            is_text = isinstance(row, records.Text)
+            prompt = row.text if is_text else formats.prompt(row)
+            encoded.append(sampler.prompt(prompt))
+            prompts.append(prompt)
         except errors.DataError as error:
-            reason = str(error)
-        if reason:
-            faults.add(where, reason)
+            faults.add(where, str(error))
     faults.check()
-    return options.prompt + prompts
+    if not prompts:
+        raise errors.DataError(f"prompts: {options.prompts} has none; fill the file")
+    return prompts, encoded
 
 
 def _complete(sampler: Sampler, options) -> None:
     """Every sample of every prompt, in few batches, and printed block by block."""
-    prompts = _prompts(options)
+    prompts, encoded = _prompts(sampler, options)
     count = options.samples
     seeds = [options.seed + n for n in range(count)]
-    encoded = [sampler.prompt(prompt) for prompt in prompts]
     settings = sampler.settings(encoded)
     for first in range(0, len(prompts), BLOCK):
         block = encoded[first : first + BLOCK]

@@ -126,6 +126,7 @@ def test_prompts_of_a_file_are_completed(workdir, tmp_path, capsys, monkeypatch,
         ),
         ('{"prompt": "a"}\nb', errors.DATA, "prompts.jsonl:2: invalid JSON"),
         ('{"prompt": 5}', errors.DATA, "prompts.jsonl:1: "),
+        ("\n", errors.DATA, "prompts: "),
         (
             '{"messages": [{"role": "user", "content": "a"}]}',
             errors.CONFIG,
@@ -138,6 +139,15 @@ def test_bad_prompts_are_refused(workdir, tmp_path, capsys, text, code, message)
     path.write_text(text)
     ended, out, err = command(capsys, f"--run={workdir}", f"--prompts={path}")
     assert (ended, out) == (code, "") and message in err and "Traceback" not in err
+
+
+def test_a_dialogue_that_awaits_no_reply_is_named_by_its_line(tmp_path, capsys):
+    turns = [dict(role="user", content="a"), dict(role="assistant", content="b")]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"messages": turns}))
+    run = ROOT / "tests/golden/runs/sft"
+    code, out, err = command(capsys, f"--run={run}", f"--prompts={path}")
+    assert (code, out) == (errors.DATA, "") and f"{path}:1: " in err
 
 
 def test_parameters_of_another_model_are_refused(workdir, tmp_path, capsys):

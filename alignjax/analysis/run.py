@@ -60,6 +60,8 @@ def open_run(
     except OSError as error:  # such as a name that is too long
         problem = f"{name!r:.80} is no run: {error.strerror}; check the path"
         raise errors.CheckpointError(problem) from error
+    if not name.strip():  # which would be the current folder
+        raise errors.CheckpointError(f"{name!r} is no path of a run; name its folder")
     if name.startswith(folder.HUB) or folder.is_folder(path):
         store = stores.hugging_face(folder.open_folder(folder.find(name, network)))
     else:

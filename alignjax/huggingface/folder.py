@@ -111,7 +111,7 @@ def find(name: str, network: bool = False) -> pathlib.Path:
     """
     repository = name.removeprefix(HUB)
     path = filenames.expanded(repository)
-    if path.exists():
+    if repository.strip() and path.exists():  # "" would be the current folder
         return path
     lost = f"{name}: there is no such folder, and"
     plain = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository)

@@ -355,6 +355,15 @@ def test_a_run_that_starts_from_itself_is_refused(monkeypatch, tmp_path):
     assert conversion._base_of(analysis.Run(store)) is None
 
 
+@pytest.mark.parametrize("name", ["", " ", "hf:", "hf: "])
+def test_no_name_is_not_the_current_folder(name, tmp_path, monkeypatch):
+    handmade.words(handmade.write(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert analysis.open_run(".").steps == [0]
+    with pytest.raises((errors.CheckpointError, errors.ConfigError)):
+        analysis.open_run(name)
+
+
 def test_a_name_that_no_file_can_have_is_refused():
     for prefix in ("", "hf:"):
         with pytest.raises(errors.CheckpointError, match="too long"):
