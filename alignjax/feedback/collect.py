@@ -257,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = cli.output(options.out)
         if options.pairs < 1:
             raise errors.ConfigError(f"pairs: {options.pairs} must be at least 1")
+        if not 0 <= options.seed < 2**32:
+            raise errors.ConfigError(f"seed: {options.seed} is not from 0 to 2^32 - 1")
         # Seeded by no path: runs may move.
         rng = random.Random(f"{options.seed} {options.labeler} {len(options.source)}")
         labeler = find_labeler(options.labeler, rng)

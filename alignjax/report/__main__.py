@@ -15,10 +15,16 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+import jinja2
+
 from alignjax import cli, errors
 from alignjax.report import page, story
 from alignjax.storage import atomic
 from alignjax.world.assessment import results
+
+# What drawing and writing raise where a figure is missing, or is none.
+_NO_FIGURES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
+_NO_FIGURES += (jinja2.TemplateError,)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,14 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = story.load(options.stage, figures)
         try:
             text = page.render(data, options.title, page.provenance())
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            if not figures or isinstance(error, errors.AlignError):
-                raise
-            raise errors.ConfigError(
-                f"assessment: {options.assessment} lacks what assess writes "
-                f"({type(error).__name__}: {error!s:.80}); write it again with "
-                "alignjax assess --anew"
-            ) from error
+        except errors.AlignError:
+            raise
+        except _NO_FIGURES as error:
+            reason = "stage: its metrics or config cannot be drawn"
+            if figures:
+                reason = (
+                    f"assessment: {options.assessment} lacks what assess writes; write "
+                    "it again with alignjax assess --anew"
+                )
+            problem = f"{reason} ({type(error).__name__}: {error!s:.80})"
+            raise errors.ConfigError(problem) from error
         atomic.write(out, text)
         print(f"the report: {out}, {out.stat().st_size / 1024:.0f} KB")
 

@@ -113,6 +113,7 @@ def test_a_labeler_may_be_any_function(prompts):
         (["--source=a", "--source=a:1"], "two or more"),
         (["--source=a", "--source=b", "--labeler=nobody"], "nobody"),
         (["--source=a", "--source=b", "--pairs=0"], "pairs: 0"),
+        (["--source=a", "--source=b", "--seed=-1"], "seed: -1"),
         (["--out="], "out: empty; name a file"),
         (["--cache_dir="], "cache_dir: empty; name a file or folder"),
     ],

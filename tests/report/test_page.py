@@ -242,6 +242,8 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
     odd = made_up.measured()
     odd["models"]["sft"]["documents"]["mean"] = "much"
     (tmp_path / "text.json").write_text(json.dumps(odd))
+    other = made_up.measured() | {"world": {"preset": "nano"}}
+    (tmp_path / "world.json").write_text(json.dumps(other))
     for bad, message in (
         ([], "give --stage"),
         ([f"--out={tmp_path}", *stages], f"out: {tmp_path} is a folder"),
@@ -249,6 +251,7 @@ def test_the_command(folders, tmp_path, capsys, monkeypatch):
         ([f"--assessment={tmp_path / 'less.json'}"], "less.json lacks what assess"),
         ([f"--assessment={tmp_path / 'odd.json'}"], "results without models.sft.path"),
         ([f"--assessment={tmp_path / 'text.json'}"], "text.json lacks what assess"),
+        ([f"--assessment={tmp_path / 'world.json'}"], "world.json lacks what assess"),
         (["--stage=a=/no/such"], "stage a"),
         (["--assessment=/no/such"], "/no/such"),
         (["--assessment=~/no_such"], f"{tmp_path}/no_such"),
@@ -296,3 +299,14 @@ def test_damaged_metrics_are_one_message(line, tmp_path, capsys):
     assert not out.exists()
     metrics.write_bytes(b'{"step": 0, "loss": "NaN"}\n{"step": 1')  # still writing
     assert main.main([f"--out={out}", f"--stage=a={workdir}"]) == 0
+
+
+def test_metrics_that_no_axis_holds_are_refused(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text('{"model": {}}')
+    rows = [{"step": i, "loss": x} for i, x in enumerate([1e308, -1e308])]
+    (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    out = tmp_path / "report.html"
+    assert main.main([f"--out={out}", f"--stage=a={workdir}"]) == 78
+    assert "stage: " in capsys.readouterr().err and not out.exists()

@@ -38,7 +38,7 @@ class Settings:
     """
 
     each: bounds.Count = 64
-    seed: int = 0
+    seed: bounds.CountOrZero = 0
     length: bounds.Count = 64
     kinds: tuple[str, ...] = KINDS
     documents: bounds.Count = 512
