@@ -400,11 +400,34 @@ def _flops(x: Instruction, body: dict[str, Instruction]) -> float:
         axes = [int(i) for i in re.findall(r"\d+", match[1])] if match else []
         return 2.0 * math.prod(sizes(x.shape)) * math.prod(left[i] for i in axes)
     if x.opcode == "convolution":
-        kernel = sizes(body[x.operands[1]].shape)
-        labels = re.search(r"dim_labels=\w+_(\w+)->", x.attributes)[1]
-        features = kernel[labels.index("o")]
-        return 2.0 * math.prod(sizes(x.shape)) * math.prod(kernel) / features
+        return _convolution_flops(x, body)
     return 0.0
+
+
+def _convolution_flops(x: Instruction, body: dict[str, Instruction]) -> float:
+    """Of a product as compilers of TPUs write it: axes may slide over each other.
+
+    What falls on padding, or between the elements of an axis that is spread out, is
+    no operation.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes).groups()
+    shapes = [sizes(body[name].shape) for name in x.operands[:2]] + [sizes(x.shape)]
+    data, kernel, out = (
+        dict(zip(names, shape, strict=True))
+        for names, shape in zip(labels, shapes, strict=True)
+    )
+    window = re.search(r"window=\{([^}]*)\}", x.attributes)
+    options = dict(re.findall(r"(\w+)=(\S+)", window[1] if window else ""))
+    pairs = 1
+    for i, axis in enumerate(sorted(filter(str.isdigit, out))):
+        part = lambda name, i=i: options[name].split("x")[i]
+        of = lambda name, part=part: int(part(name)) if name in options else 1
+        low = int(part("pad").partition("_")[0]) if "pad" in options else 0
+        at = np.arange(out[axis])[:, None] * of("stride") - low
+        at = at + np.arange(kernel[axis]) * of("rhs_dilate")
+        inside = (at >= 0) & (at < data[axis] * of("lhs_dilate"))
+        pairs *= int((inside & (at % of("lhs_dilate") == 0)).sum())
+    return 2.0 * out["b"] * kernel["i"] * kernel["o"] * pairs
 
 
 def _attention(x: Instruction, body: dict[str, Instruction]):

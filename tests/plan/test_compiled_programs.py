@@ -92,6 +92,27 @@ def test_loops_that_do_not_say_run_until_their_counter_is_at_its_limit():
     assert kernel.times == 5
 
 
+@pytest.mark.parametrize(
+    ("window", "pairs"),
+    [
+        ("size=4", 4),
+        ("size=4 pad=3_3", 1 + 2 + 3 + 4 + 3 + 2 + 1),
+        ("size=4 stride=4 lhs_dilate=4 pad=0_0", 1),
+        ("size=4 pad=3_3 rhs_reversal=1", 16),
+    ],
+)
+def test_of_a_convolution_only_what_meets_counts(window, pairs):
+    """As compilers of TPUs write products: 8 rows, 16 features in and 32 out."""
+    out = 7 if "pad=3_3" in window else 1
+    (kernel,) = kernels(
+        "  %x = bf16[8,4,16]{2,1,0} parameter(0)\n"
+        "  %k = bf16[4,16,32]{2,1,0} parameter(1)\n"
+        f"  ROOT %c = bf16[8,{out},32]{{2,1,0}} convolution(%x, %k), "
+        f"window={{{window}}}, dim_labels=b0f_0io->b0f"
+    )
+    assert kernel.flops == 2 * 8 * 16 * 32 * pairs
+
+
 def fusion(body: str, shape: str, *operands: str):
     lines = [
         f"  %a{i} = {operand} parameter({i})" for i, operand in enumerate(operands)
