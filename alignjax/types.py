@@ -228,13 +228,15 @@ class Model(NamedTuple):
         turns dropout and noise on. With `every_layer=True` it gives the embeddings and
         the output of every layer before the last norm, float32 [L + 1, B, T, D].
       unembed: `(params, x_BTD) -> logits_BTV`, float32. Apart from `hidden` so that
-        log-probabilities can be computed in chunks of time.
+        log-probabilities can be computed in chunks of tokens.
       init_cache: `(batch, length) -> cache`, room for `length` tokens a row.
       extend: `(params, tokens_BT, positions_BT, cache) -> (x_BTD, cache)`, appends T
         tokens to every row of the cache; a position of -1 marks padding, which no
         query ever sees.
       score: `(params, x_BTD) -> score_BTH`, float32, the scalar heads of a reward model
         at every position; H is 0 for a model that has none.
+      head: `(params) -> head_DV`, the matrix by which `unembed` multiplies.
+      cap: `(products) -> logits`, float32, of the products of hidden states and head.
       routing: as `hidden`, with a `Routing` beside x_BTD; None for a model that has no
         experts.
     """
@@ -246,6 +248,8 @@ class Model(NamedTuple):
     init_cache: Callable[[int, int], Any]
     extend: Callable[..., tuple[jax.Array, Any]]
     score: Callable[[Params, jax.Array], jax.Array]
+    head: Callable[[Params], jax.Array]
+    cap: Callable[[jax.Array], jax.Array]
     routing: Callable[..., tuple[jax.Array, Routing]] | None = None
 
 

@@ -132,7 +132,15 @@ def platform() -> str:
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an activation: `constrain(x_BTD, "batch", "seq", None)`; no mesh, no-op."""
-    return nn.with_logical_constraint(x, axes)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not mesh.manual_axes:
+        return nn.with_logical_constraint(x, axes)
+    # Inside of a `shard_map` over some axes of the mesh, the others are left to say.
+    free = lambda part: tuple(a for a in axis_names(part) if a not in mesh.manual_axes)
+    spec = PartitionSpec(
+        *(free(part) or None for part in nn.logical_to_mesh_axes(axes))
+    )
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def axes_of(name: str) -> tuple[str, ...]:

@@ -218,14 +218,6 @@ class Decoder(nn.Module):
         cache = {"layers": kv, "positions": slots_BS, "slot": slot}
         return self.norm(x_BTD), cache
 
-    def unembed(self, x_BTD):
-        head = self.embed.T if self.config.tied else self.head
-        head = head.astype(x_BTD.dtype)
-        logits_BTV = jnp.matmul(x_BTD, head, preferred_element_type=jnp.float32)
-        if (cap := self.config.logit_softcap) is not None:
-            logits_BTV = cap * jnp.tanh(logits_BTV / cap)
-        return sharding.constrain(logits_BTV, "batch", "seq", "vocab")
-
     def scores(self, x_BTD):
         return sharding.constrain(self.score(x_BTD), "batch", "seq", None)
 
@@ -274,10 +266,22 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
             )
         return apply(params, x_BTD, method="scores")
 
-    unembed = functools.partial(apply, method="unembed")
+    def head(params):
+        return params["embed"].T if c.tied else params["head"]
+
+    def cap(products):
+        logits, limit = products.astype(jnp.float32), c.logit_softcap
+        return logits if limit is None else limit * jnp.tanh(logits / limit)
+
+    def unembed(params, x_BTD):
+        head_DV = head(params).astype(x_BTD.dtype)
+        logits = cap(jnp.matmul(x_BTD, head_DV, preferred_element_type=jnp.float32))
+        return sharding.constrain(logits, "batch", "seq", "vocab")
+
     extend = functools.partial(apply, method="extend")
     routing = functools.partial(read, method="routed") if c.experts else None
-    return types.Model(c, init, hidden, unembed, init_cache, extend, score, routing)
+    read_in = (init, hidden, unembed, init_cache, extend, score, head, cap)
+    return types.Model(c, *read_in, routing)
 
 
 def abstract(model: types.Model) -> types.Params:

@@ -8,9 +8,9 @@ from typing import Literal
 import jax.numpy as jnp
 
 from alignjax import trees
-from alignjax.bounds import Count, NonNegative
+from alignjax.bounds import NonNegative
 from alignjax.losses import language_model as losses
-from alignjax.objectives import logprobs
+from alignjax.objectives import chunks, logprobs
 from alignjax.types import Frozen, Mean, Model, Objective, Sequences
 
 LOSSES = {"cross_entropy": losses.cross_entropy, "dft": losses.dft}
@@ -21,7 +21,8 @@ def make(
     *,
     loss: Literal["cross_entropy", "dft"] = "cross_entropy",
     z_loss: NonNegative = 0.0,
-    chunk: Count = logprobs.CHUNK,
+    chunk: chunks.Chunk = "auto",
+    logits_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Objective:
     """The weighted mean over tokens of a loss of log p(target), + z_loss * log(Z)^2.
 
@@ -29,7 +30,11 @@ def make(
       model: the policy.
       loss: -log p, or that of `losses.dft`, for fine-tuning.
       z_loss: weight of the squared log-normaliser, PaLM (arXiv:2204.02311) uses 1e-4.
-      chunk: positions whose logits exist at one time; see `logprobs.tokens`.
+      chunk: tokens whose logits exist at one time on a device, or "auto"; see
+        `chunks.size`.
+      logits_dtype: that logits are rounded to while training. In bfloat16, as torch's
+        autocast has them, they are off by up to a 256th, and half as large; so are the
+        metrics of training. Evaluations are in float32.
 
     Metrics: `nll`, -log p(target) in nats a token whatever the loss; `accuracy`, the
     share of targets than which no token is likelier; `entropy`, nats a token; `z_loss`
@@ -37,10 +42,20 @@ def make(
     """
     token_loss = LOSSES[loss]
 
+    def loss_of(tokens: logprobs.Tokens):
+        x = token_loss(tokens.logp)
+        return x + z_loss * losses.z_loss(tokens.logz) if z_loss else x
+
     def objective(params, frozen: Frozen, batch: Sequences, key, train: bool):
-        params = trees.merge(params, frozen.base)
-        tokens = logprobs.tokens(
-            model, params, batch, key, chunk=chunk, needs=("hit", "entropy")
+        total, tokens = logprobs.weighted(
+            model,
+            trees.merge(params, frozen.base),
+            batch,
+            key,
+            loss_of,
+            chunk=chunk,
+            needs=("hit", "entropy"),
+            logits_dtype=logits_dtype if train else "float32",
         )
         weight = batch.weights.sum(dtype=jnp.float32)
         mean = lambda x_BT: Mean((x_BT * batch.weights).sum(dtype=jnp.float32), weight)
@@ -49,11 +64,8 @@ def make(
             "accuracy": mean(tokens.hit),
             "entropy": mean(tokens.entropy),
         }
-        total_BT = token_loss(tokens.logp)
         if z_loss:
-            z_BT = losses.z_loss(tokens.logz)
-            metrics["z_loss"] = mean(z_BT)
-            total_BT = total_BT + z_loss * z_BT
-        return mean(total_BT), metrics
+            metrics["z_loss"] = mean(losses.z_loss(tokens.logz))
+        return Mean(total, weight), metrics
 
     return Objective(objective)

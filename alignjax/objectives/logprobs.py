@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probabilities of tokens and of responses, for training, evaluation and analysis.
 
-`tokens` computes figures of every target, with the logits of one chunk of time at a
-time. `response_logprobs` sums them over responses, with the same result in the three
-layouts of `types.Responses`: a target counts by its response and its rank there, never
-by its row. Arrays of responses are [G, K], with G = B P in the order of the batch.
+`tokens` computes figures of every target, with the logits of one chunk of tokens at a
+time; `weighted` sums a loss of them too, and makes its gradient on the way.
+`response_logprobs` sums them over responses, with the same result in the three layouts
+of `types.Responses`: a target counts by its response and its rank there, never by its
+row. Arrays of responses are [G, K], with G = B P in the order of the batch.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alignjax.objectives import chunks
 from alignjax.types import LogProbs, Model, Params, Responses, Sequences
 
-# Logits of one chunk are [B, chunk, V] float32; this many positions of one row at once.
-CHUNK = 128
 # Fields of `Tokens` that compare with a reference.
 COMPARISONS = ("reference_kl", "kl")
 
@@ -54,7 +54,7 @@ def tokens(
     sequences: Sequences,
     key=None,
     *,
-    chunk: int = CHUNK,
+    chunk: chunks.Chunk = "auto",
     needs: tuple[str, ...] = (),
     reference: Params | None = None,
     reference_model: Model | None = None,
@@ -66,8 +66,8 @@ def tokens(
       params: of the policy.
       sequences: rows [B, T].
       key: turns dropout on.
-      chunk: positions of each row whose logits exist at one time. Values and gradients
-        do not depend on it; T need not be a multiple of it.
+      chunk: tokens of a device whose logits exist at one time; see `chunks.size`.
+        Values and gradients do not depend on it.
       needs: further fields of `Tokens`; other names are ignored.
       reference: parameters of a reference, for `reference_logp` and the fields in
         `COMPARISONS`; without a gradient.
@@ -78,30 +78,73 @@ def tokens(
     """
     if reference is None and any(name in needs for name in COMPARISONS):
         raise ValueError(f"{', '.join(COMPARISONS)} compare two models: no reference")
-    arrays = (model.hidden(params, sequences, key), sequences.targets)
+    states, heads = (model.hidden(params, sequences, key),), (model.head(params),)
     if reference is not None:
         reference = lax.stop_gradient(reference)
-        other = reference_model or model
-        arrays += (other.hidden(reference, sequences),)
+        other_model = reference_model or model
+        states += (other_model.hidden(reference, sequences),)
+        heads += (other_model.head(reference),)
 
-    def figures(x_BCD, targets_BC, reference_BCD=None):
-        logits_BCV = model.unembed(params, x_BCD)
-        policy = _figures(logits_BCV, targets_BC, needs)
-        if reference is None:
-            return policy
-        reference_BCV = other.unembed(reference, reference_BCD)
-        fields = {"reference_logp": token_logp(reference_BCV, targets_BC)[0]}
-        if "reference_kl" in needs:
-            fields["reference_kl"] = divergence(reference_BCV, logits_BCV)
-        if "kl" in needs:
-            fields["kl"] = divergence(logits_BCV, reference_BCV)
-        return policy._replace(**fields)
+    def figures(products, targets, previous=None):
+        logits = model.cap(products[0])
+        policy = _figures(logits, targets, needs, previous and previous.logz)
+        for product in products[1:]:
+            other = other_model.cap(product)
+            fields = {"reference_logp": token_logp(other, targets)[0]}
+            if "reference_kl" in needs:
+                fields["reference_kl"] = divergence(other, logits)
+            if "kl" in needs:
+                fields["kl"] = divergence(logits, other)
+            policy = policy._replace(**fields)
+        return policy
 
-    return over_chunks(figures, arrays, chunk)
+    size = chunks.size(chunk, heads[0].shape[1])
+    return chunks.mapped(figures, states, heads, (sequences.targets,), size)
 
 
-def _figures(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> Tokens:
-    logp, logz = token_logp(logits, targets)
+def weighted(
+    model: Model,
+    params: Params,
+    sequences: Sequences,
+    key,
+    loss: Callable[[Tokens], jax.Array],
+    *,
+    chunk: chunks.Chunk = "auto",
+    needs: tuple[str, ...] = (),
+    logits_dtype: str = "float32",
+) -> tuple[jax.Array, Tokens]:
+    """The sum over targets of `sequences.weights` times a loss, and their figures.
+
+    The gradient of the sum is made in the forward pass, where the logits are. The
+    figures have none.
+
+    Args:
+      model, params, sequences, key, chunk, needs: as of `tokens`.
+      loss: float32 [...], of figures [...].
+      logits_dtype: that logits are rounded to where they are stored.
+
+    Returns:
+      The sum, float32, and `Tokens`.
+    """
+    head_DV = model.head(params)
+
+    def figures(products, targets):
+        return _figures(model.cap(products[0]), targets, needs)
+
+    return chunks.total(
+        figures,
+        loss,
+        model.hidden(params, sequences, key),
+        head_DV,
+        (sequences.targets,),
+        sequences.weights,
+        chunks.size(chunk, head_DV.shape[1]),
+        logits_dtype,
+    )
+
+
+def _figures(logits, targets, needs: tuple[str, ...], logz=None) -> Tokens:
+    logp, logz = token_logp(logits, targets, logz)
     fields, fixed = {}, lax.stop_gradient(logits)
     if "entropy" in needs:
         fields["entropy"] = entropy(fixed)
@@ -113,14 +156,34 @@ def _figures(logits: jax.Array, targets: jax.Array, needs: tuple[str, ...]) -> T
     return Tokens(logp, logz, **fields)
 
 
-def token_logp(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+@jax.custom_vjp
+def token_logp(logits, targets, logz=None) -> tuple[jax.Array, jax.Array]:
     """`(logp, logz)`, float32 [...], of logits [..., V] and int32 targets [...].
 
-    logz = log sum exp logits, and logp = logits[target] - logz, in nats.
+    logz = log sum exp logits, unless it is given, and logp = logits[target] - logz, in
+    nats. The gradient by the logits is g_logp onehot(target) + (g_logz - g_logp) p, in
+    one pass over them.
     """
-    logz = jax.nn.logsumexp(logits, axis=-1)
+    if logz is None:
+        logz = jax.nn.logsumexp(logits, axis=-1)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return picked - logz, logz
+
+
+def _token_logp_forward(logits, targets, logz=None):
+    logp, logz = token_logp(logits, targets, logz)
+    return (logp, logz), (logits, targets, logz)
+
+
+def _token_logp_backward(saved, cotangents):
+    logits, targets, logz = saved
+    g_logp, g_logz = (g[..., None] for g in cotangents)
+    p = jnp.exp(logits - logz[..., None])
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    return jnp.where(is_target, g_logp, 0.0) + (g_logz - g_logp) * p, None, None
+
+
+token_logp.defvjp(_token_logp_forward, _token_logp_backward)
 
 
 def collision(logits: jax.Array) -> jax.Array:
@@ -141,34 +204,6 @@ def entropy(logits: jax.Array) -> jax.Array:
     power = jnp.exp(logits)
     total = power.sum(-1)
     return jnp.log(total) - (power * logits).sum(-1) / total
-
-
-def over_chunks(function: Callable, arrays: tuple[jax.Array, ...], chunk: int):
-    """`function` of slices of time, one after the other, its results joined.
-
-    The backward pass computes each slice once more, so that no more than one exists.
-    Where one slice is all, it is kept.
-
-    Args:
-      function: of arrays [B, C, ...], gives a pytree of arrays [B, C].
-      arrays: [B, T, ...] each.
-      chunk: C at most.
-
-    Returns:
-      The pytree, of arrays [B, T].
-    """
-    run = jax.checkpoint(function)
-    B, T = arrays[0].shape[:2]
-    count = -(-T // chunk)
-    if count == 1:  # then all of it exists in any case
-        return function(*arrays)
-    size = -(-T // count)  # as even as can be: the padding is less than `count`
-    padding = count * size - T
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-    split = lambda x: pad(x).reshape(B, count, size, *x.shape[2:]).swapaxes(0, 1)
-    slices = lax.map(lambda parts: run(*parts), tuple(map(split, arrays)))
-    join = lambda x: x.swapaxes(0, 1).reshape(B, count * size)[:, :T]
-    return jax.tree.map(join, slices)
 
 
 def flatten_sequences(batch: Responses) -> Sequences:

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignjax import errors, trees
-from alignjax.bounds import Count
 from alignjax.losses import catalogue
-from alignjax.objectives import logprobs, metrics
+from alignjax.objectives import chunks, logprobs, metrics
 from alignjax.types import (
     BatchStatistic,
     Frozen,
@@ -58,7 +57,7 @@ def make(
     *,
     loss: str | None = None,
     mixture: dict | None = None,
-    chunk: Count = logprobs.CHUNK,
+    chunk: chunks.Chunk = "auto",
     **options,
 ) -> Objective:
     """The weighted mean over groups of a loss of their responses.
@@ -69,7 +68,8 @@ def make(
         `module:function`; "dpo" where there is no mixture either.
       mixture: several preference losses, `{loss: weight}` or
         `{loss: {"weight": w, option: value}}`, instead of one.
-      chunk: positions whose logits exist at one time; see `logprobs.tokens`.
+      chunk: tokens whose logits exist at one time on a device, or "auto"; see
+        `chunks.size`.
       **options: of the loss.
 
     The reference log-probs are those of the batch, else of `frozen.reference`. Metrics:
@@ -176,7 +176,7 @@ def _arguments(
     model: Model,
     traits: catalogue.Traits,
     needs: Needs,
-    chunk: int,
+    chunk: chunks.Chunk,
     params,
     frozen: Frozen,
     batch: Responses,

@@ -224,7 +224,7 @@ def routed(logits_LBTE, counts_BT, J=2):
 
 def balance(logits, counts, J=2):
     model = types.Model(
-        decoder_config.DecoderConfig(61, 32, 2, 4, 48, 64, experts=E), *[None] * 7
+        decoder_config.DecoderConfig(61, 32, 2, 4, 48, 64, experts=E), *[None] * 9
     )
     nothing = types.Mean(jnp.float32(0), jnp.float32(1))
     metrics = router_loss.add(model, routed(logits, counts, J), nothing, {})[1]

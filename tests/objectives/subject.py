@@ -23,7 +23,8 @@ def model(heads=0):
     unembed = lambda params, x_BTD: x_BTD @ params["head"]
     score = lambda params, x_BTD: x_BTD @ params["scores"]
     config = types.SimpleNamespace(score_heads=heads)
-    return Model(config, init, hidden, unembed, None, None, score)
+    head, cap = (lambda params: params["head"]), (lambda products: products)
+    return Model(config, init, hidden, unembed, None, None, score, head, cap)
 
 
 def params(seed=0, heads=0):

@@ -173,14 +173,14 @@ OBJECTIVE = dict(loss="dpo")
 
 
 def test_chunks_take_a_quarter_of_the_memory(monkeypatch):
-    """Of the temporary memory of DPO's gradient, at 32,000 words and 256 positions."""
+    """Of the temporary memory of DPO's gradient, at 32,000 words and 2,048 tokens."""
     sizes = {}
-    for chunk in (16, 256):
+    for chunk in (128, 2048):
         monkeypatch.setitem(OBJECTIVE, "chunk", chunk)
         run = compiled({}, 32_000, 256, 4, stored=False)
         sizes[chunk] = run.memory_analysis().temp_size_in_bytes
-    assert sizes[256] > 4 * 8 * 256 * 32_000  # float32 logits alone would be this
-    assert sizes[16] <= sizes[256] / 4
+    assert sizes[2048] > 4 * 2048 * 32_000  # float32 logits alone would be this
+    assert sizes[128] <= sizes[2048] / 4
 
 
 def test_a_store_takes_off_a_quarter_of_the_work():
