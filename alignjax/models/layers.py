@@ -18,6 +18,21 @@ from jax import lax
 from alignjax.models import projection
 
 
+def light(function: Callable) -> Callable:
+    """`function` of arrays, of which the backward pass keeps the 16-bit inputs alone.
+
+    It computes in float32, and a gradient of it would keep that, several times the size
+    of what went in. Functions of float32 arrays are as they were.
+    """
+    recomputed = jax.checkpoint(function)
+
+    @functools.wraps(function)
+    def run(x, *others):
+        return (recomputed if x.dtype.itemsize == 2 else function)(x, *others)
+
+    return run
+
+
 class Norm(nn.Module):
     """RMSNorm (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450) over the last axis."""
 
@@ -29,16 +44,20 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         named = lambda init: nn.with_logical_partitioning(init, (self.axis,))
+        initial = nn.initializers.constant(1.0 - self.offset)
+        parameters = [self.param("scale", named(initial), x.shape[-1:])]
+        if self.kind == "layernorm":
+            zeros = named(nn.initializers.zeros)
+            parameters.append(self.param("bias", zeros, x.shape[-1:]))
+        return light(self._normalised)(x, *parameters)
+
+    def _normalised(self, x, scale, bias=None):
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":
             y -= y.mean(-1, keepdims=True)
         y *= lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        initial = nn.initializers.constant(1.0 - self.offset)
-        scale = self.param("scale", named(initial), x.shape[-1:])
         y *= self.offset + scale if self.offset else scale
-        if self.kind == "layernorm":
-            y += self.param("bias", named(nn.initializers.zeros), x.shape[-1:])
-        return y.astype(x.dtype)
+        return (y if bias is None else y + bias).astype(x.dtype)
 
 
 class Scores(nn.Module):
@@ -70,6 +89,14 @@ ACTIVATIONS: dict[str, tuple[Callable, bool]] = {  # name: (function, gated?)
 }
 
 
+def activate(name: str, x: jax.Array, up: jax.Array | None = None) -> jax.Array:
+    """The activation of x, times `up` where it is gated."""
+    function = ACTIVATIONS[name][0]
+    if up is None:
+        return light(function)(x)
+    return light(lambda x, up: function(x) * up)(x, up)
+
+
 class MLP(nn.Module):
     """The feed-forward layer, gated (arXiv:2002.05202 Eq. 5) or plain."""
 
@@ -82,14 +109,13 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        activation, gated = ACTIVATIONS[self.activation]
+        gated = ACTIVATIONS[self.activation][1]
         make = functools.partial(
             projection.Projection, use_bias=self.use_bias, lora=self.lora
         )
         inner = functools.partial(make, (self.d_ff,), ("embed", "mlp"), std=self.std)
-        h_BTF = activation(inner(name="gate" if gated else "up")(x_BTD))
-        if gated:
-            h_BTF *= inner(name="up")(x_BTD)
+        names = ("gate", "up") if gated else ("up",)
+        h_BTF = activate(self.activation, *(inner(name=name)(x_BTD) for name in names))
         down = make(x_BTD.shape[-1:], ("mlp", "embed"), std=self.out_std, name="down")
         return down(h_BTF)
 

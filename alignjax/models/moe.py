@@ -165,10 +165,8 @@ def summed(
     dot = lambda x_MX, name: ragged_dot(x_MX, kernels[name], sizes_E)
     x_MD = jnp.broadcast_to(x_BTD[:, :, None], (B, T, J, D)).reshape(-1, D)
     x_MD = jnp.where(here_M1, _permuted(x_MD, order, jnp.argsort(order)), 0)
-    function, gated = layers.ACTIVATIONS[activation]
-    h_MF = function(dot(x_MD, "gate" if gated else "up"))
-    if gated:
-        h_MF *= dot(x_MD, "up")
+    names = ("gate", "up") if layers.ACTIVATIONS[activation][1] else ("up",)
+    h_MF = layers.activate(activation, *(dot(x_MD, name) for name in names))
     y_MD = jnp.where(here_M1, dot(h_MF, "down"), 0)
     y_BTJD = _permuted(y_MD, jnp.argsort(order), order).reshape(B, T, J, D)
     y_BTD = (y_BTJD * weight_BTJ[..., None].astype(jnp.float32)).sum(2)

@@ -165,7 +165,9 @@ def token_logp(logits, targets, logz=None) -> tuple[jax.Array, jax.Array]:
     one pass over them.
     """
     if logz is None:
-        logz = jax.nn.logsumexp(logits, axis=-1)
+        largest = logits.max(-1)
+        # As `entropy` has it, so that one pass over the logits makes both sums.
+        logz = jnp.log(jnp.exp(logits - largest[..., None]).sum(-1)) + largest
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return picked - logz, logz
 
