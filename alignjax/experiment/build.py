@@ -8,24 +8,25 @@ is read, then the devices are looked at. No step has been taken when this is don
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from alignjax import config, errors, models, objectives
+from alignjax import config, errors, models, objectives, types
 from alignjax.analysis import Run
 from alignjax.data import dataset, loader
 from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base as tokenizer
 from alignjax.distributed import sharding
 from alignjax.experiment import initial, reference, sections
-from alignjax.models import attention, lora, quantized
+from alignjax.models import attention, decoder, lora, memory, quantized
 from alignjax.sampling import request
 from alignjax.storage import filenames
 from alignjax.training import optim, schedules
-from alignjax.types import Model, Objective
+from alignjax.types import Model, Objective, Sequences
 
 
 class Experiment(NamedTuple):
@@ -46,6 +47,7 @@ class Experiment(NamedTuple):
       train: the data.
       validation: the held-out data; None where the config never evaluates.
       weights: the weights that it begins with.
+      choice: how the model computes, as memory allows.
       store: of the reference's log-probabilities; None keeps its parameters.
     """
 
@@ -67,6 +69,7 @@ class Experiment(NamedTuple):
     train: dataset.Dataset | None = None
     validation: dataset.Dataset | None = None
     weights: initial.InitialWeights | None = None
+    choice: memory.Choice | None = None
     store: reference.LogProbStore | None = None
 
 
@@ -106,6 +109,8 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
             identity[name] = other.digest()
     prompts, stop = _prompts(c, model, tok)
     _check_memory("model", weights.nbytes, _device_bytes())
+    row = types.batch(train.rows([0]))
+    run = fit(run, getattr(row, "sequences", row), _device_bytes())
     store = reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
     return run._replace(
         identity=identity,
@@ -166,6 +171,30 @@ def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
     with sharding.use(mesh, run.rules):
         weights.check()
     return run._replace(mesh=mesh, model=model, objective=objective, weights=weights)
+
+
+def fit(run: Experiment, sequences: Sequences, device_bytes: int) -> Experiment:
+    """An experiment whose model computes as the memory of a device allows.
+
+    Args:
+      run: placed.
+      sequences: of a batch of the train data, of any number of rows.
+      device_bytes: memory of a device.
+    """
+    c, copies = run.config, math.prod(sequences.inputs.shape[1:-1])
+    parts = sharding.batch_divisor(run.mesh, run.rules)
+    with sharding.use(run.mesh, run.rules):
+        choice = memory.choose(
+            run.model.config,
+            sequences,
+            c.batch_size // (parts * c.microbatches) * copies,
+            platform=sharding.platform(),
+            free=max(0, device_bytes - run.weights.nbytes),
+            parts=parts,
+        )
+    model = decoder.build(choice.config)
+    objective = objectives.build(model, c.objective)
+    return run._replace(model=model, objective=objective, choice=choice)
 
 
 def check(section: dict, *, network: bool = False, absent: bool = False) -> Experiment:

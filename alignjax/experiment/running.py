@@ -13,9 +13,11 @@ import jax
 from alignjax import trees
 from alignjax.data import dataset
 from alignjax.data.chat import format
+from alignjax.distributed import sharding
 from alignjax.experiment import initial
 from alignjax.experiment.build import Experiment
 from alignjax.models import attention, decoder
+from alignjax.objectives import chunks
 from alignjax.tracking import throughput, writer
 from alignjax.training import hooks, loop, optim, step
 from alignjax.training import state as training_state
@@ -191,6 +193,21 @@ def _attention_note(run: Experiment) -> str:
     return f"attention: {backend}{chosen}{by}"
 
 
+def memory_note(run: Experiment) -> str:
+    """How layers and head compute, and what that takes of a device."""
+    choice, head, gib = run.choice, run.config.objective, 2**30
+    c = choice.config
+    unrolled = "unrolled" if c.unroll == c.layers else f"{c.unroll} in a loop's turn"
+    parts = [f"{c.layers} layers, {unrolled}", f"remat {c.remat}"]
+    if not run.objective.needs.scores:
+        with sharding.use(run.mesh, run.rules):
+            size = chunks.size(head.get("chunk") or "auto", c.vocab_size)
+        parts.append(f"logits of {size:,} tokens at a time")
+    kept, free = choice.nbytes / gib, choice.free / gib
+    parts.append(f"layers keep up to {kept:,.1f} of {free:,.1f} GiB")
+    return "memory: " + "; ".join(parts)
+
+
 def describe(run: Experiment, resumed: int | None) -> str:
     """What is about to happen, for the log."""
     c, section = run.config, run.config.model
@@ -220,6 +237,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
         ),
         *(f"  {line}" for line in train),
         _attention_note(run),
+        memory_note(run),
     ]
     if run.validation is not None:
         held_out = run.validation.report.splitlines()

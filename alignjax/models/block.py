@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from alignjax.distributed import sharding
 from alignjax.models import (
@@ -142,7 +141,6 @@ class Block(nn.Module):
             k_BKSH, v_BKSH = kv_cache.read(kv, layer)
             out_BNTH = plain.masked(q_BNTH, k_BKSH, v_BKSH, mask_BTS, **options)
             out_BTNH = plain.heads_first(out_BNTH)
-        out_BTNH = checkpoint_name(out_BTNH, "attention")
         project = projection.Projection(
             (c.d_model,),
             ("heads", "head_dim", "embed"),

@@ -14,21 +14,42 @@ from alignjax.distributed import sharding
 from alignjax.models import attention, block, decoder_config, kv_cache, layers, rope
 from alignjax.tracking import throughput
 
-REMAT_POLICIES = {  # what the forward pass saves for the backward pass
+
+def _attention(primitive, *arguments, **parameters) -> bool:
+    """Whether it gives the output of attention.
+
+    A kernel's own primitive also gives the log-sum-exp of each query, without which its
+    forward pass would have to run again for the gradient; plain attention names its
+    output.
+    """
+    named = jax.checkpoint_policies.save_only_these_names("attention")
+    kernel = primitive.name.startswith(("dot_product_attention_fwd", "pallas_call"))
+    return kernel or named(primitive, *arguments, **parameters)
+
+
+def _dots(primitive, *arguments, **parameters) -> bool:
+    """Whether it is a product with weights, or attention."""
+    product = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return any(f(primitive, *arguments, **parameters) for f in (product, _attention))
+
+
+# What the forward pass saves for the backward pass, the most first.
+REMAT_POLICIES = {
     "none": None,  # everything
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "dots": _dots,
+    "attention": _attention,
     "full": jax.checkpoint_policies.nothing_saveable,  # only the input of each layer
 }
 
 
 def _block(c: decoder_config.DecoderConfig):
     """The layer, which recomputes what its policy does not save."""
-    if REMAT_POLICIES[c.remat] is None:
+    policy = REMAT_POLICIES.get(c.remat)  # "auto" saves all where nothing has chosen
+    if policy is None:
         return block.Block
     # Inside a loop, merging common subexpressions cannot undo the recomputation.
-    looped = c.unroll < c.layers
-    return nn.remat(block.Block, policy=REMAT_POLICIES[c.remat], prevent_cse=not looped)
+    looped = c.layers_a_turn < c.layers
+    return nn.remat(block.Block, policy=policy, prevent_cse=not looped)
 
 
 class Decoder(nn.Module):
@@ -54,7 +75,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=c.layers,
-            unroll=c.unroll,
+            unroll=c.layers_a_turn,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.train)
         self.norm = layers.Norm(c.norm, c.norm_epsilon, "embed", c.norm_offset)
@@ -173,7 +194,8 @@ class Decoder(nn.Module):
     def _read(self, *inputs, counts_BT):
         x_BTD, shared = self._begin(*inputs)
         shared = shared._replace(counts=counts_BT)
-        if self.config.unroll == self.config.layers and not self.is_initializing():
+        c = self.config
+        if c.layers_a_turn == c.layers and not self.is_initializing():
             x_BTD, routing = self._unrolled(x_BTD, shared)
         else:
             indices_L = jnp.arange(self.config.layers)
@@ -286,7 +308,8 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
 
 def abstract(model: types.Model) -> types.Params:
     """Shapes and dtypes of a model's parameters; nothing is computed."""
-    return jax.eval_shape(lambda key: nn.unbox(model.init(key)), jax.random.key(0))
+    # The key too: under a mesh of devices that are not here nothing can be computed.
+    return jax.eval_shape(lambda: nn.unbox(model.init(jax.random.key(0))))
 
 
 def flops_per_token(

@@ -61,8 +61,10 @@ class DecoderConfig:
       dtype: of activations and matrix products; parameters stay float32.
       attention: a name in `attention.BACKENDS`, or `auto`: the kernel of the devices,
         `cudnn` or `splash`, where it can do what the model asks, else `xla`.
-      remat: a name in `REMAT_POLICIES`.
-      unroll: layers in one iteration of the scan; more compiles slower.
+      remat: a name in `decoder.REMAT_POLICIES`; "auto" recomputes no more than the
+        memory of the devices asks for. See `memory.choose`.
+      unroll: layers in one iteration of the scan; more compiles slower. With "auto" all
+        of them on GPUs, up to 32, and one elsewhere.
       score_heads: scalar heads over the last hidden states, of a reward model; each
         starts from values of its own, so that several make an ensemble.
       lora_rank: of the adapters of projections (LoRA, arXiv:2106.09685); 0 is none.
@@ -119,8 +121,8 @@ class DecoderConfig:
     init_std: bounds.NonNegative = 0.02
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "auto"
-    remat: Literal["none", "dots", "attention", "full"] = "none"
-    unroll: bounds.Many = 1
+    remat: Literal["auto", "none", "dots", "attention", "full"] = "auto"
+    unroll: bounds.Many | Literal["auto"] = "auto"
     score_heads: bounds.ManyOrZero = 0
     lora_rank: bounds.ManyOrZero = 0
     lora_alpha: bounds.Positive = 16.0
@@ -165,6 +167,11 @@ class DecoderConfig:
         return projection.Lora(
             self.lora_rank, self.lora_scale, self.lora_targets, dropout, self.lora_dora
         )
+
+    @property
+    def layers_a_turn(self) -> int:
+        """Layers in one iteration of the scan; one where nothing has chosen."""
+        return 1 if self.unroll == "auto" else self.unroll
 
     @property
     def num_kv_heads(self) -> int:
@@ -219,7 +226,7 @@ def _problems(c: DecoderConfig) -> Iterator[str]:
         )
     if c.heads % c.num_kv_heads:
         yield f"kv_heads: {c.num_kv_heads} do not divide heads = {c.heads}"
-    if c.layers % c.unroll:
+    if c.layers % c.layers_a_turn:
         yield f"unroll: {c.unroll} does not divide layers = {c.layers}"
     for check in (_windows, _positions, _experts, _adapters):
         yield from check(c)

@@ -22,7 +22,7 @@ import jax
 
 from alignjax import cli, errors
 from alignjax.experiment import config_file
-from alignjax.plan import outcome, program, search, step, topology
+from alignjax.plan import memory, outcome, program, search, step, topology
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -54,7 +54,10 @@ def run(arguments: Sequence[str] | None) -> int:
     jax.config.update("jax_enable_compilation_cache", False)
     where = topology.find(options.topology)
     make = dict(
-        vocab=options.vocab, responses=options.responses, network=options.network
+        vocab=options.vocab,
+        responses=options.responses,
+        device_bytes=int(memory.USABLE * where.card.memory),
+        network=options.network,
     )
     if options.search:
         rows = search.run(loaded.section, where, make, report=print_progress)

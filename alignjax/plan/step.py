@@ -47,6 +47,7 @@ def plan(
     *,
     vocab: int | None = None,
     responses: int = 4,
+    device_bytes: int | None = None,
     network: bool = False,
 ) -> Planned:
     """The step of a config on some devices.
@@ -56,6 +57,8 @@ def plan(
       devices: of the mesh.
       vocab: tokens of the tokenizer, where the config does not tell.
       responses: of a group, where only the data tell.
+      device_bytes: memory of a device, by which remat and unrolling are chosen where
+        the config leaves them open; with None everything is kept, in a loop.
       network: whether runs may be fetched.
 
     Raises:
@@ -66,6 +69,9 @@ def plan(
     run = build.place(run, _vocab_size(run, vocab), devices)
     with sharding.use(run.mesh, run.rules):
         batch = _batch(run, responses)
+    if device_bytes is not None:
+        run = build.fit(run, getattr(batch, "sequences", batch), device_bytes)
+        notes.append(running.memory_note(run))
     key = jax.eval_shape(lambda: jax.random.key(0))
     everywhere = NamedSharding(run.mesh, PartitionSpec())
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)

@@ -28,7 +28,6 @@ def get_config():
     c.model.update(max_length=2048, remat="dots", base="bfloat16")
     base.lora(c, rank=16, alpha=32.0)
     c.objective.loss, c.objective.beta = "dpo", 0.1
-    c.objective.chunk = 512
     base.ultrafeedback(c)
     c.data.chat, c.data.bos = "tokenizer", False  # Qwen has no start token
     c.microbatches = 8

@@ -21,7 +21,6 @@ def get_config():
     c.steps, c.batch_size, c.length = 400, 32, 4096
     c.model.update(max_length=4096, remat="dots")
     c.objective.loss, c.objective.beta = "dpo", 0.01
-    c.objective.chunk = 1024
     base.ultrafeedback(c)
     c.microbatches = 4
     c.optimizer.learning_rate = 5e-7

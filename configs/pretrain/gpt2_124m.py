@@ -24,6 +24,7 @@ def get_config():
     c.data.sources.web = dict(kind="parquet", path="", field="text", weight=1.0)
     c.data.validation_fraction = 0.001
     c.data.bos = False
+    c.objective.logits_dtype = "bfloat16"
     c.optimizer.learning_rate, c.optimizer.weight_decay = 6e-4, 0.1
     c.schedule.warmup_steps, c.schedule.final = 700, 0.1
     c.checkpoint.every, c.checkpoint.keep_every = 500, 5000

@@ -10,7 +10,7 @@ hub's too; both need the extra `hf`. Pairs whose scores are equal are ties, and 
 counted. All parameters are trained, and a new head of one score.
 
 Memory, by arithmetic: 1.0 B parameters, gradients and two moments in float32 are
-16.0 GB; what `remat="dots"` keeps of 8,192 tokens is 7.5 GB; one layer's attention
+16.0 GB; what `remat="dots"` keeps of 8,192 tokens is 8.0 GB; one layer's attention
 weights about 1 GB.
 
 Hardware: one GPU with 80 GB. Time: unknown. Result: not yet run.

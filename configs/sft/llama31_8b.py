@@ -12,7 +12,7 @@ dialogues are Tulu 3's (arXiv:2411.15124).
 
 Memory, by arithmetic: 8.0 B parameters, gradients and two moments in float32 are
 128 GB, 4.0 GB on each of the 32 chips; what `remat="dots"` keeps of 16,384 tokens a
-chip is 45 GB; logits about 2 GB.
+chip is 49 GB; logits about 2 GB.
 
 Hardware: v5p-64 or larger. Time: unknown. Result: not yet run.
 """
@@ -28,7 +28,6 @@ def get_config():
     c.model.update(max_length=4096, remat="dots")
     c.data.chat = "llama3"
     base.tulu3(c)
-    c.objective.chunk = 1024
     c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-6, 0.0
     c.schedule.name, c.schedule.final = "linear", 0.0
     c.schedule.warmup_steps = 90  # 0.03 of the steps

@@ -11,8 +11,8 @@ no one rendering to be trained on.
 
 Memory, by arithmetic: 3.6 B frozen parameters in bfloat16 are 7.3 GB, 389 M of the
 embedding in float32 1.6 GB, 33 M trained ones with gradient and moments 0.5 GB; what
-`remat="dots"` keeps of 4,096 tokens is 9.1 GB; logits and one layer's attention weights
-about 2 GB. `--config.model.base=nf4` takes 5 GB off.
+`remat="dots"` keeps of 4,096 tokens is 10.3 GB; logits and one layer's attention
+weights about 2 GB. `--config.model.base=nf4` takes 5 GB off.
 
 Hardware: one GPU with 80 GB. Time: unknown. Result: not yet run.
 """

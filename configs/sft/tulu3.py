@@ -27,7 +27,6 @@ def get_config():
     c.steps, c.batch_size, c.length = 6000, 64, 4096
     c.model.update(max_length=4096, remat="dots")
     base.tulu3(c)
-    c.objective.chunk = 1024
     c.microbatches = 4
     c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-6, 0.0
     c.schedule.name, c.schedule.final = "linear", 0.0

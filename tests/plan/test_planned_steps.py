@@ -83,6 +83,20 @@ def test_a_reference_that_the_policy_starts_from_shares_what_is_not_trained(scra
     assert kinds["reference"] == kinds["parameters"]  # its own adapters alone
 
 
+@pytest.mark.parametrize(("size", "remat"), [(10**12, "none"), (0, "full")])
+def test_the_memory_of_a_card_decides_what_is_kept(size, remat, scratch):
+    section = golden.section("dpo", scratch)
+    planned = step.plan(section, jax.devices(), device_bytes=size)
+    assert planned.run.model.config.remat == remat
+    assert f"remat {remat}" in planned.notes[-1]
+    assert "logits of 1,024 tokens at a time" in planned.notes[-1]
+    section["model"] |= {"remat": "dots", "unroll": 2}
+    section["objective"] |= {"chunk": 77}
+    planned = step.plan(section, jax.devices(), device_bytes=size)
+    assert planned.run.model.config.remat == "dots"
+    assert "2 layers, unrolled; remat dots; logits of 77 tokens" in planned.notes[-1]
+
+
 def test_search_takes_the_fewest_microbatches_that_fit(scratch, monkeypatch):
     """Here two need a third of the memory of one; each costs a second, and remat a
     tenth."""

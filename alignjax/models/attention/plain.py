@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from alignjax.models.attention import rows as rows_lib
 
@@ -75,4 +76,4 @@ def attend(
         stop = min(start + block, T)
         q, k, v = q_BNTH[:, :, start:stop], k_BKTH[:, :, :stop], v_BKTH[:, :, :stop]
         blocks.append(attend_block(q, k, v, part(start, stop), part(0, stop), start))
-    return heads_first(jnp.concatenate(blocks, axis=2))
+    return checkpoint_name(heads_first(jnp.concatenate(blocks, axis=2)), "attention")
