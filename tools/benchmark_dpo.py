@@ -39,7 +39,7 @@ from alignjax import cli, models, objectives, trees, types
 from alignjax.data import loader
 from alignjax.data.chat import templates
 from alignjax.data.tokenizers import base
-from alignjax.objectives import logprobs
+from alignjax.objectives import chunks, logprobs
 from alignjax.training import optim, step
 from alignjax.types import Frozen, TrainState
 from tools import pair_batches, requires, timing
@@ -115,7 +115,7 @@ class Jax:
         return batch.replace(reference=np.where(batch.responses > 0, logp, 0))
 
 
-def build(args, vocab: int, chunk: int, unroll: int):
+def build(args, vocab: int, chunk: chunks.Chunk, unroll: int):
     """The model of `--model` and DPO of it."""
     family, name = args.model.split("/")
     section = {"family": family, "name": name, "dtype": args.dtype}
@@ -129,8 +129,8 @@ def build(args, vocab: int, chunk: int, unroll: int):
 
 def analyses(args, documents, vocab: int) -> dict[str, float]:
     """Memory and FLOPs by XLA's analyses, in the padded layout."""
-    length, whole = args.length - 1, args.length
-    batch = pair_batches.batch(documents, "padded", length)
+    batch = pair_batches.batch(documents, "padded", args.length - 1)
+    whole = batch.responses.size
     stored = batch.replace(reference=np.zeros(batch.responses.shape, np.float32))
 
     def compiled(chunk, unroll, batch, with_reference, remat=args.remat):
@@ -188,7 +188,8 @@ def main() -> None:
     add("--attention", default="auto")
     add("--remat", default="none")
     add("--unroll", type=int, default=1)
-    add("--chunk", type=int, default=32, help="positions of a row unembedded at once")
+    tokens = lambda text: text if text == "auto" else int(text)
+    add("--chunk", type=tokens, default="auto", help="tokens unembedded at once")
     add("--steps", type=int, default=5)
     add("--trl", action="store_true", help="beside TRL's DPOTrainer")
     add(

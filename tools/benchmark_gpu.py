@@ -106,13 +106,13 @@ def _pretrain_sides(small: bool) -> list[Side]:
     tiny = "--vocab=307 --length=32 --batch=8 --steps=2 --layers=2"
     if small:
         return _steps({"llama/nano": f"--model=llama/nano {tiny}"}, small)
-    common = "--dtype=bfloat16 --steps=10"
+    common = "--dtype=bfloat16 --steps=10 --logits_dtype=bfloat16"
     return _steps(
         {
             "gpt2/124m": f"--model=gpt2/124m --vocab=50304 --length=1024 --batch=32 "
             f"{common}",
             "llama/1b": f"--model=llama/1b --vocab=128256 --length=2048 --batch=8 "
-            f"{common} --remat=dots",
+            f"{common}",
         },
         small,
     )
@@ -123,13 +123,13 @@ def _sft_sides(small: bool) -> list[Side]:
     if small:
         return _steps({"llama/nano LoRA": f"--model=llama/nano {tiny}"}, small)
     flags = "--model=llama/1b --vocab=128256 --length=2048 --batch=8 --lora=16"
-    flags += " --dtype=bfloat16 --steps=10 --remat=dots"
+    flags += " --dtype=bfloat16 --steps=10 --logits_dtype=bfloat16"
     return _steps({"llama/1b LoRA": flags}, small)
 
 
 def _dpo_arguments(small: bool) -> argparse.Namespace:
     sizes = dict(model="llama/1b", layers=None, vocab=128_256, pairs=32, length=512)
-    sizes |= dict(dtype="bfloat16", microbatches=4, steps=5, chunk=512)
+    sizes |= dict(dtype="bfloat16", microbatches=4, steps=5, chunk="auto")
     if small:
         sizes |= dict(model="llama/nano", layers=2, vocab=307, pairs=4, length=32)
         sizes |= dict(dtype="float32", microbatches=2, steps=2, chunk=16)
