@@ -6,8 +6,9 @@ import sys
 
 import jax
 import pytest
-import small
 from jax.experimental.compilation_cache import compilation_cache
+
+from tests.train import small
 
 
 @pytest.fixture(scope="session")

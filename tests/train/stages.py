@@ -6,10 +6,10 @@ They neither evaluate nor sample unless told."""
 import pathlib
 
 import pytest
-import small
 
 from alignjax import config, errors, train
 from alignjax.analysis import open_run
+from tests.train import small
 
 
 def section(module, folder: pathlib.Path, **changes) -> dict:

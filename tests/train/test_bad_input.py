@@ -14,9 +14,9 @@ import signal
 
 import launch
 import pytest
-import small
 
 from alignjax import analysis, cli, errors, train
+from tests.train import small
 
 FIELD = "--config.{}"
 SOURCE = "--config.data.sources.text.{}"

@@ -4,10 +4,10 @@
 import launch
 import pytest
 import sick
-import small
 
 from alignjax import analysis, config, errors, trees
 from alignjax.experiment import build
+from tests.train import small
 
 SICK = launch.SMALL.with_name("sick.py")
 

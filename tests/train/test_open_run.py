@@ -10,11 +10,11 @@ import jax
 import launch
 import numpy as np
 import pytest
-import small
 
 from alignjax import analysis, checkpoint, train, types
 from alignjax.checkpoint import step_folders
 from alignjax.experiment import build
+from tests.train import small
 
 TOKENS = list(b"the old ship went to sea")
 

@@ -7,12 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import small
 
 from alignjax import analysis, checkpoint, train, trees
 from alignjax.distributed import sharding
 from alignjax.experiment import build
 from alignjax.training import state
+from tests.train import small
 
 TOPOLOGIES = {  # devices, and how they are laid out
     "one device": (1, dict(data=1, fsdp=1, tensor=1)),
