@@ -19,7 +19,11 @@ pytestmark = [
         reason="compiling for GPUs needs the extra plan",
     ),
 ]
-TEXT = ["data.sources.web.path=none", "tokenizer.path=none", "data.pack=none"]
+TEXT = [
+    "data.sources.web.path=unread.parquet",
+    "tokenizer.path=unread.json",
+    "data.pack=none",
+]
 LLAMA = [*TEXT, "microbatches=1", "model.dtype=bfloat16", "objective.z_loss=0"]
 DPO = ["model.family=llama", "model.name=1b", "model.dtype=bfloat16", "microbatches=4"]
 DPO += ["model.max_length=2048"]
@@ -44,17 +48,12 @@ def milliseconds(figures: dict) -> float:
 
 def test_gpt2_on_one_gpu():
     figures = plan("h200", "pretrain/gpt2_124m.py", *TEXT, "batch_size=32")
-    assert milliseconds(figures) <= 115
+    assert milliseconds(figures) <= 75
 
 
 def test_llama_on_one_gpu():
     figures = plan("h200", "pretrain/llama_1b.py", *LLAMA, "batch_size=8")
-    assert milliseconds(figures) <= 336
-
-
-def test_llama_on_eight_gpus():
-    figures = plan("h100:8", "pretrain/llama_1b.py", *LLAMA, "batch_size=64")
-    assert sum(x["nbytes"] for x in figures["collectives"]) <= 51e9
+    assert milliseconds(figures) <= 276
 
 
 def test_dpo_of_32_pairs_fits_80_gb_in_all_layouts():
