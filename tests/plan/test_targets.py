@@ -56,6 +56,11 @@ def test_llama_on_one_gpu():
     assert milliseconds(figures) <= 276
 
 
+def test_llama_on_eight_gpus_moves_its_head_once():
+    figures = plan("h100:8", "pretrain/llama_1b.py", *LLAMA, "batch_size=64")
+    assert sum(x["nbytes"] for x in figures["collectives"]) <= 12e9
+
+
 def test_dpo_of_32_pairs_fits_80_gb_in_all_layouts():
     """Each pair has 512 tokens a response, of which half are of the prompt."""
     config, own = "dpo/llama31_8b.py", "data.share_prompt=False"
