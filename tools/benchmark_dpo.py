@@ -177,7 +177,7 @@ def main() -> None:
     add("--data", help="a JSON-lines file of HH; else the world's pairs")
     add("--model", default="llama/17m", help="family/size")
     add("--layers", type=int, help="instead of the size's own")
-    add("--vocab", type=int, default=8192)
+    add("--vocab", type=int, help="8192; 2048 for the world's pairs")
     add("--pairs", type=int, default=8, help="of a step")
     add("--length", type=int, default=256, help="tokens of a dialogue")
     add("--row-length", type=int, help="targets of packed and shared rows; 2 x length")
@@ -204,6 +204,7 @@ def main() -> None:
     if args.trl:
         requires.packages("torch", "transformers", "datasets", "trl")
     args.row_length = args.row_length or 2 * args.length
+    args.vocab = args.vocab or (8192 if args.data else 2048)
     args.cache_dir = pathlib.Path(args.cache_dir).expanduser()
 
     documents, vocab = load_pairs(args)
