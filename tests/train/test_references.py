@@ -95,6 +95,7 @@ def test_the_base_gives_the_numbers_of_a_copy(folder, tuned, adapted, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_the_base_gives_the_numbers_of_a_store(folder, tuned, adapted):
     asked = start(tuned, **{"reference.store": True})
     stored = run(folder, "stored", dpo, **asked, **EVALUATED)

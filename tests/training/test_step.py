@@ -67,9 +67,9 @@ def one_device():
     "shape,microbatches",
     [
         pytest.param(dict(fsdp=1), 2, marks=pytest.mark.slow),
-        (dict(fsdp=1), 4),
+        pytest.param(dict(fsdp=1), 4, marks=pytest.mark.slow),
         pytest.param(dict(fsdp=8), 1, marks=pytest.mark.slow),
-        (dict(fsdp=8), 2),
+        pytest.param(dict(fsdp=8), 2, marks=pytest.mark.slow),
         pytest.param(dict(data=2, fsdp=2, tensor=2), 1, marks=pytest.mark.slow),
         (dict(data=2, fsdp=2, tensor=2), 4),
     ],
