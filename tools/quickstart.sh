@@ -96,5 +96,8 @@ say "6 of 6: the report"
   --assessment="$workdir/assessment.json" \
   --stage=pretrain="$workdir/pretrain" --stage=sft="$workdir/sft" \
   --stage=reward="$workdir/reward" --stage=dpo="$workdir/dpo"
+if [[ -z $fast && ${#flags[@]} -eq 0 ]]; then
+  "$bin/python" tools/story.py "$workdir" || : # a figure outside its spread is no failure
+fi
 say "open $workdir/report.html in a browser"
 say "to talk to it: $bin/alignjax generate --run=$workdir/dpo --interactive"

@@ -7,8 +7,7 @@ alignjax train --config=configs/dpo/world.py --workdir=runs/dpo \
     --config.init.run=runs/sft --config.data.sources.pairs.path=runs/pairs.jsonl
 
 Hardware: 2 CPU cores. Time: 50 seconds, and 25 for the pairs.
-Result: true reward 1.77 on familiar prompts and 1.50 on unfamiliar ones, 0.34 nats from
-where it started; 1 % of harmless look-alikes are refused, 98 % of unsafe requests.
+Result, over seeds: the rows "dpo" and "sft to dpo" of docs/story.md.
 """
 
 from configs import base

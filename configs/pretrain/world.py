@@ -6,7 +6,7 @@ Among the documents are dialogues of mixed quality, in the format that fine-tuni
 alignjax train --config=configs/pretrain/world.py --workdir=runs/world
 
 Hardware: 2 CPU cores. Time: 3.6 minutes.
-Result: eval/loss 0.525 nats a token.
+Result, over seeds: the rows "pretrain" of docs/story.md.
 """
 
 from configs import base

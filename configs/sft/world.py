@@ -8,8 +8,7 @@ alignjax train --config=configs/sft/world.py --workdir=runs/sft \
     --config.init.run=runs/pretrain
 
 Hardware: 2 CPU cores. Time: 22 seconds.
-Result: true reward 1.55 on familiar prompts and 0.96 on unfamiliar ones; 12 % of
-harmless look-alikes are refused.
+Result, over seeds: the rows "sft" of docs/story.md.
 """
 
 from configs import base

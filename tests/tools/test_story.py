@@ -47,6 +47,12 @@ def test_the_figures_are_those_of_the_results(tmp_path, three, capsys):
     assert f"all {len(printed)} figures" in err
 
 
+def test_the_page_of_the_project_has_every_figure():
+    page = story.PAGE.read_text(encoding="utf-8")
+    far = dict.fromkeys([*story.FIGURES, *story.CHANGES], [1e9] * 3)
+    assert len(story.outside(far, page)) == len(far)
+
+
 def test_the_spread_is_wider_than_three_runs():
     low, high = story.spread([[1.0, 0.9, 1.1], [1.2, 1.0, 1.4], [1.1, 1.0, 1.2]])
     assert (round(low, 6), round(high, 6)) == (0.6, 1.6)  # 0.2 between, and 0.2
