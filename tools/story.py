@@ -125,7 +125,10 @@ def page(folders: Sequence[str]) -> str:
             f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low < high else "")
             for value, low, high in runs
         ]
-        rows.append([name, unit, *shown, "{:.3f} to {:.3f}".format(*spread(runs))])
+        least, most = spread(runs)
+        if unit == SHARE:
+            least, most = max(least, 0.0), min(most, 1.0)
+        rows.append([name, unit, *shown, f"{least:.3f} to {most:.3f}"])
     title = TITLE.format(
         made=report_page.provenance(),
         cores=os.cpu_count(),
