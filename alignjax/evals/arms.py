@@ -149,8 +149,8 @@ def read(
     if slices:
         names = {answer.slice for answer in here}
         if unknown := set(slices) - names:
-            known = errors.some(sorted(map(str, names)), count=20)
-            raise errors.DataError(f"{path}: slice: no {min(unknown)!r}, but {known}")
+            listed = errors.some(sorted(map(str, names)), count=20)
+            raise errors.DataError(f"{path}: slice: no {min(unknown)!r}, but {listed}")
         here = [answer for answer in here if answer.slice in slices]
     suite = _one(
         path, {(a.suite, a.suite_digest, *_decoding(a)) for a in here}, "suites"

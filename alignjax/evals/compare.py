@@ -145,10 +145,11 @@ def check_comparable(base: arms.Arm, arm: arms.Arm) -> None:
             f"{arm.name} and {base.name} differ in the prompts they answered, such as "
             f"{others[0]}; {len(others):,} are in one of them alone"
         )
-    ours, theirs = ({r.digest for r in x.runs} - {None} for x in (arm, base))
-    if ours & theirs and ours != theirs:
+    digests, of_base = ({r.digest for r in x.runs} - {None} for x in (arm, base))
+    shared = digests & of_base
+    if shared and digests != of_base:
         raise errors.DataError(
-            f"{arm.name} and {base.name} share the run of digest {min(ours & theirs)}; "
+            f"{arm.name} and {base.name} share the run of digest {min(shared)}; "
             "a run belongs to one arm"
         )
 

@@ -129,8 +129,7 @@ def report(
     lines = [data.report]
     for i in range(rows):
         lines += ["", f"row {i}: {data.describe(i)}", *table(batch, i, tok, format)]
-    arrays = {k: v for k, v in batch.items() if k not in ("values", "one_document")}
-    batch = {name: array[:check] for name, array in arrays.items()}
+    batch = {k: v[:check] for k, v in batch.items() if isinstance(v, np.ndarray)}
     lines += ["", *summary(batch, tok, format)]
     faults = audit.faults(batch, tok, format=format)
     lines += [f"FAULT {line}" for line in faults[:MOST]]

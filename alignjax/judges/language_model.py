@@ -46,8 +46,9 @@ def make(name: str, path: str, *, network: bool = False) -> judges.Judge:
     def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
         questions = [[("user", question(pair))] for pair in pairs]
         fits = [len(run.prompt_ids(q)) <= room for q in questions]
-        asked = [q for q, fit in zip(questions, fits, strict=True) if fit]
-        scores = run.score([q for q in asked for _ in VERDICTS], VERDICTS * len(asked))
+        fitting = [q for q, fit in zip(questions, fits, strict=True) if fit]
+        repeated = [q for q in fitting for _ in VERDICTS]
+        scores = run.score(repeated, VERDICTS * len(fitting))
         logps = iter([score.logp for score in scores])
         for fit in fits:
             if fit:

@@ -157,14 +157,14 @@ def waiting(
       done: judgements that are not to be made again.
       both_orders: each pair twice; else once, in an order drawn by chance.
     """
-    made = {judgement.key for judgement in done}
+    keys = {judgement.key for judgement in done}
     queue = []
     for pair in study.pairs:
         orders = (True, False)
         if not both_orders:
             orders = (random.Random(f"{judge.name} {_name(pair)}").random() < 0.5,)
         rows_of_pair = [_row(study, judge, pair, arm_first) for arm_first in orders]
-        queue += [Waiting(pair, row) for row in rows_of_pair if row.key not in made]
+        queue += [Waiting(pair, row) for row in rows_of_pair if row.key not in keys]
     return queue
 
 

@@ -98,10 +98,10 @@ def run(
         if model.name in checkpoints and "trajectory" not in entry:
             half = dataclasses.replace(settings, each=max(1, settings.each // 2))
             fewer = dataclasses.replace(benchmark, settings=half)
-            entry["trajectory"], made = language_model.trajectory(
+            entry["trajectory"], of_checkpoints = language_model.trajectory(
                 model, fewer, _reference(model, models), progress=terminal.show
             )
-            rows.write(answers.file_of(out, model.name, "checkpoints"), made)
+            rows.write(answers.file_of(out, model.name, "checkpoints"), of_checkpoints)
             answers.write_suite(out, fewer)
         results.write(out, figures)
         if model.name in new:
@@ -125,8 +125,10 @@ def _add(figures, model, benchmark: benchmarks.Benchmark, out, show) -> None:
         figures["rewards"][model.name] = description | judged
         return
     reference = _reference(model, ())
-    measured, made = language_model.assess(model, benchmark, reference, progress=show)
-    rows.write(answers.file_of(out, model.name), made)
+    measured, of_model = language_model.assess(
+        model, benchmark, reference, progress=show
+    )
+    rows.write(answers.file_of(out, model.name), of_model)
     answers.write_suite(out, benchmark)
     figures["models"][model.name] = model.description | measured
     figures["changes"] = changes(figures["models"], benchmark)

@@ -114,7 +114,7 @@ def assess(
         "token": statistics.ratio(-sums.logp, sums.length, seed=seed),
         "response": statistics.mean(-sums.logp, seed=seed),
     }
-    made = [
+    rows_of_run = [
         row
         for name, temperature in DECODINGS.items()
         for row in answers.make(
@@ -122,7 +122,7 @@ def assess(
             *((of_sampled, reference) if name == "sampled" else ()),
         )
     ]
-    return figures, made
+    return figures, rows_of_run
 
 
 def trajectory(
@@ -133,7 +133,7 @@ def trajectory(
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[dict[str, Any]], list[rows.Answer]]:
     """True reward and divergence at every checkpoint of a run, and its answers."""
-    seed, points, made = benchmark.settings.seed, [], []
+    seed, points, all_rows = benchmark.settings.seed, [], []
     for step in model.run.steps:
         past = run_models.open_model(model.name, model.run.path, step)
         responses = _sample(past, benchmark, "sampled")
@@ -143,9 +143,11 @@ def trajectory(
         point |= divergence(sums, seed, reference)
         points.append({"step": step, **point})
         temperature = DECODINGS["sampled"]
-        made += answers.make(past, benchmark, responses, temperature, sums, reference)
+        all_rows += answers.make(
+            past, benchmark, responses, temperature, sums, reference
+        )
         progress(f"{model.name}: checkpoint {len(points)} of {len(model.run.steps)}")
-    return points, made
+    return points, all_rows
 
 
 def _of_responses(model, responses: Responses, reference, **options):
