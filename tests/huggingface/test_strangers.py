@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from alignjax import errors, models, patterns, workers
 from alignjax.data.chat import rendering
 from alignjax.data.tokenizers import base, tokenizer_files
-from alignjax.huggingface import config_json, folder, peft
+from alignjax.huggingface import config_json, folder, peft, peft_config
 from alignjax.models import families
 from alignjax.storage import tensor_files
 from tests.fixtures import strange
@@ -370,7 +370,7 @@ def test_adapters(count, tmp_path):
 
     def check(hf):
         file.write_text(json.dumps(hf))
-        peft.read_settings(file).numbers(MODULES)
+        peft_config.read(file).numbers(MODULES)
 
     check(ADAPTERS)
     strange.try_all(count, strange.changed(ADAPTERS), check)
@@ -403,5 +403,5 @@ def test_patterns_that_take_for_ever_are_stopped(field, pattern, tmp_path, monke
     file = tmp_path / peft.CONFIG
     file.write_text(json.dumps({**ADAPTERS, field: {pattern: 2}}))
     with strange.refused_or_read(), pytest.raises(errors.ConfigError, match=field):
-        peft.read_settings(file).numbers(MODULES)
+        peft_config.read(file).numbers(MODULES)
     worker.close()
