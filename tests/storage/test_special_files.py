@@ -17,7 +17,7 @@ from alignjax.checkpoint import step_folders
 from alignjax.data.chat import templates
 from alignjax.data.sources import jsonl, parquet, text
 from alignjax.data.tokenizers import base
-from alignjax.huggingface import folder, peft
+from alignjax.huggingface import folder, peft, peft_config
 from alignjax.storage import atomic, filenames, json_files, tensor_files
 
 BYTES = base.from_files("bytes", {"bytes.json": b'{"control": []}'})
@@ -91,7 +91,7 @@ READERS = {
     "index": (folder.INDEX, lambda path: folder.weights(path.parent)),
     "shard": ("model-00001-of-00002.safetensors", shard),
     "config.json": ("config.json", lambda path: folder.open_folder(path.parent)),
-    "adapters": (peft.CONFIG, peft.read_settings),
+    "adapters": (peft.CONFIG, peft_config.read),
     "tokenizer": ("tokenizer.json", lambda path: in_tokenizer("")[1](path)),
     "tokenizer's settings": in_tokenizer("tokenizer_config.json"),
     "tokenizer's template": in_tokenizer("chat_template.jinja"),
