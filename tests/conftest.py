@@ -3,24 +3,16 @@
 
 import ctypes
 import gc
-import importlib.metadata
 import os
 import pathlib
 import sys
 
 import pytest
 
+from tests import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-flags = os.environ.get("XLA_FLAGS", "")
-if "host_platform_device_count" not in flags:
-    flags += " --xla_force_host_platform_device_count=8"
-if "backend_optimization_level" not in flags:
-    # Tests compile far more than they compute; either of these halves the time of it.
-    flags += " --xla_backend_optimization_level=0"
-    if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
-        # Later compilers refuse it: they have no other way to write a fused kernel.
-        flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = flags
+os.environ["XLA_FLAGS"] = f"{xla_flags.flags(8)} {os.environ.get('XLA_FLAGS', '')}"
 
 
 @pytest.fixture(autouse=True, scope="module")

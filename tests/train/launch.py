@@ -14,10 +14,10 @@ import sys
 import time
 
 from alignjax import train
+from tests import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ROOT / "tests/train/small.py"
-ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 
 
 def flags(workdir, corpus, cache, *more: str, config=SMALL) -> list[str]:
@@ -60,7 +60,7 @@ def fresh(arguments: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "alignjax.train", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ONE_DEVICE},
+        env={**os.environ, "XLA_FLAGS": xla_flags.flags(1)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -76,7 +76,7 @@ def wait_for(condition, process, seconds: float = 60.0) -> None:
 
 
 def _command(arguments, output, devices, before) -> None:
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = xla_flags.flags(devices)
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
