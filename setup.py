@@ -72,6 +72,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["alignjax", "alignjax.*"]),
     package_data={
         "alignjax.data.chat.templates": ["*.jinja"],
+        "alignjax.evals": ["*.json"],
         "alignjax.report": ["*.jinja"],
     },
     install_requires=CORE,

@@ -12,7 +12,7 @@ import numpy as np
 
 from alignjax import world
 from alignjax.analysis import scoring
-from alignjax.evals import statistics
+from alignjax.evals import preferences, statistics
 from alignjax.types import Model, Sequences
 from alignjax.world import chance, lexicon
 from alignjax.world.assessment import benchmarks, run_models
@@ -21,7 +21,6 @@ from alignjax.world.assessment import benchmarks, run_models
 SPLITS = {"preferences": "eval_preferences", "any": "eval_preferences_any"}
 # Pairs whose true rewards differ by less do not test a model: it is next to noise.
 CLEAR = 0.3
-BINS = 10
 # Words by which the better response is longer; each bin is from its edge on.
 LENGTH_EDGES = (-9, -2, 3, 10)
 LENGTH_BINS = (
@@ -87,11 +86,11 @@ def judge(
       scores: mean and standard deviation.
     """
     gap = chosen - rejected
-    right = (1 + np.sign(gap)) / 2
+    right = preferences.wins(gap)
     truth = np.array([pair.rewards for pair in pairs])
     better = np.sign(truth[:, 0] - truth[:, 1])
     clear = np.abs(truth[:, 0] - truth[:, 1]) > CLEAR
-    gold = (1 + np.sign(gap * better)) / 2
+    gold = preferences.wins(gap * better)
     longer = better * [words(p.chosen) - words(p.rejected) for p in pairs]
     certainty = [max(pair.probability, 1 - pair.probability) for pair in pairs]
     both = np.concatenate([chosen, rejected])
@@ -102,7 +101,7 @@ def judge(
         "ceiling": float(np.mean(certainty)),
         "gold_accuracy": gold_accuracy,
         "by_length": by_length(gold[clear], longer[clear]),
-        **calibration(gap, seed=seed),
+        **preferences.calibration(gap, seed=seed),
         "correlation": _correlation(both, truth.T.reshape(-1)),
         "scores": {"mean": float(both.mean()), "deviation": float(both.std())},
     }
@@ -118,26 +117,6 @@ def by_length(right: np.ndarray, longer: np.ndarray) -> list[dict[str, Any]]:
             share = statistics.share(round(hits.sum()), len(hits))
             rows.append({"longer": name, "accuracy": share})
     return rows
-
-
-def calibration(gap: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """Calibration of the gaps of scores, chosen - rejected; see `judge`.
-
-    Pairs are stored with the chosen response first, and in that order every model would
-    look unsure of itself; so the order is drawn at random.
-    """
-    first = np.random.default_rng(seed).random(len(gap)) < 0.5
-    predicted = 1 / (1 + np.exp(-np.where(first, gap, -gap)))
-    bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
-    curve, error = [], 0.0
-    for i in np.unique(bins):
-        here = bins == i
-        share = statistics.share(int(first[here].sum()), int(here.sum()))
-        mean = float(predicted[here].mean())
-        error += here.mean() * abs(share["mean"] - mean)
-        curve.append({"predicted": mean, "chosen": share})
-    nll = float(np.logaddexp(0.0, -gap).mean())
-    return {"calibration": curve, "ece": float(error), "nll": nll}
 
 
 def padded(model, pairs, scores, *, seed: int) -> dict[str, Any]:
