@@ -132,8 +132,21 @@ def read(
     name, equals, path = argument.partition("=")
     if not equals or pathlib.Path(argument).exists():
         name, path = "", argument
-    of = metric(figure)
     answers = list(rows.read(path))
+    arm = of(answers, path, figure, slices=slices, temperature=temperature)
+    return arm._replace(name=name) if name else arm
+
+
+def of(
+    answers: Sequence[rows.Answer],
+    path: str,
+    figure: str = "gold",
+    *,
+    slices: Sequence[str] = (),
+    temperature: float | None = None,
+) -> Arm:
+    """The arm of some rows; see `read`. `path` is named in errors."""
+    measure = metric(figure)
     temperatures = {_temperature(answer) for answer in answers}
     if temperature is None:
         temperature = (
@@ -157,12 +170,12 @@ def read(
     )
     losses = {answer.loss for answer in here}
     loss = _one(path, losses, "losses", "give each arm a file, folder or glob")
-    runs = _runs(path, here, of, figure)
+    runs = _runs(path, here, measure, figure)
     by_prompt = {answer.prompt: answer for answer in here}
     prompts = sorted(by_prompt)
     clusters = [by_prompt[prompt].cluster for prompt in prompts]
     return Arm(
-        name or loss or pathlib.Path(path).stem,
+        loss or pathlib.Path(path).stem,
         runs,
         suite,
         prompts,

@@ -317,13 +317,13 @@ def run(options: argparse.Namespace) -> None:
         _print(fields, options)
         if options.by_slice:
             parts = sorted(set(filter(None, base.slices)))
-            few = [part for part in parts if not _has_two(_part(base, part))]
+            few = [part for part in parts if not has_two(part_of(base, part))]
             for part in few:
                 reason = "one prompt or cluster, of which nothing follows"
                 print(f"  {part}: {reason}", file=sys.stderr)
             parts = [part for part in parts if part not in few]
             by_slice = [
-                compare(*(_part(x, p) for x in (base, arm)), **how) for p in parts
+                compare(*(part_of(x, p) for x in (base, arm)), **how) for p in parts
             ]
             adjust(by_slice, rates=True)
             for part, of_part in zip(parts, by_slice, strict=True):
@@ -342,7 +342,7 @@ def _named(read, texts: Sequence[str]) -> list[arms.Arm]:
     ]
 
 
-def _part(arm: arms.Arm, part: str) -> arms.Arm:
+def part_of(arm: arms.Arm, part: str) -> arms.Arm:
     """An arm on the prompts of one slice."""
     here = np.array([name == part for name in arm.slices])
     pick = lambda values: [x for x, there in zip(values, here, strict=True) if there]
@@ -357,7 +357,7 @@ def _part(arm: arms.Arm, part: str) -> arms.Arm:
     )
 
 
-def _has_two(arm: arms.Arm) -> bool:
+def has_two(arm: arms.Arm) -> bool:
     """Whether its prompts have two clusters, the fewest that vary."""
     return len(set(arm.clusters or arm.prompts)) > 1
 

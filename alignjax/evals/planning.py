@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from scipy import stats
+from scipy import optimize, stats
 
 
 def z_sum(power: float = 0.8, alpha: float = 0.05) -> float:
@@ -33,3 +33,18 @@ def prompts_needed(
     """
     noise = sum(v / k for v, k in zip(within, samples, strict=True))
     return z_sum(**options) ** 2 * (between + noise) / difference**2
+
+
+def runs_detectable(
+    spread: float, runs: int, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """The least difference of two arms that Student's t over runs detects.
+
+    Args:
+      spread: the standard deviation between runs of an arm.
+      runs: of each arm, two or more.
+    """
+    freedom, error = 2 * runs - 2, (2 / runs) ** 0.5
+    limit = stats.t.ppf(1 - alpha / 2, freedom)
+    short = lambda x: stats.nct.sf(limit, freedom, x / error) - power
+    return spread * float(optimize.brentq(short, 0.0, 60 * error))
