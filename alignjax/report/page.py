@@ -60,26 +60,34 @@ def render(
     data: story.Story, title: str = "From text to an aligned model", made: str = ""
 ) -> str:
     """The whole page; `made` is a line on when and with what it was made."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=title,
+            lead=_lead(data),
+            gaps=data.gaps,
+            made=made,
+            headlines=_without_empty([_HEADLINES, *_headlines(data)]),
+            runs=_without_empty([_RUNS, *map(_run, data.stages)]),
+            tags=TAGS,
+            stages=[prose.lines(data.results, name) for name in data.order],
+            sections=[_section(data, *section) for section in SECTIONS.items()],
+            samples=_samples(data),
+            results=data.results,
+        )
+    )
+
+
+def environment(*folders: pathlib.Path) -> jinja2.Environment:
+    """Templates of pages, of `folders` too: every text is escaped, no name missing."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([pathlib.Path(__file__).parent, *folders]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_clean,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
-        title=title,
-        lead=_lead(data),
-        gaps=data.gaps,
-        made=made,
-        headlines=_without_empty([_HEADLINES, *_headlines(data)]),
-        runs=_without_empty([_RUNS, *map(_run, data.stages)]),
-        tags=TAGS,
-        stages=[prose.lines(data.results, name) for name in data.order],
-        sections=[_section(data, *section) for section in SECTIONS.items()],
-        samples=_samples(data),
-        results=data.results,
     )
 
 
