@@ -18,7 +18,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from alignjax import bounds, errors, registry
@@ -185,6 +185,15 @@ def to_json(section) -> Any:
     if isinstance(section, (list, tuple)):
         return [to_json(value) for value in section]
     return section
+
+
+def leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`(dotted path, value)` of all that is no section, or an empty one."""
+    for name, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

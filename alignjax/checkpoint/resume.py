@@ -72,6 +72,11 @@ def check_same_run(
     return notes
 
 
+def decides(field: str) -> bool:
+    """Whether a field of a config changes which parameters a run ends with."""
+    return not _matches(field, MAY_DIFFER)
+
+
 def _matches(field: str, patterns: Sequence[str]) -> bool:
     return any(
         fnmatch.fnmatchcase(field, p) or fnmatch.fnmatchcase(field, f"{p}.*")

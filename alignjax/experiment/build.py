@@ -8,6 +8,7 @@ is read, then the devices are looked at. No step has been taken when this is don
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -83,25 +84,15 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     run = check(config.to_json(section), network=network)
     jax.devices()  # those that cannot start are known before the data are read
     c, cache_dir = run.config, filenames.expanded(run.config.cache_dir)
-    tok = _tokenizer(c, run.parent, cache_dir)
+    tok = load_tokenizer(run)
     run = place(run, tok.vocab_size)
-    model, objective, weights = run.model, run.objective, run.weights
+    model, weights = run.model, run.weights
     if run.reference is not None:
         initial.check_tokenizer(run.reference, tok)
         if not initial.same_parameters(run.parent, run.reference):
             initial.check_model(run.reference, model.config)
     _check_memory("batch_size", _batch_bytes(c), _host_bytes())
-    data = lambda split: loader.build(
-        c.data,
-        tok,
-        length=c.length,
-        seed=c.seed,
-        cache_dir=cache_dir,
-        split=split,
-        data=objective.needs.data,
-        values=objective.needs.values,
-        mismatched=objective.needs.mismatched,
-    )
+    data = functools.partial(load_data, run, tok)
     train = data("train")
     identity = {"tokenizer": tok.identity, "train": train.identity}
     for name, other in (("init", run.parent), ("reference", run.reference)):
@@ -120,6 +111,22 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         train=train,
         validation=data("validation") if c.evaluation.every else None,
         store=store if c.reference.store else None,
+    )
+
+
+def load_data(run: Experiment, tok: tokenizer.Tokenizer, split: str) -> dataset.Dataset:
+    """The data of an experiment that is checked at least, `train` or `validation`."""
+    c, needs = run.config, run.objective.needs
+    return loader.build(
+        c.data,
+        tok,
+        length=c.length,
+        seed=c.seed,
+        cache_dir=filenames.expanded(c.cache_dir),
+        split=split,
+        data=needs.data,
+        values=needs.values,
+        mismatched=needs.mismatched,
     )
 
 
@@ -328,11 +335,13 @@ def _check_memory(field: str, need: int, size: int) -> None:
         )
 
 
-def _tokenizer(c: sections.Config, parent: Run | None, cache_dir):
+def load_tokenizer(run: Experiment) -> tokenizer.Tokenizer:
     """The parent's tokenizer, or a config's own, with the chat template of the data."""
+    c, parent = run.config, run.parent
     if c.tokenizer is None or (parent and parent.full_tokenizer):
         return templates.with_template(initial.load_tokenizer(parent), c.data.chat)
     sources = loader.load_sources(c.data.sources, "data.sources").values()
+    cache_dir = filenames.expanded(c.cache_dir)
     tok = tokenizer.build(c.tokenizer, sources, cache_dir, c.data.on_bad_row)
     return templates.with_template(tok, c.data.chat)
 

@@ -74,11 +74,15 @@ def parse(parser: cli.Parser, arguments: Sequence[str] | None):
     return options, override(load(options.config), flags)
 
 
-def load(name: str) -> dict[str, Any]:
+def load(
+    name: str, function: str = "get_config", field: str = "config"
+) -> dict[str, Any]:
     """What `get_config` of a file returns, as plain dicts.
 
     Args:
-      name: the file's path, and perhaps `:ARGUMENT`, which `get_config` is passed.
+      name: the file's path, and perhaps `:ARGUMENT`, which the function is passed.
+      function: its name, where the file is of another kind.
+      field: what names the file, for errors.
 
     Raises:
       ConfigError: there is no such file, or it fails.
@@ -88,7 +92,7 @@ def load(name: str) -> dict[str, Any]:
         path, colon, argument = path.partition(":")
     file = filenames.expanded(path)
     if not file.is_file():
-        raise errors.ConfigError(f"config: there is no file {path}")
+        raise errors.ConfigError(f"{field}: there is no file {path}")
     cli.find_configs()  # for `from configs import base`
     if (beside := str(file.resolve().parent)) not in sys.path:
         sys.path.append(beside)  # for what it imports, and losses that it names
@@ -99,21 +103,21 @@ def load(name: str) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not callable(getattr(module, "get_config", None)):
-            raise errors.ConfigError(f"config: {path} has no function get_config()")
-        section = module.get_config(*([argument] if colon else []))
+        if not callable(get := getattr(module, function, None)):
+            raise errors.ConfigError(f"{field}: {path} has no function {function}()")
+        section = get(*([argument] if colon else []))
         section = section.to_dict() if isinstance(section, ConfigDict) else section
         if not isinstance(section, Mapping):
             kind = type(section).__name__
-            raise errors.ConfigError(f"config: get_config of {path} returns a {kind}")
-        for field, value in _leaves(config.to_json(section)):
+            raise errors.ConfigError(f"{field}: {function} of {path} returns a {kind}")
+        for leaf, value in config.leaves(config.to_json(section)):
             if not isinstance(value, str | int | float | list | dict | None):
                 value = f"{value!r:.60} is {type(value).__name__}"
-                raise errors.ConfigError(f"config: {path}: {field}: {value}, no data")
+                raise errors.ConfigError(f"{field}: {path}: {leaf}: {value}, no data")
     except errors.AlignError:
         raise
     except (Exception, SystemExit) as error:  # the code of a user's file
-        raise errors.ConfigError(f"config: {_fault(path, file, error)}") from error
+        raise errors.ConfigError(f"{field}: {_fault(path, file, error)}") from error
     return dict(section)
 
 
@@ -135,7 +139,9 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
     Raises:
       ConfigError: unknown fields, or texts that are no values of them; all at once.
     """
-    origins = {path: "file" for path, value in _leaves(section) if value is not None}
+    origins = {
+        path: "file" for path, value in config.leaves(section) if value is not None
+    }
     section, notes = _of_loss(section, dict(flags))
     for note in notes:
         log.warning(note)
@@ -191,11 +197,3 @@ def _with(section: Mapping | None, path: str, value: Any) -> dict:
     name, dot, rest = path.partition(".")
     section = dict(section or {})
     return section | {name: _with(section.get(name), rest, value) if dot else value}
-
-
-def _leaves(section: Mapping, prefix: str = ""):
-    for name, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
