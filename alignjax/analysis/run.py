@@ -37,6 +37,12 @@ from alignjax.tracking import journal
 T = TypeVar("T")
 
 
+@functools.lru_cache(maxsize=16)
+def _shared_model(section: str, rows: int) -> types.Model:
+    """A model, the same for all runs of one shape, which share what is compiled."""
+    return models.build(json.loads(section), vocab_size=rows)
+
+
 def open_run(
     path: str | pathlib.Path, step: int | None = None, *, network: bool = False
 ) -> Run:
@@ -144,7 +150,7 @@ class Run:
         section = {**self.config["model"], "attention": "auto"}
         # Where the section has the rows of the embedding, no tokenizer has to be there.
         rows = section.get("vocab_size") or self.tokenizer.vocab_size
-        return models.build(section, vocab_size=rows)
+        return _shared_model(json.dumps(section, sort_keys=True), rows)
 
     @property
     def chats(self) -> str | None:

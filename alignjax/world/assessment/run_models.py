@@ -75,18 +75,7 @@ class RunModel(NamedTuple):
     @property
     def worlds(self) -> list[dict[str, Any]]:
         """The options of the world sources of its data, or of its next ancestor's."""
-        run = self.run
-        for _ in range(LINEAGE):
-            sources = run.config.get("data", {}).get("sources") or {}
-            own = [s for s in sources.values() if s and s.get("kind") == "world"]
-            origin = (run.config.get("init") or {}).get("run")
-            if own or not origin:
-                return own
-            try:
-                run = analysis.open_run(origin)
-            except errors.AlignError:  # it is gone, so nobody knows
-                break
-        return []
+        return worlds_of(self.run.config)
 
     @property
     def reference(self) -> tuple[str, int | None] | None:
@@ -115,6 +104,24 @@ class RunModel(NamedTuple):
             "reads": self.format.name,
             **{field: objective[field] for field in fields},
         }
+
+
+def worlds_of(section: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of a config's world sources, or of the next run it descends from.
+
+    Empty where there are none, or where a run on the way is gone.
+    """
+    for _ in range(LINEAGE):
+        sources = (section.get("data") or {}).get("sources") or {}
+        own = [s for s in sources.values() if s and s.get("kind") == "world"]
+        origin = (section.get("init") or {}).get("run")
+        if own or not origin:
+            return own
+        try:
+            section = analysis.open_run(origin).config
+        except errors.AlignError:  # it is gone, so nobody knows
+            break
+    return []
 
 
 def find_world(
