@@ -71,6 +71,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.15",
     packages=setuptools.find_packages(include=["alignjax", "alignjax.*"]),
     package_data={
+        "alignjax.ablation": ["*.jinja"],
         "alignjax.data.chat.templates": ["*.jinja"],
         "alignjax.evals": ["*.json"],
         "alignjax.report": ["*.jinja"],

@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("score", "log-probs and rewards of the responses of a file"),
     "collect": ("feedback.collect", "sample replies and label pairs of them"),
     "assess": ("world.assessment.__main__", "measure runs on the embedded world"),
+    "sweep": ("ablation.__main__", "train, measure and compare many settings"),
     "compare": ("evals.compare", "compare arms by rows of their answers"),
     "judge": ("judges.judge", "let judges compare the answers of a study"),
     "rate": ("judges.rate", "compare the answers of a study yourself"),

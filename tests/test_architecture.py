@@ -32,6 +32,7 @@ LEVELS = [
     {"world"},
     {"judges"},
     {"feedback", "generate", "report", "score", "train"},
+    {"ablation"},
 ]
 # These know less than their level would let them.
 ONLY = {

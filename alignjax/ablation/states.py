@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sweep.jsonl`: what became of each run of a sweep, a line for every change.
+
+The last line of a run is its state; times add up over its lines. Several processes of
+one file system may append to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from typing import Any
+
+from alignjax import errors
+from alignjax.storage import json_files
+
+FILE = "sweep.jsonl"
+# "measured" is of a run that has answered the prompts too.
+STATES = ("queued", "running", "trained", "done", "interrupted", "failed")
+_SUMS = ("seconds", "cpu_seconds")
+
+
+def append(folder: pathlib.Path, run: str, state: str, **fields: Any) -> None:
+    """Adds a line on a run."""
+    line = {"run": run, "state": state, "time": round(time.time(), 3)}
+    line |= {"host": socket.gethostname(), "pid": os.getpid(), **fields}
+    with open(folder / FILE, "a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError):  # some file systems cannot
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(f"{json.dumps(line)}\n")
+
+
+def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The last line of each run, with the sums of its times, and when it `began`.
+
+    Raises:
+      DataError: by file and line, one that is no such record.
+    """
+    path, runs = folder / FILE, {}
+    if not path.is_file():
+        return runs
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        where = f"{path}:{number}"
+        line = json_files.parse(text, where, dict, allow_nan=True)
+        if not isinstance(line.get("run"), str) or line.get("state") not in STATES:
+            raise errors.DataError(f"{where}: no line on a run; remove it")
+        before = runs.get(line["run"], {})
+        sums = {k: before.get(k, 0.0) + line.get(k, 0.0) for k in _SUMS}
+        began = before.get("began")
+        if began is None and line["state"] == "running":
+            began = line["time"]
+        runs[line["run"]] = {**before, **line, **sums, "began": began}
+    return runs

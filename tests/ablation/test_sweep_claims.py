@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The claim of a sweep: written before, kept as it was, and marked where it was not."""
+
+import json
+
+import pytest
+
+from alignjax import errors
+from alignjax.ablation import claim
+from alignjax.evals import planning
+
+ARMS = ["dpo", "ipo"]
+
+
+def test_what_so_many_runs_can_claim():
+    """Reference: Student's t over runs; 5 a side see 2.02 deviations, 9 see 1.41."""
+    assert planning.runs_detectable(0.035, 5) == pytest.approx(0.071, abs=5e-4)
+    assert planning.runs_detectable(0.035, 9) == pytest.approx(0.0492, abs=5e-4)
+    assert len(claim.limits(claim.Claim(), 1)) == 1
+    two = claim.limits(claim.Claim(spread=0.035), 2)
+    assert any("0.5" in line for line in two)  # the least p of an exact test
+    assert any("0.198" in line for line in two)
+    assert not any("no p below" in line for line in claim.limits(claim.Claim(), 6))
+
+
+def test_a_claim_before_the_runs_may_change_and_one_after_is_marked(tmp_path):
+    first, second = claim.Claim(), claim.Claim(metric="tokens")
+    assert "exploring" in claim.verdict(claim.read(tmp_path))
+    claim.write(tmp_path, first, 2, ARMS, begun=False)
+    claim.write(tmp_path, second, 2, ARMS, begun=False)
+    (entry,) = claim.read(tmp_path)
+    assert entry["claim"]["metric"] == "tokens" and entry["before"]
+    assert "before the first run" in claim.verdict([entry])
+    assert claim.write(tmp_path, second, 2, ARMS, begun=True) == []
+    assert claim.write(tmp_path, first, 2, ARMS, begun=True)
+    entries = claim.read(tmp_path)
+    assert [e["claim"]["metric"] for e in entries] == ["tokens", "gold"]
+    assert [e["before"] for e in entries] == [True, False]
+    assert "after runs began" in claim.verdict(entries)
+    claim.write(tmp_path, first, 5, ARMS, begun=True)  # more runs are another claim
+    assert len(claim.read(tmp_path)) == 3
+
+
+def test_a_claim_that_was_edited_is_refused(tmp_path):
+    claim.write(tmp_path, claim.Claim(margin=0.05), 2, ARMS, begun=False)
+    path = tmp_path / claim.FILE
+    fields = json.loads(path.read_text())
+    fields["claims"][0]["claim"]["margin"] = 0.5
+    path.write_text(json.dumps(fields))
+    with pytest.raises(errors.DataError) as caught:
+        claim.read(tmp_path)
+    assert str(path) in str(caught.value)

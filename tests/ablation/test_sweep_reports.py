@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a sweep from stored rows: its numbers, and what it does not hide."""
+
+import csv
+import html.parser
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from alignjax import errors
+from alignjax.ablation import claim, report, results, states
+from alignjax.evals import compare
+from tests.ablation import made_up
+
+GAPS = {"dpo": 0.2, "ipo": 0.6, "kto": 0.2}
+
+
+class Benchmark:
+    """All that the report asks of one."""
+
+    digest = made_up.SUITE
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    made = made_up.plan(metric="gold", kl=0.3, margin=0.1)
+    claim.write(folder, made.sweep.claim, 3, made.arms, begun=False)
+    made_up.write(folder, made, GAPS)
+    return folder, made
+
+
+def test_comparisons_are_those_of_compare_with_the_yardstick(done):
+    folder, made = done
+    out = results.collect(made, folder, made_up.SUITE)
+    ipo, kto = out.comparisons
+    pair = [results.arm_of(out.outcomes, name, "gold") for name in ("dpo", "ipo")]
+    direct = compare.compare(*pair, margin=0.1)
+    for field in ("estimate", "low", "high", "p", "aa", "mde"):
+        assert ipo[field] == direct[field], field
+    assert ipo["low"] > 0 and ipo["estimate"] == pytest.approx(0.4, abs=0.1)
+    assert ipo["interval"] == "runs" and ipo["paired"]
+    assert ipo["at_kl"]["kl"] == 0.3 and ipo["non_inferior"]["p"] < 0.05
+    assert abs(kto["estimate"]) < 0.1 and kto["p_adjusted"] >= kto["p"]
+    assert out.halves["gold"] == ipo["aa"]
+    assert {f["slice"] for f in out.slices} == {"eval_a", "eval_b"}
+    drift = next(f for f in out.secondary if f["metric"] == "eval/drift/chosen")
+    assert drift["estimate"] == pytest.approx(0.0)
+    assert not out.gaps
+
+
+def test_tables_and_the_page_are_of_the_same_numbers(done):
+    folder, made = done
+    lines = report.write(made, folder, Benchmark, "three losses")
+    assert lines[-1].startswith("the report: ")
+    with open(folder / "tables" / "comparisons.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows if row["kind"] == "claim"] == ["ipo", "kto"]
+    assert all(row["p"] == "" for row in rows if row["kind"] == "secondary")
+    table = parquet.read_table(folder / "tables" / "comparisons.parquet").to_pylist()
+    assert [float(row["estimate"]) for row in rows] == [r["estimate"] for r in table]
+    arms = parquet.read_table(folder / "tables" / "arms.parquet").to_pylist()
+    assert [arm["responses"] for arm in arms] == [160, 160, 160]  # pairs are two
+    page = (folder / "report.html").read_text()
+    html.parser.HTMLParser().feed(page)
+    assert "<script" not in page and "width=device-width" in page
+    assert f"{float(rows[0]['estimate']):+.3f}" in page
+    assert "before the first run began" in page
+    assert page.count("A/A: two halves of dpo") >= 4
+    for name in ("outcome", "frontier", "displacement", "length", "time"):
+        assert f'id="{name}"' in page, name
+
+
+def test_an_arm_that_diverged_is_shown_and_not_averaged(tmp_path):
+    made = made_up.plan()
+    made_up.write(tmp_path, made, GAPS, diverged=["ipo_1-00000001"])
+    out = results.collect(made, tmp_path, made_up.SUITE)
+    ipo, kto = out.comparisons
+    assert "estimate" not in ipo and "1 of 3 runs of ipo diverged" in ipo["note"]
+    assert "estimate" in kto and kto["family"] == 1
+    assert any("ipo_1" in gap and "not finite" in gap for gap in out.gaps)
+    report.write(made, tmp_path, Benchmark, "lost")
+    page = (tmp_path / "report.html").read_text()
+    assert "diverged, exit code 77" in page and "No claim was written" in page
+    with open(tmp_path / "tables" / "runs.csv") as file:
+        states_of = [row["state"] for row in csv.DictReader(file)]
+    assert states_of.count("diverged") == 1 and states_of.count("done") == 8
+
+
+def test_a_baseline_that_diverged_leaves_nothing_to_claim(tmp_path):
+    made = made_up.plan()
+    made_up.write(tmp_path, made, GAPS, diverged=["dpo_0-00000000"])
+    out = results.collect(made, tmp_path, made_up.SUITE)
+    assert all("diverged" in fields["note"] for fields in out.comparisons)
+
+
+def test_figures_of_training_are_compared_too_and_one_run_says_little(tmp_path):
+    made = made_up.plan(metric="eval/drift/chosen")
+    made_up.write(tmp_path, made, GAPS)
+    out = results.collect(made, tmp_path, None)
+    assert out.comparisons[0]["interval"] == "runs"
+    one = made_up.plan(seeds=1, metric="eval/drift/chosen")
+    out = results.collect(one, tmp_path, None)
+    assert "low" not in out.comparisons[0] and "one run" in out.comparisons[0]["note"]
+    # The other runs of the folder are not of the file any more, and it says so.
+    assert any("6 runs of the folder" in gap for gap in out.gaps)
+
+
+def test_answers_to_other_prompts_are_refused(done):
+    folder, made = done
+    with pytest.raises(errors.DataError):
+        results.collect(made, folder, "other")
+
+
+def test_times_of_attempts_add_up_and_broken_lines_are_named(tmp_path):
+    states.append(tmp_path, "a", "running")
+    states.append(tmp_path, "a", "interrupted", seconds=2.0)
+    states.append(tmp_path, "a", "running")
+    states.append(tmp_path, "a", "done", seconds=3.0)
+    record = states.read(tmp_path)["a"]
+    assert record["seconds"] == 5.0 and record["state"] == "done"
+    assert np.isfinite(record["began"])
+    with open(tmp_path / states.FILE, "a") as file:
+        file.write('{"run": "a", "state": "lost"}\n')
+    with pytest.raises(errors.DataError, match=r"sweep.jsonl:5"):
+        states.read(tmp_path)
