@@ -5,7 +5,8 @@
 time; `weighted` sums a loss of them too, and makes its gradient on the way.
 `response_logprobs` sums them over responses, with the same result in the three layouts
 of `types.Responses`: a target counts by its response and its rank there, never by its
-row. Arrays of responses are [G, K], with G = B P in the order of the batch.
+row. Arrays of responses are [G, K], with G = B P in the order of the batch;
+`by_response` and `by_target` carry figures of their tokens to [G, K, T] and back.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ COMPARISONS = ("reference_kl", "kl")
 class Tokens(NamedTuple):
     """Figures of each position, float32 [B, T]; None where they are not needed.
 
+    They are of softmax(logits / temperature).
+
     Attributes:
       logp: the log-probability of the target, in nats.
       logz: the log-normaliser of the logits.
-      entropy: of the distribution over the vocabulary, in nats, without a gradient.
+      entropy: of the distribution over the vocabulary, in nats; without a gradient
+        unless one is asked for.
       hit: 1 where no token is likelier than the target, else 0.
       collision: log sum_v p(v)^2.
       reference_logp: `logp` under the reference.
@@ -58,6 +62,8 @@ def tokens(
     needs: tuple[str, ...] = (),
     reference: Params | None = None,
     reference_model: Model | None = None,
+    temperature: float = 1.0,
+    entropy_gradient: bool = False,
 ) -> Tokens:
     """`logp` and `logz` of each target, without ever holding the logits of all of them.
 
@@ -72,6 +78,9 @@ def tokens(
       reference: parameters of a reference, for `reference_logp` and the fields in
         `COMPARISONS`; without a gradient.
       reference_model: of `reference`, with the same vocabulary.
+      temperature: positive; the logits of both models are divided by it, as those of
+        the sampler are whose distribution this is then to be (arXiv:2403.17031).
+      entropy_gradient: whether a gradient goes through `entropy`, for a bonus.
 
     Raises:
       ValueError: a comparison without a reference.
@@ -85,16 +94,21 @@ def tokens(
         states += (other_model.hidden(reference, sequences),)
         heads += (other_model.head(reference),)
 
+    # At 1 nothing is traced. A product is rounded in one way, differentiated or not,
+    # which a quotient is not: equal models then have equal log-probabilities.
+    tempered = lambda x: x if temperature == 1 else x * (1 / temperature)
+
     def figures(products, targets, previous=None):
-        logits = model.cap(products[0])
-        policy = _figures(logits, targets, needs, previous and previous.logz)
+        logits = tempered(model.cap(products[0]))
+        logz = previous and previous.logz
+        policy = _figures(logits, targets, needs, logz, entropy_gradient)
         for product in products[1:]:
-            other = other_model.cap(product)
+            other = tempered(other_model.cap(product))
             fields = {"reference_logp": token_logp(other, targets)[0]}
             if "reference_kl" in needs:
                 fields["reference_kl"] = divergence(other, logits)
             if "kl" in needs:
-                fields["kl"] = divergence(logits, other)
+                fields["kl"] = divergence_from_fixed(logits, other)
             policy = policy._replace(**fields)
         return policy
 
@@ -143,11 +157,13 @@ def weighted(
     )
 
 
-def _figures(logits, targets, needs: tuple[str, ...], logz=None) -> Tokens:
+def _figures(
+    logits, targets, needs: tuple[str, ...], logz=None, entropy_gradient=False
+) -> Tokens:
     logp, logz = token_logp(logits, targets, logz)
     fields, fixed = {}, lax.stop_gradient(logits)
     if "entropy" in needs:
-        fields["entropy"] = entropy(fixed)
+        fields["entropy"] = entropy(logits if entropy_gradient else fixed)
     if "hit" in needs:
         target = jnp.take_along_axis(fixed, targets[..., None], axis=-1)[..., 0]
         fields["hit"] = (target >= fixed.max(-1)).astype(jnp.float32)
@@ -200,9 +216,30 @@ def divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     return (jnp.exp(p) * (p - q)).sum(-1)
 
 
+@jax.custom_vjp
+def divergence_from_fixed(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
+    """`divergence` with a gradient by p alone, p (log p/q - KL), exactly 0 at p = q."""
+    return divergence(p_logits, q_logits)
+
+
+def _divergence_forward(p_logits, q_logits):
+    q = jax.nn.log_softmax(q_logits, axis=-1)
+    p = jax.nn.log_softmax(p_logits, axis=-1)
+    kl = (jnp.exp(p) * (p - q)).sum(-1)
+    return kl, (jnp.exp(p), p - q, kl)
+
+
+def _divergence_backward(saved, g):
+    p, log_ratio, kl = saved
+    return g[..., None] * p * (log_ratio - kl[..., None]), None
+
+
+divergence_from_fixed.defvjp(_divergence_forward, _divergence_backward)
+
+
 def entropy(logits: jax.Array) -> jax.Array:
     """-sum_v p(v) log p(v), in nats, float32 [...], of logits [..., V]."""
-    logits = logits - logits.max(-1, keepdims=True)
+    logits = logits - lax.stop_gradient(logits.max(-1, keepdims=True))
     power = jnp.exp(logits)
     total = power.sum(-1)
     return jnp.log(total) - (power * logits).sum(-1) / total
@@ -257,6 +294,37 @@ def response_sums(batch: Responses, x: jax.Array) -> jax.Array:
     response_BRT1 = batch.responses[..., None]
     x_BRTN = jnp.where(response_BRT1 == 1 + jnp.arange(P * K), x_BRT1, 0.0)
     return x_BRTN.sum((1, 2)).reshape(B * P, K)
+
+
+def by_response(batch: Responses, x: jax.Array, room: int) -> jax.Array:
+    """`x` at the tokens of each response, in their order: float32 [G, K, room].
+
+    0 past a response's end, whatever `x` has elsewhere.
+
+    Args:
+      batch: in any layout.
+      x: a figure of each target, [B, R, T] or [B R, T].
+      room: tokens, at least as many as the longest response has.
+    """
+    B, P, K = batch.lengths.shape
+    response_BX = batch.responses.reshape(B, -1)
+    number_N1 = 1 + jnp.arange(P * K)[:, None]
+    first_BN1 = (response_BX[:, None] == number_N1).argmax(-1, keepdims=True)
+    place_BNT = jnp.minimum(first_BN1 + jnp.arange(room), response_BX.shape[-1] - 1)
+    x_BX = x.reshape(B, -1).astype(jnp.float32)
+    x_BNT = jnp.take_along_axis(x_BX[:, None], place_BNT, axis=-1)
+    counts_BNT = jnp.arange(room) < batch.lengths.reshape(B, -1, 1)
+    return jnp.where(counts_BNT, x_BNT, 0.0).reshape(B * P, K, room)
+
+
+def by_target(batch: Responses, x_GKT: jax.Array) -> jax.Array:
+    """Undoes `by_response`: [B, R, T], 0 at the targets of no response."""
+    B, R, T = batch.responses.shape
+    room = x_GKT.shape[-1]
+    rank = jnp.minimum(ranks(batch), room - 1)
+    place_BX = (jnp.clip(batch.responses - 1, 0) * room + rank).reshape(B, R * T)
+    x_BRT = jnp.take_along_axis(x_GKT.reshape(B, -1), place_BX, axis=-1)
+    return jnp.where(batch.responses != 0, x_BRT.reshape(B, R, T), 0)
 
 
 def is_last(batch: Responses) -> jax.Array:
