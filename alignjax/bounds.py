@@ -22,6 +22,7 @@ _ABOVE_0 = Bound(lambda x: x > 0, "above 0")
 _AT_LEAST_0 = Bound(lambda x: x >= 0, "at least 0")
 
 Positive = Annotated[float, _ABOVE_0]
+AboveOne = Annotated[float, Bound(lambda x: x > 1, "above 1")]
 NonNegative = Annotated[float, _AT_LEAST_0]
 Count = Annotated[int, Bound(lambda x: x >= 1, "at least 1")]
 CountOrZero = Annotated[int, _AT_LEAST_0]

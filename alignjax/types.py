@@ -197,6 +197,53 @@ class LogProbs:
 
 
 @flax.struct.dataclass
+class Now:
+    """Tokens that were sampled, under the policy that is trained: float32 [..., T].
+
+    A gradient goes through every field. Those after the first are filled where a loss
+    needs them (`Traits.needs`), else None.
+
+    Attributes:
+      logp: log-probabilities at the temperature of the sampler.
+      entropy: of the distribution over the vocabulary, in nats.
+      kl: KL(policy || reference) over the vocabulary, in nats.
+      value: the critic's value of the state in which the token was drawn.
+    """
+
+    logp: Any
+    entropy: Any = None
+    kl: Any = None
+    value: Any = None
+
+
+@flax.struct.dataclass
+class Then:
+    """The same tokens as they were before the first update on them: [..., T].
+
+    All are constants, float32 but for `action`; those of `old` to `reference` are
+    log-probabilities at the temperature of the sampler.
+
+    Attributes:
+      action: bool, the tokens that the policy drew, terminators included; at others,
+        padding among them, every field of `Now` and `Then` may have any number.
+      advantage: how much better than expected each turned out.
+      old: under the parameters that sampled, by the program that trains.
+      behaviour: what the sampler says that it drew from.
+      reference: under the reference model.
+      value: the critic's.
+      returns: the critic's targets.
+    """
+
+    action: Any
+    advantage: Any
+    old: Any
+    behaviour: Any = None
+    reference: Any = None
+    value: Any = None
+    returns: Any = None
+
+
+@flax.struct.dataclass
 class Routing:
     """Where a model with experts sent the tokens of each row, summed over its layers.
 

@@ -5,11 +5,16 @@
 """
 
 from alignjax.losses import (  # noqa: F401
+    advantages,
     catalogue,
     coupled,
+    denominators,
+    kl,
     language_model,
     links,
+    policy_gradient,
     preference,
+    probe,
     ranked,
     reference_free,
     reward,

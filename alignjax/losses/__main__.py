@@ -8,7 +8,15 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 
-from alignjax.losses import catalogue, links, scores
+from alignjax.losses import (
+    advantages,
+    catalogue,
+    denominators,
+    kl,
+    links,
+    policy_gradient,
+    scores,
+)
 
 SYMBOLS = """\
 symbols
@@ -30,7 +38,13 @@ symbols
   K, K_w, K_l    the responses of a list; KL(reference || policy) over a response
   A              the attributes that are rated; gap, margin, target are of the data
   e              label_smoothing (e^x is the exponential); beta, gamma, ... are options
-  sg             stop_gradient"""
+  sg             stop_gradient
+  of losses of sampled tokens, and of advantages
+  p, rho         the policy's probability of a token; p over that of the old policy
+  A, V, V_old, G the advantage of a token, its value, the old one, its return
+  y, |y|, l      a response, the number of its actions, the loss of one of them
+  R, mu, sigma   the reward of a response; mean and deviation among those to a prompt
+  d, t, T        log(policy/reference) of a token; times of a response"""
 MOVING = """\
 with any loss that has a reference
   TR-DPO, arXiv:2404.09656, whose reference follows the policy:
@@ -57,6 +71,11 @@ def describe(name: str, function: Callable) -> str:
     return "\n".join(lines)
 
 
+def _section(title: str, functions) -> list[str]:
+    described = [describe(name, functions[name]) for name in sorted(functions)]
+    return [f"{title} ({len(functions)})", *described]
+
+
 def first_line(function: Callable) -> str:
     return inspect.getdoc(function).splitlines()[0]
 
@@ -64,12 +83,18 @@ def first_line(function: Callable) -> str:
 def table() -> str:
     """The whole catalogue as text."""
     parts = [SYMBOLS]
-    for kind, losses in catalogue.CATALOGUE.items():
+    for kind, losses in (catalogue.CATALOGUE | catalogue.OF_TOKENS).items():
         free = [n for n, f in losses.items() if not catalogue.traits(f).reference]
-        parts.append(f"{kind} losses ({len(losses)})")
-        parts += [describe(name, losses[name]) for name in sorted(losses)]
+        parts += _section(f"{kind} losses", losses)
         if kind == "preference":
             parts.append(f"  without a reference: {', '.join(sorted(free))}")
+    for functions in (
+        advantages.ADVANTAGES,
+        denominators.DENOMINATORS,
+        policy_gradient.CORRECTIONS,
+        kl.ESTIMATORS,
+    ):
+        parts += _section(f"{functions.kind}s", functions)
     for functions in (links.LINKS, scores.DIVERGENCES):
         parts.append(f"{functions.kind}s ({len(functions)})")
         parts += [f"  {name}: {first_line(f)}" for name, f in sorted(functions.items())]

@@ -4,6 +4,8 @@
 A loss is a pure function `(policy, reference, *, ...) -> loss_B`. Its keyword arguments
 are *options*, which a config sets; *inputs*, arrays of the batch, such as labels; and
 `statistic`, of losses whose terms depend on all of a batch. `Traits` tells them apart.
+Losses of responses that were sampled, and of a critic's values of them, are
+`(now, then, *, ...) -> loss_BT`, and all their keyword arguments are options.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from alignjax import bounds, config, errors, registry, types
-from alignjax.losses import links
+from alignjax.losses import links, probe
 
 PREFERENCE = registry.Registry("preference loss")  # LogProbs of [B, 2]
 UNPAIRED = registry.Registry("unpaired loss")  # LogProbs of [B]
@@ -30,13 +32,19 @@ CATALOGUE = {
     "ranked": RANKED,
     "reward": REWARD,
 }
+POLICY_GRADIENT = registry.Registry("policy-gradient loss")  # Now and Then of [B, T]
+VALUE = registry.Registry("value loss")
+OF_TOKENS = {"policy-gradient": POLICY_GRADIENT, "value": VALUE}
 
 # The kinds of data of losses, and the shape of log-probs in a dry run. Its sizes differ
 # from one another and from the 2 of a pair, so no axis passes for another.
 B, K, A = 5, 3, 4
 SHAPES = {"pairs": (B, 2), "rankings": (B, K), "labels": (B,), "ratings": (B, A)}
-# The fields that `Traits.needs` may name.
-OPTIONAL = [f.name for f in dataclasses.fields(types.LogProbs) if f.default is None]
+RESPONSES = "responses"  # the data of `OF_TOKENS`
+# The fields that `Traits.needs` may name, and those of `OF_TOKENS`.
+_optional = lambda cls: [f.name for f in dataclasses.fields(cls) if f.default is None]
+OPTIONAL = _optional(types.LogProbs)
+OPTIONAL_OF_TOKENS = sorted({*_optional(types.Now), *_optional(types.Then)})
 # Inputs that follow from the batch itself; all others are in `Responses.values`.
 FROM_BATCH = ("weight_B", "present_BK", "present_BA")
 
@@ -47,15 +55,19 @@ class Traits:
 
     Attributes:
       reference: whether it reads the reference model.
-      needs: the optional fields of `LogProbs` that it reads.
+      needs: the optional fields of `LogProbs`, or of `Now` and `Then`, that it reads.
       inputs: its keyword arguments that are arrays of the batch, not options.
       statistic: the function of the whole global batch that a *batch-coupled* loss
         needs; its microbatches share one value, computed before them. See `measure`.
       margin: whether it depends on the log-ratios by their difference alone, so that
         the gradients of chosen and rejected are opposite.
-      data: what one example of the loss is, one of `SHAPES`.
+      data: what one example of the loss is, one of `SHAPES`, or `RESPONSES`.
       normalised: of losses without a reference, whether the implicit reward of a
         response is its log-probability per token rather than the sum.
+      per: of losses of tokens, whether it adds over the tokens of a "response", or
+        takes each "token" by itself.
+      on_policy: of policy-gradient losses, whether the gradient by log p of an action
+        is minus its advantage where policy and old policy are the same.
     """
 
     reference: bool = True
@@ -65,6 +77,8 @@ class Traits:
     margin: bool = False
     data: str = "pairs"
     normalised: bool = False
+    per: Literal["token", "response"] = "token"
+    on_policy: bool = True
 
     @property
     def coupled(self) -> bool:
@@ -85,11 +99,13 @@ def declare(**fields) -> Callable[[Callable], Callable]:
       ValueError: unknown traits, or inputs that the function does not take.
     """
     declared = Traits(**fields)
+    of_tokens = declared.data == RESPONSES
 
     def decorate(function):
         for field, names, allowed in (
-            ("needs", declared.needs, OPTIONAL),
-            ("data", (declared.data,), SHAPES),
+            ("needs", declared.needs, OPTIONAL_OF_TOKENS if of_tokens else OPTIONAL),
+            ("data", (declared.data,), (*SHAPES, RESPONSES)),
+            ("per", (declared.per,), ("token", "response")),
             ("inputs", declared.inputs, inspect.signature(function).parameters),
         ):
             for name in set(names) - set(allowed):
@@ -99,6 +115,9 @@ def declare(**fields) -> Callable[[Callable], Callable]:
         return function
 
     return decorate
+
+
+declare_policy = functools.partial(declare, data=RESPONSES, reference=False)
 
 
 def register(where: registry.Registry, **fields) -> Callable[[Callable], Callable]:
@@ -165,21 +184,50 @@ def bind(
         that is no loss: it fails, or does not return one value per example.
     """
     with config.errors_at(path):
-        try:
-            fields = options(function)
-        except NameError as error:
-            raise errors.ConfigError(
-                f"loss: {function.__name__}: in its annotations, {error}"
-            ) from error
-        values = {name: field.default for name, field in fields.items()}
-        values |= config.fill(fields, section, "")
-        if "link_options" in values:
-            link = config.find(links.LINKS, values["link"], "link")
+        bound = _filled(function, section)
+        if "link_options" in bound.keywords:
+            link = config.find(links.LINKS, bound.keywords["link"], "link")
             of_link = config.fields(link, leading=2)
-            config.fill(of_link, values["link_options"] or {}, "link_options")
-        bound = functools.partial(function, **values)
+            config.fill(of_link, bound.keywords["link_options"] or {}, "link_options")
         _dry_run(bound, scores)
     return bound
+
+
+def bind_of_tokens(
+    function: Callable, section: Mapping, path: str, *, critic: bool = False
+) -> functools.partial:
+    """`bind` of a loss of sampled tokens, or of a critic, which `probe` runs as well.
+
+    Raises:
+      ConfigError: as `bind`; also where the loss reads padding or other responses, is
+        not finite, or has another gradient than minus the advantage at a ratio of 1.
+    """
+    check = probe.value if critic else probe.policy
+    with config.errors_at(path):
+        bound = _filled(function, section)
+        name = getattr(function, "__name__", repr(function))
+        try:
+            check(bound, traits(function))
+        except Exception as error:  # a loss from outside may fail in any way
+            text = str(error).partition("\n")[0]
+            if text.partition(":")[0] in bound.keywords:
+                raise errors.ConfigError(text) from error
+            if not isinstance(error, probe.Refusal):
+                text = f"fails: {type(error).__name__}: {text}"
+            raise errors.ConfigError(f"loss: {name} {text}") from error
+    return bound
+
+
+def _filled(function: Callable, section: Mapping) -> functools.partial:
+    try:
+        fields = options(function)
+    except NameError as error:
+        raise errors.ConfigError(
+            f"loss: {function.__name__}: in its annotations, {error}"
+        ) from error
+    values = {name: field.default for name, field in fields.items()}
+    values |= config.fill(fields, section, "")
+    return functools.partial(function, **values)
 
 
 def _dry_run(loss: functools.partial, scores: bool) -> None:

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advantages: how much better than expected each token of a response turned out.
+
+An advantage is `(outcome, *, ...) -> Advantages`, of all responses of a rollout, so
+that no mean or spread depends on how the rollout is later cut into minibatches. Arrays
+are [G, K, T]: G prompts, K responses to each, T tokens of a response, padded. In the
+equations R_i is the reward of a response, the sum of its tokens' rewards; mu and sigma
+are mean and standard deviation over the responses to a prompt that have a reward. Where
+these are all equal, advantages are exactly 0.
+
+A response without a reward is left out of every statistic and has weight 0, and so has
+one that had nothing to be compared with. What stands behind masks is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alignjax import registry
+from alignjax.bounds import Fraction, Positive
+
+ADVANTAGES = registry.Registry("advantage")
+
+End = Literal["terminal", "bootstrap", "masked"]
+# Rewards closer than this, relative to the largest of them and 1, are equal: what is
+# left of their differences is rounding, which no small spread may magnify.
+TIE = 1e-6
+
+
+class Outcome(NamedTuple):
+    """What became of a rollout.
+
+    Attributes:
+      reward: float32 [G, K, T], of each token; see `token_rewards`.
+      action: bool [G, K, T], the tokens that the policy drew, terminators included; not
+        padding, nor what a tool wrote in between.
+      scored: bool [G, K], the responses that have a reward.
+      learned: bool [G, K], those to learn from.
+      value: float32 [G, K, T], a critic's V(s_t) of the state in which a token was
+        drawn, or None.
+      after: float32 [G, K], the value of the state after the last token; 0 where the
+        response ended there.
+      greedy: float32 [G], the reward of the policy's greedy response, or None.
+    """
+
+    reward: jax.Array
+    action: jax.Array
+    scored: jax.Array
+    learned: jax.Array
+    value: jax.Array | None = None
+    after: jax.Array | float = 0.0
+    greedy: jax.Array | None = None
+
+
+class Advantages(NamedTuple):
+    """What a policy and its critic learn from.
+
+    Attributes:
+      advantage: float32 [G, K, T], 0 at tokens that are no actions.
+      weight: float32 [G, K], 1 for the responses that count, else 0.
+      returns: float32 [G, K, T], the critic's targets, or None.
+    """
+
+    advantage: jax.Array
+    weight: jax.Array
+    returns: jax.Array | None = None
+
+
+class Requirements(NamedTuple):
+    """What an advantage needs: responses to a prompt, and fields of `Outcome`."""
+
+    responses: int = 1
+    fields: tuple[str, ...] = ()
+
+
+def requirements(function: Callable) -> Requirements:
+    """Those of an advantage; the default ones where it declares none."""
+    return getattr(function, "requirements", Requirements())
+
+
+def declare(responses: int = 1, fields: tuple[str, ...] = ()):
+    """A decorator that attaches `Requirements`, also outside the package."""
+
+    def decorate(function):
+        function.requirements = Requirements(responses, fields)
+        return function
+
+    return decorate
+
+
+def register(responses: int = 1, fields: tuple[str, ...] = ()):
+    """`declare`, and an entry in `ADVANTAGES` under the function's own name."""
+    return lambda f: declare(responses, fields)(ADVANTAGES.register(f))
+
+
+def token_rewards(score_GK, action_GKT, k1_GKT=None, coefficient=0.0) -> jax.Array:
+    """Rewards of tokens: the score at the last action, less coefficient times k1.
+
+    Args:
+      score_GK: the reward of each response; NaN where there is none.
+      action_GKT: bool.
+      k1_GKT: log(policy / reference) of each token under the policy that drew it, where
+        the KL is part of the reward.
+      coefficient: of the KL, beta.
+    """
+    later_GKT = jnp.cumsum(action_GKT[..., ::-1], axis=-1)[..., ::-1]
+    last_GKT = action_GKT & (later_GKT == 1)
+    score_GK1 = jnp.where(jnp.isfinite(score_GK), score_GK, 0.0)[..., None]
+    reward_GKT = jnp.where(last_GKT, score_GK1, 0.0).astype(jnp.float32)
+    if k1_GKT is None:
+        return reward_GKT
+    return reward_GKT - jnp.where(action_GKT, coefficient * k1_GKT, 0.0)
+
+
+def with_end(outcome: Outcome, truncated_GK, end: End, after_GK=None) -> Outcome:
+    """`outcome` with one of three meanings for the responses that were cut off.
+
+    "terminal": the room is a part of the task, and nothing comes after it. "bootstrap":
+    the critic's value of the state after the last token comes after it. "masked":
+    nothing is learned from them, in the loss and its denominator; their rewards count
+    in the statistics of their group all the same.
+
+    Args:
+      outcome: as if every response had ended.
+      truncated_GK: bool, the responses that did not end by themselves.
+      end: which of the three.
+      after_GK: float32, V(s_{T+1}), for "bootstrap".
+    """
+    if end == "bootstrap":
+        return outcome._replace(after=jnp.where(truncated_GK, after_GK, 0.0))
+    if end == "masked":
+        return outcome._replace(learned=outcome.learned & ~truncated_GK)
+    return outcome
+
+
+@register()
+def reinforce(outcome: Outcome, *, baseline: float = 0.0) -> Advantages:
+    """REINFORCE, Williams, 1992: R_i - b, with a constant baseline b."""
+    return _of_responses(outcome, _total(outcome) - baseline)
+
+
+@register(responses=2)
+def rloo(outcome: Outcome) -> Advantages:
+    """RLOO, arXiv:2402.14740: R_i less the mean of the prompt's other responses.
+
+    That is K/(K-1) (R_i - mu), in which the baseline does not depend on the response.
+    """
+    centred_GK, count_G1 = _centred(outcome)
+    scale_G1 = count_G1 / jnp.maximum(count_G1 - 1, 1)
+    return _of_groups(outcome, scale_G1 * centred_GK, count_G1)
+
+
+@register(responses=2)
+def grpo(
+    outcome: Outcome, *, epsilon: Positive = 1e-4, ddof: Literal[0, 1] = 1
+) -> Advantages:
+    """GRPO, arXiv:2402.03300: (R_i - mu)/(sigma + epsilon).
+
+    The paper does not say which standard deviation; with `ddof` 1 its square is divided
+    by K - 1, as in TRL. Division by sigma gives each prompt a KL coefficient of its
+    own, sigma times the one that is set.
+    """
+    centred_GK, count_G1 = _centred(outcome)
+    square_G1 = jnp.square(centred_GK).sum(-1, keepdims=True)
+    sigma_G1 = jnp.sqrt(square_G1 / jnp.maximum(count_G1 - ddof, 1))
+    return _of_groups(outcome, centred_GK / (sigma_G1 + epsilon), count_G1)
+
+
+@register(responses=2)
+def dr_grpo(outcome: Outcome) -> Advantages:
+    """Dr. GRPO, arXiv:2503.20783: R_i - mu; (K-1)/K times `rloo`.
+
+    The other half of the method is a denominator, `denominators.constant`.
+    """
+    return _of_groups(outcome, *_centred(outcome))
+
+
+@register(responses=2)
+def batch_std(
+    outcome: Outcome, *, epsilon: Positive = 1e-4, ddof: Literal[0, 1] = 1
+) -> Advantages:
+    """Group mean and batch std, arXiv:2508.08221: (R_i - mu)/(s + epsilon).
+
+    s is the standard deviation over the rewards of all prompts: one scale, so prompts
+    of other difficulty are not weighted otherwise.
+    """
+    centred_GK, count_G1 = _centred(outcome)
+    _, variance = _moments(_total(outcome), outcome.scored, ddof)
+    scaled_GK = centred_GK / (jnp.sqrt(variance) + epsilon)
+    return _of_groups(outcome, scaled_GK, count_G1)
+
+
+@register()
+def reinforce_pp(
+    outcome: Outcome,
+    *,
+    gamma: Fraction = 1.0,
+    epsilon: Positive = 1e-8,
+    ddof: Literal[0, 1] = 0,
+) -> Advantages:
+    """REINFORCE++, arXiv:2501.03262: sum_s>=t gamma^(s-t) r_s, whitened.
+
+    Over all actions of the rollout that are learned from; the KL belongs in the rewards
+    r (`kl.PLACES`).
+    """
+    plain = _of_responses(outcome, 0.0)
+    counts_GKT = outcome.action & (plain.weight > 0)[..., None]
+    return_GKT = whiten(_to_go(outcome, gamma), counts_GKT, epsilon, ddof)
+    return plain._replace(advantage=return_GKT)
+
+
+@register(responses=2)
+def reinforce_pp_baseline(
+    outcome: Outcome, *, epsilon: Positive = 1e-8, ddof: Literal[0, 1] = 0
+) -> Advantages:
+    """REINFORCE++-baseline, arXiv:2501.03262: R_i - mu, whitened over the rollout.
+
+    A response is one value; verl whitens one for each token, in which long responses
+    count more.
+    """
+    centred_GK, count_G1 = _centred(outcome)
+    plain = _of_groups(outcome, centred_GK, count_G1)
+    white_GK = whiten(centred_GK, plain.weight > 0, epsilon, ddof)
+    # Where a group's rewards are equal, the mean of all is a residue of rounding.
+    differ_G1 = _spread(_total(outcome), outcome.scored, -1)
+    return _of_groups(outcome, jnp.where(differ_G1, white_GK, 0.0), count_G1)
+
+
+@register(fields=("greedy",))
+def remax(outcome: Outcome) -> Advantages:
+    """ReMax, arXiv:2310.10505: R_i less the reward of the greedy response."""
+    return _of_responses(outcome, _total(outcome) - outcome.greedy[:, None])
+
+
+@register(fields=("value",))
+def gae(outcome: Outcome, *, gamma: Fraction = 1.0, lam: Fraction = 0.95) -> Advantages:
+    """GAE, arXiv:1506.02438 Eq. 16: A_t = d_t + gamma lam A_t+1, returns A_t + V_t.
+
+    d_t = r_t + gamma V_t+1 - V_t. Tokens in between that are no actions are passed
+    over: the next action is the next step. After the last one stands `Outcome.after`.
+    """
+    action_TGK = jnp.moveaxis(outcome.action, -1, 0)
+    behind = lambda x: jnp.where(action_TGK, jnp.moveaxis(x, -1, 0), 0.0)
+    reward_TGK, value_TGK = behind(outcome.reward), behind(outcome.value)
+
+    def step(later, now):
+        reward_GK, value_GK, action_GK = now
+        next_value_GK, next_advantage_GK = later
+        delta_GK = reward_GK + gamma * next_value_GK - value_GK
+        advantage_GK = delta_GK + gamma * lam * next_advantage_GK
+        here = (value_GK, advantage_GK)
+        keep = lambda new, old: jnp.where(action_GK, new, old)
+        later = jax.tree.map(keep, here, later)
+        return later, jnp.where(action_GK, advantage_GK, 0.0)
+
+    zero_GK = jnp.zeros(reward_TGK.shape[1:], jnp.float32)
+    start = (zero_GK + outcome.after, zero_GK)
+    steps = (reward_TGK, value_TGK, action_TGK)
+    _, advantage_TGK = lax.scan(step, start, steps, reverse=True)
+    advantage_GKT = jnp.moveaxis(advantage_TGK, 0, -1)
+    return_GKT = jnp.moveaxis(advantage_TGK + value_TGK, 0, -1)
+    weight_GK = _of_responses(outcome, 0.0).weight
+    return Advantages(advantage_GKT, weight_GK, return_GKT)
+
+
+@register(fields=("value",))
+def gae_whitened(
+    outcome: Outcome,
+    *,
+    gamma: Fraction = 1.0,
+    lam: Fraction = 0.95,
+    epsilon: Positive = 1e-8,
+    ddof: Literal[0, 1] = 0,
+) -> Advantages:
+    """GAE as in PPO for text, arXiv:2403.17031: `gae`, its advantages whitened.
+
+    Over all actions of the rollout that are learned from. The returns are not.
+    """
+    plain = gae(outcome, gamma=gamma, lam=lam)
+    counts_GKT = outcome.action & (plain.weight > 0)[..., None]
+    white_GKT = whiten(plain.advantage, counts_GKT, epsilon, ddof)
+    return plain._replace(advantage=white_GKT)
+
+
+def whiten(x, there, epsilon=1e-8, ddof=0) -> jax.Array:
+    """(x - mean)/sqrt(variance + epsilon) where `there`, else 0.
+
+    Exactly 0 where there is no spread. With `ddof` 0 the variance is the biased one of
+    arXiv:2403.17031, with 1 that of TRL and verl.
+    """
+    x = jnp.where(there, x, 0.0)
+    centred, variance = _moments(x, there, ddof)
+    white = jnp.where(there, centred * lax.rsqrt(variance + epsilon), 0.0)
+    return jnp.where(_spread(x, there, None), white, 0.0)
+
+
+def informative(outcome_GK, scored_GK) -> jax.Array:
+    """bool [G], the prompts whose responses differ: dynamic sampling, arXiv:2503.14476.
+
+    `outcome_GK` is the raw result of the task, before penalties for length and the
+    like, by which responses differ that have all failed.
+    """
+    return _spread(outcome_GK, scored_GK, -1)[:, 0]
+
+
+def first(informative_G, count: int) -> jax.Array:
+    """bool [G], the first `count` informative prompts, in the order they were drawn."""
+    return informative_G & (jnp.cumsum(informative_G) <= count)
+
+
+def _total(outcome: Outcome):
+    """R, float32 [G, K]; 0 for the responses without a reward."""
+    total_GK = jnp.where(outcome.action, outcome.reward, 0.0).sum(-1)
+    return jnp.where(outcome.scored, total_GK, 0.0)
+
+
+def _to_go(outcome: Outcome, gamma):
+    """sum_s>=t gamma^(s-t) r_s over actions, 0 at other tokens, float32 [G, K, T]."""
+    zero = jnp.zeros_like(outcome.reward)
+    return gae(outcome._replace(value=zero, after=0.0), gamma=gamma, lam=1.0).advantage
+
+
+def _centred(outcome: Outcome):
+    """R - mu where there is a reward, else 0, [G, K]; and how many there are, [G, 1].
+
+    Differences to one of the rewards come first: equal ones then have a mean of 0.
+    """
+    total_GK, there_GK = _total(outcome), outcome.scored
+    count_G1 = there_GK.sum(-1, keepdims=True).astype(jnp.float32)
+    one_G1 = jnp.take_along_axis(total_GK, there_GK.argmax(-1)[:, None], axis=-1)
+    above_GK = jnp.where(there_GK, total_GK - one_G1, 0.0)
+    mean_G1 = above_GK.sum(-1, keepdims=True) / jnp.maximum(count_G1, 1)
+    keep_GK = there_GK & _spread(total_GK, there_GK, -1)
+    return jnp.where(keep_GK, above_GK - mean_G1, 0.0), count_G1
+
+
+def _moments(x, there, ddof):
+    """x - mean, and the variance from it: never a difference of two large squares."""
+    count = there.sum().astype(jnp.float32)
+    one = x.reshape(-1)[there.reshape(-1).argmax()]
+    above = jnp.where(there, x - one, 0.0)
+    centred = jnp.where(there, above - above.sum() / jnp.maximum(count, 1), 0.0)
+    return centred, jnp.square(centred).sum() / jnp.maximum(count - ddof, 1)
+
+
+def _spread(x, there, axis):
+    """bool, whether the numbers that are there differ; `axis` is kept."""
+    largest = jnp.where(there, x, -jnp.inf).max(axis, keepdims=axis is not None)
+    least = jnp.where(there, x, jnp.inf).min(axis, keepdims=axis is not None)
+    scale = jnp.maximum(1.0, jnp.maximum(jnp.abs(largest), jnp.abs(least)))
+    return largest - least > TIE * scale
+
+
+def _of_responses(outcome: Outcome, advantage_GK) -> Advantages:
+    """One advantage for all actions of a response."""
+    counts_GK = outcome.learned & outcome.scored & outcome.action.any(-1)
+    advantage_GK = jnp.where(counts_GK, advantage_GK, 0.0)
+    advantage_GKT = jnp.where(outcome.action, advantage_GK[..., None], 0.0)
+    return Advantages(advantage_GKT, counts_GK.astype(jnp.float32))
+
+
+def _of_groups(outcome: Outcome, advantage_GK, count_G1) -> Advantages:
+    """As `_of_responses`; one that was compared with no other counts nothing."""
+    learned_GK = outcome.learned & (count_G1 > 1)
+    return _of_responses(outcome._replace(learned=learned_GK), advantage_GK)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The KL penalty: estimators, where each may stand, and a coefficient that adapts.
+
+With d = log(policy/reference) of a token that the policy drew, k1 = d, k2 = d^2/2 and
+k3 = e^-d - 1 + d (joschu.net/blog/kl-approx.html). As values all but k2 have the KL
+as their mean; as gradients they part (s is a state, sg stop_gradient):
+
+    reward -= coefficient k1, summed over what follows: the gradient of the KL of whole
+        responses; and so for the sum over a response as its one reward
+    loss += exact or k2: of sum_t KL(policy || reference; s_t), states held fixed
+    loss += k3_ratio: as k2, and after several updates on the same rollout too
+    loss += k3: of the forward sum_t KL(reference || policy; s_t)
+    loss += k1: nothing, its expected gradient is 0
+    reward -= k2 or k3: vanishes where policy and reference meet
+    reward -= exact: lacks each state's own part
+
+The last three lines are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from alignjax import registry
+from alignjax.bounds import Positive
+from alignjax.losses import policy_gradient
+from alignjax.types import Now, Then
+
+# In the loss: `(now, then) -> kl_BT`, in nats, with a gradient.
+ESTIMATORS = registry.Registry("KL estimator")
+
+Place = Literal["reward", "loss"]
+PLACES = {"reward": ("k1",), "loss": ("exact", "k2", "k3", "k3_ratio")}
+REFUSED = {
+    ("loss", "k1"): "its expected gradient is 0; put k1 in the reward",
+    ("reward", "k2"): "its gradient vanishes where policy and reference meet; put k1 "
+    "there, or k2 in the loss",
+    ("reward", "k3"): "its gradient is that of KL(policy || reference) less that of "
+    "KL(reference || policy), which vanishes where they meet; put k1 there",
+    ("reward", "exact"): "it lacks the gradient of each state's own KL; put k1 there, "
+    "or exact in the loss",
+    ("reward", "k3_ratio"): "a reward has no gradient of its own; put k1 there",
+}
+
+
+def check(place: str, estimator: str) -> None:
+    """Refuses a pair of place and estimator that is none, or one that misleads.
+
+    Raises:
+      ValueError: with the reason.
+    """
+    if place not in PLACES:
+        raise ValueError(f"place: {place!r}; {registry.closest(place, PLACES)}")
+    if reason := REFUSED.get((place, estimator)):
+        raise ValueError(f"estimator: {estimator} in the {place}: {reason}")
+    if estimator not in PLACES[place]:
+        near = registry.closest(estimator, PLACES[place])
+        raise ValueError(f"estimator: {estimator!r} in the {place}; {near}")
+
+
+def k1(logp, reference_logp) -> jax.Array:
+    """d, of log-probabilities of any shape: unbiased, and of either sign."""
+    return logp - reference_logp
+
+
+@ESTIMATORS.register
+def k2(now: Now, then: Then) -> jax.Array:
+    """d^2/2; biased as a value, and as a gradient that of `exact`, by one sample."""
+    return jnp.square(_log_ratio(now, then)) / 2
+
+
+@ESTIMATORS.register
+def k3(now: Now, then: Then) -> jax.Array:
+    """e^-d - 1 + d: GRPO, arXiv:2402.03300 Eq. 4; descends KL(reference || policy).
+
+    The exponent is clipped at 20, the estimator never: it pulls where it is large.
+    """
+    return _k3(_log_ratio(now, then))
+
+
+@ESTIMATORS.register
+def k3_ratio(now: Now, then: Then) -> jax.Array:
+    """rho (e^-d - 1 + d), rho = policy/old: arXiv:2512.02556, and TRL by default.
+
+    Unbiased, value and gradient, also where the policy is no longer the one that drew.
+    """
+    return policy_gradient.ratio(now, then) * _k3(_log_ratio(now, then))
+
+
+@ESTIMATORS.register
+def exact(now: Now, then: Then) -> jax.Array:
+    """KL(policy || reference) over the vocabulary at each state: no sampling noise."""
+    return jnp.where(then.action, now.kl, 0.0)
+
+
+def adapted(
+    coefficient, kl, sequences, *, target: Positive = 6.0, horizon: Positive = 10_000.0
+):
+    """The next coefficient, arXiv:1909.08593 section 2.2.
+
+    coefficient (1 + clip(kl/target - 1, -0.2, 0.2) sequences/horizon).
+
+    Args:
+      coefficient: the present one, float32.
+      kl: the mean over the rollout's sequences of the sum over tokens of k1.
+      sequences: how many the rollout had.
+      target: nats that the controller holds the KL at.
+      horizon: sequences in which it moves the coefficient by a fifth.
+    """
+    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    return coefficient * (1.0 + error * sequences / horizon)
+
+
+def _k3(d):
+    furthest = policy_gradient.FURTHEST
+    return jnp.expm1(jnp.clip(-d, -furthest, furthest)) + d
+
+
+def _log_ratio(now: Now, then: Then):
+    return jnp.where(then.action, now.logp - then.reference, 0.0)

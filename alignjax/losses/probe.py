@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A first look at a loss of sampled tokens, before there is a model or a rollout.
+
+A loss from outside the package is run on a few made-up responses. What would make a
+long run worthless is refused then: a gradient that is not the policy gradient at the
+first update, numbers that are not finite far from it, and a loss that depends on
+padding or on other responses, whose result would change with the layout of a batch.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.types import Now, Then
+
+FAR = 20.0  # the largest log-ratio at which a loss must be finite
+B, T = 6, 5  # responses, and the room of each; neither is the length of one
+
+
+class Refusal(ValueError):
+    """What is wrong with a loss, in words that follow its name."""
+
+
+def policy(loss, traits) -> None:
+    """Refuses a loss `(now, then) -> loss_BT` of a policy.
+
+    Args:
+      loss: with its options bound.
+      traits: its `catalogue.Traits`.
+
+    Raises:
+      Refusal: with the reason.
+    """
+    now, then = _responses()
+    old = now.replace(logp=then.old)
+    _check_shape(loss(old, then))
+    gradient_BT = np.asarray(_gradient(loss, "logp", old, then))
+    expected_BT = np.where(then.action, -then.advantage, 0.0)
+    if traits.on_policy and not np.allclose(gradient_BT, expected_BT, atol=1e-5):
+        b, t = np.unravel_index(np.abs(gradient_BT - expected_BT).argmax(), (B, T))
+        raise Refusal(
+            f"has the gradient {gradient_BT[b, t]:.6g} by log p of an action of "
+            f"advantage {then.advantage[b, t]:.6g} where policy and old policy are the "
+            "same; the policy gradient is minus the advantage. Declare on_policy=False "
+            "if that is meant (losses.catalogue.declare_policy)"
+        )
+    for sign in (-1, 1):
+        far = now.replace(logp=then.old + sign * FAR)
+        _check_finite(loss, "logp", far, then, f"at a ratio of e^{sign * FAR:.0f}")
+    _check_rows(loss, "logp", now, then)
+
+
+def value(loss, traits) -> None:
+    """Refuses a loss `(now, then) -> loss_BT` of a critic; see `policy`."""
+    del traits
+    now, then = _responses()
+    _check_shape(loss(now, then))
+    for sign in (-1, 1):
+        far = now.replace(value=then.returns + sign * 1e6)
+        _check_finite(loss, "value", far, then, "where a value is off by 1e6")
+    _check_rows(loss, "value", now, then)
+
+
+def _responses() -> tuple[Now, Then]:
+    """Responses of other lengths, with a tool's words in one, after an update or two.
+
+    All actions of a response have one advantage, as losses of responses need.
+    """
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    action_BT = np.arange(T) < np.array([3, 4, 1, 2, 4, 3])[:, None]
+    action_BT[1, 1] = False
+    logp = lambda: -1 - np.abs(draw(B, T))
+    advantage_BT = np.broadcast_to(draw(B, 1), (B, T)).copy()
+    then = Then(action_BT, advantage_BT, logp(), *(logp() for _ in range(2)))
+    then = then.replace(value=draw(B, T), returns=draw(B, T))
+    near = then.old + 0.1 * draw(B, T)
+    return Now(near, np.abs(draw(B, T)), np.abs(draw(B, T)), draw(B, T)), then
+
+
+def _total(loss, field, x, now, then):
+    return jnp.where(then.action, loss(now.replace(**{field: x}), then), 0.0).sum()
+
+
+def _gradient(loss, field, now, then):
+    """Of the sum over actions, by a field of `now`."""
+    x = jnp.asarray(getattr(now, field))
+    return jax.grad(lambda x: _total(loss, field, x, now, then))(x)
+
+
+def _check_shape(loss_BT) -> None:
+    if jnp.shape(loss_BT) != (B, T):
+        raise Refusal(
+            f"returns shape {jnp.shape(loss_BT)} for {B} responses of {T} tokens; it "
+            f"must return one value a token, {(B, T)}, and not reduce them"
+        )
+
+
+def _check_finite(loss, field, now, then, where: str) -> None:
+    for name, x in (
+        ("value", loss(now, then)),
+        ("gradient", _gradient(loss, field, now, then)),
+    ):
+        if not np.isfinite(np.asarray(x)[then.action]).all():
+            raise Refusal(f"has a {name} that is not finite {where}")
+
+
+def _check_rows(loss, field, now, then) -> None:
+    """Neither padding nor other responses may change the loss of a response."""
+    rng, action_BT = np.random.default_rng(1), then.action
+    results = lambda now, then: (loss(now, then), _gradient(loss, field, now, then))
+
+    def changed(x, there_BT):
+        """`x` with other numbers where `there_BT`."""
+        if x.dtype == bool:
+            return x
+        return np.where(there_BT, x - rng.uniform(1, 2, x.shape), x).astype(x.dtype)
+
+    before = results(now, then)
+    others_BT = np.arange(B)[:, None] > 1
+    for what, there_BT, same_BT in (
+        ("tokens that are no actions", ~action_BT, action_BT),
+        ("other responses", others_BT, action_BT & ~others_BT),
+    ):
+        change = lambda x, there_BT=there_BT: changed(x, there_BT)
+        after = results(*jax.tree.map(change, (now, then)))
+        for a, b in zip(before, after, strict=True):
+            a, b = np.asarray(a)[same_BT], np.asarray(b)[same_BT]
+            if not np.allclose(a, b, rtol=1e-5, atol=1e-6):
+                raise Refusal(
+                    f"depends on {what}, so that its result would change with the "
+                    "layout of a batch; take statistics in an advantage, over the "
+                    "whole rollout"
+                )
