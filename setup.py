@@ -50,11 +50,13 @@ EXTRAS = {
     "hf": [*HUGGING_FACE, "datasets>=3"],
     "parity": ["peft", "torch", "transformers"],  # certificates beside transformers
     "report": ["matplotlib>=3.9"],  # figures
+    "feedback": ["openai>=2,<4"],  # endpoints as judges
     "wandb": ["wandb"],
     "dev": [
         *HUGGING_FACE,
         "hypothesis>=6",
         "matplotlib>=3.9",
+        "openai>=2,<4",
         "pytest>=8",
         "pytest-xdist>=3.7",
         "ruff==0.17.6",

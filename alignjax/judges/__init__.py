@@ -7,6 +7,7 @@ dropped.
 
 kinds            judges by their names
 language_model   a run that learned dialogues, asked for a verdict
+endpoint         an OpenAI-compatible endpoint
 person           somebody at a terminal
 rubric           criteria, weights and anchors as data
 study            the pairs that are to be judged, and their judgements
@@ -47,12 +48,14 @@ class Verdict(NamedTuple):
       failure: why there is none.
       retries: how often the judge was called again.
       scores: of each response, by criterion of a rubric.
+      details: of this one judgement, such as the tokens that it cost.
     """
 
     first: float | None
     failure: str | None = None
     retries: int = 0
     scores: tuple[dict[str, float], dict[str, float]] | None = None
+    details: Mapping[str, Any] | None = None
 
 
 class Judge(NamedTuple):
@@ -62,11 +65,16 @@ class Judge(NamedTuple):
       name: as its judgements have it, such as "labeler:clean".
       digest: of what decides its judgements, such as parameters, where there is one.
       compare: a verdict for each pair, in order; may be lazy.
+      provenance: what decides its judgements, in words, where a digest alone would not
+        tell.
+      ask: what it is asked about a pair, of judges that are asked in words.
     """
 
     name: str
     digest: str | None
     compare: Callable[[Sequence[Shown]], Iterable[Verdict]]
+    provenance: Mapping[str, Any] | None = None
+    ask: Callable[[Shown], str] | None = None
 
 
 class Failure(Exception):

@@ -5,11 +5,12 @@ r"""Lets judges compare the answers of a study, and says who wins and how they a
     alignjax judge study.json     # of the judgements so far
 
 A judge is labeler:NAME of the embedded world; reward:DIR, a reward model's run;
-run:DIR, a run of dialogues that is asked for a verdict; rubric, the study's where all
-its criteria are checks; or module:function, `(turns, first, second) -> probability that
-the first is better`. Each pair is judged in both orders. Judgements are rows beside the
-study, appended one by one; started again, the command goes on. docs/evaluation.md has
-the file of a study.
+run:DIR, a run of dialogues that is asked for a verdict; endpoint:FILE, an
+OpenAI-compatible endpoint; rubric, the study's where all its criteria are checks; or
+module:function, `(turns, first, second) -> probability that the first is better`. Each
+pair is judged in both orders. Judgements are rows beside the study, appended one by
+one; started again, the command goes on. docs/evaluation.md has the files of a study and
+of an endpoint.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("judge", __doc__)
     out.add_argument("study", metavar="STUDY", help="a file, JSON")
-    names = "labeler:NAME, reward:DIR, run:DIR, rubric, module:function"
+    names = "labeler:NAME, reward:DIR, run:DIR, endpoint:FILE, rubric, module:function"
     out.add_argument("--judge", action="append", default=[], help=names)
+    does = "say how much there is to judge and what is asked, and judge nothing"
+    out.add_argument("--dry_run", action="store_true", help=does)
     cli.add_run_options(out)
     return out
 
@@ -47,6 +50,13 @@ def run(options: argparse.Namespace) -> None:
         for name in dict.fromkeys(options.judge)
     ]
     done = studies.stored(study)
+    if options.dry_run:
+        for judge in panel:
+            queue = studies.waiting(study, judge, done)
+            print(f"{judge.name}: {len(queue):,} judgements to make")
+            if queue and judge.ask:
+                print(judge.ask(studies.shown(study, queue[0])))
+        return
     with contextlib.closing(progress.Terminal(sys.stderr)) as terminal:
         for judge in panel:
             cli.keep_programs(options.cache_dir)

@@ -43,6 +43,8 @@ class Judgement:
       preference: for the arm's answer, from 0 to 1, 1/2 for a tie; None for a failure.
       failure, retries: why there is none; how often the judge was called again.
       arm_scores, base_scores: levels by criterion.
+      provenance: of the judge and of this judgement, where its digest would not tell:
+        model, host, prompt, parameters, tokens.
     """
 
     PRINTED: ClassVar[tuple[str, ...]] = (
@@ -67,6 +69,7 @@ class Judgement:
     retries: bounds.CountOrZero = 0
     arm_scores: dict[str, float] | None = None
     base_scores: dict[str, float] | None = None
+    provenance: dict[str, Any] | None = None
 
     @property
     def pair(self) -> tuple:

@@ -4,6 +4,7 @@
 labeler:NAME      of the embedded world; needs its prompts
 reward:DIR        a reward model's run: the sigmoid of the difference of scores
 run:DIR           a run of dialogues: the log-probs of two verdicts
+endpoint:FILE     an OpenAI-compatible endpoint, as its file describes it
 MODULE:FUNCTION   `(turns, first, second) -> probability`
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax import analysis, errors, judges, registry, world
-from alignjax.judges import language_model
+from alignjax.judges import endpoint, language_model
 from alignjax.world import labelers
 
 
@@ -32,12 +33,14 @@ def find(name: str, *, network: bool = False) -> judges.Judge:
         return _reward_model(name, rest, network)
     if kind == "run":
         return language_model.make(name, rest, network=network)
+    if kind == "endpoint":
+        return endpoint.make(rest)
     try:
         function = registry.Registry("judge").find(name)
     except ValueError as error:
         raise errors.ConfigError(
-            f"judge: {name!r:.80} is no labeler:NAME, reward:DIR, run:DIR or "
-            f"module:function: {error}"
+            f"judge: {name!r:.80} is no labeler:NAME, reward:DIR, run:DIR, "
+            f"endpoint:FILE or module:function: {error}"
         ) from error
     return judges.Judge(
         name, None, lambda pairs: (_called(function, pair) for pair in pairs)

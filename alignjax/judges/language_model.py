@@ -57,13 +57,17 @@ def make(name: str, path: str, *, network: bool = False) -> judges.Judge:
             else:
                 yield judges.Verdict(None, "longer than the judge's context")
 
-    return judges.Judge(name, run.digest(), compare)
+    return judges.Judge(name, run.digest(), compare, ask=question)
 
 
-def question(pair: judges.Shown) -> str:
-    """The question about a pair, every text of which is in a fence that it has not."""
+def question(pair: judges.Shown, template: str = QUESTION) -> str:
+    """The question about a pair, every text of which is in a fence that it has not.
+
+    Args:
+      template: with places for `dialogue`, `first` and `second`.
+    """
     turns = "\n".join(f"{role}: {text}" for role, text in pair.prompt["turns"])
     texts = [turns, *pair.responses]
     tag = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:6]
     fenced = [f"<{tag}>\n{text}\n</{tag}>" for text in texts]
-    return QUESTION.format(dialogue=fenced[0], first=fenced[1], second=fenced[2])
+    return template.format(dialogue=fenced[0], first=fenced[1], second=fenced[2])

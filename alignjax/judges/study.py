@@ -172,8 +172,7 @@ def judged(
     study: Study, judge: judges.Judge, queue: Sequence[Waiting]
 ) -> Iterator[judgements.Judgement]:
     """The judgements of a queue, each as soon as it is made."""
-    shown = [_shown(study, pair, row.arm_first) for pair, row in queue]
-    verdicts = judges.verdicts(judge, shown)
+    verdicts = judges.verdicts(judge, [shown(study, waiting) for waiting in queue])
     for (_, row), verdict in zip(queue, verdicts, strict=True):
         p, scores = verdict.first, verdict.scores or (None, None)
         if not row.arm_first:
@@ -185,6 +184,7 @@ def judged(
             retries=verdict.retries,
             arm_scores=scores[0],
             base_scores=scores[1],
+            provenance={**(judge.provenance or {}), **(verdict.details or {})} or None,
         )
 
 
@@ -257,8 +257,10 @@ def _row(study: Study, judge: judges.Judge, pair: Pair, arm_first: bool):
     )
 
 
-def _shown(study: Study, pair: Pair, arm_first: bool) -> judges.Shown:
-    both = (pair.arm, pair.base) if arm_first else (pair.base, pair.arm)
+def shown(study: Study, waiting: Waiting) -> judges.Shown:
+    """What a judge sees of a pair."""
+    pair, row = waiting
+    both = (pair.arm, pair.base) if row.arm_first else (pair.base, pair.arm)
     texts, finished = zip(*((a.text, a.finished) for a in both), strict=True)
     checked = [study.rubric.checked(a) if study.rubric else {} for a in both]
     return judges.Shown(pair.prompt, texts, finished, tuple(checked))
