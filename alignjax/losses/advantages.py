@@ -245,7 +245,8 @@ def gae(outcome: Outcome, *, gamma: Fraction = 1.0, lam: Fraction = 0.95) -> Adv
     over: the next action is the next step. After the last one stands `Outcome.after`.
     """
     action_TGK = jnp.moveaxis(outcome.action, -1, 0)
-    behind = lambda x: jnp.where(action_TGK, jnp.moveaxis(x, -1, 0), 0.0)
+    first = lambda x_GKT: jnp.moveaxis(x_GKT.astype(jnp.float32), -1, 0)
+    behind = lambda x_GKT: jnp.where(action_TGK, first(x_GKT), 0.0)
     reward_TGK, value_TGK = behind(outcome.reward), behind(outcome.value)
 
     def step(later, now):
@@ -259,7 +260,7 @@ def gae(outcome: Outcome, *, gamma: Fraction = 1.0, lam: Fraction = 0.95) -> Adv
         return later, jnp.where(action_GK, advantage_GK, 0.0)
 
     zero_GK = jnp.zeros(reward_TGK.shape[1:], jnp.float32)
-    start = (zero_GK + outcome.after, zero_GK)
+    start = (zero_GK.at[...].set(outcome.after), zero_GK)
     steps = (reward_TGK, value_TGK, action_TGK)
     _, advantage_TGK = lax.scan(step, start, steps, reverse=True)
     advantage_GKT = jnp.moveaxis(advantage_TGK, 0, -1)
