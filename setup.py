@@ -29,6 +29,7 @@ CORE = [
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.7",
+    "tensorstore>=0.1.84",  # which Orbax writes arrays with
 ]
 
 HUGGING_FACE = ["huggingface_hub", "tokenizers>=0.20"]
@@ -74,6 +75,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["alignjax", "alignjax.*"]),
     package_data={
         "alignjax.ablation": ["*.jinja"],
+        "alignjax.analysis": ["*.jinja"],
         "alignjax.data.chat.templates": ["*.jinja"],
         "alignjax.evals": ["*.json"],
         "alignjax.report": ["*.jinja"],

@@ -37,6 +37,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alignjax import errors, trees, types
+from alignjax.checkpoint import chunks
 from alignjax.storage import fingerprint, json_files, lazy, tensor_files
 
 FORMAT = 1
@@ -333,22 +334,8 @@ def read_numpy(path: pathlib.Path, meta: dict, item: str, names=None) -> dict:
 
     Needs no more devices than the one that jax always has. Raises BrokenStep.
     """
-    leaves = leaves_of(meta, item)
-    names = leaves if names is None else names
-    if meta["format"] == IMPORTED and item == "params":
-        lazily = lazy_leaves(path, meta)
-        return {name: lazily[name][...] for name in names}
-    _check_files(path, nbytes({name: leaves[name] for name in names}))
-    # Only shapes and dtypes of these are looked at: an element each will do.
-    blank = lambda leaf: np.empty((), jax.numpy.dtype(leaf["dtype"]))
-    abstract = {
-        name: np.broadcast_to(blank(leaves[name]), leaves[name]["shape"])
-        for name in names
-    }
-    loaded = read(path, {item: abstract})[item]
-    for name, leaf in loaded.items():
-        verify(path, meta, {f"{item}/{name}": fingerprint.of_array(leaf)})
-    return loaded
+    lazily = lazy_leaves(path, meta, item)
+    return {name: lazily[name][...] for name in (lazily if names is None else names)}
 
 
 def _tensors(path: pathlib.Path, meta: dict) -> dict[str, tensor_files.Tensor]:
@@ -412,39 +399,53 @@ def _context(timeout: float, partial: bool = False) -> ocp.Context:
     context.array.saving.use_compression = False
     # Whoever reads states where the arrays go; the file would only record it.
     context.array.saving.enable_write_sharding_file = False
+    context.array.saving.scoped_storage_options_creator = chunks.options
     return context
 
 
-def lazy_leaves(path: pathlib.Path, meta: dict) -> dict[str, lazy.LazyArray]:
-    """`{name: parameter that is read when it is sliced}` of a step, verified.
+def lazy_leaves(
+    path: pathlib.Path, meta: dict, item: str = "params"
+) -> dict[str, lazy.LazyArray]:
+    """`{name: leaf that is read when it is sliced}` of an item of a step, verified.
 
-    Those that Orbax wrote are read as a whole, and the last one that was read is kept;
-    those in a safetensors file are verified once and then read by the slice.
+    A leaf is verified when it is first read, piece by piece. The last one that is at
+    most a chunk is kept; of larger ones only the chunks that a slice touches are read.
 
     Raises:
       BrokenStep: here, or by slices.
     """
-    last: dict[str, np.ndarray] = {}
+    leaves, last = leaves_of(meta, item), {}
+    if meta["format"] == IMPORTED and item == "params":
+        stored = _tensors(path, meta)
+    else:
+        _check_files(path, nbytes(leaves))
+        stored = {n: chunks.stored(path / item, n, x) for n, x in leaves.items()}
     verified: set[str] = set()
-    one_file = meta["format"] == IMPORTED
-    tensors = _tensors(path, meta) if one_file else {}
 
-    def of_orbax(name: str, index) -> np.ndarray:
-        if name not in last:
-            last.clear()  # before the next one is read
-            last.update(read_numpy(path, meta, "params", [name]))
-        return last[name][index]
+    def check(name: str, pieces: Iterable[np.ndarray]) -> None:
+        hashed = fingerprint.of_pieces(stored[name].dtype, pieces)
+        verify(path, meta, {f"{item}/{name}": hashed})
 
-    def of_one_file(name: str, index) -> np.ndarray:
+    def read(name: str, index) -> np.ndarray:
+        if nbytes({name: leaves[name]}) <= chunks.BYTES:
+            if name not in last:
+                last.clear()
+                whole = stored[name][...]
+                check(name, [whole])
+                last[name] = whole
+            return last[name][index]
+        if name not in verified and all(i == slice(None) for i in index):
+            whole = stored[name][...]  # once, and not once more for the fingerprint
+            check(name, [whole])
+            return whole
         if name not in verified:
-            verify(path, meta, {f"params/{name}": fingerprint.of_array(tensors[name])})
+            check(name, lazy.pieces(stored[name], chunks.BYTES))
             verified.add(name)
-        return tensors[name][index]
+        return stored[name][index]
 
-    read = of_one_file if one_file else of_orbax
     return {
         name: lazy.LazyArray(
             leaf["shape"], leaf["dtype"], functools.partial(read, name)
         )
-        for name, leaf in leaves_of(meta, "params").items()
+        for name, leaf in leaves.items()
     }

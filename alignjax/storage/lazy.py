@@ -50,15 +50,16 @@ def _whole_index(index: Any, ndim: int) -> Index:
     return tuple(i if isinstance(i, slice) else int(i.__index__()) for i in index)
 
 
-def pieces(array, limit: int = PIECE_BYTES) -> Iterator[np.ndarray]:
-    """All of an array that can be sliced, in row-major order.
+def pieces(
+    array, limit: int = PIECE_BYTES, index: tuple[int, ...] = ()
+) -> Iterator[np.ndarray]:
+    """All of an array that can be sliced, or of a part of it, in row-major order.
 
     A piece has at most `limit` bytes, or one row of the last axis but one.
+
+    Args:
+      index: of the part, along the first axes.
     """
-    yield from _pieces(array, (), limit)
-
-
-def _pieces(array, index: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
     rest = array.shape[len(index) :]
     size = math.prod(rest) * np.dtype(array.dtype).itemsize
     if size <= limit or len(rest) < 2:
@@ -66,7 +67,7 @@ def _pieces(array, index: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
         return
     if size // rest[0] > limit:
         for i in range(rest[0]):
-            yield from _pieces(array, (*index, i), limit)
+            yield from pieces(array, limit, (*index, i))
         return
     count = max(1, limit * rest[0] // size)
     for start in range(0, rest[0], count):
