@@ -20,7 +20,6 @@ becomes OUT at the end.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import pathlib
@@ -30,7 +29,7 @@ from typing import Any, NamedTuple
 
 from alignjax import analysis, cli, config, errors
 from alignjax.analysis import scoring
-from alignjax.data import formats, records, sources
+from alignjax.data import formats, records
 from alignjax.data.chat import format as chats
 from alignjax.evals import rows
 from alignjax.storage import atomic, json_files
@@ -93,23 +92,18 @@ def read(options: argparse.Namespace, faults: records.Faults) -> list[Response]:
       ConfigError: options that its format does not have.
       DataError: no such file, or rows of no format.
     """
-    columns, name = None, options.format
+    columns = None
     if options.columns is not None:
         try:
             columns = config.parse(options.columns, dict[str, str])
         except ValueError as error:
             raise errors.ConfigError(f"columns: {error}") from error
-    rows = sources.good_rows(sources.rows(options.data), faults)
-    first = list(itertools.islice(rows, 1))
-    if name is None and first:
-        ((_, row),) = first
-        name = formats.guess({**row, **dict.fromkeys(columns or ())})
+    name, rows = scoring.read(options.data, faults, options.format, columns)
+    if name != options.format:
         print(f"{options.data}: rows of the format {name!r}", file=sys.stderr)
-    reader = formats.reader(name or "text", columns=columns)
-    rows = ((where, reader.read(row)) for where, row in itertools.chain(first, rows))
     return [
         Response(where, prompt, sample, single)
-        for prompt, (where, record) in enumerate(sources.good_rows(rows, faults))
+        for prompt, (where, record) in enumerate(rows)
         for sample, single in enumerate(scoring.single(record))
     ]
 

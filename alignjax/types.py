@@ -286,6 +286,7 @@ class Model(NamedTuple):
       cap: `(products) -> logits`, float32, of the products of hidden states and head.
       routing: as `hidden`, with a `Routing` beside x_BTD; None for a model that has no
         experts.
+      norm: `(params, x_BTD) -> x_BTD`, the last norm, which `hidden` ends with.
     """
 
     config: Any
@@ -298,6 +299,7 @@ class Model(NamedTuple):
     head: Callable[[Params], jax.Array]
     cap: Callable[[jax.Array], jax.Array]
     routing: Callable[..., tuple[jax.Array, Routing]] | None = None
+    norm: Callable[[Params, jax.Array], jax.Array] | None = None
 
 
 class Needs(NamedTuple):

@@ -9,10 +9,13 @@ import jax
 import numpy as np
 
 from alignjax import errors, types
+from alignjax.analysis import placement
 
 
 def rows(model: types.Model, tokens) -> types.Sequences:
     """Token ids [T] or [B, T] as rows of one document each; see `Sequences.of`.
+
+    Under a mesh there are rows of zeros behind them, so that it divides their number.
 
     Raises:
       ConfigError: rows of different lengths, ids outside the vocabulary, which an
@@ -38,7 +41,9 @@ def rows(model: types.Model, tokens) -> types.Sequences:
         raise errors.ConfigError(
             f"tokens: {T} tokens, where the model takes 1 to {c.max_length}"
         )
-    return types.Sequences.of(np.atleast_2d(tokens), last=True)
+    tokens_BT = np.atleast_2d(tokens)
+    more = placement.rows(len(tokens_BT)) - len(tokens_BT)
+    return types.Sequences.of(np.pad(tokens_BT, ((0, more), (0, 0))), last=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -51,3 +56,9 @@ def logits(model: types.Model, params, rows: types.Sequences) -> jax.Array:
 def hidden(model: types.Model, params, rows, every_layer: bool) -> jax.Array:
     """[B, T, D], or of every layer [L + 1, B, T, D]."""
     return model.hidden(params, rows, every_layer=every_layer)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def unembed(model: types.Model, params, x_BTD) -> jax.Array:
+    """float32 [B, T, V] of hidden states [B, T, D] before the last norm."""
+    return model.unembed(params, model.norm(params, x_BTD))

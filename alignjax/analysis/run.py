@@ -22,16 +22,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from alignjax import errors, models, patterns, sampling, trees, types
-from alignjax.analysis import forward, scoring, stores
+from alignjax import errors, models, patterns, registry, sampling, trees, types
+from alignjax.analysis import forward, placement, scoring, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data import messages
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
-from alignjax.huggingface import folder
 from alignjax.models import quantized
 from alignjax.sampling import request
-from alignjax.storage import filenames
 from alignjax.tracking import journal
 
 T = TypeVar("T")
@@ -44,7 +42,11 @@ def _shared_model(section: str, rows: int) -> types.Model:
 
 
 def open_run(
-    path: str | pathlib.Path, step: int | None = None, *, network: bool = False
+    path: str | pathlib.Path,
+    step: int | None = None,
+    *,
+    network: bool = False,
+    mesh: Mapping[str, int] | jax.sharding.Mesh | None = None,
 ) -> Run:
     """The run in the directory `path`, as of `step`; by default as of its newest.
 
@@ -55,31 +57,18 @@ def open_run(
       path, step: of the run.
       network: whether a repository that is no folder here may be fetched, also one that
         the run says it started from. Without it only the hub's cache is looked into.
+      mesh: over which the model is to lie, such as `{"fsdp": -1}`, for one that is
+        larger than a device; all that is computed is computed there.
 
     Raises:
       CheckpointError: it is not a run's directory, or has no such step.
-      ConfigError: it is a Hugging Face folder that cannot be read; says why.
+      ConfigError: it is a Hugging Face folder that cannot be read, or a mesh that does
+        not fit; says why.
     """
-    path, name = filenames.expanded(path).absolute(), str(path)
-    try:
-        path.exists()
-    except OSError as error:  # such as a name that is too long
-        problem = f"{name!r:.80} is no run: {error.strerror}; check the path"
-        raise errors.CheckpointError(problem) from error
-    if not name.strip():  # which would be the current folder
-        raise errors.CheckpointError(f"{name!r} is no path of a run; name its folder")
-    if name.startswith(folder.HUB) or folder.is_folder(path):
-        store = stores.hugging_face(folder.open_folder(folder.find(name, network)))
-    else:
-        store = stores.workdir(path)
-        if not ((path / "checkpoints").is_dir() or (path / "config.json").is_file()):
-            inside = any((above / "config.json").is_file() for above in path.parents)
-            hint = "; a directory above it is: open that, and name the step"
-            raise errors.CheckpointError(
-                f"{path} is no run: it has neither config.json nor checkpoints/"
-                f"{hint if inside else ''}"
-            )
-    run = Run(store, network=network)
+    run = Run(stores.find(path, network), network=network)
+    if mesh is not None:
+        where = placement.make(mesh, run.config.get("sharding_rules"))
+        run = dataclasses.replace(run, placement=where)
     return run if step is None else run.at(step)
 
 
@@ -94,6 +83,7 @@ class Run:
     store: stores.Store
     step: int | None = None
     network: bool = False
+    placement: placement.Placement | None = None
     runs_above: tuple[pathlib.Path, ...] = ()  # that it was opened for, as their base
 
     @property
@@ -195,22 +185,25 @@ class Run:
         arrays = {name: np.asarray(leaf) for name, leaf in frozen.items()}
         return trees.nest({**arrays, **trained})
 
-    def leaves(self, step: int | None = None) -> dict[str, Any]:
+    def leaves(
+        self, step: int | None = None, *, item: str = "params"
+    ) -> dict[str, Any]:
         """`{path: array that is read when it is sliced}` of all parameters.
 
         Each has `shape`, `dtype` and slices, and is verified when it is first read, so
-        that memory for the largest will do; `params` has them all at once.
+        that memory for a part will do; `params` has them all at once. Of the `item`
+        "train" they are those of the optimizer's state.
 
         Raises:
           CheckpointError: as `params`; of a leaf that is broken, once it is sliced.
         """
-        trained = self._from_step(step, lambda stored: stored.leaves())
-        if self._base is None:
-            return trained
-        return {**self._frozen(self._base.leaves()), **trained}
+        own = self._from_step(step, lambda stored: stored.leaves(item))
+        if item != "params" or self._base is None:
+            return own
+        return {**self._frozen(self._base.leaves()), **own}
 
     def leaf(self, name: str, step: int | None = None, *, item: str = "params"):
-        """One parameter by its path, such as `layers/q/kernel`, verified.
+        """One leaf that the run wrote, by its path such as `layers/q/kernel`, verified.
 
         `leaves` has all paths. Of the `item` "train" it is a leaf of the optimizer's
         state.
@@ -220,13 +213,14 @@ class Run:
         """
 
         def read(stored: stores.Step) -> np.ndarray:
-            names = step_folders.leaves_of(stored.meta, item)
-            if name not in names:
-                raise errors.CheckpointError(
-                    f"{stored.path}: no leaf {name!r} in {item}; there are: "
-                    f"{', '.join(names)}"
+            if (leaf := stored.leaves(item).get(name)) is None:
+                remedy = registry.closest(
+                    name, step_folders.leaves_of(stored.meta, item)
                 )
-            return stored.read(item, [name])[name]
+                raise errors.CheckpointError(
+                    f"{stored.path}: no leaf {name!r} in {item}; {remedy}"
+                )
+            return leaf[...]
 
         return self._from_step(step, read)
 
@@ -292,9 +286,11 @@ class Run:
         Raises:
           ConfigError: as `forward.rows`.
         """
-        batch = forward.rows(self.model, tokens)
-        logits_BTV = np.asarray(forward.logits(self.model, self._weights, batch))
-        return logits_BTV.reshape(*np.shape(tokens), -1)
+        with placement.use(self.placement):
+            batch = forward.rows(self.model, tokens)
+            logits_BTV = np.asarray(forward.logits(self.model, self._weights, batch))
+        own_BTV = logits_BTV[: len(np.atleast_2d(tokens))]
+        return own_BTV.reshape(*np.shape(tokens), -1)
 
     def hidden(self, tokens, *, every_layer: bool = False) -> np.ndarray:
         """float32 [..., T, D]: the last hidden states, which the logits are made of.
@@ -307,11 +303,32 @@ class Run:
         Raises:
           ConfigError: as `forward.rows`.
         """
-        batch = forward.rows(self.model, tokens)
-        x_BTD = forward.hidden(self.model, self._weights, batch, every_layer)
+        with placement.use(self.placement):
+            batch = forward.rows(self.model, tokens)
+            x_BTD = forward.hidden(self.model, self._weights, batch, every_layer)
         x_BTD = np.asarray(x_BTD, np.float32)
-        layers = x_BTD.shape[:1] if every_layer else ()
-        return x_BTD.reshape(*layers, *np.shape(tokens), x_BTD.shape[-1])
+        own_BTD = x_BTD[..., : len(np.atleast_2d(tokens)), :, :]
+        return own_BTD.reshape(*x_BTD.shape[:-3], *np.shape(tokens), x_BTD.shape[-1])
+
+    def logit_lens(self, tokens) -> np.ndarray:
+        """float32 [L + 1, ..., T, V]: the logits that each layer's states would make.
+
+        The last norm and the unembedding applied to `hidden(every_layer=True)`, so that
+        those of the last layer are `logits`; no weights are folded or centred.
+
+        Args:
+          tokens: as of `logits`.
+
+        Raises:
+          ConfigError: as `forward.rows`.
+        """
+        with placement.use(self.placement):
+            batch = forward.rows(self.model, tokens)
+            x_LBTD = forward.hidden(self.model, self._weights, batch, True)
+            unembed = functools.partial(forward.unembed, self.model, self._weights)
+            layers = [np.asarray(unembed(x_BTD)) for x_BTD in x_LBTD]
+        own_LBTV = np.stack(layers)[:, : len(np.atleast_2d(tokens))]
+        return own_LBTV.reshape(len(layers), *np.shape(tokens), -1)
 
     def tokenize(self, text: str | Sequence) -> list[int]:
         """The tokens of a text, or of the turns of a dialogue, as the model gets them.
@@ -391,15 +408,16 @@ class Run:
                 raise errors.DataError(f"prompts[{i}]: {error}") from error
             if reason := scoring.fault(rows[-1], *configs):
                 raise errors.ConfigError(f"prompts[{i}]: {reason}")
-        return scoring.measure(
-            self.model,
-            self._weights,
-            rows,
-            scoring.reward_of(self.config),
-            reference=other and scoring.Reference(other.model, other._weights),
-            batch_size=batch_size,
-            progress=progress,
-        )
+        with placement.use(self.placement):
+            return scoring.measure(
+                self.model,
+                self._weights,
+                rows,
+                scoring.reward_of(self.config),
+                reference=other and scoring.Reference(other.model, other._weights),
+                batch_size=batch_size,
+                progress=progress,
+            )
 
     def reference(self, run: str | pathlib.Path | Run, step: int | None = None) -> Run:
         """A run, or that of a path, which reads the tokens of this one.
@@ -408,6 +426,8 @@ class Run:
         """
         if not isinstance(run, Run):
             run = open_run(run, step, network=self.network).at()
+        if run.placement is not self.placement:
+            run = dataclasses.replace(run, placement=self.placement)
         scoring.check_reference(self, run)
         return run
 
@@ -428,10 +448,9 @@ class Run:
         Raises:
           ConfigError: values that do not fit.
         """
-        arguments = self.model, self._weights, self.tokenizer
         prompts = _listed("prompts", prompts)
         if samples is None:
-            return sampling.generate(*arguments, prompts, seeds=seeds, **options)
+            return self._generate(prompts, seeds=seeds, **options)
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
             raise errors.ConfigError(f"samples: {samples!r} is not a number from 1 up")
         seeds = list(range(samples) if seeds is None else seeds)
@@ -439,8 +458,13 @@ class Run:
             raise errors.ConfigError(f"seeds: {len(seeds)} for {samples} samples")
         seeds = seeds * len(prompts)
         every = [prompt for prompt in prompts for _ in range(samples)]
-        done = sampling.generate(*arguments, every, seeds=seeds, **options)
+        done = self._generate(every, seeds=seeds, **options)
         return [done[i : i + samples] for i in range(0, len(done), samples)]
+
+    def _generate(self, prompts: list, **options) -> list:
+        with placement.use(self.placement):
+            arguments = self.model, self._weights, self.tokenizer
+            return sampling.generate(*arguments, prompts, **options)
 
     def reply(self, dialogues: Sequence, **options) -> list:
         """The next turn of each dialogue, by a model of dialogues.
@@ -481,14 +505,20 @@ class Run:
         return self.weights()
 
     def weights(self, step: int | None = None, *, average: bool = False) -> dict:
-        """`params` on the default device, for `model`.
+        """`params` on the default device, or over the mesh, for `model`.
 
         Raises:
           CheckpointError: as `params`, or they are not of the model of the config.
+          ConfigError: the mesh does not divide them.
         """
-        params = self.params(step, average=average)
+        if self.placement is None or average:
+            params = self.params(step, average=average)
+        else:
+            params = trees.nest(self.leaves(step))
         stores.check_params(self.path, params, self.model)
-        return jax.device_put(params)
+        if self.placement is None:
+            return jax.device_put(params)
+        return placement.put(trees.named_leaves(params), self.model, self.placement)
 
     def _from_step(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
         return self.store.from_step(self.step if step is None else step, read)

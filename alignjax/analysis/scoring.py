@@ -10,6 +10,7 @@ tokens and then to multiples of 512, so that few programs are compiled.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import errors, types
-from alignjax.data import messages, records
+from alignjax.analysis import placement
+from alignjax.data import formats, messages, records, sources
 from alignjax.data.chat import dialogues, templates
 from alignjax.data.chat import format as chats
 from alignjax.data.tokenizers import base
@@ -162,6 +164,34 @@ _TOKENIZE = {
     records.Chat: _dialogues,
     records.Comparison: _replies,
 }
+
+
+def read(
+    path: str,
+    faults: records.Faults,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[str | None, Iterator[tuple[str, Any]]]:
+    """The format of a file's rows, and `(where, record)` of each good one.
+
+    Args:
+      path: of JSON lines or Parquet.
+      faults: is given the bad rows.
+      format: guessed from the first row where it is None.
+      columns: names that differ from those of the format.
+
+    Raises:
+      ConfigError: columns that the format does not have.
+      DataError: no such file, or rows of no format.
+    """
+    rows = sources.good_rows(sources.rows(path), faults)
+    first = list(itertools.islice(rows, 1))
+    if format is None and first:
+        ((_, row),) = first
+        format = formats.guess({**row, **dict.fromkeys(columns or ())})
+    reader = formats.reader(format or "text", columns=columns)
+    rows = ((where, reader.read(row)) for where, row in itertools.chain(first, rows))
+    return format, sources.good_rows(rows, faults)
 
 
 def single(document: Any) -> Iterator[Any]:
@@ -355,7 +385,7 @@ def batches(
     while start < len(order):
         length = bucket(order[start])
         size = batch_size or min(ROWS, max(1, PLACES // length))
-        size = min(size, 1 << (len(rows) - 1).bit_length())
+        size = placement.rows(min(size, 1 << (len(rows) - 1).bit_length()))
         places = [i for i in order[start : start + size] if bucket(i) == length]
         own, padding = [rows[i] for i in places], size - len(places)
         yield (

@@ -15,7 +15,7 @@ from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.huggingface import folder as folders
 from alignjax.models import decoder
-from alignjax.storage import fingerprint
+from alignjax.storage import filenames, fingerprint
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ class Step(NamedTuple):
       path: of its directory.
       meta: config, data, versions, metrics and leaves, as JSON; see `Run.meta`.
       read: (item, names or None for all) -> `{name: verified numpy array}`.
-      leaves: () -> `{name: parameter that is read when it is sliced}`.
+      leaves: (item) -> `{name: leaf that is read when it is sliced}`; of the
+        parameters where no item is named.
       fingerprints: () -> `{name: hexadecimal digits}` of the parameters.
     """
 
@@ -57,6 +58,32 @@ class Store(NamedTuple):
     config: Callable[[int | None], dict]
     tokenizer: Callable[[], base.Tokenizer | None]
     from_step: Callable[[int | None, Callable[[Step], T]], T]
+
+
+def find(path: str | pathlib.Path, network: bool) -> Store:
+    """The store of the run in a directory, or of a Hugging Face folder or repository.
+
+    Raises:
+      CheckpointError, ConfigError: as `run.open_run`.
+    """
+    path, name = filenames.expanded(path).absolute(), str(path)
+    try:
+        path.exists()
+    except OSError as error:  # such as a name that is too long
+        problem = f"{name!r:.80} is no run: {error.strerror}; check the path"
+        raise errors.CheckpointError(problem) from error
+    if not name.strip():  # which would be the current folder
+        raise errors.CheckpointError(f"{name!r} is no path of a run; name its folder")
+    if name.startswith(folders.HUB) or folders.is_folder(path):
+        return hugging_face(folders.open_folder(folders.find(name, network)))
+    if not ((path / "checkpoints").is_dir() or (path / "config.json").is_file()):
+        inside = any((above / "config.json").is_file() for above in path.parents)
+        hint = "; a directory above it is: open that, and name the step"
+        raise errors.CheckpointError(
+            f"{path} is no run: it has neither config.json nor checkpoints/"
+            f"{hint if inside else ''}"
+        )
+    return workdir(path)
 
 
 def workdir(path: pathlib.Path) -> Store:
@@ -122,7 +149,7 @@ def _step(path: pathlib.Path) -> Step:
         path,
         meta,
         read=functools.partial(step_folders.read_numpy, path, meta),
-        leaves=lambda: step_folders.lazy_leaves(path, meta),
+        leaves=functools.partial(step_folders.lazy_leaves, path, meta),
         fingerprints=lambda: {n: leaf["fingerprint"] for n, leaf in leaves.items()},
     )
 
@@ -184,7 +211,8 @@ def hugging_face(folder: folders.Folder) -> Store:
     def only() -> Step:
         meta = {"step": 0, "leaves": described, "config": config()}
         meta |= {"data": {}, "metrics": {}, "versions": {}}
-        return Step(folder.path, meta, read, lambda: dict(leaves), fingerprints)
+        own = lambda item="params": dict(leaves) if item == "params" else {}
+        return Step(folder.path, meta, read, own, fingerprints)
 
     def from_step(step: int | None, read: Callable[[Step], T]) -> T:
         if step not in (None, 0):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from alignjax import errors
+from alignjax import errors, trees
 
 MESH_AXES = ("data", "fsdp", "tensor")  # slowest interconnect first
 
@@ -152,6 +153,34 @@ def shardings(abstract_tree, mesh, rules):
     """A NamedSharding per leaf, from the axis names given where it was created."""
     specs = nn.get_partition_spec(abstract_tree)
     return nn.logical_to_mesh_sharding(specs, mesh, tuple(rules.items()))
+
+
+def abstract(init: Callable[[jax.Array], Any], mesh, rules):
+    """What `init(key)` makes, as ShapeDtypeStructs sharded by the names of its axes.
+
+    Raises:
+      ConfigError: an axis that the mesh does not divide.
+    """
+    # The key too is abstract: the devices of the mesh need not be here.
+    boxed = jax.eval_shape(lambda: init(jax.random.key(0)))
+    placed = lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+    )
+    unboxed = jax.eval_shape(nn.unbox, boxed)
+    tree = jax.tree.map(placed, unboxed, shardings(boxed, mesh, rules))
+    problems = []
+    for name, leaf in trees.named_leaves(tree).items():
+        try:
+            leaf.sharding.shard_shape(leaf.shape)
+        except ValueError:
+            problems.append(
+                f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of "
+                f"shape {leaf.shape}, which is sharded as {leaf.sharding.spec}; change "
+                "the mesh, or the axis in sharding_rules"
+            )
+    if problems:
+        raise errors.ConfigError(problems)
+    return tree
 
 
 def batch_sharding(mesh, rules) -> NamedSharding:

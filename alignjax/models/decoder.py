@@ -240,6 +240,9 @@ class Decoder(nn.Module):
         cache = {"layers": kv, "positions": slots_BS, "slot": slot}
         return self.norm(x_BTD), cache
 
+    def last_norm(self, x_BTD):
+        return self.norm(x_BTD.astype(self.config.dtype))
+
     def scores(self, x_BTD):
         return sharding.constrain(self.score(x_BTD), "batch", "seq", None)
 
@@ -303,7 +306,8 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
     extend = functools.partial(apply, method="extend")
     routing = functools.partial(read, method="routed") if c.experts else None
     read_in = (init, hidden, unembed, init_cache, extend, score, head, cap)
-    return types.Model(c, *read_in, routing)
+    norm = functools.partial(apply, method="last_norm")
+    return types.Model(c, *read_in, routing, norm)
 
 
 def abstract(model: types.Model) -> types.Params:

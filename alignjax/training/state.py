@@ -33,23 +33,7 @@ def abstract_params(model: Model, mesh, rules) -> Params:
     Raises:
       ConfigError: an axis of a parameter that the mesh does not divide.
     """
-    # The key too is abstract: the devices of the mesh need not be here.
-    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-    specs = sharding.shardings(boxed, mesh, rules)
-    params = jax.tree.map(_sharded, jax.eval_shape(nn.unbox, boxed), specs)
-    problems = []
-    for name, leaf in trees.named_leaves(params).items():
-        try:
-            leaf.sharding.shard_shape(leaf.shape)
-        except ValueError:
-            problems.append(
-                f"mesh: {dict(leaf.sharding.mesh.shape)} does not divide {name} of "
-                f"shape {leaf.shape}, which is sharded as {leaf.sharding.spec}; change "
-                "the mesh, or the axis in sharding_rules"
-            )
-    if problems:
-        raise errors.ConfigError(problems)
-    return params
+    return sharding.abstract(model.init, mesh, rules)
 
 
 def partition(params: Params, trainable: str) -> tuple[Params, Params]:
