@@ -37,7 +37,7 @@ NOBODY = "~nobody-has-this-home/x"
 @pytest.mark.parametrize(
     "arguments",
     [
-        f"inspect {NOBODY}",
+        f"inspect ls {NOBODY}",
         f"generate --run={NOBODY} --prompt=a",
         f"score --run={NOBODY} --data=/dev/null",
         f"assess --run=a={NOBODY} --out=out.json",

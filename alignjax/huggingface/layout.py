@@ -75,7 +75,7 @@ class Place(NamedTuple):
             return
         row = math.prod(self.shape[1:])
         for part in self.parts:
-            matrix = _matrix(part.path, part.shape)
+            matrix = matrix_shape(part.path, part.shape)
             # The axis of the parameter along which rows of the tensor lie.
             axis = 0
             if self.transposed:
@@ -92,7 +92,9 @@ class Place(NamedTuple):
         """The rows of the tensor that a block of parameters makes."""
         # The parts of one tensor are alike, so the first may stand for any.
         parts = zip(self.parts, pieces, strict=False)
-        flat = [piece.reshape(_matrix(part.path, piece.shape)) for part, piece in parts]
+        flat = [
+            piece.reshape(matrix_shape(part.path, piece.shape)) for part, piece in parts
+        ]
         if self.axis:
             return np.concatenate(flat, self.axis)
         return tensor_files.copy(flat[0].T) if self.transposed else flat[0]
@@ -152,7 +154,7 @@ def places(
 def _place(line: Tensor, index: tuple[int, ...], shapes) -> Place:
     numbers = dict(zip(("layer", "expert"), index, strict=False))
     pieces = {path: tuple(shapes[path][len(index) :]) for path in line.paths}
-    matrices = [_matrix(path, shape) for path, shape in pieces.items()]
+    matrices = [matrix_shape(path, shape) for path, shape in pieces.items()]
     first = matrices[0]
     transposed = line.transposed and len(first) == 2
     beside = len(line.paths) > 1 and not transposed
@@ -167,7 +169,7 @@ def _place(line: Tensor, index: tuple[int, ...], shapes) -> Place:
     return Place(line.name.format(**numbers), whole, tuple(parts), transposed, axis)
 
 
-def _matrix(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def matrix_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a piece of a parameter as a matrix [in, out], or as a vector.
 
     Heads and their width are one axis of a tensor: of the inputs of the projection `o`,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import analysis, cli, errors, models, types
+from alignjax import analysis, errors, models, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
 from alignjax.objectives import logprobs
@@ -291,53 +291,3 @@ def test_fresh_process_gets_the_same_logits(run):
     np.testing.assert_array_equal(
         np.float32(report["logits"]), run.logits([72, 101])[-1]
     )
-
-
-def test_inspection(tmp_path, capsys):
-    def inspect_run(*arguments) -> tuple[int, str]:
-        code = cli.main(["inspect", *map(str, arguments)])
-        return code, capsys.readouterr().out
-
-    like = tiny.abstract(tiny.mesh_of(1))
-    with tiny.checkpoints_of(tmp_path) as checkpoints:
-        for step in STEPS:
-            state = tiny.state_at(step, like)
-            metrics = {f"eval/{i}": i / 3 for i in range(30)} | {"eval/loss": 1.5}
-            checkpoints.maybe_save(step, state, metrics=metrics)
-    code, text = inspect_run(tmp_path)
-    assert code == 0
-    assert "2 complete steps" in text and "eval/loss 1.5" in text
-    assert max(map(len, text.splitlines())) < 140 + len(str(tmp_path))
-    _, text = inspect_run(tmp_path, "metrics", 5)
-    assert len(text.splitlines()) == 32 and "eval/29" in text
-    _, tree = inspect_run(tmp_path, "tree")
-    assert "params/layers/w" in tree and "bfloat16[8, 8, 8]" in tree
-    _, changed = inspect_run(tmp_path, "diff", 5, 10)
-    assert "params/layers/scale: changed by 8.333e-01 of its norm" in changed
-    assert "by 5.000e+00 at most" in changed
-    # Every leaf below layers is 1 in all layers of step 0, and its step added to it.
-    (scale,) = re.findall(r"params/layers/scale: .*\n    layers 0 to 7: (.*)", changed)
-    assert scale.split() == ["8.3e-01"] * 8
-    tiny.damage(tmp_path, 10)
-    code, text = inspect_run(tmp_path, "verify")
-    assert code == 1
-    first, second = text.splitlines()
-    assert first.startswith("step 5: all")
-    assert second == "step 10: broken in 1 leaves: params/embed/kernel"
-    assert "step 7: absent: " in inspect_run(tmp_path, "verify", 7)[1]
-    (tmp_path / "checkpoints/5" / step_folders.MARKER).unlink()
-    _, text = inspect_run(tmp_path, "verify")
-    assert text.startswith("incomplete, and passed over: 5")
-    (tmp_path / "checkpoints/10" / step_folders.MARKER).unlink()
-    code, text = inspect_run(tmp_path, "verify")
-    assert code == 1
-    assert text == f"{tmp_path}: no complete step; incomplete: 5, 10\n"
-
-
-def test_inspection_of_what_is_no_run(tmp_path, capsys):
-    assert cli.main(["inspect", str(tmp_path / "absent")]) == errors.CHECKPOINT
-    assert "is no run" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text('{"model_type": "no_such"}')
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    assert cli.main(["inspect", str(tmp_path)]) == errors.CONFIG
-    assert "no_such" in capsys.readouterr().err

@@ -256,8 +256,9 @@ def gone_on_from(sound, workdir) -> None:
 
 
 def inspected(sound, workdir) -> None:
-    for arguments in ([], ["tree"], ["metrics"], ["diff", "200", "300"]):
-        command("inspect", workdir, *arguments)
+    for name in ("ls", "show", "stats"):
+        command("inspect", name, workdir)
+    command("inspect", "diff", f"{workdir}@200", f"{workdir}@300")
 
 
 def exported(sound, workdir) -> None:
@@ -278,7 +279,7 @@ LOOKS = {
     "opened": looked_at,
     "gone on from": gone_on_from,
     "inspected": inspected,
-    "verified": lambda sound, workdir: command("inspect", workdir, "verify", "300"),
+    "verified": lambda sound, workdir: command("inspect", "verify", f"{workdir}@300"),
     "exported": exported,
     "reported on": lambda sound, workdir: command(
         "report", f"--stage=x={workdir}", f"--out={workdir}.html"
