@@ -38,6 +38,7 @@ NOBODY = "~nobody-has-this-home/x"
     "arguments",
     [
         f"inspect ls {NOBODY}",
+        f"merge average out {NOBODY} {NOBODY}",
         f"generate --run={NOBODY} --prompt=a",
         f"score --run={NOBODY} --data=/dev/null",
         f"assess --run=a={NOBODY} --out=out.json",

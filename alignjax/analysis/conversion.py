@@ -72,9 +72,7 @@ def import_folder(
     """
     folder, config = plan.folder, stores.folder_config(plan.folder)
     config["imported"] = {"from": plan.source, "path": str(folder.path)}
-    return _write_run(
-        plan.target, folder.leaves, config, {}, folder.tokenizer, progress
-    )
+    return write_run(plan.target, folder.leaves, config, {}, folder.tokenizer, progress)
 
 
 def import_adapters(
@@ -118,10 +116,10 @@ def import_adapters(
     models.build(config["model"], c.vocab_size)  # refuses what could not be opened
     target, data = pathlib.Path(target).absolute(), {"init": opened.digest()}
     tokenizer = opened.full_tokenizer
-    return _write_run(target, adapters.leaves, config, data, tokenizer, network=network)
+    return write_run(target, adapters.leaves, config, data, tokenizer, network=network)
 
 
-def _write_run(
+def write_run(
     target: pathlib.Path,
     leaves: Mapping[str, Any],
     config: dict,
@@ -130,7 +128,18 @@ def _write_run(
     progress: Progress = lambda done, total: None,
     network: bool = False,
 ) -> run.Run:
-    """Writes a workdir with one step, 0, of format `step_folders.IMPORTED`."""
+    """Writes a workdir with one step, 0, of format `step_folders.IMPORTED`.
+
+    Args:
+      leaves: parameters by path, which are read when they are sliced, and written piece
+        by piece.
+      config, data: as in the meta of a step.
+      progress: called with (bytes written, bytes in all).
+
+    Raises:
+      ConfigError: the target is not empty, or the disk too full.
+      CheckpointError: a parameter that is not what was written.
+    """
     described = step_folders.describe({"params": leaves})
     total = step_folders.nbytes(described)
     with atomic.folder(target, total) as partial:
