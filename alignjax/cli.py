@@ -24,6 +24,7 @@ COMMANDS = {
     "collect": ("feedback.collect", "sample replies and label pairs of them"),
     "assess": ("world.assessment.__main__", "measure runs on the embedded world"),
     "sweep": ("ablation.__main__", "train, measure and compare many settings"),
+    "evaluate": ("evaluate.__main__", "measure runs on your texts, pairs and prompts"),
     "compare": ("evals.compare", "compare arms by rows of their answers"),
     "judge": ("judges.judge", "let judges compare the answers of a study"),
     "rate": ("judges.rate", "compare the answers of a study yourself"),

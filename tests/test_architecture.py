@@ -31,6 +31,7 @@ LEVELS = [
     {"convert", "evals", "plan"},
     {"world"},
     {"judges"},
+    {"evaluate"},
     {"feedback", "generate", "report", "score", "train"},
     {"ablation"},
 ]

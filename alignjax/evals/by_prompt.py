@@ -82,7 +82,10 @@ def difference(base: Values, values: Values) -> Interval | None:
     if len(set(groups)) < 2:
         return out
     spread = differences.over_prompts(after_P - before_P, groups)
-    return out | {"low": now - was + spread.low, "high": now - was + spread.high}
+    low, high = now - was + spread.low, now - was + spread.high
+    if values.share:
+        low, high = max(low, -1.0), min(high, 1.0)
+    return out | {"low": low, "high": high}
 
 
 def exponential(figure: Interval | None) -> Interval | None:

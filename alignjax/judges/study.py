@@ -191,7 +191,8 @@ def judged(
 def stored(study: Study) -> list[judgements.Judgement]:
     """All judgements of a study that were written so far."""
     folder = study.path.with_suffix(".judgements")
-    files = sorted(folder.glob("*.jsonl"))
+    # One is empty where a judge failed, or was stopped, before its first judgement.
+    files = sorted(file for file in folder.glob("*.jsonl") if file.stat().st_size)
     pairs = {_row(study, _NOBODY, pair, True).pair for pair in study.pairs}
     out = [j for f in files for j in rows.read(f, judgements.Judgement)]
     if others := [j for j in out if j.pair not in pairs]:

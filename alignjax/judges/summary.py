@@ -77,7 +77,8 @@ def win_rate(rows: Rows) -> dict[str, Any]:
     }
     if len(set(clusters)) > 1:
         out = differences.over_prompts(np.array(means) - 0.5, clusters)
-        fields |= {"low": 0.5 + out.low, "high": 0.5 + out.high}
+        low, high = max(0.0, 0.5 + out.low), min(1.0, 0.5 + out.high)
+        fields |= {"low": low, "high": high}
     if both:
         orders = zip(*((score(o[True]), score(o[False])) for o in both), strict=True)
         fields["orders"] = win_rates.of_orders(*orders)

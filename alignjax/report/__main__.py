@@ -4,8 +4,12 @@ r"""Writes the report: one HTML file that needs nothing else.
     alignjax report --out=report.html --assessment=runs/assessment.json \
         --stage=base=runs/base --stage=sft=runs/sft --stage=dpo=runs/dpo
 
-`--assessment` is the file of `alignjax assess`; give the stages their names in it. The
-report says what is missing. Exit codes are those of `alignjax.errors`.
+    alignjax report --out=report.html --evaluation=runs/evaluation
+
+`--assessment` is the file of `alignjax assess`, on the embedded world; give the stages
+their names in it. `--evaluation` is the folder of `alignjax evaluate`, of any runs on
+your own data. The report says what is missing. Exit codes are those of
+`alignjax.errors`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Sequence
 import jinja2
 
 from alignjax import cli, errors
+from alignjax.evaluate import results as evaluations
 from alignjax.report import page, story
 from alignjax.storage import atomic
 from alignjax.world.assessment import results
@@ -33,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add = out.add_argument
     add("--out", required=True, metavar="FILE", help="the report, HTML")
     add("--assessment", metavar="FILE", help="the results of assess, JSON")
+    add("--evaluation", metavar="DIR", help="the folder of evaluate")
     add(
         "--stage",
         action="append",
@@ -41,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=DIR",
         help="a run, in the order of the stages; repeatable",
     )
-    add("--title", default="From text to an aligned model", help="its heading")
+    add("--title", help="its heading")
     return out
 
 
@@ -62,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def report() -> None:
-        if not options.stage and not options.assessment:
-            raise errors.ConfigError("stage: give --stage, or --assessment, or both")
+        if not (options.stage or options.assessment or options.evaluation):
+            raise errors.ConfigError(
+                "stage: give --stage, --assessment or --evaluation, or several"
+            )
         if importlib.util.find_spec("matplotlib") is None:
             raise errors.ConfigError(
                 "figures need the package matplotlib, which is not installed: "
@@ -73,9 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = None
         if options.assessment:
             figures = results.read(cli.path(options.assessment, "assessment"))
-        data = story.load(options.stage, figures)
+        data, evaluated = story.load(options.stage, figures), None
+        if options.evaluation:
+            evaluated = evaluations.read(cli.path(options.evaluation, "evaluation"))
+        whole = bool(options.stage or figures)
+        title = "From text to an aligned model" if whole else "Runs side by side"
+        title = options.title or title
         try:
-            text = page.render(data, options.title, page.provenance())
+            text = page.render(data, title, page.provenance(), evaluated)
         except errors.AlignError:
             raise
         except _NO_FIGURES as error:

@@ -16,7 +16,9 @@ from typing import Any
 import jinja2
 
 import alignjax
+from alignjax.evaluate import results
 from alignjax.report import (
+    evaluation,
     figures_responses,
     figures_reward_model,
     figures_training,
@@ -57,23 +59,46 @@ TAGS = {
 
 
 def render(
-    data: story.Story, title: str = "From text to an aligned model", made: str = ""
+    data: story.Story,
+    title: str = "From text to an aligned model",
+    made: str = "",
+    evaluated: results.Results | None = None,
 ) -> str:
-    """The whole page; `made` is a line on when and with what it was made."""
+    """The whole page.
+
+    Args:
+      data: the runs of the stages, and what was measured on the embedded world.
+      made: a line on when and with what it was made.
+      evaluated: runs on data of a user's own.
+    """
+    of_world = data.models or evaluated is None
+    topics = SECTIONS if of_world else {"Training": figures_training.FIGURES}
+    topics = topics if of_world or data.stages else {}
+    runs, leads = [_RUNS, *map(_run, data.stages)], [_lead(data)] if of_world else []
+    settings, sections, samples = None, [], []
+    if evaluated is not None:
+        runs = runs if data.stages else evaluation.runs(evaluated)
+        leads.append(evaluation.lead(evaluated))
+        settings = evaluated.description["settings"]
+        sections = list(evaluation.sections(evaluated))
+        samples = list(evaluation.samples(evaluated))
+    sections += [_section(data, *section) for section in topics.items()]
     return (
         environment()
         .get_template("page.html.jinja")
         .render(
             title=title,
-            lead=_lead(data),
-            gaps=data.gaps,
+            lead=" ".join(leads),
+            gaps=data.gaps if of_world else [],
             made=made,
             headlines=_without_empty([_HEADLINES, *_headlines(data)]),
-            runs=_without_empty([_RUNS, *map(_run, data.stages)]),
+            runs=_without_empty(runs),
             tags=TAGS,
             stages=[prose.lines(data.results, name) for name in data.order],
-            sections=[_section(data, *section) for section in SECTIONS.items()],
+            sections=sections,
             samples=_samples(data),
+            own_samples=samples,
+            evaluation=settings,
             results=data.results,
         )
     )
@@ -231,7 +256,8 @@ def _section(data: story.Story, heading: str, functions) -> dict[str, Any]:
             figures.append(function(data))
         except story.Missing as missing:
             reasons[str(missing)] = True
-    return {"heading": heading, "figures": figures, "reasons": list(reasons)}
+    out = {"heading": heading, "figures": figures, "reasons": list(reasons)}
+    return {**out, "tables": [], "notes": []}
 
 
 def _samples(data: story.Story) -> list[dict[str, Any]]:

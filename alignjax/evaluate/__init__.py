@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any runs measured on a user's own texts, pairs and prompts.
+
+datasets    the files: what their columns ask for
+grading     an answer beside what its prompt asks for
+measuring   a run on one of them, as rows
+store       rows in a folder; a killed evaluation goes on
+figures     all figures, from rows
+__main__    the command `alignjax evaluate`
+"""
