@@ -66,6 +66,8 @@ def describe(name: str, function: Callable) -> str:
         lines.append(f"      reads of the batch: {', '.join(traits.inputs)}")
     if traits.needs:
         lines.append(f"      reads of a response: {', '.join(traits.needs)}")
+    if (count := advantages.requirements(function).responses) > 1:
+        lines.append(f"      needs {count} responses to a prompt or more")
     if traits.coupled:
         lines.append("      batch-coupled: needs a statistic of the whole batch")
     return "\n".join(lines)
