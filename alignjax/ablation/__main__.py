@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Trains all arms and seeds of a sweep's file, lets them answer, and compares them.
 
-    alignjax sweep experiments/focal_dpo/sweep.py --out=runs/focal_dpo \
-        --config.init.run=runs/sft
+    alignjax sweep experiments/five_losses/sweep.py --out=runs/five_losses \
+        --config.init.run=runs/sft --config.data.sources.pairs.path=runs/pairs.jsonl
 
 Run again, it skips what is done and goes on with what stopped; `--config.FIELD=VALUE`
 sets a field of all arms. DIR gets a workdir for each run, `sweep.jsonl` with how each
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import logging
 import pathlib
 import shlex
 import sys
@@ -75,8 +76,12 @@ def run(
     runs = plan.runs[i - 1 :: n]
     if options.print:
         for one in runs:
-            print(shlex.join(sweep_file.command(plan, one, folder / one.folder)))
+            workdir = folder / one.folder
+            words = sweep_file.command(plan, one, workdir, options.network)
+            print(shlex.join(words))
         return errors.DONE
+    if options.report and not (folder / FILE).is_file():
+        raise errors.ConfigError(f"out: {folder} has no sweep to report")
     _check_folder(folder, plan)
     for note in plan.notes:
         terminal.say(note)
@@ -102,7 +107,7 @@ def run(
     if n > 1:
         terminal.say("once all parts are done: the same command without --part")
         return code
-    for line in report.write(plan, folder, benchmark, pathlib.Path(options.file).stem):
+    for line in report.write(plan, folder, benchmark):
         terminal.say(line)
     return code
 
@@ -180,8 +185,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.append((name.removeprefix("--config."), value))
 
     def sweep() -> int:
-        with contextlib.closing(progress.Terminal()) as terminal:
-            return run(options, flags, terminal)
+        log = logging.getLogger("alignjax")
+        level = log.level
+        log.setLevel(logging.ERROR)  # what it warns of is among the plan's notes
+        try:
+            with contextlib.closing(progress.Terminal()) as terminal:
+                return run(options, flags, terminal)
+        finally:
+            log.setLevel(level)
 
     return cli.exit_code(sweep)
 

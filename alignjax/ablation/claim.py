@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import pathlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from alignjax import bounds, config, errors
 from alignjax.evals import compare, planning, significance
@@ -33,6 +34,7 @@ class Claim:
       kl: the divergence at which arms are compared too; None is chosen by the data,
         and the report says so.
       spread: the standard deviation between runs of one arm that is expected.
+      expects: by arm, whether its metric will be "above" or "below" that of the base.
       text: in words.
     """
 
@@ -42,6 +44,9 @@ class Claim:
     margin: bounds.NonNegative | None = None
     kl: bounds.Positive | None = None
     spread: bounds.Positive | None = None
+    expects: dict[str, Literal["above", "below"]] = dataclasses.field(
+        default_factory=dict
+    )
     text: str = ""
 
 
@@ -135,9 +140,36 @@ def verdict(entries: list[dict[str, Any]]) -> str:
         )
     first, last = entries[0], entries[-1]
     if not last["before"]:
-        was = f"; the first one is of {first['date']}" if len(entries) > 1 else ""
+        was = f"; the first one is of {day(first)}" if len(entries) > 1 else ""
         return (
-            f"The claim was written or changed on {last['date']}, after runs began"
+            f"The claim was written or changed on {day(last)}, after runs began"
             f"{was}: these differences are for exploring."
         )
-    return f"The claim was written on {last['date']}, before the first run began."
+    return f"The claim was written on {day(last)}, before the first run began."
+
+
+def outcomes(claim: Claim, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether what was expected of each arm holds, whatever came out.
+
+    It holds, or its reverse does, where the 95 % interval lies on one side of 0.
+    """
+    lines = []
+    for fields in comparisons:
+        if (side := claim.expects.get(fields["arm"])) is None:
+            continue
+        head = f"expected: {fields['arm']} {side} {fields['base']} in {claim.metric}"
+        if "low" not in fields:
+            lines.append(f"{head}: not known ({fields['note']})")
+            continue
+        sign = 1 if side == "above" else -1
+        ends = sorted(sign * fields[name] for name in ("low", "high"))
+        shown = "holds" if ends[0] > 0 else "is not shown"
+        shown = "is wrong, the reverse holds" if ends[1] < 0 else shown
+        numbers = "{estimate:+.3f} ({low:+.3f} to {high:+.3f})".format_map(fields)
+        lines.append(f"{head}: {shown}, {numbers}")
+    return lines
+
+
+def day(entry: dict[str, Any]) -> str:
+    """When a claim was written, to be read: `2026-01-31 12:30 UTC`."""
+    return f"{str(entry['date'])[:16].replace('T', ' ')} UTC"

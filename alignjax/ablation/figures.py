@@ -108,9 +108,8 @@ def frontier(out: results.Results, names: Sequence[str]) -> drawing.Figure | Non
             "Losses differ first of all in how far they walk. Points are checkpoints, "
             "means over runs"
         )
-        caption += f"; dotted, the KL at which arms are compared, {out.kl:g}" * bool(
-            out.kl
-        )
+        if out.kl is not None:
+            caption += f"; dotted, the KL at which arms are compared, {out.kl:g}"
         title = "Is an arm better, or only further from where it began?"
         return drawn.finish(title, f"{caption}.", numbers)
 
@@ -154,7 +153,8 @@ def displacement(
         parts = [f"{row[0]} {row[2]} and {row[3]}" for row in numbers[1:]]
         caption = f"Chosen and rejected ended at {'; '.join(parts)}."
         if lacking := [name for name in names if name not in curves]:
-            caption += f" {', '.join(lacking)}: without a reference, so without drift."
+            verb = "has" if len(lacking) == 1 else "have"
+            caption += f" {', '.join(lacking)} {verb} no reference in training."
         title = "Do chosen responses become likelier, or do all become less likely?"
         return drawn.finish(title, caption, numbers)
 
@@ -168,7 +168,10 @@ def _drift(workdir):
     columns = []
     for record in records:
         seen = 2 * record.get("pairs", 0) or record.get("responses", 0)
-        drift = [record.get(f"drift/{side}") for side in ("chosen", "rejected")]
+        drift = [
+            record.get(f"drift/{side}", record.get(f"drift/{other}"))
+            for side, other in results.SIDES.items()
+        ]
         if seen and None not in drift and all(map(math.isfinite, drift)):
             columns.append((seen, *drift))
     return np.array(columns).T if columns else None

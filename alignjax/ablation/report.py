@@ -26,10 +26,7 @@ BUDGET = 0.05  # by which responses of arms may differ and be called the same
 
 
 def write(
-    plan: sweep_file.Plan,
-    folder: pathlib.Path,
-    benchmark: benchmarks.Benchmark | None,
-    title: str,
+    plan: sweep_file.Plan, folder: pathlib.Path, benchmark: benchmarks.Benchmark | None
 ) -> list[str]:
     """Writes `report.html` and `tables/`; lines for the terminal.
 
@@ -46,10 +43,12 @@ def write(
     for name, rows in tables.items():
         _write_table(folder / TABLES / name, rows)
     entries = claim.read(folder)
-    text = render(plan, out, tables, entries, _figures(out, plan.arms, folder), title)
+    drawn = _figures(out, plan.arms, folder)
+    text = render(plan, out, tables, entries, drawn, folder.absolute().name)
     path = folder / FILE
     atomic.write(path, text)
     lines = [line for fields in out.comparisons for line in _details(fields, out)]
+    lines += _outcomes(plan, out)
     lines += [f"missing: {gap}" for gap in out.gaps]
     return [*lines, f"the report: {path}, {path.stat().st_size / 1024:.0f} KB"]
 
@@ -101,7 +100,7 @@ def render(
         made=page.provenance(),
         gaps=gaps,
         verdict=claim.verdict(entries),
-        claims=_claims(entries),
+        claims=_claims(entries) + _outcomes(plan, out),
         arms=_arms(tables["arms"], out.metric),
         base=base,
         metric=out.metric,
@@ -109,7 +108,8 @@ def render(
         budget=_budget(tables["arms"]),
         comparisons=_comparisons(out),
         intervals=_INTERVALS,
-        details=[_details(fields, out) for fields in out.comparisons],
+        reasons=[_details(x, out)[0] for x in out.comparisons if "low" not in x],
+        details=[_details(x, out) for x in out.comparisons if "low" in x],
         figures=drawn,
         secondary=_secondary(out),
         slices=_slices(out),
@@ -141,8 +141,12 @@ def _lead(out: results.Results, base: str) -> str:
             )
     if not count:
         return f"No arm can be compared with {base} yet."
-    text = f"Of {count} arms, none differs from {base} in {out.metric}" * (not clear)
-    text += f"In {out.metric}, {'; '.join(clear)}" * bool(clear)
+    if clear:
+        text = f"In {out.metric}, {'; '.join(clear)}"
+    else:
+        text = f"Of {count} arms none differs clearly from {base} in {out.metric}"
+    if any(fields.get("interval") == "prompts" for fields in out.comparisons):
+        text += ". Arms have single runs: this is of these checkpoints alone"
     lost = sum(outcome.diverged for outcome in out.outcomes)
     return text + (f". {lost} runs diverged." if lost else ".")
 
@@ -175,9 +179,9 @@ def _claims(entries: list[dict[str, Any]]) -> list[str]:
     for entry in entries:
         stated = entry["claim"]
         if stated is None:
-            lines.append(f"{entry['date']}: the claim was taken back")
+            lines.append(f"{claim.day(entry)}: the claim was taken back")
             continue
-        text = f"{entry['date']} ({entry['digest'][:8]}): "
+        text = f"{claim.day(entry)} ({entry['digest'][:8]}): "
         text += f"{stated['text']}: " if stated.get("text") else ""
         text += f"{stated['metric']} of {len(stated['arms']) - 1} arms against "
         text += f"{stated['base']}, {stated['runs']} runs each"
@@ -188,6 +192,11 @@ def _claims(entries: list[dict[str, Any]]) -> list[str]:
             text += f", and at a KL of {stated['kl']:g}"
         lines += [text, *entry.get("limits", ())]
     return lines
+
+
+def _outcomes(plan: sweep_file.Plan, out: results.Results) -> list[str]:
+    stated = plan.sweep.claim
+    return [] if stated is None else claim.outcomes(stated, out.comparisons)
 
 
 def _number(value: Any, digits: int = 3) -> str:
@@ -224,11 +233,18 @@ def _arms(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list]:
                 _number(row["answer_kl"]),
                 _number(row["drift_chosen"]),
                 _number(row["accuracy"]),
-                (_count(row["seconds"]), f"{_count(row['cpu_seconds'])} of CPU"),
+                _seconds(row),
                 _memory(row),
             ]
         )
     return _full(table)
+
+
+def _seconds(row: Mapping[str, Any]) -> Any:
+    """Of the clock, and of the processor below."""
+    if row["seconds"] is None:
+        return "–"
+    return f"{row['seconds']:,.0f}", f"{row['cpu_seconds']:,.0f} of CPU"
 
 
 def _memory(row: Mapping[str, Any]) -> str:
@@ -261,7 +277,7 @@ def _comparisons(out: results.Results) -> list[list]:
                 _number(fields["mde"]),
                 _number(fields["aa"]),
                 (f"{at_kl['estimate']:+.3f}", _ends(at_kl)) if at_kl else "–",
-                (f"{count} runs a side", fields["method"]),
+                (f"{count} run{'s' * (count != '1')} a side", fields["method"]),
             ]
         )
     return table if len(table) > 1 else []
@@ -342,7 +358,7 @@ def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list]:
                 _number(row["answer_gold"]),
                 _number(row["answer_tokens"]),
                 _number(row["answer_kl"]),
-                (_count(row["seconds"]), f"{_count(row['cpu_seconds'])} of CPU"),
+                _seconds(row),
                 _memory(row),
             ]
         )
@@ -364,14 +380,8 @@ def _settings(plan: sweep_file.Plan) -> list[list]:
 
 def _method(plan: sweep_file.Plan, out: results.Results) -> list[str]:
     """What was held equal, and where the numbers are."""
-    lines = [
-        "Runs of one seed read one order of the data and start from one model"
-        + (
-            ", whose stored log-probs are the reference of all that need one."
-            * bool(plan.start)
-        )
-        + ("." * (not plan.start))
-    ]
+    start = ", and all start from one model" if plan.start else ""
+    lines = [f"Runs of one seed read one order of the data{start}."]
     if plan.sweep.varies:
         lines.append(
             f"Arms differ in {', '.join(plan.sweep.varies)} too, as the file says: "
@@ -387,8 +397,8 @@ def _method(plan: sweep_file.Plan, out: results.Results) -> list[str]:
         )
     if out.kl is not None and (plan.sweep.claim is None or plan.sweep.claim.kl is None):
         lines.append(
-            f"The KL of {out.kl:g} was chosen from the results: the arm that stayed "
-            "nearest ended a quarter above it."
+            f"The KL of {out.kl:g} was chosen from the results, so that all arms and "
+            "most draws of their runs reach it."
         )
     lines.append(
         "The rows of answers are in rows.jsonl of each run (alignjax compare reads "

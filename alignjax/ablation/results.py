@@ -27,11 +27,15 @@ FIGURES = {
     "drift_chosen": "eval/drift/chosen",
     "drift_rejected": "eval/drift/rejected",
 }
+SIDES = {"chosen": "desirable", "rejected": "undesirable"}
 # Of its answers at its last checkpoint: means.
 ANSWERS = ("gold", "tokens", "finished", "kl", "entropy")
 # Compared beside what is claimed, with intervals and no p.
-SECONDARY = ("tokens", "finished", "kl", "entropy", *list(FIGURES.values())[1:])
+SECONDARY = ("gold", "tokens", "finished", "kl", "entropy", *list(FIGURES.values())[1:])
 DIVERGED = errors.NON_FINITE
+# Of the least KL that an arm ends at: the first that all arms' draws reach is compared
+# at, since a bootstrap over runs moves their ends.
+SHARES = (0.8, 0.5, 0.25)
 
 
 class Outcome(NamedTuple):
@@ -39,7 +43,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       run: as it was planned.
-      state: one of `states.STATES`.
+      state: one of `states.STATES`, or "trained" for one that has not answered.
       record: its fields in `sweep.jsonl`, empty for a run that was trained alone.
       metrics: the last of each, finite ones.
       answers: of its checkpoints.
@@ -137,6 +141,8 @@ def collect(plan: sweep_file.Plan, folder: pathlib.Path, suite: str | None) -> R
     """
     records = states.read(folder)
     outcomes = [_outcome(folder, one, records, suite) for one in plan.runs]
+    if plan.start is not None and "data" not in plan.sweep.varies:
+        outcomes = _with_drift(outcomes)
     path = folder / running.START / measure.FILE
     start = list(rows.read(path)) if suite and path.is_file() else []
     stated = plan.sweep.claim or claim.Claim(metric="gold" if suite else "eval/loss")
@@ -160,20 +166,48 @@ def _outcome(folder, one: sweep_file.PlannedRun, records, suite) -> Outcome:
         state = "done" if suite is None or answers else "trained"
     elif state == "done":
         state = "queued"  # its checkpoints are gone
-    metrics = running.last_metrics(workdir)
+    metrics = dict(running.last_metrics(workdir))
+    for name, other in SIDES.items():  # of labels, as of pairs
+        for figure in ("drift", "logps"):
+            if (x := metrics.get(f"eval/{figure}/{other}")) is not None:
+                metrics.setdefault(f"eval/{figure}/{name}", x)
     return Outcome(one, state, record, metrics, answers)
 
 
+def _with_drift(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes whose runs without a reference have a drift from their start too.
+
+    All runs start from one model and are evaluated on the same pairs, so the start's
+    log-probs follow from any run that has both figures.
+    """
+    out = list(outcomes)
+    for side in SIDES:
+        drift, logps = f"eval/drift/{side}", f"eval/logps/{side}"
+        pairs = [(o.metrics.get(logps), o.metrics.get(drift)) for o in outcomes]
+        starts = [x - d for x, d in pairs if x is not None and d is not None]
+        for i, outcome in enumerate(out):
+            x = outcome.metrics.get(logps)
+            if starts and x is not None and outcome.metrics.get(drift) is None:
+                metrics = {**outcome.metrics, drift: x - starts[0]}
+                out[i] = outcome._replace(metrics=metrics)
+    return out
+
+
 def _gaps(outcomes: Sequence[Outcome], records, plan) -> list[str]:
-    out = []
+    out, waiting = [], collections.Counter()
     for outcome in outcomes:
+        code = outcome.record.get("code")
+        error = str(outcome.record.get("error") or "").split(";")[0]
         if outcome.diverged:
-            error = str(outcome.record.get("error") or "").split(";")[0]
             out.append(f"{outcome.run.folder} diverged: {error:.200}")
+        elif outcome.state == "failed":
+            out.append(f"{outcome.run.folder} failed, exit code {code}: {error:.200}")
         elif not outcome.ended:
-            code = outcome.record.get("code")
-            code = f", exit code {code}" if code else ""
-            out.append(f"{outcome.run.folder} is not done: {outcome.state}{code}")
+            waiting[outcome.state] += 1
+    if waiting:
+        count, parts = sum(waiting.values()), sorted(waiting.items())
+        each = ", ".join(f"{n} {state}" for state, n in parts)
+        out.append(f"{count} of {len(outcomes)} runs are not done: {each}")
     others = sorted(records.keys() - {run.folder for run in plan.runs})
     if others:
         out.append(
@@ -227,10 +261,17 @@ def _compared(out: Results, plan: sweep_file.Plan, stated: claim.Claim) -> Resul
     gaps, kl = list(out.gaps), stated.kl
     if kl is None and out.start and not is_figure(stated.metric):
         kl = _common_kl(out, plan.arms)
-    primary: list[dict[str, Any]] = []
-    for name in others:
-        fields = _compare(out, base, name, stated, kl)
-        primary.append(fields)
+    for share in SHARES if stated.kl is None else (1.0,):
+        at = None if kl is None else float(f"{share * kl:.2g}")
+        primary = [_compare(out, base, name, stated, at) for name in others]
+        if not any("kl_note" in fields for fields in primary):
+            break
+    kl, notes = at, [fields["kl_note"] for fields in primary if "kl_note" in fields]
+    if notes and len(notes) == sum("low" in fields for fields in primary):
+        gaps.append(f"comparisons at equal KL: {notes[0]}")
+        kl = None
+        for fields in primary:
+            fields.pop("kl_note", None)
     whole = [fields for fields in primary if "estimate" in fields]
     _adjust(whole, out, base, stated)
     by_slice = []
@@ -291,7 +332,7 @@ def _start_arm(out: Results, stated: claim.Claim) -> arms.Arm:
 
 
 def _common_kl(out: Results, names: Sequence[str]) -> float | None:
-    """A divergence that all arms reach: 0.8 of the least that one ends at."""
+    """The least divergence that an arm ends at."""
     ends = []
     for name in names:
         try:
@@ -300,7 +341,7 @@ def _common_kl(out: Results, names: Sequence[str]) -> float | None:
             continue
         ends.append(float(arm.values_SP.mean()))
     usable = [end for end in ends if end > 0]
-    return float(f"{0.8 * min(usable):.2g}") if usable else None
+    return min(usable) if usable else None
 
 
 def _adjust(whole: list[dict[str, Any]], out: Results, base: str, stated) -> None:

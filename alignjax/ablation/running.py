@@ -80,9 +80,7 @@ def run(
     if benchmark is not None and plan.start is not None:
         path, step = plan.start
         out = folder / START / measure.FILE
-        if not measure.is_measured(out, [step], benchmark.digest) and not (
-            step is None and out.is_file()
-        ):
+        if not measure.is_measured(out, [step], benchmark.digest):
             more = {"name": START, "steps": [step], "rows": str(out)}
             job = _shared(path, out.parent / measure.LOG, options)
             job["measure"] = _measuring(plan, benchmark, options) | more
@@ -179,7 +177,8 @@ class _Pool:
         if self._signals:
             interrupted = self._signals[0] == signal.SIGINT
             return errors.INTERRUPTED if interrupted else errors.PREEMPTED
-        return next((code for code in codes if code), errors.DONE)
+        code = next((code for code in codes if code), errors.DONE)
+        return code if code >= 0 else 128 - code  # of a signal, as shells have it
 
     def _asked_to_stop(self, number, frame) -> None:
         del frame

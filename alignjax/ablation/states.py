@@ -20,8 +20,7 @@ from alignjax import errors
 from alignjax.storage import json_files
 
 FILE = "sweep.jsonl"
-# "measured" is of a run that has answered the prompts too.
-STATES = ("queued", "running", "trained", "done", "interrupted", "failed")
+STATES = ("queued", "running", "done", "interrupted", "failed")
 _SUMS = ("seconds", "cpu_seconds")
 
 

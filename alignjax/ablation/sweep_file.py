@@ -108,7 +108,7 @@ class Plan(NamedTuple):
     runs: list[PlannedRun]
     arms: list[str]
     settings: dict[str, Setting]
-    start: tuple[str, int | None] | None
+    start: tuple[str, int] | None
     shared: str
     notes: list[str]
 
@@ -146,7 +146,7 @@ def load(
             arm, of_arm = _check(section, common | own, seeds[0], network)
         checked[name] = arm
         notes += [f"{name}: {note}" for note in of_arm]
-    _equal_responses(checked, arms, notes)
+    _equal_responses(checked, arms, notes, network)
     identities = {name: _identity(arm.experiment) for name, arm in checked.items()}
     _check_held(identities, sweep.varies)
     runs = []
@@ -158,7 +158,7 @@ def load(
             folder = f"{name}_{seed}-{digest[:8]}"
             runs.append(PlannedRun(folder, name, seed, flags_of_run, own, digest))
     _check_distinct(runs)
-    starts = {_start(arm.section) for arm in checked.values()}
+    starts = {_start(arm.experiment) for arm in checked.values()}
     return Plan(
         sweep=sweep,
         config=base,
@@ -171,13 +171,13 @@ def load(
     )
 
 
-def command(plan: Plan, run: PlannedRun, workdir: pathlib.Path) -> list[str]:
+def command(
+    plan: Plan, run: PlannedRun, workdir: pathlib.Path, network: bool = False
+) -> list[str]:
     """The command that trains a run alone."""
-    flags = [f"--config.{name}={text}" for name, text in run.flags]
-    return [
-        *("alignjax", "train", f"--config={plan.config}", f"--workdir={workdir}"),
-        *flags,
-    ]
+    words = ["alignjax", "train", f"--config={plan.config}", f"--workdir={workdir}"]
+    words += ["--network"] if network else []
+    return words + [f"--config.{name}={text}" for name, text in run.flags]
 
 
 class _Checked(NamedTuple):
@@ -225,6 +225,13 @@ def _arms(sweep: Sweep, flags: Mapping[str, str]) -> dict[str, Setting]:
                 f"claim.base: no arm {base!r}, but {errors.some(names, count=20)}"
             )
         arms = {base: arms[base], **arms}
+    if sweep.claim is not None:
+        base, *others = arms
+        if unknown := sweep.claim.expects.keys() - set(others):
+            raise errors.ConfigError(
+                f"claim.expects: {min(unknown)!r} is no arm beside {base}, but "
+                f"{errors.some(others, count=20)}"
+            )
     return arms
 
 
@@ -237,8 +244,9 @@ def _names(settings: Sequence[Setting]) -> list[str]:
         loss = setting.get("objective.loss")
         parts = [] if loss is None else [_short(loss)]
         for field in others[:count]:
-            if setting.get(field) is not None:
-                parts.append(f"{field.rpartition('.')[2]}{_short(setting[field])}")
+            if (value := setting.get(field)) is not None:
+                apart = "" if isinstance(value, (int, float)) else "-"
+                parts.append(f"{field.rpartition('.')[2]}{apart}{_short(value)}")
         return "_".join(parts)[:60] or "base"
 
     for count in range(len(others) + 1):
@@ -294,7 +302,10 @@ def _needs(section: Mapping[str, Any]):
 
 
 def _equal_responses(
-    checked: dict[str, _Checked], arms: Mapping[str, Setting], notes: list[str]
+    checked: dict[str, _Checked],
+    arms: Mapping[str, Setting],
+    notes: list[str],
+    network: bool,
 ) -> None:
     """Gives arms that read other groups than the baseline as many responses."""
     kind = lambda arm: arm.experiment.objective.needs.data
@@ -320,7 +331,8 @@ def _equal_responses(
         )
         flags = arm.flags | {"steps": str(steps)}
         section = {**arm.section, "steps": steps}
-        experiment = build.check({**section, "seed": run.config.seed})
+        seeded = {**section, "seed": run.config.seed}
+        experiment = build.check(seeded, network=network)
         checked[name] = _Checked(flags, section, experiment)
 
 
@@ -355,10 +367,9 @@ def _identity(run: build.Experiment) -> dict[str, Any]:
     return json.loads(json.dumps(leaves, sort_keys=True, default=str))
 
 
-def _start(section: Mapping[str, Any]) -> tuple[str, int | None] | None:
-    """The path and the step of the run that a config starts from."""
-    init = section.get("init") or {}
-    return (init["run"], init.get("step")) if init.get("run") else None
+def _start(run: build.Experiment) -> tuple[str, int] | None:
+    """The path and the step of the run that an experiment starts from."""
+    return run.parent and (run.config.init.run, run.parent.step)
 
 
 def _held(identity: Mapping[str, Any], varies: Sequence[str]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def compare(
         "prompts": a_SP.shape[1],
         "clusters": len(set(clusters)) if clusters else None,
         "paired": bool(pairs) and interval != "prompts",
-        "mde": planning.detectable(out.error),
+        "mde": planning.detectable(out.error, out.freedom),
         "aa": differences.halves(b_SP.mean(1)) if len(b_SP) > 1 else None,
         "run_means": [a_SP.mean(1).tolist(), b_SP.mean(1).tolist()],
     }

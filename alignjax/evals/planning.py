@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 from scipy import optimize, stats
 
 
@@ -11,9 +13,23 @@ def z_sum(power: float = 0.8, alpha: float = 0.05) -> float:
     return float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
 
 
-def detectable(error: float, **options: float) -> float:
-    """The least difference that an estimate with this standard error detects."""
-    return z_sum(**options) * error
+def detectable(
+    error: float,
+    freedom: float | None = None,
+    *,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> float:
+    """The least difference that an estimate with this standard error detects.
+
+    Args:
+      freedom: degrees of freedom of its t; None for a normal one.
+    """
+    if freedom is None or not math.isfinite(freedom):
+        return z_sum(power, alpha) * error
+    limit = stats.t.ppf(1 - alpha / 2, freedom)
+    short = lambda x: stats.nct.sf(limit, freedom, x) - power
+    return error * float(optimize.brentq(short, 0.0, 4 * limit))
 
 
 def prompts_needed(
@@ -35,16 +51,11 @@ def prompts_needed(
     return z_sum(**options) ** 2 * (between + noise) / difference**2
 
 
-def runs_detectable(
-    spread: float, runs: int, power: float = 0.8, alpha: float = 0.05
-) -> float:
+def runs_detectable(spread: float, runs: int, **options: float) -> float:
     """The least difference of two arms that Student's t over runs detects.
 
     Args:
       spread: the standard deviation between runs of an arm.
       runs: of each arm, two or more.
     """
-    freedom, error = 2 * runs - 2, (2 / runs) ** 0.5
-    limit = stats.t.ppf(1 - alpha / 2, freedom)
-    short = lambda x: stats.nct.sf(limit, freedom, x / error) - power
-    return spread * float(optimize.brentq(short, 0.0, 60 * error))
+    return detectable(spread * math.sqrt(2 / runs), 2 * runs - 2, **options)

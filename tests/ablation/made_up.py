@@ -33,7 +33,7 @@ def plan(arms=LOSSES, seeds=3, prompts=4, **fields) -> sweep_file.Plan:
     arms_of_file = tuple(settings.values())
     sweep = sweep_file.Sweep(arms=arms_of_file, prompts=prompts, claim=stated)
     return sweep_file.Plan(
-        sweep, "c.py", runs, list(arms), settings, ("sft", None), "shared", []
+        sweep, "c.py", runs, list(arms), settings, ("sft", 0), "shared", []
     )
 
 

@@ -41,6 +41,25 @@ def test_a_claim_before_the_runs_may_change_and_one_after_is_marked(tmp_path):
     assert len(claim.read(tmp_path)) == 3
 
 
+def test_what_was_expected_is_told_whatever_came_out():
+    stated = claim.Claim(
+        expects={"a": "above", "b": "below", "c": "above", "d": "below"}
+    )
+    row = lambda arm, low, high: {
+        "arm": arm,
+        "base": "dpo",
+        "estimate": (low + high) / 2,
+        "low": low,
+        "high": high,
+    }
+    comparisons = [row("a", 0.1, 0.3), row("b", 0.1, 0.3), row("c", -0.1, 0.3)]
+    comparisons += [{"arm": "d", "base": "dpo", "note": "diverged"}, row("e", 1, 2)]
+    lines = claim.outcomes(stated, comparisons)
+    verdicts = ["holds, +0.2", "the reverse holds", "is not shown", "not known (div"]
+    assert len(lines) == 4
+    assert all(text in line for text, line in zip(verdicts, lines, strict=True))
+
+
 def test_a_claim_that_was_edited_is_refused(tmp_path):
     claim.write(tmp_path, claim.Claim(margin=0.05), 2, ARMS, begun=False)
     path = tmp_path / claim.FILE

@@ -114,6 +114,8 @@ def test_none_leaves_a_field_open_and_the_claim_names_the_baseline(load):
             'dict(config="configs/smoke/dpo.py", arms=[{}], claim=dict(base="x"))',
             "claim.base",
         ),
+        (LOSSES % '[{}], claim=dict(expects={"x": "above"})', "claim.expects"),
+        (LOSSES % '[{}], claim=dict(expects={"x": "up"})', "claim.expects"),
     ],
 )
 def test_what_is_no_sweep_is_refused_by_its_field(load, body, field):
@@ -125,7 +127,7 @@ def test_what_is_no_sweep_is_refused_by_its_field(load, body, field):
 def test_arms_may_differ_in_their_data_where_the_file_says_so(load):
     arms = 'grid({"data.sources.world.labeler": ["clean", "noisy"]})'
     more = f'config="configs/smoke/dpo.py", arms={arms}, varies=("data",)'
-    assert load(f"dict({more})").arms == ["labelerclean", "labelernoisy"]
+    assert load(f"dict({more})").arms == ["labeler-clean", "labeler-noisy"]
 
 
 def test_a_file_without_the_function_and_a_folder_of_something_else(

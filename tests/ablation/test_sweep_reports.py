@@ -3,6 +3,7 @@
 
 import csv
 import html.parser
+import json
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_comparisons_are_those_of_compare_with_the_yardstick(done):
 
 def test_tables_and_the_page_are_of_the_same_numbers(done):
     folder, made = done
-    lines = report.write(made, folder, Benchmark, "three losses")
+    lines = report.write(made, folder, Benchmark)
     assert lines[-1].startswith("the report: ")
     with open(folder / "tables" / "comparisons.csv") as file:
         rows = list(csv.DictReader(file))
@@ -80,7 +81,7 @@ def test_an_arm_that_diverged_is_shown_and_not_averaged(tmp_path):
     assert "estimate" not in ipo and "1 of 3 runs of ipo diverged" in ipo["note"]
     assert "estimate" in kto and kto["family"] == 1
     assert any("ipo_1" in gap and "not finite" in gap for gap in out.gaps)
-    report.write(made, tmp_path, Benchmark, "lost")
+    report.write(made, tmp_path, Benchmark)
     page = (tmp_path / "report.html").read_text()
     assert "diverged, exit code 77" in page and "No claim was written" in page
     with open(tmp_path / "tables" / "runs.csv") as file:
@@ -105,6 +106,23 @@ def test_figures_of_training_are_compared_too_and_one_run_says_little(tmp_path):
     assert "low" not in out.comparisons[0] and "one run" in out.comparisons[0]["note"]
     # The other runs of the folder are not of the file any more, and it says so.
     assert any("6 runs of the folder" in gap for gap in out.gaps)
+
+
+def test_runs_without_a_reference_have_a_drift_from_the_start(tmp_path):
+    made = made_up.plan()
+    made_up.write(tmp_path, made, GAPS)
+    figures = {
+        "dpo": {"eval/logps/chosen": -6.0, "eval/drift/chosen": -1.0},
+        "ipo": {"eval/logps/chosen": -4.5, "eval/drift/chosen": "NaN"},
+        "kto": {"eval/logps/desirable": -7.0, "eval/drift/desirable": -2.0},
+    }
+    for run in made.runs:
+        row = {"step": made_up.STEPS, "tokens": 1, **figures[run.arm]}
+        path = tmp_path / run.folder / "metrics.jsonl"
+        path.write_text(f"{json.dumps(row)}\n")
+    out = results.collect(made, tmp_path, made_up.SUITE)
+    drifts = {o.run.arm: o.row["drift_chosen"] for o in out.outcomes}
+    assert drifts == {"dpo": -1.0, "ipo": 0.5, "kto": -2.0}
 
 
 def test_answers_to_other_prompts_are_refused(done):
