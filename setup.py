@@ -51,6 +51,7 @@ EXTRAS = {
     "hf": [*HUGGING_FACE, "datasets>=3"],
     "parity": ["peft", "torch", "transformers"],  # certificates beside transformers
     "report": ["matplotlib>=3.9"],  # figures
+    "lm-eval": ["lm-eval>=0.4.13,<0.5"],
     "feedback": ["openai>=2,<4"],  # endpoints as judges
     "wandb": ["wandb"],
     "dev": [

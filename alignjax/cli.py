@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("evaluate.__main__", "measure runs on your texts, pairs and prompts"),
     "compare": ("evals.compare", "compare arms by rows of their answers"),
     "judge": ("judges.judge", "let judges compare the answers of a study"),
+    "lm-eval": ("evals.lm_eval", "run the tasks of lm-eval on a run"),
     "rate": ("judges.rate", "compare the answers of a study yourself"),
     "report": ("report.__main__", "write an HTML page about runs"),
     "inspect": ("analysis.inspect", "look into runs: steps, leaves, layers, tokens"),
