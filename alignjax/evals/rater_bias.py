@@ -69,6 +69,48 @@ def fit(
     return Bias(weights, errors, prices)
 
 
+class Levels(NamedTuple):
+    """What moves the levels that a rater gives by one criterion.
+
+    Attributes:
+      weights, errors: by name, "position" among them, in shares of the criterion's
+        span; of a gap in the unit that it was given in.
+    """
+
+    weights: dict[str, float]
+    errors: dict[str, float]
+
+
+def of_levels(
+    levels: Sequence[float],
+    gaps: Mapping[str, Sequence[float]],
+    *,
+    counts: Sequence[float] | None = None,
+) -> Levels:
+    """Least squares of the gap of two responses' levels, over pairs in random order.
+
+    Args:
+      levels: first less second, in shares of the span, from -1 to 1.
+      gaps: by name, first less second, such as of the true reward and of length.
+      counts: how much each counts, as of `fit`.
+
+    Raises:
+      ValueError: gaps that are no columns of their own, or too few pairs.
+    """
+    names = [POSITION, *gaps]
+    y = np.asarray(levels, float)
+    X = np.stack([np.ones(len(y)), *gaps.values()], axis=1)
+    counts = np.ones(len(y)) if counts is None else np.asarray(counts, float)
+    if np.linalg.matrix_rank(X) < len(names) or counts.sum() <= len(names):
+        raise ValueError(f"{len(y)} pairs do not tell {', '.join(names)} apart")
+    inverse = np.linalg.inv(X.T @ (counts[:, None] * X))
+    weights = inverse @ (X.T @ (counts * y))
+    variance = (counts * (y - X @ weights) ** 2).sum() / (counts.sum() - len(names))
+    errors = np.sqrt(variance * np.diag(inverse))
+    named = lambda values: dict(zip(names, values.tolist(), strict=True))
+    return Levels(named(weights), named(errors))
+
+
 class SelfPreference(NamedTuple):
     """How much oftener a judge picks its own than another's better response."""
 

@@ -11,7 +11,7 @@ from alignjax import bounds
 SCHEMA = "alignjax.judgement/1"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
     """Which answer of the rows was judged, and what is known of it.
 
@@ -22,8 +22,8 @@ class Answer:
     """
 
     run: str
-    digest: str | None
-    step: bounds.CountOrZero | None
+    digest: str | None = None
+    step: bounds.CountOrZero | None = None
     sample: bounds.CountOrZero
     tokens: bounds.CountOrZero
     gold: float | None = None

@@ -3,11 +3,15 @@
 
     {"base": "assessment.rows/sft.jsonl", "arm": "assessment.rows/dpo.jsonl",
      "suite": "assessment.rows/suites/0123456789abcdef.jsonl",
-     "rubric": "rubric.json", "pairs": 60, "seed": 0}
+     "rubric": "rubric.json", "pairs": 60, "seed": 0, "repeats": 0.1, "checks": 0.05}
 
 Paths are from the study's folder. `pairs` prompts are drawn, of each run of the arm
 with the run of the baseline at its place; all of them by default. Judgements go to a
 file a judge in `STUDY.judgements/` beside it.
+
+A person sees each pair once, a share `repeats` of them again later in the other order,
+and beside a share `checks` an attention check: a response against its own words in
+reverse order.
 """
 
 from __future__ import annotations
@@ -29,6 +33,10 @@ from alignjax.judges import judgements, kinds
 from alignjax.judges import rubric as rubrics
 from alignjax.storage import json_files
 
+CHECK = "attention check"  # the run of its worse response
+LEAST_WORDS = 4  # other ones, in a response whose reverse is plainly worse
+LATER = 10  # pairs until one is shown again
+
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
@@ -41,6 +49,8 @@ class Fields:
       pairs: how many are judged; None is all.
       seed: of which those are, and of their order.
       temperature: of the answers, None where they were not sampled.
+      repeats: the share of pairs that a person sees twice.
+      checks: the share of pairs beside which a person has an attention check.
     """
 
     base: str
@@ -50,6 +60,8 @@ class Fields:
     pairs: bounds.Count | None = None
     seed: int = 0
     temperature: bounds.NonNegative | None = 1.0
+    repeats: bounds.Fraction = 0.0
+    checks: bounds.Fraction = 0.0
 
 
 class Pair(NamedTuple):
@@ -68,11 +80,16 @@ class Waiting(NamedTuple):
 
 
 class Study(NamedTuple):
-    """Pairs in the order in which they are judged, and the rubric if there is one."""
+    """Pairs in the order in which they are judged, and the rubric if there is one.
+
+    `repeats` and `checks` are those of `Fields`.
+    """
 
     path: pathlib.Path
     pairs: list[Pair]
     rubric: rubrics.Rubric | None
+    repeats: float = 0.0
+    checks: float = 0.0
 
     def file_of(self, judge: str) -> pathlib.Path:
         """The file of a judge's judgements."""
@@ -106,7 +123,8 @@ def read(path: str | os.PathLike) -> Study:
         )
     random.Random(f"{fields.seed}").shuffle(keys)
     pairs = [Pair(prompts[key[1]], arm[key], base[key]) for key in keys[: fields.pairs]]
-    return Study(path, pairs, fields.rubric and rubrics.read(near(fields.rubric)))
+    rubric = fields.rubric and rubrics.read(near(fields.rubric))
+    return Study(path, pairs, rubric, fields.repeats, fields.checks)
 
 
 def _answers(path: str, fields: Fields) -> dict[tuple, rows.Answer]:
@@ -155,17 +173,44 @@ def waiting(
 
     Args:
       done: judgements that are not to be made again.
-      both_orders: each pair twice; else once, in an order drawn by chance.
+      both_orders: each pair twice; else once, in an order drawn by chance, with the
+        study's repeats and checks.
     """
     keys = {judgement.key for judgement in done}
     queue = []
-    for pair in study.pairs:
-        orders = (True, False)
+    for place, pair in enumerate(study.pairs):
+        orders = [(place, pair, True), (place, pair, False)]
         if not both_orders:
-            orders = (random.Random(f"{judge.name} {_name(pair)}").random() < 0.5,)
-        rows_of_pair = [_row(study, judge, pair, arm_first) for arm_first in orders]
-        queue += [Waiting(pair, row) for row in rows_of_pair if row.key not in keys]
-    return queue
+            orders = _once(study, judge.name, place, pair)
+        for later, shown_pair, arm_first in orders:
+            row = _row(study, judge, shown_pair, arm_first)
+            if row.key not in keys:
+                queue.append((later, Waiting(shown_pair, row)))
+    return [waiting for _, waiting in sorted(queue, key=lambda x: x[0])]
+
+
+def _once(
+    study: Study, judge: str, place: int, pair: Pair
+) -> Iterator[tuple[float, Pair, bool]]:
+    """What a person sees on account of a pair: when, what, and the arm's place."""
+    draw = lambda what="": random.Random(f"{judge} {_name(pair)}{what}").random()
+    first = draw() < 0.5
+    yield place, pair, first
+    if pair.arm.text != pair.base.text and draw(" again") < study.repeats:
+        yield place + LATER, pair, not first
+    if draw(" check") < study.checks and (check := _check(pair)):
+        yield place + 0.5, check, draw(" first") < 0.5
+
+
+def _check(pair: Pair) -> Pair | None:
+    """A response against its words in reverse order; None if that is no worse."""
+    answer = max(pair.arm, pair.base, key=lambda a: len(set(a.text.split())))
+    words = answer.text.split()
+    if len(set(words)) < LEAST_WORDS or words == words[::-1]:
+        return None
+    reverse = " ".join(reversed(words))
+    fields = dict(run=CHECK, digest=None, step=None, gold=None, text=reverse)
+    return Pair(pair.prompt, answer, dataclasses.replace(answer, **fields))
 
 
 def judged(
@@ -193,7 +238,8 @@ def stored(study: Study) -> list[judgements.Judgement]:
     folder = study.path.with_suffix(".judgements")
     # One is empty where a judge failed, or was stopped, before its first judgement.
     files = sorted(file for file in folder.glob("*.jsonl") if file.stat().st_size)
-    pairs = {_row(study, _NOBODY, pair, True).pair for pair in study.pairs}
+    ours = [*study.pairs, *filter(None, map(_check, study.pairs))]
+    pairs = {_row(study, _NOBODY, pair, True).pair for pair in ours}
     out = [j for f in files for j in rows.read(f, judgements.Judgement)]
     if others := [j for j in out if j.pair not in pairs]:
         raise errors.DataError(
@@ -240,9 +286,8 @@ def _name(pair: Pair) -> str:
 
 
 def _row(study: Study, judge: judges.Judge, pair: Pair, arm_first: bool):
-    of: Callable = lambda a: judgements.Answer(
-        a.run, a.digest, a.step, a.sample, a.tokens, a.gold
-    )
+    names = [field.name for field in dataclasses.fields(judgements.Answer)]
+    of: Callable = lambda a: judgements.Answer(**{n: getattr(a, n) for n in names})
     return judgements.Judgement(
         judge=judge.name,
         judge_digest=judge.digest,

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.evals import agreement, differences, rater_bias, win_rates
+from alignjax.evals import agreement, differences, rater_bias, statistics, win_rates
 from alignjax.judges import judgements, study
 
 FEW = 50  # judgements, of which no biases are fitted
+FEW_LEVELS = 20  # the same, of the levels by a criterion
+ATTENTIVE = 0.8  # of attention checks, below which a rater's judgements are doubtful
 APART = 0.2  # of preferences that are not those of the scores
 POOR = 0.4  # of Krippendorff's alpha: shown, but nothing is to be decided by it
 
@@ -22,13 +24,17 @@ Rows = Sequence[judgements.Judgement]
 
 def lines(of: study.Study, rows: Rows) -> Iterator[str]:
     """Lines for a terminal: of each judge, then of all that judged the same pairs."""
-    by_judge = collections.defaultdict(list)
+    by_judge, checks = collections.defaultdict(list), collections.defaultdict(list)
     for row in rows:
-        by_judge[_name(row)].append(row)
+        (checks if row.base.run == study.CHECK else by_judge)[_name(row)].append(row)
+    rows = [row for own in by_judge.values() for row in own]
     for judge, own in by_judge.items():
         yield from _of_judge(judge, own, len(of.pairs))
+        if judge in checks:
+            yield from _of_checks(checks[judge])
         if of.rubric:
             yield from _of_weights(of, own)
+            yield from _of_levels(of, own)
     for first, second in itertools.combinations(by_judge, 2):
         yield from _of_two(first, second, by_judge[first], by_judge[second])
     if of.rubric and len(by_judge) > 1:
@@ -100,7 +106,9 @@ def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
     )
     parts = [f"what was shown first won {out['by_order']:.3f}"]
     if orders := out["orders"]:
-        parts.append(f"the same in both orders of {orders.consistent:.3f}")
+        part = f"the same in both orders of {orders.consistent:.3f}"
+        twice = out["judgements"] - out["pairs"]
+        parts.append(part if twice == out["pairs"] else f"{part} of {twice} pairs")
     if out["length_controlled"] is not None:
         parts.append(f"wins {out['length_controlled']:.3f} at equal lengths")
     yield f"  {'; '.join(parts)}"
@@ -118,23 +126,68 @@ def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
         yield from _biases(good)
 
 
+def _of_checks(rows: Rows) -> Iterator[str]:
+    passed = statistics.share(sum(row.preference == 1 for row in rows), len(rows))
+    shown = "  passed {mean:.3f} ({low:.3f} to {high:.3f}) of {count} attention checks"
+    poor = f"; under {ATTENTIVE:g}, so doubt the rest" * (passed["mean"] < ATTENTIVE)
+    yield shown.format_map(passed) + poor
+
+
 def _biases(rows: Rows) -> Iterator[str]:
-    sign = np.array([1 if row.arm_first else -1 for row in rows])
-    gap = lambda of: sign * [of(row.arm) - of(row.base) for row in rows]
+    sign, gap, counts = _gaps(rows)
     length = gap(lambda answer: answer.tokens)
     first = np.where(sign > 0, p := np.array([r.preference for r in rows]), 1 - p)
     if (first > 0.5).all() or (first < 0.5).all():
         yield f"  always chose the {'first' if first[0] > 0.5 else 'second'} one"
         return
     length = length / (length.std(ddof=1) or 1.0)
-    times = collections.Counter(row.pair for row in rows)
-    counts = [1 / times[row.pair] for row in rows]
     gaps = gap(lambda answer: answer.gold), {"length": length}
     out = rater_bias.fit(first, *gaps, counts=counts, l2=1)
     shown = ", ".join(
         f"{n} {w:+.2f} (+-{out.errors[n]:.2f})" for n, w in out.weights.items()
     )
     yield f"  logits of its choices: {shown}, of a deviation of length"
+
+
+def _gaps(rows: Rows):
+    """1 where the arm was first, else -1; gaps first less second; what a row counts."""
+    sign = np.array([1 if row.arm_first else -1 for row in rows])
+    gap = lambda of: sign * [of(row.arm) - of(row.base) for row in rows]
+    times = collections.Counter(row.pair for row in rows)
+    return sign, gap, [1 / times[row.pair] for row in rows]
+
+
+def _of_levels(of: study.Study, rows: Rows) -> Iterator[str]:
+    """What moved a judge's levels by each criterion, and whether it gave them again."""
+    for criterion in () if of.rubric is None else of.rubric.criteria:
+        name, span = criterion.id, len(criterion.levels) - 1
+        own = [r for r in rows if r.arm_scores and name in r.arm_scores]
+        if criterion.check or not own:
+            continue
+        parts, again = [], collections.defaultdict(list)
+        for row in own:
+            again[row.pair].append((row.arm_scores[name], row.base_scores[name]))
+        twice = [levels for levels in again.values() if len(levels) == 2]
+        if twice:
+            same = np.mean([a == b for one in twice for a, b in zip(*one, strict=True)])
+            parts.append(f"the same again in {same:.3f} of {2 * len(twice)}")
+        sign, gap, counts = _gaps(own)
+        levels = sign * [r.arm_scores[name] - r.base_scores[name] for r in own] / span
+        length = gap(lambda answer: answer.tokens)
+        gaps = {"length": length / (length.std(ddof=1) or 1.0) if len(own) > 1 else 0}
+        if all(None not in (r.arm.gold, r.base.gold) for r in own):
+            gaps = {"truth": gap(lambda answer: answer.gold), **gaps}
+        try:
+            if len(own) >= FEW_LEVELS:
+                out = rater_bias.of_levels(levels, gaps, counts=counts)
+                parts += [
+                    f"{n} {w:+.2f} (+-{out.errors[n]:.2f})"
+                    for n, w in out.weights.items()
+                ]
+        except ValueError:  # such as responses of one length
+            pass
+        if parts:
+            yield f"  {name}: {', '.join(parts)}"
 
 
 def _of_weights(of: study.Study, rows: Rows) -> Iterator[str]:
@@ -179,7 +232,14 @@ def _of_criteria(of: study.Study, rows: Rows) -> Iterator[str]:
         except ValueError:  # no two of them judged the same
             continue
         poor = "" if out["mean"] >= POOR else "; too low to decide anything by"
+        all_gave = [u for u in units if all(u in own for own in scores.values())]
+        levels = ", ".join(
+            f"{judge} {np.mean([own[u] for u in all_gave]):.2f}"
+            for judge, own in scores.items()
+            if all_gave
+        )
         yield (
             f"{criterion.id}: alpha {out['mean']:.3f} ({out['low']:.3f} to "
             f"{out['high']:.3f}) of {out['count']} answers{poor}"
+            + (f"; mean level {levels}" if levels else "")
         )

@@ -132,3 +132,24 @@ def test_planted_biases_are_found(name):
     assert within("truth", scale)
     assert within("length", judge.length * scale)
     assert within("certainty", judge.certainty * scale)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_planted_biases_of_levels_are_found(seed):
+    """A rater that gives what is first, and what is longer, higher levels."""
+    rng = np.random.default_rng(seed)
+    truth, length = rng.normal(size=(2, 400))
+    planted = {"position": 0.1, "truth": 0.3, "length": 0.2}
+    levels = 0.1 + 0.3 * truth + 0.2 * length + rng.normal(scale=0.5, size=400)
+    out = rater_bias.of_levels(levels, {"truth": truth, "length": length})
+    for name, weight in planted.items():
+        assert out.errors[name] == pytest.approx(0.5 / 20, rel=0.2)
+        assert abs(out.weights[name] - weight) < 2.6 * out.errors[name]
+    # Judged in both orders a pair is one; then a position of nothing is 0 exactly.
+    both = lambda x: np.concatenate([x, -x])
+    gaps = {"truth": both(truth), "length": both(length)}
+    twice = rater_bias.of_levels(both(levels), gaps, counts=np.full(800, 0.5))
+    assert twice.weights["position"] == pytest.approx(0, abs=1e-12)
+    assert twice.errors["truth"] == pytest.approx(out.errors["truth"], rel=0.1)
+    with pytest.raises(ValueError, match="apart"):
+        rater_bias.of_levels(levels, {"truth": truth, "length": 2 * truth})

@@ -178,7 +178,7 @@ def test_texts_end_before_a_stop_and_depend_on_no_other(run):
 
 
 @pytest.mark.parametrize(
-    ("given", "stop", "options"),
+    ("task", "stop", "options"),
     [
         ({}, [], (256, 0.0)),
         ({"until": "\n"}, ["\n"], (256, 0.0)),
@@ -189,18 +189,18 @@ def test_texts_end_before_a_stop_and_depend_on_no_other(run):
         ({"do_sample": True, "temperature": 0.5, "num_beams": 1}, [], (256, 0.5)),
     ],
 )
-def test_options_of_a_task(given, stop, options):
+def test_options_of_a_task(task, stop, options):
     tokens, temperature = options
-    assert harness.settings(given) == (
+    assert harness.settings(task) == (
         stop,
         {"max_tokens": tokens, "temperature": temperature},
     )
 
 
 def test_options_that_mean_something_else_are_refused():
-    for given in ({"repetition_penalty": 1.2}, {"num_beams": 4}):
-        with pytest.raises(errors.ConfigError, match=next(iter(given))):
-            harness.settings(given)
+    for task in ({"repetition_penalty": 1.2}, {"num_beams": 4}):
+        with pytest.raises(errors.ConfigError, match=next(iter(task))):
+            harness.settings(task)
     _, options = harness.settings({"do_sample": True, "top_k": 5, "top_p": 0.9})
     assert (options["top_k"], options["top_p"]) == (5, 0.9)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from alignjax import cli, errors, judges, world
-from alignjax.evals import rows, suites
+from alignjax.evals import rows, statistics, suites
 from alignjax.judges import judgements, person, rate, rubric, summary
 from alignjax.judges import study as studies
 from alignjax.world import chance, examples, replies
@@ -187,6 +187,85 @@ def test_equal_responses_are_ties_and_nobody_is_asked(folder, capsys):
     assert "29 pairs of equal responses are ties" in out and "29 ties" in out
 
 
+def rated(path, name, prefer):
+    """Judgements of a person who prefers by a function of two texts, on disk."""
+    study = studies.read(path)
+    verdict = lambda pair: judges.Verdict(prefer(*pair.responses))
+    judge = judges.Judge(f"person:{name}", None, lambda pairs: map(verdict, pairs))
+    queue = studies.waiting(study, judge, both_orders=False)
+    made = list(studies.judged(study, judge, queue))
+    with studies.appended(study.file_of(judge.name)) as append:
+        for row in made:
+            append(row)
+    return made
+
+
+def test_pairs_come_again_and_attention_is_checked(folder, capsys):
+    path = study(folder, repeats=0.5, checks=0.5)
+    whole = {a.text for name in ("sft", "dpo") for a in answers(name, 0.9)}
+    whole |= {a.text for a in answers("sft", 0.2)}
+    attentive = lambda a, b: 0.5 + ((a in whole) - (b in whole)) / 2
+    made = rated(path, "anna", attentive)
+    checks = [j for j in made if j.base.run == studies.CHECK]
+    assert 5 < len(checks) < 25 and {j.preference for j in checks} == {1.0}
+    assert {j.arm_first for j in checks} == {True, False}
+    pairs = [j.pair for j in made if j.base.run != studies.CHECK]
+    again = [i for i, pair in enumerate(pairs) if pair in pairs[:i]]
+    assert 5 < len(again) < 20 and len(set(pairs)) == 30
+    for i in again:
+        first = pairs.index(pairs[i])
+        a, b = ([j for j in made if j.pair == pairs[i]][k].arm_first for k in (0, 1))
+        assert a != b and (i - first >= 5 or i > 25)
+    # What was drawn does not change, so the session goes on where it stopped.
+    judge = judges.Judge("person:anna", None, None)
+    assert studies.waiting(studies.read(path), judge, made, both_orders=False) == []
+    rated(path, "ben", lambda a, b: 1.0)
+    assert cli.main(["rate", path, "--summary"]) == errors.DONE
+    anna, ben = capsys.readouterr().out.split("person:ben: ")[:2]
+    assert f"passed 1.000 ({checks_low(len(checks)):.3f} to 1.000)" in anna
+    assert "attention checks" in ben and "doubt the rest" in ben
+    assert f"the same in both orders of 1.000 of {len(again)} pairs" in anna
+    assert "the same in both orders of 0.000 of " in ben
+    assert "of 30 of 30 pairs" in anna and "person:anna and " in ben
+    # Another judge judges neither.
+    code, out, _ = run(capsys, "judge", path, "--judge=labeler:clean")
+    assert code == errors.DONE and "failures in 60 judgements" in out
+
+
+def checks_low(count):
+    return statistics.share(count, count)["low"]
+
+
+def test_what_moves_the_levels_of_a_rater_is_said_by_criterion(folder, capsys):
+    path = study(folder, rubric="rubric.json", repeats=0.3)
+    opened = studies.read(path)
+    middle = dict.fromkeys((c.id for c in opened.rubric.criteria), 0.0)
+
+    def verdict(pair):
+        """By "honest" what is first is better; "concise" goes by length alone."""
+        a, b = (len(text.split()) for text in pair.responses)
+        levels = [
+            {**middle, "honest": 1.0 + (i == 0), "concise": float(own <= other)}
+            for i, own, other in ((0, a, b), (1, b, a))
+        ]
+        return judges.Verdict(0.5, scores=tuple(levels))
+
+    judge = judges.Judge("person:anna", None, lambda pairs: map(verdict, pairs))
+    queue = studies.waiting(opened, judge, both_orders=False)
+    made = list(studies.judged(opened, judge, queue))
+    lines = {
+        line.split(":")[0].strip(): line
+        for line in summary.lines(opened, made)
+        if line.startswith("  ")
+    }
+    assert "the same again in 0.000" in lines["honest"]
+    assert "position +0.50 (+-0.00)" in lines["honest"]
+    assert "truth -0.00" in lines["honest"] or "truth +0.00" in lines["honest"]
+    assert "the same again in 1.000" in lines["concise"]
+    assert "length -0." in lines["concise"]
+    assert "position +0.00 (+-0.00)" in lines["correct"]
+
+
 def test_criteria_come_first_and_raters_are_compared(folder, capsys):
     path = study(folder, pairs=3, rubric="rubric.json")
     of_pair = ["1", "0", "2", "1", "1", "1", "1", "0", "0", "0", "1"]
@@ -197,6 +276,7 @@ def test_criteria_come_first_and_raters_are_compared(folder, capsys):
     out = capsys.readouterr().out
     assert "person:anna and person:ben: agreement" in out
     assert "correct: alpha" in out and "too low" in out
+    assert "; mean level person:anna 0.50, person:ben 0.50" in out
     assert "prefers another than its scores by helpful@1 in 0.000" in out
     (made, *_) = studies.stored(studies.read(path))
     assert made.rubric == "helpful@1"
