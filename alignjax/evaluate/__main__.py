@@ -125,7 +125,8 @@ def run(options: argparse.Namespace) -> None:
         for d in data:
             columns = [x if x.isprintable() else ascii(x) for x in d.unread]
             unread = f"; not read: {errors.some(columns, count=9)}" if columns else ""
-            terminal.say(f"{d.name}: {len(d.items):,} {d.kind}{unread}")
+            drawn = "" if len(d.items) == d.total else f" of {d.total:,}"
+            terminal.say(f"{d.name}: {len(d.items):,}{drawn} {d.kind}{unread}")
         evaluation = _Evaluation(out, settings, listed, reference, rewards, terminal)
         for model in models:
             evaluation.measure(model, data, out / "rows" / model.name)
@@ -210,7 +211,7 @@ class _Evaluation:
                 other=other,
                 rewards=self._rewards,
             )
-        store.measured(path, of, each, measure)
+        store.complete(path, of, each, measure)
         if asks and other and folder.parent == self._out / "rows":
             model = self._reverse(model, other, d, tokens)
         return model
@@ -236,7 +237,7 @@ class _Evaluation:
         measure = lambda done: measuring.of_reference(
             model, other, d, answers, tokens, done, show
         )
-        store.measured(path, of, self._settings.samples, measure)
+        store.complete(path, of, self._settings.samples, measure)
         return model
 
     def _tokens(self, model, d, other):

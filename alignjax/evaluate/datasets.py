@@ -47,6 +47,7 @@ class Dataset(NamedTuple):
       items: texts, comparisons of two responses, or prompts as JSON data with `turns`.
       suite, digest: the items as JSON data, and the digest of it that rows have.
       unread: columns that nothing was read from.
+      total: the items of the file, of which these were drawn.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Dataset(NamedTuple):
     suite: list[Any]
     digest: str
     unread: list[str]
+    total: int
 
 
 def read(
@@ -98,12 +100,14 @@ def read(
     faults.check()
     if not good:
         raise errors.DataError(f"data: {path} has no row; fill the file")
-    if limit is not None and limit < len(good):
-        chosen = random.Random(f"{seed}").sample(range(len(good)), limit)
+    total = len(good)
+    if limit is not None and limit < total:
+        chosen = random.Random(f"{seed}").sample(range(total), limit)
         good = [good[i] for i in sorted(chosen)]
     where, items = map(list, zip(*good, strict=True))
     suite = [_as_json(item) for item in items]
-    return Dataset(name, kind, where, items, suite, rows.digest_of(suite), unread)
+    digest = rows.digest_of(suite)
+    return Dataset(name, kind, where, items, suite, digest, unread, total)
 
 
 def _as_json(item: Any) -> Any:

@@ -32,10 +32,10 @@ def description(path: pathlib.Path) -> dict[str, Any]:
     return json_files.read(path.with_suffix(".json"), dict)
 
 
-def measured(
+def complete(
     path: pathlib.Path, of: dict[str, Any], each: int, measure: Measure
-) -> list[rows.Answer]:
-    """The rows of a file, those that are missing from it measured now.
+) -> None:
+    """Measures the rows that are missing from a file.
 
     Args:
       of: all that they depend on, JSON data.
@@ -58,7 +58,6 @@ def measured(
         atomic.write_json(described, of)
     if not is_done(path):
         _finish(path, each, measure)
-    return list(rows.read(path))
 
 
 def _finish(path: pathlib.Path, each: int, measure: Measure) -> None:

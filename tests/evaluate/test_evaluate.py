@@ -80,6 +80,7 @@ def arguments(folder):
     data = [f"--data={folder / name}.jsonl" for name in ("pairs", "ask", "texts")]
     more = (f"--reward=rm={RUNS / 'reward_model'}", "--reference=sft")
     judge = f"--judge={__name__}:last_letter"
+    more = (*more, "--checkpoints=dpo")
     cache = f"--cache_dir={folder / 'cache'}"
     out = f"--out={folder / 'out'}"
     return [*runs, *data, *more, judge, cache, out, *SETTINGS]
@@ -103,6 +104,11 @@ def figure(read, data, run, metric):
         if (x["data"], x["run"], x["metric"]) == (data, run, metric)
     )
     return one
+
+
+def without(figure):
+    """Its interval alone."""
+    return {name: figure[name] for name in ("mean", "low", "high", "count")}
 
 
 def test_pairs_are_scored_as_runs_score_them(read):
@@ -186,6 +192,11 @@ def test_answers_are_sampled_scored_and_compared(read, out):
     assert others[0].kl == pytest.approx(score.kl, abs=1e-4)
     assert figure(read, "ask", "sft", "over_refusal")["count"] == 1
     assert figure(read, "ask", "sft", "refusal")["count"] == 2
+    # Its one checkpoint is the run itself.
+    check_alike(out / "rows" / "dpo", out / "checkpoints" / "dpo" / "12", "ask.jsonl")
+    (curve,) = read.figures["curves"]
+    (point,) = curve["points"]
+    assert (curve["run"], point["step"], point["kl"]) == ("dpo", 12, without(kl))
     (win,) = read.figures["wins"]
     assert (win["run"], win["base"], win["pairs"]) == ("dpo", "sft", 6)
     curves = {(x["run"], x["of"]) for x in read.figures["best_of_n"]}
@@ -326,7 +337,7 @@ def test_what_columns_ask_for(tmp_path):
     # Later rows may have what the first has not.
     assert data.items[1]["answers"] == [] and "rules" in data.items[2]
     few = datasets.read("b", str(path), {"prompt": "q"}, limit=2, seed=1)
-    assert len(few.items) == 2 and few.digest != data.digest
+    assert (len(few.items), few.total) == (2, 3) and few.digest != data.digest
     (tmp_path / "c.txt").write_text("\n\n".join(["word " * 150] * 5))
     pieces = datasets.read("c", str(tmp_path / "c.txt")).items
     assert [len(p) // 700 for p in pieces] == [2, 2, 1]
