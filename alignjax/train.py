@@ -12,7 +12,6 @@ can be refused is refused before the first step; `alignjax.errors` has the exit 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,15 @@ import jax
 
 from alignjax import checkpoint, cli, errors
 from alignjax.distributed import lifecycle, sharding
-from alignjax.experiment import build, config_file, reference, running, schema, sections
+from alignjax.experiment import (
+    build,
+    config_file,
+    feed,
+    reference,
+    running,
+    schema,
+    sections,
+)
 from alignjax.plan import program
 from alignjax.tracking import journal, writer
 from alignjax.training import loop
@@ -96,28 +103,25 @@ def train(
         if profile and c.steps - start <= (first := running.PROFILED.start):
             log.say(f"no trace: it would begin {first} steps after the start")
 
-        data = {"train": run.train, "validation": run.validation}
-        if run.store is not None:
-            data = reference.attach(run.store, data, log.say, watchdog.beat)
-        frozen = weights.frozen()
-        evaluations = running.evaluations(
-            run, data["validation"], frozen, state, watchdog.beat
+        frozen, meter = weights.frozen(), running.meter(run)
+        own = feed.of(
+            run,
+            state,
+            frozen,
+            start=start,
+            resumed=resumed is not None,
+            last=last,
+            log=log,
+            meter=meter,
+            beat=watchdog.beat,
         )
         hooks = running.samples(run, frozen.base, log, watchdog.beat)
-        batch = loop.row_batches(data["train"].rows, c.batch_size, run.mesh, run.rules)
-        first_loss = None
-        if resumed is None:
-            first_loss = reference.first_loss(
-                run.objective, weights, state.params, frozen.base, batch(0), log.say
-            )
-        batches = loop.prefetched(batch, start=start, steps=c.steps, depth=c.prefetch)
-        seen = running.seen(run, start, last)
-        rows = functools.partial(loop.describe_batch, run.train.describe, c.batch_size)
-        policy = loop.NonFinitePolicy(c.nonfinite, c.max_skipped, rows, log.say)
+        policy = loop.NonFinitePolicy(c.nonfinite, c.max_skipped, own.describe, log.say)
 
         train_step, key = running.train_step(run), jax.random.key(c.seed + 1)
         if profile:
-            compiled = train_step.lower(state, frozen, batch(start), key).compile()
+            batch = own.first(state)
+            compiled = train_step.lower(state, frozen, batch, key).compile()
             if process == 0:  # what `alignjax profile` reads the trace by
                 kind = jax.devices()[0].device_kind
                 path = workdir / "profile" / program.FILE
@@ -129,14 +133,17 @@ def train(
             trace(i)
 
         def report(i: int, metrics: dict[str, float]) -> None:
-            metrics = {**metrics, **seen(i)}
-            if i == 0 and first_loss is not None:
-                metrics["loss/at_reference"] = first_loss
+            metrics = {**metrics, **own.numbers(i)}
+            if i == 0 and own.loss is not None:
+                metrics["loss/at_reference"] = own.loss
             log.write(i, metrics)
             if "loss/at_reference" in metrics:
-                reference.check_first_step(first_loss, metrics["loss"])
+                reference.check_first_step(own.loss, metrics["loss"])
             policy.check(i, metrics)
             checkpoints.check()
+
+        def may_stop(i: int) -> bool:  # asked at every step, by all processes
+            return interruption.requested(i) and (i + 1) % own.whole == 0
 
         def save(steps: int, state, figures: Mapping[str, float]) -> None:
             log.sync()  # no step before a checkpoint may be missing from the metrics
@@ -149,15 +156,15 @@ def train(
             frozen,
             key,
             steps=c.steps,
-            batches=enter(batches),
+            batches=enter(own.batches),
             train_step=train_step,
-            tokens=(tokens := running.tokens_per_step(run)),
-            tokens_before=int(last.get("tokens", start * tokens)),
-            meter=running.meter(run),
+            tokens=own.tokens,
+            tokens_before=int(last.get("tokens", start * own.tokens)),
+            meter=meter,
             before_step=before_step,
             report=report,
-            stop_after=interruption.requested,
-            evaluations=evaluations,
+            stop_after=may_stop,
+            evaluations=own.evaluations,
             hooks=hooks,
         )
         checkpoints.wait()

@@ -27,8 +27,9 @@ Params = dict[str, Any]
 
 
 # The kinds of data: documents, or groups of responses of which the first is better, the
-# order is known, each is good or bad, or each has a grade.
-Data = Literal["text", "pairs", "rankings", "labels", "ratings"]
+# order is known, each is good or bad, or each has a grade; or prompts alone, to which
+# the policy draws the responses itself.
+Data = Literal["text", "pairs", "rankings", "labels", "ratings", "prompts"]
 
 
 @flax.struct.dataclass
@@ -241,6 +242,29 @@ class Then:
     reference: Any = None
     value: Any = None
     returns: Any = None
+
+
+@flax.struct.dataclass
+class Rollout:
+    """Responses that the policy drew, one prompt a row, and what is learned from them.
+
+    K responses to each of B prompts; T' is the room for a response, whose tokens are in
+    their order from 0, whatever the layout of `responses` is.
+
+    Attributes:
+      responses: the batch that models read; P is 1.
+      then: fields [B, K, T'].
+      token: float32 [B, K, T'], the weight of each token in the loss.
+      share: float32 [B, K], what each response adds to what the loss is divided by.
+      figures: float32 [B] by name, the same number for all: what `TrainState.extra`
+        follows, such as the `kl` of the whole rollout.
+    """
+
+    responses: Responses
+    then: Then
+    token: Any
+    share: Any
+    figures: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -51,6 +51,18 @@ def preference() -> ConfigDict:
     return c
 
 
+def policy_gradient() -> ConfigDict:
+    """Rollouts of the policy and RLOO; `rollouts.rewards` is to be set.
+
+    In a fresh run the policy starts as the reference, `init.run`.
+    """
+    c = _from_another_run(language_model())
+    c.objective.name = "policy_gradient"
+    c.rollouts = ConfigDict(dict(rewards={}, advantage={}, denominator={}, kl={}))
+    c.schedule.name = "constant"
+    return c
+
+
 def continued() -> ConfigDict:
     """Pretraining that goes on, on other text, from the run in `init.run`."""
     c = _from_another_run(language_model())

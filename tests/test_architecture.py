@@ -27,6 +27,8 @@ LEVELS = [
     {"checkpoint", "data", "models"},
     {"huggingface", "objectives", "sampling"},
     {"analysis", "training"},
+    {"rewards"},
+    {"rollouts"},
     {"experiment"},
     {"convert", "evals", "plan"},
     {"world"},

@@ -66,7 +66,13 @@ def batch_of(objective, c):
 def built(path, monkeypatch):
     """The checked config, its optimizer, model and objective."""
     section = load(path).get_config().to_dict()
-    before = lambda section, path, network: begun(section) if path == "init" else None
+    critic = types.SimpleNamespace(config={"model": BEFORE | {"score_heads": 1}})
+
+    def before(section, path, network):
+        if path == "init":
+            return begun(section)
+        return critic if path == "critic" else None
+
     if section["model"].get("family") is None:
         monkeypatch.setattr(initial, "find_run", before)
     checked = build.check(section)
@@ -79,7 +85,7 @@ def built(path, monkeypatch):
 def test_builds(path, built):
     c, _, model, objective = built
     assert c.length <= model.config.max_length
-    assert objective.needs.data in ("text", "pairs", "lists", "labels")
+    assert objective.needs.data in ("text", "pairs", "lists", "labels", "prompts")
 
 
 # One of each objective; each takes seconds.
@@ -89,7 +95,11 @@ TRACED = [
 ]
 
 
-@pytest.mark.parametrize("path", marks.slow_but(TRACED, CONFIGS), ids=str)
+# Those of rollouts have their own batches; tests/rollouts trains on them.
+READ = [path for path in CONFIGS if path.parts[0] != "rl"]
+
+
+@pytest.mark.parametrize("path", marks.slow_but(TRACED, READ), ids=str)
 def test_traces(built, monkeypatch):
     c, optimizer, model, objective = built
     # Shapes are the same with any backend; kernels need their own machine.

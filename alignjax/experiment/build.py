@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax import config, errors, models, objectives, types
+from alignjax import config, errors, models, objectives, rewards, types
 from alignjax.analysis import Run
 from alignjax.data import dataset, loader
 from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base as tokenizer
 from alignjax.distributed import sharding
 from alignjax.experiment import initial, reference, sections
+from alignjax.experiment import rollouts as online
 from alignjax.models import attention, decoder, lora, memory, quantized
+from alignjax.rollouts import rollout
 from alignjax.sampling import request
 from alignjax.storage import filenames
 from alignjax.training import optim, schedules
@@ -50,6 +52,10 @@ class Experiment(NamedTuple):
       weights: the weights that it begins with.
       choice: how the model computes, as memory allows.
       store: of the reference's log-probabilities; None keeps its parameters.
+      rewards: of responses that the policy draws.
+      critic_run, critic: the run that a critic starts from, and the critic.
+      rollouts, evaluations: how training and evaluations draw responses; None where
+        the data are read, and where nothing is evaluated. Then there is no `train`.
     """
 
     config: sections.Config
@@ -72,6 +78,11 @@ class Experiment(NamedTuple):
     weights: initial.InitialWeights | None = None
     choice: memory.Choice | None = None
     store: reference.LogProbStore | None = None
+    rewards: tuple[rewards.Named, ...] = ()
+    critic_run: Run | None = None
+    critic: online.Critic | None = None
+    rollouts: rollout.Rollouts | None = None
+    evaluations: rollout.Rollouts | None = None
 
 
 def build(section: Mapping, *, network: bool = False) -> Experiment:
@@ -92,12 +103,11 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         if not initial.same_parameters(run.parent, run.reference):
             initial.check_model(run.reference, model.config)
     _check_memory("batch_size", _batch_bytes(c), _host_bytes())
+    if c.rollouts is not None:
+        return _online(run, tok)
     data = functools.partial(load_data, run, tok)
     train = data("train")
-    identity = {"tokenizer": tok.identity, "train": train.identity}
-    for name, other in (("init", run.parent), ("reference", run.reference)):
-        if other is not None:
-            identity[name] = other.digest()
+    identity = _identity(run, tok, train.identity)
     prompts, stop = _prompts(c, model, tok)
     _check_memory("model", weights.nbytes, _device_bytes())
     row = types.batch(train.rows([0]))
@@ -111,6 +121,45 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         train=train,
         validation=data("validation") if c.evaluation.every else None,
         store=store if c.reference.store else None,
+    )
+
+
+def _identity(run: Experiment, tok: tokenizer.Tokenizer, train: Mapping) -> dict:
+    """What the batches and the first parameters of an experiment follow from."""
+    others = {"init": run.parent, "reference": run.reference, "critic": run.critic_run}
+    digests = {name: x.digest() for name, x in others.items() if x is not None}
+    return {"tokenizer": tok.identity, "train": train, **digests}
+
+
+def _online(run: Experiment, tok: tokenizer.Tokenizer) -> Experiment:
+    """An experiment that is placed, with the rollouts that it learns from.
+
+    Raises:
+      ConfigError, DataError: as `build`.
+    """
+    c = run.config
+    stream, held_out = online.streams(c, tok)
+    samples, stop = _prompts(c, run.model, tok)
+    _check_memory("model", run.weights.nbytes, _device_bytes())
+    make = functools.partial(
+        online.make,
+        c,
+        tok=tok,
+        mesh=run.mesh,
+        rules=run.rules,
+        critic_model=run.critic.model if run.critic else None,
+        named=run.rewards,
+    )
+    shapes = make(run.model, run.objective, stream=stream).example()
+    run = fit(run, shapes.sequences, _device_bytes())
+    make = functools.partial(make, run.model, run.objective)
+    return run._replace(
+        identity=_identity(run, tok, stream.identity),
+        tokenizer=tok,
+        prompts=samples,
+        stop=stop,
+        rollouts=make(stream=stream),
+        evaluations=make(stream=held_out, evaluation=True) if held_out else None,
     )
 
 
@@ -161,7 +210,10 @@ def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
     case = model.config.attention_case(platform, c.data.share_prompt)
     if problem := attention.problem(model.config.attention, case):
         raise errors.ConfigError(f"model.attention: {problem}")
-    objective = objectives.build(model, c.objective)
+    objective = objectives.build(model, online.objective_section(c))
+    critic = None
+    if run.critic_run is not None:
+        critic = online.critic(c, run.critic_run, mesh, run.rules, vocab_size)
     stored, moves = c.reference.store, c.reference.update_every is not None
     weights = initial.InitialWeights(
         model,
@@ -174,10 +226,12 @@ def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
         parent=run.parent,
         reference=run.reference,
         keep_reference=objective.needs.reference and not stored and not moves,
+        further=online.further(c, critic, mesh),
     )
     with sharding.use(mesh, run.rules):
         weights.check()
-    return run._replace(mesh=mesh, model=model, objective=objective, weights=weights)
+    placed = dict(model=model, objective=objective, weights=weights, critic=critic)
+    return run._replace(mesh=mesh, **placed)
 
 
 def fit(run: Experiment, sequences: Sequences, device_bytes: int) -> Experiment:
@@ -200,7 +254,7 @@ def fit(run: Experiment, sequences: Sequences, device_bytes: int) -> Experiment:
             parts=parts,
         )
     model = decoder.build(choice.config)
-    objective = objectives.build(model, c.objective)
+    objective = objectives.build(model, online.objective_section(c))
     return run._replace(model=model, objective=objective, choice=choice)
 
 
@@ -245,7 +299,9 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
     objective = None
     # The vocabulary is not known before the tokenizer is; nothing here depends on it.
     if (model := attempt(models.build, c.model, 1)) is not None:
-        objective = attempt(objectives.build, model, c.objective)
+        own = attempt(online.objective_section, c)
+        if own is not None:
+            objective = attempt(objectives.build, model, own)
         problems += quantized.problems(model.config, c.trainable)
         problems += lora.problems(model.config, c.trainable)
     reference_run = None
@@ -267,6 +323,13 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
             for name, value in vars(c.reference).items()
             if value != getattr(sections.ReferenceConfig, name)
         ]
+    problems += online.problems(c, objective, model, absent or parent is not None)
+    critic_run = None if absent else attempt(online.find_critic, c, network)
+    named = ()
+    if c.rollouts is not None:
+        named = attempt(rewards.build, c.rollouts.rewards, "rollouts.rewards") or ()
+        if c.checkpoint.keep_best:
+            attempt(online.check_figure, c.checkpoint.keep_best[0], named)
     schedule = attempt(
         schedules.build,
         c.schedule,
@@ -302,6 +365,8 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
         optimizer,
         copies,
         rules,
+        rewards=named,
+        critic_run=critic_run,
     )
 
 

@@ -12,8 +12,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -255,6 +255,18 @@ def check_model(reference: Run, model_config: Any) -> None:
         raise errors.ConfigError(problems)
 
 
+class Further(NamedTuple):
+    """An entry of `TrainState.extra` that is no copy of the weights.
+
+    Attributes:
+      abstract: `()` to its ShapeDtypeStructs with shardings.
+      begin: `()` to its arrays at step 0.
+    """
+
+    abstract: Callable[[], Any]
+    begin: Callable[[], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
     """The weights that a run begins with: those it trains, and those it only reads.
@@ -270,6 +282,7 @@ class InitialWeights:
       parent: the run that the policy starts from; None is random weights.
       reference: the run that the reference is of, where there is one.
       keep_reference: whether its parameters are kept on the devices.
+      further: by name, what else `TrainState.extra` begins with.
     """
 
     model: Model
@@ -282,6 +295,7 @@ class InitialWeights:
     parent: Run | None
     reference: Run | None
     keep_reference: bool
+    further: Mapping[str, Further] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def abstract(self) -> TrainState:
@@ -292,7 +306,7 @@ class InitialWeights:
         """
         where = (self.mesh, self.rules)
         parts = (self.model, self.optimizer, *where, self.trainable, self.copies)
-        return state.abstract_state(*parts)
+        return self._with_further(state.abstract_state(*parts), "abstract")
 
     @functools.cached_property
     def params(self) -> Params:
@@ -322,13 +336,22 @@ class InitialWeights:
 
     def state(self) -> TrainState:
         """The state of step 0."""
+        extra = {k: x for k, x in self.abstract.extra.items() if k not in self.further}
+        abstract = self.abstract.replace(extra=extra)
         if self.parent is None:
-            parts = (self.model, self.optimizer, self.abstract)
-            return state.init_state(*parts, jax.random.key(self.seed), self.copies)
-        trained, _ = self._partition(self._load(self.parent))
-        begin = lambda params: state.begin(params, self.optimizer, self.copies)
-        shardings = state.shardings(self.abstract)
-        return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(trained)
+            parts = (self.model, self.optimizer, abstract)
+            begun = state.init_state(*parts, jax.random.key(self.seed), self.copies)
+        else:
+            trained, _ = self._partition(self._load(self.parent))
+            begin = lambda params: state.begin(params, self.optimizer, self.copies)
+            shardings = state.shardings(abstract)
+            begin = jax.jit(begin, out_shardings=shardings, donate_argnums=0)
+            begun = begin(trained)
+        return self._with_further(begun, "begin")
+
+    def _with_further(self, begun: TrainState, field: str) -> TrainState:
+        further = {name: getattr(x, field)() for name, x in self.further.items()}
+        return begun.replace(extra={**begun.extra, **further})
 
     def frozen(self) -> Frozen:
         """The untrained parameters, and those of the reference if they are kept.

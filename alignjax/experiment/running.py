@@ -14,7 +14,7 @@ from alignjax import trees
 from alignjax.data import dataset
 from alignjax.data.chat import format
 from alignjax.distributed import sharding
-from alignjax.experiment import initial
+from alignjax.experiment import initial, rollouts
 from alignjax.experiment.build import Experiment
 from alignjax.models import attention, decoder
 from alignjax.objectives import chunks
@@ -41,6 +41,8 @@ def train_step(run: Experiment) -> Callable:
         microbatches=run.config.microbatches,
         copies=run.copies,
     )
+    if run.rollouts is not None:
+        function = rollouts.train_step(function, run.critic, run.config)
     return jax.jit(
         optim.with_rate(function, run.schedule),
         donate_argnums=0,
@@ -186,11 +188,17 @@ def _attention_note(run: Experiment) -> str:
     chosen = f", which auto chooses on {platform}" if c.attention == "auto" else ""
     if backend == "xla":
         by = ""
-    elif run.train.one_document:
+    elif _one_document(run):
         by = ", without a mask since each row is one document"
     else:
         by = f", masked by the {'branches' if branches else 'documents'} of rows"
     return f"attention: {backend}{chosen}{by}"
+
+
+def _one_document(run: Experiment) -> bool:
+    if run.rollouts is not None:
+        return not run.rollouts.shared
+    return run.train.one_document
 
 
 def memory_note(run: Experiment) -> str:
@@ -208,12 +216,9 @@ def memory_note(run: Experiment) -> str:
     return "memory: " + "; ".join(parts)
 
 
-def describe(run: Experiment, resumed: int | None) -> str:
-    """What is about to happen, for the log."""
-    c, section = run.config, run.config.model
-    name = "/".join(section[k] for k in ("family", "name") if section.get(k))
-    size = trees.count(run.weights.params)
-    devices = jax.devices()
+def _data_notes(run: Experiment) -> list[str]:
+    """What is read, and how often."""
+    c = run.config
     passes = c.steps * c.batch_size / run.train.num_rows
     train = run.train.report.splitlines()
     groups = ""
@@ -224,6 +229,57 @@ def describe(run: Experiment, resumed: int | None) -> str:
         groups = f", some {c.steps * c.batch_size * mean:,.0f} {kind}"
     lines = [
         (
+            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
+            f"{tokens_per_step(run):,} tokens are {passes:.2f} passes{groups}"
+        ),
+        *(f"  {line}" for line in train),
+    ]
+    if run.validation is not None:
+        held_out = run.validation.report.splitlines()
+        if not c.data.validation_sources:  # what is of both is not listed twice
+            held_out = [line for line in held_out if line not in train]
+        lines += [f"  held out: {line}" for line in held_out]
+    return lines
+
+
+def _rollout_notes(run: Experiment) -> list[str]:
+    """What is drawn, how often, and what it is rewarded for."""
+    c, s, made = run.config, run.config.rollouts, run.rollouts
+    count = c.steps // s.updates
+    lines = [
+        (
+            f"rollouts: {count:,} of {made.size} prompts x {s.samples} responses of at "
+            f"most {s.max_tokens} tokens, {s.updates} updates each; "
+            f"{count * made.size * s.samples:,} responses in all"
+        ),
+        *(f"  {line}" for line in made.prompts.report.splitlines()),
+        "  rewards: " + ", ".join(f"{r.weight:g} x {r.name}" for r in made.rewards),
+        f"  {_lesson(run)}",
+    ]
+    if run.evaluations is not None:
+        held_out = run.evaluations.prompts.report.splitlines()
+        lines += [f"  held out: {line}" for line in held_out]
+    return lines
+
+
+def _lesson(run: Experiment) -> str:
+    """What is learned from the rewards."""
+    s = run.config.rollouts
+    if run.rollouts.pairs:
+        return "pairs of the best and the worst response; equal ones count nothing"
+    over = s.bound_denominator().func.__name__
+    kl = f"{s.kl.coefficient:g} x KL ({s.kl.estimator}) in the {s.kl.place}"
+    return f"{s.name}, {over}; {kl}"
+
+
+def describe(run: Experiment, resumed: int | None) -> str:
+    """What is about to happen, for the log."""
+    c, section = run.config, run.config.model
+    name = "/".join(section[k] for k in ("family", "name") if section.get(k))
+    size = trees.count(run.weights.params)
+    devices = jax.devices()
+    lines = [
+        (
             f"model: {name}, {size:,} parameters, vocabulary "
             f"{run.model.config.vocab_size:,}, context {c.length}"
         ),
@@ -231,19 +287,10 @@ def describe(run: Experiment, resumed: int | None) -> str:
             f"devices: {len(devices)} x {devices[0].device_kind}, mesh "
             f"{dict(run.mesh.shape)}, {jax.process_count()} process(es)"
         ),
-        (
-            f"data: {run.train.num_rows:,} rows a pass; {c.steps:,} steps of "
-            f"{tokens_per_step(run):,} tokens are {passes:.2f} passes{groups}"
-        ),
-        *(f"  {line}" for line in train),
+        *(_data_notes(run) if run.rollouts is None else _rollout_notes(run)),
         _attention_note(run),
         memory_note(run),
     ]
-    if run.validation is not None:
-        held_out = run.validation.report.splitlines()
-        if not c.data.validation_sources:  # what is of both is not listed twice
-            held_out = [line for line in held_out if line not in train]
-        lines += [f"  held out: {line}" for line in held_out]
     for name, other in (("start", run.parent), ("reference", run.reference)):
         if other is not None:
             digest = other.digest()[:12]

@@ -22,12 +22,16 @@ from alignjax.distributed import sharding
 from alignjax.experiment import initial, sections
 from alignjax.losses import catalogue
 from alignjax.models import decoder_config
-from alignjax.objectives import OBJECTIVES, preference, reward_model
+from alignjax.objectives import OBJECTIVES, policy_gradient, preference, reward_model
 from alignjax.training import optim, schedules
 
 SOURCES = ("sources", "validation_sources")
 # The losses of objectives whose config names none.
-_LOSSES = {preference.make: "dpo", reward_model.make: "bradley_terry"}
+_LOSSES = {
+    preference.make: "dpo",
+    reward_model.make: "bradley_terry",
+    policy_gradient.make: "ppo_clip",
+}
 
 
 def fields(section: Mapping) -> dict[str, Field]:
@@ -66,6 +70,9 @@ def _inner(name: str, part: Mapping) -> dict[str, Field]:
         inner |= config.fields(optim.OPTIMIZERS.find(function), leading=2)
     if name == "schedule":
         inner |= config.fields(schedules.SCHEDULES.find(function), leading=3)
+    if name == "rollouts":
+        kl = config.fields(inner.pop("kl").type)
+        inner |= {f"kl.{key}": field for key, field in kl.items()}
     if name == "objective":
         inner |= config.fields(OBJECTIVES.find(function), leading=1)
         inner |= loss_options(part)
@@ -82,7 +89,8 @@ def loss_options(part: Mapping) -> dict[str, Field]:
     if not config.takes_options(make) or part.get("mixture"):
         return {}
     loss = part.get("loss") or _LOSSES[make]
-    return catalogue.options(catalogue.find(loss, *catalogue.CATALOGUE))
+    kinds = (*catalogue.CATALOGUE, *catalogue.OF_TOKENS)
+    return catalogue.options(catalogue.find(loss, *kinds))
 
 
 def _source(options: Mapping) -> dict[str, Field]:

@@ -24,6 +24,7 @@ from alignjax.bounds import (
 from alignjax.checkpoint import CheckpointConfig
 from alignjax.data import loader
 from alignjax.data.tokenizers import base as tokenizer
+from alignjax.rollouts.settings import RolloutsConfig
 
 # Checkpoints are named by at most nine digits.
 Steps = Annotated[Count, Bound(lambda x: x < 10**9, "at most 999,999,999")]
@@ -141,6 +142,29 @@ class ReferenceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The section `critic`: a value model with a trunk of its own, as PPO has one.
+
+    Attributes:
+      run: a reward model's run, with one head, from which the critic starts.
+      step: which of its checkpoints; None is the newest.
+      learning_rate: constant, of the policy's optimizer.
+      loss: `{"name": ..., option: value}`, of values: "squared" or "clipped".
+      warmup_rollouts: rollouts in which the critic alone learns.
+    """
+
+    run: str | None = None
+    step: int | None = None
+    learning_rate: Positive = 1e-4
+    loss: dict = dataclasses.field(default_factory=lambda: {"name": "squared"})
+    warmup_rollouts: CountOrZero = 0
+
+    def __post_init__(self):
+        if self.run is None:
+            raise errors.ConfigError("run: required; name a reward model's run")
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What the section `model` has besides the fields of `DecoderConfig`.
 
@@ -158,7 +182,8 @@ class ObjectiveConfig:
     """What the section `objective` has besides the options of the objective and loss.
 
     Attributes:
-      name: "language_model", "reward_model", "preference", or module:function.
+      name: "language_model", "reward_model", "preference", "policy_gradient", or
+        module:function.
       router_scope: rows that the balance of experts is over, of a model that has a
         router_loss: those of a microbatch, which None is too, or of the whole batch.
     """
@@ -264,6 +289,8 @@ class Config:
     sample: SampleConfig = SampleConfig()
     log: LogConfig = LogConfig()
     tokenizer: tokenizer.TokenizerConfig | None = None
+    rollouts: RolloutsConfig | None = None
+    critic: CriticConfig | None = None
     init: InitConfig = InitConfig()
     reference: ReferenceConfig = ReferenceConfig()
     trainable: str = ".*"
@@ -320,6 +347,8 @@ SECTIONS = {
     for cls in config.members(field.type)
     if dataclasses.is_dataclass(cls)
 }
+# Of these, what is absent is not there: it has no defaults.
+OPTIONAL = ("tokenizer", "rollouts", "critic")
 
 
 def with_defaults(section: dict) -> dict:
@@ -340,6 +369,6 @@ def with_defaults(section: dict) -> dict:
     parts = {}
     for name, cls in SECTIONS.items():
         part = section.get(name) or {}
-        if name != "tokenizer" or any(value is not None for value in part.values()):
+        if name not in OPTIONAL or any(value is not None for value in part.values()):
             parts[name] = complete(cls, part)
     return {**complete(Config, section), **parts}

@@ -126,14 +126,14 @@ def register(where: registry.Registry, **fields) -> Callable[[Callable], Callabl
 
 
 def find(name: str, *kinds: str) -> Callable:
-    """The loss called `name` among some kinds of `CATALOGUE`, or at `module:function`.
+    """The loss called `name` among some kinds of losses, or at `module:function`.
 
     Raises:
       ConfigError: there is none.
     """
     losses = registry.Registry("loss")
     for kind in kinds:
-        losses.update(CATALOGUE[kind])
+        losses.update({**CATALOGUE, **OF_TOKENS}[kind])
     return config.find(losses, name, "loss")
 
 

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 
 from alignjax import config, errors, registry
 from alignjax.models import router_loss
-from alignjax.objectives import language_model, preference, reward_model
+from alignjax.objectives import (
+    language_model,
+    policy_gradient,
+    preference,
+    reward_model,
+)
 from alignjax.types import Model, Objective
 
 OBJECTIVES = registry.Registry("objective")
 OBJECTIVES.register(language_model.make, "language_model")
+OBJECTIVES.register(policy_gradient.make, "policy_gradient")
 OBJECTIVES.register(preference.make, "preference")
 OBJECTIVES.register(reward_model.make, "reward_model")
 

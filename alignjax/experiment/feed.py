@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop is fed: batches of a dataset or of rollouts, and words about them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from alignjax.experiment import reference, running
+from alignjax.experiment.build import Experiment
+from alignjax.rollouts import rollout, source
+from alignjax.tracking import throughput, writer
+from alignjax.training import loop
+from alignjax.types import Frozen, TrainState
+
+
+class Feed(NamedTuple):
+    """What the loop takes batches from.
+
+    Attributes:
+      batches: a context that gives the batch source.
+      first: `(state)` to the batch of the first step.
+      loss: that step 0 must have, or None where it cannot be known.
+      tokens: positions of a batch.
+      numbers: `(i)`, further metrics of step i, called in order.
+      describe: `(i)`, the batch of step i in words.
+      evaluations: hooks.
+      whole: steps between which the run may stop: whole rollouts.
+    """
+
+    batches: contextlib.AbstractContextManager
+    first: Callable[[TrainState], Any]
+    loss: float | None
+    tokens: int
+    numbers: Callable[[int], Mapping[str, float]]
+    describe: Callable[[int], str]
+    evaluations: list[loop.Hook]
+    whole: int = 1
+
+
+def of(
+    run: Experiment,
+    state: TrainState,
+    frozen: Frozen,
+    *,
+    start: int,
+    resumed: bool,
+    last: Mapping[str, float],
+    log: writer.Writer,
+    meter: throughput.Meter,
+    beat: Callable[[str], None],
+) -> Feed:
+    """The feed of an experiment that goes on at step `start`.
+
+    Args:
+      state, frozen: as of that step.
+      resumed: whether it goes on from a checkpoint.
+      last: the metrics of the step before.
+    """
+    if run.rollouts is not None:
+        return _online(run, frozen, log=log, meter=meter, beat=beat)
+    c, data = run.config, {"train": run.train, "validation": run.validation}
+    if run.store is not None:
+        data = reference.attach(run.store, data, log.say, beat)
+    batch = loop.row_batches(data["train"].rows, c.batch_size, run.mesh, run.rules)
+    first_loss = None
+    if not resumed:
+        first_loss = reference.first_loss(
+            run.objective, run.weights, state.params, frozen.base, batch(0), log.say
+        )
+    return Feed(
+        loop.prefetched(batch, start=start, steps=c.steps, depth=c.prefetch),
+        first=lambda state: batch(start),
+        loss=first_loss,
+        tokens=running.tokens_per_step(run),
+        numbers=running.seen(run, start, last),
+        describe=functools.partial(
+            loop.describe_batch, run.train.describe, c.batch_size
+        ),
+        evaluations=running.evaluations(run, data["validation"], frozen, state, beat),
+    )
+
+
+def _online(run: Experiment, frozen: Frozen, *, log, meter, beat) -> Feed:
+    c, s, made = run.config, run.config.rollouts, run.rollouts
+    batches = source.Source(
+        made, frozen, c.seed, pause=meter.pause, beat=beat, say=log.say
+    )
+
+    def numbers(i: int) -> dict[str, float]:
+        seen = (i // s.updates + 1) * made.size * s.samples
+        return {"responses": seen, **batches.figures(i)}
+
+    def describe(i: int) -> str:
+        first = i // s.updates * made.size
+        return f"the batch was of prompts {first} to {first + made.size - 1}"
+
+    hooks = []
+    if run.evaluations is not None:
+        call = Evaluation(run.evaluations, batches, beat)
+        hooks.append(loop.Hook(call, c.evaluation.every, at_end=True))
+    return Feed(
+        contextlib.nullcontext(batches),
+        first=lambda state: batches(int(state.step), state),
+        loss=None,
+        tokens=c.batch_size * made.example().sequences.inputs.size,
+        numbers=numbers,
+        describe=describe,
+        evaluations=hooks,
+        whole=s.updates,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Rewards of responses to held-out prompts; no step, and no loss."""
+
+    rollouts: rollout.Rollouts
+    source: source.Source
+    beat: Callable[[str], None]
+
+    def __call__(self, step: int, state: TrainState, figures) -> dict[str, float]:
+        """Figures by name, from `eval/reward` on."""
+        numbers = self.rollouts.evaluate(self.source.models(state), self.beat)
+        return {f"eval/{name}": value for name, value in numbers.items()}

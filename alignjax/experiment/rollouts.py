@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A config with a section `rollouts`, made into rollouts, a critic and a step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alignjax import errors, models, rewards
+from alignjax.analysis import Run
+from alignjax.data.chat import format
+from alignjax.data.tokenizers import base
+from alignjax.experiment import initial, sections
+from alignjax.losses import kl
+from alignjax.objectives import policy_gradient
+from alignjax.rollouts import drawing, prompts, rollout
+from alignjax.rollouts import settings as rollout_settings
+from alignjax.training import optim, schedules, step
+from alignjax.types import Frozen, Model, Objective, TrainState
+
+# What objectives learn from rollouts: the responses themselves, or pairs of them.
+DATA = ("prompts", "pairs")
+# Options of the objective that follow from the section `rollouts`.
+OWN = ("temperature", "kl_estimator", "kl_coefficient")
+NAME = "policy_gradient"
+# Keys of evaluations are those of another seed.
+EVALUATION = 1 << 31
+
+
+class Critic(NamedTuple):
+    """A critic: its model, what it learns, and how its parameters begin and change."""
+
+    model: Model
+    objective: Objective
+    optimizer: Any
+    weights: initial.InitialWeights
+
+
+def objective_section(c: sections.Config) -> dict:
+    """The section `objective`, with what follows from the section `rollouts`.
+
+    Raises:
+      ConfigError: it has that too.
+    """
+    if c.objective.get("name") != NAME or c.rollouts is None:
+        return c.objective
+    if own := [name for name in OWN if c.objective.get(name) is not None]:
+        raise errors.ConfigError(
+            [f"objective.{name}: follows from rollouts; leave it out" for name in own]
+        )
+    penalty, further = c.rollouts.kl, {"temperature": c.rollouts.temperature}
+    if penalty.place == "loss" and penalty.coefficient:
+        further["kl_estimator"] = penalty.estimator
+        further["kl_coefficient"] = penalty.coefficient
+    return {**c.objective, **further}
+
+
+def problems(
+    c: sections.Config, objective: Objective | None, model: Model | None, begins: bool
+) -> list[str]:
+    """What is wrong with a config as far as rollouts go, before data and devices.
+
+    `begins` says whether the policy begins as that of a run.
+    """
+    s, found = c.rollouts, []
+    if s is None:
+        if objective is not None and objective.needs.data == "prompts":
+            found.append(
+                "rollouts: required, since the objective learns from responses that "
+                "the policy draws; set rollouts.rewards"
+            )
+        if c.critic is not None:
+            found.append("critic: of no effect without rollouts; leave it out")
+        return found
+    if objective is not None and objective.needs.data not in DATA:
+        found.append(
+            f"rollouts: the objective {c.objective['name']!r} learns from "
+            f"{objective.needs.data}, not from responses that are drawn; say "
+            f'objective.name="{NAME}", or "preference" with a loss of pairs'
+        )
+    if not begins:
+        found.append("init.run: required; rollouts are drawn from a trained model")
+    if s.max_tokens >= c.length:
+        found.append(
+            f"rollouts.max_tokens: {s.max_tokens} leaves no room for prompts in "
+            f"length = {c.length}"
+        )
+    if c.checkpoint.every is not None and c.checkpoint.every % s.updates:
+        found.append(
+            f"checkpoint.every: {c.checkpoint.every} is no multiple of the "
+            f"{s.updates} updates of a rollout (rollouts.epochs x minibatches), which "
+            "is not saved"
+        )
+    if c.steps % s.updates:
+        found.append(
+            f"steps: {c.steps} is no multiple of the {s.updates} updates of a rollout"
+        )
+    if c.evaluation.every is not None and c.evaluation.every % s.updates:
+        found.append(
+            f"evaluation.every: {c.evaluation.every} is no multiple of the "
+            f"{s.updates} updates of a rollout"
+        )
+    if c.reference.store:
+        found.append(
+            "reference.store: there are no log-probs to store of responses that do "
+            "not exist yet; set it to False"
+        )
+    if c.data.on_bad_row == "error" and c.data.pack != "best_fit":
+        found.append(f"data.pack: {c.data.pack!r} has no effect on rollouts")
+    if model is not None:
+        for name in ("dropout", "embedding_noise", "lora_dropout"):
+            if getattr(model.config, name):
+                found.append(
+                    f"model.{name}: {getattr(model.config, name)} makes the policy "
+                    "another at every pass, so that its ratio to the one that drew is "
+                    "noise; set it to 0"
+                )
+    uses_value = "value" in s.needs.fields
+    if uses_value and c.critic is None:
+        found.append(
+            f"critic.run: required by the advantage {s.name!r}; name a "
+            "reward model's run"
+        )
+    if c.critic is not None and not uses_value:
+        found.append(
+            f"critic: the advantage {s.name!r} reads no values; leave it "
+            'out, or say rollouts.advantage.name="gae"'
+        )
+    if s.truncated == "bootstrap" and not uses_value:
+        found.append(
+            'rollouts.truncated: "bootstrap" is the value of a critic, and there is '
+            'none; say "terminal" or "masked"'
+        )
+    if objective is not None and objective.needs.data == "pairs":
+        default = rollout_settings.RolloutsConfig({})
+        found += [
+            f"rollouts.{name}: has no effect on losses of pairs; leave it out"
+            for name in ("advantage", "denominator", "kl", "truncated")
+            if _given(getattr(s, name)) != _given(getattr(default, name))
+        ]
+        if s.samples < 2:
+            found.append(f"rollouts.samples: {s.samples}; a pair takes 2 at least")
+        if s.temperature != 1:
+            found.append(
+                f"rollouts.temperature: {s.temperature}; the losses of pairs are of "
+                "the model's own distribution, so draw from it (1.0)"
+            )
+    return found
+
+
+def _given(value: Any) -> Any:
+    """A field without what is None, to be compared with its default."""
+    if isinstance(value, Mapping):
+        return {k: x for k, x in value.items() if x is not None}
+    return value
+
+
+def find_critic(c: sections.Config, network: bool) -> Run | None:
+    """The run that the critic starts from.
+
+    Raises:
+      ConfigError: there is no such run, or it is no reward model.
+    """
+    if c.critic is None:
+        return None
+    run = initial.find_run(c.critic, "critic", network)
+    if not run.config["model"].get("score_heads"):
+        raise errors.ConfigError(
+            f"critic.run: {c.critic.run} is no reward model, and a critic has a head "
+            "for its values; name one's run"
+        )
+    return run
+
+
+def critic(c: sections.Config, run: Run, mesh, rules: dict, tok_size: int) -> Critic:
+    """The critic of a config.
+
+    Raises:
+      ConfigError: its vocabulary is not the policy's, or its model cannot be one.
+    """
+    fields = {**run.config["model"], "attention": c.model.get("attention") or "auto"}
+    model = models.build(fields, run.model.config.vocab_size)
+    if run.model.config.vocab_size != tok_size:
+        raise errors.ConfigError(
+            f"critic.run: its vocabulary has {run.model.config.vocab_size:,} tokens, "
+            f"the policy's {tok_size:,}; a critic reads the policy's tokens"
+        )
+    if c.length > model.config.max_length:
+        raise errors.ConfigError(
+            f"critic.run: its context is {model.config.max_length}, less than length "
+            f"= {c.length}"
+        )
+    loss = {k: v for k, v in c.critic.loss.items() if v is not None}
+    objective = policy_gradient.critic(model, loss=loss.pop("name", "squared"), **loss)
+    rate = c.critic.learning_rate
+    schedule = schedules.build(
+        {"name": "constant"},
+        peak=rate,
+        steps=c.steps,
+        tokens_per_step=c.batch_size * c.length,
+    )
+    optimizer = optim.build(
+        {**c.optimizer, "learning_rate": rate, "ema": None}, schedule
+    )
+    weights = initial.InitialWeights(
+        model,
+        optimizer,
+        {},
+        trainable=".*",
+        seed=c.seed,
+        mesh=mesh,
+        rules=rules,
+        parent=run,
+        reference=None,
+        keep_reference=False,
+    )
+    return Critic(model, objective, optimizer, weights)
+
+
+def further(
+    c: sections.Config, own: Critic | None, mesh
+) -> Mapping[str, initial.Further]:
+    """What else training changes: a critic and its optimizer, the KL coefficient."""
+    entries = {}
+    if own is not None:
+        parts = lambda state: {"params": state.params, "opt_state": state.opt_state}
+        entries["critic"] = initial.Further(
+            lambda: parts(own.weights.abstract), lambda: parts(own.weights.state())
+        )
+    if c.rollouts is not None and c.rollouts.kl.target is not None:
+        where = NamedSharding(mesh, PartitionSpec())
+        entries["kl_coefficient"] = initial.Further(
+            lambda: jax.ShapeDtypeStruct((), jnp.float32, sharding=where),
+            lambda: jax.device_put(jnp.float32(c.rollouts.kl.coefficient), where),
+        )
+    return entries
+
+
+def streams(
+    c: sections.Config, tok: base.Tokenizer
+) -> tuple[prompts.Prompts, prompts.Prompts | None]:
+    """The prompts to train on, and those held out; None where nothing is evaluated.
+
+    Raises:
+      DataError: bad rows, or prompts that are too long.
+    """
+    room = c.length - c.rollouts.max_tokens
+    build = functools.partial(prompts.build, c.data, tok, room=room, seed=c.seed)
+    return build(), build(split="validation") if c.evaluation.every else None
+
+
+def make(
+    c: sections.Config,
+    model: Model,
+    objective: Objective,
+    tok: base.Tokenizer,
+    stream: prompts.Prompts,
+    *,
+    mesh,
+    rules: dict,
+    critic_model: Model | None,
+    named: tuple[rewards.Named, ...],
+    evaluation: bool = False,
+) -> rollout.Rollouts:
+    """How the rollouts of a config are made, or its evaluations."""
+    s, vocabulary = c.rollouts, jnp.arange(model.config.vocab_size)
+    form = format.of(tok, c.data.chat) if c.data.chat is not None else None
+    stops = form.stop_ids if form else (*getattr(tok, "stop_ids", ()), tok.eos_id)
+    stops = sorted({i for i in stops if i is not None})
+
+    def text(ids) -> str:
+        ids = [int(i) for i in ids if i < tok.vocab_size]
+        if form is not None:
+            return form.text(ids)
+        end = next((n for n, i in enumerate(ids) if i in stops), len(ids))
+        return tok.decode(ids[:end])
+
+    sampler = drawing.Sampler(
+        model,
+        # All of the vocabulary: else what is drawn is not of the policy.
+        allowed_V=jnp.ones(len(vocabulary), bool),
+        stops_V=jnp.isin(vocabulary, jnp.array(stops, jnp.int32)),
+        prompt_room=stream.longest,
+        room=s.max_tokens,
+        seed=c.seed ^ EVALUATION if evaluation else c.seed,
+        temperature=s.temperature,
+        mesh=mesh,
+        rules=rules,
+        rows=s.rows,
+    )
+    return rollout.Rollouts(
+        settings=s,
+        prompts=stream,
+        rewards=named,
+        sampler=sampler,
+        text=text,
+        batch_size=c.batch_size,
+        shared=c.data.share_prompt,
+        chunk=c.objective.get("chunk") or "auto",
+        critic=critic_model,
+        pairs=objective.needs.data == "pairs",
+    )
+
+
+def train_step(
+    policy_step: Callable, own: Critic | None, c: sections.Config
+) -> Callable:
+    """`policy_step`, and beside it a step of the critic and of the KL coefficient."""
+    s, penalty = c.rollouts, c.rollouts.kl
+    critic_step = None
+    if own is not None:
+        critic_step = step.make_train_step(
+            own.objective, own.optimizer, microbatches=c.microbatches
+        )
+    sequences = c.batch_size * s.minibatches * s.samples
+
+    def train_step(state: TrainState, frozen: Frozen, batch, key):
+        before, further = state, {}
+        if critic_step is not None:
+            values = TrainState(state.step, **state.extra["critic"])
+            values, of_critic = critic_step(values, Frozen(), batch, key)
+            further["critic"] = {"params": values.params, "opt_state": values.opt_state}
+        if penalty.target is not None:
+            old = state.extra["kl_coefficient"]
+            new = kl.adapted(
+                old,
+                batch.figures["kl"][0],
+                sequences,
+                target=penalty.target,
+                horizon=penalty.horizon,
+            )
+            first = state.step % s.updates == 0  # once a rollout
+            further["kl_coefficient"] = jnp.where(first, new, old)
+        state, metrics = policy_step(state, frozen, batch, key)
+        if critic_step is not None:
+            metrics |= {f"critic/{name}": x for name, x in of_critic.items()}
+            if c.critic.warmup_rollouts:
+                warm = before.step < c.critic.warmup_rollouts * s.updates
+                hold = lambda new, old: jnp.where(warm, old, new)
+                state = jax.tree.map(hold, state, before).replace(step=state.step)
+        return state.replace(extra={**state.extra, **further}), metrics
+
+    return train_step
+
+
+def check_figure(name: str, named: tuple[rewards.Named, ...]) -> None:
+    """Raises ConfigError where evaluations have no figure of this name."""
+    figures = {"reward", "length", "finished", "kl/reference"}
+    figures = {f"eval/{x}" for x in figures | {f"reward/{r.name}" for r in named}}
+    if name not in figures:
+        raise errors.ConfigError(
+            f"checkpoint.keep_best: no {name!r}; evaluations of rollouts have "
+            f"{', '.join(sorted(figures))}"
+        )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning from responses that the policy drew: the only reader of `types.Rollout`.
+
+The loss of tokens is arithmetic, `losses.policy_gradient`; what their sum is divided by
+was fixed with the rollout. So the loss of a batch is two sums, which do not depend on
+microbatches, on the layout of rows or on the mesh.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alignjax import config, errors, trees
+from alignjax.bounds import NonNegative, Positive
+from alignjax.losses import catalogue, kl, policy_gradient
+from alignjax.objectives import chunks, logprobs
+from alignjax.types import (
+    Frozen,
+    Mean,
+    Model,
+    Needs,
+    Now,
+    Objective,
+    Params,
+    Responses,
+    Rollout,
+)
+
+FAR = 0.2  # a ratio farther from 1 than this is counted as far
+
+
+def make(
+    model: Model,
+    *,
+    loss: str = "ppo_clip",
+    entropy: NonNegative = 0.0,
+    correction: dict | None = None,
+    chunk: chunks.Chunk = "auto",
+    temperature: Positive = 1.0,
+    kl_estimator: str | None = None,
+    kl_coefficient: NonNegative = 0.0,
+    **options,
+) -> Objective:
+    """The sum over tokens of a policy-gradient loss, over the rollout's denominator.
+
+    Args:
+      model: the policy.
+      loss: a name in `catalogue.POLICY_GRADIENT`, or `module:function`.
+      entropy: c, of the bonus -c H at each action, in nats.
+      correction: `{"name": ..., option: value}` of `policy_gradient.CORRECTIONS`, the
+        weights of tokens for a sampler whose probabilities are not the trainer's.
+      chunk: tokens whose logits exist at one time on a device; see `chunks.size`.
+      temperature: of the sampler; the logits are divided by it.
+      kl_estimator: in the loss, a name in `kl.ESTIMATORS`; None leaves it out.
+      kl_coefficient: of that.
+      **options: of the loss.
+
+    Metrics, means over tokens: `entropy`; `ratio`, policy by old policy; `ratio/far`,
+    the share of ratios farther than 0.2 from 1; `kl/old`, k3 of the two; `kl/loss`, the
+    estimator in the loss; `advantage/abs`.
+
+    Raises:
+      ConfigError: an unknown loss, options that it does not take, or a loss whose first
+        update would not be a policy gradient.
+    """
+    function = catalogue.find(loss, "policy-gradient")
+    loss_of = catalogue.bind_of_tokens(function, options, "")
+    weigh = _correction(correction)
+    estimate = kl.ESTIMATORS.find(kl_estimator) if kl_coefficient else None
+    own = catalogue.traits(function).needs
+    exact = (kl_coefficient and kl_estimator == "exact") or "kl" in own
+    needs = ("entropy", *(("kl",) if exact else ()))
+
+    def objective(params, frozen: Frozen, batch: Rollout, key, train: bool):
+        then = batch.then
+        room = then.action.shape[-1]
+        tokens = logprobs.tokens(
+            model,
+            trees.merge(params, frozen.base),
+            logprobs.flatten_sequences(batch.responses),
+            key,
+            chunk=chunk,
+            needs=needs,
+            reference=frozen.reference if exact else None,
+            temperature=temperature,
+            entropy_gradient=entropy > 0,
+        )
+        of_response = lambda x: logprobs.by_response(batch.responses, x, room)
+        now = Now(
+            logp=of_response(tokens.logp),
+            entropy=of_response(tokens.entropy),
+            kl=of_response(tokens.kl) if exact else None,
+        )
+        flat = jax.tree.map(lambda x: x.reshape(now.logp.shape), then)
+        loss_GKT = loss_of(now, flat)
+        if weigh is not None:
+            loss_GKT = weigh(flat) * loss_GKT
+        if estimate is not None:
+            kl_GKT = estimate(now, flat)
+            loss_GKT = loss_GKT + kl_coefficient * kl_GKT
+        if entropy:
+            loss_GKT = loss_GKT - entropy * now.entropy
+        weight_GKT = batch.token.reshape(loss_GKT.shape)
+        total = jnp.where(weight_GKT > 0, weight_GKT * loss_GKT, 0.0).sum()
+        mean = Mean(total, batch.share.sum())
+        action_GKT = (flat.action & (weight_GKT > 0)).astype(jnp.float32)
+        of_token = lambda x: Mean.of(x, action_GKT)
+        ratio_GKT = policy_gradient.ratio(now, flat)
+        back = jnp.where(flat.action, flat.old - now.logp, 0.0)  # log(old / policy)
+        reported = {
+            "entropy": of_token(now.entropy),
+            "ratio": of_token(ratio_GKT),
+            "ratio/far": of_token((jnp.abs(ratio_GKT - 1) > FAR).astype(jnp.float32)),
+            "kl/old": of_token(jnp.expm1(back) - back),
+            "advantage/abs": of_token(jnp.abs(flat.advantage)),
+        }
+        if estimate is not None:
+            reported["kl/loss"] = of_token(kl_GKT)
+        return mean, lax.stop_gradient(reported)
+
+    return Objective(objective, needs=Needs(data="prompts", reference=True))
+
+
+def _correction(section: Mapping[str, Any] | None):
+    if not section:
+        return None
+    options = {k: v for k, v in section.items() if v is not None}
+    name = options.pop("name", "")
+    function = config.find(policy_gradient.CORRECTIONS, name, "correction.name")
+    known = config.fields(function, 1)
+    return functools.partial(function, **config.fill(known, options, "correction"))
+
+
+def critic(model: Model, *, loss: str = "squared", **options) -> Objective:
+    """The value loss of a critic with a head of its own, a mean over actions.
+
+    Args:
+      model: with one score head.
+      loss: a name in `catalogue.VALUE`, or `module:function`.
+      **options: of the loss.
+
+    Metrics: `value`, the mean over actions.
+
+    Raises:
+      ConfigError: an unknown loss, or a model that has not one head.
+    """
+    if model.config.score_heads != 1:
+        raise errors.ConfigError(
+            f"critic.run: its model has {model.config.score_heads} heads for scores, "
+            "and a critic has one; name a reward model with one"
+        )
+    function = catalogue.find(loss, "value")
+    loss_of = catalogue.bind_of_tokens(function, options, "", critic=True)
+
+    def objective(params, frozen: Frozen, batch: Rollout, key, train: bool):
+        room = batch.then.action.shape[-1]
+        params = trees.merge(params, frozen.base)
+        value_GKT = values(model, params, batch.responses, room, key)
+        flat = jax.tree.map(lambda x: x.reshape(value_GKT.shape), batch.then)
+        now = Now(logp=jnp.zeros_like(value_GKT), value=value_GKT)
+        counts = flat.action & (batch.token.reshape(value_GKT.shape) > 0)
+        weight_GKT = counts.astype(jnp.float32)
+        loss = Mean.of(loss_of(now, flat), weight_GKT)
+        return loss, {"value": lax.stop_gradient(Mean.of(value_GKT, weight_GKT))}
+
+    return Objective(objective, needs=Needs(data="prompts", scores=True))
+
+
+def values(
+    model: Model, params: Params, batch: Responses, room: int, key=None
+) -> jax.Array:
+    """A critic's V(s_t) at each token of the responses, float32 [G, K, room].
+
+    The state of a token is what was before it, so it is read where the token is the
+    target.
+    """
+    x_BTD = model.hidden(params, logprobs.flatten_sequences(batch), key)
+    score_BT = model.score(params, x_BTD)[..., 0]
+    return logprobs.by_response(batch, score_BT, room)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewards of responses: what a policy is trained to raise, and what is only watched.
+
+A reward is `(answers) -> scores`, a function of its input alone. To add one, write a
+module with `make(**options) -> Reward` and list it in `KINDS`, or name a function of
+that signature anywhere as `kind = "module:function"`. A response whose score is None
+is left out of all that is learned, and counted; it never counts 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignjax import config, errors, registry
+
+KINDS = {
+    "function": "alignjax.rewards.function",
+    "length": "alignjax.rewards.length",
+    "number": "alignjax.rewards.number",
+    "run": "alignjax.rewards.run",
+    "world": "alignjax.world.rewards",
+}
+
+
+class Answer(NamedTuple):
+    """A response to a prompt.
+
+    Attributes:
+      turns: of the prompt, `(role, text)`.
+      record: of the prompt, as its source has it.
+      text: of the response, without the token that ended it.
+      length: its tokens, that one included.
+      finished: whether it ended by itself.
+      room: the most tokens that it could have.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    record: Any
+    text: str
+    length: int
+    finished: bool
+    room: int
+
+
+class Score(NamedTuple):
+    """A reward, or None where there is none; and why, or what it is made of."""
+
+    value: float | None
+    fault: str = ""
+
+
+Reward = Callable[[Sequence[Answer]], Sequence[Score]]
+
+
+class Named(NamedTuple):
+    """A reward of a config: its name there, what it adds, and the function."""
+
+    name: str
+    weight: float
+    reward: Reward
+
+
+def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, ...]:
+    """The rewards of a section `{name: {"kind": ..., "weight": 1.0, option: value}}`.
+
+    A weight of 0 only watches: the reward is logged, and adds nothing.
+
+    Raises:
+      ConfigError: no reward, one that is unknown, or options that it does not take.
+    """
+    problems, rewards = [], []
+    for name, section in sections.items():
+        options = {k: v for k, v in dict(section).items() if v is not None}
+        kind, weight = options.pop("kind", None), options.pop("weight", 1.0)
+        try:
+            rewards.append(Named(name, _weight(weight), _make(kind, options)))
+        except errors.ConfigError as error:
+            problems += [f"{path}.{name}.{problem}" for problem in error.problems]
+    if not problems and not any(reward.weight for reward in rewards):
+        problems.append(f"{path}: name at least one reward whose weight is not 0")
+    if problems:
+        raise errors.ConfigError(problems)
+    return tuple(rewards)
+
+
+def _weight(weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise errors.ConfigError(f"weight: {weight!r:.40} is not a number")
+    if not math.isfinite(weight):
+        raise errors.ConfigError(f"weight: {weight} is not finite")
+    return float(weight)
+
+
+def _make(kind: Any, options: Mapping[str, Any]) -> Reward:
+    if not isinstance(kind, str):
+        raise errors.ConfigError(f"kind: {kind!r:.40}; one of {', '.join(KINDS)}")
+    if ":" in kind:
+        try:
+            make = registry.Registry("reward").find(kind)
+        except ValueError as error:
+            raise errors.ConfigError(f"kind: {error}") from error
+    elif kind in KINDS:
+        make = importlib.import_module(KINDS[kind]).make
+    else:
+        raise errors.ConfigError(
+            f"kind: unknown reward {kind!r}; {registry.closest(kind, KINDS)}"
+        )
+    return config.call(make, options, "")
+
+
+class Scored(NamedTuple):
+    """The rewards of some answers.
+
+    Attributes:
+      total: the weighted sum of each; None where a reward with a weight has none.
+      parts: by the names of rewards, the values of each; None where there is none.
+      faults: why some have none, the first of each reward.
+    """
+
+    total: list[float | None]
+    parts: dict[str, list[float | None]]
+    faults: list[str]
+
+
+def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
+    """All rewards of all answers.
+
+    Raises:
+      DataError: a reward that returns another number of scores than it was given
+        answers, or something that is no number.
+    """
+    parts, faults = {}, []
+    total: list[float | None] = [0.0] * len(answers)
+    for name, weight, reward in rewards:
+        scores = list(reward(answers))
+        if len(scores) != len(answers):
+            raise errors.DataError(
+                f"rewards.{name}: {len(scores)} scores of {len(answers)} answers; "
+                "return one for each"
+            )
+        values = [_value(name, x) for x in scores]
+        parts[name] = values
+        for i, value in enumerate(values):
+            if value is None and weight:
+                total[i] = None
+            elif total[i] is not None and weight:
+                total[i] += weight * value
+        if first := next((s for s in scores if getattr(s, "fault", "")), None):
+            missing = sum(value is None for value in values)
+            faults.append(f"rewards.{name}: {missing} without a score: {first.fault}")
+    return Scored(total, parts, faults)
+
+
+def _value(name: str, x: Any) -> float | None:
+    value = x.value if isinstance(x, Score) else x
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise errors.DataError(
+            f"rewards.{name}: {value!r:.40} is no score; return a number or None"
+        ) from None
+    return number if math.isfinite(number) else None

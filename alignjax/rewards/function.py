@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Python function as a reward, in a process of its own whose time is bounded.
+
+    c.rewards.mine = dict(kind="function", function="my_module:my_reward")
+
+`my_reward(prompt, response, record) -> number` has the prompt as a list of messages,
+the text of the response, and the row of the prompt's source as JSON (None where that
+is no row). An exception, a number that is not finite, a process that exits and a call
+that takes too long leave the response without a score.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignjax import errors, registry, rewards, workers
+from alignjax.bounds import Positive, Share
+
+
+def make(
+    function: str, seconds: Positive = 10.0, most_failed: Share = 0.5
+) -> rewards.Reward:
+    """The reward that a function `module:function` computes.
+
+    Args:
+      function: see above.
+      seconds: for one response, from when the call begins.
+      most_failed: the share of a rollout's responses that may be without a score.
+
+    Raises:
+      ConfigError: there is no such function.
+    """
+    try:
+        registry.Registry("function").find(function)
+    except ValueError as error:
+        raise errors.ConfigError(f"function: {error}") from error
+    limits = workers.Limits(
+        cpu_seconds=int(seconds) + 30,  # the import of its modules included
+        wall_seconds=float(seconds) + 60.0,
+        memory_bytes=4 << 30,
+    )
+    worker = workers.Worker("alignjax.rewards.function:call", limits)
+
+    def one(answer: rewards.Answer) -> rewards.Score:
+        record = answer.record if isinstance(answer.record, Mapping) else None
+        prompt = [{"role": role, "content": text} for role, text in answer.turns]
+        request = [function, prompt, answer.text, record, float(seconds)]
+        try:
+            return rewards.Score(*worker.call(request))
+        except (workers.WorkerError, TypeError) as error:
+            return rewards.Score(None, str(error))
+
+    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
+        scores = [one(answer) for answer in answers]
+        failed = sum(score.value is None for score in scores)
+        if failed > most_failed * len(scores):
+            fault = next(score.fault for score in scores if score.value is None)
+            raise errors.DataError(
+                f"{function}: {failed} of {len(scores)} responses have no score, more "
+                f"than most_failed = {most_failed} allows; the first: {fault}"
+            )
+        return scores
+
+    return reward
+
+
+def call(request: Sequence[Any]) -> tuple[float | None, str]:
+    """What a worker does: [function, prompt, response, record, seconds] to a score."""
+    function, prompt, response, record, seconds = request
+
+    def late(*_):
+        raise TimeoutError(f"more than {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, late)  # a worker's main thread is its only one
+    try:
+        function = _find(function)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        value = float(function(prompt, response, record))
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"[:200]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if value != value or value in (float("inf"), float("-inf")):
+        return None, f"{value} is not finite"
+    return value, ""
+
+
+@functools.cache
+def _find(name: str):
+    return registry.Registry("function").find(name)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score of a reward model's run, which may have another tokenizer and template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignjax import analysis, errors, rewards
+
+
+def make(
+    run: str, step: int | None = None, mean: float = 0.0, std: float = 1.0
+) -> rewards.Reward:
+    """`(score - mean) / std` of the reward model of a run.
+
+    Args:
+      run: its directory, or a Hugging Face folder.
+      step: which of its checkpoints; None is the newest.
+      mean, std: of its scores of responses like those of the start, so that a KL
+        coefficient means the same whatever the scale of the scores is.
+
+    Raises:
+      ConfigError: no such run, or one that is no reward model.
+    """
+    if std <= 0:
+        raise errors.ConfigError(f"std: {std} is not positive")
+    try:
+        opened = analysis.open_run(run, step).at()
+    except (errors.CheckpointError, errors.ConfigError) as error:
+        raise errors.ConfigError(f"run: {error}") from error
+    if not opened.config["model"].get("score_heads"):
+        raise errors.ConfigError(f"run: {run} is no reward model; name one's run")
+
+    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
+        # An empty response has no token that a score could be read at.
+        whole = [i for i, answer in enumerate(answers) if answer.text.strip()]
+        scores = [rewards.Score(None, "an empty response")] * len(answers)
+        if whole:
+            prompts = [list(answers[i].turns) for i in whole]
+            texts = [answers[i].text for i in whole]
+            for i, score in zip(whole, opened.score(prompts, texts), strict=True):
+                scores[i] = rewards.Score((score.reward - mean) / std)
+        return scores
+
+    return reward

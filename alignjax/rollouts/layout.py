@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drawn responses as rows of a batch, one prompt a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignjax import types
+from alignjax.data.packing import rows
+
+
+def responses(
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[Sequence[int]]],
+    *,
+    prompt_room: int,
+    room: int,
+    shared: bool,
+    first: int = 0,
+) -> types.Responses:
+    """A batch of a row for each prompt, as numpy arrays.
+
+    Args:
+      prompts: tokens of B prompts, each at most `prompt_room`.
+      groups: for each prompt the tokens of its K responses, each at most `room`.
+      shared: whether the responses to a prompt are branches of one row, else each has
+        a row with its own copy of the prompt.
+      first: number of the first prompt, of which `Responses.index` counts on.
+    """
+    K = len(groups[0])
+    length = prompt_room - 1 + room * (K if shared else 1)
+    layout = rows.Layout("shared" if shared else "padded", length, K)
+    parts = [
+        part for p, group in zip(prompts, groups, strict=True) for part in (p, *group)
+    ]
+    lengths = np.array([len(part) for part in parts], np.int64)
+    count = np.arange(len(prompts))
+    drawn = rows.Groups(
+        row=count,
+        place=np.zeros(len(prompts), np.int64),
+        starts=(np.cumsum(lengths) - lengths).reshape(-1, 1 + K),
+        lengths=lengths.reshape(-1, 1 + K),
+        weight=np.ones(len(prompts)),
+        values={},
+        tokens=np.concatenate([np.asarray(part, np.int64) for part in parts]),
+        index=np.zeros(0, np.int64),
+        reference=None,
+    )
+    fields = rows.fields(drawn, layout, first + count, 1)
+    fields["one_document"] = not shared
+    return types.batch(fields)

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rollout, from prompts to the batch that losses read, and its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import errors, rewards
+from alignjax.distributed import sharding
+from alignjax.losses import advantages
+from alignjax.objectives import chunks, logprobs, policy_gradient
+from alignjax.rollouts import drawing, layout
+from alignjax.rollouts import prompts as prompt_streams
+from alignjax.rollouts.settings import RolloutsConfig
+from alignjax.types import Model, Params, Responses, Rollout, Then
+
+# Mean differences between the log-probs of sampler and trainer, in nats, that are
+# rounding; a sampler with other weights is off by ten times as much (trl#5312).
+GATES = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
+STEP = 16  # rooms for responses are multiples of it, so that programs are few
+
+
+class Models(NamedTuple):
+    """Parameters of the models of a rollout; the critic's are None without one."""
+
+    policy: Params
+    reference: Params | None = None
+    critic: Params | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """How rollouts are made.
+
+    Attributes:
+      settings: the section of the config.
+      prompts: the stream of prompts.
+      rewards: see `alignjax.rewards`.
+      sampler: draws responses.
+      text: the text of a response's tokens.
+      batch_size: prompts of a minibatch.
+      shared: whether responses share a row; see `layout`.
+      chunk: see `chunks.size`.
+      critic: the critic's model, or None.
+      pairs: whether the batch is pairs of the best and the worst response.
+    """
+
+    settings: RolloutsConfig
+    prompts: prompt_streams.Prompts
+    rewards: tuple[rewards.Named, ...]
+    sampler: drawing.Sampler
+    text: Callable[[Sequence[int]], str]
+    batch_size: int
+    shared: bool
+    chunk: chunks.Chunk = "auto"
+    critic: Model | None = None
+    pairs: bool = False
+
+    @property
+    def size(self) -> int:
+        """Prompts of a rollout."""
+        return self.batch_size * self.settings.minibatches
+
+    def make(
+        self,
+        number: int,
+        models: Models,
+        coefficient: float,
+        beat: Callable[[str], None] = lambda name: None,
+    ) -> tuple[Rollout | Responses, dict[str, float], list[str]]:
+        """Rollout `number`, its figures by name, and lines for the log.
+
+        Args:
+          models: as they are at its first update.
+          coefficient: of the KL in the reward.
+
+        Raises:
+          DataError: a reward that fails.
+          ConfigError: the log-probs of sampler and trainer differ; see `gate`.
+        """
+        K = self.settings.samples
+        first = number * self.size
+        prompts = self.prompts.take(first, self.size)
+        drawn = self.sampler(models.policy, prompts, first=first, samples=K, beat=beat)
+        beat(f"rollout {number}: rewards")
+        scored = rewards.score(self.rewards, self._answers(prompts, drawn, K))
+        figures = reward_figures(scored, drawn)
+        if self.pairs:
+            batch, more = self._pairs(prompts, drawn, scored, first)
+        else:
+            beat(f"rollout {number}: log-probs")
+            batch, more = self._rollout(
+                prompts, drawn, scored, first, models, coefficient
+            )
+        return batch, figures | more, scored.faults
+
+    def evaluate(self, models: Models, beat: Callable[[str], None]) -> dict[str, float]:
+        """Figures of one response to each of some prompts, with keys that stay."""
+        prompts = self.prompts.first(self.settings.evaluation_prompts)
+        drawn = self.sampler(models.policy, prompts, first=0, samples=1, beat=beat)
+        scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
+        figures = reward_figures(scored, drawn)
+        if models.reference is not None:
+            responses, room = self._responses(prompts, drawn.ids, 1, 0)
+            measured = self._measured(responses, room, models)
+            figures |= _kl_figures(measured, drawn)
+        return figures
+
+    def example(self) -> Responses:
+        """A batch of one prompt as long as any, for what only looks at shapes."""
+        prompt = [0] * self.sampler.prompt_room
+        room = self.sampler.room
+        K = 2 if self.pairs else self.settings.samples
+        return self._laid([prompt], [[[0] * room] * K], room, 0)
+
+    def _answers(self, prompts, drawn: drawing.Drawn, K: int) -> list[rewards.Answer]:
+        return [
+            rewards.Answer(
+                prompts[i // K].turns,
+                prompts[i // K].record,
+                self.text(ids),
+                len(ids),
+                bool(finished),
+                self.sampler.room,
+            )
+            for i, (ids, finished) in enumerate(
+                zip(drawn.ids, drawn.finished, strict=True)
+            )
+        ]
+
+    def _laid(self, prompt_ids, groups, room: int, first: int) -> Responses:
+        return layout.responses(
+            prompt_ids,
+            groups,
+            prompt_room=self.sampler.prompt_room,
+            room=room,
+            shared=self.shared,
+            first=first,
+        )
+
+    def _responses(self, prompts, ids, K: int, first: int, end=()) -> Responses:
+        """A batch of K responses a prompt, with `end` after each, and its room."""
+        longest = max(map(len, ids))
+        room = min(-(-longest // STEP) * STEP, self.sampler.room) + len(end)
+        groups = [
+            [[*ids[i], *end] for i in range(n * K, n * K + K)]
+            for n in range(len(prompts))
+        ]
+        return self._laid([p.ids for p in prompts], groups, room, first), room
+
+    def _pairs(self, prompts, drawn, scored, first: int):
+        """The best and the worst response to a prompt; equal ones count nothing."""
+        K = self.settings.samples
+        total_GK = _numbers(scored.total).reshape(-1, K)
+        there_GK = np.isfinite(total_GK)
+        best_G = np.where(there_GK, total_GK, -np.inf).argmax(1)
+        worst_G = np.where(there_GK, total_GK, np.inf).argmin(1)
+        gap_G = np.take_along_axis(total_GK, best_G[:, None], 1)[:, 0]
+        gap_G = gap_G - np.take_along_axis(total_GK, worst_G[:, None], 1)[:, 0]
+        counts_G = (there_GK.sum(1) > 1) & (gap_G > advantages.TIE)
+        ids = [
+            drawn.ids[n * K + k]
+            for n, two in enumerate(zip(best_G, worst_G, strict=True))
+            for k in two
+        ]
+        batch, _ = self._responses(prompts, ids, 2, first)
+        weights = counts_G[:, None].astype(np.float32)
+        figures = {"tied": float(1 - counts_G.mean())}
+        if counts_G.any():
+            figures["gap"] = float(gap_G[counts_G].mean())
+        return batch.replace(weights=weights), figures
+
+    def _rollout(self, prompts, drawn, scored, first, models, coefficient):
+        s, K = self.settings, self.settings.samples
+        responses, room = self._responses(prompts, drawn.ids, K, first)
+        length_GK = np.array([len(ids) for ids in drawn.ids]).reshape(-1, K)
+        action_GKT = np.arange(room) < length_GK[..., None]
+        behaviour_GKT = np.zeros(action_GKT.shape, np.float32)
+        for i, logps in enumerate(drawn.behaviour):
+            behaviour_GKT[i // K, i % K, : len(logps)] = logps
+        measured = self._measured(responses, room, models)
+        figures = self.gate(measured["old"], behaviour_GKT, action_GKT)
+        figures |= _kl_figures(measured, drawn)
+
+        in_reward = s.kl.place == "reward"
+        k1_GKT = measured["old"] - measured["reference"]
+        score_GK = _numbers(scored.total).reshape(-1, K)
+        finished_GK = drawn.finished.reshape(-1, K)
+        outcome = advantages.Outcome(
+            reward=advantages.token_rewards(
+                score_GK, action_GKT, k1_GKT if in_reward else None, coefficient
+            ),
+            action=jnp.asarray(action_GKT),
+            scored=jnp.asarray(np.isfinite(score_GK)),
+            learned=jnp.asarray(np.isfinite(score_GK)),
+        )
+        after_GK, value_GKT = None, None
+        if self.critic is not None:
+            value_GKT, after_GK = self._values(prompts, drawn, models, room)
+            outcome = outcome._replace(value=value_GKT)
+        if "greedy" in s.needs.fields:
+            outcome = outcome._replace(greedy=self._greedy(prompts, first, models))
+        outcome = advantages.with_end(outcome, ~finished_GK, s.truncated, after_GK)
+        learned = s.bound_advantage()(outcome)
+        weights = s.bound_denominator()(outcome.action, learned.weight)
+        host = functools.partial(np.asarray, dtype=np.float32)
+        then = Then(
+            action=action_GKT,
+            advantage=host(learned.advantage),
+            old=measured["old"],
+            behaviour=behaviour_GKT,
+            reference=measured["reference"],
+            value=None if value_GKT is None else host(value_GKT),
+            returns=None if learned.returns is None else host(learned.returns),
+        )
+        kl = float(np.where(action_GKT, k1_GKT, 0.0).sum(-1).mean())
+        size = len(prompts)
+        batch = Rollout(
+            responses,
+            then,
+            host(weights.token),
+            host(weights.share),
+            {"kl": np.full(size, kl, np.float32)},
+        )
+        weight_GK = np.asarray(learned.weight)
+        flat_GK = np.where(weight_GK > 0, np.asarray(learned.advantage[..., 0]), 0.0)
+        figures["without_signal"] = float((flat_GK == 0).all(1).mean())
+        if learned.returns is not None:
+            figures["explained"] = _explained(
+                host(learned.returns)[action_GKT], host(value_GKT)[action_GKT]
+            )
+        return batch, figures
+
+    def _greedy(self, prompts, first: int, models: Models) -> np.ndarray:
+        """The reward of the greedy response to each prompt; NaN is 0."""
+        greedy = self.sampler._replace(temperature=None)
+        drawn = greedy(models.policy, prompts, first=first, samples=1)
+        scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
+        return np.nan_to_num(_numbers(scored.total)).astype(np.float32)
+
+    def _measured(
+        self, responses: Responses, room: int, models: Models
+    ) -> dict[str, np.ndarray]:
+        """Log-probs and divergences of each token, by the program that trains."""
+        measure = functools.partial(
+            _measure, self.sampler.model, self.chunk, self.settings.temperature, room
+        )
+        with sharding.use(self.sampler.mesh, self.sampler.rules):
+            return self._in_parts(
+                lambda batch: measure(models.policy, models.reference, batch), responses
+            )
+
+    def _values(self, prompts, drawn, models: Models, room: int):
+        """The critic's V(s_t), [G, K, T], and V after the last token, [G, K]."""
+        K = self.settings.samples
+        # With one more token, where what comes after the last one is read.
+        longer, more = self._responses(prompts, drawn.ids, K, 0, end=(0,))
+        value = functools.partial(_value, self.critic, more)
+        with sharding.use(self.sampler.mesh, self.sampler.rules):
+            value_GKT = self._in_parts(
+                lambda batch: {"value": value(models.critic, batch)}, longer
+            )["value"]
+        length_GK1 = np.array([len(ids) for ids in drawn.ids]).reshape(-1, K, 1)
+        after_GK = np.take_along_axis(value_GKT, length_GK1, axis=-1)[..., 0]
+        return value_GKT[..., :room], after_GK
+
+    def _in_parts(self, function, responses: Responses) -> dict[str, np.ndarray]:
+        """`function(batch)` of minibatches, put together on the host."""
+        mesh, rules = self.sampler.mesh, self.sampler.rules
+        total = len(responses.lengths)
+        size = min(self.batch_size, total)
+        size = -(-size // sharding.batch_divisor(mesh, rules))
+        size *= sharding.batch_divisor(mesh, rules)
+        parts = []
+        for start in range(0, total, size):
+            rows = np.minimum(np.arange(start, start + size), total - 1)
+            local = rows[sharding.local_rows(size, mesh, rules)]
+            part = jax.tree.map(lambda x, local=local: x[local], responses)
+            figures = function(sharding.put_batch(part, size, mesh, rules))
+            parts.append(
+                {k: x[: total - start] for k, x in jax.device_get(figures).items()}
+            )
+        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+    def gate(self, old_GKT, behaviour_GKT, action_GKT) -> dict[str, float]:
+        """Differences of the log-probs of trainer and sampler, in nats.
+
+        Raises:
+          ConfigError: they are more than rounding, so what was drawn is not of the
+            policy that is trained.
+        """
+        gap = np.abs(old_GKT - behaviour_GKT)[action_GKT]
+        limit = self.settings.gate or GATES[self.sampler.model.config.dtype]
+        if not gap.mean() <= limit:
+            raise errors.ConfigError(
+                f"rollouts.gate: the log-probs of the sampled tokens differ by "
+                f"{gap.mean():.3g} nats on average between sampler and trainer, more "
+                f"than {limit:g}; the sampler has other weights, another temperature "
+                "or a coarser cache. Raise rollouts.gate only if you know which"
+            )
+        return {
+            "gate/mean": float(gap.mean()),
+            "gate/p99.9": float(np.quantile(gap, 0.999)),
+            "gate/max": float(gap.max()),
+        }
+
+
+def reward_figures(scored: rewards.Scored, drawn: drawing.Drawn) -> dict[str, float]:
+    """Means over the responses: rewards, their parts, lengths, and how many ended."""
+    total = _numbers(scored.total)
+    lengths = np.array([len(ids) for ids in drawn.ids])
+    figures = {
+        "length": float(lengths.mean()),
+        "finished": float(drawn.finished.mean()),
+        "unscored": float(np.isnan(total).mean()),
+    }
+    named = {"reward": total}
+    named |= {f"reward/{name}": _numbers(x) for name, x in scored.parts.items()}
+    for name, values in named.items():
+        if np.isfinite(values).any():
+            figures[name] = float(np.nanmean(values))
+    if np.isfinite(total).any():
+        figures["reward/std"] = float(np.nanstd(total))
+    return figures
+
+
+def _kl_figures(measured: Mapping[str, np.ndarray], drawn) -> dict[str, float]:
+    """KL(policy || reference) of whole responses, exact at each state, in nats."""
+    if "kl" not in measured:
+        return {}
+    tokens = sum(len(ids) for ids in drawn.ids)
+    return {
+        "kl/reference": float(measured["kl"].sum() / len(drawn.ids)),
+        "kl/token": float(measured["kl"].sum() / tokens),
+        "entropy": float(measured["entropy"].sum() / tokens),
+    }
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if x is None else x for x in values], np.float64)
+
+
+def _explained(returns, values) -> float:
+    """1 - Var(G - V)/Var(G); 0 where returns do not vary."""
+    variance = float(np.var(returns))
+    return 1 - float(np.var(returns - values)) / variance if variance else 0.0
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _measure(model, chunk, temperature, room, params, reference, batch):
+    needs = ("entropy", "kl") if reference is not None else ("entropy",)
+    tokens = logprobs.tokens(
+        model,
+        params,
+        logprobs.flatten_sequences(batch),
+        chunk=chunk,
+        needs=needs,
+        reference=reference,
+        temperature=temperature,
+    )
+    figures = {"old": tokens.logp, "entropy": tokens.entropy}
+    if reference is not None:
+        figures |= {"reference": tokens.reference_logp, "kl": tokens.kl}
+    figures = {k: logprobs.by_response(batch, x, room) for k, x in figures.items()}
+    return jax.tree.map(lambda x: sharding.constrain(x, None, None, None), figures)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _value(model, room, params, batch):
+    value_GKT = policy_gradient.values(model, params, batch, room)
+    return sharding.constrain(value_GKT, None, None, None)

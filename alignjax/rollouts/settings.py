@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The section `rollouts` of a config: responses that the policy draws as it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+from alignjax import config, errors, registry
+from alignjax.bounds import Count, NonNegative, Positive, Size
+from alignjax.losses import advantages, denominators, kl
+
+
+@dataclasses.dataclass(frozen=True)
+class KL:
+    """The section `rollouts.kl`; see `losses.kl`.
+
+    Attributes:
+      place: "reward" subtracts it from the rewards, "loss" adds it to the loss.
+      estimator: "k1" in the reward; "exact", "k2", "k3" or "k3_ratio" in the loss.
+        None is "k1" or "exact".
+      coefficient: beta, of a nat.
+      target: nats a response that an adaptive coefficient holds the KL at, in the
+        reward; None keeps it as it is.
+      horizon: responses in which that moves the coefficient by a fifth.
+    """
+
+    place: Literal["reward", "loss"] = "reward"
+    estimator: str | None = None
+    coefficient: NonNegative = 0.05
+    target: Positive | None = None
+    horizon: Positive = 10_000.0
+
+    def __post_init__(self):
+        default = {"reward": "k1", "loss": "exact"}[self.place]
+        object.__setattr__(self, "estimator", self.estimator or default)
+        problems = []
+        try:
+            kl.check(self.place, self.estimator)
+        except ValueError as error:
+            problems.append(str(error))
+        if self.target is not None and self.place == "loss":
+            problems.append(
+                f"target: {self.target} adapts a coefficient in the reward; say place="
+                '"reward", or leave it out'
+            )
+        if self.target is not None and not self.coefficient:
+            problems.append("coefficient: 0 stays 0 however it adapts; start above it")
+        if problems:
+            raise errors.ConfigError(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutsConfig:
+    """The section `rollouts`; a rollout has `batch_size` prompts for each minibatch.
+
+    Attributes:
+      rewards: `{name: {"kind": ..., "weight": 1.0, option: value}}`; the options are
+        those of `alignjax.rewards.<kind>.make`. One with a weight of 0 is only logged.
+      samples: K, responses to each prompt.
+      max_tokens: tokens of a response at most, the one that ends it included.
+      temperature: of the softmax that is sampled, and of every log-prob of the loss.
+      minibatches: updates in which the prompts of a rollout are gone through once.
+      epochs: how often they are gone through.
+      advantage: `{"name": ..., option: value}`, a function of `losses.advantages`, or
+        module:function; "rloo" where it is empty.
+      denominator: likewise of `losses.denominators`; "sequence_sum" where it is empty.
+      kl: of policy and reference; see `KL`. Losses of pairs have their own, and take
+        none of these four.
+      truncated: what a response that its room cut off is: "terminal", whole all the
+        same; "bootstrap", with the critic's value after it; "masked", not learned.
+      rows: responses that are drawn at one time; None is all of a rollout.
+      evaluation_prompts: held-out prompts of an evaluation, one response to each.
+      gate: the largest mean difference, in nats, between the log-probs of sampler and
+        trainer; beyond it the run stops. None goes by the dtype of the model.
+    """
+
+    rewards: dict
+    samples: Size = 8
+    max_tokens: Size = 64
+    temperature: Positive = 1.0
+    minibatches: Count = 1
+    epochs: Count = 1
+    advantage: dict = dataclasses.field(default_factory=dict)
+    denominator: dict = dataclasses.field(default_factory=dict)
+    kl: KL = KL()
+    truncated: Literal["terminal", "bootstrap", "masked"] = "terminal"
+    rows: Size | None = None
+    evaluation_prompts: Size = 128
+    gate: Positive | None = None
+
+    def __post_init__(self):
+        problems = []
+        for attempt in (self.bound_advantage, self.bound_denominator):
+            try:
+                attempt()
+            except errors.ConfigError as error:
+                problems += error.problems
+        if not problems and self.samples < self.needs.responses:
+            problems.append(
+                f"samples: {self.samples}, and the advantage {self.name!r} compares "
+                f"{self.needs.responses} or more responses to a prompt"
+            )
+        if problems:
+            raise errors.ConfigError(problems)
+
+    @property
+    def updates(self) -> int:
+        """U, of a rollout."""
+        return self.epochs * self.minibatches
+
+    @property
+    def name(self) -> str:
+        """Of the advantage."""
+        return self.advantage.get("name") or "rloo"
+
+    @property
+    def needs(self) -> advantages.Requirements:
+        """What the advantage needs."""
+        return advantages.requirements(self.bound_advantage().func)
+
+    def bound_advantage(self) -> functools.partial:
+        """The advantage, a function of an `advantages.Outcome`."""
+        section = {**self.advantage, "name": self.name}
+        return _bound(advantages.ADVANTAGES, section, "advantage", 1)
+
+    def bound_denominator(self) -> functools.partial:
+        """The denominator, a function of actions and the weights of responses."""
+        name = self.denominator.get("name") or "sequence_sum"
+        section = {**self.denominator, "name": name}
+        return _bound(denominators.DENOMINATORS, section, "denominator", 2)
+
+
+def _bound(
+    functions: registry.Registry, section: dict, path: str, leading: int
+) -> functools.partial:
+    """The function that a section names, with the section's other fields."""
+    options = {k: v for k, v in section.items() if v is not None}
+    function = config.find(functions, options.pop("name", ""), f"{path}.name")
+    known = config.fields(function, leading)
+    return functools.partial(function, **config.fill(known, options, path))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rollouts as the loop's source of batches.
+
+Step i is update i mod U of rollout i div U, so the step says everything about where a
+run is. A rollout is drawn at its first update and thrown away after its last; runs
+stop and are saved between rollouts only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from alignjax import errors, trees
+from alignjax.data import shuffle
+from alignjax.distributed import sharding
+from alignjax.rollouts import rollout
+from alignjax.training import optim
+from alignjax.types import Frozen, TrainState
+
+
+@dataclasses.dataclass
+class Source:
+    """`(step, state) -> batch`, on the devices.
+
+    Attributes:
+      rollouts: how they are made.
+      frozen: of the step; its reference may move with the state.
+      critic_base: parameters of the critic that are not trained; None without one.
+      seed: of the order of minibatches.
+      pause: a context in which a rollout is made, so that its time is no step's.
+      beat: called with what it does, for the watchdog.
+      say: called with lines for the log.
+    """
+
+    rollouts: rollout.Rollouts
+    frozen: Frozen
+    seed: int
+    pause: Callable = contextlib.nullcontext
+    beat: Callable[[str], None] = lambda name: None
+    say: Callable[[str], None] = lambda line: None
+    _number: int = dataclasses.field(default=-1, init=False)
+    _batch: object = dataclasses.field(default=None, init=False)
+    _figures: dict = dataclasses.field(default_factory=dict, init=False)
+
+    def __call__(self, step: int, state: TrainState):
+        """The minibatch of a step.
+
+        Raises:
+          CheckpointError: the run goes on within a rollout, which cannot be drawn any
+            more.
+        """
+        settings = self.rollouts.settings
+        number, update = divmod(step, settings.updates)
+        if number != self._number:
+            if update:
+                raise errors.CheckpointError(
+                    f"step {step} is within rollout {number}, of {settings.updates} "
+                    "updates; go on from a checkpoint between two rollouts"
+                )
+            with self.pause():
+                self._draw(number, state)
+        size, rows = self.rollouts.batch_size, self.rollouts.size
+        epoch, part = divmod(update, settings.minibatches)
+        key = shuffle.key(self.seed, "minibatches", number, epoch)
+        order = shuffle.permute(np.arange(rows), rows, key)
+        chosen = order[part * size : (part + 1) * size]
+        mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
+        local = chosen[sharding.local_rows(size, mesh, rules)]
+        batch = jax.tree.map(lambda x: x[local], self._batch)
+        return sharding.put_batch(batch, size, mesh, rules)
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Those of the rollout, with its first update; else none."""
+        number, update = divmod(step, self.rollouts.settings.updates)
+        return {} if update else self._figures.get(number, {})
+
+    def models(self, state: TrainState) -> rollout.Models:
+        """The parameters that the next rollout is drawn and measured with."""
+        frozen = optim.with_moving_reference(self.frozen, state.extra)
+        critic = state.extra.get("critic")
+        return rollout.Models(
+            trees.merge(state.params, frozen.base),
+            frozen.reference,
+            None if critic is None else critic["params"],
+        )
+
+    def _draw(self, number: int, state: TrainState) -> None:
+        start = time.perf_counter()
+        coefficient = self.rollouts.settings.kl.coefficient
+        if "kl_coefficient" in state.extra:
+            coefficient = float(state.extra["kl_coefficient"])
+        batch, figures, lines = self.rollouts.make(
+            number, self.models(state), coefficient, self.beat
+        )
+        for line in lines:
+            self.say(f"rollout {number}: {line}")
+        figures["kl/coefficient"] = coefficient
+        figures["seconds"] = time.perf_counter() - start
+        # The step before is reported when the next rollout is there already.
+        self._figures = {
+            number - 1: self._figures.get(number - 1, {}),
+            number: {f"rollout/{name}": x for name, x in figures.items()},
+        }
+        self._number, self._batch = number, batch

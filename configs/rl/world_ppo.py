@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""PPO on the embedded world: a critic, GAE, and four updates of each rollout.
+
+The critic starts from a reward model's run.
+
+alignjax train --config=configs/rl/world_ppo.py --workdir=runs/ppo \
+    --config.init.run=runs/sft --config.critic.run=runs/reward
+
+Hardware: 2 CPU cores. Time: not yet run to its end.
+"""
+
+from configs.rl import world_rloo
+
+
+def get_config():
+    c = world_rloo.get_config()
+    c.steps, c.batch_size = 120, 24
+    c.objective.loss = "ppo_clip"
+    c.critic = dict(run="", learning_rate=1e-4)
+    c.rollouts.samples = 4
+    c.rollouts.minibatches, c.rollouts.epochs = 2, 2
+    c.rollouts.advantage.name = "gae_whitened"
+    c.rollouts.advantage.lam = 0.95
+    c.rollouts.denominator.name = "token_mean"
+    c.checkpoint.every = c.evaluation.every = 60
+    return c

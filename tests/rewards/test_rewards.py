@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewards by kind."""
+
+import pytest
+
+from alignjax import analysis, errors, rewards, world
+from alignjax.world import examples
+from tests.rollouts import small
+
+
+def answer(text, **fields):
+    plain = dict(turns=(("user", "hi"),), record=None, text=text, length=len(text))
+    return rewards.Answer(**plain | dict(finished=True, room=20) | fields)
+
+
+def build(**section):
+    return rewards.build({"r": section}, "rewards")
+
+
+def values(named, *answers):
+    return rewards.score(named, answers).total
+
+
+def test_a_function_that_fails_in_every_way(monkeypatch):
+    """Exception, NaN, exit and hang: no score, and why; never 0."""
+    monkeypatch.setenv("PYTHONPATH", str(small.ROOT))
+    named = build(
+        kind="function",
+        function="tests.rollouts.functions:odd",
+        seconds=0.5,
+        most_failed=0.9,
+    )
+    scored = rewards.score(named, [answer("x" * n) for n in range(5)])
+    assert scored.total == [None, None, None, None, 1.0]
+    assert "4 without a score" in scored.faults[0] and "ValueError" in scored.faults[0]
+    few = build(
+        kind="function", function="tests.rollouts.functions:odd", most_failed=0.1
+    )
+    with pytest.raises(errors.DataError, match="most_failed"):
+        rewards.score(few, [answer("")])
+
+
+def test_the_world_knows_what_is_true():
+    town = world.build("nano", 0)
+    prompt = examples.read(town, "prompts", 3)
+    texts = ["no.", "i do not know."]
+    answers = [
+        answer(t, record=prompt, finished=f) for t in texts for f in (True, False)
+    ]
+    expected = [
+        world.gold_reward(prompt, a.text, finished=a.finished).total for a in answers
+    ]
+    assert values(build(kind="world"), *answers) == expected
+    with pytest.raises(errors.DataError, match="world"):
+        values(build(kind="world"), answer("no."))
+
+
+def test_a_reward_model_scores_as_its_run_does():
+    path = str(small.RUNS / "reward_model")
+    turns = (("user", "what is two plus two?"),)
+    answers = [answer("four.", turns=turns), answer(" ", turns=turns)]
+    score = analysis.open_run(path).score([list(turns)], ["four."])[0].reward
+    first, empty = values(build(kind="run", run=path, mean=0.5, std=2.0), *answers)
+    assert first == pytest.approx((score - 0.5) / 2) and empty is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(per_token=-0.5), [-2.5, -9.0, -10.0]),
+        (dict(unfinished=-1.0), [0.0, 0.0, -1.0]),
+        # DAPO's Eq. 13 with 4 tokens before the end of 20.
+        (dict(overlong=4), [0.0, -0.5, -1.0]),
+    ],
+)
+def test_length(options, expected):
+    answers = [answer("x" * n, finished=n < 20) for n in (5, 18, 20)]
+    assert values(build(kind="length", **options), *answers) == pytest.approx(expected)
+
+
+def test_sums_are_weighted_and_parts_are_kept():
+    sections = {
+        "a": dict(kind="length", per_token=1.0, weight=2.0),
+        "b": dict(kind="length", unfinished=-1.0),
+        "watched": dict(kind="length", per_token=7.0, weight=0.0),
+    }
+    named = rewards.build(sections, "rewards")
+    scored = rewards.score(named, [answer("xxx", finished=False)])
+    assert scored.total == [5.0]
+    assert scored.parts == {"a": [3.0], "b": [-1.0], "watched": [21.0]}
+    with pytest.raises(errors.ConfigError, match="not 0"):
+        rewards.build({"watched": sections["watched"]}, "rewards")

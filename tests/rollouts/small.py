@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small experiment with rollouts, from the tiny runs of tests/golden."""
+
+import pathlib
+
+from alignjax import config
+from alignjax.experiment import build
+from configs import base
+from tools import make_golden_runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUNS = ROOT / make_golden_runs.FOLDER
+
+
+def section(folder, **changes) -> dict:
+    """A config as JSON; `changes` are fields by path, with `__` for a dot."""
+    c = base.policy_gradient()
+    c.steps, c.batch_size, c.length, c.seed = 4, 8, 200, 3
+    c.init.run = str(RUNS / "sft")
+    c.data.sources.prompts = dict(
+        kind="world", preset="nano", split="prompts", documents=40
+    )
+    c.data.long_documents = "skip"
+    c.data.validation_fraction = 0.2
+    c.rollouts.rewards.words = dict(
+        kind="function", function="tests.rollouts.functions:vowels", weight=1.0
+    )
+    c.rollouts.rewards.size = dict(kind="length", per_token=0.1, weight=0.5)
+    c.rollouts.samples, c.rollouts.max_tokens = 4, 12
+    c.optimizer.learning_rate = 3e-3
+    c.checkpoint.every = 2
+    c.log.tensorboard = False
+    c.cache_dir = str(folder / "cache")
+    c = config.to_json(c)
+    for path, value in changes.items():
+        *parts, last = path.split("__")
+        part = c
+        for name in parts:
+            part = part.setdefault(name, {})
+        part[last] = value
+    return c
+
+
+def ppo(folder, **changes) -> dict:
+    """PPO: a critic, two epochs of two minibatches, and a KL that adapts."""
+    fields = dict(
+        steps=8,
+        critic={"run": str(RUNS / "reward_model"), "learning_rate": 3e-3},
+        rollouts__minibatches=2,
+        rollouts__epochs=2,
+        rollouts__advantage={"name": "gae_whitened"},
+        rollouts__denominator={"name": "token_mean"},
+        rollouts__kl={"coefficient": 0.1, "target": 0.5, "horizon": 100.0},
+        rollouts__truncated="bootstrap",
+        checkpoint__every=4,
+        optimizer__ema=0.9,
+    )
+    return section(folder, **(fields | changes))
+
+
+def begun(section):
+    """An experiment, its first state, and what is frozen."""
+    run = build.build(section)
+    return run, run.weights.state(), run.weights.frozen()

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of rollouts that cannot be, each refused by the name of its field."""
+
+import pytest
+
+from alignjax import errors
+from alignjax.experiment import build
+from tests.rollouts import small
+
+REWARD = str(small.RUNS / "reward_model")
+REFUSED = {
+    "rollouts.samples": dict(rollouts__samples=1),
+    "rollouts.advantage.name": dict(rollouts__advantage={"name": "rlo"}),
+    "rollouts.advantage.lam": dict(rollouts__advantage={"name": "rloo", "lam": 0.9}),
+    "rollouts.denominator.length": dict(rollouts__denominator={"name": "constant"}),
+    "rollouts.kl.estimator": dict(rollouts__kl={"place": "reward", "estimator": "k3"}),
+    "rollouts.kl.target": dict(rollouts__kl={"place": "loss", "target": 1.0}),
+    "rollouts.temperature": dict(rollouts__temperature=0.0),
+    "rollouts.max_tokens": dict(rollouts__max_tokens=200),
+    "rollouts.rewards": dict(rollouts__rewards={}),
+    "rollouts.rewards.r.kind": dict(rollouts__rewards={"r": {"kind": "wrld"}}),
+    "rollouts.rewards.r.weight": dict(
+        rollouts__rewards={"r": {"kind": "world", "weight": "1"}}
+    ),
+    "rollouts.rewards.r.run": dict(
+        rollouts__rewards={"r": {"kind": "run", "run": str(small.RUNS / "sft")}}
+    ),
+    "rollouts.rewards.r.function": dict(
+        rollouts__rewards={"r": {"kind": "function", "function": "nowhere:at_all"}}
+    ),
+    "rollouts.truncated": dict(rollouts__truncated="bootstrap"),
+    "rollouts.top_p": dict(rollouts__top_p=0.9),
+    "critic.run": dict(rollouts__advantage={"name": "gae"}),
+    "critic": dict(critic={"run": REWARD}),
+    "model.dropout": dict(model={"dropout": 0.1}),
+    "init.run": dict(init={"run": None}),
+    "checkpoint.every": dict(rollouts__epochs=4),
+    "checkpoint.keep_best": dict(
+        checkpoint={"every": 2, "keep_best": ["eval/gold", "max"]},
+        evaluation={"every": 2},
+    ),
+    "reference.store": dict(reference={"store": True}),
+    "objective.temperature": dict(objective__temperature=2.0),
+    "objective.loss": dict(objective__loss="ppo"),
+    "rollouts": dict(objective={"name": "language_model"}),
+}
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_refused_by_name(field, tmp_path):
+    with pytest.raises(errors.ConfigError) as raised:
+        build.build(small.section(tmp_path, **REFUSED[field]))
+    assert any(p.startswith(f"{field}:") for p in raised.value.problems), raised.value
+
+
+def test_rollouts_are_asked_for(tmp_path):
+    section = small.section(tmp_path) | {"rollouts": None}
+    with pytest.raises(errors.ConfigError, match="rollouts: required"):
+        build.build(section)
+
+
+def test_a_critic_reads_the_tokens_of_the_policy(tmp_path):
+    section = small.ppo(tmp_path, critic={"run": str(small.RUNS / "sft")})
+    with pytest.raises(errors.ConfigError, match=r"critic\.run"):
+        build.build(section)
+
+
+@pytest.mark.parametrize("name", ["advantage", "denominator", "kl"])
+def test_losses_of_pairs_take_no_advantages(name, tmp_path):
+    value = {"coefficient": 0.3} if name == "kl" else {"name": "grpo"}
+    if name == "denominator":
+        value = {"name": "token_mean"}
+    section = small.section(
+        tmp_path,
+        objective={"name": "preference", "loss": "dpo"},
+        **{f"rollouts__{name}": value},
+    )
+    with pytest.raises(errors.ConfigError, match=rf"rollouts\.{name}"):
+        build.build(section)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rollout: what is drawn, what it is rewarded for, and what counts."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax import errors, rewards
+from alignjax.distributed import sharding
+from alignjax.rollouts import source
+from tests.rollouts import small
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rollouts")
+
+
+@pytest.fixture(scope="module")
+def experiment(folder):
+    return small.begun(small.section(folder))
+
+
+def models(run, state, frozen):
+    return source.Source(run.rollouts, frozen, 0).models(state)
+
+
+@pytest.fixture(scope="module")
+def made(experiment):
+    run, *_ = experiment
+    with sharding.use(run.mesh, run.rules):
+        return run.rollouts.make(5, models(*experiment), 0.1)
+
+
+def make(experiment, rollouts, number=5):
+    run, *_ = experiment
+    with sharding.use(run.mesh, run.rules):
+        return rollouts.make(number, models(*experiment), 0.1)
+
+
+def same(a, b):
+    equal = lambda x, y: np.array_equal(np.asarray(x), np.asarray(y))
+    return all(jax.tree.leaves(jax.tree.map(equal, a, b)))
+
+
+def test_a_rollout_is_a_function_of_its_number(experiment, made):
+    rollouts = experiment[0].rollouts
+    again, _, _ = make(experiment, rollouts)
+    assert same(again, made[0])
+    other, _, _ = make(experiment, rollouts, 6)
+    assert not same(
+        other.responses.sequences.inputs, made[0].responses.sequences.inputs
+    )
+
+
+def test_tokens_do_not_depend_on_the_rows_drawn_at_one_time(experiment, made):
+    rollouts = experiment[0].rollouts
+    few = dataclasses.replace(rollouts, sampler=rollouts.sampler._replace(rows=8))
+    batch, _, _ = make(experiment, few)
+    inputs = lambda batch: batch.responses.sequences.inputs
+    assert np.array_equal(inputs(batch), inputs(made[0]))
+
+
+def test_what_counts_are_the_tokens_that_were_drawn(made):
+    """Terminators do, prompts and padding do not, whatever their ids are."""
+    batch, figures, _ = made
+    lengths_BK = batch.responses.lengths[:, 0]
+    assert np.array_equal(batch.then.action.sum(-1), lengths_BK)
+    learned = batch.responses.sequences.weights.sum(-1)  # padded: a row a response
+    assert np.array_equal(learned, lengths_BK)
+    assert figures["length"] == pytest.approx(lengths_BK.mean())
+    assert (batch.then.advantage[~batch.then.action] == 0).all()
+    assert (batch.token[~batch.then.action] == 0).all()
+
+
+def test_a_group_is_the_responses_to_one_prompt(made):
+    """Each response is compared with those to the same prompt, and with no other."""
+    batch, *_ = made
+    first = batch.then.advantage[..., 0]
+    # RLOO: within a group the advantages add to 0.
+    np.testing.assert_allclose(first.sum(1), 0, atol=1e-5)
+    prompts = batch.responses.sequences.inputs[:, :, 0]
+    assert (prompts == prompts[:, :1]).all()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_log_probs_are_those_of_the_sampler(experiment, temperature):
+    """Both sides divide by the temperature; where one does not, the run stops."""
+    rollouts = experiment[0].rollouts
+    settings = dataclasses.replace(rollouts.settings, temperature=temperature)
+    sampler = rollouts.sampler._replace(temperature=temperature)
+    both = dataclasses.replace(rollouts, settings=settings, sampler=sampler)
+    _, figures, _ = make(experiment, both)
+    assert figures["gate/max"] < 1e-4
+    one = dataclasses.replace(rollouts, sampler=sampler)
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        make(experiment, one)
+
+
+def test_a_sampler_with_other_weights_is_noticed(experiment):
+    run, state, frozen = experiment
+    own = models(run, state, frozen)
+    stale = jax.tree.map(lambda x: x * 1.1, own.policy)
+
+    class Stale(type(run.rollouts.sampler)):
+        def __call__(self, params, *arguments, **options):
+            return super().__call__(stale, *arguments, **options)
+
+    sampler = Stale(*run.rollouts.sampler)
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        make(experiment, dataclasses.replace(run.rollouts, sampler=sampler))
+
+
+def with_rewards(experiment, *functions):
+    named = [rewards.Named(f"r{i}", 1.0, f) for i, f in enumerate(functions)]
+    return dataclasses.replace(experiment[0].rollouts, rewards=tuple(named))
+
+
+def test_unscored_responses_count_nothing(experiment):
+    """And their siblings are compared without them; a group of one teaches nothing."""
+
+    def some(answers):
+        return [None if i % 4 == 0 else float(i % 3) for i in range(len(answers))]
+
+    def one(answers):
+        return [float(i) if i % 4 == 0 else float("nan") for i in range(len(answers))]
+
+    batch, figures, _ = make(experiment, with_rewards(experiment, some))
+    assert figures["unscored"] == 0.25
+    assert (batch.share[:, 0] == 0).all() and (batch.share[:, 1:] == 1).all()
+    assert (batch.then.advantage[:, 0] == 0).all()
+    batch, figures, _ = make(experiment, with_rewards(experiment, one))
+    assert figures["unscored"] == 0.75 and figures["without_signal"] == 1
+    assert (batch.share == 0).all() and (batch.token == 0).all()
+
+
+@pytest.mark.parametrize("scores", [lambda a: [1.0], lambda a: ["good"] * len(a)])
+def test_rewards_that_are_none_of_these_answers_are_refused(experiment, scores):
+    with pytest.raises(errors.DataError, match=r"rewards\.r0"):
+        make(experiment, with_rewards(experiment, scores))
+
+
+def test_equal_rewards_teach_nothing_but_the_kl(experiment):
+    equal = with_rewards(experiment, lambda answers: [1 / 3] * len(answers))
+    batch, *_ = make(experiment, equal)
+    # The policy is its reference, so that the penalty is 0 too, to rounding.
+    assert np.abs(batch.then.advantage).max() < 1e-5
+
+
+def test_ties_are_no_pairs(experiment):
+    def score(answers):  # of the first two groups all are equal
+        return [0.0 if i < 8 else float(i % 4) for i in range(len(answers))]
+
+    rollouts = dataclasses.replace(with_rewards(experiment, score), pairs=True)
+    batch, figures, _ = make(experiment, rollouts)
+    assert batch.weights[:, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert figures["tied"] == 0.25 and figures["gap"] == 3.0
+    assert batch.lengths.shape == (8, 1, 2)
+
+
+class State:
+    """As much of a state as a source of batches reads."""
+
+    def __init__(self, state):
+        self.params, self.extra = state.params, {}
+
+
+def test_each_prompt_is_learned_once_an_epoch(experiment):
+    run, state, frozen = experiment
+    settings = dataclasses.replace(run.rollouts.settings, minibatches=3, epochs=2)
+    rollouts = dataclasses.replace(run.rollouts, settings=settings)
+    batches = source.Source(rollouts, frozen, seed=7)
+    with sharding.use(run.mesh, run.rules):
+        seen = [
+            np.asarray(batches(step, State(state)).responses.index[:, 0])
+            for step in range(6, 12)
+        ]
+    for epoch in (seen[:3], seen[3:]):
+        assert sorted(np.concatenate(epoch)) == list(range(24, 48))
+    assert not np.array_equal(seen[0], seen[3])
+    assert batches.figures(6)["rollout/length"] > 0 and batches.figures(7) == {}
+    again = source.Source(rollouts, frozen, seed=7)
+    with pytest.raises(errors.CheckpointError, match="within rollout"):
+        again(8, State(state))
+
+
+def test_the_value_is_of_the_state_before_the_token(folder):
+    """V(s_t) by prefixes: what the critic says of each, as its own sequence."""
+    run, state, frozen = small.begun(small.ppo(folder))
+    own = models(run, state, frozen)
+    with sharding.use(run.mesh, run.rules):
+        batch, _, _ = run.rollouts.make(0, own, 0.1)
+    head, row = run.critic.model, batch.responses.sequences
+    critic = jax.device_get(own.critic)
+    prompt = int(row.weights[0, 0].argmax())
+    for t in (0, int(batch.responses.lengths[0, 0, 0]) - 1):
+        cut = jax.tree.map(lambda x, t=t: x[0, :1, : prompt + t + 1], row)
+        value = float(head.score(critic, head.hidden(critic, cut))[0, -1, 0])
+        assert float(batch.then.value[0, 0, t]) == pytest.approx(value, abs=1e-5)
+
+
+def test_masked_responses_leave_loss_and_denominator(experiment):
+    settings = dataclasses.replace(experiment[0].rollouts.settings, truncated="masked")
+    rollouts = dataclasses.replace(experiment[0].rollouts, settings=settings)
+    batch, figures, _ = make(experiment, rollouts)
+    assert figures["finished"] < 1
+    assert batch.share.sum() == round(figures["finished"] * batch.share.size)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs that learn from rollouts: going on, and being computed in other ways."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax import analysis, errors, train
+from tests.rollouts import small
+
+SAME = ("loss", "grad_norm", "entropy", "rollout/reward", "rollout/kl/reference")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rollouts")
+
+
+def metrics(workdir):
+    return analysis.open_run(workdir).metrics()
+
+
+@pytest.fixture(scope="module")
+def ppo(folder):
+    workdir = folder / "ppo"
+    assert train.train(small.ppo(folder), workdir) == errors.DONE
+    return workdir
+
+
+def test_a_run_goes_on_bit_for_bit(ppo, folder):
+    """Critic, its optimizer, the coefficient of the KL and the average included."""
+    other = folder / "other"
+    shutil.copytree(ppo, other)
+    shutil.rmtree(other / "checkpoints/8")
+    assert train.train(small.ppo(folder), other) == errors.DONE
+    timed = ("time", "tokens_per_second", "rollout/seconds", "mfu")
+    plain = lambda rows: [
+        {k: x for k, x in row.items() if k not in timed} for row in rows
+    ]
+    assert plain(metrics(other)) == plain(metrics(ppo))
+    leaves, again = (analysis.open_run(w).meta(8)["leaves"] for w in (ppo, other))
+    assert leaves == again  # fingerprints
+    for name in ("critic/params", "critic/opt_state", "kl_coefficient", "average"):
+        assert any(path.startswith(f"train/extra/{name}") for path in leaves), name
+
+
+def test_the_coefficient_follows_the_kl(ppo):
+    rows = metrics(ppo)
+    before, after = (rows[i]["rollout/kl/coefficient"] for i in (0, 4))
+    assert before == pytest.approx(0.1)
+    # The KL of the first rollout is 0, below the target by more than a fifth.
+    assert after == pytest.approx(0.1 * (1 - 0.2 * 64 / 100), rel=1e-6)
+    assert rows[0]["critic/loss"] != rows[4]["critic/loss"]
+
+
+def test_the_policy_begins_as_its_reference(ppo):
+    first, later = metrics(ppo)[0], metrics(ppo)[4]
+    assert first["rollout/kl/reference"] == pytest.approx(0, abs=1e-6)
+    assert first["ratio"] == pytest.approx(1, abs=1e-5) and first["ratio/far"] == 0
+    assert later["rollout/kl/reference"] > 1e-4
+    assert first["rollout/gate/max"] < 1e-4
+
+
+def test_a_rollout_is_left_whole(folder):
+    """A run stops, is saved and is evaluated between rollouts only."""
+    for name in ("checkpoint__every", "steps", "evaluation__every"):
+        with pytest.raises(errors.ConfigError, match=name.replace("__", ".")):
+            train.train(small.ppo(folder, **{name: 6}), folder / name)
+        assert not (folder / name).exists()
+
+
+ARRANGEMENTS = [
+    dict(mesh={"data": 2, "fsdp": 2, "tensor": 2}, microbatches=2),
+    dict(mesh={"fsdp": 8}, data__share_prompt=True, rollouts__rows=8),
+]
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return _losses(folder, "plain", mesh={"data": 8, "fsdp": 1})
+
+
+def _losses(folder, name, **changes):
+    fields = dict(
+        steps=2,
+        rollouts__advantage={"name": "grpo"},
+        rollouts__denominator={"name": "sequence_mean"},
+        rollouts__kl={"place": "loss", "coefficient": 0.2},
+        objective__entropy=0.01,
+    )
+    section = small.section(folder, **(fields | changes))
+    assert train.train(section, folder / name) == errors.DONE
+    return metrics(folder / name)
+
+
+@pytest.mark.parametrize("how", ARRANGEMENTS, ids=str)
+def test_one_run_however_it_is_computed(plain, folder, how):
+    rows = _losses(folder, str(ARRANGEMENTS.index(how)), **how)
+    for row, expected in zip(rows, plain, strict=True):
+        for name in SAME:
+            assert row[name] == pytest.approx(expected[name], abs=1e-5), name
+
+
+def test_pairs_of_the_best_and_the_worst(folder):
+    section = small.section(
+        folder,
+        objective__name="preference",
+        objective__loss="dpo",
+        evaluation__every=2,
+        rollouts__evaluation_prompts=4,
+    )
+    assert train.train(section, folder / "pairs") == errors.DONE
+    rows = metrics(folder / "pairs")
+    assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert rows[0]["rollout/gap"] > 0 and rows[-1]["eval/reward"] < 10
