@@ -32,8 +32,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignjax import cli, config, errors
+from alignjax import cli, config, errors, sampling
 from alignjax.analysis import scoring
+from alignjax.data import sources
 from alignjax.evals import phrases, rows, suites
 from alignjax.evaluate import datasets, figures, grading, measuring, results, store
 from alignjax.judges import kinds
@@ -118,9 +119,8 @@ def run(options: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.ConfigError(f"out: {out}: {error.strerror}") from error
-    for d in data:
-        if d.kind == datasets.PROMPTS:
-            suites.write(out / "suites" / f"{d.name}.jsonl", d.suite)
+    for d in _only_prompts(data):
+        _write_suite(out / "suites" / f"{d.name}.jsonl", d)
     with contextlib.closing(progress.Terminal(sys.stderr)) as terminal:
         for d in data:
             columns = [x if x.isprintable() else ascii(x) for x in d.unread]
@@ -128,7 +128,8 @@ def run(options: argparse.Namespace) -> None:
             drawn = "" if len(d.items) == d.total else f" of {d.total:,}"
             terminal.say(f"{d.name}: {len(d.items):,}{drawn} {d.kind}{unread}")
         evaluation = _Evaluation(out, settings, listed, reference, rewards, terminal)
-        for model in models:
+        # The reference first: others want its answers.
+        for model in sorted(models, key=lambda m: m is not reference):
             evaluation.measure(model, data, out / "rows" / model.name)
             if model.name in options.checkpoints:
                 for step in model.run.steps:
@@ -143,6 +144,17 @@ def run(options: argparse.Namespace) -> None:
     atomic.write_json(out / results.FIGURES, found.figures)
     for line in _lines(found):
         print(line)
+
+
+def _write_suite(path: pathlib.Path, d: datasets.Dataset) -> None:
+    """Writes the prompts, unless they are there; never over others."""
+    if not path.exists():
+        suites.write(path, d.suite)
+    elif rows.digest_of([row for _, row in sources.rows(str(path))]) != d.digest:
+        raise errors.ConfigError(
+            f"out: {path} has other prompts than {d.name} now; name another --out, or "
+            "give them another NAME="
+        )
 
 
 class _Evaluation:
@@ -285,6 +297,10 @@ def _settings(options: argparse.Namespace) -> measuring.Settings:
         problems.append(f"seed: {options.seed} is not 0 or more")
     if options.temperature == 0 and options.samples > 1:
         problems.append("samples: greedy answers are all the same; ask for one")
+    try:
+        sampling.settings(temperature=options.temperature, top_p=options.top_p)
+    except errors.ConfigError as error:
+        problems += error.problems
     if problems:
         raise errors.ConfigError(problems)
     return measuring.Settings(**fields)

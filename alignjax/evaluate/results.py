@@ -144,10 +144,10 @@ def _curves(folder, description, suites, listed) -> list[dict[str, Any]]:
 
 def _wins(folder, description) -> list[dict[str, Any]]:
     wins = []
-    base = description["runs"][0]["name"]
+    base, *others = [x["name"] for x in description["runs"] if not x["reward"]] or [""]
     for data in description["data"] if description["judges"] else ():
-        for run in description["runs"][1:]:
-            path = folder / "studies" / run["name"] / f"{data['name']}.json"
+        for run in others:
+            path = folder / "studies" / run / f"{data['name']}.json"
             if not path.is_file():
                 continue
             judgements = studies.stored(studies.read(path))
@@ -155,6 +155,6 @@ def _wins(folder, description) -> list[dict[str, Any]]:
                 own = [j for j in judgements if j.judge == judge]
                 rate = summary.win_rate(own)
                 rate["orders"] = rate["orders"] and rate["orders"]._asdict()
-                names = {"data": data["name"], "run": run["name"], "base": base}
+                names = {"data": data["name"], "run": run, "base": base}
                 wins.append(names | {"judge": judge, **rate})
     return wins

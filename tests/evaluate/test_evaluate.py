@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(folder):
-    runs = [f"sft={RUNS / 'sft'}", f"dpo={RUNS / 'dpo'}", f"rm={RUNS / 'reward_model'}"]
+    runs = [f"rm={RUNS / 'reward_model'}", f"dpo={RUNS / 'dpo'}", f"sft={RUNS / 'sft'}"]
     data = [f"--data={folder / name}.jsonl" for name in ("pairs", "ask", "texts")]
     more = (f"--reward=rm={RUNS / 'reward_model'}", "--reference=sft")
     judge = f"--judge={__name__}:last_letter"
@@ -198,7 +198,7 @@ def test_answers_are_sampled_scored_and_compared(read, out):
     (point,) = curve["points"]
     assert (curve["run"], point["step"], point["kl"]) == ("dpo", 12, without(kl))
     (win,) = read.figures["wins"]
-    assert (win["run"], win["base"], win["pairs"]) == ("dpo", "sft", 6)
+    assert (win["run"], win["base"], win["pairs"]) == ("sft", "dpo", 6)
     curves = {(x["run"], x["of"]) for x in read.figures["best_of_n"]}
     assert ("dpo", "reward.rm") in curves
 
@@ -220,6 +220,11 @@ def test_a_killed_evaluation_goes_on(folder, arguments, out, capsys):
     stamps = {p: p.stat().st_mtime_ns for p in copy.glob("rows/*/*")}
     assert evaluate(*again) == 0
     assert stamps == {p: p.stat().st_mtime_ns for p in copy.glob("rows/*/*")}
+    others = write(folder / "others.jsonl", PROMPTS[:2])
+    ask = f"--data={folder / 'ask'}.jsonl"
+    elsewhere = [f"--data=ask={others}" if a == ask else a for a in again]
+    assert evaluate(*elsewhere) == errors.CONFIG  # and leaves the prompts as they are
+    assert (copy / "suites" / "ask.jsonl").read_text().count("\n") == len(PROMPTS)
     capsys.readouterr()
     assert evaluate(*again, "--max_tokens=13") == errors.CONFIG
     assert "settings.max_tokens: 12 -> 13" in capsys.readouterr().err
@@ -269,6 +274,7 @@ def test_the_page_of_any_runs(out, tmp_path):
         (["--reference=words"], "reference"),
         (["--reference=rm"], "reference"),
         (["--samples=0"], "samples"),
+        (["--top_p=2"], "top_p"),
         (["--temperature=0"], "samples"),
         (["--checkpoints=ppo"], "checkpoints"),
         (["--columns=no={}"], "columns"),
