@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from alignjax import errors, world
 from alignjax.data import formats, messages, records, sources
 from alignjax.data.sources import text as plain
-from alignjax.evals import numbers_of_text, rows, rules
+from alignjax.evals import rows, rules
+from alignjax.rewards import numbers_of_text
 from alignjax.storage import filenames
 
 TEXTS, PAIRS, PROMPTS = KINDS = ("texts", "pairs", "prompts")

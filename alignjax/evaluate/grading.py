@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alignjax import world
-from alignjax.evals import numbers_of_text, phrases, rules
+from alignjax.evals import phrases, rules
+from alignjax.rewards import numbers_of_text
 
 RIGHT, WRONG, REFUSE, ABSTAIN, EMPTY = "right", "wrong", "refuse", "abstain", "empty"
 

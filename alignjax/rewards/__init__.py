@@ -17,9 +17,12 @@ from typing import Any, NamedTuple
 from alignjax import config, errors, registry
 
 KINDS = {
+    "boxed": "alignjax.rewards.boxed",
+    "format": "alignjax.rewards.format",
     "function": "alignjax.rewards.function",
     "length": "alignjax.rewards.length",
     "number": "alignjax.rewards.number",
+    "repetition": "alignjax.rewards.repetition",
     "run": "alignjax.rewards.run",
     "world": "alignjax.world.rewards",
 }

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of answers and pairs beside numbers worked out by hand or another way."""
 
-import fractions
 import itertools
 import json
 import math
@@ -16,7 +15,6 @@ from alignjax.evals import (
     by_prompt,
     differences,
     diversity,
-    numbers_of_text,
     phrases,
     preferences,
     rules,
@@ -157,32 +155,6 @@ def test_best_of_n_of_many_samples_is_exact():
 
 
 # Texts.
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("he has 3 cats and 1,234.50 more", "2469/2"),
-        ("so it is $12.00.", "12"),
-        ("#### 72", "72"),
-        ("4 + 4 = 8\n#### -1,000 cats of 7", "-1000"),
-        ("between 3-5", "5"),
-        ("it fell to -5", "-5"),
-        ("a share of 3/4", "3/4"),
-        ("\u22122", "-2"),
-        (".5 of it", "1/2"),
-        ("1,2", "2"),
-        ("in 2024, 7", "7"),
-        ("5/0", None),
-        ("none", None),
-        ("", None),
-        ("7 " + "9" * 5000, "7"),
-        ("\u0663", "3"),
-    ],
-)
-def test_the_last_number(text, number):
-    expected = None if number is None else fractions.Fraction(number)
-    assert numbers_of_text.last(text) == expected
 
 
 @pytest.mark.parametrize(

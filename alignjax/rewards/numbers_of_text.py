@@ -31,6 +31,12 @@ def last(text: str) -> fractions.Fraction | None:
     return None
 
 
+def whole(text: str) -> fractions.Fraction | None:
+    """The number that a text is, or None where it is none or has something beside."""
+    one = _NUMBER.fullmatch(text) and any(c.isdecimal() for c in text)
+    return _fraction(text) if one else None
+
+
 def _fraction(number: str) -> fractions.Fraction | None:
     plain = number.replace(",", "").replace("\u2212", "-")
     whole, slash, below = plain.partition("/")

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reward for the form of a response: marks that must stand in it, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignjax import errors, rewards
+
+
+def make(
+    marks: tuple[str, ...] = ("<think>", "</think>", "<answer>", "</answer>"),
+) -> rewards.Reward:
+    """1 where each mark stands in a response exactly once, in this order, else 0.
+
+    arXiv:2501.12948 has such a reward beside one for the answer.
+
+    Args:
+      marks: texts.
+
+    Raises:
+      ConfigError: no mark, or one that is empty or stands twice.
+    """
+    if not marks or not all(marks) or len(set(marks)) < len(marks):
+        raise errors.ConfigError(f"marks: {marks!r}; name one text or more, each once")
+    return lambda answers: [
+        rewards.Score(float(follows(answer.text, marks))) for answer in answers
+    ]
+
+
+def follows(text: str, marks: Sequence[str]) -> bool:
+    """Whether each mark stands in a text exactly once, one after the other."""
+    places = [text.find(mark) for mark in marks]
+    once = all(text.count(mark) == 1 for mark in marks)
+    return once and places == sorted(places)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reward for the right number: 1 where a response ends in the answer, else 0."""
+
+from __future__ import annotations
+
+import fractions
+from collections.abc import Mapping
+from typing import Any
+
+from alignjax import rewards
+from alignjax.rewards import numbers_of_text
+
+
+def make(field: str = "answer") -> rewards.Reward:
+    """Compares the last number of a response with that of its record, exactly.
+
+    1, 1.0 and 2/2 are equal; see `numbers_of_text`.
+
+    Args:
+      field: of the prompt's record, whose last number is the right one.
+    """
+
+    def score(answer: rewards.Answer) -> rewards.Score:
+        right, fault = expected(answer.record, field)
+        if right is None:
+            return rewards.Score(None, fault)
+        return rewards.Score(float(numbers_of_text.last(answer.text) == right))
+
+    return lambda answers: list(map(score, answers))
+
+
+def expected(record: Any, field: str) -> tuple[fractions.Fraction | None, str]:
+    """The number of a record, or None and why there is none."""
+    text, fault = text_of(record, field)
+    number = None if text is None else numbers_of_text.last(text)
+    if text is not None and number is None:
+        fault = f"the record's {field!r} is {text!r:.60}, without a number"
+    return number, fault
+
+
+def text_of(record: Any, field: str) -> tuple[str | None, str]:
+    """A field of a record as text, or None and why there is none."""
+    if not isinstance(record, Mapping):
+        return None, "the prompt's source keeps no record"
+    value = record.get(field)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None, f"the record's {field!r} is {value!r:.60}, neither text nor number"
+    return str(value), ""

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewards that read a response: numbers, boxes, marks and repetition.
+
+Models find whatever a reward accepts, so what is accepted is written out here.
+"""
+
+import fractions
+import time
+
+import pytest
+
+from alignjax import errors, rewards
+from alignjax.rewards import boxed, format, numbers_of_text, repetition
+
+
+def answer(text, record=None):
+    return rewards.Answer((("user", "?"),), record, text, 9, True, 20)
+
+
+def values(section, *answers):
+    """The scores of answers under a reward of a config."""
+    named = rewards.build({"it": section}, "rewards")
+    return rewards.score(named, answers).total
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("he has 3 cats and 1,234.50 more", "2469/2"),
+        ("so it is $12.00.", "12"),
+        ("#### 72", "72"),
+        ("4 + 4 = 8\n#### -1,000 cats of 7", "-1000"),
+        ("between 3-5", "5"),
+        ("it fell to -5", "-5"),
+        ("a share of 3/4", "3/4"),
+        ("\u22122", "-2"),
+        (".5 of it", "1/2"),
+        ("1,2", "2"),
+        ("in 2024, 7", "7"),
+        ("5/0", None),
+        ("none", None),
+        ("", None),
+        ("7 " + "9" * 5000, "7"),
+        ("\u0663", "3"),
+    ],
+)
+def test_the_last_number(text, number):
+    expected = None if number is None else fractions.Fraction(number)
+    assert numbers_of_text.last(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,200", 1200), ("-3/6", -0.5), ("12 cats", None), ("", None), ("-", None)],
+)
+def test_a_text_that_is_a_number(text, number):
+    assert numbers_of_text.whole(text) == number
+
+
+GSM8K = {"answer": "6 + 12 = 18\n#### 18"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("she has 6 + 12 = 18 eggs", 1.0),
+        ("18.0", 1.0),
+        ("36/2", 1.0),
+        ("#### 18 of 20", 1.0),
+        ("18 of 20", 0.0),
+        ("-18", 0.0),
+        ("eighteen", 0.0),
+        ("18,0", 0.0),
+        ("180", 0.0),
+    ],
+)
+def test_the_right_number(text, value):
+    assert values({"kind": "number"}, answer(text, GSM8K)) == [value]
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (None, "no record"),
+        ({"solution": "18"}, "'answer' is None"),
+        ({"answer": "none"}, "without a number"),
+        ({"answer": True}, "'answer' is True"),
+    ],
+)
+def test_without_a_right_answer_there_is_no_score(record, fault):
+    """And never a 0, which would teach that the response was wrong."""
+    for kind in ("number", "boxed"):
+        named = rewards.build({"it": {"kind": kind}}, "rewards")
+        if (kind, fault) == ("boxed", "without a number"):
+            continue  # a text is a right answer too
+        scored = rewards.score(named, [answer("18", record)])
+        assert scored.total == [None] and fault in scored.faults[0]
+    section = {"kind": "number", "field": "solution"}
+    assert values(section, answer("18", {"solution": 18})) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (r"so \boxed{18}.", "18"),
+        (r"\boxed{1} or \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{a{b}{c}} }", "a{b}{c}"),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{}", ""),
+        (r"boxed{3} \boxed 3", None),
+    ],
+)
+def test_the_last_box(text, box):
+    assert boxed.last(text) == box
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("0.50", r"\frac{1}{2}", True),
+        (r"-\dfrac{3}{4}", "-0.75", True),
+        (r"1{,}200", "1200", False),
+        (r"1,200\%", "1200", True),
+        ("$ 7 $", "7", True),
+        (r"x \, + 1", "x+1", True),
+        ("x+1", "1+x", False),
+        ("7", "x", False),
+        (r"\frac{1}{0}", "1", False),
+    ],
+)
+def test_the_same_result(first, second, same):
+    assert boxed.same(first, second) == boxed.same(second, first) == same
+
+
+def test_the_right_box():
+    record = {"answer": r"Thus \boxed{\frac{1}{2}}."}
+    texts = (r"\boxed{0.5}", "0.5", r"\boxed{2}", r"\boxed{.5} \boxed{")
+    told = [answer(text, record) for text in texts]
+    assert values({"kind": "boxed"}, *told) == [1.0, 0.0, 0.0, 1.0]
+    assert values({"kind": "boxed"}, answer(r"\boxed{x}", {"answer": "x"})) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "follows"),
+    [
+        ("<think>2</think> <answer>3</answer>", True),
+        ("well <think></think><answer></answer> so", True),
+        ("<answer>3</answer><think>2</think>", False),
+        ("<think>2</think> 3", False),
+        ("<think><think>2</think> <answer>3</answer>", False),
+        ("", False),
+    ],
+)
+def test_marks_once_and_in_order(text, follows):
+    assert values({"kind": "format"}, answer(text)) == [float(follows)]
+    assert format.follows(text, ["<think>"]) == (text.count("<think>") == 1)
+
+
+@pytest.mark.parametrize("marks", [[], [""], ["a", "a"]])
+def test_marks_that_are_none(marks):
+    with pytest.raises(errors.ConfigError, match=r"rewards\.it\.marks"):
+        rewards.build({"it": {"kind": "format", "marks": marks}}, "rewards")
+
+
+def test_repetition():
+    assert repetition.repeated("a b a b a b", 2) == pytest.approx(1 - 2 / 5)
+    assert repetition.repeated("a b c d", 2) == repetition.repeated("a", 2) == 0.0
+    assert repetition.repeated("no " * 101, 1) == pytest.approx(1 - 1 / 101)
+    section = {"kind": "repetition", "words": 2}
+    told = answer("a b a b a b"), answer("a b c")
+    assert values(section, *told) == pytest.approx([-0.6, 0.0])
+
+
+HOSTILE = {
+    "digits": "9" * 300_000,
+    "groups": ",111" * 75_000 + "1",
+    "signs": "-" * 300_000,
+    "slashes": "1/" * 150_000,
+    "points": "1." * 150_000,
+    "marks": "####" * 75_000,
+    "boxes": r"\boxed{" * 40_000,
+    "braces": r"\boxed{" + "{" * 300_000,
+    "fractions": r"\boxed{" + r"\frac{" * 50_000 + "}" * 50_001,
+    "spaces": " " * 300_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_texts_take_no_longer_than_their_length(text):
+    kinds = ("number", "boxed", "format", "repetition")
+    began = time.process_time()
+    for kind in kinds:
+        values({"kind": kind}, answer(text, {"answer": "1"}))
+    assert time.process_time() - began < 3
