@@ -41,7 +41,8 @@ def run(
 
     ours = alignjax_side.Side(layout)
     named = map(weights.to_transformers, (ours.policy, ours.reference, ours.rewards))
-    theirs = trl_side.Side(ours.pairs, *named)
+    drawn = weights.to_transformers(ours.old)
+    theirs = trl_side.Side(ours.pairs, *named, ours.groups, drawn)
     rows = []
     for case in chosen:
         nothing, failure = alignjax_side.Result(np.nan, {}, {}), ""
@@ -57,7 +58,8 @@ def run(
 
 def uncompared(chosen: list[cases.Case]) -> list[str]:
     """The names of alignjax's losses that are in no case."""
-    known = {name for kind in catalogue.CATALOGUE.values() for name in kind}
+    kinds = (*catalogue.CATALOGUE.values(), catalogue.POLICY_GRADIENT)
+    known = {name for kind in kinds for name in kind}
     return sorted(known - {name for case in chosen for name in cases.losses(case)})
 
 

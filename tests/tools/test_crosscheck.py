@@ -10,7 +10,8 @@ from alignjax.losses import catalogue
 from tools import crosscheck_trl, pair_batches
 from tools.crosscheck import alignjax_side, cases, comparison, task, weights
 
-LOSSES = {name for kind in catalogue.CATALOGUE.values() for name in kind}
+KINDS = (*catalogue.CATALOGUE.values(), catalogue.POLICY_GRADIENT)
+LOSSES = {name for kind in KINDS for name in kind}
 
 
 def test_cases_name_losses_and_metrics_that_there_are():

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from alignjax import objectives, types
+from alignjax.losses import advantages, denominators
 from alignjax.objectives import logprobs
 from alignjax.objectives import metrics as derived
+from alignjax.rollouts import layout
 from alignjax.types import Frozen, Sequences
 from tools import pair_batches
 from tools.crosscheck import cases, task, weights
@@ -39,6 +41,9 @@ class Side:
             self.model, seed + 1, like=self.policy, scale=0.3
         )
         self.rewards = weights.parameters(self.scorer, seed)
+        # The policy that drew: so near that some ratios are clipped and some not.
+        self.old = weights.parameters(self.model, seed + 2, like=self.policy, scale=0.1)
+        self.groups = task.groups(seed=seed)
         *pairs, last = task.pairs(seed=seed)
         self.pairs = [*pairs, self._likely(last)]
 
@@ -69,16 +74,63 @@ class Side:
 
         (loss, metrics), gradients = run(params)
         named = {name: float(mean.value()) for name, mean in metrics.items()}
+        if case.rollout:
+            named["kl"] = float(batch.figures["kl"][0])
         named |= derived.derive(named)
         return Result(float(loss), weights.to_transformers(gradients), named)
 
     def _batch(self, case: cases.Case):
+        if case.rollout:
+            return self._drawn(case)
         if case.trainer == "sft":
             return of_demonstrations(self.pairs)
         if case.trainer == "kto":
             return of_labelled(task.labelled(self.pairs), self.layout)
         batch = of_pairs(self.pairs, self.layout)
         return batch if case.trl.get("margin") else batch.replace(values={})
+
+    def _drawn(self, case: cases.Case) -> types.Rollout:
+        """What a rollout makes of the groups, drawn by the old policy."""
+        told, room = case.rollout, task.LONGEST
+        responses = layout.responses(
+            [group.prompt for group in self.groups],
+            [group.responses for group in self.groups],
+            prompt_room=8,
+            room=room,
+            shared=self.layout == "shared",
+        )
+        rows = logprobs.flatten_sequences(responses)
+
+        def logps(params):
+            figures = logprobs.tokens(
+                self.model, params, rows, temperature=case.ours.get("temperature", 1.0)
+            )
+            return logprobs.by_response(responses, figures.logp, room)
+
+        old, reference = map(jax.jit(logps), (self.old, self.reference))
+        length_GK = np.array([[len(y) for y in g.responses] for g in self.groups])
+        action = np.arange(room) < length_GK[..., None]
+        rewards = np.array([group.rewards for group in self.groups], np.float32)
+        ended = [[y[-1] == task.END for y in g.responses] for g in self.groups]
+        everywhere = np.ones(rewards.shape, bool)
+        outcome = advantages.Outcome(
+            advantages.token_rewards(
+                rewards, action, old - reference, told.get("kl", 0.0)
+            ),
+            action,
+            scored=everywhere,
+            learned=everywhere,
+        )
+        end = told.get("truncated", "terminal")
+        outcome = advantages.with_end(outcome, ~np.array(ended), end)
+        learned = advantages.ADVANTAGES[told["advantage"]](outcome)
+        denominator = denominators.DENOMINATORS[told["denominator"]]
+        longest = {"length": room} if told["denominator"] == "constant" else {}
+        divided = denominator(action, learned.weight, **longest)
+        then = types.Then(action, learned.advantage, old, reference=reference)
+        kl = np.where(action, old - reference, 0).sum() / action.sum()
+        figures = {"kl": np.full(len(rewards), kl)}
+        return types.Rollout(responses, then, divided.token, divided.share, figures)
 
     def _likely(self, pair: task.Pair) -> task.Pair:
         """The pair with responses that the policy itself would write, greedily.

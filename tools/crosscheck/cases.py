@@ -7,6 +7,7 @@ here, and where TRL's code differs from it, that is the variant beside it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ class Case(NamedTuple):
     """One comparison.
 
     Attributes:
-      trainer: "dpo", "kto", "orpo", "cpo", "reward" or "sft": whose trainer of TRL.
+      trainer: "dpo", "kto", "orpo", "cpo", "reward", "sft", "grpo" or "rloo": whose
+        trainer of TRL.
       trl: fields of its config.
       ours: the section `objective`.
       why: why loss and gradient are meant to differ; None where they are to agree.
@@ -23,6 +25,9 @@ class Case(NamedTuple):
       less: fields of the two sides that a second run of both has instead. What it
         gives is taken off, which leaves the part of the loss that the field weighs.
       note: what else there is to say.
+      rollout: of GRPO and RLOO, what alignjax makes of the responses before the loss:
+        the names of an `advantage` and a `denominator`, `truncated`, and `kl`, the
+        coefficient of the KL in the reward.
     """
 
     trainer: str
@@ -32,6 +37,7 @@ class Case(NamedTuple):
     metrics: Mapping[str, str] = {}
     less: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
     note: str = ""
+    rollout: Mapping[str, Any] = {}
 
 
 def _dpo(
@@ -296,11 +302,169 @@ SFT = [
     Case("sft", {"loss_type": "dft"}, {"name": "language_model", "loss": "dft"}),
 ]
 
+
+def _drawn(
+    trainer: str,
+    trl: Mapping[str, Any],
+    loss: str,
+    advantage: str,
+    denominator: str,
+    ours: Mapping[str, Any] = {},
+    *,
+    why: str | None = None,
+    metrics: Mapping[str, str] = {},
+    note: str = "",
+    **rollout,
+) -> Case:
+    """A case of GRPOTrainer or RLOOTrainer."""
+    section = {"name": "policy_gradient", "loss": loss, **ours}
+    rollout |= {"advantage": advantage, "denominator": denominator}
+    return Case(trainer, trl, section, why, metrics, None, note, rollout)
+
+
+_grpo = functools.partial(_drawn, "grpo")
+_rloo = functools.partial(_drawn, "rloo")
+_KL = dict(beta=0.3)
+_K3 = dict(kl_estimator="k3", kl_coefficient=0.3)
+_OWN_MEAN = "the bonus is divided as the loss is; TRL's by the tokens of the batch"
+_COUNTED = "TRL counts responses that it masks in the denominator"
+DRAWN = [
+    _grpo(dict(loss_type="grpo"), "ppo_clip", "grpo", "sequence_mean"),
+    _grpo(dict(loss_type="bnpo"), "ppo_clip", "grpo", "token_mean"),
+    _grpo(dict(loss_type="dapo"), "ppo_clip", "grpo", "token_mean"),
+    _grpo(
+        dict(loss_type="dapo", epsilon_high=0.28), "clip_higher", "grpo", "token_mean"
+    ),
+    _grpo(
+        dict(loss_type="dr_grpo", scale_rewards="none"),
+        "ppo_clip",
+        "dr_grpo",
+        "constant",
+    ),
+    _grpo(
+        dict(loss_type="grpo", scale_rewards="batch"),
+        "ppo_clip",
+        "batch_std",
+        "sequence_mean",
+    ),
+    _grpo(
+        dict(loss_type="bnpo", delta=1.1, epsilon_high=0.05),
+        "dual_clip",
+        "grpo",
+        "token_mean",
+        dict(most=1.1, high=0.05),
+    ),
+    _grpo(
+        dict(loss_type="cispo", epsilon_high=1.05),
+        "cispo",
+        "grpo",
+        "token_mean",
+        dict(most=1.05),
+    ),
+    _grpo(
+        dict(
+            loss_type="grpo",
+            importance_sampling_level="sequence",
+            epsilon=3e-2,
+            epsilon_high=4e-2,
+        ),
+        "gspo",
+        "grpo",
+        "sequence_mean",
+        dict(low=3e-2, high=4e-2),
+    ),
+    _grpo(
+        dict(
+            loss_type="luspo",
+            importance_sampling_level="sequence",
+            epsilon=3e-2,
+            epsilon_high=4e-2,
+        ),
+        "gspo",
+        "grpo",
+        "sequence_sum",
+        dict(low=3e-2, high=4e-2),
+        note="LUSPO is GSPO under another denominator",
+    ),
+    _grpo(
+        dict(loss_type="grpo", **_KL),
+        "ppo_clip",
+        "grpo",
+        "sequence_mean",
+        dict(_K3, kl_estimator="k3_ratio"),
+    ),
+    _grpo(
+        dict(loss_type="grpo", use_bias_correction_kl=False, **_KL),
+        "ppo_clip",
+        "grpo",
+        "sequence_mean",
+        _K3,
+        note="the KL of the paper, which descends KL(reference &#124;&#124; policy)",
+    ),
+    _grpo(
+        dict(loss_type="dapo", temperature=0.7, **_KL),
+        "ppo_clip",
+        "grpo",
+        "token_mean",
+        dict(_K3, kl_estimator="k3_ratio", temperature=0.7),
+    ),
+    _grpo(
+        dict(loss_type="bnpo", entropy_coef=0.3),
+        "ppo_clip",
+        "grpo",
+        "token_mean",
+        dict(entropy=0.3),
+    ),
+    _grpo(
+        dict(loss_type="grpo", entropy_coef=0.3),
+        "ppo_clip",
+        "grpo",
+        "sequence_mean",
+        dict(entropy=0.3),
+        why=_OWN_MEAN,
+    ),
+    _grpo(
+        dict(loss_type="dapo", mask_truncated_completions=True),
+        "ppo_clip",
+        "grpo",
+        "token_mean",
+        truncated="masked",
+    ),
+    _grpo(
+        dict(loss_type="grpo", mask_truncated_completions=True),
+        "ppo_clip",
+        "grpo",
+        "sequence_mean",
+        why=_COUNTED,
+        truncated="masked",
+    ),
+    _rloo({}, "response_clip", "rloo", "sequence_sum"),
+    _rloo(
+        dict(epsilon_high=0.3), "response_clip", "rloo", "sequence_sum", dict(high=0.3)
+    ),
+    _rloo(_KL, "response_clip", "rloo", "sequence_sum", kl=0.3),
+    _rloo(
+        dict(temperature=0.7, **_KL),
+        "response_clip",
+        "rloo",
+        "sequence_sum",
+        dict(temperature=0.7),
+        kl=0.3,
+    ),
+    _rloo(
+        {},
+        "reinforce",
+        "rloo",
+        "sequence_sum",
+        why="the paper's REINFORCE; TRL clips the ratio of whole responses",
+    ),
+]
 CASES = PLAIN + LIKELIHOOD + DIVERGENCES + WEIGHTS
-CASES += UNPAIRED + REFERENCE_FREE + REWARD + SFT
+CASES += UNPAIRED + REFERENCE_FREE + REWARD + SFT + DRAWN
 # What a test runs: one of each trainer, one that differs, one that its batch couples.
 QUICK = [PLAIN[0], PLAIN[7], PLAIN[14], UNPAIRED[1]]
 QUICK += [*REFERENCE_FREE[1:3], REWARD[1], SFT[1]]
+QUICK += [DRAWN[2], DRAWN[10], next(case for case in DRAWN if "kl" in case.rollout)]
 
 
 def losses(case: Case) -> list[str]:

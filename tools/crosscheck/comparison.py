@@ -37,6 +37,8 @@ METRICS: dict[str, dict[str, str]] = {
         "mean_reward": "score/mean",
     },
     "sft": _ENTROPY | {"mean_token_accuracy": "accuracy"},
+    "grpo": _ENTROPY | {"kl": "kl/loss"},
+    "rloo": _ENTROPY | {"kl": "kl"},
 }
 
 
@@ -78,7 +80,9 @@ def compare(case: cases.Case, ours: Result, theirs: Result, failure: str = "") -
     size = max(np.abs(x).max() for x in ours.gradients.values())
     gradient = float(max(gaps, default=np.nan))
     agree = close(ours.loss, theirs.loss) and gradient <= TOLERANCE * max(1.0, size)
-    names = METRICS[case.trainer]
+    names = dict(METRICS[case.trainer])
+    if case.trainer in ("grpo", "rloo") and "beta" not in case.trl:
+        del names["kl"]
     pairs = {
         name: (ours.metrics.get(names[name], np.nan), theirs.metrics.get(name, np.nan))
         for name in ({} if failure else names)

@@ -14,6 +14,8 @@ TITLES = {
     "cpo": "Pairs without a reference: CPOTrainer",
     "reward": "Reward models: RewardTrainer",
     "sft": "Fine-tuning: SFTTrainer",
+    "grpo": "Responses that were drawn: GRPOTrainer",
+    "rloo": "Responses that were drawn: RLOOTrainer",
 }
 
 # Options of TRL without a counterpart here, and why.
@@ -23,6 +25,9 @@ WITHOUT = {
     "DPOTrainer, `ld_alpha` with a loss other than `sigmoid`": "LD-DPO is a loss of "
     "its own here",
     "CPOTrainer, `ipo`": "IPO without a reference is of no paper",
+    "GRPOTrainer, `sapo` and `vespo`": "a loss from outside can",
+    "GRPOTrainer, corrections of vLLM's log-probabilities": "the same function of two "
+    "arrays, `policy_gradient.CORRECTIONS`",
     "TPOTrainer": "a third response, for its likelihood; a loss from outside can",
 }
 
@@ -32,8 +37,10 @@ INTRODUCTION = """\
 alignjax and [TRL](https://github.com/huggingface/trl) are given one tiny Llama with the
 same random weights and the same ragged batch: six prompts of 2 to 7 tokens and
 responses of 1 to 12, one of them empty but for its end. TRL's own trainers tokenise
-them, collate them and compute the loss. Compared are the loss, the gradient of every
-parameter, and the metrics that both report.
+them, collate them and compute the loss. GRPO's and RLOO's are given four prompts with
+four responses each, and rewards; a policy nearby has drawn them, so that ratios are not
+1. Compared are the loss, the gradient of every parameter, and the metrics that both
+report.
 
 A row **agrees** where the losses and all gradients are the same to {tolerance:g},
 relative to the larger of 1 and the value (for gradients, the largest of them), in
@@ -150,7 +157,7 @@ def ours(case: cases.Case) -> str:
     kind = options.pop("loss", None if "mixture" in options else name)
     if case.less:
         options |= {k: f"{options[k]} less {v}" for k, v in case.less[1].items()}
-    return _words(kind, options)
+    return _words(kind, options | dict(case.rollout))
 
 
 def _words(kind: str | None, options: Mapping) -> str:

@@ -26,6 +26,21 @@ class Pair(NamedTuple):
     margin: float
 
 
+class Group(NamedTuple):
+    """Responses that were drawn for a prompt, and their rewards.
+
+    Those that do not end in `END` were cut off.
+    """
+
+    prompt: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+    rewards: tuple[float, ...]
+
+
+# The most tokens of a response that was drawn, for losses divided by it.
+LONGEST = 12
+
+
 class Labelled(NamedTuple):
     """A response judged alone, and another prompt's response for KTO's baseline."""
 
@@ -47,6 +62,19 @@ def pairs(count: int = 6, seed: int = 0) -> list[Pair]:
         prompt = draw(rng.integers(2, 8))
         responses = [(*draw(size), END) for size in (chosen, rejected)]
         made.append(Pair(prompt, *responses, margin=float(rng.uniform(0, 2))))
+    return made
+
+
+def groups(count: int = 4, size: int = 4, seed: int = 0) -> list[Group]:
+    """Prompts of 2 to 7 tokens, responses of 1 to 12, the last one cut off."""
+    rng = np.random.default_rng(seed)
+    draw = lambda n: tuple(int(x) for x in rng.integers(FIRST, VOCAB, n))
+    made = []
+    for _ in range(count):
+        responses = [(*draw(n), END) for n in rng.integers(0, LONGEST, size - 1)]
+        rewards = rng.normal(0, 2, size).tolist()
+        prompt = draw(rng.integers(2, 8))
+        made.append(Group(prompt, (*responses, draw(LONGEST)), tuple(rewards)))
     return made
 
 

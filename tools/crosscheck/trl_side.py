@@ -8,6 +8,7 @@ texts; it tokenises and collates them itself, and its own `compute_loss` runs.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
 import tempfile
@@ -40,6 +41,8 @@ TRAINERS = {
     "cpo": (cpo.CPOTrainer, cpo.CPOConfig),
     "reward": (trl.RewardTrainer, trl.RewardConfig),
     "sft": (trl.SFTTrainer, trl.SFTConfig),
+    "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
+    "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
 }
 
 
@@ -86,9 +89,10 @@ def model(parameters: Mapping[str, np.ndarray], scores: bool = False):
 class Side:
     """TRL, with the parameters that alignjax has made, by transformers' names."""
 
-    def __init__(self, pairs: list[task.Pair], policy, reference, rewards):
-        self.pairs = pairs
+    def __init__(self, pairs: list[task.Pair], policy, reference, rewards, groups, old):
+        self.pairs, self.groups = pairs, groups
         self.policy, self.reference, self.rewards = policy, reference, rewards
+        self.old = old
 
     def run(self, case: cases.Case) -> Result:
         """One case, less that of `case.less`."""
@@ -99,11 +103,15 @@ class Side:
 
     def _run(self, case: cases.Case, fields) -> Result:
         with tempfile.TemporaryDirectory() as folder, _quiet():
-            trainer = self._trainer(case.trainer, dict(fields), folder)
-            rows = [trainer.train_dataset[i] for i in range(len(self.pairs))]
-            batch = trainer.data_collator(rows)
-            batch = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
-            trainer.model.train()
+            if case.rollout:
+                trainer = self._online(case.trainer, dict(fields), folder)
+                batch = self._drawn(trainer)
+            else:
+                trainer = self._trainer(case.trainer, dict(fields), folder)
+                rows = [trainer.train_dataset[i] for i in range(len(self.pairs))]
+                batch = trainer.data_collator(rows)
+                batch = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
+                trainer.model.train()
             loss = trainer.compute_loss(trainer.model, batch)
             loss.backward()
         metrics = getattr(trainer, "_metrics", None) or trainer._stored_metrics
@@ -138,6 +146,59 @@ class Side:
             processing_class=texts.tokenizer(task.VOCAB, task.END, task.PAD),
             **others,
         )
+
+    def _online(self, name: str, fields: dict, folder: str):
+        """A trainer of drawn responses, its model the one that draws."""
+        kind, options = TRAINERS[name]
+        K = len(self.groups[0].responses)
+        rows = len(self.groups) * K
+        beta = fields.pop("beta", 0.0)  # with one it would look for a model by its name
+        config = options(
+            output_dir=folder,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            per_device_train_batch_size=rows,
+            num_generations=K,
+            max_completion_length=task.LONGEST,
+            # Of more than one, it has log-probabilities of the model that drew.
+            num_iterations=2,
+            beta=0.0,
+            disable_tqdm=True,
+            **fields,
+        )
+        prompts = [{"prompt": text(group.prompt)} for group in self.groups]
+        rewards = [reward for group in self.groups for reward in group.rewards]
+        trainer = kind(
+            model=model(self.old),
+            reward_funcs=lambda completions, **_: rewards,
+            args=config,
+            train_dataset=datasets.Dataset.from_list(prompts),
+            processing_class=texts.tokenizer(task.VOCAB, task.END, task.PAD),
+        )
+        # A copy of its model has what the trainer has changed about it.
+        trainer.beta, trainer.ref_model = beta, copy.deepcopy(trainer.model)
+        trainer.ref_model.load_state_dict(model(self.reference).state_dict())
+        return trainer
+
+    def _drawn(self, trainer) -> dict:
+        """The trainer's own scoring of the responses, which it does not draw itself."""
+        drawn = [(g.prompt, y) for g in self.groups for y in g.responses]
+        prompts, responses = (list(map(list, ids)) for ids in zip(*drawn, strict=True))
+        words = [text(ids) for ids in responses]
+        if isinstance(trainer, trl.GRPOTrainer):
+            generated = prompts, responses, None, words, None, {}, None, None
+        else:
+            generated = prompts, responses, words
+        trainer._generate = lambda _: generated
+        trainer.model.train()
+        batch = trainer._generate_and_score_completions(
+            [{"prompt": text(ids)} for ids in prompts]
+        )
+        trainer.model.load_state_dict(model(self.policy).state_dict())
+        trainer.current_gradient_accumulation_steps = 1
+        return batch
 
     def _dataset(self, name: str, margin: bool, terminator: bool) -> datasets.Dataset:
         texts_of = lambda **ids: {key: text(part) for key, part in ids.items()}
