@@ -92,7 +92,7 @@ def test_two_responses():
 def test_equal_rewards_are_exactly_no_advantage(name):
     """In float32 the mean of eight times 0.1 is another number."""
     for reward in (0.1, 0.35, 1 / 3, 7e3):
-        for K in (2, 3, 7, 8, 16):
+        for K in (2, 7, 8):
             score = np.full((2, K), reward, np.float32)
             score[:, 0] = np.nextafter(score[:, 0], np.float32(9e9))  # a rounding apart
             outcome = scored(score, room=2)
