@@ -149,6 +149,36 @@ def axes_of(name: str) -> tuple[str, ...]:
     return axis_names(dict(nn.get_logical_axis_rules()).get(name))
 
 
+def whole_along(name: str, params, init: Callable[[jax.Array], Any]):
+    """Parameters, none of them split along the axes of the mesh that `name` lies along.
+
+    Under the ambient mesh and rules, inside of a jitted function. With "batch", what
+    is fully sharded is gathered once here, and not where a loop over tokens uses it.
+
+    Args:
+      params: leaves that `init` does not make stay as they are.
+      init: of the model, which knows the axes' names.
+    """
+    mesh, along = jax.sharding.get_abstract_mesh(), axes_of(name)
+    if mesh.empty or math.prod(mesh.shape[axis] for axis in along) == 1:
+        return params
+    free = lambda axes: tuple(a for a in axis_names(axes) if a not in along) or None
+    rules = [(k, free(axes)) for k, axes in dict(nn.get_logical_axis_rules()).items()]
+    boxed = jax.eval_shape(lambda: init(jax.random.key(0)))
+    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), rules)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+    specs = {trees.path_name(path): spec for path, spec in leaves}
+
+    def gather(path: str, x):
+        if path not in specs:
+            return x
+        return jax.lax.with_sharding_constraint(x, specs[path])
+
+    return trees.map_with_name(gather, params)
+
+
 def shardings(abstract_tree, mesh, rules):
     """A NamedSharding per leaf, from the axis names given where it was created."""
     specs = nn.get_partition_spec(abstract_tree)

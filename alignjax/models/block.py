@@ -49,7 +49,7 @@ class Shared(NamedTuple):
       rotations: cosines and sines; None for learned positions.
       rows: which tokens of whole rows see which.
       mask: bool [B, T, S], the slots of the cache that a query sees.
-      slot: int32, of the cache, for the first of the T tokens.
+      slot: int32, of the cache, for the first of the T tokens; see `kv_cache`.
       counts: bool [B, T], the tokens whose routing to experts is summed up.
     """
 

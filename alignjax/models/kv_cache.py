@@ -3,9 +3,11 @@
 
 A dict of `layers`, the keys `k` and values `v` of all layers, [L, B, K, S, H]; of
 `positions`, int32 [B, S], -1 in empty slots; and of `slot`, the next of the S to be
-filled, in every row alike. Loops over layers and over tokens carry the arrays, so that
-they are updated in place; arrays that a loop scans over would be copied. In this order
-of axes, products over S and over H need no transposition in memory.
+filled: one number for every row alike, or int32 [B], one a row, for rows that began at
+different times; beyond the S nothing is filled then. Loops over layers and over tokens
+carry the arrays, so that they are updated in place; arrays that a loop scans over would
+be copied. In this order of axes, products over S and over H need no transposition in
+memory.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ def see(cache: dict, positions_BT: jax.Array):
 
     Returns (int32 [B, S], bool [B, T, S]); `near` is for layers with a window.
     """
-    slots_BS = jax.lax.dynamic_update_slice_in_dim(
-        cache["positions"], positions_BT, cache["slot"], axis=1
-    )
+    old_BS, slot = cache["positions"], cache["slot"]
+    if slot.ndim:
+        slots_BS = old_BS.at[_columns(slot, positions_BT.shape[1])].set(positions_BT)
+    else:
+        update = jax.lax.dynamic_update_slice_in_dim
+        slots_BS = update(old_BS, positions_BT, slot, axis=1)
     back_BTS = positions_BT[:, :, None] - slots_BS[:, None, :]
     return slots_BS, (back_BTS >= 0) & (slots_BS >= 0)[:, None, :]
 
@@ -45,6 +50,10 @@ def write(layers: dict, layer, slot, k_BTKH: jax.Array, v_BTKH: jax.Array) -> di
     """Puts the keys and values of T tokens into one layer, from `slot` on."""
 
     def put(old_LBKSH, x_BTKH):
+        if slot.ndim:
+            rows, columns = _columns(slot, x_BTKH.shape[1])
+            x_BTKH = x_BTKH.astype(old_LBKSH.dtype)
+            return old_LBKSH.at[layer, rows, :, columns].set(x_BTKH)
         x_LBKTH = x_BTKH.swapaxes(1, 2)[None].astype(old_LBKSH.dtype)
         return jax.lax.dynamic_update_slice(old_LBKSH, x_LBKTH, (layer, 0, 0, slot, 0))
 
@@ -55,3 +64,43 @@ def read(layers: dict, layer) -> tuple[jax.Array, jax.Array]:
     """Keys and values of one layer, [B, K, S, H]."""
     get = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
     return get(layers["k"]), get(layers["v"])
+
+
+def _columns(slot_B, T: int):
+    """Indices of T slots of every row, from its own next one on."""
+    return jnp.arange(len(slot_B))[:, None], slot_B[:, None] + jnp.arange(T)
+
+
+def repeat(cache: dict, times: int) -> dict:
+    """Every row so many times in succession."""
+    layers = {k: jnp.repeat(x, times, axis=1) for k, x in cache["layers"].items()}
+    positions_BS = jnp.repeat(cache["positions"], times, axis=0)
+    return {"layers": layers, "positions": positions_BS, "slot": cache["slot"]}
+
+
+def take(cache: dict, rows_B: jax.Array, more: int = 0) -> dict:
+    """The rows of these indices alone, with `more` empty slots at their end."""
+
+    def get(x_LBKSH):
+        x_LBKSH = jnp.take(x_LBKSH, rows_B, axis=1)
+        return jnp.pad(x_LBKSH, [(0, 0)] * 3 + [(0, more), (0, 0)])
+
+    positions_BS = jnp.take(cache["positions"], rows_B, axis=0)
+    positions_BS = jnp.pad(positions_BS, ((0, 0), (0, more)), constant_values=-1)
+    slot = cache["slot"]
+    slot = jnp.take(slot, rows_B) if slot.ndim else slot
+    layers = {k: get(x) for k, x in cache["layers"].items()}
+    return {"layers": layers, "positions": positions_BS, "slot": slot}
+
+
+def insert(cache: dict, rows: dict, places_B: jax.Array) -> dict:
+    """`rows`, a cache of as many slots, in these places of one with a slot a row.
+
+    All of a row is replaced, so that nothing of its predecessor is left. A place that
+    there is not takes no row.
+    """
+    put = lambda old, x: old.at[:, places_B].set(x, mode="drop")
+    layers = {k: put(x, rows["layers"][k]) for k, x in cache["layers"].items()}
+    positions_BS = cache["positions"].at[places_B].set(rows["positions"], mode="drop")
+    slot_B = cache["slot"].at[places_B].set(rows["slot"], mode="drop")
+    return {"layers": layers, "positions": positions_BS, "slot": slot_B}

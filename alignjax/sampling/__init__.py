@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation: responses to prompts, with the log-probability of every token."""
 
+from alignjax.sampling.batches import respond
 from alignjax.sampling.completions import Completion, generate, stream
 from alignjax.sampling.distribution import Settings, settings
 from alignjax.sampling.loop import Draw, Responses, sample
@@ -13,6 +14,7 @@ __all__ = [
     "Settings",
     "encode",
     "generate",
+    "respond",
     "sample",
     "settings",
     "stream",

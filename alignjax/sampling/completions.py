@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.sampling import loop, request, text
+from alignjax.sampling import batches, loop, request, text
 from alignjax.types import Model, Params
 
 # Tokens between two looks of the host for stop strings, where there are any.
@@ -100,7 +100,7 @@ def generate(
         batch_size=32 if batch_size is None else batch_size,
         **dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )
-    params = jax.tree.map(jnp.asarray, params)
+    params = batches.whole(model, jax.tree.map(jnp.asarray, params))
     order = sorted(range(len(query.prompts)), key=lambda i: len(query.prompts[i]))
     done: dict[int, Completion] = {}
     for first in range(0, len(order), query.batch_size):
@@ -109,7 +109,8 @@ def generate(
             prompts=[query.prompts[i] for i in rows],
             seeds=[query.seeds[i] for i in rows],
         )
-        *_, last = _run(model, params, tokenizer, batch, CHUNK if stop else max_tokens)
+        chunk = CHUNK if stop else batches.CHUNK
+        *_, last = _run(model, params, tokenizer, batch, chunk)
         done |= {i: _completion(tokenizer, batch, *last, n) for n, i in enumerate(rows)}
     return [done[i] for i in range(len(order))]
 
@@ -150,7 +151,7 @@ def stream(
         batch_size=1,
         **dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )
-    params = jax.tree.map(jnp.asarray, params)
+    params = batches.whole(model, jax.tree.map(jnp.asarray, params))
 
     def pieces():
         shown = ""
@@ -176,26 +177,24 @@ def _run(model, params, tokenizer, query: request.Request, chunk: int):
         stops_V=np.isin(np.arange(V), query.stop_ids),
         settings=query.settings,
     )
-    tokens_BP, room = np.maximum(prompts_BP, 0), bucket(query.max_tokens)
-    state = _start(model, params, tokens_BP, prompts_BP >= 0, room)
-    done_B = np.arange(len(seeds_B)) >= count
     matches: list[text.StopMatch | None] = [None] * count
-    seen, until = 0, min(chunk, query.max_tokens)
-    while True:
-        state = _advance(model, params, state, done_B, draw, until)
-        responses = jax.device_get(state.responses)
-        for i in range(count):
-            matches[i] = matches[i] or _find(tokenizer, query, responses, i, seen)
+    seen, ended_B = 0, np.zeros(len(seeds_B), bool)
+    for responses in batches.chunks(
+        model,
+        params,
+        *(np.maximum(prompts_BP, 0), prompts_BP >= 0, draw, query.max_tokens),
+        room=bucket(query.max_tokens),
+        chunk=chunk,
+        ended_N=ended_B,
+    ):
+        if query.stop:
+            for i in range(count):
+                matches[i] = matches[i] or _find(tokenizer, query, responses, i, seen)
+                ended_B[i] = matches[i] is not None
+            seen += chunk
         yield responses, matches
-        done_B = responses.done_B.copy()
-        done_B[:count] |= [match is not None for match in matches]
-        if until == query.max_tokens or done_B.all():
-            return
-        seen, until = until, min(until + chunk, query.max_tokens)
 
 
-_start = jax.jit(loop.start, static_argnums=(0, 4))
-_advance = jax.jit(loop.advance, static_argnums=0, donate_argnums=2)
 _keys = jax.jit(jax.vmap(jax.random.key))
 
 

@@ -11,7 +11,7 @@ import subject
 
 from alignjax import models, sampling
 from alignjax.distributed import sharding
-from alignjax.sampling import completions, loop
+from alignjax.sampling import batches, completions, loop
 
 
 def test_a_row_does_not_depend_on_its_batch():
@@ -66,20 +66,17 @@ def test_a_mesh_changes_nothing(monkeypatch):
     boxed = jax.eval_shape(model.init, jax.random.key(0))
     where = sharding.shardings(boxed, mesh, sharding.RULES)
     placed = jax.tree.map(jax.device_put, params, where)
-    programs = completions._advance._cache_size()
+    programs = batches._advance._cache_size()
     with sharding.use(mesh, sharding.RULES):
         rows = subject.generate(subject.PROMPTS, (model, placed), **options)
     subject.assert_same(rows, expected)
     # Where the arrays lie is the same before the first chunk and after it.
-    assert completions._advance._cache_size() == programs + 1
+    assert batches._advance._cache_size() == programs + 1
 
 
 def test_few_programs_are_compiled():
     model, params = models.build(subject.SHAPE, subject.ROWS), subject.nano()[1]
-    programs = lambda: (
-        completions._start._cache_size(),
-        completions._advance._cache_size(),
-    )
+    programs = lambda: (batches._start._cache_size(), batches._advance._cache_size())
     before = programs()
     for prompt, options in (
         ("abc", dict(temperature=0.5, seeds=[4])),
