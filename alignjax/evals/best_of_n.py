@@ -8,6 +8,7 @@ al. 2022, arXiv:2210.10760, for rewards).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,13 +24,14 @@ def weights(scores_S: Sequence[float], n: int) -> np.ndarray:
     scores_S = np.asarray(scores_S, float)
     if not 1 <= n <= len(scores_S):
         raise ValueError(f"the best of {n} from {len(scores_S)} samples")
-    out_S = np.empty(len(scores_S))
-    for score in np.unique(scores_S):
-        here = scores_S == score
-        below, upto = int((scores_S < score).sum()), int((scores_S <= score).sum())
-        times = math.comb(upto, n) - math.comb(below, n)
-        out_S[here] = times / math.comb(len(scores_S), n) / here.sum()
-    return out_S
+    # Those up to each score, among which the best of n is where none is above it.
+    _, place_S, counts_U = np.unique(scores_S, return_inverse=True, return_counts=True)
+    upto_U = np.cumsum(counts_U)
+    subsets = [math.comb(int(count), n) for count in (0, *upto_U)]
+    share_U = np.array(
+        [(now - before) / subsets[-1] for before, now in itertools.pairwise(subsets)]
+    )
+    return (share_U / counts_U)[place_S]
 
 
 def expected(scores_S: Sequence[float], values_S: Sequence[float], n: int) -> float:
