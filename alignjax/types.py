@@ -266,6 +266,11 @@ class Rollout:
     share: Any
     figures: dict[str, Any] = flax.struct.field(default_factory=dict)
 
+    @property
+    def sequences(self) -> Sequences:
+        """Those of the responses, [B, R, T]."""
+        return self.responses.sequences
+
 
 @flax.struct.dataclass
 class Routing:

@@ -151,6 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         options, loaded = config_file.parse(parser, arguments)
+        if loaded.section.get("rollouts"):
+            raise errors.ConfigError(
+                "rollouts: there are no rows to look at before responses are drawn"
+            )
         run = build.build(loaded.section, network=options.network)
         data = run.train if options.split == "train" else run.validation
         if data is None:

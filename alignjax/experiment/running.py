@@ -41,7 +41,7 @@ def train_step(run: Experiment) -> Callable:
         microbatches=run.config.microbatches,
         copies=run.copies,
     )
-    if run.rollouts is not None:
+    if run.config.rollouts is not None:
         function = rollouts.train_step(function, run.critic, run.config)
     return jax.jit(
         optim.with_rate(function, run.schedule),

@@ -6,7 +6,7 @@ No data are read and no weights: shapes are all that a compiler looks at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,8 @@ from alignjax.data.chat import comparisons
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial, running
 from alignjax.models import decoder
-from alignjax.types import Responses, Sequences
+from alignjax.rollouts import layout
+from alignjax.types import Responses, Rollout, Sequences, Then
 
 GROUPS = 8  # in a row, where the config has no bound; they cost next to nothing
 
@@ -165,6 +166,8 @@ def _batch(run: build.Experiment, responses: int) -> Sequences | Responses:
         own = {name: array(i32, *shape) for name in names}
         return Sequences(weights=array(f32, *shape), **own, one_document=alone)
 
+    if c.rollouts is not None:
+        return _drawn(run, array)
     if needs.data == "text":
         return sequences(T)
     K = {"pairs": 2, "labels": 1}.get(needs.data, responses) + needs.mismatched
@@ -182,3 +185,29 @@ def _batch(run: build.Experiment, responses: int) -> Sequences | Responses:
         values={name: array(f32, *shapes[name]) for name in needs.values},
         reference=array(f32, R, T) if c.reference.store and needs.reference else None,
     )
+
+
+def _drawn(run: build.Experiment, array: Callable) -> Rollout | Responses:
+    """The batch of an update whose responses the policy drew, each as long as any.
+
+    Args:
+      array: `(dtype, *shape)` to a ShapeDtypeStruct with a leading batch.
+    """
+    c, s = run.config, run.config.rollouts
+    pairs, room, f32 = run.objective.needs.data == "pairs", s.max_tokens, jnp.float32
+    K, prompt_room = 2 if pairs else s.samples, c.length - s.max_tokens
+    one = layout.responses(
+        [[0] * prompt_room],
+        [[[0] * room] * K],
+        prompt_room=prompt_room,
+        room=room,
+        shared=c.data.share_prompt,
+    )
+    responses = jax.tree.map(lambda x: array(x.dtype, *x.shape[1:]), one)
+    if pairs:
+        return responses
+    figure = array(f32, K, room)
+    names = ["advantage", "old", "behaviour", "reference"]
+    names += ["value", "returns"] * (run.critic is not None)
+    then = Then(action=array(jnp.bool_, K, room), **dict.fromkeys(names, figure))
+    return Rollout(responses, then, figure, array(f32, K), {"kl": array(f32)})

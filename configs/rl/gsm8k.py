@@ -23,7 +23,7 @@ def get_config():
     c.data.long_documents = "skip"
     c.data.validation_fraction = 0.05
     c.data.share_prompt = True
-    c.rollouts.rewards.right = dict(kind="number", weight=1.0, marked=0.1)
+    c.rollouts.rewards.right = dict(kind="number", weight=1.0)
     c.rollouts.samples, c.rollouts.max_tokens = 8, 320
     c.rollouts.advantage.name = "dr_grpo"
     c.rollouts.denominator.name, c.rollouts.denominator.length = "constant", 320

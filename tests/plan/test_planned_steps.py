@@ -13,6 +13,7 @@ from alignjax.models import decoder
 from alignjax.plan import __main__ as command
 from alignjax.plan import cards, memory, outcome, program, search, step, topology
 from tests import test_golden_runs as golden
+from tests.rollouts import small
 
 DPO = str(golden.ROOT / "configs/smoke/dpo.py")
 PRETRAIN = str(golden.ROOT / "configs/smoke/pretrain.py")
@@ -207,3 +208,13 @@ def test_bad_numbers_are_refused():
         with pytest.raises(SystemExit) as error:
             command.run([f"--config={PRETRAIN}", "--topology=h200", flag])
         assert error.value.code == errors.CONFIG
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["padded", "shared"])
+def test_a_step_on_drawn_responses(shared, tmp_path):
+    """Its batch has the shapes of the longest rollout, and the step compiles."""
+    section = small.ppo(tmp_path, data__share_prompt=shared)
+    planned = step.plan(section, jax.devices())
+    row = 200 - 12 - 1 + 12 * (4 if shared else 1)
+    assert planned.tokens == 8 * row * (1 if shared else 4)
+    assert step.compile(planned, {}).memory_analysis().temp_size_in_bytes > 0
