@@ -122,11 +122,18 @@ def evaluate(
 
 
 def figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, statistics.Interval]:
-    """The mean of each metric that is one number a question, with its interval."""
-    return {
-        metric: statistics.mean([float(sample[metric]) for sample in samples])
-        for metric in _metrics(samples)
-    }
+    """The mean of each metric that is one number a question, with its interval.
+
+    That is Wilson's where the numbers are 0 and 1, and takes questions for independent;
+    with clusters `alignjax compare` does not.
+    """
+    out = {}
+    for metric in _metrics(samples):
+        values = [float(sample[metric]) for sample in samples]
+        shares = set(values) <= {0.0, 1.0}
+        one = statistics.share(int(sum(values)), len(values)) if shares else None
+        out[metric] = one or statistics.mean(values)
+    return out
 
 
 def _metrics(samples: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -30,6 +30,7 @@ def lines(of: study.Study, rows: Rows) -> Iterator[str]:
     rows = [row for own in by_judge.values() for row in own]
     for judge, own in by_judge.items():
         yield from _of_judge(judge, own, len(of.pairs))
+        yield from _of_length(own)
         if judge in checks:
             yield from _of_checks(checks[judge])
         if of.rubric:
@@ -124,6 +125,18 @@ def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
         yield (shown + "({low:.3f} to {high:.3f}) of {count}").format_map(row)
     if len(good) >= FEW:
         yield from _biases(good)
+
+
+def _of_length(rows: Rows) -> Iterator[str]:
+    """How often a choice was the longer response: what a rule of length alone gets."""
+    gaps = [
+        np.sign(r.preference - 0.5) * (r.arm.tokens - r.base.tokens)
+        for r in rows
+        if r.preference not in (None, 0.5) and r.arm.tokens != r.base.tokens
+    ]
+    if gaps:
+        share = float(np.mean(np.greater(gaps, 0)))
+        yield f"  the longer one won {share:.3f} of {len(gaps)} choices"
 
 
 def _of_checks(rows: Rows) -> Iterator[str]:

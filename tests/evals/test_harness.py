@@ -14,6 +14,9 @@ from scipy import special
 
 from alignjax import analysis, errors
 from alignjax.analysis import scoring
+from alignjax.data.chat import format as formats
+from alignjax.data.chat import templates
+from alignjax.data.tokenizers import base
 from alignjax.evals import continuations, harness
 from tests.field import byte_llama
 
@@ -220,6 +223,18 @@ def test_dialogues_are_written_by_the_run_s_template(run):
     (reply,) = run.reply(["hi"], max_tokens=8, temperature=0.0)
     asked = ask((CHATML.format("hi"), {"max_gen_toks": 8}))
     assert model.generate_until(asked) == [reply.text]
+
+
+def test_in_a_literal_format_no_text_is_a_token():
+    config = base.TokenizerConfig(kind="bytes", control_tokens=templates.CONTROL)
+    tok = base.build(config, (), "unused")
+    stub = types.SimpleNamespace(tokenizer=tok, full_tokenizer=tok, chats="roles")
+    model = harness.Harness(stub, params={})
+    text = model.apply_chat_template([{"role": "user", "content": "a <end> b"}])
+    prompt = formats.of(tok, "roles").prompt_ids([("user", "a <end> b")], bos=True)
+    assert model._encode([text]) == [prompt]
+    assert prompt.count(tok.control["<end>"]) == 1  # the turn's own
+    assert model._encode([text + "yes"])[0][: len(prompt)] == prompt
 
 
 def test_a_run_that_learned_no_dialogues_has_no_template(tmp_path):

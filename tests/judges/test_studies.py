@@ -121,6 +121,19 @@ def odd(turns, first, second):
     return 7.0 if len(first) % 3 == 1 else 0.5
 
 
+def longest(turns, first, second):
+    return 0.5 + (len(first.split()) > len(second.split())) / 2
+
+
+def test_a_judge_of_length_alone_is_found_out(folder, capsys):
+    path = study(folder)
+    code, out, _ = run(capsys, "judge", path, f"--judge={__name__}:longest")
+    made = studies.stored(studies.read(path))
+    choices = sum(j.preference != 0.5 for j in made)
+    assert code == errors.DONE and 0 < choices < 60
+    assert f"the longer one won 1.000 of {choices} choices" in out
+
+
 def test_a_judge_of_position_is_found_out_and_failures_are_counted(folder, capsys):
     path = study(folder)
     code, out, _ = run(capsys, "judge", path, f"--judge={__name__}:first_is_best")
