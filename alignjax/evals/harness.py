@@ -121,8 +121,13 @@ class Harness:
         ((text, _),) = self._form.render([(chat, add_generation_prompt)])
         if add_generation_prompt:
             return text
-        last = turns[-1][1].rstrip()
-        return text[: text.rindex(last) + len(last)]
+        last = turns[-1][1].strip()
+        if (at := text.rfind(last)) < 0:
+            raise errors.DataError(
+                f"the template does not write {last!r:.60}, with which the answer is "
+                "to begin, as it is; leave --chat out"
+            )
+        return text[: at + len(last)]
 
     def _encode(self, texts: Sequence[str], start: bool = True) -> list[list[int]]:
         """The tokens of texts, each after one start token where the run has them."""
