@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ import numpy as np
 from alignjax import sampling
 from alignjax.distributed import sharding
 from alignjax.rollouts import prompts as prompt_streams
-from alignjax.sampling import distribution
 from alignjax.types import Model, Params
 
 
@@ -69,66 +67,46 @@ class Sampler(NamedTuple):
 
         Args:
           first: the number of the first prompt in its stream, from which keys follow.
-          beat: called before each batch of rows.
+          beat: called every few tokens.
         """
-        rows = [p.ids for p in prompts for _ in range(samples)]
-        numbers = first + np.repeat(np.arange(len(prompts)), samples)
-        places = np.tile(np.arange(samples), len(prompts))
-        parts = sharding.batch_divisor(self.mesh, self.rules)
-        size = min(self.rows or len(rows), len(rows))
-        size = -(-size // parts) * parts  # each device has as many
-        ids, behaviour, finished = [], [], []
-        for start in range(0, len(rows), size):
-            beat(f"rollout: response {start} of {len(rows)}")
-            some = slice(start, start + size)
-            drawn = self._draw(params, rows[some], numbers[some], places[some], size)
-            for i in range(len(rows[some])):
-                length = int(drawn.length_B[i])
-                ids.append(drawn.tokens_BR[i, :length])
-                behaviour.append(drawn.logps_BR[i, :length])
-                finished.append(bool(drawn.done_B[i]))
-        return Drawn(ids, behaviour, np.array(finished))
+        G, P = len(prompts), self.prompt_room
+        tokens_GP, mask_GP = np.zeros((G, P), np.int32), np.zeros((G, P), bool)
+        for i, prompt in enumerate(prompts):
+            tokens_GP[i, P - len(prompt.ids) :] = prompt.ids
+            mask_GP[i, P - len(prompt.ids) :] = True
+        number_B = np.repeat(first + np.arange(G), samples).astype(np.uint32)
+        place_B = np.tile(np.arange(samples), G).astype(np.uint32)
+        cold = 0.0 if self.temperature is None else self.temperature
+        draw = sampling.Draw(
+            _keys(np.uint32(self.seed), number_B, place_B),
+            self.allowed_V,
+            self.stops_V,
+            sampling.settings(cold),
+        )
 
-    def _draw(self, params, rows, numbers, places, size: int) -> sampling.Responses:
-        """One batch of `size` rows, of which the last may be none."""
-        tokens_BP = np.zeros((size, self.prompt_room), np.int32)
-        mask_BP = np.zeros((size, self.prompt_room), bool)
-        for i, row in enumerate(rows):
-            tokens_BP[i, self.prompt_room - len(row) :] = row
-            mask_BP[i, self.prompt_room - len(row) :] = True
-        pad = lambda x: np.pad(np.asarray(x, np.uint32), (0, size - len(x)))
-        local = sharding.local_rows(size, self.mesh, self.rules)
-        arrays = (tokens_BP, mask_BP, pad(numbers), pad(places))
-        placed = sharding.put_batch(
-            tuple(x[local] for x in arrays), size, self.mesh, self.rules
-        )
-        settings = distribution.settings(
-            0.0 if self.temperature is None else self.temperature
-        )
-        fixed = (self.allowed_V, self.stops_V, settings)
+        def look(responses: sampling.Responses) -> None:
+            beat(f"rollout: {int(responses.done_B.sum())} responses of {G * samples}")
+
         with sharding.use(self.mesh, self.rules):
-            seed = np.uint32(self.seed)
-            drawn = _sample(self.model, self.room, params, *placed, seed, *fixed)
-        return jax.device_get(drawn)
+            drawn = sampling.respond(
+                self.model,
+                params,
+                tokens_GP,
+                mask_GP,
+                draw,
+                self.room,
+                samples=samples,
+                slots=self.rows,
+                look=look,
+            )
+        parts = lambda x_BR: [
+            row[:n] for row, n in zip(x_BR, drawn.length_B, strict=True)
+        ]
+        return Drawn(parts(drawn.tokens_BR), parts(drawn.logps_BR), drawn.done_B)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _sample(
-    model,
-    room,
-    params,
-    tokens_BP,
-    mask_BP,
-    number_B,
-    place_B,
-    seed,
-    allowed,
-    stops,
-    settings,
-):
-    key = jax.random.key(seed)
-    fold = jax.random.fold_in
-    of_row = lambda number, place: fold(fold(key, number), place)
-    keys_B = jax.vmap(of_row)(number_B, place_B)
-    draw = sampling.Draw(keys_B, allowed, stops, settings)
-    return sampling.sample(model, params, tokens_BP, mask_BP, draw, room)
+@jax.jit
+def _keys(seed, number_B, place_B):
+    """A key for each response, by the numbers of its prompt and of itself."""
+    key, fold = jax.random.key(seed), jax.random.fold_in
+    return jax.vmap(lambda n, place: fold(fold(key, n), place))(number_B, place_B)
