@@ -50,12 +50,14 @@ EXTRAS = {
     ],
     "hf": [*HUGGING_FACE, "datasets>=3"],
     "parity": ["peft", "torch", "transformers"],  # certificates beside transformers
+    "gguf": ["gguf>=0.17", *HUGGING_FACE],  # files of llama.cpp
     "report": ["matplotlib>=3.9"],  # figures
     "lm-eval": ["lm-eval>=0.4.13,<0.5"],
     "feedback": ["openai>=2,<4"],  # endpoints as judges
     "wandb": ["wandb"],
     "dev": [
         *HUGGING_FACE,
+        "gguf>=0.17",
         "hypothesis>=6",
         "matplotlib>=3.9",
         "openai>=2,<4",

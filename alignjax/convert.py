@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes a run of a Hugging Face folder, and a folder of a run; needs no torch.
+r"""Makes a run of a Hugging Face folder or a GGUF file, and these of a run.
 
     alignjax convert import SRC RUN_DIR
     alignjax convert export RUN_DIR DST --dtype=bfloat16
+    alignjax convert export RUN_DIR FILE.gguf --dtype=q8_0
 
-SRC is a folder or `hf:` and a repository of the hub. RUN_DIR may also be a folder of
-Hugging Face's, so that export copies one with another dtype or other files. Tensors are
+SRC is a folder, `hf:` and a repository of the hub, or a GGUF file. RUN_DIR may also be
+any of these, so that export copies it with another dtype or other files. Tensors are
 read and written one at a time, and what is made appears once it is whole. Adapters are
 merged into what is exported, or with `--adapters` exported alone, as PEFT has them;
 `import SRC RUN_DIR --adapters=FOLDER` makes a run of a folder of PEFT's and its base.
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 
 from alignjax import analysis, cli, errors
 from alignjax.analysis import certificate, conversion
+from alignjax.gguf import save as gguf
 from alignjax.huggingface import save
 from alignjax.tracking import progress
 
@@ -34,17 +36,17 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("convert", __doc__)
     commands = out.add_subparsers(dest="command", required=True)
-    into = commands.add_parser("import", help="a run of a folder")
+    into = commands.add_parser("import", help="a run of a folder or a file")
     add = into.add_argument
-    add("source", metavar="SRC", help="a folder, or hf:REPOSITORY")
+    add("source", metavar="SRC", help="a folder, hf:REPOSITORY, or FILE.gguf")
     add("target", metavar="RUN_DIR", help="made; must not have content")
     add("--adapters", metavar="FOLDER", help="of PEFT's, for SRC, which may be a run")
-    back = commands.add_parser("export", help="a folder of a run")
+    back = commands.add_parser("export", help="a folder or a file of a run")
     add = back.add_argument
     add("source", metavar="RUN_DIR", help="the workdir of a run")
-    add("target", metavar="DST", help="made; must not have content")
+    add("target", metavar="DST", help="a folder, or FILE.gguf; made anew")
     add("--step", type=int, help="of which checkpoint; the newest")
-    add("--dtype", choices=save.DTYPES, help="as in the run unless told")
+    add("--dtype", help="of a folder: as in the run unless told; of FILE.gguf: f32")
     add("--max-shard-size", metavar="SIZE", help="of a file of weights; 5GB")
     add("--adapters", action="store_true", help="the adapters alone, for PEFT")
     add("--base", metavar="NAME", help="of --adapters: the model that they belong to")
@@ -63,10 +65,14 @@ def run(options: argparse.Namespace) -> None:
     convert = {
         ("import", False): import_folder,
         ("import", True): import_adapters,
-        ("export", False): export_run,
+        ("export", False): export_gguf if _is_gguf(options.target) else export_run,
         ("export", True): export_adapters,
     }
     convert[options.command, bool(options.adapters)](options)
+
+
+def _is_gguf(path: pathlib.Path) -> bool:
+    return path.suffix == ".gguf"
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -76,12 +82,21 @@ def check_options(options: argparse.Namespace) -> None:
         ("export", True): ("dtype", "max_shard_size", "certificate"),
         ("export", False): ("base",),
     }.get((options.command, bool(options.adapters)), ())
+    file = options.command == "export" and _is_gguf(options.target)
+    dtypes = tuple(gguf.DTYPES) if file else save.DTYPES
     when = "with" if options.adapters else "without"
     problems = [
         f"{name}: {value} has no effect {when} --adapters; leave it out"
         for name in unused
         if (value := getattr(options, name)) is not None
     ]
+    if file and options.adapters:
+        problems.append("adapters: a GGUF file holds a whole model; leave it out")
+    elif file and options.max_shard_size is not None:
+        problems.append("max_shard_size: a GGUF file is one; leave it out")
+    dtype = getattr(options, "dtype", None)
+    if dtype not in (None, *dtypes):
+        problems.append(f"dtype: {dtype!r} is not one of {', '.join(dtypes)}")
     if options.certificate:
         file = options.certificate.absolute()
         if file.exists():
@@ -151,6 +166,34 @@ def export_run(options: argparse.Namespace) -> None:
         _certify(*sides, export.target, options.certificate, options.step)
 
 
+def export_gguf(options: argparse.Namespace) -> None:
+    """Makes a GGUF file of a run."""
+    export = conversion.plan_gguf(
+        options.source,
+        options.target,
+        step=options.step,
+        dtype=options.dtype,
+        network=options.network,
+    )
+    plan, opened = export.plan, export.run
+    kinds = sorted({q.name for _, _, q in plan.tensors.values()})
+    section = opened.config["model"]
+    lines = [
+        f"export {opened.path}, step {opened.step}",
+        f"  as {export.target}, for llama.cpp",
+        f"  {_model(section, export.leaves, kinds)}",
+        f"  {_size(plan.nbytes)}: {len(plan.places)} tensors",
+    ]
+    if section.get("lora_rank"):
+        lines.append("  adapters are merged into their kernels")
+    lines += [f"  {note}" for note in plan.notes]
+    with _progress(lines, options.target) as show:
+        conversion.export_run(export, show)
+    if options.certificate:
+        sides = opened.path, export.target
+        _certify(*sides, export.target, options.certificate, options.step)
+
+
 def import_adapters(options: argparse.Namespace) -> None:
     """Makes a run of adapters of PEFT's and what they belong to."""
     imported = conversion.import_adapters(
@@ -179,7 +222,7 @@ def _certify(first, second, folder, file: pathlib.Path, step=None) -> None:
     print(f"computing with both, for {file}", flush=True)
     sides, outside = (analysis.open_run(first, step), analysis.open_run(second)), None
     scores = sides[1].config["model"].get("score_heads")
-    if certificate.has_transformers() and not scores:
+    if certificate.has_transformers() and not scores and folder.is_dir():
         outside = functools.partial(certificate.by_transformers, folder)
     differences = certificate.make(*sides, outside=outside)
     file.write_text(json.dumps(differences, indent=2, allow_nan=False) + "\n")

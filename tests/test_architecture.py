@@ -26,6 +26,7 @@ LEVELS = [
     {"distributed", "losses", "tracking"},
     {"checkpoint", "data", "models"},
     {"huggingface", "objectives", "sampling"},
+    {"gguf"},
     {"analysis", "training"},
     {"rewards"},
     {"rollouts"},

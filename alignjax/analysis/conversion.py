@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs from Hugging Face folders and PEFT adapters, and folders from runs.
+"""Runs from Hugging Face folders, GGUF files and PEFT adapters, and these from runs.
 
     plan = conversion.plan_import("hf:Qwen/Qwen2.5-0.5B", "runs/qwen")
     conversion.import_folder(plan)
@@ -21,6 +21,8 @@ from alignjax import errors, models, patterns
 from alignjax.analysis import run, stores
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base as tokenizers
+from alignjax.gguf import opening as gguf
+from alignjax.gguf import save as gguf_save
 from alignjax.huggingface import folder as folders
 from alignjax.huggingface import layout, peft, save, tokenizer_files
 from alignjax.models import lora
@@ -44,13 +46,16 @@ class Import(NamedTuple):
 def plan_import(
     source: str | pathlib.Path, target: str | pathlib.Path, *, network: bool = False
 ) -> Import:
-    """Opens the folder and checks that the run can be made; writes nothing.
+    """Opens the folder or file and checks that the run can be made; writes nothing.
 
     Raises:
-      ConfigError, DataError: as `folder.find` and `folder.open_folder`; a target that
-        is not empty, or a disk too full.
+      ConfigError, DataError: as `folder.find`, `folder.open_folder` and
+        `gguf.opening.open_file`; a target that is not empty, or a disk too full.
     """
-    folder = folders.open_folder(folders.find(str(source), network))
+    if gguf.is_file(str(source)):
+        folder = gguf.open_file(source)
+    else:
+        folder = folders.open_folder(folders.find(str(source), network))
     plan = Import(str(source), folder, pathlib.Path(target).absolute())
     atomic.check(plan.target, plan.nbytes)
     return plan
@@ -177,14 +182,14 @@ def write_run(
 
 
 class Export(NamedTuple):
-    """An opened run that is to become the folder `target`, by `plan`.
+    """An opened run that is to become the folder or GGUF file `target`, by `plan`.
 
     `leaves` are `{path: array that is read when it is sliced}`, adapters merged.
     """
 
     run: run.Run
     leaves: dict[str, Any]
-    plan: save.Plan
+    plan: save.Plan | gguf_save.Plan
     target: pathlib.Path
 
 
@@ -232,16 +237,55 @@ def plan_export(
     return Export(opened, leaves, plan, target)
 
 
+def plan_gguf(
+    path: str | pathlib.Path,
+    target: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    dtype: str | None = None,
+    network: bool = False,
+) -> Export:
+    """Plans how the run at `path` is written to the file `target`; writes nothing.
+
+    Args:
+      path, step: as in `plan_export`.
+      dtype: as in `gguf.save.plan`.
+
+    Raises:
+      ConfigError: what a GGUF file cannot hold, or a target that is there.
+      CheckpointError: no such run or step.
+    """
+    opened, target = (
+        run.open_run(path, step, network=network).at(),
+        pathlib.Path(target),
+    )
+    c = opened.model.config
+    leaves = layout.merge(opened.leaves(), c)
+    plan = gguf_save.plan(
+        leaves,
+        opened.config["model"]["family"],
+        c,
+        opened.full_tokenizer,
+        name=opened.path.stem,
+        chat=opened.chats,
+        bos=bool(opened.config.get("data", {}).get("bos", True)),
+        dtype=dtype,
+    )
+    gguf_save.check(target.absolute(), plan.nbytes)
+    return Export(opened, leaves, plan, target.absolute())
+
+
 def export_run(
     export: Export, progress: Progress = lambda done, total: None
 ) -> pathlib.Path:
-    """Writes the folder that was planned, all of it or nothing; returns its path.
+    """Writes what was planned, all of it or nothing; returns its path.
 
     Raises:
       ConfigError: the target is no longer empty, or the disk too full.
       CheckpointError: a parameter that is not what was written.
     """
-    save.write(export.plan, export.leaves, export.target, progress)
+    writer = gguf_save if isinstance(export.plan, gguf_save.Plan) else save
+    writer.write(export.plan, export.leaves, export.target, progress)
     return export.target
 
 

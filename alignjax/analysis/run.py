@@ -50,8 +50,8 @@ def open_run(
 ) -> Run:
     """The run in the directory `path`, as of `step`; by default as of its newest.
 
-    A Hugging Face folder is a run with the one step 0, and so is a repository of its
-    hub, whose name begins with `hf:`.
+    A Hugging Face folder is a run with the one step 0, and so are a repository of its
+    hub, whose name begins with `hf:`, and a GGUF file, with `gguf:` or the suffix.
 
     Args:
       path, step: of the run.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's steps are: in its workdir, or in a Hugging Face folder, as step 0."""
+"""Where a run's steps are: in its workdir, or in what others wrote, as step 0."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from alignjax import errors, trees, types
 from alignjax.checkpoint import step_folders
 from alignjax.data.tokenizers import base
+from alignjax.gguf import opening as gguf
 from alignjax.huggingface import folder as folders
 from alignjax.models import decoder
 from alignjax.storage import filenames, fingerprint
@@ -61,12 +62,14 @@ class Store(NamedTuple):
 
 
 def find(path: str | pathlib.Path, network: bool) -> Store:
-    """The store of the run in a directory, or of a Hugging Face folder or repository.
+    """The store of the run in a directory, of a Hugging Face folder or of a GGUF file.
 
     Raises:
       CheckpointError, ConfigError: as `run.open_run`.
     """
     path, name = filenames.expanded(path).absolute(), str(path)
+    if gguf.is_file(name):
+        return hugging_face(gguf.open_file(name))
     try:
         path.exists()
     except OSError as error:  # such as a name that is too long
@@ -190,7 +193,7 @@ def check_params(path: pathlib.Path, params: types.Params, model: types.Model) -
 
 
 def hugging_face(folder: folders.Folder) -> Store:
-    """The store of a Hugging Face folder: one step, number 0.
+    """The store of a Hugging Face folder, or of a GGUF file: one step, number 0.
 
     Its `meta` has no fingerprints; for `fingerprints` every tensor is read, once.
     """
@@ -236,6 +239,6 @@ def folder_config(folder: folders.Folder) -> dict:
     if ids:
         config["token_ids"] = ids  # for an export, where no tokenizer tells
     if folder.tokenizer is not None:
-        kind = folders.tokenizer_kind(folder.path)
+        kind = folder.tokenizer.kind
         config["tokenizer"] = {"kind": kind, "path": str(folder.path)}
     return json.loads(json.dumps(config))  # tuples become lists

@@ -35,10 +35,10 @@ _CONVERTED = {
     "router_loss": "router_aux_loss_coef",
     "window": "sliding_window",
 }
-# Keys that change nothing that is computed: names, tokens, how to train or to generate.
+# Keys that change nothing that is computed: names, tokens, how to train or to generate;
+# and so do all that begin with an underscore.
 _IGNORED = frozenset(
     """
-    _name_or_path _attn_implementation _attn_implementation_autoset _commit_hash
     architectures model_type transformers_version torch_dtype dtype torchscript
     use_cache bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
     decoder_start_token_id initializer_range attention_dropout attn_dropout
@@ -53,7 +53,7 @@ _IGNORED = frozenset(
     encoder_no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
     diversity_penalty repetition_penalty temperature top_k top_p typical_p
     tie_encoder_decoder cross_attention_hidden_size unsloth_version unsloth_fixed
-    is_llama_config transformers.js_config gradient_checkpointing _num_labels
+    is_llama_config transformers.js_config gradient_checkpointing
     """.split()
 )
 # Keys that may only have these values.
@@ -270,7 +270,7 @@ def _unknown(hf: Mapping, accepted: set[str]) -> list[str]:
         f"config.json.{key}: unknown, so that what it changes would be ignored (its "
         f"value is {value!r:.60}); delete it if that is nothing"
         for key, value in hf.items()
-        if key not in accepted and key not in _IGNORED
+        if key not in accepted and key not in _IGNORED and not key.startswith("_")
     ]
 
 

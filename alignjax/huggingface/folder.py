@@ -180,7 +180,7 @@ def open_folder(path: str | pathlib.Path) -> Folder:
             f"have {len(tensors):,}; take the config.json of these weights"
         )
     places = tuple(layout.places(table, shapes))
-    leaves, ignored = _match(path, family, places, shapes, tensors)
+    leaves, ignored = match(path, family, places, shapes, tensors)
     files = tuple(dict.fromkeys(tensor.path for tensor in tensors.values()))
     tokenizer = _tokenizer(path, section["vocab_size"])
     return Folder(path, hf, section, leaves, files, ignored, tokenizer)
@@ -333,7 +333,7 @@ def _scores(path: pathlib.Path, hf: Mapping[str, Any], tensors) -> dict:
     return {"score_heads": tensors[layout.SCORES].shape[0], "tied": True}
 
 
-def _match(
+def match(
     path: pathlib.Path,
     family: families.Family,
     places: Sequence[layout.Place],

@@ -96,7 +96,7 @@ def plan(
     c = dataclasses.replace(c.without_extras(), score_heads=heads, tied=tied)
     record = families.find(family)
     shapes = layout.shapes(c)
-    _check_leaves(leaves, shapes)
+    check_leaves(leaves, shapes)
     places = tuple(layout.places(layout.table(record, c), shapes))
     dtypes = {place.name: _dtype(place, leaves, dtype) for place in places}
     names = {str(d) for d in dtypes.values()}
@@ -146,7 +146,7 @@ def write(
             kinds = {n: (plan.dtypes[n], by_name[n].shape) for n in tensors}
             slots |= tensor_files.create(path / name, kinds)
         done = 0
-        for place in _by_leaf(plan.places):
+        for place in by_leaf(plan.places):
             dtype = plan.dtypes[place.name]
             for first, block in place.blocks(BLOCK_BYTES // dtype.itemsize):
                 pieces = [_read(leaves[name], index, dtype) for name, index in block]
@@ -175,7 +175,7 @@ def parse_size(text: str) -> int:
         ) from error
 
 
-def _check_leaves(leaves, shapes) -> None:
+def check_leaves(leaves, shapes) -> None:
     actual = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     problems = [
         f"export: {name} is {actual.get(name)} in the run, {shapes.get(name)} in a "
@@ -207,7 +207,7 @@ def _read(leaf, index: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def _by_leaf(places) -> list[layout.Place]:
+def by_leaf(places) -> list[layout.Place]:
     """The places in an order that reads one whole parameter after the other."""
     groups: dict[tuple[str, ...], list[layout.Place]] = {}
     for place in places:
