@@ -101,3 +101,4 @@ if [[ -z $fast && ${#flags[@]} -eq 0 ]]; then
 fi
 say "open $workdir/report.html in a browser"
 say "to talk to it: $bin/alignjax generate --run=$workdir/dpo --interactive"
+say "to go on with a real model: tools/real_model.sh"

@@ -154,7 +154,8 @@ def check_first_step(expected: float, loss: float) -> None:
 def _directory(store: LogProbStore, part: dataset.Part) -> pathlib.Path:
     """Where the log-probabilities of a part are, or will be."""
     c, reference = store.weights.model.config, store.weights.reference
-    fields = initial.architecture(reference, c) | {"dtype": c.dtype}
+    dtype = c.dtype_on(sharding.platform())
+    fields = initial.architecture(reference, c) | {"dtype": dtype}
     prompts = _prompts_hash(part.plan)
     key = [FORMAT, part.tokens.key, prompts, reference.digest(), fields]
     if c.base != "float32":  # then the reference has the same quantised kernels

@@ -201,6 +201,14 @@ def _one_document(run: Experiment) -> bool:
     return run.train.one_document
 
 
+def _dtype_note(run: Experiment) -> str:
+    """The dtype that `auto` chooses."""
+    c, platform = run.model.config, run.mesh.devices.flat[0].platform
+    if c.dtype != "auto":
+        return ""
+    return f"computes in {c.dtype_on(platform)}, which auto chooses on {platform}"
+
+
 def memory_note(run: Experiment) -> str:
     """How layers and head compute, and what that takes of a device."""
     choice, head, gib = run.choice, run.config.objective, 2**30
@@ -289,6 +297,7 @@ def describe(run: Experiment, resumed: int | None) -> str:
         ),
         *(_data_notes(run) if run.rollouts is None else _rollout_notes(run)),
         _attention_note(run),
+        _dtype_note(run),
         memory_note(run),
     ]
     for name, other in (("start", run.parent), ("reference", run.reference)):

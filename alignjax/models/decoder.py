@@ -83,19 +83,19 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
     def _embed(self, tokens_BT, positions_BT, noise_BTD=None):
-        c = self.config
+        c, dtype = self.config, self.config.dtype_on(sharding.platform())
         # Gathering the table's columns first is what FSDP means; left to itself, the
         # partitioner moves the activations instead.
         embed = sharding.constrain(self.embed, "vocab", None)
         x_BTD = jnp.take(embed, tokens_BT, axis=0)
         if c.embedding_scale:  # rounded twice, as models with it were trained
-            scale = jnp.asarray(c.d_model**0.5, c.dtype)
-            x_BTD = x_BTD.astype(c.dtype) * scale
+            scale = jnp.asarray(c.d_model**0.5, dtype)
+            x_BTD = x_BTD.astype(dtype) * scale
         if c.positions == "learned":
             x_BTD += jnp.take(self.position_embed, positions_BT, axis=0)
         if noise_BTD is not None:
             x_BTD += noise_BTD
-        x_BTD = self.dropout(x_BTD.astype(c.dtype))
+        x_BTD = self.dropout(x_BTD.astype(dtype))
         return sharding.constrain(x_BTD, "batch", "seq", None)
 
     def _rotations(self, positions_BT, long_BT1=False):
@@ -241,7 +241,7 @@ class Decoder(nn.Module):
         return self.norm(x_BTD), cache
 
     def last_norm(self, x_BTD):
-        return self.norm(x_BTD.astype(self.config.dtype))
+        return self.norm(x_BTD.astype(self.config.dtype_on(sharding.platform())))
 
     def scores(self, x_BTD):
         return sharding.constrain(self.score(x_BTD), "batch", "seq", None)
@@ -281,7 +281,7 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
                 "or set short_factor to the numbers of long_factor"
             )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
-        return kv_cache.init(*sizes, c.dtype)
+        return kv_cache.init(*sizes, c.dtype_on(sharding.platform()))
 
     def score(params, x_BTD):
         if not c.score_heads:

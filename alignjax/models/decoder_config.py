@@ -58,7 +58,8 @@ class DecoderConfig:
       dropout: rate on embeddings and on the output of each sublayer.
       embedding_noise: the alpha of NEFTune, 5 to 15 in its paper; see `layers`.
       init_std: of all matrices; of those that add to the residual over sqrt(2 L).
-      dtype: of activations and matrix products; parameters stay float32.
+      dtype: of activations and matrix products; parameters stay float32. With "auto"
+        it is float32 on CPUs, which have no fast bfloat16, and bfloat16 elsewhere.
       attention: a name in `attention.BACKENDS`, or `auto`: the kernel of the devices,
         `cudnn` or `splash`, where it can do what the model asks, else `xla`.
       remat: a name in `decoder.REMAT_POLICIES`; "auto" recomputes no more than the
@@ -119,7 +120,7 @@ class DecoderConfig:
     dropout: bounds.Share = 0.0
     embedding_noise: bounds.NonNegative = 0.0
     init_std: bounds.NonNegative = 0.02
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     attention: str = "auto"
     remat: Literal["auto", "none", "dots", "attention", "full"] = "auto"
     unroll: bounds.Many | Literal["auto"] = "auto"
@@ -193,7 +194,14 @@ class DecoderConfig:
         The window is that of some layers or of all.
         """
         options = (self.attention_softcap, self.window, branches)
-        return attention.Case(platform, self.dtype, self.size_of_head, *options)
+        dtype = self.dtype_on(platform)
+        return attention.Case(platform, dtype, self.size_of_head, *options)
+
+    def dtype_on(self, platform: str | None) -> str:
+        """The name of the dtype on devices of a platform, of CPUs where it is None."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if platform in (None, "cpu") else "bfloat16"
 
     @property
     def rotated_dimensions(self) -> int:

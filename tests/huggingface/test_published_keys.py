@@ -241,6 +241,14 @@ def test_a_published_config_json_is_read(name):
     )
 
 
+def test_keys_that_begin_with_an_underscore_are_notes():
+    family, notes = config_json.family_of(QWEN_2), {"_model_name_or_path": "x", "_x": 1}
+    read = config_json.read(QWEN_2, family)
+    assert config_json.read(QWEN_2 | notes, family) == read
+    with pytest.raises(errors.ConfigError, match="model_name_or_path"):
+        config_json.read(QWEN_2 | {"model_name_or_path": "x"}, family)
+
+
 @pytest.mark.parametrize("key", ["use_mrope", "rope_interleaved", "attention_bias"])
 def test_a_harmless_key_is_refused_where_it_would_mean_something(key):
     with pytest.raises(errors.ConfigError, match=rf"{key}: True is not computed here"):

