@@ -115,5 +115,5 @@ def test_the_real_model_talks_and_reads_as_llama_cpp_and_transformers_do(
         tokens = llama_cpp(out, [], [prompt], count)["greedy"][0]
         assert tokens == greedy(analysis.open_run(out), prompt, count)
     model = transformers_of(real)
-    difference = np.abs(run.logits([prompt]) - logits_of(model, [prompt])).max()
-    assert difference < 1e-4
+    expected = logits_of(model, [prompt])
+    np.testing.assert_allclose(run.logits([prompt]), expected, rtol=0, atol=3e-4)
