@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from alignjax import cli, errors
+from alignjax import analysis, cli, errors
 from alignjax.report import page as report_page
 from alignjax.storage import atomic
 from alignjax.world.assessment import results
@@ -69,7 +69,7 @@ What `tools/quickstart.sh --seed=N` ends with, a column a seed. In brackets is t
 interval over the prompts of that run. The last column is where a further run should
 lie; `tools/story.py` says why it is so wide. The quickstart compares its own figures
 with it at its end. Written on {made},
-on {cores} cores, by
+on {cores} cores, {commits}, by
 
 ```sh
 {command}
@@ -114,6 +114,16 @@ def spread(runs: Sequence[Sequence[float]]) -> tuple[float, float]:
     return min(values) - margin, max(values) + margin
 
 
+def commits(folders: Sequence[str]) -> str:
+    """By which commits the runs in these folders were trained, in words."""
+    names = set()
+    for stage in (path for f in folders for path in sorted(pathlib.Path(f).iterdir())):
+        if (stage / "checkpoints").is_dir():
+            versions = analysis.open_run(stage).meta().get("versions", {})
+            names.add(versions.get("commit", "one that they do not state"))
+    return f"the runs by commit {' and '.join(sorted(names))}" if names else "no runs"
+
+
 def page(folders: Sequence[str]) -> str:
     """The page of the spread of the stories in these folders."""
     stories = [of_folder(pathlib.Path(folder)) for folder in folders]
@@ -131,6 +141,7 @@ def page(folders: Sequence[str]) -> str:
         rows.append([name, unit, *shown, f"{least:.3f} to {most:.3f}"])
     title = TITLE.format(
         made=report_page.provenance(),
+        commits=commits(folders),
         cores=os.cpu_count(),
         command=f"python tools/story.py --out=docs/story.md {' '.join(folders)}",
     )

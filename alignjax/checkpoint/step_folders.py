@@ -19,12 +19,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import importlib.metadata
 import logging
 import math
 import os
 import pathlib
-import platform
 import re
 import shutil
 import sys
@@ -39,6 +37,7 @@ from orbax.checkpoint import v1 as ocp
 from alignjax import errors, trees, types
 from alignjax.checkpoint import chunks
 from alignjax.storage import fingerprint, json_files, lazy, tensor_files
+from alignjax.tracking import versions
 
 FORMAT = 1
 IMPORTED = 2  # of a step whose parameters are in one safetensors file
@@ -189,8 +188,7 @@ def make_meta(
         "format": format,
         "step": step,
         "leaves": leaves,
-        "versions": {name: importlib.metadata.version(name) for name in packages}
-        | {"python": platform.python_version()},
+        "versions": versions.of(packages),
         "devices": {"count": jax.device_count(), "processes": jax.process_count()},
         **fields,
     }

@@ -4,18 +4,13 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import itertools
 import pathlib
-import platform
 import re
-import subprocess
-from importlib import metadata
 from typing import Any
 
 import jinja2
 
-import alignjax
 from alignjax.evaluate import results
 from alignjax.report import (
     evaluation,
@@ -24,7 +19,7 @@ from alignjax.report import (
     figures_training,
     story,
 )
-from alignjax.tracking import progress
+from alignjax.tracking import progress, versions
 from alignjax.world import gold, prompts
 from alignjax.world.assessment import prose
 
@@ -127,29 +122,9 @@ def _clean(value: Any) -> Any:
 def provenance() -> str:
     """The day, and the versions of the programs that make a page now."""
     day = datetime.datetime.now(datetime.UTC).date()
-    names = ("jax", "flax", "optax", "numpy")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    commit = _commit(pathlib.Path(alignjax.__file__).parents[1])
-    python = platform.python_version()
-    return (
-        f"{day} by alignjax {alignjax.__version__}{commit}, {versions}, Python {python}"
-    )
-
-
-def _commit(checkout: pathlib.Path) -> str:
-    """`, commit 0123abc with changes` of a checkout; empty where there is none."""
-    git = ["git", "-C", str(checkout)]
-    ask = functools.partial(
-        subprocess.run, check=True, capture_output=True, text=True, timeout=10
-    )
-    if not (checkout / ".git").exists():  # one further up is somebody else's
-        return ""
-    try:
-        commit = ask([*git, "rev-parse", "--short=10", "HEAD"]).stdout.strip()
-        changes = ask([*git, "status", "--porcelain", "-uno"]).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f", commit {commit}{' with changes' if changes else ''}"
+    made = versions.of(("jax", "flax", "optax", "numpy"))
+    made["Python"] = made.pop("python")
+    return f"{day} by {', '.join(f'{name} {x}' for name, x in made.items())}"
 
 
 _RUNS = (
@@ -179,7 +154,7 @@ def _run(stage: story.Stage) -> list:
     ]
 
 
-_SAVED = ("jax", "flax", "python")
+_SAVED = ("commit", "jax", "flax", "python")
 
 
 def _day(seconds: float | None) -> str:

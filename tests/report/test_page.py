@@ -10,6 +10,7 @@ import pytest
 
 from alignjax.report import __main__ as main
 from alignjax.report import page, story
+from alignjax.tracking import versions
 from alignjax.world import gold
 from tests.report import made_up
 
@@ -131,7 +132,7 @@ def test_the_page_tells_how_it_was_made(folders, whole):
     )
     for name in ("jax", "flax", "Python"):
         assert re.search(rf"{name} \d+\.\d", made)
-    assert page._commit(pathlib.Path("/no/such/checkout")) == ""
+    assert versions.commit_of(pathlib.Path("/no/such/checkout")) == ""
     text = page.render(story.load(folders, made_up.measured()), made=made)
     assert f"Made on {made}." in text and "Made on" not in whole
     runs = text.split("<h2>The runs</h2>")[1].split("</table>")[0]

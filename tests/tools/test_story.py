@@ -2,10 +2,14 @@
 """The figures of the quickstart's story: read from its results, and held to a page."""
 
 import json
+import pathlib
+import re
+import shutil
 
 import pytest
 
 from alignjax import errors
+from alignjax.storage import json_files
 from tests.report import made_up
 from tools import story
 
@@ -56,6 +60,40 @@ def test_the_page_of_the_project_has_every_figure():
 def test_the_spread_is_wider_than_three_runs():
     low, high = story.spread([[1.0, 0.9, 1.1], [1.2, 1.0, 1.4], [1.1, 1.0, 1.2]])
     assert (round(low, 6), round(high, 6)) == (0.6, 1.6)  # 0.2 between, and 0.2
+
+
+def test_shares_end_at_0_and_1_and_nothing_else_does(tmp_path, three):
+    """Where a further run lies is wider than three runs, but no share is above 1."""
+    ends = {
+        name: tuple(map(float, re.search(row, story.PAGE.read_text(), re.M).groups()))
+        for name in (*story.FIGURES, *story.CHANGES)
+        for row in [rf"^\| {re.escape(name)} \|.*\| (\S+) to (\S+) \|$"]
+    }
+    runs = [story.of_folder(pathlib.Path(folder)) for folder in three]
+    cut = 0
+    for name, (low, high) in ends.items():
+        free = story.spread([figures[name] for figures in runs])
+        share = name in story.FIGURES and story.FIGURES[name][0] == story.SHARE
+        least, most = (max(free[0], 0), min(free[1], 1)) if share else free
+        assert (low, high) == (round(least, 3), round(most, 3)), name
+        cut += free != (least, most)
+    assert cut  # some share came too near to its end
+
+
+def test_the_page_states_the_commits_of_its_runs(tmp_path, three):
+    runs = pathlib.Path(__file__).parents[1] / "golden/runs"
+    assert "no runs, by" in story.page(three)
+    for name, commit in (("sft", None), ("dpo", "0123abcdef")):
+        target = pathlib.Path(three[0], name)
+        shutil.copytree(runs / name, target)
+        if commit is None:
+            continue
+        (file,) = target.glob("checkpoints/*/meta/data.json")
+        meta = json.loads(file.read_text())
+        meta["versions"]["commit"] = commit
+        del meta["sha256"]
+        file.write_text(json.dumps({**meta, "sha256": json_files.compact_digest(meta)}))
+    assert f"the runs by commit {commit} and one that they" in story.page(three)
 
 
 def test_a_figure_outside_the_spread_is_named(tmp_path, three, capsys):
