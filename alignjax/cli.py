@@ -84,8 +84,29 @@ def find_configs() -> None:
         sys.path.append(str(root))
 
 
+class _Once(argparse.Action):
+    """Stores a value, and refuses a second one, of which argparse drops the first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = parser.values_by_option.setdefault(self.dest, values)
+        if self.option_strings and before is not values and before != values:
+            raise argparse.ArgumentError(
+                self, f"given twice, {before!s:.80} and {values!s:.80}; give it once"
+            )
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse, with the exit code of a bad config for bad options."""
+    """argparse, with the exit code of a bad config for bad options, and for two."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.values_by_option = {}
+        self.register("action", None, _Once)
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.values_by_option = {}
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         self.print_usage(sys.stderr)

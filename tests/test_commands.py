@@ -31,6 +31,30 @@ def test_what_cannot_be_written_is_refused(tmp_path):
             cli.output(path)
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("--run=a --run=b", "--run"),
+        ("--run=a show --step=1 --step=2", "--step"),
+        ("--run=a --run=a --text=x --text=y show --step=1", None),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(capsys, words, option):
+    """Perhaps a list is meant; the first value would be dropped in silence."""
+    parser = cli.parser("inspect", "")
+    parser.add_argument("--run")
+    parser.add_argument("--text", action="append")
+    show = parser.add_subparsers().add_parser("show")
+    show.add_argument("--step", type=int)
+    if option is None:
+        assert parser.parse_args(words.split()).text == ["x", "y"]
+        return
+    with pytest.raises(SystemExit) as raised:
+        parser.parse_args(words.split())
+    assert raised.value.code == errors.CONFIG
+    assert f"argument {option}: given twice" in capsys.readouterr().err
+
+
 NOBODY = "~nobody-has-this-home/x"
 
 

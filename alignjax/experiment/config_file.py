@@ -3,7 +3,8 @@
 
 A file has a function `get_config` that returns nested dicts (or a ConfigDict). Any
 field that applies to the config can be set by a flag, also one that the file leaves
-out, or set to None with `none`. The order of flags does not matter.
+out, or set to None with `none`. The order of flags matters for one field alone, or for
+a field and what is inside of it: the last counts, and the log says what does not.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
         path: "file" for path, value in config.leaves(section) if value is not None
     }
     section, notes = _of_loss(section, dict(flags))
+    notes += _replaced(flags)
     for note in notes:
         log.warning(note)
     problems = []
@@ -188,6 +190,16 @@ def _of_loss(section: dict, flags: Mapping[str, str]) -> tuple[dict, list[str]]:
             part = {key: x for key, x in part.items() if key != name}
             notes.append(f"{head} left out: {loss!r} has no such option")
     return {**section, "objective": part}, notes
+
+
+def _replaced(flags: Sequence[tuple[str, str]]) -> list[str]:
+    """A note of each flag that a later one of the same field, or around it, undoes."""
+    return [
+        f"{path}: {text!r:.80} does not count, as {later}={other:.80} follows"
+        for i, (path, text) in enumerate(flags)
+        for later, other in flags[i + 1 :]
+        if f"{path}.".startswith(f"{later}.") and (later, other) != (path, text)
+    ]
 
 
 def _with(section: Mapping | None, path: str, value: Any) -> dict:

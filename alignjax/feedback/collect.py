@@ -9,7 +9,7 @@ responses of two sources to one prompt of the embedded world's split "prompts", 
 has nothing that is reserved for evaluation. Preferences over a model's own responses
 teach it more than those over responses of others. `--labeler` is one of the world's, or
 `module:function`, a `(prompt, responses) -> Preference`. A line of the file is read by
-`format="preference"`.
+`format="preference"`. Where no pair is left, nothing is written (exit code 65).
 """
 
 from __future__ import annotations
@@ -269,6 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 *(options.source, models, prompts, labeler, rng),
                 seed=options.seed,
                 terminal=terminal,
+            )
+        if not rows:
+            raise errors.DataError(
+                f"{out}: not written, as no pair is left: {line}; give more "
+                "--pairs, or sources that differ more and end their responses"
             )
         atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{out}: {line}")

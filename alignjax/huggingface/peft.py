@@ -23,7 +23,7 @@ from alignjax.models import decoder_config, families
 from alignjax.storage import atomic, tensor_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PREFIX = "base_model.model."
+PREFIX = peft_config.PREFIX
 _TENSOR = re.compile(
     r"(.+)\.(lora_[AB])(?:\.default)?\.weight|"
     r"(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?"
@@ -229,18 +229,14 @@ def read(
             )
         numbers[module] = min(by_layer)
     problems += _check_shapes(path, by_module, numbers, settings, leaves)
-    ends = lambda name, end: f".{name}".endswith(f".{end.removeprefix(PREFIX)}")
-    accounted = [
+    stored = [
         name
-        for module, in_layers in names.items()
-        for name in in_layers
-        if module in by_module or any(ends(name, x) for x in settings.excluded)
+        for module, by_layer in by_module.items()
+        for name, tensors in zip(names[module], by_layer, strict=True)
+        if tensors
     ]
-    problems += [
-        f"{path / CONFIG}: target_modules: {end!r} has no tensors in {WEIGHTS}"
-        for end in settings.targets
-        if not any(ends(name, end) for name in accounted)
-    ]
+    every = [name for in_layers in names.values() for name in in_layers]
+    problems += settings.check_modules(stored, every, WEIGHTS)
     if problems:
         raise errors.ConfigError(problems)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from alignjax import config, errors, patterns
 from alignjax.storage import json_files
 
+PREFIX = "base_model.model."
 MOST_PATTERNS = 1000
 ALL = "all-linear"  # as `target_modules`: every linear module but the heads
 # Fields of adapter_config.json that are read, or change nothing that adapters compute.
@@ -42,14 +44,14 @@ class Settings(NamedTuple):
     """The contents of an adapter_config.json.
 
     Attributes:
-      targets, excluded: names of modules, or their ends; none where the file has a
-        pattern.
+      targets, excluded: names of modules, or their ends; or a pattern of whole names.
+        None of either where the file leaves it to the tensors.
       ranks, alphas: by pattern, of modules that differ; "" is for all others.
       where: the file, for messages.
     """
 
-    targets: tuple[str, ...]
-    excluded: tuple[str, ...]
+    targets: tuple[str, ...] | str | None
+    excluded: tuple[str, ...] | str | None
     rslora: bool
     dora: bool
     dropout: float
@@ -69,6 +71,46 @@ class Settings(NamedTuple):
         root = 0.5 if self.rslora else 1.0
         rows = zip(modules, ranks, alphas, strict=True)
         return {name: (r, alpha / r**root, alpha) for name, r, alpha in rows}
+
+    def check_modules(
+        self, stored: Sequence[str], modules: Sequence[str], weights: str
+    ) -> list[str]:
+        """Targets without tensors, and tensors of modules that are no targets.
+
+        Args:
+          stored: the modules that have tensors.
+          modules: those that the model has.
+          weights: the name of the file with the tensors.
+        """
+        targets = self._named("target_modules", self.targets, modules)
+        excluded = self._named("exclude_modules", self.excluded, modules) or set()
+        odd = {"target_modules: leaves out": set(stored) - (targets or set(stored))}
+        odd |= {"exclude_modules: names": excluded.intersection(stored)}
+        problems = [
+            f"{self.where}: {how} {errors.some(sorted(names))}, whose tensors PEFT "
+            "would ignore; mend the field, or save the adapters anew"
+            for how, names in odd.items()
+            if names
+        ]
+        ends = self.targets if isinstance(self.targets, tuple) else ()
+        accounted = excluded.union(stored)
+        return problems + [
+            f"{self.where}: target_modules: {end!r:.80} has no tensors in {weights}"
+            for end in ends
+            if not any(_is_end(name, end) for name in accounted)
+        ]
+
+    def _named(self, field: str, value, modules: Sequence[str]) -> set[str] | None:
+        if isinstance(value, str):
+            (flags,) = patterns.matching([value], modules, f"{self.where}: {field}")
+            return set(itertools.compress(modules, flags))
+        if value is None:
+            return None
+        return {x for x in modules if any(_is_end(x, end) for end in value)}
+
+
+def _is_end(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end.removeprefix(PREFIX)}")
 
 
 def _by_module_name(
@@ -108,6 +150,11 @@ def read(path: pathlib.Path) -> Settings:
     for name in hf.keys() - _KNOWN - _REFUSED.keys():
         if hf[name]:
             reasons[name] = "an unknown field, which may change what adapters compute"
+    targets, excluded = hf.get("target_modules"), hf.get("exclude_modules") or None
+    for name, value in (("target_modules", targets), ("exclude_modules", excluded)):
+        several = isinstance(value, list) and all(isinstance(x, str) for x in value)
+        if not isinstance(value, str | None) and not (several and value):
+            reasons[name] = "it is no list of names, and no pattern"
     numbers = lambda name: config.expect(hf.get(name) or {}, dict, f"{path}: {name}")
     ranks = {"": hf.get("r")} | numbers("rank_pattern")
     alphas = {"": hf.get("lora_alpha")} | numbers("alpha_pattern")
@@ -138,12 +185,11 @@ def read(path: pathlib.Path) -> Settings:
             problems += error.problems
     if problems:
         raise errors.ConfigError(problems)
-    targets, excluded = hf.get("target_modules"), hf.get("exclude_modules") or []
-    if not isinstance(targets, list) or not isinstance(excluded, list):
-        targets, excluded = [], []  # patterns; the tensors say what there is
+    if targets == ALL or (isinstance(targets, list) and ALL in targets):
+        targets = None
     return Settings(
-        targets=tuple(name for name in map(str, targets) if name != ALL),
-        excluded=tuple(map(str, excluded)),
+        targets=tuple(targets) if isinstance(targets, list) else targets,
+        excluded=tuple(excluded) if isinstance(excluded, list) else excluded,
         rslora=bool(hf.get("use_rslora")),
         dora=bool(hf.get("use_dora")),
         dropout=float(dropout),

@@ -108,6 +108,26 @@ def test_what_flags_do_beyond_their_fields_comes_into_the_log(monkeypatch, tmp_p
     assert "objective.beta" in note
 
 
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([("steps", "2"), ("steps", "3")], 3),
+        ([("steps", "2"), ("seed", "1"), ("steps", "2")], 2),
+        ([("data.sources.p.columns.a", "b"), ("data.sources.p.columns", "{}")], {}),
+    ],
+)
+def test_of_two_flags_the_one_that_does_not_count_is_told_of(flags, value):
+    source = dict(kind="jsonl", path="x", format="preference")
+    section = {"data": {"sources": {"p": source}}, "objective": {"name": "preference"}}
+    loaded = config_file.override(section, flags)
+    inside = loaded.section
+    for name in flags[-1][0].split("."):
+        inside = inside[name]
+    assert inside == value
+    told = [note for note in loaded.notes if note.startswith(f"{flags[0][0]}: ")]
+    assert len(told) == (flags[0] != flags[-1])
+
+
 def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
     for kind in ("preference", "unpaired", "ranked"):
         for name, loss in catalogue.CATALOGUE[kind].items():

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from alignjax import world
+from alignjax import errors, world
 from alignjax.data import formats
 from alignjax.feedback import collect
 from alignjax.world import examples, replies
@@ -84,6 +84,20 @@ def test_a_folder_is_no_file_for_pairs(tmp_path, capsys):
     assert f"out: {tmp_path} is a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["the same.", " "])
+def test_where_no_pair_is_left_nothing_is_written(tmp_path, capsys, monkeypatch, text):
+    opened = lambda name, path, network: subjects.make(path)
+    monkeypatch.setattr(collect.run_models, "open_model", opened)
+    say = lambda model, prompts, **_: [reply(prompt, text) for prompt in prompts]
+    monkeypatch.setattr(collect.run_models, "sample", say)
+    out = tmp_path / "pairs.jsonl"
+    out.write_text("the pairs of yesterday")
+    arguments = [f"--out={out}", f"--cache_dir={tmp_path}", "--source=a", "--source=b"]
+    assert collect.main([*arguments, "--pairs=3", "--world=nano:0"]) == errors.DATA
+    assert "0 pairs of 3 prompts" in capsys.readouterr().err
+    assert out.read_text() == "the pairs of yesterday"
+
+
 def shortest(prompt, responses):
     """A labeler of one's own: the shorter response, whatever the prompt."""
     order = sorted(range(len(responses)), key=lambda i: len(responses[i]))
@@ -120,5 +134,6 @@ def test_a_labeler_may_be_any_function(prompts):
 )
 def test_is_refused(arguments, word, capsys, tmp_path):
     out = tmp_path / "pairs.jsonl"
-    assert collect.main([f"--out={out}", *arguments]) == 78
+    named = any(word.startswith("--out=") for word in arguments)
+    assert collect.main([*([] if named else [f"--out={out}"]), *arguments]) == 78
     assert word in capsys.readouterr().err and not out.exists()

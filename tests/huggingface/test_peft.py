@@ -9,7 +9,7 @@ import pytest
 
 from alignjax import analysis, convert, errors, trees
 from alignjax.analysis import conversion
-from alignjax.huggingface import peft
+from alignjax.huggingface import peft, peft_config
 from alignjax.storage import tensor_files
 from tests.fixtures import marks
 
@@ -175,6 +175,38 @@ def test_targets_in_all_of_peft_s_spellings(llama, tmp_path):
     peft.save(tmp_path / "wrong", tensors, wrong)
     with pytest.raises(errors.ConfigError, match="target_modules: 'up_proj' has no"):
         peft.read(tmp_path / "wrong", "llama", llama.model.config, llama.leaves())
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"exclude_modules": ["up_proj", "q_proj"]}, "exclude_modules: names .*q_proj"),
+        ({"exclude_modules": r".*[qp]_proj"}, "exclude_modules: names .*q_proj"),
+        ({"exclude_modules": r"model\.layers\.1\..*"}, r"names model\.layers\.1\."),
+        ({"target_modules": ["v_proj"]}, "target_modules: leaves out .*q_proj"),
+        ({"target_modules": r".*layers\.0.*"}, r"leaves out model\.layers\.1\."),
+        ({"target_modules": "("}, "target_modules.* is no pattern"),
+        ({"target_modules": []}, "target_modules = .*: it is no list of names"),
+        ({"target_modules": [["q_proj"]]}, "target_modules = .*: it is no list of"),
+        ({"exclude_modules": {"q_proj": 1}}, "exclude_modules = .*: it is no list of"),
+        ({"exclude_modules": 5}, "exclude_modules = 5: it is no list of names"),
+    ],
+)
+def test_targets_that_contradict_the_tensors_are_refused(tmp_path, fields, words):
+    """PEFT would load such a folder, and leave out tensors with a warning."""
+    names = [
+        f"model.layers.{i}.{module}"
+        for i in (0, 1)
+        for module in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
+    ]
+    file = tmp_path / peft.CONFIG
+    settings = {"peft_type": "LORA", "r": 3, "lora_alpha": 6}
+    settings |= {"target_modules": ["q_proj", "up_proj"], **fields}
+    file.write_text(json.dumps(settings))
+    stored = [name for name in names if "q_proj" in name]
+    with pytest.raises(errors.ConfigError, match=words):
+        read = peft_config.read(file)
+        raise errors.ConfigError(read.check_modules(stored, names, peft.WEIGHTS))
 
 
 def test_tensors_that_lack_or_do_not_belong_are_named(llama, tmp_path):

@@ -370,7 +370,9 @@ def test_adapters(count, tmp_path):
 
     def check(hf):
         file.write_text(json.dumps(hf))
-        peft_config.read(file).numbers(MODULES)
+        settings = peft_config.read(file)
+        settings.numbers(MODULES)
+        settings.check_modules(MODULES[:4], MODULES, peft.WEIGHTS)
 
     check(ADAPTERS)
     strange.try_all(count, strange.changed(ADAPTERS), check)
