@@ -327,7 +327,7 @@ def test_the_command_line(tmp_path, capsys):
     gone = ["--run=a=/no/such/run", f"--out={out}", f"--cache_dir={tmp_path}"]
     assert command.main(gone) == errors.CHECKPOINT
     assert "is no run" in capsys.readouterr().err
-    assert command.main([*gone, "--out="]) == errors.CONFIG
+    assert command.main([gone[0], "--out=", gone[2]]) == errors.CONFIG
     assert "out: empty; name a file" in capsys.readouterr().err
     with pytest.raises(errors.CheckpointError):
         analysis.open_run("/no/such/run")
