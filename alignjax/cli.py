@@ -218,9 +218,20 @@ def output(text: str | pathlib.Path) -> pathlib.Path:
             pass
     except OSError as error:
         raise errors.ConfigError(f"out: {out} cannot be written: {error}") from error
+    check_output(out)
+    return out
+
+
+def check_output(out: pathlib.Path) -> None:
+    """Raises ConfigError for what a file must not take the place of.
+
+    What is written to a device, such as /dev/null, would take its name from it.
+    """
     if out.is_dir():
         raise errors.ConfigError(f"out: {out} is a folder; name a file")
-    return out
+    if out.is_symlink() or (out.exists() and not out.is_file()):
+        kind = "link" if out.is_symlink() else "FIFO, device or socket"
+        raise errors.ConfigError(f"out: {out} is a {kind}; name a file of its own")
 
 
 def keep_programs(cache_dir: str | pathlib.Path) -> None:

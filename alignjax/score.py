@@ -117,6 +117,8 @@ def run(options: argparse.Namespace) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise errors.ConfigError(f"batch_size: {options.batch_size} is not 1 or more")
     out = None if options.out is None else cli.output(options.out)
+    if out is not None:
+        cli.check_output(_partial(out))
     if out is not None and out.resolve() == pathlib.Path(options.data).resolve():
         raise errors.ConfigError(f"out: {out} is the data; name another file")
     opened = analysis.open_run(options.run, options.step, network=options.network).at()
@@ -235,7 +237,7 @@ def _write(
     scored: Callable[[int], Iterator[str]],
 ) -> None:
     """Writes OUT.partial, from where it ends if it is of the same lines, then OUT."""
-    partial = out.with_name(f"{out.name}.partial")
+    partial = _partial(out)
     start, size = _done(partial, lines)
     if start:
         print(f"{partial}: goes on after {start:,} lines", file=sys.stderr)
@@ -247,6 +249,10 @@ def _write(
         os.fsync(file.fileno())
     os.replace(partial, out)
     atomic.sync(out.parent)
+
+
+def _partial(out: pathlib.Path) -> pathlib.Path:
+    return out.with_name(f"{out.name}.partial")
 
 
 def _done(partial: pathlib.Path, lines: Sequence[dict[str, Any]]) -> tuple[int, int]:

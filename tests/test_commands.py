@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands share: where they may write, and how they end."""
 
+import contextlib
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from alignjax import analysis, cli, errors, train
+from alignjax.storage import atomic
 
 
 def test_the_folder_of_a_file_is_made(tmp_path):
@@ -29,6 +32,27 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     ):
         with pytest.raises(errors.ConfigError, match=reason):
             cli.output(path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "stdout", "socket"])
+def test_what_is_no_file_is_not_written_over(tmp_path, kind):
+    """What is written takes the name: of /dev/null too, for whoever may do that."""
+    out = tmp_path / "out"
+    (tmp_path / "results").write_text("old")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        if kind == "fifo":
+            os.mkfifo(out)
+        elif kind == "socket":
+            listener.bind(str(out))
+        else:
+            out.symlink_to("/dev/stdout" if kind == "stdout" else tmp_path / "results")
+        before = out.lstat()
+        with pytest.raises(errors.ConfigError, match=r"out: .* is a"):
+            cli.output(out)
+        if kind in ("fifo", "socket"):
+            with pytest.raises(errors.ConfigError, match="is a FIFO, device or socket"):
+                atomic.write(out, "new")
+        assert out.lstat() == before and (tmp_path / "results").read_text() == "old"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,11 @@ def find(name: str, *, network: bool = False) -> judges.Judge:
       CheckpointError: a run that cannot be read.
     """
     kind, _, rest = name.partition(":")
+    if not rest:
+        raise errors.ConfigError(
+            f"judge: {name!r:.80} is no labeler:NAME, reward:DIR, run:DIR, "
+            "endpoint:FILE, rubric or module:function"
+        )
     if kind == "labeler":
         return _labeler(name, rest)
     if kind == "reward":
@@ -38,10 +43,7 @@ def find(name: str, *, network: bool = False) -> judges.Judge:
     try:
         function = registry.Registry("judge").find(name)
     except ValueError as error:
-        raise errors.ConfigError(
-            f"judge: {name!r:.80} is no labeler:NAME, reward:DIR, run:DIR, "
-            f"endpoint:FILE or module:function: {error}"
-        ) from error
+        raise errors.ConfigError(f"judge: {error}") from error
     return judges.Judge(
         name, None, lambda pairs: (_called(function, pair) for pair in pairs)
     )

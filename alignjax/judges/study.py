@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -115,6 +116,12 @@ def read(path: str | os.PathLike) -> Study:
     if len(digests) != 1:
         raise errors.DataError(f"{path}: the arms answered prompts of other suites")
     prompts = suites.read(near(fields.suite), digests.pop())
+    beyond = max(prompt for x in (arm, base) for _, prompt, _ in x)
+    if beyond >= len(prompts):
+        raise errors.DataError(
+            f"{path}: an answer is to prompt {beyond:,}, and the suite has "
+            f"{len(prompts):,}; give rows that were made of this suite"
+        )
     keys = sorted(set(arm) & set(base))
     if set(arm) != set(base) or not keys:
         raise errors.DataError(
@@ -131,6 +138,11 @@ def _answers(path: str, fields: Fields) -> dict[tuple, rows.Answer]:
     """The answers of an arm by the place of their run, prompt and sample."""
     temperature = lambda a: a.decoding and a.decoding.temperature
     here = [a for a in rows.read(path) if temperature(a) == fields.temperature]
+    if not here:
+        raise errors.DataError(
+            f"{path}: no answer of the temperature {fields.temperature}; mend "
+            "`temperature` of the study, null where answers were not sampled"
+        )
     runs = sorted({(a.seed is None, a.seed or 0, a.run, a.step or 0) for a in here})
     places = {run[2:]: i for i, run in enumerate(runs)}
     out = {(places[a.run, a.step or 0], a.prompt, a.sample): a for a in here}
@@ -238,6 +250,8 @@ def stored(study: Study) -> list[judgements.Judgement]:
     folder = study.path.with_suffix(".judgements")
     # One is empty where a judge failed, or was stopped, before its first judgement.
     files = sorted(file for file in folder.glob("*.jsonl") if file.stat().st_size)
+    for file in files:
+        _end_last_line(file)
     ours = [*study.pairs, *filter(None, map(_check, study.pairs))]
     pairs = {_row(study, _NOBODY, pair, True).pair for pair in ours}
     out = [j for f in files for j in rows.read(f, judgements.Judgement)]
@@ -256,14 +270,35 @@ def stored(study: Study) -> list[judgements.Judgement]:
     return out
 
 
+def _end_last_line(path: pathlib.Path) -> None:
+    """Drops what a process that was killed wrote of its last line."""
+    content = path.read_bytes()
+    if content.endswith(b"\n"):
+        return
+    with open(path, "r+b") as file, contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it is being written
+        whole = content.rfind(b"\n") + 1
+        try:
+            json.loads(content[whole:])
+        except ValueError:
+            file.truncate(whole)
+        else:  # of an editor that ends no last line
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+
+
 @contextlib.contextmanager
 def appended(path: pathlib.Path) -> Iterator[Callable[[judgements.Judgement], None]]:
     """A function that appends a judgement to a file, durably.
 
     Raises:
-      ConfigError: another process appends to it.
+      ConfigError: another process appends to it; or it leads elsewhere.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if (path.exists() and not path.is_file()) or path.is_symlink():
+        raise errors.ConfigError(f"{path}: is a link or no file; remove it")
+    if path.parent.is_symlink():
+        raise errors.ConfigError(f"{path.parent}: is a link; make it a folder")
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

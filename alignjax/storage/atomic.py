@@ -32,8 +32,13 @@ def replace(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
     `path` stays as it was where the body raises. Several may write at once; the last
     one that ends wins.
+
+    Raises:
+      ConfigError: `path` is a device, FIFO or socket, whose name is not to be taken.
     """
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise errors.ConfigError(f"{path}: is a FIFO, device or socket; name a file")
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -151,9 +152,10 @@ def test_a_judge_of_position_is_found_out_and_failures_are_counted(folder, capsy
 
 def test_judges_that_are_none(folder, capsys):
     path = study(folder)
-    for name in ("labeler:kind", "oracle", f"{__name__}:nothing"):
+    for name in ("labeler:kind", "oracle", "", "endpoint:", f"{__name__}:nothing"):
         code, _, err = run(capsys, "judge", path, f"--judge={name}")
         assert code == errors.CONFIG and "judge: " in err
+        assert "there are none" not in err  # the kinds are all there is
     assert run(capsys, "judge", path, "--judge=reward:nowhere")[0] == errors.CHECKPOINT
 
 
@@ -350,11 +352,22 @@ def test_studies_that_are_none(folder, capsys):
     rows.write(folder / "other.jsonl", other)
     rows.write(folder / "fewer.jsonl", answers("dpo", 0.9)[1:])
     suites.write(folder / "changed.jsonl", SUITE[::-1])
+    beyond = [dataclasses.replace(a, prompt=a.prompt + 1) for a in answers("a", 0.9)]
+    for name in ("beyond", "beyond_too"):
+        told = [dataclasses.replace(a, run=name) for a in beyond]
+        rows.write(folder / f"{name}.jsonl", told)
     (folder / "broken.jsonl").write_text('{"turns": []}\n')
     for fields, code, reason in (
         ({"arm": "other.jsonl"}, errors.DATA, "other suites"),
         ({"arm": "fewer.jsonl"}, errors.DATA, "1 answers have no other"),
         ({"suite": "changed.jsonl"}, errors.DATA, "give the file of their own suite"),
+        (
+            {"arm": "beyond.jsonl", "base": "beyond_too.jsonl"},
+            errors.DATA,
+            "is to prompt 30, and the suite has 30",
+        ),
+        ({"temperature": 0.5}, errors.DATA, "no answer of the temperature 0.5"),
+        ({"temperature": None}, errors.DATA, "no answer of the temperature None"),
         ({"suite": "broken.jsonl"}, errors.DATA, "broken.jsonl:1"),
         ({"pairs": 0}, errors.CONFIG, "pairs: 0"),
         ({"judges": 1}, errors.CONFIG, "judges: unknown"),
@@ -371,6 +384,38 @@ def test_studies_that_are_none(folder, capsys):
     )
     code, _, err = run(capsys, "judge", study(folder))
     assert code == errors.DATA and "60 judgements of pairs" in err
+
+
+@pytest.mark.parametrize("end", ["torn", "without an end"])
+def test_a_killed_judge_goes_on(folder, capsys, end):
+    path = study(folder, pairs=5)
+    code, whole, _ = run(capsys, "judge", path, "--judge=labeler:clean")
+    (file,) = (folder / "study.judgements").iterdir()
+    text = file.read_text()
+    file.write_text(text[:-1] if end != "torn" else text[:-40])
+    code, again, err = run(capsys, "judge", path, "--judge=labeler:clean")
+    assert code == errors.DONE, err
+    assert again == whole and file.read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "fifo"])
+def test_judgements_are_not_led_elsewhere(folder, capsys, kind):
+    path = study(folder, pairs=2)
+    assert run(capsys, "judge", path, "--judge=labeler:clean")[0] == errors.DONE
+    (file,) = (folder / "study.judgements").iterdir()
+    file.unlink()
+    (folder / "elsewhere").mkdir()
+    if kind == "folder":
+        file.parent.rmdir()
+        file.parent.symlink_to(folder / "elsewhere")
+    elif kind == "file":
+        file.symlink_to(folder / "elsewhere" / "file")
+        (folder / "elsewhere" / "file").write_text("")
+    else:
+        os.mkfifo(file)
+    code, _, err = run(capsys, "judge", path, "--judge=labeler:clean")
+    assert code == errors.CONFIG and "study.judgements" in err
+    assert not any(x.read_text() for x in (folder / "elsewhere").iterdir())
 
 
 def test_the_worth_by_a_rubric(folder):
