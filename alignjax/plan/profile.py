@@ -12,12 +12,13 @@ same program, as `alignjax plan` gives them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import json
 import pathlib
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax import cli, errors
@@ -33,10 +34,23 @@ def load(run: pathlib.Path) -> tuple[list[trace.Event], program.Program]:
     """
     events = trace.read(trace.find(run / "profile"))
     path = run / "profile" / program.FILE
-    try:
+    with _no_program(path):
         return events, program.parse(program.read(path))
-    except (OSError, EOFError, ValueError) as error:
-        raise errors.DataError(f"{path}: no program: {error}") from error
+
+
+@contextlib.contextmanager
+def _no_program(path: pathlib.Path) -> Iterator[None]:
+    """DataError for what a text that is no program may lead to; it may be anybody's."""
+    try:
+        yield
+    except errors.AlignError:
+        raise
+    except (
+        *(ArithmeticError, AttributeError, EOFError, LookupError, OSError),
+        *(RecursionError, TypeError, ValueError),
+    ) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise errors.DataError(f"{path}: no program: {why:.300}") from error
 
 
 def measure(
@@ -149,7 +163,8 @@ def page(figures: Mapping[str, Any], kernels: int) -> str:
         lines += [_figures(name, x, step) for name, x in figures[key].items()]
     lines += ["", _row("kernel", "ms", "share", "calls", "floor", "ratio")]
     for x in figures["kernels"][:kernels]:
-        lines.append(f"{_figures(x['name'], x, step)}  {x['of'][-80:]}")
+        of = "".join(c for c in x["of"][-80:] if c.isprintable())
+        lines.append(f"{_figures(x['name'], x, step)}  {of}")
     return "\n".join(lines)
 
 
@@ -181,10 +196,13 @@ def run(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     if options.kernels < 0:
         parser.error(f"--kernels: {options.kernels} must be at least 0")
-    events, parsed = load(cli.path(options.run, "run"))
+    workdir = cli.path(options.run, "run")
+    events, parsed = load(workdir)
     card = cards.find(options.card) if options.card else cards.of_kind(parsed.device)
-    figures = measure(events, parsed, card)
-    print(json.dumps(figures) if options.json else page(figures, options.kernels))
+    with _no_program(workdir / "profile" / program.FILE):
+        figures = measure(events, parsed, card)
+        text = json.dumps(figures) if options.json else page(figures, options.kernels)
+    print(text)
     return errors.DONE
 
 

@@ -14,10 +14,13 @@ import gzip
 import math
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+from alignjax.storage import filenames
 
 BITS = {"pred": 8, "token": 0, "opaque": 0}  # of an element; others end in a number
 ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
@@ -31,6 +34,7 @@ GROUPS = re.compile(
 )
 INTERMEDIATE = re.compile(r'intermediate_tensor_shape": \{.*?"dimensions": \[([^\]]*)')
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+MOST_BYTES = 2**28  # of a text
 FILE = "program.txt.gz"  # of a run, beside its trace
 DEVICE, MODULE = "// device: ", "HloModule "
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
@@ -150,9 +154,20 @@ def write(path: pathlib.Path, text: str, device: str) -> None:
 
 
 def read(path: pathlib.Path) -> str:
-    """The text that `write` wrote."""
-    data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    """The text that `write` wrote.
+
+    Raises:
+      OSError, EOFError, ValueError: no regular file, a damaged one, or a large one.
+    """
+    with filenames.open_file(path) as file:
+        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        try:
+            data = stream.read(MOST_BYTES + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES:,} bytes")
+    return data.decode()
 
 
 def parse(text: str) -> Program:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from alignjax import errors
+from alignjax.storage import filenames
 
 DEVICE = re.compile(r"/device:(GPU|TPU|CUSTOM):(\d+)")
 HOST = "/host:CPU"
@@ -55,9 +56,10 @@ def read(path: pathlib.Path) -> list[Event]:
         from jax import profiler
 
         try:
+            filenames.open_file(path).close()  # a FIFO would be waited for
             data = profiler.ProfileData.from_file(str(path))
             events = [event for plane in data.planes for event in _of_plane(plane)]
-        except (RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise errors.DataError(f"{path}: no trace: {error}") from error
     return sorted(events, key=lambda event: event.start)
 

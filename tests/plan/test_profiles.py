@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traces of known events: what is summed, what is idle, what nothing hides."""
 
+import gzip
+import os
 import pathlib
 
 import pytest
@@ -78,6 +80,16 @@ def run(request, tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def run_of_gpu(tmp_path):
+    """A workdir with a trace of one GPU."""
+    folder = tmp_path / "profile"
+    trace_file = folder / "plugins/profile/now/host.xplane.pb"
+    xplane(trace_file, "/device:GPU:0", "Stream #13(Compute)")
+    program.write(folder / program.FILE, TEXT, "NVIDIA H200")
+    return tmp_path
+
+
 def test_times_of_a_step(run):
     figures = profile.measure(*profile.load(run), cards.find("h200"))
     assert (figures["steps"], figures["devices"]) == (3, 1)
@@ -121,6 +133,52 @@ def test_a_run_without_a_trace_or_a_program_is_refused(run):
         profile.load(run)
     path.unlink()
     assert profile.main([str(run)]) == errors.CONFIG
+
+
+ODD = {
+    "a loop without its body": TEXT.replace("body=%body", "body=%nothing"),
+    "a loop in itself": TEXT.replace("body=%body", "body=%main"),
+    "more times than a float holds": TEXT.replace('"n":"2"', f'"n":"{"9" * 400}"'),
+    "larger than a float holds": TEXT.replace("f32[8,8]", f"f32[{'9' * 400},8]"),
+    "no bits": TEXT.replace("f32[", "zz["),
+    "an operand that is not there": TEXT.replace("dot(%p, %p)", "dot(%q, %q)"),
+    "cut": TEXT[:300],
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_an_odd_program_of_somebody_is_one_message(run_of_gpu, capsys, what):
+    program.write(run_of_gpu / "profile" / program.FILE, ODD[what], "NVIDIA H200")
+    code = profile.main([str(run_of_gpu)])
+    out, err = capsys.readouterr()
+    assert code == errors.DONE or (code in (errors.CONFIG, errors.DATA) and not out)
+    assert code == errors.DONE or len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("end", [".xplane.pb", program.FILE])
+@pytest.mark.parametrize("what", ["fifo", "endless", "bomb", "damaged"])
+def test_files_that_are_none_end_at_once(run_of_gpu, monkeypatch, end, what):
+    (file,) = run_of_gpu.rglob(f"*{end}")
+    data = file.read_bytes()
+    file.unlink()
+    monkeypatch.setattr(program, "MOST_BYTES", 2**16)
+    if what == "fifo":
+        os.mkfifo(file)
+    elif what == "endless":
+        file.symlink_to("/dev/zero")
+    elif what == "bomb":
+        file.write_bytes(gzip.compress(b" " * 2**20))
+    else:
+        file.write_bytes(data[:12] + b"\xff" * 30 + data[42:])
+    assert profile.main([str(run_of_gpu)]) == errors.DATA
+
+
+def test_what_a_program_is_called_does_not_steer_the_terminal(run_of_gpu, capsys):
+    odd = TEXT.replace("norm/exp", "norm/\x1b[2Jexp")
+    program.write(run_of_gpu / "profile" / program.FILE, odd, "NVIDIA H200")
+    assert profile.main([str(run_of_gpu)]) == errors.DONE
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_the_union_of_intervals():
