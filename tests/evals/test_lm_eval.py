@@ -61,9 +61,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(*more, tasks="choices,texts", out="out.json"):
-    named = ["lm-eval", "llama", f"--tasks={tasks}", "--include=tasks", f"--out={out}"]
-    return cli.main([*named, "--cache_dir=programs", *more])
+def command(*more, tasks="choices,texts", out="out.json", include="tasks"):
+    named = ["lm-eval", "llama", f"--tasks={tasks}", f"--out={out}"]
+    return cli.main([*named, f"--include={include}", "--cache_dir=programs", *more])
 
 
 @needs_lm_eval
@@ -138,10 +138,11 @@ def test_options_that_are_none(place, capsys):
         ("--limit=0", "limit"),
         ("--fewshot=-1", "fewshot"),
         ("--batch_size=0", "batch_size"),
-        ("--include=nowhere", "include"),
     ):
         assert command(option) == errors.CONFIG
         assert f"{field}: " in capsys.readouterr().err
+    assert command(include="nowhere") == errors.CONFIG
+    assert "include: " in capsys.readouterr().err
     if not THERE:
         assert command() == errors.CONFIG
         assert "pip install 'alignjax[lm-eval]'" in capsys.readouterr().err

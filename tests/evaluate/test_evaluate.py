@@ -226,7 +226,8 @@ def test_a_killed_evaluation_goes_on(folder, arguments, out, capsys):
     assert evaluate(*elsewhere) == errors.CONFIG  # and leaves the prompts as they are
     assert (copy / "suites" / "ask.jsonl").read_text().count("\n") == len(PROMPTS)
     capsys.readouterr()
-    assert evaluate(*again, "--max_tokens=13") == errors.CONFIG
+    longer = [str(x).replace("max_tokens=12", "max_tokens=13") for x in again]
+    assert evaluate(*longer) == errors.CONFIG
     assert "settings.max_tokens: 12 -> 13" in capsys.readouterr().err
     assert stamps == {p: p.stat().st_mtime_ns for p in copy.glob("rows/*/*")}
 
