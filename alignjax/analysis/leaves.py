@@ -17,7 +17,8 @@ import numpy as np
 from alignjax.huggingface import layout
 from alignjax.storage import lazy
 
-PIECE_BYTES = 4 * 2**20  # of a leaf, read at a time; float64 copies of it take more
+PIECE_BYTES = 4 * 2**20  # of a leaf that is not in chunks, read at a time
+_BLOCK = 2**18  # elements that are in float64 at a time
 
 
 class Summary(NamedTuple):
@@ -108,38 +109,34 @@ def units(name: str, leaf: Any) -> list[tuple[int | None, tuple[int, ...]]]:
 def summarise(leaf: Any, index: tuple[int, ...] = ()) -> Summary:
     """The summary of a leaf that can be sliced, or of a part of it."""
     sums = Summary()
-    for piece in lazy.pieces(leaf, PIECE_BYTES, index):
-        x = np.asarray(piece).astype(np.float64).reshape(-1)
-        size, x = x.size, x[np.isfinite(x)]
-        bounds = (float(x.min()), float(x.max())) if x.size else ()
-        zeros = x.size - np.count_nonzero(x)
-        sums = sums.plus(
-            Summary(size, x.size, zeros, float(x.sum()), float(x @ x), *bounds)
-        )
+    for box in lazy.boxes(leaf, PIECE_BYTES, index):
+        flat = np.asarray(leaf[box]).reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            x = flat[start : start + _BLOCK].astype(np.float64)
+            size, x = x.size, x[np.isfinite(x)]
+            bounds = (float(x.min()), float(x.max())) if x.size else ()
+            zeros = x.size - np.count_nonzero(x)
+            sums = sums.plus(
+                Summary(size, x.size, zeros, float(x.sum()), float(x @ x), *bounds)
+            )
     return sums
 
 
 def compare(first: Any, second: Any, index: tuple[int, ...] = ()) -> Difference:
     """How a leaf that can be sliced, or a part of it, differs from one of its shape."""
-    sums, wider = Difference(), max((first, second), key=lambda x: x.dtype.itemsize)
-    limit = PIECE_BYTES * first.dtype.itemsize // wider.dtype.itemsize
-    for a, b in zip(
-        lazy.pieces(first, limit, index),
-        lazy.pieces(_as_kind(second, first), limit, index),
-        strict=True,
-    ):
-        x, y = (np.asarray(p).astype(np.float64).reshape(-1) for p in (a, b))
-        moved = y - x
-        changed = x.size - int(np.count_nonzero((x == y) | (np.isnan(x) & np.isnan(y))))
-        largest = float(np.abs(moved).max(initial=0.0))
-        squares = (float(v @ v) for v in (x, y, moved))
-        sums = sums.plus(Difference(x.size, changed, *squares, float(x @ y), largest))
+    sums = Difference()
+    guide = first if lazy.chunk_of(first) else second
+    for box in lazy.boxes(guide, PIECE_BYTES, index):
+        sides = [np.asarray(leaf[box]).reshape(-1) for leaf in (first, second)]
+        for start in range(0, sides[0].size, _BLOCK):
+            x, y = (side[start : start + _BLOCK].astype(np.float64) for side in sides)
+            moved, same = y - x, (x == y) | (np.isnan(x) & np.isnan(y))
+            squares = (float(v @ v) for v in (x, y, moved))
+            largest = float(np.abs(moved).max(initial=0.0))
+            changed = x.size - int(np.count_nonzero(same))
+            part = Difference(x.size, changed, *squares, float(x @ y), largest)
+            sums = sums.plus(part)
     return sums
-
-
-def _as_kind(leaf: Any, other: Any) -> lazy.LazyArray:
-    """The leaf, cut into pieces as another one of its shape is."""
-    return lazy.LazyArray(leaf.shape, other.dtype, leaf.__getitem__)
 
 
 def spectrum(

@@ -7,6 +7,9 @@ with which Orbax writes.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import pathlib
 
 import jax
@@ -17,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from alignjax import errors, trees
 from alignjax.storage import lazy
 
-BYTES = 16 * 2**20  # of a chunk at most
+BYTES = 4 * 2**20  # of a chunk at most
 
 
 def options(path, leaf) -> ocp.options.ArrayOptions.Saving.StorageOptions | None:
@@ -45,28 +48,46 @@ def stored(folder: pathlib.Path, name: str, leaf: dict) -> lazy.LazyArray:
       BrokenStep, by slices: a file is missing or damaged.
     """
     shape, dtype = tuple(leaf["shape"]), jax.numpy.dtype(leaf["dtype"])
-    array = None
 
-    def read(index) -> np.ndarray:
-        nonlocal array
-        box, inside = _box(index, shape)
+    @contextlib.contextmanager
+    def damage():
         try:
-            array = _open(folder, name) if array is None else array
+            yield
+        except (errors.BrokenStep, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged file makes a parser raise
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise errors.BrokenStep(
+                f"{folder}: {name}: a file is missing or damaged ({text})"
+            ) from error
+
+    @functools.cache
+    def opened() -> tensorstore.TensorStore:
+        with damage():
+            array = _open(folder, name)
             if (array.shape, array.dtype.numpy_dtype) != (shape, dtype):
                 problem = f"{array.shape} of {array.dtype.name}"
                 raise errors.BrokenStep(
                     f"{folder}: {name} is {problem}, unlike in meta"
                 )
-            return np.asarray(array[box].read().result())[inside]
-        except (errors.BrokenStep, MemoryError):
-            raise
-        except Exception as error:  # whatever a damaged file makes a parser raise
-            damage = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            raise errors.BrokenStep(
-                f"{folder}: {name}: a file is missing or damaged ({damage})"
-            ) from error
+            return array
 
-    return lazy.LazyArray(shape, dtype, read)
+    def read(index) -> np.ndarray:
+        box, inside = _box(index, shape)
+        with damage():
+            return np.asarray(opened()[box].read().result())[inside]
+
+    chunk = lambda: tuple(opened().chunk_layout.read_chunk.shape)
+    return lazy.LazyArray(shape, dtype, read, chunk=chunk)
+
+
+def is_whole(array) -> bool:
+    """Whether a stored array is read as a whole: it is small, or was not cut."""
+    size = np.dtype(array.dtype).itemsize
+    if math.prod(array.shape) * size <= BYTES:
+        return True
+    chunk = getattr(array, "chunk", None)
+    return chunk is not None and math.prod(chunk()) * size > 4 * BYTES
 
 
 def _open(folder: pathlib.Path, name: str) -> tensorstore.TensorStore:
@@ -75,8 +96,8 @@ def _open(folder: pathlib.Path, name: str) -> tensorstore.TensorStore:
     kvstore = {"driver": "ocdbt", "base": base, "path": f"{name.replace('/', '.')}/"}
     # Chunks come and go: a cache, or many at a time, would be what memory is spent on.
     context = {"cache_pool": {"total_bytes_limit": 0}}
-    context |= {"file_io_concurrency": {"limit": 2}}
-    context |= {"data_copy_concurrency": {"limit": 2}}
+    context |= {"file_io_concurrency": {"limit": 1}}
+    context |= {"data_copy_concurrency": {"limit": 1}}
     spec = {"driver": "zarr3", "kvstore": kvstore, "context": context}
     return tensorstore.open(spec, open=True, read=True).result()
 

@@ -406,8 +406,8 @@ def lazy_leaves(
 ) -> dict[str, lazy.LazyArray]:
     """`{name: leaf that is read when it is sliced}` of an item of a step, verified.
 
-    A leaf is verified when it is first read, piece by piece. The last one that is at
-    most a chunk is kept; of larger ones only the chunks that a slice touches are read.
+    A leaf is verified when it is first read, piece by piece. Of a large one that is in
+    chunks only those that a slice touches are read; of the others the last is kept.
 
     Raises:
       BrokenStep: here, or by slices.
@@ -420,30 +420,43 @@ def lazy_leaves(
         stored = {n: chunks.stored(path / item, n, x) for n, x in leaves.items()}
     verified: set[str] = set()
 
-    def check(name: str, pieces: Iterable[np.ndarray]) -> None:
-        hashed = fingerprint.of_pieces(stored[name].dtype, pieces)
-        verify(path, meta, {f"{item}/{name}": hashed})
+    def hashed(name: str) -> fingerprint.Fingerprint:
+        array = stored[name]
+        if not hasattr(array, "chunk"):
+            return fingerprint.of_pieces(array.dtype, lazy.pieces(array, chunks.BYTES))
+        first = lambda box: tuple(part.start for part in box)
+        boxes = ((first(box), array[box]) for box in lazy.boxes(array))
+        return fingerprint.of_boxes(array.shape, boxes)
+
+    def whole(name: str) -> np.ndarray:
+        array = stored[name][...]
+        digits = fingerprint.of_pieces(array.dtype, [array])
+        verify(path, meta, {f"{item}/{name}": digits})
+        return array
 
     def read(name: str, index) -> np.ndarray:
-        if nbytes({name: leaves[name]}) <= chunks.BYTES:
+        if chunks.is_whole(stored[name]):
             if name not in last:
                 last.clear()
-                whole = stored[name][...]
-                check(name, [whole])
-                last[name] = whole
+                last[name] = whole(name)
             return last[name][index]
         if name not in verified and all(i == slice(None) for i in index):
-            whole = stored[name][...]  # once, and not once more for the fingerprint
-            check(name, [whole])
-            return whole
+            return whole(name)  # read once, and not once more for the fingerprint
         if name not in verified:
-            check(name, lazy.pieces(stored[name], chunks.BYTES))
+            verify(path, meta, {f"{item}/{name}": hashed(name)})
             verified.add(name)
         return stored[name][index]
 
+    def chunk(name: str) -> tuple[int, ...] | None:
+        return None if chunks.is_whole(stored[name]) else stored[name].chunk()
+
+    in_chunks = lambda name: hasattr(stored[name], "chunk")
     return {
         name: lazy.LazyArray(
-            leaf["shape"], leaf["dtype"], functools.partial(read, name)
+            leaf["shape"],
+            leaf["dtype"],
+            functools.partial(read, name),
+            chunk=functools.partial(chunk, name) if in_chunks(name) else None,
         )
         for name, leaf in leaves.items()
     }

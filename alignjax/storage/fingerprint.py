@@ -74,6 +74,27 @@ def of_pieces(dtype, pieces: Iterable[np.ndarray]) -> Fingerprint:
     return Fingerprint(f"{total[0]:08x}{total[1]:08x}", flag)
 
 
+def of_boxes(
+    shape: tuple[int, ...], boxes: Iterable[tuple[tuple[int, ...], np.ndarray]]
+) -> Fingerprint:
+    """The fingerprint of an array of which only boxes are in memory.
+
+    Args:
+      shape: of the array.
+      boxes: (index of the first element, part) of all of it, in any order.
+    """
+    total, flag = np.zeros(2, np.uint32), False
+    sizes = np.array([size % 2**32 for size in shape], np.uint32)
+    for starts, part in boxes:
+        for box in lazy.boxes(part, _BLOCK * part.dtype.itemsize):
+            at = [start + own.start for start, own in zip(starts, box, strict=True)]
+            at = np.array([place % 2**32 for place in at], np.uint32)
+            high, low, nonfinite = np.asarray(_of_box(part[box], at, sizes))
+            total = total + np.array([high, low], np.uint32)
+            flag = flag or bool(nonfinite)
+    return Fingerprint(f"{total[0]:08x}{total[1]:08x}", flag)
+
+
 def _replicated(leaves):
     """Where every process can read the result; None leaves it to the compiler."""
     for leaf in leaves:
@@ -90,20 +111,24 @@ def _compiled(out_sharding):
     return jax.jit(rows, out_shardings=out_sharding)
 
 
-def _row(x: jax.Array, start=None, count=None) -> jax.Array:
+def _row(x: jax.Array, start=None, count=None, box=None) -> jax.Array:
     """uint32 [3]: two lanes of hash and a flag.
 
     Sums of integers modulo 2**32 do not depend on their order, hence not on the mesh.
     `_mix` is a bijection, so a term changes whenever its element does; its place in the
     array is part of the term, so that a permutation is seen. With a `count`, `x` [n] is
-    padded after so many elements, and part of an array from its element `start` on.
+    padded after so many elements, and part of an array from its element `start` on. A
+    `box`, (index of its first element, shape of the array), is a box of an array.
     """
     bits = _words(x)
     words = bits.size // x.size  # of an element
     index = jnp.zeros(bits.shape, jnp.uint32)
     for axis, size in enumerate(bits.shape):
         place = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        index = index * np.uint32(size % 2**32) + place
+        size = np.uint32(size % 2**32)
+        if box is not None and axis < x.ndim:
+            place, size = place + box[0][axis], box[1][axis]
+        index = index * size + place
     if start is not None:
         index += np.uint32(words) * start
     high = _mix(bits ^ _mix(index + np.uint32(1)))
@@ -125,6 +150,7 @@ def _row(x: jax.Array, start=None, count=None) -> jax.Array:
 
 
 _of_block = jax.jit(_row)
+_of_box = jax.jit(lambda x, starts, sizes: _row(x, box=(starts, sizes)))
 
 
 def _words(x: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,12 +23,23 @@ class LazyArray:
       stored: its dtype on disk, where values are converted as they are read.
     """
 
-    def __init__(self, shape, dtype, read: Callable[[Index], np.ndarray], stored=None):
-        """`read` gets an index with an entry for each axis."""
+    def __init__(
+        self,
+        shape,
+        dtype,
+        read: Callable[[Index], np.ndarray],
+        stored=None,
+        chunk: Callable[[], tuple[int, ...] | None] | None = None,
+    ):
+        """`read` gets an index with an entry for each axis.
+
+        `chunk` gives the shape of the blocks in which it is stored, of which a slice
+        reads all that it touches, or None where there are none.
+        """
         self.shape, self.dtype = tuple(shape), jax.numpy.dtype(dtype)
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
         self.stored = self.dtype if stored is None else jax.numpy.dtype(stored)
-        self._read = read
+        self._read, self.chunk = read, chunk
 
     def __getitem__(self, index) -> np.ndarray:
         """A part of it. Raises IndexError, TypeError."""
@@ -72,3 +84,38 @@ def pieces(
     count = max(1, limit * rest[0] // size)
     for start in range(0, rest[0], count):
         yield array[(*index, slice(start, start + count))]
+
+
+def boxes(
+    array, limit: int = PIECE_BYTES, index: tuple[int, ...] = ()
+) -> Iterator[tuple]:
+    """Indices that cut an array, or a part of it, into boxes, in any order.
+
+    A box is one of the chunks that the array is stored in, or else rows of at most
+    `limit` bytes that follow each other.
+
+    Args:
+      index: of the part, along the first axes.
+    """
+    step = chunk_of(array) or _rows(array, limit)
+    axes = list(zip(array.shape, step, strict=True))[len(index) :]
+    for starts in itertools.product(*(range(0, size, n) for size, n in axes)):
+        ends = (min(s + n, size) for s, (size, n) in zip(starts, axes, strict=True))
+        yield (*index, *map(slice, starts, ends))
+
+
+def chunk_of(array) -> tuple[int, ...] | None:
+    """The shape of the chunks that an array is stored in, if it is in some."""
+    chunk = getattr(array, "chunk", None)
+    return None if chunk is None else chunk()
+
+
+def _rows(array, limit: int) -> tuple[int, ...]:
+    """The shape of a box of at most `limit` bytes, all of the last axes."""
+    shape, room = [1] * len(array.shape), limit // np.dtype(array.dtype).itemsize
+    for axis in reversed(range(len(shape))):
+        shape[axis] = max(1, min(array.shape[axis], room))
+        if shape[axis] < array.shape[axis]:
+            break
+        room //= shape[axis]
+    return tuple(shape)

@@ -16,6 +16,7 @@ from alignjax import analysis, cli, errors, types
 from alignjax.analysis import leaves
 from alignjax.checkpoint import chunks, step_folders
 from alignjax.huggingface import layout
+from alignjax.storage import fingerprint, lazy
 from tests.fixtures import tiny
 
 RUNS = pathlib.Path(__file__).resolve().parents[1] / "golden" / "runs"
@@ -283,3 +284,26 @@ def test_memory_of_a_slice(tmp_path):
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_fingerprints_of_boxes_are_those_of_the_array():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.int64, np.int8):
+        x = rng.integers(-99, 99, (3, 5, 7)).astype(dtype)
+        chunked = lazy.LazyArray(x.shape, dtype, x.__getitem__, chunk=lambda: (2, 3, 4))
+        places = list(lazy.boxes(chunked))
+        assert len(places) == 2 * 2 * 2
+        boxes = [(tuple(s.start for s in box), x[box]) for box in places[::-1]]
+        digits = fingerprint.of_boxes(x.shape, boxes)
+        assert digits == fingerprint.of_pieces(x.dtype, [x])
+        boxes[0] = (boxes[0][0], boxes[0][1] + 1)
+        assert digits != fingerprint.of_boxes(x.shape, boxes)
+
+
+@pytest.mark.parametrize("limit", [4, 28, 100, 10**6])
+def test_boxes_cover_an_array_once(limit):
+    x = np.zeros((3, 5, 7), np.float32)
+    for box in lazy.boxes(x, limit, (1,)):
+        assert x[box].nbytes <= limit
+        x[box] += 1
+    assert (x[1] == 1).all() and not x[0].any()
