@@ -4,6 +4,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def test_ctrl_c_while_it_imports(tmp_path, module):
         capture_output=True,
         text=True,
         timeout=60,
+        # Jobs in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.returncode == errors.INTERRUPTED
     assert done.stderr == "interrupted\n" and done.stdout == ""

@@ -85,7 +85,7 @@ class Folder:
 
 def is_folder(path: pathlib.Path) -> bool:
     """Whether a directory looks like such a folder, sound or not; a run's does not."""
-    if (path / "checkpoints").is_dir():
+    if "\0" in str(path) or (path / "checkpoints").is_dir():
         return False
     patterns = ("*.safetensors", "pytorch_model*.bin", "adapter_config.json")
     if any(any(path.glob(pattern)) for pattern in patterns):

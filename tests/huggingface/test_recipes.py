@@ -46,7 +46,7 @@ def test_a_recipe_trains_and_what_it_exports_is_what_it_trained(
     out = str(tmp_path / "out")
     assert convert.main(["export", str(run.path), out]) == errors.DONE
     exported = analysis.open_run(tmp_path / "out")
-    np.testing.assert_allclose(exported.logits(tokens), after, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(exported.logits(tokens), after, rtol=0, atol=3e-5)
     # In the same words: where the recipe has a format of its own, that goes along.
     asked = run.prompt_ids("what is the sea")
     assert exported.prompt_ids("what is the sea") == asked
