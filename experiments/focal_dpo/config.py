@@ -13,7 +13,6 @@ def get_config():
     c = base.preference()
     c.steps, c.batch_size, c.length = 60, 16, 128
     c.objective.beta = 0.5  # so that pairs soon differ in how surely they are right
-    c.reference.store = True  # computed by the first run, found by all others
     world = dict(kind="world", preset="nano", weight=1.0)
     c.data.sources.world = dict(**world, split="preferences", labeler="noisy")
     # Held out, and judged without noise.
@@ -22,5 +21,6 @@ def get_config():
     c.data.long_documents = "skip"
     c.optimizer.learning_rate, c.optimizer.b2 = 1e-4, 0.98
     c.schedule.warmup_steps, c.schedule.final = 6, 0.1
-    c.checkpoint.every, c.evaluation.every = 60, 60
+    c.checkpoint.every = c.checkpoint.keep_every = 20  # points of a curve over KL
+    c.evaluation.every = 60
     return c

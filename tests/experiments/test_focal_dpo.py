@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A loss from outside the package: its numbers, and that it trains as others do."""
 
-import importlib
 import json
 import pathlib
 
@@ -11,12 +10,13 @@ import numpy as np
 import pytest
 
 from alignjax import config, errors, train
+from alignjax.ablation import sweep_file
 from alignjax.analysis import open_run
 from alignjax.losses import catalogue, preference
 from alignjax.types import LogProbs
 from configs.smoke import pretrain
 from experiments.focal_dpo import config as focal_config
-from experiments.focal_dpo import losses, plot, sweep
+from experiments.focal_dpo import losses
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOSS = "experiments.focal_dpo.losses:focal_dpo"
@@ -108,37 +108,17 @@ def test_an_option_that_it_does_not_take_is_refused(base):
         train.train(config.to_json(section), base.path.parent / "refused")
 
 
-def test_the_sweep_names_losses_that_there_are(tmp_path):
-    for name, options in sweep.LOSSES.items():
-        module, _, function = options["loss"].partition(":")
-        if function:
-            found = getattr(importlib.import_module(module), function)
-        else:
-            found = catalogue.PREFERENCE.find(module)
-        section = {k: v for k, v in options.items() if k != "loss"}
-        catalogue.bind(found, section, "")
-        command = sweep.training("sft", tmp_path, name, 1, ["--config.steps=3"])
-        assert f"--config.objective.loss={options['loss']}" in command
-        assert command[-1] == "--config.steps=3"
-    assert (ROOT / sweep.CONFIG).exists()
-    command = sweep.measuring("sft", tmp_path, range(2), 8)
-    assert f"--run=easy_1={tmp_path / 'easy_1'}" in command
-
-
-def test_the_table_is_of_all_seeds(tmp_path):
-    models = {"sft": [0.0, 0.5]}
-    for name in sweep.LOSSES:
-        for seed in (0, 1):
-            models[f"{name}_{seed}"] = [1.0 + seed, 2.0 + (name == "easy")]
-            (folder := tmp_path / f"{name}_{seed}").mkdir()
-            line = {plot.ACCURACY: 0.5 + seed / 4, plot.DRIFT: -1.0}
-            (folder / "metrics.jsonl").write_text(json.dumps(line) + '\n{"loss": 1}\n')
-    answers = lambda golds: {"sampled": {"answers": [{"gold": g} for g in golds]}}
-    results = {"models": {name: answers(golds) for name, golds in models.items()}}
-    found = {row["loss"]: row for row in plot.rows(results, tmp_path)}
-    assert found["before"]["gold"]["mean"] == 0.25
-    assert found["easy"]["seeds"] == [2.0, 2.5]
-    assert found["easy"]["change"]["mean"] == 0.5
-    assert found["focal"]["change"]["mean"] == 0.0
-    assert found["focal"]["accuracy"] == 0.625
-    assert "| easy | 2.25 (" in plot.table(list(found.values()))
+def test_the_sweep_is_of_losses_that_there_are(base, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cache = base.path.parent / "cache"
+    flags = [("init.run", str(base.path)), ("cache_dir", str(cache))]
+    flags += [
+        (f"data.{part}.world.data_dir", str(base.path.parent / "world"))
+        for part in ("sources", "validation_sources")
+    ]
+    plan = sweep_file.load(
+        "experiments/focal_dpo/sweep.py", [*flags, ("length", "320")]
+    )
+    assert plan.arms == ["dpo", "robust", "focal_dpo", "easy_dpo"]
+    assert len(plan.runs) == 12
+    assert all(run.section["reference"]["store"] for run in plan.runs)
