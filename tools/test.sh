@@ -6,17 +6,18 @@
 #   tools/test.sh tests/losses        further arguments go to pytest
 #   tools/test.sh -m slow             another choice of marks
 #
-# TEST_WORKERS sets how many processes run the tests (default: one a core, at most 4);
+# TEST_WORKERS sets how many processes run the tests (default: one more than cores, since
+# many tests wait for a process; at most 4);
 # PYTHON and VENV as in setup_env.sh.
 set -euo pipefail
 
 case ${1:-} in
-  -h | --help) sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+  -h | --help) sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
 esac
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
 cores=$(getconf _NPROCESSORS_ONLN)
-workers=${TEST_WORKERS:-$((cores < 4 ? cores : 4))}
+workers=${TEST_WORKERS:-$((cores < 4 ? cores + 1 : 4))}
 
 "$root/tools/setup_env.sh" dev
 python=${VENV:-$root/.venv}/bin/python

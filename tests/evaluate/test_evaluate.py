@@ -289,7 +289,9 @@ def test_the_page_of_any_runs(out, tmp_path):
 )
 def test_options_that_do_not_fit(folder, arguments, more, message, capsys):
     """Before anything is computed or written."""
-    own = [a for a in arguments if not a.startswith(("--out", "--reference"))]
+    once = ("--out", "--reference", "--samples")
+    own = [a for a in arguments if not a.startswith(once)]
+    own += [] if more[0].startswith("--samples") else ["--samples=2"]
     runs = [f"words={RUNS / 'sentencepiece'}"] if "words" in more[0] else []
     code = evaluate(*runs, *own, f"--out={folder / 'never'}", *more)
     assert code in (errors.CONFIG, errors.CHECKPOINT)

@@ -327,7 +327,7 @@ def test_nothing_is_fetched_unasked(monkeypatch):
     with pytest.raises(errors.ConfigError, match=r"^init\.run: hf:who/what"):
         initial.find_run(InitConfig(run="hf:who/what"), "init")
     config = {"trainable": "x", "init": {"run": "hf:who/what", "step": None}}
-    step = types.SimpleNamespace(meta={"data": {"init": ""}}, leaves=dict)
+    step = types.SimpleNamespace(meta={"data": {"init": ""}}, leaves=lambda item: {})
     store = types.SimpleNamespace(
         path="a strange run",
         config=lambda _: config,
@@ -340,7 +340,9 @@ def test_nothing_is_fetched_unasked(monkeypatch):
 def test_a_run_that_starts_from_itself_is_refused(monkeypatch, tmp_path):
     start = {"run": str(tmp_path), "step": None}
     config = {"trainable": "x", "init": start, "model": {}}
-    step = types.SimpleNamespace(meta={"step": 0, "data": {"init": ""}}, leaves=dict)
+    step = types.SimpleNamespace(
+        meta={"step": 0, "data": {"init": ""}}, leaves=lambda item: {}
+    )
     store = types.SimpleNamespace(
         path=tmp_path,
         steps=lambda: [0],

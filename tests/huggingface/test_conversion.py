@@ -259,16 +259,16 @@ def test_two_at_once_are_refused(tmp_path):
 
 def test_a_run_of_orbax_is_exported_and_read_one_leaf_at_a_time(tmp_path, monkeypatch):
     run = trained(tmp_path / "run")
-    asked = []
-    read = step_folders.read_numpy
+    read, verify = [], step_folders.verify
 
-    def one(path, meta, item, names=None):
-        asked.append(names)
-        return read(path, meta, item, names)
+    def one(path, meta, digits):
+        read.append([*digits])
+        return verify(path, meta, digits)
 
-    monkeypatch.setattr(step_folders, "read_numpy", one)
+    monkeypatch.setattr(step_folders, "verify", one)
     exported(run.path, tmp_path / "out")
-    assert sorted(asked) == [[name] for name in sorted(run.leaves())]
+    names = sorted(run.leaves())
+    assert sorted(read) == [[f"params/{name}"] for name in names]
     opened = analysis.open_run(tmp_path / "out")
     assert opened.digest() == run.digest()
     np.testing.assert_array_equal(opened.logits([3, 4]), run.logits([3, 4]))
