@@ -281,8 +281,8 @@ def _compared(out: Results, plan: sweep_file.Plan, stated: claim.Claim) -> Resul
     secondary = []
     for metric in metrics:
         other = claim.Claim(metric=metric)
-        found = [_compare(out, base, name, other, None) for name in others]
-        secondary += [fields for fields in found if "estimate" in fields]
+        compared = [_compare(out, base, name, other, None) for name in others]
+        secondary += [fields for fields in compared if "estimate" in fields]
     halves = {m: _halves(out, base, m) for m in (stated.metric, *metrics)}
     return out._replace(
         comparisons=primary,
@@ -371,14 +371,14 @@ def _by_slice(out: Results, base: str, name: str, stated) -> list[dict[str, Any]
         return []
     if any(o.diverged for arm in (base, name) for o in out.of_arm(arm)):
         return []
-    found = []
+    comparisons = []
     for part in sorted(set(filter(None, pair[0].slices))):
         parts = [compare.part_of(arm, part) for arm in pair]
         if compare.has_two(parts[0]):
             fields = compare.compare(*parts)
-            found.append({"metric": stated.metric, "slice": part, **fields})
-    compare.adjust(found, rates=True)
-    return found
+            comparisons.append({"metric": stated.metric, "slice": part, **fields})
+    compare.adjust(comparisons, rates=True)
+    return comparisons
 
 
 def _halves(out: Results, base: str, metric: str) -> float | None:

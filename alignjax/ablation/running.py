@@ -150,7 +150,7 @@ class _Pool:
         waiting: queue.SimpleQueue = queue.SimpleQueue()
         for job in jobs:
             waiting.put(job)
-        clock, codes, asked = progress.Clock(len(jobs)), [], 0
+        clock, codes, signals = progress.Clock(len(jobs)), [], 0
         clock.left(0)
         handlers = {
             number: signal.signal(number, self._asked_to_stop)
@@ -165,9 +165,9 @@ class _Pool:
                 ]
                 while not all(future.done() for future in futures):
                     self._say(len(codes), len(jobs), clock)
-                    if len(self._signals) > asked:
-                        asked = len(self._signals)
-                        self._stop(asked > 1)
+                    if len(self._signals) > signals:
+                        signals = len(self._signals)
+                        self._stop(signals > 1)
                     time.sleep(0.2)
                 self._say(len(codes), len(jobs), clock)
                 for future in futures:

@@ -67,90 +67,90 @@ def problems(
 
     `begins` says whether the policy begins as that of a run.
     """
-    s, found = c.rollouts, []
+    s, faults = c.rollouts, []
     if s is None:
         if objective is not None and objective.needs.data == "prompts":
-            found.append(
+            faults.append(
                 "rollouts: required, since the objective learns from responses that "
                 "the policy draws; set rollouts.rewards"
             )
         if c.critic is not None:
-            found.append("critic: of no effect without rollouts; leave it out")
-        return found
+            faults.append("critic: of no effect without rollouts; leave it out")
+        return faults
     if objective is not None and objective.needs.data not in DATA:
-        found.append(
+        faults.append(
             f"rollouts: the objective {c.objective['name']!r} learns from "
             f"{objective.needs.data}, not from responses that are drawn; say "
             f'objective.name="{NAME}", or "preference" with a loss of pairs'
         )
     if not begins:
-        found.append("init.run: required; rollouts are drawn from a trained model")
+        faults.append("init.run: required; rollouts are drawn from a trained model")
     if s.max_tokens >= c.length:
-        found.append(
+        faults.append(
             f"rollouts.max_tokens: {s.max_tokens} leaves no room for prompts in "
             f"length = {c.length}"
         )
     if c.checkpoint.every is not None and c.checkpoint.every % s.updates:
-        found.append(
+        faults.append(
             f"checkpoint.every: {c.checkpoint.every} is no multiple of the "
             f"{s.updates} updates of a rollout (rollouts.epochs x minibatches), which "
             "is not saved"
         )
     if c.steps % s.updates:
-        found.append(
+        faults.append(
             f"steps: {c.steps} is no multiple of the {s.updates} updates of a rollout"
         )
     if c.evaluation.every is not None and c.evaluation.every % s.updates:
-        found.append(
+        faults.append(
             f"evaluation.every: {c.evaluation.every} is no multiple of the "
             f"{s.updates} updates of a rollout"
         )
     if c.reference.store:
-        found.append(
+        faults.append(
             "reference.store: there are no log-probs to store of responses that do "
             "not exist yet; set it to False"
         )
     if c.data.on_bad_row == "error" and c.data.pack != "best_fit":
-        found.append(f"data.pack: {c.data.pack!r} has no effect on rollouts")
+        faults.append(f"data.pack: {c.data.pack!r} has no effect on rollouts")
     if model is not None:
         for name in ("dropout", "embedding_noise", "lora_dropout"):
             if getattr(model.config, name):
-                found.append(
+                faults.append(
                     f"model.{name}: {getattr(model.config, name)} makes the policy "
                     "another at every pass, so that its ratio to the one that drew is "
                     "noise; set it to 0"
                 )
     uses_value = "value" in s.needs.fields
     if uses_value and c.critic is None:
-        found.append(
+        faults.append(
             f"critic.run: required by the advantage {s.name!r}; name a "
             "reward model's run"
         )
     if c.critic is not None and not uses_value:
-        found.append(
+        faults.append(
             f"critic: the advantage {s.name!r} reads no values; leave it "
             'out, or say rollouts.advantage.name="gae"'
         )
     if s.truncated == "bootstrap" and not uses_value:
-        found.append(
+        faults.append(
             'rollouts.truncated: "bootstrap" is the value of a critic, and there is '
             'none; say "terminal" or "masked"'
         )
     if objective is not None and objective.needs.data == "pairs":
         default = rollout_settings.RolloutsConfig({})
-        found += [
+        faults += [
             f"rollouts.{name}: has no effect on losses of pairs; leave it out"
             for name in ("advantage", "denominator", "kl", "truncated")
             if _given(getattr(s, name)) != _given(getattr(default, name))
         ]
         if s.samples < 2:
-            found.append(f"rollouts.samples: {s.samples}; a pair takes 2 at least")
+            faults.append(f"rollouts.samples: {s.samples}; a pair takes 2 at least")
         if s.temperature != 1:
-            found.append(
+            faults.append(
                 f"rollouts.temperature: {s.temperature}; the losses of pairs are of "
                 "the model's own distribution, so draw from it (1.0)"
             )
-    return found
+    return faults
 
 
 def _given(value: Any) -> Any:

@@ -22,7 +22,7 @@ from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
 
 # Mean differences between the log-probs of sampler and trainer, in nats, that are
-# rounding; a sampler with other weights is off by ten times as much (trl#5312).
+# rounding; a sampler with other weights is off by ten times as much.
 GATES = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
 STEP = 16  # rooms for responses are multiples of it, so that programs are few
 
