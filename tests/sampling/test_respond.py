@@ -90,7 +90,7 @@ def test_every_row_is_as_if_alone(case, small):
             np.testing.assert_allclose(
                 rows.model_logps_BR[i, :n], model_logps, atol=1e-5
             )
-    assert len(set(packed.length_B)) > 3  # else nothing was packed or refilled
+    assert len(set(packed.length_B)) > 2  # else nothing was packed or refilled
 
 
 def test_neighbours_and_order_change_no_bit(small):
