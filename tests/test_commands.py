@@ -4,7 +4,6 @@
 import contextlib
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -125,14 +124,16 @@ def test_ctrl_c_while_it_imports(tmp_path, module):
         "except BaseException:\n  raise ImportError('swallowed')\n"
     )
     path = os.pathsep.join([str(tmp_path), str(pathlib.Path(__file__).parents[1])])
+    # Jobs in the background of a shell inherit that Ctrl-C is ignored.
+    fresh = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    fresh += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    more = ["train"] if module == "alignjax" else []
     done = subprocess.run(
-        [sys.executable, "-m", module, *(["train"] if module == "alignjax" else [])],
+        [sys.executable, "-c", fresh, "-m", module, *more],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=60,
-        # Jobs in the background of a shell inherit that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.returncode == errors.INTERRUPTED
     assert done.stderr == "interrupted\n" and done.stdout == ""
