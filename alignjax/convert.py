@@ -24,6 +24,7 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from alignjax import analysis, cli, errors
 from alignjax.analysis import certificate, conversion
@@ -156,13 +157,18 @@ def export_run(options: argparse.Namespace) -> None:
         f"  {_size(plan.nbytes)}: {len(plan.places)} tensors, {files} file(s)",
         f"  beside them: {', '.join(['config.json', *plan.extra])}",
     ]
-    if section.get("lora_rank"):
+    _write(export, lines, options)
+
+
+def _write(export: Any, lines: list[str], options: argparse.Namespace) -> None:
+    """Writes what is planned, after `lines` that say what, and its certificate."""
+    if export.run.config["model"].get("lora_rank"):
         lines.append("  adapters are merged into their kernels")
-    lines += [f"  {note}" for note in plan.notes]
+    lines += [f"  {note}" for note in export.plan.notes]
     with _progress(lines, options.target) as show:
         conversion.export_run(export, show)
     if options.certificate:
-        sides = opened.path, export.target
+        sides = export.run.path, export.target
         _certify(*sides, export.target, options.certificate, options.step)
 
 
@@ -184,14 +190,7 @@ def export_gguf(options: argparse.Namespace) -> None:
         f"  {_model(section, export.leaves, kinds)}",
         f"  {_size(plan.nbytes)}: {len(plan.places)} tensors",
     ]
-    if section.get("lora_rank"):
-        lines.append("  adapters are merged into their kernels")
-    lines += [f"  {note}" for note in plan.notes]
-    with _progress(lines, options.target) as show:
-        conversion.export_run(export, show)
-    if options.certificate:
-        sides = opened.path, export.target
-        _certify(*sides, export.target, options.certificate, options.step)
+    _write(export, lines, options)
 
 
 def import_adapters(options: argparse.Namespace) -> None:

@@ -110,8 +110,12 @@ def problems(
             "reference.store: there are no log-probs to store of responses that do "
             "not exist yet; set it to False"
         )
-    if c.data.on_bad_row == "error" and c.data.pack != "best_fit":
-        faults.append(f"data.pack: {c.data.pack!r} has no effect on rollouts")
+    plain = {"pack": "best_fit", "train_on": "all", "validation_by": "hash"}
+    faults += [
+        f"data.{name}: {getattr(c.data, name)!r} has no effect here; leave it out"
+        for name, default in {**plain, "groups_per_row": None}.items()
+        if getattr(c.data, name) not in (default, None)
+    ]
     if model is not None:
         for name in ("dropout", "embedding_noise", "lora_dropout"):
             if getattr(model.config, name):

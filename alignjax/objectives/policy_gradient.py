@@ -133,8 +133,8 @@ def _correction(section: Mapping[str, Any] | None):
     options = {k: v for k, v in section.items() if v is not None}
     name = options.pop("name", "")
     function = config.find(policy_gradient.CORRECTIONS, name, "correction.name")
-    known = config.fields(function, 1)
-    return functools.partial(function, **config.fill(known, options, "correction"))
+    fields = config.fields(function, 1)
+    return functools.partial(function, **config.fill(fields, options, "correction"))
 
 
 def critic(model: Model, *, loss: str = "squared", **options) -> Objective:

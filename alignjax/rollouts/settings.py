@@ -45,6 +45,11 @@ class KL:
                 f"target: {self.target} adapts a coefficient in the reward; say place="
                 '"reward", or leave it out'
             )
+        if self.target is None and self.horizon != type(self).horizon:
+            problems.append(
+                f"horizon: {self.horizon:g} of a coefficient that does not adapt; set "
+                "target too, or leave it out"
+            )
         if self.target is not None and not self.coefficient:
             problems.append("coefficient: 0 stays 0 however it adapts; start above it")
         if problems:
@@ -138,5 +143,5 @@ def _bound(
     """The function that a section names, with the section's other fields."""
     options = {k: v for k, v in section.items() if v is not None}
     function = config.find(functions, options.pop("name", ""), f"{path}.name")
-    known = config.fields(function, leading)
-    return functools.partial(function, **config.fill(known, options, path))
+    fields = config.fields(function, leading)
+    return functools.partial(function, **config.fill(fields, options, path))
