@@ -12,6 +12,7 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import importlib
 import inspect
 import json
 import re
@@ -132,6 +133,24 @@ def find(functions: registry.Registry, name: str, path: str) -> Callable:
         return functions.find(name)
     except ValueError as error:
         raise errors.ConfigError(f"{path}: {error}") from error
+
+
+def of_kind(kinds: Mapping[str, str], kind: Any, name: str, noun: str) -> Callable:
+    """The function `name` of the module that `kinds` has for `kind`.
+
+    A kind with a colon, `module:function`, is that function.
+
+    Raises:
+      ConfigError: there is none; calls the field `kind`, and what it names a `noun`.
+    """
+    if not isinstance(kind, str):
+        raise errors.ConfigError(f"kind: {kind!r:.40}; one of {', '.join(kinds)}")
+    if ":" in kind:
+        return find(registry.Registry(noun), kind, "kind")
+    if kind not in kinds:
+        remedy = registry.closest(kind, kinds)
+        raise errors.ConfigError(f"kind: unknown {noun} {kind!r}; {remedy}")
+    return getattr(importlib.import_module(kinds[kind]), name)
 
 
 def takes_options(function: Callable) -> bool:

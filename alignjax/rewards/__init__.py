@@ -9,12 +9,11 @@ is left out of all that is learned, and counted; it never counts 0.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import config, errors, registry
+from alignjax import config, errors
 
 KINDS = {
     "boxed": "alignjax.rewards.boxed",
@@ -79,7 +78,8 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
         options = {k: v for k, v in dict(section).items() if v is not None}
         kind, weight = options.pop("kind", None), options.pop("weight", 1.0)
         try:
-            rewards.append(Named(name, _weight(weight), _make(kind, options)))
+            make = config.of_kind(KINDS, kind, "make", "reward")
+            rewards.append(Named(name, _weight(weight), config.call(make, options, "")))
         except errors.ConfigError as error:
             problems += [f"{path}.{name}.{problem}" for problem in error.problems]
     if not problems and not any(reward.weight for reward in rewards):
@@ -95,23 +95,6 @@ def _weight(weight: Any) -> float:
     if not math.isfinite(weight):
         raise errors.ConfigError(f"weight: {weight} is not finite")
     return float(weight)
-
-
-def _make(kind: Any, options: Mapping[str, Any]) -> Reward:
-    if not isinstance(kind, str):
-        raise errors.ConfigError(f"kind: {kind!r:.40}; one of {', '.join(KINDS)}")
-    if ":" in kind:
-        try:
-            make = registry.Registry("reward").find(kind)
-        except ValueError as error:
-            raise errors.ConfigError(f"kind: {error}") from error
-    elif kind in KINDS:
-        make = importlib.import_module(KINDS[kind]).make
-    else:
-        raise errors.ConfigError(
-            f"kind: unknown reward {kind!r}; {registry.closest(kind, KINDS)}"
-        )
-    return config.call(make, options, "")
 
 
 class Scored(NamedTuple):

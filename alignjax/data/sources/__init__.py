@@ -7,7 +7,6 @@ name a function of that signature anywhere as `kind = "module:function"`.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -32,16 +31,7 @@ def load(kind: str, options: Mapping[str, Any]) -> records.Source:
       ConfigError: no such kind; an option that is unknown or missing.
       DataError: from the source itself, such as a file that is not there.
     """
-    if ":" in kind:
-        try:
-            function = registry.Registry("source").find(kind)
-        except ValueError as error:
-            raise errors.ConfigError(f"kind: {error}") from error
-    elif kind in KINDS:
-        function = importlib.import_module(KINDS[kind]).load
-    else:
-        remedy = registry.closest(kind, KINDS)
-        raise errors.ConfigError(f"kind: unknown source {kind!r}; {remedy}")
+    function = config.of_kind(KINDS, kind, "load", "source")
     parameters = inspect.signature(function).parameters
     problems = []
     if not config.takes_options(function):
