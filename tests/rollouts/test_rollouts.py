@@ -207,3 +207,21 @@ def test_masked_responses_leave_loss_and_denominator(experiment):
     batch, figures, _ = make(experiment, rollouts)
     assert figures["finished"] < 1
     assert batch.share.sum() == round(figures["finished"] * batch.share.size)
+
+
+def test_the_loss_is_the_sum_of_weighted_tokens_over_the_shares(experiment, made):
+    run, state, frozen = experiment
+    with sharding.use(run.mesh, run.rules):
+
+        def loss(**changes):
+            batch = made[0].replace(**changes)
+            return run.objective.loss(state.params, frozen, batch, None, True)[0]
+
+        batch = made[0]
+        plain = loss()
+        double = loss(token=2 * batch.token, share=3 * batch.share)
+        # The policy is the one that drew: each token's loss is minus its advantage.
+        expected = -(batch.token * batch.then.advantage).sum()
+    assert float(plain.total) == pytest.approx(float(expected), abs=1e-3)
+    assert float(double.total) == pytest.approx(2 * float(plain.total), abs=1e-3)
+    assert float(double.weight) == pytest.approx(3 * float(plain.weight))
