@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is killed or stopped, and started again, ends as if it had not been."""
 
+import functools
 import os
 import random
 import signal
@@ -115,19 +116,20 @@ def test_shakespeare_killed_three_times(tmp_path, cache):
     runs = [launch.flags(d, SHAKESPEARE, cache, config=config) for d in dirs]
     for directory in dirs:
         directory.mkdir()
-    process = launch.start(runs[0], dirs[0] / "output")
+    start = functools.partial(launch.start, before=launch.optimized)
+    process = start(runs[0], dirs[0] / "output")
     process.join(1200)
     assert process.exitcode == errors.DONE, (dirs[0] / "output").read_text()
     rng = random.Random(0)
     for n in range(3):
-        process = launch.start(runs[1], dirs[1] / "output")
+        process = start(runs[1], dirs[1] / "output")
         at = 600 * n + rng.randrange(500)
         launch.wait_for(lambda at=at: steps_written(dirs[1]) > at, process, 600)
         if n:
             launch.wait_for(lambda: saving(dirs[1]), process, 600)
         os.kill(process.pid, signal.SIGKILL)
         process.join(60)
-    process = launch.start(runs[1], dirs[1] / "output")
+    process = start(runs[1], dirs[1] / "output")
     process.join(1200)
     assert process.exitcode == errors.DONE, (dirs[1] / "output").read_text()
     assert_same(*reversed(dirs), steps=2000)
