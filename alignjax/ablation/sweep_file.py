@@ -58,7 +58,7 @@ class Sweep:
     arms: tuple[dict, ...]
     config: str | None = None
     fields: dict = dataclasses.field(default_factory=dict)
-    seeds: bounds.Count | tuple[sections.Seed, ...] = 2
+    seeds: bounds.Many | tuple[sections.Seed, ...] = 2
     varies: tuple[str, ...] = ()
     prompts: bounds.CountOrZero = 32
     checkpoints: bounds.Count = 2

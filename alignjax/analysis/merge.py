@@ -19,6 +19,7 @@ printed.
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,7 @@ def average(
     weights = [1.0] * len(opened) if weights is None else list(weights)
     if len(weights) != len(opened):
         raise errors.ConfigError(f"weights: {len(weights)} for {len(opened)} runs")
-    if not all(weight >= 0 for weight in weights) or not sum(weights) > 0:
+    if min(weights) < 0 or not 0 < sum(weights) < math.inf:  # nor NaN
         raise errors.ConfigError(f"weights: {weights} are not shares of a whole")
     lineage.check(opened)
     merged = arithmetic.average(_leaves(opened), weights)
@@ -98,6 +99,10 @@ def add(
     for name, value in (("density", density), ("drop", drop)):
         if value is not None and not 0 < value < 1:
             raise errors.ConfigError(f"{name}: {value} is not between 0 and 1")
+    if not all(map(math.isfinite, scales)):
+        raise errors.ConfigError(f"add: scales {scales} are not finite numbers")
+    if seed < 0:
+        raise errors.ConfigError(f"seed: {seed} is not 0 or more")
     if None not in (density, drop):
         raise errors.ConfigError("density and drop: TIES and DARE do not combine")
     target = base if onto is None else onto
