@@ -115,6 +115,8 @@ def run(
 def _check_folder(folder: pathlib.Path, plan: sweep_file.Plan) -> None:
     """Makes the folder a sweep's, and refuses that of another one."""
     path = folder / FILE
+    # Runs look at their own folders; this is of what the sweep writes beside them.
+    atomic.check_links(folder, but=("checkpoints", "quarantine"), field="out")
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise errors.ConfigError(

@@ -22,6 +22,8 @@ from alignjax.storage import json_files
 FILE = "sweep.jsonl"
 STATES = ("queued", "running", "done", "interrupted", "failed")
 _SUMS = ("seconds", "cpu_seconds")
+_NUMBERS = (*_SUMS, "code", "host_bytes", "device_bytes")
+_TEXTS = ("error", "arm")
 
 
 def append(folder: pathlib.Path, run: str, state: str, **fields: Any) -> None:
@@ -46,7 +48,7 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         where = f"{path}:{number}"
         line = json_files.parse(text, where, dict, allow_nan=True)
-        if not isinstance(line.get("run"), str) or line.get("state") not in STATES:
+        if not _is_of_run(line):
             raise errors.DataError(f"{where}: no line on a run; remove it")
         before = runs.get(line["run"], {})
         sums = {k: before.get(k, 0.0) + line.get(k, 0.0) for k in _SUMS}
@@ -55,3 +57,15 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
             began = line["time"]
         runs[line["run"]] = {**before, **line, **sums, "began": began}
     return runs
+
+
+def _is_of_run(line: dict[str, Any]) -> bool:
+    """Whether a line has what is read of one, each of its type."""
+    number = lambda x: type(x) in (int, float) and abs(x) < float("inf")
+    return (
+        isinstance(line.get("run"), str)
+        and line.get("state") in STATES
+        and number(line.get("time"))
+        and all(number(line.get(name, 0)) for name in _NUMBERS)
+        and all(isinstance(line.get(name, ""), str | None) for name in _TEXTS)
+    )

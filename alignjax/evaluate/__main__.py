@@ -119,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.ConfigError(f"out: {out}: {error.strerror}") from error
+    atomic.check_links(out, field="out")
     for d in _only_prompts(data):
         _write_suite(out / "suites" / f"{d.name}.jsonl", d)
     with contextlib.closing(progress.Terminal(sys.stderr)) as terminal:

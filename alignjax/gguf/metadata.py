@@ -309,8 +309,8 @@ def write(
             f"{', '.join(ARCHITECTURES)} have"
         )
     hf, settings = config_json.write(c, family), {}
-    ints = {key: (U32, hf[name]) for key, name in KEYS.items() if key not in FLOATS}
-    numbers = ints | {key: (F32, hf[KEYS[key]]) for key in FLOATS}
+    number = lambda key: (F32 if key in FLOATS else U32, hf[KEYS[key]])
+    numbers = {key: number(key) for key in KEYS}
     numbers["attention.value_length"] = (U32, c.size_of_head)
     numbers["rope.dimension_count"] = (U32, c.rotated_dimensions)
     if family.name == "phi3" and c.window is not None:

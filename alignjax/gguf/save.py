@@ -146,8 +146,8 @@ def _write(plan: Plan, leaves, target: pathlib.Path, progress) -> None:
     f32 = file.named("F32")
     kinds = {name: (shape, q) for name, shape, q in plan.tensors.values()}
     kinds |= {name: (x.shape, f32) for name, x in plan.settings.items()}
-    with atomic.replace(target) as opened:
-        path, done = pathlib.Path(opened.name), 0
+    with atomic.made(target) as path:
+        done = 0
         slots = file.create(path, dict(plan.metadata), kinds)
         for name, values in plan.settings.items():
             slots[name].write(values)

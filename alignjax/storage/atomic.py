@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders that appear under their names whole, or not at all.
 
-`write` and `replace` are for a file, `folder` for a folder that a user named, `obtain`
-for a folder of a cache, which is named by a digest of what is in it.
+`write` and `replace` are for a file, `made` for one that is new and may be large,
+`folder` for a folder that a user named, `obtain` for one of a cache, which is named by
+a digest of what is in it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,42 @@ def replace(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def made(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where to write a new file of any size, which is named `path` once the body ends.
+
+    What a process that was killed wrote of it is written over by the next one, where
+    `replace` would leave it.
+
+    Raises:
+      ConfigError: another process makes the same file.
+      OSError: it cannot be made.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(partial, flags, 0o666), "wb") as file:
+        _lock(file.fileno(), partial, "file")
+        try:
+            file.truncate()
+            yield partial
+            os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    sync(path.parent)
+
+
+def _lock(descriptor: int, partial: pathlib.Path, kind: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise errors.ConfigError(
+            f"{partial}: another process is writing it; wait for it, or name another "
+            f"{kind}"
+        ) from error
+
+
 def write(path: str | os.PathLike, text: str) -> None:
     """Writes a file of UTF-8, durably; its folder is made if it is missing."""
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -84,22 +121,24 @@ def check(target: pathlib.Path, need: int) -> None:
         )
 
 
-def check_links(folder: pathlib.Path, but: Collection[str] = ()) -> None:
+def check_links(
+    folder: pathlib.Path, but: Collection[str] = (), field: str = "workdir"
+) -> None:
     """Raises ConfigError for what is no plain file or folder in or below a folder.
 
     What is written there would go to a place that whoever made the folder chose.
 
     Args:
-      but: names that may be links, or have such below them.
+      but: names of folders that may be links, or have such below them.
+      field: that names the folder, for errors.
     """
     for place, names, files in os.walk(folder):
-        if pathlib.Path(place) == folder:
-            names[:] = [name for name in names if name not in but]
+        names[:] = [name for name in names if name not in but]
         for path in (pathlib.Path(place, name) for name in (*names, *files)):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise errors.ConfigError(
-                    f"workdir: {path} is a link or no file, so that what a run writes "
-                    "there would go elsewhere; remove it, or name another workdir"
+                    f"{field}: {path} is a link or no file, so that what is written "
+                    f"there would go elsewhere; remove it, or name another {field}"
                 )
 
 
@@ -133,13 +172,7 @@ def folder(target: str | os.PathLike, need: int) -> Iterator[pathlib.Path]:
         partial.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(partial, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise errors.ConfigError(
-                f"{partial}: another process is writing it; wait for it, or name "
-                "another folder"
-            ) from error
+        _lock(descriptor, partial, "folder")
         try:
             for path in partial.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

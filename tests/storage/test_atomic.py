@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from alignjax import errors
 from alignjax.storage import atomic
 
 
@@ -37,3 +38,23 @@ def test_text_and_json_are_utf8_with_their_folders(tmp_path):
     atomic.write_json(tmp_path / "b", {"b": 1, "a": [None]})
     text = '{\n  "a": [\n    null\n  ],\n  "b": 1\n}\n'
     assert (tmp_path / "b").read_text() == text
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    (tmp_path / "x.partial").write_bytes(b"longer than what is written now")
+    with atomic.made(tmp_path / "x") as path:
+        assert path.name == "x.partial" and path.read_bytes() == b""
+        path.write_bytes(b"whole")
+        with (
+            pytest.raises(errors.ConfigError, match="another process"),
+            atomic.made(tmp_path / "x"),
+        ):
+            pass
+    assert (tmp_path / "x").read_bytes() == b"whole"
+    with pytest.raises(ZeroDivisionError), atomic.made(tmp_path / "y") as path:
+        path.write_bytes(bytes(1 // 0))
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+    (tmp_path / "z.partial").symlink_to(tmp_path / "x")
+    with pytest.raises(OSError), atomic.made(tmp_path / "z"):
+        pass
+    assert (tmp_path / "x").read_bytes() == b"whole"
