@@ -66,7 +66,7 @@ class Registry(dict):
             module, _, attribute = name.partition(":")
             try:
                 function = getattr(importlib.import_module(module), attribute)
-            except Exception as error:  # a module of others may fail in any way
+            except (Exception, SystemExit) as error:  # a module of others
                 kind = type(error).__name__
                 raise ValueError(f"{self.kind} {name!r}: {kind}: {error}") from error
             if not callable(function):

@@ -10,7 +10,7 @@ is left out of all that is learned, and counted; it never counts 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import config, errors
@@ -116,13 +116,23 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
 
     Raises:
       DataError: a reward that returns another number of scores than it was given
-        answers, or something that is no number.
+        answers, or something that is no number; or that wants to end the process,
+        which would pass for the end of training.
     """
     parts, faults = {}, []
     total: list[float | None] = [0.0] * len(answers)
     for name, weight, reward in rewards:
-        scores = list(reward(answers))
-        if len(scores) != len(answers):
+        try:
+            scores = reward(answers)
+        except SystemExit as error:
+            raise errors.DataError(
+                f"rewards.{name}: it called exit({error.code}); raise an error, or "
+                "return None for answers without a score"
+            ) from error
+        if isinstance(scores, Mapping | str) or not isinstance(scores, Iterable):
+            kind = type(scores).__name__
+            raise errors.DataError(f"rewards.{name}: {kind}, where scores are a list")
+        if len(scores := list(scores)) != len(answers):
             raise errors.DataError(
                 f"rewards.{name}: {len(scores)} scores of {len(answers)} answers; "
                 "return one for each"
@@ -146,7 +156,7 @@ def _value(name: str, x: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise errors.DataError(
             f"rewards.{name}: {value!r:.40} is no score; return a number or None"
         ) from None

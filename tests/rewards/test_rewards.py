@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewards by kind."""
 
+import sys
+
 import pytest
 
 from alignjax import analysis, errors, rewards, world
@@ -38,6 +40,29 @@ def test_a_function_that_fails_in_every_way(monkeypatch):
     )
     with pytest.raises(errors.DataError, match="most_failed"):
         rewards.score(few, [answer("")])
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        lambda answers: sys.exit(0),  # not the end of training
+        lambda answers: None,
+        lambda answers: {0: 1.0},
+        lambda answers: [1.0] * (len(answers) + 1),
+        lambda answers: ["good"] * len(answers),
+        lambda answers: [10**400] * len(answers),
+    ],
+)
+def test_what_is_no_list_of_scores(reward):
+    with pytest.raises(errors.DataError, match=r"rewards\.mine"):
+        rewards.score([rewards.Named("mine", 1.0, reward)], [answer("a")])
+
+
+def test_a_module_that_ends_the_process(tmp_path, monkeypatch):
+    (tmp_path / "ends_at_import.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.ConfigError, match=r"r\.kind"):
+        build(kind="ends_at_import:reward")
 
 
 def test_the_world_knows_what_is_true():
