@@ -24,10 +24,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import errors, world
+from alignjax import errors
 from alignjax.data import formats, messages, records, sources
 from alignjax.data.sources import text as plain
 from alignjax.evals import rows, rules
+from alignjax.evaluate import grading
 from alignjax.rewards import numbers_of_text
 from alignjax.storage import filenames
 
@@ -161,11 +162,11 @@ def _reader(row: Mapping[str, Any], columns: dict[str, str], path: str):
 
     if not prompt:
         return TEXTS, {columns.get("text", "text")}, lambda row: _text(renamed(row))
-    if prompt == "turns" and set(row) == set(world.Prompt._fields):
+    if prompt == "turns" and grading.is_of_world(row):
         return PROMPTS, set(row), _of_world
     first = renamed(row)
     asks = list(_ASKS)  # of which a later row may have what the first has not
-    if "label" in columns or first.get("label") in _LABELS:
+    if "label" in columns or str(first.get("label")) in _LABELS:
         asks[0] = "label"
     if numbers_of_text.MARK in str(first.get("answer")) and "number" not in first:
         asks = ["gsm8k" if x == "number" else x for x in asks if "answer" not in x]
@@ -192,6 +193,8 @@ def _of_world(row: Mapping[str, Any]) -> dict[str, Any] | records.BadRow:
         messages.chat(row["turns"], "turns")
     except errors.DataError as error:
         return records.BadRow(str(error))
+    if not grading.is_gradable(row):
+        return records.BadRow("no prompt of the embedded world, whose fields it has")
     return dict(row)
 
 
@@ -221,9 +224,9 @@ def _safe(row: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _label(row: Mapping[str, Any]) -> dict[str, bool]:
-    if row.get("label") not in _LABELS:
+    if str(row.get("label")) not in _LABELS:
         raise errors.DataError(f"field 'label': {row.get('label')!r:.60} is not safe")
-    return {"safe": _LABELS[row["label"]]}
+    return {"safe": _LABELS[str(row["label"])]}
 
 
 def _number(row: Mapping[str, Any], name: str = "number") -> dict[str, str]:

@@ -67,6 +67,15 @@ def is_of_world(prompt: Mapping[str, Any]) -> bool:
     return set(prompt) == set(world.Prompt._fields)
 
 
+def is_gradable(prompt: Mapping[str, Any]) -> bool:
+    """Whether a prompt with the world's fields has values that its reward can read."""
+    try:
+        world.gold_reward(_world_prompt(prompt), "yes")
+    except (LookupError, TypeError, AttributeError, ValueError):
+        return False
+    return True
+
+
 def _world_prompt(fields: Mapping[str, Any]) -> world.Prompt:
     turns = tuple(tuple(turn) for turn in fields["turns"])
     return world.Prompt(**{**fields, "turns": turns})

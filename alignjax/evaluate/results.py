@@ -17,16 +17,17 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import errors
-from alignjax.data import sources
+from alignjax import config, errors
 from alignjax.evals import phrases, rows
 from alignjax.evaluate import datasets, figures, grading, store
 from alignjax.judges import study as studies
 from alignjax.judges import summary
-from alignjax.storage import json_files
+from alignjax.storage import filenames, json_files
 
 SCHEMA = "alignjax.evaluation/1"
 FILE, FIGURES = "evaluation.json", "figures.json"
+# What computing with rows raises that are not those of their dataset.
+_NO_FIGURES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
 class Results(NamedTuple):
@@ -50,14 +51,45 @@ def read(folder: pathlib.Path) -> Results:
 
     Raises:
       ConfigError: it has none.
-      DataError: rows that are not whole, or cannot be read.
+      DataError: rows that are not whole, or cannot be read, or are of other prompts.
     """
-    description = json_files.read(folder / FILE, dict, error=errors.ConfigError)
+    description = _description(folder / FILE)
+    try:
+        return _read(folder, description)
+    except errors.AlignError:
+        raise
+    except _NO_FIGURES as error:
+        raise errors.DataError(
+            f"{folder}: its rows, suites or studies are not what alignjax evaluate "
+            f"writes ({type(error).__name__}: {error!s:.80}); evaluate again"
+        ) from error
+
+
+def _description(path: pathlib.Path) -> dict[str, Any]:
+    """`evaluation.json`, where all that names a file is a plain name."""
+    description = json_files.read(path, dict, error=errors.ConfigError)
     if description.get("schema") != SCHEMA:
         raise errors.ConfigError(
-            f"{folder / FILE}: schema: {description.get('schema')!r:.60} is not "
-            f"{SCHEMA!r}; name the --out of alignjax evaluate"
+            f"{path}: schema: {description.get('schema')!r:.60} is not {SCHEMA!r}; "
+            "name the --out of alignjax evaluate"
         )
+    for field in ("runs", "data", "checkpoints", "judges"):
+        config.expect(description.get(field), list, f"{path}: {field}")
+    for field, keys in (("runs", ("beta", "reward")), ("data", ("kind", "digest"))):
+        for i, entry in enumerate(description[field]):
+            where = f"{path}: {field}[{i}]"
+            missing = {"name", *keys} - config.expect(entry, dict, where).keys()
+            if missing:
+                raise errors.ConfigError(f"{where}.{min(missing)}: missing")
+    named = [entry["name"] for f in ("runs", "data") for entry in description[f]]
+    if odd := filenames.not_plain([*named, *description["checkpoints"]]):
+        raise errors.ConfigError(f"{path}: {odd[0]} is no name of a run or of data")
+    if not isinstance(description.get("phrases"), str | None):
+        raise errors.ConfigError(f"{path}: phrases: no path of a file")
+    return description
+
+
+def _read(folder: pathlib.Path, description: Mapping[str, Any]) -> Results:
     listed = phrases.read(description["phrases"])
     suites = {d["name"]: _suite(folder, d) for d in description["data"]}
     measured, unread = [], []
@@ -95,7 +127,10 @@ def _suite(folder: pathlib.Path, data: Mapping[str, Any]) -> list[dict[str, Any]
     if data["kind"] != datasets.PROMPTS:
         return []
     path = folder / "suites" / f"{data['name']}.jsonl"
-    return [row for _, row in sources.rows(str(path))]
+    suite = datasets.read(data["name"], str(path))
+    if suite.digest != data["digest"]:
+        raise errors.DataError(f"{path}: other prompts than were answered")
+    return suite.suite
 
 
 def _rows(path: pathlib.Path) -> list[rows.Answer]:

@@ -85,7 +85,10 @@ def _keep_whole(file, name: str, each: int) -> set[int]:
         if not line.endswith(b"\n"):
             break
         size += len(line)
-        counts[json_files.parse(line, name, dict)["prompt"]] += 1
+        prompt = json_files.parse(line, name, dict).get("prompt")
+        if type(prompt) is not int:
+            raise errors.DataError(f"{name}: no row of an answer; remove the file")
+        counts[prompt] += 1
         if all(count == each for count in counts.values()):
             end, whole = size, set(counts)
     file.truncate(end)

@@ -53,6 +53,7 @@ def run(arguments: Sequence[str] | None) -> int:
     # Programs of devices that are not here cannot be read from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     where = topology.find(options.topology)
+    out = options.text and cli.output(options.text)
     make = dict(
         vocab=options.vocab,
         responses=options.responses,
@@ -65,9 +66,9 @@ def run(arguments: Sequence[str] | None) -> int:
         return errors.DONE if any(row["fits"] for row in rows) else errors.CONFIG
     planned = step.plan(loaded.section, where.devices, **make)
     compiled = step.compile(planned, where.options)
-    if options.text:
+    if out:
         text, kind = compiled.as_text(), where.card.kind
-        program.write(cli.output(options.text), text, kind)
+        program.write(out, text, kind)
     figures = outcome.measure(planned, compiled, where)
     print(json.dumps(figures) if options.json else outcome.page(figures))
     if figures["fits"]:

@@ -139,7 +139,18 @@ def test_times_of_attempts_add_up_and_broken_lines_are_named(tmp_path):
     record = states.read(tmp_path)["a"]
     assert record["seconds"] == 5.0 and record["state"] == "done"
     assert np.isfinite(record["began"])
-    with open(tmp_path / states.FILE, "a") as file:
-        file.write('{"run": "a", "state": "lost"}\n')
-    with pytest.raises(errors.DataError, match=r"sweep.jsonl:5"):
-        states.read(tmp_path)
+    whole = (tmp_path / states.FILE).read_text()
+    for fields in (
+        {"state": "lost"},
+        {"time": None},
+        {"time": "now"},
+        {"seconds": "2"},
+        {"seconds": float("inf")},
+        {"code": []},
+        {"error": {}},
+        {"state": ["done"]},
+    ):
+        line = {"run": "a", "state": "running", "time": 1.0} | fields
+        (tmp_path / states.FILE).write_text(f"{whole}{json.dumps(line)}\n")
+        with pytest.raises(errors.DataError, match=r"sweep.jsonl:5"):
+            states.read(tmp_path)

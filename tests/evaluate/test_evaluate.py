@@ -17,7 +17,7 @@ from alignjax import analysis, errors
 from alignjax.analysis import scoring
 from alignjax.evals import rows
 from alignjax.evaluate import __main__ as command
-from alignjax.evaluate import datasets, measuring, results
+from alignjax.evaluate import datasets, measuring, results, store
 from alignjax.report import __main__ as report
 from tests.report import test_page
 
@@ -214,6 +214,9 @@ def test_a_killed_evaluation_goes_on(folder, arguments, out, capsys):
     partial = kept.with_name("ask.jsonl.partial")
     partial.write_bytes(b"".join(cut[:3]) + cut[3][:40])
     kept.unlink()
+    (copy / "rows" / "led").symlink_to(folder)
+    assert evaluate(*again) == errors.CONFIG
+    (copy / "rows" / "led").unlink()
     assert evaluate(*again) == 0
     check_alike(out, copy, "rows/dpo/ask.jsonl")
     assert kept.read_bytes().startswith(b"".join(cut[:2])) and not partial.exists()
@@ -230,6 +233,14 @@ def test_a_killed_evaluation_goes_on(folder, arguments, out, capsys):
     assert evaluate(*longer) == errors.CONFIG
     assert "settings.max_tokens: 12 -> 13" in capsys.readouterr().err
     assert stamps == {p: p.stat().st_mtime_ns for p in copy.glob("rows/*/*")}
+
+
+@pytest.mark.parametrize("prompt", ["null", "[]", "{}", "true", "1.5"])
+def test_rows_of_somebody_that_are_none(tmp_path, prompt):
+    path = tmp_path / "x.jsonl"
+    (tmp_path / "x.jsonl.partial").write_text(f'{{"prompt": {prompt}}}\n')
+    with pytest.raises(errors.DataError, match=r"x\.jsonl\.partial"):
+        store.complete(path, {}, 1, lambda done: iter(()))
 
 
 def test_phrases_count_for_answers_of_before(folder, arguments, out):
