@@ -23,13 +23,10 @@ import jax
 import numpy as np
 
 from alignjax import errors, models, patterns, registry, sampling, trees, types
-from alignjax.analysis import forward, placement, scoring, stores
+from alignjax.analysis import forward, placement, reading, scoring, stores
 from alignjax.checkpoint import step_folders
-from alignjax.data import messages
-from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.models import quantized
-from alignjax.sampling import request
 from alignjax.tracking import journal
 
 T = TypeVar("T")
@@ -339,14 +336,7 @@ class Run:
         Raises:
           ConfigError, DataError: as `reply`.
         """
-        if isinstance(text, str):
-            return request.encode(self.tokenizer, text)
-        self._format()
-        dialogue = messages.chat(text, "dialogue")
-        if dialogue.turns[-1][0] != format.ASSISTANT:
-            return self.prompt_ids(text)
-        row = scoring.row_of_record(self.tokenizer, self.chats, dialogue)
-        return [*row.prompt_ids, *row.ids]
+        return self._reader.tokenize(text)
 
     def logprobs(
         self,
@@ -392,22 +382,10 @@ class Run:
           ConfigError, CheckpointError: as `reference`.
           DataError: turns or a response that the template cannot write.
         """
-        prompts = _listed("prompts", prompts)
-        responses = _listed("responses", responses)
-        if len(prompts) != len(responses):
-            raise errors.ConfigError(
-                f"responses: {len(responses)} for {len(prompts)} prompts; give one each"
-            )
         other = None if reference is None else self.reference(reference)
         configs = [run.model.config for run in (self, other) if run is not None]
-        chats, rows = None if plain else self.chats, []
-        for i, pair in enumerate(zip(prompts, responses, strict=True)):
-            try:
-                rows.append(scoring.row_of_pair(self.tokenizer, chats, *pair))
-            except errors.DataError as error:
-                raise errors.DataError(f"prompts[{i}]: {error}") from error
-            if reason := scoring.fault(rows[-1], *configs):
-                raise errors.ConfigError(f"prompts[{i}]: {reason}")
+        reader = self._reader._replace(chats=None) if plain else self._reader
+        rows = reader.rows(prompts, responses, configs)
         with placement.use(self.placement):
             return scoring.measure(
                 self.model,
@@ -448,18 +426,10 @@ class Run:
         Raises:
           ConfigError: values that do not fit.
         """
-        prompts = _listed("prompts", prompts)
+        prompts = reading.listed("prompts", prompts)
         if samples is None:
             return self._generate(prompts, seeds=seeds, **options)
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise errors.ConfigError(f"samples: {samples!r} is not a number from 1 up")
-        seeds = list(range(samples) if seeds is None else seeds)
-        if len(seeds) != samples:
-            raise errors.ConfigError(f"seeds: {len(seeds)} for {samples} samples")
-        seeds = seeds * len(prompts)
-        every = [prompt for prompt in prompts for _ in range(samples)]
-        done = self._generate(every, seeds=seeds, **options)
-        return [done[i : i + samples] for i in range(0, len(done), samples)]
+        return reading.several(self._generate, prompts, samples, seeds, **options)
 
     def _generate(self, prompts: list, **options) -> list:
         with placement.use(self.placement):
@@ -477,9 +447,9 @@ class Run:
           ConfigError: the run did not learn dialogues (`data.chat`).
           DataError: turns that are no prompt.
         """
-        dialogues = _listed("dialogues", dialogues)
-        prompts = [self.prompt_ids(dialogue) for dialogue in dialogues]
-        form = format.of(self.tokenizer, self.chats)
+        prompts = reading.listed("dialogues", dialogues)
+        prompts = [self.prompt_ids(dialogue) for dialogue in prompts]
+        form = self._reader.format()
         options = {"stop_ids": list(form.stop_ids), **options}
         text = lambda reply: reply._replace(text=form.text(reply.ids))
         replies = self.generate(prompts, **options)
@@ -489,16 +459,11 @@ class Run:
 
     def prompt_ids(self, dialogue: str | Sequence) -> list[int]:
         """The tokens of a dialogue of `reply`, up to where the reply begins."""
-        starts = self.tokenizer.bos_id is not None
-        return self._format().prompt_ids(messages.chat(dialogue, "dialogue"), starts)
+        return self._reader.prompt_ids(dialogue)
 
-    def _format(self) -> format.ChatFormat:
-        """How the run writes dialogues. Raises ConfigError where it learned none."""
-        if not self.chats:
-            raise errors.ConfigError(
-                f"data.chat: {self.path} did not learn dialogues; use generate"
-            )
-        return format.of(self.tokenizer, self.chats)
+    @property
+    def _reader(self) -> reading.Reader:
+        return reading.Reader(self.path, self.tokenizer, self.chats)
 
     @functools.cached_property
     def _weights(self) -> dict:
@@ -522,10 +487,3 @@ class Run:
 
     def _from_step(self, step: int | None, read: Callable[[stores.Step], T]) -> T:
         return self.store.from_step(self.step if step is None else step, read)
-
-
-def _listed(name: str, values) -> list:
-    """The values as a list. Raises ConfigError for one text or message alone."""
-    if not hasattr(values, "__iter__") or isinstance(values, (str, Mapping)):
-        raise errors.ConfigError(f"{name}: {values!r:.60} is no list; give one")
-    return list(values)
