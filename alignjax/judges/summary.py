@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignjax.evals import agreement, differences, rater_bias, statistics, win_rates
-from alignjax.judges import judgements, study
+from alignjax.judges import audits, judgements, study
 
 FEW = 50  # judgements, of which no biases are fitted
 FEW_LEVELS = 20  # the same, of the levels by a criterion
@@ -36,6 +36,7 @@ def lines(of: study.Study, rows: Rows) -> Iterator[str]:
         if of.rubric:
             yield from _of_weights(of, own)
             yield from _of_levels(of, own)
+            yield from audits.lines(of.rubric, own)
     for first, second in itertools.combinations(by_judge, 2):
         yield from _of_two(first, second, by_judge[first], by_judge[second])
     if of.rubric and len(by_judge) > 1:
