@@ -5,6 +5,7 @@ datasets    the files: what their columns ask for
 grading     an answer beside what its prompt asks for
 measuring   a run on one of them, as rows
 store       rows in a folder; a killed evaluation goes on
+running     of each run and dataset what is not measured yet
 figures     all figures, from rows
 __main__    the command `alignjax evaluate`
 """

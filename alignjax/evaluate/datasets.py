@@ -141,11 +141,11 @@ def _reader(row: Mapping[str, Any], columns: dict[str, str], path: str):
         read_columns = {*form.required, *(form.optional or row)}
         return PAIRS, read_columns, lambda row: _pair(form.read(row))
     prompt = next((name for name in _PROMPT if name in names), None)
-    known = (*_PROMPT, *_ASKS, "label") if prompt else ("text",)
-    if unknown := [name for name in columns if name not in known]:
+    readable = (*_PROMPT, *_ASKS, "label") if prompt else ("text",)
+    if unknown := [name for name in columns if name not in readable]:
         raise errors.ConfigError(
             f"columns: {path} has {'prompts' if prompt else 'texts'}, of which "
-            f"{', '.join(known)} are read, and no {unknown[0]!r}"
+            f"{', '.join(readable)} are read, and no {unknown[0]!r}"
         )
     missing = [v for v in columns.values() if v not in row]
     if missing or not (prompt or "text" in names):
