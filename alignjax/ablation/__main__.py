@@ -141,15 +141,15 @@ def _town(plan: sweep_file.Plan, stated) -> tuple[str, int] | None:
     if not plan.sweep.prompts:
         return None
     section = plan.runs[0].section
-    found = run_models.worlds_of(section)
-    if not found and stated is None:
+    town_options = run_models.worlds_of(section)
+    if not town_options and stated is None:
         raise errors.ConfigError(
             "sweep.prompts: neither the data nor the runs before them are of the "
             "embedded world; set it to 0, or name the world with --world"
         )
     towns = {
         (s.get("preset") or run_models.PRESET, s.get("seed") or run_models.SEED)
-        for s in found
+        for s in town_options
     } | ({stated} if stated else set())
     if len(towns) > 1:
         raise errors.ConfigError(f"sweep.prompts: of several worlds, {sorted(towns)}")

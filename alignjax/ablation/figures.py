@@ -120,11 +120,11 @@ def displacement(
     """Drift of chosen and rejected log-probs in training, over responses seen."""
     curves = {}
     for name in names:
-        found = [_drift(folder / o.run.folder) for o in out.of_arm(name)]
-        if found := [x for x in found if x is not None]:
-            length = min(len(seen) for seen, _, _ in found)
+        drifts = [_drift(folder / o.run.folder) for o in out.of_arm(name)]
+        if drifts := [x for x in drifts if x is not None]:
+            length = min(len(seen) for seen, _, _ in drifts)
             curves[name] = [
-                np.mean([x[k][:length] for x in found], axis=0) for k in range(3)
+                np.mean([x[k][:length] for x in drifts], axis=0) for k in range(3)
             ]
     if not curves:
         return None

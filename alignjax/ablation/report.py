@@ -21,14 +21,14 @@ from alignjax.report import drawing, page
 from alignjax.storage import atomic
 from alignjax.world.assessment import benchmarks
 
-FILE, TABLES = "report.html", "tables"
+FILE, TABLES, FIGURES = "report.html", "tables", "figures"
 BUDGET = 0.05  # by which responses of arms may differ and be called the same
 
 
 def write(
     plan: sweep_file.Plan, folder: pathlib.Path, benchmark: benchmarks.Benchmark | None
 ) -> list[str]:
-    """Writes `report.html` and `tables/`; lines for the terminal.
+    """Writes `report.html`, `tables/` and `figures/`; lines for the terminal.
 
     Raises:
       ConfigError, DataError: as `results.collect`.
@@ -44,6 +44,8 @@ def write(
         _write_table(folder / TABLES / name, rows)
     entries = claim.read(folder)
     drawn = _figures(out, plan.arms, folder)
+    for figure in drawn:
+        atomic.write(folder / FIGURES / f"{figure.name}.svg", figure.svg)
     text = render(plan, out, tables, entries, drawn, folder.absolute().name)
     path = folder / FILE
     atomic.write(path, text)
@@ -97,7 +99,7 @@ def render(
     return environment.get_template("sweep.html.jinja").render(
         title=title,
         lead=_lead(out, base),
-        made=page.provenance(),
+        provenance=page.provenance(),
         gaps=gaps,
         verdict=claim.verdict(entries),
         claims=_claims(entries) + _outcomes(plan, out),

@@ -195,14 +195,14 @@ class _Pool:
                 process.kill() if at_once else process.terminate()
 
     def _say(self, done: int, count: int, clock: progress.Clock) -> None:
-        said = False
+        new_lines = False
         while not self._lines.empty():
             self._terminal.say(self._lines.get())
-            said = True
-        if said or self._terminal.live:
+            new_lines = True
+        if new_lines or self._terminal.live:
             left = clock.left(done) if done else None
             left = f", {progress.duration(left)} left" if left else ""
-            self._terminal.show(f"{done} of {count} jobs done{left}", force=said)
+            self._terminal.show(f"{done} of {count} jobs done{left}", force=new_lines)
 
     def _work(self, waiting: queue.SimpleQueue, codes: list[int]) -> None:
         """Does jobs in one process until there are none."""

@@ -192,7 +192,7 @@ def _arms(sweep: Sweep, flags: Mapping[str, str]) -> dict[str, Setting]:
     """The settings by the names of their arms, the claim's baseline first."""
     if not sweep.arms:
         raise errors.ConfigError("arms: none; give a setting or more")
-    given = [setting.get("name") for setting in sweep.arms]
+    own_names = [setting.get("name") for setting in sweep.arms]
     settings = [
         {k: v for k, v in setting.items() if k != "name"} for setting in sweep.arms
     ]
@@ -205,7 +205,7 @@ def _arms(sweep: Sweep, flags: Mapping[str, str]) -> dict[str, Setting]:
                 raise errors.ConfigError(
                     f"arms: {field}: the arms set it, and so does {where}; leave one"
                 )
-    names = [own or name for own, name in zip(given, _names(settings), strict=True)]
+    names = [own or name for own, name in zip(own_names, _names(settings), strict=True)]
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise errors.ConfigError(
@@ -382,8 +382,8 @@ def _held(identity: Mapping[str, Any], varies: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_held(identities: Mapping[str, Mapping], varies: Sequence[str]) -> None:
-    known = {field.name for field in dataclasses.fields(sections.Config)}
-    if unknown := set(varies) - known:
+    section_names = {field.name for field in dataclasses.fields(sections.Config)}
+    if unknown := set(varies) - section_names:
         raise errors.ConfigError(f"sweep.varies: {min(unknown)!r} is no section")
     base, *others = identities
     first = _held(identities[base], varies)

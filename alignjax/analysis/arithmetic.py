@@ -87,8 +87,10 @@ def ties(
     """
 
     def change(name: str, index: tuple[int, ...], vectors: list[np.ndarray]):
-        kept = [s * trimmed(x, density) for s, x in zip(scales, vectors, strict=True)]
-        return elected(kept)
+        largest = [
+            s * trimmed(x, density) for s, x in zip(scales, vectors, strict=True)
+        ]
+        return elected(largest)
 
     return _by_vectors(base, models, onto, change)
 

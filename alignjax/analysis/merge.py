@@ -191,9 +191,9 @@ def extract_adapters(
         )
         if parts[-1].difference.changed
     }
-    kept = list(others) if keep_others else []
+    stored = list(others) if keep_others else []
     merge = _merge(
-        {**adapters.leaves, **{name: sides[1][name] for name in kept}},
+        {**adapters.leaves, **{name: sides[1][name] for name in stored}},
         [run],
         "extract",
         template=[run, base],
@@ -205,7 +205,7 @@ def extract_adapters(
     config = {
         **merge.config,
         "model": {**section, **adapters.fields},
-        "trainable": "|".join([lora.TRAINABLE, *map(re.escape, kept)]),
+        "trainable": "|".join([lora.TRAINABLE, *map(re.escape, stored)]),
         "init": {"run": str(base.path), "step": base.step},
     }
     data = {**merge.data, "init": base.digest()}

@@ -238,7 +238,7 @@ class Harness:
 
     def _texts(self, prompts, seeds, stop, options) -> Iterator[str]:
         stop_ids = None if self._form is None else self._form.stop_ids
-        for made in sampling.generate(
+        for completion in sampling.generate(
             self._run.model,
             self._params,
             self._tok,
@@ -249,7 +249,9 @@ class Harness:
             batch_size=self._batch_size,
             **options,
         ):
-            ids = made.ids[:-1] if made.finish_reason == "stop_token" else made.ids
+            ids = completion.ids
+            if completion.finish_reason == "stop_token":
+                ids = ids[:-1]
             text = self._tok.decode(ids)
             for term in stop:
                 text = text.split(term)[0]
@@ -265,8 +267,8 @@ def _without_trailing_space(context: str, continuation: str) -> tuple[str, str]:
         raise errors.DataError(
             f"a request without a continuation, after {context[-40:]!r}; mend the task"
         )
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
+    trimmed = context.rstrip()
+    return trimmed, context[len(trimmed) :] + continuation
 
 
 def _windows(ids: Sequence[int], prefix: int, size: int) -> Iterator[scoring.Row]:

@@ -56,14 +56,14 @@ TAGS = {
 def render(
     data: story.Story,
     title: str = "From text to an aligned model",
-    made: str = "",
+    provenance: str = "",
     evaluated: results.Results | None = None,
 ) -> str:
     """The whole page.
 
     Args:
       data: the runs of the stages, and what was measured on the embedded world.
-      made: a line on when and with what it was made.
+      provenance: a line on when and with what it was made.
       evaluated: runs on data of a user's own.
     """
     of_world = data.models or evaluated is None
@@ -85,7 +85,7 @@ def render(
             title=title,
             lead=" ".join(leads),
             gaps=data.gaps if of_world else [],
-            made=made,
+            provenance=provenance,
             headlines=_without_empty([_HEADLINES, *_headlines(data)]),
             runs=_without_empty(runs),
             tags=TAGS,
@@ -122,9 +122,9 @@ def _clean(value: Any) -> Any:
 def provenance() -> str:
     """The day, and the versions of the programs that make a page now."""
     day = datetime.datetime.now(datetime.UTC).date()
-    made = versions.of(("jax", "flax", "optax", "numpy"))
-    made["Python"] = made.pop("python")
-    return f"{day} by {', '.join(f'{name} {x}' for name, x in made.items())}"
+    programs = versions.of(("jax", "flax", "optax", "numpy"))
+    programs["Python"] = programs.pop("python")
+    return f"{day} by {', '.join(f'{name} {x}' for name, x in programs.items())}"
 
 
 _RUNS = (

@@ -126,15 +126,15 @@ def test_the_page_stands_alone_and_is_sound(whole):
 
 
 def test_the_page_tells_how_it_was_made(folders, whole):
-    made = page.provenance()
+    provenance = page.provenance()
     assert re.match(
-        r"\d{4}-\d\d-\d\d by alignjax [\d.]+(, commit [0-9a-f]{10}|, jax)", made
+        r"\d{4}-\d\d-\d\d by alignjax [\d.]+(, commit [0-9a-f]{10}|, jax)", provenance
     )
     for name in ("jax", "flax", "Python"):
-        assert re.search(rf"{name} \d+\.\d", made)
+        assert re.search(rf"{name} \d+\.\d", provenance)
     assert versions.commit_of(pathlib.Path("/no/such/checkout")) == ""
-    text = page.render(story.load(folders, made_up.measured()), made=made)
-    assert f"Made on {made}." in text and "Made on" not in whole
+    text = page.render(story.load(folders, made_up.measured()), provenance=provenance)
+    assert f"Made on {provenance}." in text and "Made on" not in whole
     runs = text.split("<h2>The runs</h2>")[1].split("</table>")[0]
     for cell in ("2001-09-09", "0.0003", "16", "320", "30", "1,200 pairs"):
         assert f"<td>{cell}</td>" in runs
