@@ -6,9 +6,10 @@ r"""Compiles the train step of a config for hardware that is not here, and weigh
 
 Prints whether it fits, where memory and time go, and what to expect; reads no data and
 no weights. GPUs (a100, h100, h200, b200; `h100:8` is a host of eight) need the extra
-`plan`, TPUs (v5e; `v5e:8`) the extra `tpu`. `--search` tries microbatches, remat and
-meshes, and lists the fastest that fit. Times are predictions: the floors of the
-kernels on the card, times a factor that was measured on an H200.
+`plan`, TPUs (v4, v5e, v5p, v6e; `v5e:8` is a slice of eight) the extra `tpu`.
+`--search` tries microbatches, remat and meshes, and lists the fastest that fit. Times
+are predictions: the floors of the kernels on the card, times a factor that was measured
+on an H200.
 """
 
 from __future__ import annotations
@@ -67,8 +68,11 @@ def run(arguments: Sequence[str] | None) -> int:
     planned = step.plan(loaded.section, where.devices, **make)
     compiled = step.compile(planned, where.options)
     if out:
-        text, kind = compiled.as_text(), where.card.kind
-        program.write(out, text, kind)
+        if (text := step.text(compiled)) is None:
+            raise errors.ConfigError(
+                f"text: the compiler of {where.name} shows no program; leave it out"
+            )
+        program.write(out, text, where.card.kind)
     figures = outcome.measure(planned, compiled, where)
     print(json.dumps(figures) if options.json else outcome.page(figures))
     if figures["fits"]:

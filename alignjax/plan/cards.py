@@ -44,6 +44,7 @@ class Card(NamedTuple):
       gpu: for the compiler.
       slices: for the compiler, the shapes that parts of a TPU pod have, by their number
         of chips.
+      chip: for the compiler, how a TPU's chip is set up, where it has several ways.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Card(NamedTuple):
     measured: int = 0
     gpu: Gpu | None = None
     slices: dict[int, str] | None = None
+    chip: str | None = None
 
 
 # One H200, jax 0.11.2, cuDNN 9.28: a product of 8192^3 reached 806e12 FLOP/s and the
@@ -86,6 +88,11 @@ def _like_h200(kind, memory, peak, bandwidth, link, **fields) -> Card:
     )
 
 
+# Slices of pods that are tori of two dimensions, and of three.
+_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
+_FLAT |= {128: "8x16", 256: "16x16"}
+_CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
+_CUBES |= {128: "4x4x8", 256: "4x8x8"}
 _HOPPER = Gpu((9, 0), 132, 128, 1.98, 52_428_800, 233_472)
 CARDS = {
     "a100": _like_h200(
@@ -110,14 +117,13 @@ CARDS = {
         900e9,
         gpu=Gpu((10, 0), 148, 128, 1.965, 132_644_864, 233_472),
     ),
-    "v5e": _like_h200(
-        "TPU v5 lite",
-        16 * 2**30,
-        197e12,
-        819e9,
-        100e9,
-        slices={1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"},
+    # Of TPUs `link` is all links of a chip in one direction.
+    "v4": _like_h200(
+        "TPU v4", 32 * 2**30, 275e12, 1.228e12, 300e9, slices=_CUBES, chip="megacore"
     ),
+    "v5e": _like_h200("TPU v5 lite", 16 * 2**30, 197e12, 819e9, 200e9, slices=_FLAT),
+    "v5p": _like_h200("TPU v5", 95 * 2**30, 459e12, 2.765e12, 600e9, slices=_CUBES),
+    "v6e": _like_h200("TPU v6 lite", 32 * 2**30, 918e12, 1.638e12, 400e9, slices=_FLAT),
 }
 
 
@@ -132,4 +138,4 @@ def find(name: str) -> Card:
 
 def of_kind(kind: str) -> Card | None:
     """The card that jax calls so; None of others, such as processors."""
-    return next((card for card in CARDS.values() if card.kind in kind), None)
+    return next((card for card in CARDS.values() if card.kind == kind), None)

@@ -74,9 +74,9 @@ def _transfer(kernel: program.Kernel, card: cards.Card) -> float:
 
 def _attention_rate(shape: program.Attention, card: cards.Card) -> float:
     """The measured rate of the nearest shape; heads count more than lengths."""
-    distance = lambda known: (
-        abs(math.log2(known[0] / shape.head)),
-        abs(math.log2(known[1] / shape.keys)),
+    distance = lambda measured: (
+        abs(math.log2(measured[0] / shape.head)),
+        abs(math.log2(measured[1] / shape.keys)),
     )
     return card.attention[min(card.attention, key=distance)][shape.masked]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from alignjax.plan import floors, memory, program, step, topology
+from alignjax.plan import cards, floors, memory, program, step, topology
 from alignjax.tracking import throughput
 
 PREALLOCATED = 0.75  # of a GPU's memory, by jax unless it is told otherwise
@@ -20,36 +20,47 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of a step on its devices; seconds, bytes and operations of each.
 
+    Those of `_of_program` are left out where the compiler shows no program, as some
+    versions of TPUs' do.
+
     Args:
       planned: the step.
       compiled: it, `jax.stages.Compiled`.
       where: the devices that it is compiled for.
     """
     card, devices = where.card, len(where.devices)
-    parsed = program.parse(compiled.as_text())
-    kernels = program.kernels(parsed)
     kinds = memory.by_kind(planned, compiled.memory_analysis())
     total = sum(kinds.values())
-    mesh = dict(planned.run.mesh.shape)
-    transfers = floors.collectives(kernels, card, mesh)
+    notes = list(planned.notes)
+    figures = {
+        "topology": where.name,
+        "device": f"{devices} x {card.kind}",
+        "mesh": dict(planned.run.mesh.shape),
+        "jax": jax.__version__,
+        "notes": notes,
+        "tokens": planned.tokens,
+        "fits": total <= memory.USABLE * card.memory,
+        "memory": {"card": card.memory, "total": total, **kinds},
+    }
+    if (text := step.text(compiled)) is None:
+        notes.append("the compiler shows no program, so only memory is known")
+        return figures
+    parsed = program.parse(text)
+    kernels = program.kernels(parsed)
+    if unknown := sorted({x.root for x in kernels} & OPAQUE):
+        notes.append(f"{', '.join(unknown)}: kernels whose operations nobody counts")
+    return figures | _of_program(planned, parsed, kernels, card)
+
+
+def _of_program(planned, parsed, kernels, card: cards.Card) -> dict[str, Any]:
+    """Temporaries, operations, floors, collectives, and the time to expect."""
+    devices = planned.run.mesh.size
+    transfers = floors.collectives(kernels, card, dict(planned.run.mesh.shape))
     parts = floors.by_part(kernels, card)
     moving = sum(row.seconds for row in transfers)
     computing = sum(x.seconds for x in parts.values()) - moving
     exposed = card.factor * computing + moving
-    hidden = max(card.factor * computing, moving)
-    rate = planned.tokens / exposed
-    peak = throughput.peak_flops(card.kind)
-    notes = list(planned.notes)
-    if unknown := sorted({x.root for x in kernels} & OPAQUE):
-        notes.append(f"{', '.join(unknown)}: kernels whose operations nobody counts")
     return {
-        "topology": where.name,
-        "device": f"{devices} x {card.kind}",
-        "mesh": mesh,
-        "jax": jax.__version__,
-        "notes": notes,
-        "fits": total <= memory.USABLE * card.memory,
-        "memory": {"card": card.memory, "total": total, **kinds},
         "largest": [
             {"array": x.shape, "of": x.place, "count": n, "bytes": n * x.nbytes}
             for x, n in memory.largest(parsed)
@@ -60,14 +71,15 @@ def measure(
         },
         "floors": {name: part._asdict() for name, part in parts.items()},
         "collectives": [row._asdict() for row in transfers],
-        "tokens": planned.tokens,
         "predicted": {
             "factor": card.factor,
             "factor_measured_on": card.measured,
             "step_s": exposed,
-            "step_s_if_collectives_hide": hidden,
-            "tokens_per_second": rate,
-            "mfu": planned.flops / exposed / (peak * devices),
+            "step_s_if_collectives_hide": max(card.factor * computing, moving),
+            "tokens_per_second": planned.tokens / exposed,
+            "mfu": planned.flops
+            / exposed
+            / (throughput.peak_flops(card.kind) * devices),
         },
     }
 
@@ -87,19 +99,17 @@ def page(figures: dict[str, Any]) -> str:
     """The figures for a terminal."""
     mesh = " x ".join(f"{k} {n}" for k, n in figures["mesh"].items() if n > 1)
     head = f"{figures['device']}, jax {figures['jax']}"
-    flops, tera = figures["flops"], 1e12
-    operations = (
-        f"operations of each device: {flops['counted'] / tera:,.2f} TFLOP in the "
-        f"program, {flops['analytic'] / tera:,.2f} by the model's mathematics"
-    )
     sections = [
         [*figures["notes"], head + (f", mesh {mesh}" if mesh else "")],
         _memory_lines(figures),
-        [operations],
-        _floor_lines(figures["floors"]),
-        _collective_lines(figures["collectives"]),
-        _predicted_lines(figures),
     ]
+    if "predicted" in figures:
+        sections += [
+            [_operations(figures["flops"])],
+            _floor_lines(figures["floors"]),
+            _collective_lines(figures["collectives"]),
+            _predicted_lines(figures),
+        ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
@@ -113,11 +123,20 @@ def _memory_lines(figures: dict[str, Any]) -> list[str]:
         setting = f"XLA_PYTHON_CLIENT_MEM_FRACTION={memory.USABLE}"
         lines.append(f"  more than the 75 % that jax takes by itself: set {setting}")
     lines += [f"  {name:22} {gib(size):>12}" for name, size in sizes.items()]
-    lines.append("  the largest temporaries at the fullest moment:")
-    for row in figures["largest"]:
+    if "largest" in figures:
+        lines.append("  the largest temporaries at the fullest moment:")
+    for row in figures.get("largest", ()):
         array = f"{row['count']:>3} x {row['array']:30}"
         lines.append(f"    {array} {gib(row['bytes']):>12}  {row['of']}")
     return lines
+
+
+def _operations(flops: dict[str, float]) -> str:
+    counted, analytic = (flops[name] / 1e12 for name in ("counted", "analytic"))
+    return (
+        f"operations of each device: {counted:,.2f} TFLOP in the program, "
+        f"{analytic:,.2f} by the model's mathematics"
+    )
 
 
 def _floor_lines(parts: dict[str, dict]) -> list[str]:

@@ -58,15 +58,19 @@ def run(
                 report(f"{_words(settings)}: the compiler refuses it, it does not fit")
                 continue
             figures = outcome.measure(planned, compiled, where)
-            predicted, size = figures["predicted"], figures["memory"]["total"]
-            row = {**settings, "fits": figures["fits"], "memory": size, **predicted}
+            row = {**settings, "fits": figures["fits"]}
+            row |= {
+                "memory": figures["memory"]["total"],
+                **figures.get("predicted", {}),
+            }
             report(_line(row))
             rows.append(row)
             if row["fits"]:
                 break
     if not rows and refused:
         raise errors.ConfigError(refused)
-    return sorted(rows, key=lambda row: (not row["fits"], row["step_s"]))
+    # Where no time is known, in the order tried: what recomputes least comes first.
+    return sorted(rows, key=lambda row: (not row["fits"], row.get("step_s", 0)))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -75,11 +79,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return (
-        f"{_words(row)}: {row['memory'] / 2**30:,.1f} GiB, "
-        f"{'' if row['fits'] else 'does not fit, '}{row['step_s'] * 1e3:,.1f} ms, "
-        f"{row['tokens_per_second']:,.0f} tokens/s, MFU {row['mfu']:.1%}"
-    )
+    parts = [f"{_words(row)}: {row['memory'] / 2**30:,.1f} GiB"]
+    parts += [] if row["fits"] else ["does not fit"]
+    if "step_s" in row:
+        rates = f"{row['tokens_per_second']:,.0f} tokens/s, MFU {row['mfu']:.1%}"
+        parts += [f"{row['step_s'] * 1e3:,.1f} ms", rates]
+    return ", ".join(parts)
 
 
 def _words(settings: Mapping[str, Any]) -> str:

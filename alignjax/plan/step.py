@@ -109,6 +109,14 @@ def compile(planned: Planned, options: Mapping[str, Any]):
             ) from error
 
 
+def text(compiled) -> str | None:
+    """The program of a compiled step, scheduled; None where its compiler shows none."""
+    try:
+        return compiled.as_text()
+    except RuntimeError:  # v5p and v6e by libtpu 0.0.51, an internal error
+        return None
+
+
 def _absent(section: Mapping, network: bool, notes: list[str]) -> bool:
     """Whether the run that it starts from is not here, and its model is described."""
     init = (section.get("init") or {}).get("run")

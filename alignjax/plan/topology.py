@@ -70,19 +70,22 @@ class Topology(NamedTuple):
 def find(name: str) -> Topology:
     """The devices that a name such as `h200`, `h100:8` or `v5e:4` stands for.
 
+    A card alone is the fewest that there are together.
+
     Raises:
       ConfigError: an unknown card, a number that no host has, or no compiler for it.
     """
     card_name, _, count = name.partition(":")
     card = cards.find(card_name)
     counts = list(card.slices or range(1, HOST + 1))
-    if not (count or "1").isdecimal() or int(count or 1) not in counts:
+    count = count or str(counts[0])
+    if not count.isdecimal() or int(count) not in counts:
         known = ", ".join(map(str, counts))
         raise errors.ConfigError(
             f"topology: {name!r}: {card_name} comes in numbers of {known}"
         )
     make = _tpus if card.gpu is None else _gpus
-    return make(name, card, int(count or 1))
+    return make(name, card, int(count))
 
 
 def _gpus(name: str, card: cards.Card, count: int) -> Topology:
@@ -117,9 +120,8 @@ def _tpus(name: str, card: cards.Card, count: int) -> Topology:
         )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # ask no host of a cloud
     shape = f"{name.partition(':')[0]}:{card.slices[count]}"
-    options = dict(chips_per_host_bounds=None)
-    if count < 4:  # a part of a host
-        options = dict(chips_per_host_bounds=(count, 1, 1))
+    part = (count, 1, 1) if count < 4 else None  # of a host
+    options = dict(chips_per_host_bounds=part, chip_config_name=card.chip)
     return Topology(name, card, _devices(name, "tpu", shape, **options), {})
 
 

@@ -173,12 +173,12 @@ def test_an_operand_that_is_sliced_and_used_is_read_once():
 def test_replica_groups_lie_along_axes_of_the_mesh(groups, first, axes):
     assert program.first_group(groups) == first
     attributes = f", replica_groups={groups}, dimensions={{0}}" if groups else ""
-    found = kernels(
+    program_kernels = kernels(
         "  %p = bf16[100]{0} parameter(0)\n"
         f"  ROOT %g = bf16[200]{{0}} all-gather(%p){attributes}"
     )
     mesh = {"data": 2, "fsdp": 2, "tensor": 2}
-    (row,) = floors.collectives(found, cards.find("h100"), mesh)
+    (row,) = floors.collectives(program_kernels, cards.find("h100"), mesh)
     assert (row.opcode, row.axes) == ("all-gather", axes)
     assert row.nbytes == 200 * len(first)
 
@@ -192,3 +192,10 @@ def test_an_unknown_card_is_refused_with_the_known():
     with pytest.raises(errors.ConfigError, match="h200") as error:
         cards.find("h20")
     assert error.value.problems[0].startswith("topology:")
+
+
+def test_the_card_of_a_device_is_known_by_its_whole_name():
+    """Which one name begins another's: TPU v5 is the v5p, TPU v5 lite the v5e."""
+    for name, card in cards.CARDS.items():
+        assert cards.of_kind(card.kind) is cards.CARDS[name]
+    assert cards.of_kind("NVIDIA H200 NVL") is None

@@ -203,6 +203,31 @@ def test_the_program_can_be_kept(monkeypatch, tmp_path, capsys):
     assert program.parse(program.read(path)).entry
 
 
+class Hidden:
+    """A compiled step whose compiler shows no program, as some of TPUs' do."""
+
+    def memory_analysis(self):
+        names = "output", "alias", "temp", "generated_code"
+        return argparse.Namespace(**{f"{n}_size_in_bytes": 1 << 20 for n in names})
+
+    def as_text(self):
+        raise RuntimeError("INTERNAL: RET_CHECK")
+
+
+def test_without_a_program_memory_alone_is_known(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(topology, "find", lambda _: here(1))
+    monkeypatch.setattr(step, "compile", lambda *_: Hidden())
+    flags = [f"--config={PRETRAIN}", "--topology=v5p"]
+    assert command.run(flags) == errors.DONE
+    page = capsys.readouterr().out
+    assert "it fits" in page and "temporaries" in page and "predicted" not in page
+    (problem,) = problems(*flags, f"--text={tmp_path / 'program.txt'}")
+    assert problem.startswith("text:")
+    assert command.run([*flags, "--search", "--json"]) == errors.DONE
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["remat"] for row in rows] == list(decoder.REMAT_POLICIES)
+
+
 def test_bad_numbers_are_refused():
     for flag in ("--vocab=0", "--responses=0"):
         with pytest.raises(SystemExit) as error:
