@@ -150,13 +150,18 @@ class Dataset:
 
     def count_groups(self, first: int, stop: int) -> int:
         """The groups in rows first .. stop - 1 of the stream; 0 for text."""
-        count = 0
-        for start in range(first, stop if self.groups else first, BLOCK):
-            source, row = self._locate(np.arange(start, min(stop, start + BLOCK)))
-            for i, plan in enumerate(self._plans):
-                rows = row[source == i]
-                count += int((plan.offsets[rows + 1] - plan.offsets[rows]).sum())
-        return count
+        starts = range(first, stop if self.groups else first, BLOCK)
+        blocks = (np.arange(start, min(stop, start + BLOCK)) for start in starts)
+        return sum(int(self.groups_of(block).sum()) for block in blocks)
+
+    def groups_of(self, indices: np.ndarray) -> np.ndarray:
+        """The groups in each row of the stream, int64 [n]; not of text."""
+        source, row = self._locate(indices)
+        counts = np.empty(len(indices), np.int64)
+        for i, plan in enumerate(self._plans):
+            rows = row[source == i]
+            counts[source == i] = plan.offsets[rows + 1] - plan.offsets[rows]
+        return counts
 
     def describe(self, n: int) -> str:
         """The origin of row n of the stream: files, lines and tokens."""

@@ -88,7 +88,9 @@ def run(
     """
 
     def record(i: int, metrics, figures: Mapping[str, float]) -> None:
-        numbers = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        for x in metrics.values():  # all are under way before the first is waited for
+            x.copy_to_host_async()
+        numbers = {name: float(x) for name, x in metrics.items()}
         rates = meter.step(tokens)
         seen = tokens_before + (i + 1 - first) * tokens
         report(i, {**numbers, "tokens": seen, **rates, **figures})

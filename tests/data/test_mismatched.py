@@ -163,6 +163,8 @@ def test_groups_are_counted(tmp_path):
     for first, stop in ((0, 0), (0, 5), (3, 4 * data.num_rows)):
         count = (rows["group_weights"][first:stop] > 0).sum()
         assert data.count_groups(first, stop) == count
+    counts = (rows["group_weights"] > 0).sum(axis=1)
+    assert data.groups_of(np.arange(len(counts))).tolist() == counts.tolist()
 
 
 def test_a_store_has_no_mismatched_responses(tmp_path):

@@ -4,6 +4,7 @@
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignjax.distributed import sharding
@@ -45,7 +46,7 @@ def test_metrics_are_read_when_the_next_step_is_under_way():
 
     def train_step(state, frozen, batch, key):
         events.append(f"step {batch}")
-        return state.replace(step=state.step + 1), {"loss": np.float32(batch)}
+        return state.replace(step=state.step + 1), {"loss": jnp.float32(batch)}
 
     def evaluate(step, state, figures):
         events.append(f"evaluate {step}")
