@@ -73,7 +73,6 @@ class Jax:
 
     def __init__(self, args, documents, vocab: int, layout: str, stored: bool):
         self.args = args
-        self.model, self.objective = build(args, vocab, args.chunk, args.unroll)
         self.optimizer = optim.build(OPTIMIZER, RATE)
         length = args.length - 1 if layout == "padded" else args.row_length
         rows = args.microbatches if layout != "padded" else None
@@ -82,6 +81,15 @@ class Jax:
         if uneven:
             rows = len(batch.weights) + uneven
             batch = pair_batches.batch(documents, layout, length, rows=rows)
+        sequences = batch.sequences
+        model = build(args, vocab, args.unroll)
+        self.model = timing.fitted(
+            model,
+            sequences,
+            sequences.inputs[..., 0].size // args.microbatches,
+            copies=4 if stored else 5,
+        )
+        self.objective = dpo(self.model, args.chunk)
         init = jax.jit(lambda key: nn.unbox(self.model.init(key)))
         # Not the same as the policy, as in training: their log-ratios are not zeros.
         params, reference = init(jax.random.key(0)), init(jax.random.key(1))
@@ -115,16 +123,19 @@ class Jax:
         return batch.replace(reference=np.where(batch.responses > 0, logp, 0))
 
 
-def build(args, vocab: int, chunk: chunks.Chunk, unroll: int):
-    """The model of `--model` and DPO of it."""
+def build(args, vocab: int, unroll: int | str):
+    """The model of `--model`."""
     family, name = args.model.split("/")
     section = {"family": family, "name": name, "dtype": args.dtype}
     section |= {"attention": args.attention, "remat": args.remat, "unroll": unroll}
     section |= {"layers": args.layers}
     section["max_length"] = max(args.length, args.row_length)
-    model = models.build(section, vocab)
+    return models.build(section, vocab)
+
+
+def dpo(model: types.Model, chunk: chunks.Chunk) -> types.Objective:
     section = {"name": "preference", "loss": "dpo", "beta": BETA, "chunk": chunk}
-    return model, objectives.build(model, section)
+    return objectives.build(model, section)
 
 
 def analyses(args, documents, vocab: int) -> dict[str, float]:
@@ -135,7 +146,8 @@ def analyses(args, documents, vocab: int) -> dict[str, float]:
 
     def compiled(chunk, unroll, batch, with_reference, remat=args.remat):
         options = argparse.Namespace(**{**vars(args), "remat": remat})
-        model, objective = build(options, vocab, chunk, unroll)
+        model = build(options, vocab, unroll)
+        objective = dpo(model, chunk)
         init = lambda key: nn.unbox(model.init(key))
         shapes = jax.eval_shape(init, jax.random.key(0))
 
@@ -149,13 +161,12 @@ def analyses(args, documents, vocab: int) -> dict[str, float]:
         return gradient.lower(shapes, reference, batch).compile()
 
     mebibytes = lambda step: step.memory_analysis().temp_size_in_bytes / 2**20
-    model, _ = build(args, vocab, args.chunk, args.unroll)
-    layers = model.config.layers
+    layers = build(args, vocab, 1).config.layers
     flops = lambda step: step.cost_analysis()["flops"]
     chunked = mebibytes(compiled(args.chunk, args.unroll, batch, True))
     unchunked = mebibytes(compiled(whole, args.unroll, batch, True))
     plain = unchunked
-    if args.remat != "none":
+    if args.remat not in ("none", "auto"):  # which is none where memory is not known
         plain = mebibytes(compiled(whole, args.unroll, batch, True, "none"))
     with_model = flops(compiled(whole, layers, batch, True))
     with_store = flops(compiled(whole, layers, stored, False))
@@ -186,10 +197,10 @@ def main() -> None:
     add("--microbatches", type=int, default=1)
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--attention", default="auto")
-    add("--remat", default="none")
-    add("--unroll", type=int, default=1)
-    tokens = lambda text: text if text == "auto" else int(text)
-    add("--chunk", type=tokens, default="auto", help="tokens unembedded at once")
+    add("--remat", default="auto", help="or none, dots, attention, full")
+    number = dict(type=timing.number, default="auto")
+    add("--unroll", **number, help="layers in a turn of the loop")
+    add("--chunk", **number, help="tokens unembedded at once")
     add("--steps", type=int, default=5)
     add("--trl", action="store_true", help="beside TRL's DPOTrainer")
     add(

@@ -28,7 +28,7 @@ import numpy as np
 
 from alignjax import models, objectives, trees
 from alignjax.distributed import sharding
-from alignjax.models import decoder, memory
+from alignjax.models import decoder
 from alignjax.tracking import throughput
 from alignjax.training import optim, state, step
 from alignjax.types import Frozen, Sequences
@@ -40,12 +40,8 @@ def random_batch(args) -> np.ndarray:
     return np.random.default_rng(0).integers(0, args.vocab, shape).astype(np.int32)
 
 
-def number(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
-
-
 def objective_section(args) -> dict:
-    fields = {"chunk": number(args.chunk), "logits_dtype": args.logits_dtype}
+    fields = {"chunk": args.chunk, "logits_dtype": args.logits_dtype}
     return {"name": "language_model", **fields}
 
 
@@ -59,27 +55,13 @@ def build(args):
     section = {"family": family, "name": name, "dtype": args.dtype}
     section |= {"vocab_size": args.vocab, "max_length": args.length}
     section |= {"attention": args.attention, "remat": args.remat}
-    section |= {"layers": args.layers, "unroll": number(args.unroll)}
+    section |= {"layers": args.layers, "unroll": args.unroll}
     section |= {"lora_rank": args.lora} if args.lora else {}
     model = models.build(section, args.vocab)
     objective = objectives.build(model, objective_section(args))
     adamw = {"name": "adamw", "clip_norm": 1.0, "weight_decay": 0.1}
     trainable = ".*/lora_.*" if args.lora else ".*"
     return model, objective, optim.build(adamw, 1e-4), trainable
-
-
-def fitted(model, batch: Sequences, rows: int, mesh, rules):
-    """The model, computing as the memory of the devices allows, where that is known."""
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit is None:
-        return model
-    # Parameters, a gradient and two moments in float32.
-    free = max(0, limit - 16 * trees.count(decoder.abstract(model)) // mesh.size)
-    with sharding.use(mesh, rules):
-        options = dict(platform=device.platform, free=free, parts=mesh.size)
-        chosen = memory.choose(model.config, batch, rows, **options).config
-    return decoder.build(chosen)
 
 
 def jax_step(args):
@@ -98,9 +80,9 @@ def jax_step(args):
             "the devices; change either"
         )
     batch = Sequences.of(random_batch(args))
-    model = fitted(model, batch, args.batch // parts, mesh, rules)
-    objective = objectives.build(model, objective_section(args))
     with sharding.use(mesh, rules):
+        model = timing.fitted(model, batch, args.batch // parts, parts=mesh.size)
+        objective = objectives.build(model, objective_section(args))
         whole = state.abstract_params(model, mesh, rules)
         _, base = state.partition(whole, trainable)
         frozen = Frozen(state.init_params(model, base, jax.random.key(0)))
@@ -131,10 +113,7 @@ def jax_step(args):
         "remat": model.config.remat,
         "unroll": model.config.unroll,
     }
-    stats = compiled.memory_analysis()
-    if stats is not None:
-        facts["temporary_MiB"] = stats.temp_size_in_bytes / 2**20
-    return run, facts, model.config
+    return run, facts | timing.of_program(compiled), model.config
 
 
 def torch_step(args, c):
@@ -211,8 +190,9 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--attention", default="auto")
     add("--remat", default="auto", help="or none, dots, attention, full")
-    add("--unroll", default="auto", help="layers in a turn of the loop")
-    add("--chunk", default="auto", help="tokens unembedded at once")
+    number = dict(type=timing.number, default="auto")
+    add("--unroll", **number, help="layers in a turn of the loop")
+    add("--chunk", **number, help="tokens unembedded at once")
     add("--logits_dtype", default="float32", choices=["float32", "bfloat16"])
     add("--steps", type=int, default=10)
     add("--torch", default="none", choices=["none", "eager", "compile"])

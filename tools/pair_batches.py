@@ -76,7 +76,7 @@ def batch(
     indices = np.arange(len(starts) - 1)
     if rows is not None and rows > len(indices):
         indices = np.pad(indices, (0, rows - len(indices)), constant_values=-1)
-    return types.batch(plan.rows(indices))
+    return types.batch(plan.rows(indices) | ({"one_document": True} if padded else {}))
 
 
 def of_batch(batch: types.Responses) -> list[tuple[list[int], ...]]:

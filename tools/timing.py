@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times steps that take turns, so that a machine whose speed drifts slows all alike.
 
-The benchmarks of steps also share the report and the same model in transformers.
+The benchmarks of steps also share the report, the same model in transformers, what a
+model keeps on a device, and what is known of a compiled step.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import jax
+
+from alignjax import trees
 from alignjax.huggingface import config_json
-from alignjax.models import decoder_config, families
+from alignjax.models import decoder, decoder_config, families, memory
+from alignjax.plan import cards, floors, program
+from alignjax.types import Model, Sequences
 
 
 def timed(
@@ -54,6 +60,51 @@ def show(report: Mapping, as_json: bool) -> None:
         elif isinstance(value, float):
             value = f"{value:,.4g}"
         print(f"{name:{width}} {value}")
+
+
+def fitted(
+    model: Model, sequences: Sequences, rows: int, *, copies: int = 4, parts: int = 1
+) -> Model:
+    """The model, computing as `alignjax train` lets it on devices of this memory.
+
+    Where their memory is not known, as on CPUs, it stays as it is.
+
+    Args:
+      sequences: like those that it reads.
+      rows: of a microbatch on each device.
+      copies: of the parameters in float32: they, a gradient, two moments, a reference.
+      parts: devices that share them, those of the ambient mesh.
+    """
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return model
+    free = max(0, limit - 4 * copies * trees.count(decoder.abstract(model)) // parts)
+    options = dict(platform=device.platform, free=free, parts=parts)
+    chosen = memory.choose(model.config, sequences, rows, **options)
+    return decoder.build(chosen.config)
+
+
+def of_program(compiled: jax.stages.Compiled) -> dict[str, float | str]:
+    """MiB of temporaries and, of a card of `alignjax plan`, seconds a step by plan."""
+    facts: dict[str, float | str] = {}
+    if (stats := compiled.memory_analysis()) is not None:
+        facts["temporary_MiB"] = stats.temp_size_in_bytes / 2**20
+    card = cards.of_kind(jax.devices()[0].device_kind)
+    if card is None:
+        return facts
+    try:
+        kernels = program.kernels(program.parse(compiled.as_text()))
+        floor = sum(x.times * floors.seconds(x, card) for x in kernels)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # What an unknown kernel looks like is worth less than the timing.
+        return facts | {"predicted_s": f"unknown, {type(error).__name__}: {error}"}
+    return facts | {"floor_s": floor, "predicted_s": card.factor * floor}
+
+
+def number(text: str) -> int | str:
+    """Of an option that is a number or a word, such as `auto`."""
+    return int(text) if text.isdigit() else text
 
 
 def in_transformers(family: str, c: decoder_config.DecoderConfig, seed: int = 0):

@@ -13,8 +13,8 @@ WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
 
 
 def dialogue(i, last):
-    said = " ".join(WORDS[: 2 + i % 7])
-    return f"\n\nHuman: what is {said}?\n\nAssistant: it is {last} {said}"
+    words = " ".join(WORDS[: 2 + i % 7])
+    return f"\n\nHuman: what is {words}?\n\nAssistant: it is {last} {words}"
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +51,18 @@ def report(tmp_path_factory):
 
 
 def test_every_variant_computes_the_same(report):
-    found = [v["loss"] for k, v in report.items() if k.startswith("alignjax")]
-    assert len(found) == 2
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
-    assert 0.5 < found[0] < 0.9  # near log 2: neither model is trained
+    losses = [v["loss"] for k, v in report.items() if k.startswith("alignjax")]
+    assert len(losses) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert 0.5 < losses[0] < 0.9  # near log 2: neither model is trained
 
 
 def test_a_step_has_the_pairs_that_were_asked_for(report):
     assert report["pairs"] == 4
     assert report["longest"] <= 64
     assert report["rows shared"].endswith("x1x96")
-    asked = report["alignjax shared model"]
-    assert asked["pairs_per_second"] == pytest.approx(4 / asked["step_s"])
+    figures = report["alignjax shared model"]
+    assert figures["pairs_per_second"] == pytest.approx(4 / figures["step_s"])
 
 
 def test_the_stored_reference_saves_about_a_quarter(report):

@@ -6,10 +6,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from alignjax import errors
-from tools import benchmark_data, benchmark_step
+from alignjax import config, errors
+from alignjax.plan import cards, program
+from configs.smoke import pretrain
+from tools import benchmark_data, benchmark_host, benchmark_step, timing
 
 
 def code_of(main, monkeypatch, *arguments: str) -> int:
@@ -49,14 +53,38 @@ def test_data(tmp_path, monkeypatch, capsys):
     assert f"path: {small} is too small to learn 8192" in capsys.readouterr().err
 
 
+def test_a_compiled_step_is_beside_its_plan(monkeypatch):
+    """Where the card is known: the product of two matrices, on an H200."""
+    x = jax.ShapeDtypeStruct((2048, 2048), jnp.float32)
+    compiled = jax.jit(lambda x: x @ x).lower(x).compile()
+    assert timing.of_program(compiled).keys() == {"temporary_MiB"}
+    card = cards.find("h200")
+    monkeypatch.setattr(timing.cards, "of_kind", lambda kind: card)
+    facts = timing.of_program(compiled)
+    assert facts["floor_s"] == pytest.approx(2 * 2048**3 / card.peak)
+    assert facts["predicted_s"] == pytest.approx(card.factor * facts["floor_s"])
+    monkeypatch.setattr(program, "parse", lambda text: {}["body"])  # an odd program
+    assert "KeyError" in timing.of_program(compiled)["predicted_s"]
+
+
+@pytest.mark.slow
+def test_the_time_of_the_host_is_without_that_of_the_device(tmp_path):
+    """A device that takes 20 ms: neither its pauses nor the computation count."""
+    section = config.to_json(pretrain.get_config()) | {"cache_dir": str(tmp_path)}
+    figures = benchmark_host.measure(section, steps=20, pause=0.02)
+    assert figures.keys() == {"host", "dispatch"}
+    for part in figures.values():
+        assert 0 < part["processor_ms"] < 15
+
+
 def test_steps_need_few_packages():
     """What its docstring says that it needs."""
     others = "orbax", "sentencepiece", "tensorboard"
-    asked = (
+    code = (
         f"import sys, tools.benchmark_step; print(sys.modules.keys() & {set(others)})"
     )
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", asked], cwd=root, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
     )
     assert done.stdout == "set()\n", done.stdout + done.stderr
