@@ -198,10 +198,12 @@ def path(text: str | pathlib.Path, field: str) -> pathlib.Path:
     """The file or folder that a field or option names: `~` is the user's home.
 
     Raises:
-      ConfigError: it is empty, which would be the current folder.
+      ConfigError: it is empty, which would be the current folder, or has a NUL.
     """
     if not str(text).strip():
         raise errors.ConfigError(f"{field}: empty; name a file or folder")
+    if "\0" in str(text):
+        raise errors.ConfigError(f"{field}: {text!r:.80} is no name: it has a NUL")
     return pathlib.Path(os.path.expanduser(text))
 
 

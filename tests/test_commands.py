@@ -113,6 +113,8 @@ def test_the_home_of_nobody_is_a_path_like_any_other(
 def test_a_home_whose_name_is_no_name_is_refused():
     with pytest.raises(errors.CheckpointError):
         analysis.open_run("~a\0b")
+    with pytest.raises(errors.ConfigError, match="out"):  # of what is written, too
+        cli.path("a\0b", "out")
 
 
 @pytest.mark.parametrize("module", ["alignjax", "alignjax.train"])

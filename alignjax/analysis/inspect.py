@@ -390,6 +390,8 @@ def _tokens(
     out = cli.output(options.out)
     if not options.text and options.data is None:
         raise errors.ConfigError("text: nothing to read; give --text or --data")
+    if not 1 <= options.most < 2**31:
+        raise errors.ConfigError(f"most: {options.most} is no number of rows from 1 up")
     second = first.reference(second)
     terminal, texts = progress.Terminal(), []
     rows = list(_rows(first, second, options))

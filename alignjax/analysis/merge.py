@@ -348,6 +348,7 @@ def execute(options: argparse.Namespace) -> None:
         terminal.close()
         for line in _kept(adapters, others, keep):
             print(line)
+    texts = [parents[0].tokenize(text) for text in options.text]
     size = step_folders.nbytes(step_folders.describe({"params": merge.leaves}))
     print(f"{options.command} of {len(parents)} as {out}, {progress.short(size)}B")
     written = lambda done, total: terminal.show(
@@ -356,7 +357,7 @@ def execute(options: argparse.Namespace) -> None:
     new = write(merge, out, written)
     terminal.close()
     print(f"{out} is complete")
-    for line in _divergences(parents, new, options.text):
+    for line in _divergences(parents, new, texts):
         print(line)
 
 
@@ -393,13 +394,14 @@ def _kept(adapters: extraction.Adapters, others: Mapping[str, float], keep: bool
         yield f"  {name:<24} {share:.3e}"
 
 
-def _divergences(parents: Sequence[runs.Run], new: runs.Run, texts: Sequence[str]):
+def _divergences(
+    parents: Sequence[runs.Run], new: runs.Run, texts: Sequence[Sequence[int]]
+):
     """Lines with the mean KL(run || new one) a token of the texts, in nats."""
     for run in parents if texts else ():
         tokens = []
-        for text in texts:
-            ids = run.tokenize(text)
-            tokens += token_page.compare(run, new, text, ids[:1], ids[1:]).scored()
+        for ids in texts:
+            tokens += token_page.compare(run, new, "", ids[:1], ids[1:]).scored()
         if tokens:
             mean = sum(token.kl for token in tokens) / len(tokens)
             yield f"KL({run.path.name} || {new.path.name}): {mean:.3e} nats a token"

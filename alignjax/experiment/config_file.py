@@ -15,7 +15,7 @@ import logging
 import pathlib
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -111,8 +111,8 @@ def load(
         if not isinstance(section, Mapping):
             kind = type(section).__name__
             raise errors.ConfigError(f"{field}: {function} of {path} returns a {kind}")
-        for leaf, value in config.leaves(config.to_json(section)):
-            if not isinstance(value, str | int | float | list | dict | None):
+        for leaf, value in _values(config.to_json(section)):
+            if not isinstance(value, str | int | float | dict | None):
                 value = f"{value!r:.60} is {type(value).__name__}"
                 raise errors.ConfigError(f"{field}: {path}: {leaf}: {value}, no data")
     except errors.AlignError:
@@ -120,6 +120,15 @@ def load(
     except (Exception, SystemExit) as error:  # the code of a user's file
         raise errors.ConfigError(f"{field}: {_fault(path, file, error)}") from error
     return dict(section)
+
+
+def _values(section: Mapping) -> Iterator[tuple[str, Any]]:
+    """All that is no section and no list, with the dotted path of its field."""
+    for leaf, value in config.leaves(section):
+        for part in value if isinstance(value, list) else ():
+            yield from _values({leaf: part})
+        if not isinstance(value, list):
+            yield leaf, value
 
 
 def _fault(path: str, file: pathlib.Path, error: BaseException) -> str:

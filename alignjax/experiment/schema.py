@@ -116,7 +116,7 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
         return paths[path]
     if inner := sorted(p for p in paths if p.startswith(f"{path}.")):
         raise errors.ConfigError(f"{path}: a section; set its fields, as in {inner[0]}")
-    parent, names = path, {}
+    parent, last, names = path, path, {}
     while parent and not names:
         child, (parent, _, last) = parent, parent.rpartition(".")
         hints = config.members(paths[parent].type) if parent in paths else ()

@@ -85,9 +85,18 @@ def make(
 
 
 def encode(tokenizer, prompt: str) -> list[int]:
-    """The tokens of a text that starts a document."""
+    """The tokens of a text that starts a document.
+
+    Raises:
+      ConfigError: it is no Unicode, as of arguments that are not UTF-8.
+    """
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return start + tokenizer.encode(prompt)
+    try:
+        return start + tokenizer.encode(prompt)
+    except UnicodeEncodeError as error:
+        raise errors.ConfigError(
+            f"{prompt!r:.60} is no Unicode text, at character {error.start}"
+        ) from error
 
 
 # The functions below append what is wrong with a value to `problems`.

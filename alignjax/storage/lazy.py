@@ -56,7 +56,7 @@ def _whole_index(index: Any, ndim: int) -> Index:
         at = index.index(Ellipsis)
         missing = (slice(None),) * (ndim - len(index) + 1)
         index = (*index[:at], *missing, *index[at + 1 :])
-    if len(index) > ndim:
+    if len(index) > ndim or Ellipsis in index:
         raise IndexError(f"{len(index)} indices into {ndim} axes")
     index = (*index, *[slice(None)] * (ndim - len(index)))
     return tuple(i if isinstance(i, slice) else int(i.__index__()) for i in index)

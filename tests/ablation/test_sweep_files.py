@@ -105,6 +105,8 @@ def test_none_leaves_a_field_open_and_the_claim_names_the_baseline(load):
         ('dict(config="configs/smoke/dpo.py", arms=[{"name": "a/b"}])', "name"),
         ('dict(config="configs/smoke/dpo.py", arms=[{}], seeds=[1, 1])', "seeds"),
         ('dict(config="configs/smoke/dpo.py", arms=[{}], seeds=10**12)', "seeds"),
+        ('dict(config="configs/smoke/dpo.py", arms=[{"": 1}])', "arms.base"),
+        ('dict(config="configs/smoke/dpo.py", arms=[{"steps": len}])', "arms.steps"),
         ('dict(config="nothing.py", arms=[{}])', "config"),
         (
             'dict(config="configs/smoke/dpo.py", arms=[{}, {"objective.beta": 0.1}])',

@@ -145,6 +145,7 @@ def test_slices_are_those_of_numpy(inspect, tmp_path, index):
         ("layers/q/kernle", errors.CHECKPOINT, "did you mean 'layers/q/kernel'"),
         ("layers/q/kernel[9]", errors.CONFIG, "out of bounds"),
         ("layers/q/kernel[0, 0, 0, 0, 0]", errors.CONFIG, "axes"),
+        ("layers/q/kernel[..., ...]", errors.CONFIG, "axes"),
         ("layers/q/kernel[one]", errors.CONFIG, "one"),
         ("layers/q/kernel[", errors.CONFIG, "NAME[INDEX]"),
         ("train/step", errors.CHECKPOINT, "train/step"),

@@ -122,6 +122,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys, monkeypatch):
     assert "tokenizer" in capsys.readouterr().err
     assert cli.main([*command[:3], sides[0], out]) == errors.CONFIG
     assert "--text" in capsys.readouterr().err
+    same = [*command[:3], sides[0], out]
+    (tmp_path / "rows.jsonl").write_text('{"text": "abc"}\n')
+    data = f"--data={tmp_path / 'rows.jsonl'}"
+    for options, field in (
+        ([data, "--most=-1"], "most"),
+        ([data, f"--most={10**30}"], "most"),
+        (["--text=\ud800"], "Unicode"),
+    ):
+        assert cli.main([*same, *options]) == errors.CONFIG
+        assert field in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 
