@@ -258,6 +258,8 @@ class Rollout:
       share: float32 [B, K], what each response adds to what the loss is divided by.
       figures: float32 [B] by name, the same number for all: what `TrainState.extra`
         follows, such as the `kl` of the whole rollout.
+      pretraining: rows of text whose loss is added (PPO-ptx), `Sequences` [B', T] with
+        weights in the units of `share`; or None.
     """
 
     responses: Responses
@@ -265,6 +267,7 @@ class Rollout:
     token: Any
     share: Any
     figures: dict[str, Any] = flax.struct.field(default_factory=dict)
+    pretraining: Sequences | None = None
 
     @property
     def sequences(self) -> Sequences:

@@ -56,6 +56,7 @@ class Experiment(NamedTuple):
       critic_run, critic: the run that a critic starts from, and the critic.
       rollouts, evaluations: how training and evaluations draw responses; None where
         the data are read, and where nothing is evaluated. Then there is no `train`.
+      pretraining: the text that is learned beside rollouts.
     """
 
     config: sections.Config
@@ -83,6 +84,7 @@ class Experiment(NamedTuple):
     critic: online.Critic | None = None
     rollouts: rollout.Rollouts | None = None
     evaluations: rollout.Rollouts | None = None
+    pretraining: dataset.Dataset | None = None
 
 
 def build(section: Mapping, *, network: bool = False) -> Experiment:
@@ -139,6 +141,7 @@ def _online(run: Experiment, tok: tokenizer.Tokenizer) -> Experiment:
     """
     c = run.config
     stream, held_out = online.streams(c, tok)
+    text = online.pretraining(c, tok)
     samples, stop = _prompts(c, run.model, tok)
     _check_memory("model", run.weights.nbytes, _device_bytes())
     make = functools.partial(
@@ -154,10 +157,13 @@ def _online(run: Experiment, tok: tokenizer.Tokenizer) -> Experiment:
     run = fit(run, shapes.sequences, _device_bytes())
     make = functools.partial(make, run.model, run.objective)
     return run._replace(
-        identity=_identity(run, tok, stream.identity),
+        identity=_identity(
+            run, tok, stream.identity | ({"ptx": text.identity} if text else {})
+        ),
         tokenizer=tok,
         prompts=samples,
         stop=stop,
+        pretraining=text,
         rollouts=make(stream=stream),
         evaluations=make(stream=held_out, evaluation=True) if held_out else None,
     )
@@ -199,21 +205,26 @@ def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
         )
     mesh = sharding.make_mesh(c.mesh, devices)
     parts = sharding.batch_divisor(mesh, run.rules) * c.microbatches
-    if c.batch_size % parts:
+    sizes = {"batch_size": c.batch_size}
+    sizes |= {} if c.ptx is None else {"ptx.batch_size": c.ptx.batch_size}
+    if bad := {name: size for name, size in sizes.items() if size % parts}:
         raise errors.ConfigError(
-            f"batch_size: {c.batch_size} is not a multiple of {parts}, which is "
+            f"{name}: {size} is not a multiple of {parts}, which is "
             f"{c.microbatches} microbatches on {parts // c.microbatches} devices of "
             f"the mesh {dict(mesh.shape)}; the next that is: "
-            f"{-(-c.batch_size // parts) * parts}"
+            f"{-(-size // parts) * parts}"
+            for name, size in bad.items()
         )
     platform = mesh.devices.flat[0].platform
     case = model.config.attention_case(platform, c.data.share_prompt)
     if problem := attention.problem(model.config.attention, case):
         raise errors.ConfigError(f"model.attention: {problem}")
-    objective = objectives.build(model, online.objective_section(c))
+    objective = online.objective(c, model)
     critic = None
     if run.critic_run is not None:
         critic = online.critic(c, run.critic_run, mesh, run.rules, vocab_size)
+    elif online.on_trunk(c):
+        critic = online.trunk_critic(c, model, run.parent, mesh, run.rules)
     stored, moves = c.reference.store, c.reference.update_every is not None
     weights = initial.InitialWeights(
         model,
@@ -254,7 +265,7 @@ def fit(run: Experiment, sequences: Sequences, device_bytes: int) -> Experiment:
             parts=parts,
         )
     model = decoder.build(choice.config)
-    objective = objectives.build(model, online.objective_section(c))
+    objective = online.objective(c, model)
     return run._replace(model=model, objective=objective, choice=choice)
 
 
@@ -324,6 +335,8 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
             if value != getattr(sections.ReferenceConfig, name)
         ]
     problems += online.problems(c, objective, model, absent or parent is not None)
+    if c.ptx is not None:
+        attempt(online.data_of_ptx, c)
     critic_run = None if absent else attempt(online.find_critic, c, network)
     named = ()
     if c.rollouts is not None:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from alignjax.experiment import reference, running
+from alignjax.experiment import reference, rollouts, running
 from alignjax.experiment.build import Experiment
 from alignjax.rollouts import rollout, source
 from alignjax.tracking import throughput, writer
@@ -87,16 +87,27 @@ def of(
 def _online(run: Experiment, frozen: Frozen, *, log, meter, beat) -> Feed:
     c, s, made = run.config, run.config.rollouts, run.rollouts
     batches = source.Source(
-        made, frozen, c.seed, pause=meter.pause, beat=beat, say=log.say
+        made,
+        frozen,
+        c.seed,
+        rollouts.text_of(c, run.pretraining),
+        rollouts.on_trunk(c),
+        pause=meter.pause,
+        beat=beat,
+        say=log.say,
     )
+    tokens = c.batch_size * made.example().sequences.inputs.size
+    if c.ptx is not None:
+        tokens += c.ptx.batch_size * c.length
 
     def numbers(i: int) -> dict[str, float]:
         seen = (i // s.updates + 1) * made.size * s.samples
         return {"responses": seen, **batches.figures(i)}
 
     def describe(i: int) -> str:
-        first = i // s.updates * made.size
-        return f"the batch was of prompts {first} to {first + made.size - 1}"
+        count = made.size * (1 + s.redraws)
+        first = i // s.updates * count
+        return f"the batch was of prompts {first} to {first + count - 1}"
 
     hooks = []
     if run.evaluations is not None:
@@ -106,7 +117,7 @@ def _online(run: Experiment, frozen: Frozen, *, log, meter, beat) -> Feed:
         contextlib.nullcontext(batches),
         first=lambda state: batches(int(state.step), state),
         loss=None,
-        tokens=c.batch_size * made.example().sequences.inputs.size,
+        tokens=tokens,
         numbers=numbers,
         describe=describe,
         evaluations=hooks,

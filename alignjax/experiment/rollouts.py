@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,25 +12,60 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from alignjax import errors, models, rewards
+from alignjax import config, errors, models, objectives, rewards, trees
 from alignjax.analysis import Run
+from alignjax.data import dataset, loader
 from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 from alignjax.experiment import initial, sections
 from alignjax.losses import kl
-from alignjax.objectives import policy_gradient
-from alignjax.rollouts import drawing, prompts, rollout
+from alignjax.models import decoder
+from alignjax.objectives import language_model, policy_gradient
+from alignjax.rollouts import drawing, prompts, rollout, source
 from alignjax.rollouts import settings as rollout_settings
+from alignjax.storage import filenames
 from alignjax.training import optim, schedules, step
+from alignjax.training import state as training_state
 from alignjax.types import Frozen, Model, Objective, TrainState
 
 # What objectives learn from rollouts: the responses themselves, or pairs of them.
 DATA = ("prompts", "pairs")
-# Options of the objective that follow from the section `rollouts`.
-OWN = ("temperature", "kl_estimator", "kl_coefficient")
+# Options of the objective that follow from another section.
+OWN = {
+    "temperature": "rollouts",
+    "kl_estimator": "rollouts",
+    "kl_coefficient": "rollouts",
+    "value": "critic",
+}
 NAME = "policy_gradient"
+VALUE_COEFFICIENT = 0.1  # arXiv:2403.17031
 # Keys of evaluations are those of another seed.
 EVALUATION = 1 << 31
+
+
+def on_trunk(c: sections.Config) -> bool:
+    """Whether the critic is a head on the policy's trunk."""
+    return c.critic is not None and c.critic.trunk == "policy"
+
+
+def objective(c: sections.Config, model: Model) -> Objective:
+    """The objective of a config, with the loss of its text where it has some.
+
+    Raises:
+      ConfigError: see `objectives.build`.
+    """
+    if on_trunk(c):  # the head is among the parameters that the critic's step trains
+        model = model._replace(score=_with_head(model).score)
+    own = objectives.build(model, objective_section(c))
+    if c.ptx is None:
+        return own
+    text = language_model.make(model, chunk=c.objective.get("chunk") or "auto")
+    return policy_gradient.with_pretraining(own, text)
+
+
+def _with_head(model: Model) -> Model:
+    """The policy's model with one head for values."""
+    return decoder.build(dataclasses.replace(model.config, score_heads=1))
 
 
 class Critic(NamedTuple):
@@ -42,7 +78,7 @@ class Critic(NamedTuple):
 
 
 def objective_section(c: sections.Config) -> dict:
-    """The section `objective`, with what follows from the section `rollouts`.
+    """The section `objective`, with what follows from others.
 
     Raises:
       ConfigError: it has that too.
@@ -51,12 +87,15 @@ def objective_section(c: sections.Config) -> dict:
         return c.objective
     if own := [name for name in OWN if c.objective.get(name) is not None]:
         raise errors.ConfigError(
-            [f"objective.{name}: follows from rollouts; leave it out" for name in own]
+            [f"objective.{n}: follows from {OWN[n]}; leave it out" for n in own]
         )
     penalty, further = c.rollouts.kl, {"temperature": c.rollouts.temperature}
     if penalty.place == "loss" and penalty.coefficient:
         further["kl_estimator"] = penalty.estimator
         further["kl_coefficient"] = penalty.coefficient
+    if on_trunk(c):
+        coefficient = {"coefficient": c.critic.coefficient or VALUE_COEFFICIENT}
+        further["value"] = {**c.critic.loss, **coefficient}
     return {**c.objective, **further}
 
 
@@ -74,8 +113,11 @@ def problems(
                 "rollouts: required, since the objective learns from responses that "
                 "the policy draws; set rollouts.rewards"
             )
-        if c.critic is not None:
-            faults.append("critic: of no effect without rollouts; leave it out")
+        faults += [
+            f"{name}: of no effect without rollouts; leave it out"
+            for name in ("critic", "ptx")
+            if getattr(c, name) is not None
+        ]
         return faults
     if objective is not None and objective.needs.data not in DATA:
         faults.append(
@@ -128,7 +170,7 @@ def problems(
     if uses_value and c.critic is None:
         faults.append(
             f"critic.run: required by the advantage {s.name!r}; name a "
-            "reward model's run"
+            'reward model\'s run, or say critic.trunk="policy"'
         )
     if c.critic is not None and not uses_value:
         faults.append(
@@ -147,6 +189,11 @@ def problems(
             for name in ("advantage", "denominator", "kl", "truncated")
             if _given(getattr(s, name)) != _given(getattr(default, name))
         ]
+        if c.ptx is not None:
+            faults.append(
+                "ptx: beside policy gradients only; for losses of pairs "
+                "objective.loss has sums with a likelihood, such as rpo"
+            )
         if s.samples < 2:
             faults.append(f"rollouts.samples: {s.samples}; a pair takes 2 at least")
         if s.temperature != 1:
@@ -165,12 +212,12 @@ def _given(value: Any) -> Any:
 
 
 def find_critic(c: sections.Config, network: bool) -> Run | None:
-    """The run that the critic starts from.
+    """The run that the critic starts from, or None.
 
     Raises:
       ConfigError: there is no such run, or it is no reward model.
     """
-    if c.critic is None:
+    if c.critic is None or on_trunk(c):
         return None
     run = initial.find_run(c.critic, "critic", network)
     if not run.config["model"].get("score_heads"):
@@ -199,6 +246,16 @@ def critic(c: sections.Config, run: Run, mesh, rules: dict, tok_size: int) -> Cr
             f"critic.run: its context is {model.config.max_length}, less than length "
             f"= {c.length}"
         )
+    return _critic(c, model, mesh, rules, trainable=".*", parent=run)
+
+
+def trunk_critic(c: sections.Config, model: Model, parent: Run, mesh, rules) -> Critic:
+    """A head on the trunk of the policy, whose model this is."""
+    head = "score/.*"
+    return _critic(c, _with_head(model), mesh, rules, trainable=head, parent=parent)
+
+
+def _critic(c: sections.Config, model: Model, mesh, rules, *, trainable, parent):
     loss = {k: v for k, v in c.critic.loss.items() if v is not None}
     objective = policy_gradient.critic(model, loss=loss.pop("name", "squared"), **loss)
     rate = c.critic.learning_rate
@@ -215,11 +272,11 @@ def critic(c: sections.Config, run: Run, mesh, rules: dict, tok_size: int) -> Cr
         model,
         optimizer,
         {},
-        trainable=".*",
+        trainable=trainable,
         seed=c.seed,
         mesh=mesh,
         rules=rules,
-        parent=run,
+        parent=parent,
         reference=None,
         keep_reference=False,
     )
@@ -233,8 +290,9 @@ def further(
     entries = {}
     if own is not None:
         parts = lambda state: {"params": state.params, "opt_state": state.opt_state}
+        begin = functools.partial(_zeros, own) if on_trunk(c) else own.weights.state
         entries["critic"] = initial.Further(
-            lambda: parts(own.weights.abstract), lambda: parts(own.weights.state())
+            lambda: parts(own.weights.abstract), lambda: parts(begin())
         )
     if c.rollouts is not None and c.rollouts.kl.target is not None:
         where = NamedSharding(mesh, PartitionSpec())
@@ -243,6 +301,16 @@ def further(
             lambda: jax.device_put(jnp.float32(c.rollouts.kl.coefficient), where),
         )
     return entries
+
+
+def _zeros(own: Critic) -> TrainState:
+    """A head that says 0 of every state."""
+    abstract = own.weights.abstract
+    zeros = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
+    begin = lambda: training_state.begin(
+        jax.tree.map(zeros, abstract.params), own.optimizer
+    )
+    return jax.jit(begin, out_shardings=training_state.shardings(abstract))()
 
 
 def streams(
@@ -256,6 +324,44 @@ def streams(
     room = c.length - c.rollouts.max_tokens
     build = functools.partial(prompts.build, c.data, tok, room=room, seed=c.seed)
     return build(), build(split="validation") if c.evaluation.every else None
+
+
+def data_of_ptx(c: sections.Config) -> loader.DataConfig:
+    """The section `ptx` as a section `data`, all of whose tokens are learned.
+
+    Raises:
+      ConfigError: sources that cannot be.
+    """
+    with config.errors_at("ptx"):
+        return loader.DataConfig(
+            sources=c.ptx.sources,
+            validation_fraction=0.0,
+            on_bad_row=c.data.on_bad_row,
+            chat=c.data.chat,
+            train_on="everything",
+            bos=c.data.bos,
+            workers=c.data.workers,
+        )
+
+
+def pretraining(c: sections.Config, tok: base.Tokenizer) -> dataset.Dataset | None:
+    """The text of the section `ptx`, or None.
+
+    Raises:
+      DataError: bad rows.
+    """
+    if c.ptx is None:
+        return None
+    cache_dir = filenames.expanded(c.cache_dir)
+    fields = dict(length=c.length, seed=c.seed, cache_dir=cache_dir)
+    return loader.build(data_of_ptx(c), tok, **fields)
+
+
+def text_of(c: sections.Config, data: dataset.Dataset | None):
+    """`source.Pretraining` of the section `ptx`, or None."""
+    if data is None:
+        return None
+    return source.Pretraining(data.rows, c.ptx.batch_size, c.ptx.coefficient)
 
 
 def make(
@@ -315,7 +421,7 @@ def train_step(
     policy_step: Callable, own: Critic | None, c: sections.Config
 ) -> Callable:
     """`policy_step`, and beside it a step of the critic and of the KL coefficient."""
-    s, penalty = c.rollouts, c.rollouts.kl
+    s, penalty, shared = c.rollouts, c.rollouts.kl, on_trunk(c)
     critic_step = None
     if own is not None:
         critic_step = step.make_train_step(
@@ -327,7 +433,11 @@ def train_step(
         before, further = state, {}
         if critic_step is not None:
             values = TrainState(state.step, **state.extra["critic"])
-            values, of_critic = critic_step(values, Frozen(), batch, key)
+            trunk = Frozen(trees.merge(state.params, frozen.base) if shared else {})
+            if shared:
+                head = trees.merge(frozen.base, values.params)
+                frozen = frozen.replace(base=head)
+            values, of_critic = critic_step(values, trunk, batch, key)
             further["critic"] = {"params": values.params, "opt_state": values.opt_state}
         if penalty.target is not None:
             old = state.extra["kl_coefficient"]

@@ -275,6 +275,17 @@ def _rollout_notes(run: Experiment) -> list[str]:
         "  rewards: " + ", ".join(f"{r.weight:g} x {r.name}" for r in made.rewards),
         f"  {_lesson(run)}",
     ]
+    if s.filters:
+        lines.append(
+            f"  prompts whose responses are equal in {s.outcome or 'the reward'} weigh "
+            f"nothing; as many again are drawn up to {s.redraws} times"
+        )
+    if run.pretraining is not None:
+        lines.append(
+            f"  beside it {c.ptx.coefficient:g} x the loss of {c.ptx.batch_size} rows "
+            "of text an update"
+        )
+        lines += [f"    {line}" for line in run.pretraining.report.splitlines()]
     if run.evaluations is not None:
         held_out = run.evaluations.prompts.report.splitlines()
         lines += [f"  held out: {line}" for line in held_out]

@@ -143,25 +143,60 @@ class ReferenceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CriticConfig:
-    """The section `critic`: a value model with a trunk of its own, as PPO has one.
+    """The section `critic`: what says how well a response will turn out, for PPO.
 
     Attributes:
-      run: a reward model's run, with one head, from which the critic starts.
+      trunk: "own" is a model beside the policy; "policy" is a head on the policy's last
+        hidden states, which starts at 0 and is no part of the policy that is saved.
+      run: with a trunk of its own, a reward model's run, with one head, from which the
+        critic starts.
       step: which of its checkpoints; None is the newest.
-      learning_rate: constant, of the policy's optimizer.
+      coefficient: of the value loss in that of the policy, with whose trunk it is
+        learned; None is 0.1.
+      learning_rate: of the critic, or of its head; constant, of the policy's optimizer.
       loss: `{"name": ..., option: value}`, of values: "squared" or "clipped".
-      warmup_rollouts: rollouts in which the critic alone learns.
+      warmup_rollouts: rollouts in which the critic, or its head, alone learns.
     """
 
+    trunk: Literal["own", "policy"] = "own"
     run: str | None = None
     step: int | None = None
+    coefficient: Positive | None = None
     learning_rate: Positive = 1e-4
     loss: dict = dataclasses.field(default_factory=lambda: {"name": "squared"})
     warmup_rollouts: CountOrZero = 0
 
     def __post_init__(self):
-        if self.run is None:
-            raise errors.ConfigError("run: required; name a reward model's run")
+        problems = _without_run(self)
+        if self.trunk == "own":
+            if self.run is None:
+                remedy = 'name a reward model\'s run, or say trunk="policy"'
+                problems.append(f"run: required; {remedy}")
+            if self.coefficient is not None:
+                problems.append(
+                    f"coefficient: {self.coefficient} of a loss of its own parameters; "
+                    "set learning_rate instead"
+                )
+        elif self.run is not None:
+            problems.append(f"run: {self.run} and the policy's trunk; leave one out")
+        if problems:
+            raise errors.ConfigError(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class PtxConfig:
+    """The section `ptx`: text as in pretraining, learned beside rollouts (PPO-ptx).
+
+    Attributes:
+      sources: as `data.sources`; every token is learned.
+      coefficient: gamma, of the mean nats a token that are added to the loss of an
+        update (arXiv:2203.02155 Eq. 2, where the means are of other things).
+      batch_size: rows of `length` tokens of an update.
+    """
+
+    sources: dict
+    coefficient: Positive = 1.0
+    batch_size: Size = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +326,7 @@ class Config:
     tokenizer: tokenizer.TokenizerConfig | None = None
     rollouts: RolloutsConfig | None = None
     critic: CriticConfig | None = None
+    ptx: PtxConfig | None = None
     init: InitConfig = InitConfig()
     reference: ReferenceConfig = ReferenceConfig()
     trainable: str = ".*"
@@ -348,7 +384,7 @@ SECTIONS = {
     if dataclasses.is_dataclass(cls)
 }
 # Of these, what is absent is not there: it has no defaults.
-OPTIONAL = ("tokenizer", "rollouts", "critic")
+OPTIONAL = ("tokenizer", "rollouts", "critic", "ptx")
 
 
 def with_defaults(section: dict) -> dict:

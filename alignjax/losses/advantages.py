@@ -309,11 +309,6 @@ def informative(outcome_GK, scored_GK) -> jax.Array:
     return _spread(outcome_GK, scored_GK, -1)[:, 0]
 
 
-def first(informative_G, count: int) -> jax.Array:
-    """bool [G], the first `count` informative prompts, in the order they were drawn."""
-    return informative_G & (jnp.cumsum(informative_G) <= count)
-
-
 def _total(outcome: Outcome):
     """R, float32 [G, K]; 0 for the responses without a reward."""
     total_GK = jnp.where(outcome.action, outcome.reward, 0.0).sum(-1)

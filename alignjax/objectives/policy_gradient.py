@@ -30,6 +30,7 @@ from alignjax.types import (
     Params,
     Responses,
     Rollout,
+    Then,
 )
 
 FAR = 0.2  # a ratio farther from 1 than this is counted as far
@@ -45,6 +46,7 @@ def make(
     temperature: Positive = 1.0,
     kl_estimator: str | None = None,
     kl_coefficient: NonNegative = 0.0,
+    value: dict | None = None,
     **options,
 ) -> Objective:
     """The sum over tokens of a policy-gradient loss, over the rollout's denominator.
@@ -59,11 +61,14 @@ def make(
       temperature: of the sampler; the logits are divided by it.
       kl_estimator: in the loss, a name in `kl.ESTIMATORS`; None leaves it out.
       kl_coefficient: of that.
+      value: `{"name": ..., "coefficient": ..., option: value}`, a loss of
+        `catalogue.VALUE` that is added, a mean over actions; its values are the scores
+        of the policy's last hidden states, by a head in `Frozen.base`.
       **options: of the loss.
 
     Metrics, means over tokens: `entropy`; `ratio`, policy by old policy; `ratio/far`,
     the share of ratios farther than 0.2 from 1; `kl/old`, k3 of the two; `kl/loss`, the
-    estimator in the loss; `advantage/abs`.
+    estimator in the loss; `advantage/abs`; `value/loss`.
 
     Raises:
       ConfigError: an unknown loss, options that it does not take, or a loss whose first
@@ -76,18 +81,28 @@ def make(
     own = catalogue.traits(function).needs
     exact = (kl_coefficient and kl_estimator == "exact") or "kl" in own
     needs = ("entropy", *(("kl",) if exact else ()))
+    value_loss, coefficient = None, 0.0
+    if value is not None:
+        section = dict(value)
+        coefficient = section.pop("coefficient")
+        value_loss = _value_loss(section)
 
     def objective(params, frozen: Frozen, batch: Rollout, key, train: bool):
-        then = batch.then
+        then, params = batch.then, trees.merge(params, frozen.base)
         room = then.action.shape[-1]
+        sequences, policy = logprobs.flatten_sequences(batch.responses), model
+        if value_loss is not None:  # values and log-probs are of one pass
+            x_BTD = model.hidden(params, sequences, key)
+            policy = model._replace(hidden=lambda *_: x_BTD)
         tokens = logprobs.tokens(
-            model,
-            trees.merge(params, frozen.base),
-            logprobs.flatten_sequences(batch.responses),
+            policy,
+            params,
+            sequences,
             key,
             chunk=chunk,
             needs=needs,
             reference=frozen.reference if exact else None,
+            reference_model=model,
             temperature=temperature,
             entropy_gradient=entropy > 0,
         )
@@ -108,6 +123,12 @@ def make(
             loss_GKT = loss_GKT - entropy * now.entropy
         weight_GKT = batch.token.reshape(loss_GKT.shape)
         total = jnp.where(weight_GKT > 0, weight_GKT * loss_GKT, 0.0).sum()
+        if value_loss is not None:
+            value_GKT = of_response(model.score(params, x_BTD)[..., 0])
+            values_now = now.replace(value=value_GKT)
+            value_mean = _mean_of_actions(value_loss(values_now, flat), flat, batch)
+            scale = batch.figures["value_scale"][0]
+            total = total + coefficient * scale * value_mean.total
         mean = Mean(total, batch.share.sum())
         action_GKT = (flat.action & (weight_GKT > 0)).astype(jnp.float32)
         of_token = lambda x: Mean.of(x, action_GKT)
@@ -122,9 +143,27 @@ def make(
         }
         if estimate is not None:
             reported["kl/loss"] = of_token(kl_GKT)
+        if value_loss is not None:
+            reported["value/loss"] = value_mean
         return mean, lax.stop_gradient(reported)
 
     return Objective(objective, needs=Needs(data="prompts", reference=True))
+
+
+def with_pretraining(objective: Objective, text: Objective) -> Objective:
+    """`objective`, and the loss of the text in `Rollout.pretraining` added: PPO-ptx.
+
+    arXiv:2203.02155 Eq. 2. The text's weights are in the units of the rollout's shares
+    already, so that one division is right for both sums. Further metric: `ptx/nll`.
+    """
+
+    def loss(params, frozen: Frozen, batch: Rollout, key, train: bool, *statistic):
+        mean, reported = objective.loss(params, frozen, batch, key, train, *statistic)
+        other, of_text = text.loss(params, frozen, batch.pretraining, key, train)
+        reported = {**reported, "ptx/nll": of_text["nll"]}
+        return Mean(mean.total + other.total, mean.weight), reported
+
+    return objective._replace(loss=loss)
 
 
 def _correction(section: Mapping[str, Any] | None):
@@ -155,8 +194,7 @@ def critic(model: Model, *, loss: str = "squared", **options) -> Objective:
             f"critic.run: its model has {model.config.score_heads} heads for scores, "
             "and a critic has one; name a reward model with one"
         )
-    function = catalogue.find(loss, "value")
-    loss_of = catalogue.bind_of_tokens(function, options, "", critic=True)
+    loss_of = _value_loss({"name": loss, **options})
 
     def objective(params, frozen: Frozen, batch: Rollout, key, train: bool):
         room = batch.then.action.shape[-1]
@@ -164,12 +202,23 @@ def critic(model: Model, *, loss: str = "squared", **options) -> Objective:
         value_GKT = values(model, params, batch.responses, room, key)
         flat = jax.tree.map(lambda x: x.reshape(value_GKT.shape), batch.then)
         now = Now(logp=jnp.zeros_like(value_GKT), value=value_GKT)
-        counts = flat.action & (batch.token.reshape(value_GKT.shape) > 0)
-        weight_GKT = counts.astype(jnp.float32)
-        loss = Mean.of(loss_of(now, flat), weight_GKT)
-        return loss, {"value": lax.stop_gradient(Mean.of(value_GKT, weight_GKT))}
+        loss = _mean_of_actions(loss_of(now, flat), flat, batch)
+        value = _mean_of_actions(value_GKT, flat, batch)
+        return loss, {"value": lax.stop_gradient(value)}
 
     return Objective(objective, needs=Needs(data="prompts", scores=True))
+
+
+def _value_loss(section: Mapping[str, Any]):
+    options = {k: v for k, v in section.items() if v is not None}
+    function = catalogue.find(options.pop("name", "squared"), "value")
+    return catalogue.bind_of_tokens(function, options, "", critic=True)
+
+
+def _mean_of_actions(x_GKT, then: Then, batch: Rollout) -> Mean:
+    """Over the actions that are learned from; `then` has the axes of `x_GKT`."""
+    counts_GKT = then.action & (batch.token.reshape(x_GKT.shape) > 0)
+    return Mean.of(x_GKT, counts_GKT.astype(jnp.float32))
 
 
 def values(

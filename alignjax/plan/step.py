@@ -17,6 +17,7 @@ from alignjax import config, errors
 from alignjax.data.chat import comparisons
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial, running
+from alignjax.experiment import rollouts as online
 from alignjax.models import decoder
 from alignjax.rollouts import layout
 from alignjax.types import Responses, Rollout, Sequences, Then
@@ -218,4 +219,14 @@ def _drawn(run: build.Experiment, array: Callable) -> Rollout | Responses:
     names = ["advantage", "old", "behaviour", "reference"]
     names += ["value", "returns"] * (run.critic is not None)
     then = Then(action=array(jnp.bool_, K, room), **dict.fromkeys(names, figure))
-    return Rollout(responses, then, figure, array(f32, K), {"kl": array(f32)})
+    figures = ["kl"] + ["value_scale"] * online.on_trunk(c)
+    figures = {name: array(f32) for name in figures}
+    batch = Rollout(responses, then, figure, array(f32, K), figures)
+    if c.ptx is None:
+        return batch
+    of_text = lambda dtype: jax.ShapeDtypeStruct(
+        (c.ptx.batch_size, c.length), dtype, sharding=array(f32).sharding
+    )
+    names = ["inputs", "targets", "segment_ids", "positions"]
+    text = Sequences(weights=of_text(f32), **dict.fromkeys(names, of_text(jnp.int32)))
+    return batch.replace(pretraining=text)

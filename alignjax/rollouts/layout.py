@@ -18,7 +18,7 @@ def responses(
     prompt_room: int,
     room: int,
     shared: bool,
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> types.Responses:
     """A batch of a row for each prompt, as numpy arrays.
 
@@ -27,7 +27,7 @@ def responses(
       groups: for each prompt the tokens of its K responses, each at most `room`.
       shared: whether the responses to a prompt are branches of one row, else each has
         a row with its own copy of the prompt.
-      first: number of the first prompt, of which `Responses.index` counts on.
+      numbers: of the prompts, `Responses.index`; by default from 0.
     """
     K = len(groups[0])
     length = prompt_room - 1 + room * (K if shared else 1)
@@ -48,6 +48,8 @@ def responses(
         index=np.zeros(0, np.int64),
         reference=None,
     )
-    fields = rows.fields(drawn, layout, first + count, 1)
+    fields = rows.fields(
+        drawn, layout, count if numbers is None else np.asarray(numbers), 1
+    )
     fields["one_document"] = not shared
     return types.batch(fields)

@@ -35,6 +35,64 @@ class Models(NamedTuple):
     critic: Params | None = None
 
 
+class Draws(NamedTuple):
+    """Prompts with K responses each, and their rewards.
+
+    Attributes:
+      numbers: of the prompts in their stream.
+      prompts: G of them.
+      drawn: G K responses, those to one prompt in succession.
+      scored: their rewards.
+      signal: bool [G], the prompts that may weigh something.
+    """
+
+    numbers: np.ndarray
+    prompts: list[prompt_streams.Prompt]
+    drawn: drawing.Drawn
+    scored: rewards.Scored
+    signal: np.ndarray
+
+    def chosen(self, count: int) -> Draws:
+        """`count` prompts in their order: the first with a signal, then the others."""
+        places = np.sort(np.argsort(~self.signal, kind="stable")[:count])
+        K = len(self.drawn.ids) // len(self.prompts)
+        rows = (places[:, None] * K + np.arange(K)).ravel()
+        of = lambda values: [values[i] for i in rows]
+        drawn, scored = self.drawn, self.scored
+        return Draws(
+            self.numbers[places],
+            [self.prompts[i] for i in places],
+            drawing.Drawn(of(drawn.ids), of(drawn.behaviour), drawn.finished[rows]),
+            rewards.Scored(
+                of(scored.total),
+                {name: of(values) for name, values in scored.parts.items()},
+                scored.faults,
+            ),
+            self.signal[places],
+        )
+
+
+def joined(draws: Sequence[Draws]) -> Draws:
+    """All prompts and responses of several draws."""
+    total = lambda lists: [x for values in lists for x in values]
+    drawn, scored = [d.drawn for d in draws], [d.scored for d in draws]
+    return Draws(
+        np.concatenate([d.numbers for d in draws]),
+        total(d.prompts for d in draws),
+        drawing.Drawn(
+            total(d.ids for d in drawn),
+            total(d.behaviour for d in drawn),
+            np.concatenate([d.finished for d in drawn]),
+        ),
+        rewards.Scored(
+            total(s.total for s in scored),
+            {name: total(s.parts[name] for s in scored) for name in scored[0].parts},
+            list(dict.fromkeys(total(s.faults for s in scored))),
+        ),
+        np.concatenate([d.signal for d in draws]),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
     """How rollouts are made.
@@ -85,21 +143,53 @@ class Rollouts:
           DataError: a reward that fails.
           ConfigError: the log-probs of sampler and trainer differ; see `gate`.
         """
-        K = self.settings.samples
-        first = number * self.size
-        prompts = self.prompts.take(first, self.size)
-        drawn = self.sampler(models.policy, prompts, first=first, samples=K, beat=beat)
-        beat(f"rollout {number}: rewards")
-        scored = rewards.score(self.rewards, self._answers(prompts, drawn, K))
-        figures = reward_figures(scored, drawn)
+        draws, figures, lines = self._draws(number, models, beat)
         if self.pairs:
-            batch, more = self._pairs(prompts, drawn, scored, first)
+            batch, more = self._pairs(draws)
         else:
             beat(f"rollout {number}: log-probs")
-            batch, more = self._rollout(
-                prompts, drawn, scored, first, models, coefficient
+            batch, more = self._rollout(draws, models, coefficient)
+        return batch, figures | more, [*draws.scored.faults, *lines]
+
+    def _draws(self, number: int, models: Models, beat):
+        """Those of rollout `number`, their figures, and lines for the log.
+
+        Each rollout has `redraws` + 1 times as many prompts of the stream to itself as
+        it learns from, so that none depends on what another one drew.
+        """
+        s, K, turns = self.settings, self.settings.samples, 1 + self.settings.redraws
+        every: list[Draws] = []
+        for turn in range(turns):
+            first = (number * turns + turn) * self.size
+            prompts = self.prompts.take(first, self.size)
+            drawn = self.sampler(
+                models.policy, prompts, first=first, samples=K, beat=beat
             )
-        return batch, figures | more, scored.faults
+            beat(f"rollout {number}: rewards")
+            scored = rewards.score(self.rewards, self._answers(prompts, drawn, K))
+            signal_G = np.ones(self.size, bool)
+            if s.filters:
+                outcome = scored.total if s.outcome is None else scored.parts[s.outcome]
+                outcome_GK = _numbers(outcome).reshape(-1, K)
+                there_GK = np.isfinite(outcome_GK)
+                signal_G = np.asarray(advantages.informative(outcome_GK, there_GK))
+            numbers = first + np.arange(self.size)
+            every.append(Draws(numbers, prompts, drawn, scored, signal_G))
+            if sum(d.signal.sum() for d in every) >= self.size:
+                break
+        draws = joined(every)
+        figures = reward_figures(draws.scored, draws.drawn)
+        if not s.filters:
+            return draws, figures, []
+        figures["prompts"] = float(len(draws.prompts))
+        lines = []
+        if (missing := self.size - int(draws.signal.sum())) > 0:
+            lines.append(
+                f"{missing} of {self.size} prompts weigh nothing, as their responses "
+                f"are equal in {s.outcome or 'the reward'}, of "
+                f"{len(draws.prompts)} prompts drawn (rollouts.redraws = {s.redraws})"
+            )
+        return draws.chosen(self.size), figures, lines
 
     def evaluate(self, models: Models, beat: Callable[[str], None]) -> dict[str, float]:
         """Figures of one response to each of some prompts, with keys that stay."""
@@ -108,7 +198,7 @@ class Rollouts:
         scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
         figures = reward_figures(scored, drawn)
         if models.reference is not None:
-            responses, room = self._responses(prompts, drawn.ids, 1, 0)
+            responses, room = self._responses(prompts, drawn.ids, 1)
             measured = self._measured(responses, room, models)
             figures |= _kl_figures(measured, drawn)
         return figures
@@ -118,7 +208,7 @@ class Rollouts:
         prompt = [0] * self.sampler.prompt_room
         room = self.sampler.room
         K = 2 if self.pairs else self.settings.samples
-        return self._laid([prompt], [[[0] * room] * K], room, 0)
+        return self._laid([prompt], [[[0] * room] * K], room)
 
     def _answers(self, prompts, drawn: drawing.Drawn, K: int) -> list[rewards.Answer]:
         return [
@@ -135,17 +225,17 @@ class Rollouts:
             )
         ]
 
-    def _laid(self, prompt_ids, groups, room: int, first: int) -> Responses:
+    def _laid(self, prompt_ids, groups, room: int, numbers=None) -> Responses:
         return layout.responses(
             prompt_ids,
             groups,
             prompt_room=self.sampler.prompt_room,
             room=room,
             shared=self.shared,
-            first=first,
+            numbers=numbers,
         )
 
-    def _responses(self, prompts, ids, K: int, first: int, end=()) -> Responses:
+    def _responses(self, prompts, ids, K: int, numbers=None, end=()) -> Responses:
         """A batch of K responses a prompt, with `end` after each, and its room."""
         longest = max(map(len, ids))
         room = min(-(-longest // STEP) * STEP, self.sampler.room) + len(end)
@@ -153,33 +243,35 @@ class Rollouts:
             [[*ids[i], *end] for i in range(n * K, n * K + K)]
             for n in range(len(prompts))
         ]
-        return self._laid([p.ids for p in prompts], groups, room, first), room
+        return self._laid([p.ids for p in prompts], groups, room, numbers), room
 
-    def _pairs(self, prompts, drawn, scored, first: int):
+    def _pairs(self, draws: Draws):
         """The best and the worst response to a prompt; equal ones count nothing."""
-        K = self.settings.samples
+        K, prompts, drawn = self.settings.samples, draws.prompts, draws.drawn
+        scored = draws.scored
         total_GK = _numbers(scored.total).reshape(-1, K)
         there_GK = np.isfinite(total_GK)
         best_G = np.where(there_GK, total_GK, -np.inf).argmax(1)
         worst_G = np.where(there_GK, total_GK, np.inf).argmin(1)
         gap_G = np.take_along_axis(total_GK, best_G[:, None], 1)[:, 0]
         gap_G = gap_G - np.take_along_axis(total_GK, worst_G[:, None], 1)[:, 0]
-        counts_G = (there_GK.sum(1) > 1) & (gap_G > advantages.TIE)
+        counts_G = draws.signal & (there_GK.sum(1) > 1) & (gap_G > advantages.TIE)
         ids = [
             drawn.ids[n * K + k]
             for n, two in enumerate(zip(best_G, worst_G, strict=True))
             for k in two
         ]
-        batch, _ = self._responses(prompts, ids, 2, first)
+        batch, _ = self._responses(prompts, ids, 2, draws.numbers)
         weights = counts_G[:, None].astype(np.float32)
         figures = {"tied": float(1 - counts_G.mean())}
         if counts_G.any():
             figures["gap"] = float(gap_G[counts_G].mean())
         return batch.replace(weights=weights), figures
 
-    def _rollout(self, prompts, drawn, scored, first, models, coefficient):
+    def _rollout(self, draws: Draws, models: Models, coefficient: float):
         s, K = self.settings, self.settings.samples
-        responses, room = self._responses(prompts, drawn.ids, K, first)
+        _, prompts, drawn, scored, signal_G = draws
+        responses, room = self._responses(prompts, drawn.ids, K, draws.numbers)
         length_GK = np.array([len(ids) for ids in drawn.ids]).reshape(-1, K)
         action_GKT = np.arange(room) < length_GK[..., None]
         behaviour_GKT = np.zeros(action_GKT.shape, np.float32)
@@ -199,14 +291,14 @@ class Rollouts:
             ),
             action=jnp.asarray(action_GKT),
             scored=jnp.asarray(np.isfinite(score_GK)),
-            learned=jnp.asarray(np.isfinite(score_GK)),
+            learned=jnp.asarray(np.isfinite(score_GK) & signal_G[:, None]),
         )
         after_GK, value_GKT = None, None
         if self.critic is not None:
             value_GKT, after_GK = self._values(prompts, drawn, models, room)
             outcome = outcome._replace(value=value_GKT)
         if "greedy" in s.needs.fields:
-            outcome = outcome._replace(greedy=self._greedy(prompts, first, models))
+            outcome = outcome._replace(greedy=self._greedy(prompts, models))
         outcome = advantages.with_end(outcome, ~finished_GK, s.truncated, after_GK)
         learned = s.bound_advantage()(outcome)
         weights = s.bound_denominator()(outcome.action, learned.weight)
@@ -238,10 +330,10 @@ class Rollouts:
             )
         return batch, figures
 
-    def _greedy(self, prompts, first: int, models: Models) -> np.ndarray:
+    def _greedy(self, prompts, models: Models) -> np.ndarray:
         """The reward of the greedy response to each prompt; NaN is 0."""
         greedy = self.sampler._replace(temperature=None)
-        drawn = greedy(models.policy, prompts, first=first, samples=1)
+        drawn = greedy(models.policy, prompts, first=0, samples=1)
         scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
         return np.nan_to_num(_numbers(scored.total)).astype(np.float32)
 
@@ -261,7 +353,7 @@ class Rollouts:
         """The critic's V(s_t), [G, K, T], and V after the last token, [G, K]."""
         K = self.settings.samples
         # With one more token, where what comes after the last one is read.
-        longer, more = self._responses(prompts, drawn.ids, K, 0, end=(0,))
+        longer, more = self._responses(prompts, drawn.ids, K, end=(0,))
         value = functools.partial(_value, self.critic, more)
         with sharding.use(self.sampler.mesh, self.sampler.rules):
             value_GKT = self._in_parts(

@@ -8,7 +8,7 @@ import functools
 from typing import Literal
 
 from alignjax import config, errors, registry
-from alignjax.bounds import Count, NonNegative, Positive, Size
+from alignjax.bounds import Count, CountOrZero, NonNegative, Positive, Size
 from alignjax.losses import advantages, denominators, kl
 
 
@@ -75,6 +75,11 @@ class RolloutsConfig:
         none of these four.
       truncated: what a response that its room cut off is: "terminal", whole all the
         same; "bootstrap", with the critic's value after it; "masked", not learned.
+      redraws: dynamic sampling, arXiv:2503.14476: how often at most as many prompts
+        again are drawn, until those of a rollout have responses that differ in their
+        reward. Prompts without such responses weigh nothing.
+      outcome: the name of the reward by which they must differ, such as the result of a
+        task before penalties for length; None is the sum of all.
       rows: responses that are drawn at one time; None is all of a rollout.
       evaluation_prompts: held-out prompts of an evaluation, one response to each.
       gate: the largest mean difference, in nats, between the log-probs of sampler and
@@ -91,6 +96,8 @@ class RolloutsConfig:
     denominator: dict = dataclasses.field(default_factory=dict)
     kl: KL = KL()
     truncated: Literal["terminal", "bootstrap", "masked"] = "terminal"
+    redraws: CountOrZero = 0
+    outcome: str | None = None
     rows: Size | None = None
     evaluation_prompts: Size = 128
     gate: Positive | None = None
@@ -107,8 +114,18 @@ class RolloutsConfig:
                 f"samples: {self.samples}, and the advantage {self.name!r} compares "
                 f"{self.needs.responses} or more responses to a prompt"
             )
+        if self.outcome is not None and self.outcome not in self.rewards:
+            near = registry.closest(self.outcome, self.rewards)
+            problems.append(f"outcome: no reward {self.outcome!r}; {near}")
+        if self.filters and self.samples < 2:
+            problems.append(f"samples: {self.samples}; one response differs from none")
         if problems:
             raise errors.ConfigError(problems)
+
+    @property
+    def filters(self) -> bool:
+        """Whether prompts whose responses do not differ weigh nothing."""
+        return bool(self.redraws) or self.outcome is not None
 
     @property
     def updates(self) -> int:

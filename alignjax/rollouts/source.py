@@ -12,16 +12,47 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from alignjax import errors, trees
+from alignjax import errors, trees, types
 from alignjax.data import shuffle
 from alignjax.distributed import sharding
 from alignjax.rollouts import rollout
 from alignjax.training import optim
-from alignjax.types import Frozen, TrainState
+from alignjax.types import Frozen, Sequences, TrainState
+
+
+class Pretraining(NamedTuple):
+    """Text that is learned beside the rollouts: batch i is a function of the seed.
+
+    Attributes:
+      rows: indices to fields of `types.Sequences`, of a dataset.
+      batch_size: rows of an update.
+      coefficient: of the mean over tokens.
+    """
+
+    rows: Callable[[np.ndarray], dict]
+    batch_size: int
+    coefficient: float
+
+    def batch(self, step: int, share: float, mesh, rules) -> Sequences:
+        """The rows of a step, weighted so that `share` divides them too.
+
+        Args:
+          share: what the loss of the step's rollout is divided by.
+        """
+        size = self.batch_size
+        # All rows in each process, for the sum of their weights.
+        text = types.batch(self.rows(step * size + np.arange(size)))
+        scale = self.coefficient * share / max(float(text.weights.sum()), 1.0)
+        text = text.replace(weights=(scale * text.weights).astype(np.float32))
+        local = sharding.local_rows(size, mesh, rules)
+        return sharding.put_batch(
+            jax.tree.map(lambda x: x[local], text), size, mesh, rules
+        )
 
 
 @dataclasses.dataclass
@@ -31,8 +62,9 @@ class Source:
     Attributes:
       rollouts: how they are made.
       frozen: of the step; its reference may move with the state.
-      critic_base: parameters of the critic that are not trained; None without one.
       seed: of the order of minibatches.
+      pretraining: text that is learned beside the rollouts, or None.
+      trunk: whether the critic is a head on the policy's trunk.
       pause: a context in which a rollout is made, so that its time is no step's.
       beat: called with what it does, for the watchdog.
       say: called with lines for the log.
@@ -41,6 +73,8 @@ class Source:
     rollouts: rollout.Rollouts
     frozen: Frozen
     seed: int
+    pretraining: Pretraining | None = None
+    trunk: bool = False
     pause: Callable = contextlib.nullcontext
     beat: Callable[[str], None] = lambda name: None
     say: Callable[[str], None] = lambda line: None
@@ -73,7 +107,19 @@ class Source:
         mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
         local = chosen[sharding.local_rows(size, mesh, rules)]
         batch = jax.tree.map(lambda x: x[local], self._batch)
-        return sharding.put_batch(batch, size, mesh, rules)
+        share = 0.0
+        if self.trunk or self.pretraining is not None:
+            share = float(self._batch.share[chosen].sum())
+        if self.trunk:
+            actions = self._batch.then.action & (self._batch.token > 0)
+            scale = share / max(int(actions[chosen].sum()), 1)
+            figures = {"value_scale": np.full(len(local), scale, np.float32)}
+            batch = batch.replace(figures=batch.figures | figures)
+        batch = sharding.put_batch(batch, size, mesh, rules)
+        if self.pretraining is None:
+            return batch
+        text = self.pretraining.batch(step, share, mesh, rules)
+        return batch.replace(pretraining=text)
 
     def figures(self, step: int) -> dict[str, float]:
         """Those of the rollout, with its first update; else none."""
@@ -83,12 +129,12 @@ class Source:
     def models(self, state: TrainState) -> rollout.Models:
         """The parameters that the next rollout is drawn and measured with."""
         frozen = optim.with_moving_reference(self.frozen, state.extra)
+        policy = trees.merge(state.params, frozen.base)
         critic = state.extra.get("critic")
-        return rollout.Models(
-            trees.merge(state.params, frozen.base),
-            frozen.reference,
-            None if critic is None else critic["params"],
-        )
+        critic = None if critic is None else critic["params"]
+        if self.trunk:
+            critic = trees.merge(policy, critic)
+        return rollout.Models(policy, frozen.reference, critic)
 
     def _draw(self, number: int, state: TrainState) -> None:
         start = time.perf_counter()

@@ -8,6 +8,7 @@ from alignjax.experiment import build
 from tests.rollouts import small
 
 REWARD = str(small.RUNS / "reward_model")
+TEXT = {"text": {"kind": "world", "preset": "nano", "documents": 20}}
 REFUSED = {
     "rollouts.samples": dict(rollouts__samples=1),
     "rollouts.advantage.name": dict(rollouts__advantage={"name": "rlo"}),
@@ -45,6 +46,13 @@ REFUSED = {
     "reference.store": dict(reference={"store": True}),
     "objective.temperature": dict(objective__temperature=2.0),
     "objective.loss": dict(objective__loss="ppo"),
+    "critic.coefficient": dict(critic={"run": REWARD, "coefficient": 0.1}),
+    "objective.value": dict(objective__value={"name": "squared"}),
+    "rollouts.outcome": dict(rollouts__outcome="gold"),
+    "ptx": dict(ptx={"sources": TEXT}, objective={"name": "preference", "loss": "dpo"}),
+    "ptx.sources": dict(ptx={"coefficient": 2.0}),
+    "ptx.sources.a.kind": dict(ptx={"sources": {"a": {}}}),
+    "ptx.batch_size": dict(ptx={"sources": TEXT, "batch_size": 12}, mesh={"fsdp": 8}),
     "rollouts": dict(objective={"name": "language_model"}),
 }
 

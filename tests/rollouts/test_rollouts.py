@@ -2,14 +2,19 @@
 """One rollout: what is drawn, what it is rewarded for, and what counts."""
 
 import dataclasses
+import gc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from alignjax import errors, rewards
 from alignjax.distributed import sharding
-from alignjax.rollouts import source
+from alignjax.rollouts import rollout, source
+from alignjax.training import step
+from alignjax.types import Sequences, TrainState
 from tests.rollouts import small
 
 
@@ -160,6 +165,130 @@ def test_ties_are_no_pairs(experiment):
     assert batch.lengths.shape == (8, 1, 2)
 
 
+def drawn_again(experiment, scores, **fields):
+    settings = dataclasses.replace(experiment[0].rollouts.settings, **fields)
+    rollouts = dataclasses.replace(with_rewards(experiment, scores), settings=settings)
+    with sharding.use(experiment[0].mesh, experiment[0].rules):
+        return rollouts.make(5, models(*experiment), 0.1)
+
+
+def test_prompts_without_a_signal_are_drawn_again(experiment):
+    """Each rollout draws from prompts of its own, so none depends on another."""
+
+    def half(answers):  # the responses to the first four prompts are equal
+        return [0.5 if i < 16 else float(i % 4) for i in range(len(answers))]
+
+    batch, figures, lines = drawn_again(experiment, half, redraws=2)
+    first = 5 * 3 * 8
+    expected = [*range(first + 4, first + 8), *range(first + 12, first + 16)]
+    assert batch.responses.index[:, 0].tolist() == expected
+    assert figures["prompts"] == 16 and lines == [] and (batch.share == 1).all()
+    assert figures["without_signal"] == 0
+
+
+def test_drawing_again_has_a_bound(experiment):
+    """All rewards are equal for ever: rounds end, and what is left weighs nothing."""
+    equal = lambda answers: [1.0] * len(answers)
+    batch, figures, lines = drawn_again(experiment, equal, redraws=2)
+    assert figures["prompts"] == 24 and "8 of 8 prompts weigh nothing" in lines[0]
+    assert (batch.share == 0).all() and (batch.token == 0).all()
+
+
+def test_a_signal_is_of_the_outcome_and_not_of_its_shape(experiment):
+    """Of a prompt whose responses all failed none is better for being shorter."""
+    run = experiment[0]
+
+    def failed(answers):
+        return [float(i % 4 == 1 and i > 8) for i in range(len(answers))]
+
+    shape = lambda answers: [
+        answer.length / 100 + i for i, answer in enumerate(answers)
+    ]
+    named = [rewards.Named("right", 1.0, failed), rewards.Named("shape", 1.0, shape)]
+    for outcome, expected in ((None, [1] * 8), ("right", [0, 0, *[1] * 6])):
+        settings = dataclasses.replace(
+            run.rollouts.settings,
+            rewards={"right": {}, "shape": {}},
+            redraws=0 if outcome else 1,
+            outcome=outcome,
+        )
+        rollouts = dataclasses.replace(
+            run.rollouts, rewards=tuple(named), settings=settings
+        )
+        batch, *_ = make(experiment, rollouts)
+        assert (batch.share.min(1) == expected).all(), outcome
+
+
+def test_tokens_are_never_made_of_text_again(experiment, made):
+    """However little of a response its text has."""
+    lossy = dataclasses.replace(experiment[0].rollouts, text=lambda ids: "")
+    batch, *_ = make(experiment, lossy)
+    inputs = lambda batch: batch.responses.sequences.inputs
+    assert np.array_equal(inputs(batch), inputs(made[0]))
+
+
+def test_equal_prompts_are_groups_of_their_own(experiment):
+    rollouts = with_rewards(experiment, lambda a: [float(i) for i in range(len(a))])
+    (one,) = rollouts.prompts.take(0, 1)
+
+    class Same(type(rollouts.prompts)):
+        def take(self, first, count):
+            return [one] * count
+
+    stream = Same(*rollouts.prompts)
+    batch, *_ = make(experiment, dataclasses.replace(rollouts, prompts=stream))
+    first = batch.then.advantage[..., 0]
+    np.testing.assert_allclose(
+        first, np.tile([-2, -2 / 3, 2 / 3, 2], (8, 1)), atol=1e-4
+    )
+
+
+def test_each_stop_token_ends_a_response(experiment):
+    """All of several do, and the one drawn is an action that counts."""
+    rollouts = experiment[0].rollouts
+    stops_V = np.zeros(len(rollouts.sampler.stops_V), bool)
+    stops_V[::3] = True
+    sampler = rollouts.sampler._replace(stops_V=stops_V)
+    batch, figures, _ = make(experiment, dataclasses.replace(rollouts, sampler=sampler))
+    last = batch.responses.lengths[:, 0] - 1
+    rows = batch.responses.sequences
+    begin = (rows.weights > 0).argmax(-1)
+    tokens = np.take_along_axis(rows.targets, (begin + last)[..., None], -1)[..., 0]
+    stopped = stops_V[tokens]
+    assert figures["finished"] == stopped.mean() > 0.5
+    assert len(np.unique(tokens[stopped])) > 1
+
+
+def test_the_gradient_does_not_depend_on_microbatches(experiment, made):
+    """Of responses of other lengths, under any denominator."""
+    run, state, frozen = experiment
+    grads = []
+    for parts in (1, 2, 4):
+        train_step = step.make_train_step(
+            run.objective, optax.sgd(1.0), microbatches=parts
+        )
+        begun = TrainState(
+            jnp.int32(0), state.params, optax.sgd(1.0).init(state.params)
+        )
+        with sharding.use(run.mesh, run.rules):
+            after, _ = jax.jit(train_step)(begun, frozen, made[0], jax.random.key(0))
+        moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, state.params)
+        grads.append(jax.tree.leaves(moved))
+    for other in grads[1:]:
+        for a, b in zip(other, grads[0], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    assert max(np.abs(x).max() for x in grads[0]) > 1e-3
+
+
+def test_rollouts_leave_no_programs_and_no_arrays_behind(experiment):
+    counts = []
+    for number in range(20, 24):
+        make(experiment, experiment[0].rollouts, number)
+        gc.collect()
+        counts.append((len(jax.live_arrays()), rollout._measure._cache_size()))
+    assert counts[1] == counts[2] == counts[3]
+
+
 class State:
     """As much of a state as a source of batches reads."""
 
@@ -199,6 +328,31 @@ def test_the_value_is_of_the_state_before_the_token(folder):
         cut = jax.tree.map(lambda x, t=t: x[0, :1, : prompt + t + 1], row)
         value = float(head.score(critic, head.hidden(critic, cut))[0, -1, 0])
         assert float(batch.then.value[0, 0, t]) == pytest.approx(value, abs=1e-5)
+
+
+def test_what_comes_after_a_response_that_was_cut_off(folder):
+    """`bootstrap`: the critic's value of the state after the last token, not of it."""
+    run, state, frozen = small.begun(small.ppo(folder))
+    own = models(run, state, frozen)
+    nothing = rewards.Named("r", 1.0, lambda answers: [0.0] * len(answers))
+    rollouts = dataclasses.replace(run.rollouts, rewards=(nothing,))
+    with sharding.use(run.mesh, run.rules):
+        batch, _, _ = rollouts.make(0, own, 0.0)
+    head, critic = run.critic.model, jax.device_get(own.critic)
+    stops = set(np.flatnonzero(run.rollouts.sampler.stops_V))
+    rows, ends = batch.responses.sequences, set()
+    for b, k in np.ndindex(3, 4):
+        targets, counts = rows.targets[b, k], rows.weights[b, k] > 0
+        last = int(np.flatnonzero(counts)[-1])
+        ids = [int(rows.inputs[b, k, 0]), *(int(x) for x in targets[: last + 1])]
+        row = Sequences.of([ids], last=True)
+        score = head.score(critic, head.hidden(critic, row))[0, -1, 0]
+        ended = ids[-1] in stops
+        # Without a reward all that the last token returns is what comes after it.
+        returned = batch.then.returns[b, k, int(counts.sum()) - 1]
+        assert float(returned) == pytest.approx(0 if ended else float(score), abs=1e-5)
+        ends.add(ended)
+    assert False in ends
 
 
 def test_masked_responses_leave_loss_and_denominator(experiment):

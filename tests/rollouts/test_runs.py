@@ -111,6 +111,49 @@ def test_one_run_however_it_is_computed(plain, folder, how):
             assert row[name] == pytest.approx(expected[name], abs=1e-5), name
 
 
+def ptx(folder, name, coefficient, **changes):
+    """Losses of a run that learns text beside its rollouts."""
+    text = dict(kind="world", preset="nano", split="pretrain", documents=200)
+    section = small.section(
+        folder,
+        **(dict(steps=2, rollouts__minibatches=2, checkpoint__every=2) | changes),
+        ptx={"sources": {"text": text}, "coefficient": coefficient, "batch_size": 8},
+    )
+    assert train.train(section, folder / name) == errors.DONE
+    return metrics(folder / name)
+
+
+def test_text_of_pretraining_is_learned_beside_rollouts(folder):
+    """PPO-ptx: gamma times the mean nats a token, whatever the rollout's denominator.
+
+    And so however many microbatches there are.
+    """
+    one = ptx(folder, "ptx1", 1.0, **ARRANGEMENTS[0])
+    three = ptx(folder, "ptx3", 3.0, mesh={"data": 8, "fsdp": 1})
+    added = 2 * one[0]["ptx/nll"]
+    assert three[0]["loss"] == pytest.approx(one[0]["loss"] + added, rel=1e-4)
+    assert three[1]["ptx/nll"] != one[1]["ptx/nll"]
+
+
+def test_a_head_on_the_trunk_of_the_policy(folder):
+    """It starts at 0, learns, goes on as it was, and is no part of what is saved."""
+    section = small.ppo(folder, critic={"trunk": "policy", "learning_rate": 3e-3})
+    workdir, other = folder / "trunk", folder / "trunk_again"
+    assert train.train(section, workdir) == errors.DONE
+    rows = metrics(workdir)
+    assert rows[0]["critic/value"] == 0 and rows[0]["rollout/explained"] == 0
+    assert rows[0]["value/loss"] == pytest.approx(rows[0]["critic/loss"], rel=1e-5)
+    assert rows[4]["critic/value"] != 0
+    run = analysis.open_run(workdir)
+    assert "score/kernel" not in run.leaves()
+    leaves = run.meta(8)["leaves"]
+    assert "train/extra/critic/params/score/kernel" in leaves
+    shutil.copytree(workdir, other)
+    shutil.rmtree(other / "checkpoints/8")
+    assert train.train(section, other) == errors.DONE
+    assert analysis.open_run(other).meta(8)["leaves"] == leaves
+
+
 def test_pairs_of_the_best_and_the_worst(folder):
     section = small.section(
         folder,

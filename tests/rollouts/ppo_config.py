@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small PPO of these tests as the file of a config."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from tests.rollouts import small
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(small.ppo(pathlib.Path(".")))
