@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Samples responses of models and labels pairs of them, as JSONL.
+r"""Samples responses of models and labels pairs of them, or keeps the best, as JSONL.
 
     alignjax collect --out=runs/pairs.jsonl --pairs=4000 \
         --source=runs/sft --source=runs/sft:1.3 --source=runs/pretrain
@@ -10,6 +10,19 @@ has nothing that is reserved for evaluation. Preferences over a model's own resp
 teach it more than those over responses of others. `--labeler` is one of the world's, or
 `module:function`, a `(prompt, responses) -> Preference`. A line of the file is read by
 `format="preference"`. Where no pair is left, nothing is written (exit code 65).
+
+`--keep=best` instead samples `--samples` responses of one source to each prompt and
+keeps the best by `--reward` (best-of-n, RAFT), `--keep=above` all that reach
+`--threshold` (rejection sampling); a line is read by `format="messages"`, to fine-tune
+on:
+
+    alignjax collect --out=runs/best.jsonl --keep=best --samples=8 --reward=world \
+        --source=runs/sft --prompts=1000
+
+`--reward` is "world", the directory of a reward model's run, another kind of
+`rollouts.rewards` without options, or `module:function`, a `(prompt, response, record)
+-> number`. `--prompts` is a number of the world's, or a JSONL file with `prompt` or
+`messages`, whose other columns are the reward's `record`.
 """
 
 from __future__ import annotations
@@ -17,12 +30,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignjax import cli, errors, registry, world
+from alignjax import cli, errors, registry, rewards, world
+from alignjax.feedback import best
 from alignjax.storage import atomic
 from alignjax.tracking import progress
 from alignjax.world import examples, labelers
@@ -211,22 +226,58 @@ def label(
     return rows, line
 
 
+def collect_best(
+    source: Source,
+    model: run_models.RunModel,
+    prompts: Sequence[best.Prompt],
+    reward: rewards.Reward,
+    *,
+    samples: int,
+    threshold: float | None,
+    length: int,
+    seed: int,
+    terminal: progress.Terminal,
+) -> best.Kept:
+    """Samples several responses to each prompt and keeps the best; see `best.keep`."""
+    name, count = str(source), len(prompts) * samples
+
+    def show(done: int) -> None:
+        terminal.show(f"{name}: {done:,} of {count:,} responses")
+
+    responses = run_models.sample(
+        model,
+        [prompt for prompt in prompts for _ in range(samples)],
+        length=length,
+        temperature=source.temperature,
+        seed=seed,
+        progress=show,
+    )
+    terminal.say(f"{name}: {count:,} responses; rewards")
+    return best.keep(prompts, responses, reward, length=length, threshold=threshold)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     out = cli.parser("collect", __doc__)
     add = out.add_argument
-    add("--out", required=True, metavar="FILE", help="the pairs, JSONL")
+    add("--out", required=True, metavar="FILE", help="the pairs or dialogues, JSONL")
     add(
         "--source",
         action="append",
         default=[],
         type=parse_source,
         metavar="DIR[:TEMPERATURE]",
-        help="a run that responds; give two or more",
+        help="a run that responds; give two or more, with --keep one",
     )
-    add("--pairs", type=int, default=4000, help="number of prompts (%(default)s)")
-    names = f"{', '.join(labelers.LABELERS)}, or module:function (%(default)s)"
-    add("--labeler", default="clean", metavar="NAME", help=names)
+    add("--pairs", type=int, help="number of prompts (4000)")
+    names = f"{', '.join(labelers.LABELERS)}, or module:function (clean)"
+    add("--labeler", metavar="NAME", help=names)
+    add("--keep", choices=("best", "above"), help="dialogues instead of pairs")
+    add("--samples", type=int, metavar="N", help="responses to a prompt, with --keep")
+    add("--reward", metavar="NAME", help="what the best is by, with --keep")
+    add("--threshold", type=float, help="the least reward, with --keep=above")
+    add("--prompts", metavar="COUNT|FILE", help="with --keep (1000)")
+    add("--max_tokens", type=int, help=f"of a response, with --keep ({LENGTH})")
     add("--seed", type=int, default=0, help="of responses and labels (%(default)s)")
     run_models.add_world_option(out)
     cli.add_run_options(out)
@@ -255,30 +306,96 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def collect_and_write() -> None:
         cli.keep_programs(options.cache_dir)
         out = cli.output(options.out)
-        if options.pairs < 1:
-            raise errors.ConfigError(f"pairs: {options.pairs} must be at least 1")
-        if not 0 <= options.seed < 2**32:
-            raise errors.ConfigError(f"seed: {options.seed} is not from 0 to 2^32 - 1")
-        # Seeded by no path: runs may move.
-        rng = random.Random(f"{options.seed} {options.labeler} {len(options.source)}")
-        labeler = find_labeler(options.labeler, rng)
-        models = open_sources(options.source, network=options.network)
-        prompts = world_prompts(models, options.pairs, options.world)
+        if problems := _problems(options):
+            raise errors.ConfigError(problems)
         with contextlib.closing(progress.Terminal()) as terminal:
-            rows, line = collect(
-                *(options.source, models, prompts, labeler, rng),
-                seed=options.seed,
-                terminal=terminal,
-            )
+            if options.keep is None:
+                rows, line, remedy = _pairs(options, terminal)
+            else:
+                rows, line, remedy = _dialogues(options, terminal)
         if not rows:
-            raise errors.DataError(
-                f"{out}: not written, as no pair is left: {line}; give more "
-                "--pairs, or sources that differ more and end their responses"
-            )
+            raise errors.DataError(f"{out}: not written, as {line}; {remedy}")
         atomic.write(out, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{out}: {line}")
 
     return cli.exit_code(collect_and_write)
+
+
+def _problems(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the options, before a run is opened."""
+    own = {"keep": ("samples", "reward", "threshold", "prompts", "max_tokens")}
+    own["no keep"] = ("pairs", "labeler")
+    other = own["keep" if options.keep is None else "no keep"]
+    where = "without --keep" if options.keep is None else "with --keep"
+    problems = [
+        f"{name}: {value} has no effect {where}; leave it out"
+        for name in other
+        if (value := getattr(options, name)) is not None
+    ]
+    counts = {"pairs": 1, "samples": 2, "max_tokens": 1}
+    problems += [
+        f"{name}: {value} must be at least {least}"
+        for name, least in counts.items()
+        if (value := getattr(options, name)) is not None and value < least
+    ]
+    if not 0 <= options.seed < 2**32:
+        problems.append(f"seed: {options.seed} is not from 0 to 2^32 - 1")
+    if options.keep is None:
+        return problems
+    if len(options.source) != 1:
+        problems.append(f"source: {len(options.source)} given; --keep takes one")
+    if options.reward is None:
+        problems.append('reward: required with --keep, such as "world"')
+    if (options.threshold is None) == (options.keep == "above"):
+        remedy = "required with --keep=above, and of no effect with --keep=best"
+        problems.append(f"threshold: {options.threshold}; {remedy}")
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        problems.append(f"threshold: {options.threshold} is not finite")
+    count = options.prompts or ""
+    if count.lstrip("-").isdigit() and int(count) < 1:
+        problems.append(f"prompts: {count} must be at least 1")
+    return problems
+
+
+def _pairs(options: argparse.Namespace, terminal: progress.Terminal):
+    """Rows of pairs, a line on them, and what to do where there are none."""
+    name, count = options.labeler or "clean", options.pairs or 4000
+    # Seeded by no path: runs may move.
+    rng = random.Random(f"{options.seed} {name} {len(options.source)}")
+    labeler = find_labeler(name, rng)
+    models = open_sources(options.source, network=options.network)
+    prompts = world_prompts(models, count, options.world)
+    rows, line = collect(
+        *(options.source, models, prompts, labeler, rng),
+        seed=options.seed,
+        terminal=terminal,
+    )
+    remedy = "give more --pairs, or sources that differ more and end their responses"
+    return rows, f"no pair is left: {line}" if not rows else line, remedy
+
+
+def _dialogues(options: argparse.Namespace, terminal: progress.Terminal):
+    """The same of the best responses."""
+    (source,) = options.source
+    reward = best.reward_of(options.reward)
+    model = run_models.open_model(source.path, source.path, network=options.network)
+    model.check_responds("source")
+    asked = options.prompts or "1000"
+    if asked.isdigit():
+        texts = world_prompts([model], int(asked), options.world)
+        prompts = [best.Prompt(prompt.turns, prompt) for prompt in texts]
+    else:
+        prompts = best.prompts_of(asked)
+    kept = collect_best(
+        *(source, model, prompts, reward),
+        samples=options.samples or 8,
+        threshold=options.threshold,
+        length=options.max_tokens or LENGTH,
+        seed=options.seed,
+        terminal=terminal,
+    )
+    remedy = "lower --threshold, or raise --samples or --max_tokens"
+    return kept.rows, kept.line, remedy
 
 
 if __name__ == "__main__":

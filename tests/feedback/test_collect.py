@@ -120,6 +120,9 @@ def test_a_labeler_may_be_any_function(prompts):
     )
 
 
+WORLD = ["--reward=world"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -128,6 +131,14 @@ def test_a_labeler_may_be_any_function(prompts):
         (["--source=a", "--source=b", "--labeler=nobody"], "nobody"),
         (["--source=a", "--source=b", "--pairs=0"], "pairs: 0"),
         (["--source=a", "--source=b", "--seed=-1"], "seed: -1"),
+        (["--source=a", "--source=b", "--samples=4"], "samples: 4 has no effect"),
+        (["--source=a", "--keep=best"], "reward: required"),
+        (["--source=a", "--keep=best", "--pairs=9"], "pairs: 9 has no effect"),
+        (["--source=a", "--source=b", "--keep=best", *WORLD], "source: 2 given"),
+        (["--source=a", "--keep=above", *WORLD], "threshold: None"),
+        (["--source=a", "--keep=best", "--threshold=1", *WORLD], "threshold: 1.0"),
+        (["--source=a", "--keep=best", "--samples=1", *WORLD], "samples: 1 must"),
+        (["--source=a", "--keep=best", "--reward=nobody"], "nobody"),
         (["--out="], "out: empty; name a file"),
         (["--cache_dir="], "cache_dir: empty; name a file or folder"),
     ],

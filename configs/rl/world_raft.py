@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""RAFT on the embedded world: fine-tuning on the best of several responses.
+
+alignjax collect --out=runs/best.jsonl --keep=best --samples=8 --reward=world \
+    --source=runs/sft --prompts=1000
+alignjax train --config=configs/rl/world_raft.py --workdir=runs/raft \
+    --config.init.run=runs/sft --config.data.sources.best.path=runs/best.jsonl
+"""
+
+from configs.sft import world
+
+
+def get_config():
+    c = world.get_config()
+    best = dict(kind="jsonl", path="", format="messages", weight=1.0)
+    c.data.sources = dict(best=best)
+    c.optimizer.learning_rate = 5e-4
+    return c
