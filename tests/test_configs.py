@@ -13,6 +13,7 @@ import pytest
 from alignjax import models, objectives
 from alignjax.experiment import build, initial
 from alignjax.models import attention
+from alignjax.rewards import run
 from alignjax.training import step
 from alignjax.types import Frozen, Responses, Sequences, TrainState
 from tests.fixtures import marks
@@ -73,6 +74,7 @@ def built(path, monkeypatch):
             return begun(section)
         return critic if path == "critic" else None
 
+    monkeypatch.setattr(run, "make", lambda run, **options: None)
     if section["model"].get("family") is None:
         monkeypatch.setattr(initial, "find_run", before)
     checked = build.check(section)

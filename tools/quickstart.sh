@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The whole story on the embedded world, from a fresh clone: pretraining, fine-tuning, a
-# reward model, DPO, and a report of what each stage changed. No network beyond the
-# package index, no accelerator.
+# reward model, DPO, RLHF, and a report of what each stage changed. No network beyond
+# the package index, no accelerator.
 #
-#   tools/quickstart.sh                          9 to 11 minutes on 2 cores
-#   tools/quickstart.sh --fast                   3 to 4: smaller stages, the same report
+#   tools/quickstart.sh                          11 to 13 minutes on 2 cores
+#   tools/quickstart.sh --fast                   4 to 5: smaller stages, the same report
 #   tools/quickstart.sh --seed=3                 another seed, in a folder of its own
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages
 #
@@ -38,7 +38,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
 workdir=${WORKDIR:-runs/quickstart$fast${seed:+_$seed}}
 
-say "1 of 6: setting up"
+say "1 of 7: setting up"
 "$root/tools/setup_env.sh" report
 bin=${VENV:-$root/.venv}/bin
 cd "$root"
@@ -59,28 +59,29 @@ assess() {
     "${runs[@]}" "${asked[@]}"
 }
 
-asked=(--each=128) pretrain=() sft=() reward=() dpo=() pairs=8000
+asked=(--each=128) pretrain=() sft=() reward=() dpo=() rl=() pairs=8000
 if [[ -n $fast ]]; then
   asked=(--each=32) pairs=1200
   pretrain=(--config.steps=400)
   sft=(--config.optimizer.learning_rate=2e-4)
   reward=(--config.steps=60 --config.evaluation.every=60)
   dpo=(--config.steps=60 --config.checkpoint.every=60 --config.evaluation.every=60)
+  rl=(--config.steps=20)
 fi
 
-say "2 of 6: pretraining on the documents of a small town: the model learns to speak"
+say "2 of 7: pretraining on the documents of a small town: the model learns to speak"
 stage pretrain "${pretrain[@]}" "$@"
 assess pretrain
 
-say "3 of 6: fine-tuning on demonstrations: it learns to follow"
+say "3 of 7: fine-tuning on demonstrations: it learns to follow"
 stage sft --config.init.run="$workdir/pretrain" "${sft[@]}" "$@"
 assess pretrain sft
 
-say "4 of 6: a reward model, from pairs that a labeler has judged: it learns what is liked"
+say "4 of 7: a reward model, from pairs that a labeler has judged: it learns what is liked"
 stage reward --config.init.run="$workdir/sft" "${reward[@]}" "$@"
 assess pretrain sft reward
 
-say "5 of 6: DPO: of two replies of its own a labeler chooses one, and it moves to that one"
+say "5 of 7: DPO: of two replies of its own a labeler chooses one, and it moves to that one"
 if [[ ! -e $workdir/pairs.jsonl ]]; then
   "$bin/alignjax" collect --out="$workdir/pairs.jsonl" --pairs="$pairs" \
     --source="$workdir/sft" --source="$workdir/sft:1.3" \
@@ -91,11 +92,16 @@ stage dpo --config.init.run="$workdir/sft" \
 asked+=(--checkpoints=dpo)
 assess pretrain sft reward dpo
 
-say "6 of 6: the report"
+say "6 of 7: RLHF: the reward model pays for replies, until there is more to gain by" \
+  "what only it likes"
+stage rl --config.init.run="$workdir/sft" \
+  --config.rollouts.rewards.model.run="$workdir/reward" "${rl[@]}" "$@"
+
+say "7 of 7: the report"
 "$bin/alignjax" report --out="$workdir/report.html" \
   --assessment="$workdir/assessment.json" \
   --stage=pretrain="$workdir/pretrain" --stage=sft="$workdir/sft" \
-  --stage=reward="$workdir/reward" --stage=dpo="$workdir/dpo"
+  --stage=reward="$workdir/reward" --stage=dpo="$workdir/dpo" --stage=rl="$workdir/rl"
 if [[ -z $fast && ${#flags[@]} -eq 0 ]]; then
   "$bin/python" tools/story.py "$workdir" || : # a figure outside its spread is no failure
 fi

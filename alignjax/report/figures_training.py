@@ -28,7 +28,9 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
 
 def losses(data: story.Story) -> drawing.Figure:
     """Training and held-out loss of every stage."""
-    stages = [stage for stage in data.stages if stage.series("loss")[0]]
+    # Of rollouts the loss tells nothing: its mean is near 0 whatever is learned.
+    drawn = [stage for stage in data.stages if not stage.config.get("rollouts")]
+    stages = [stage for stage in drawn if stage.series("loss")[0]]
     if not stages:
         raise story.Missing("no stage's metrics.jsonl was given")
     columns = min(2, len(stages))

@@ -16,6 +16,7 @@ from alignjax.report import (
     evaluation,
     figures_responses,
     figures_reward_model,
+    figures_rollouts,
     figures_training,
     story,
 )
@@ -28,6 +29,7 @@ SECTIONS = {
     "True reward": figures_responses.REWARD,
     "Behaviour": figures_responses.BEHAVIOUR,
     "The reward model": figures_reward_model.FIGURES,
+    "Learning from rewards": figures_rollouts.FIGURES,
     "Training": figures_training.FIGURES,
 }
 # The rates of the table at the top.

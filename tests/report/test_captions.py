@@ -8,6 +8,7 @@ import pytest
 from alignjax.report import (
     figures_responses,
     figures_reward_model,
+    figures_rollouts,
     figures_training,
     page,
     story,
@@ -72,6 +73,37 @@ def test_displacement_is_of_held_out_pairs():
     assert "became likelier" not in caption(moves)
     with pytest.raises(story.Missing):
         caption(stage._replace(rows=[{"step": 0, "drift/chosen": 0.0}]))
+
+
+def drawn(gold, **config):
+    """A run of rollouts of two updates each, whose true reward is only watched."""
+    parts = {"gold": {"weight": 0.0}, "model": {"weight": 1.0}} | config
+    rows = []
+    for n, x in enumerate(gold):
+        row = {"rollout/reward": float(n), "rollout/kl/reference": n / 10}
+        row |= {"rollout/length": 5.0 + n, "rollout/reward/gold": x}
+        rows += [{"step": 2 * n, **row}, {"step": 2 * n + 1, "loss": 0.0}]
+    rows[-1]["eval/reward/gold"] = gold[-1]
+    return story.Stage("rl", "preference", rows, {"rollouts": {"rewards": parts}})
+
+
+def test_a_proxy_that_was_pushed_too_far_is_said_so():
+    figure = lambda stage: figures_rollouts.rewards(story.Story([stage]))
+    fell = figure(drawn([1.0, 1.2, 1.5, 1.1, 0.8]))
+    assert "highest, 1.50, after 3 rollouts" in fell.caption
+    assert "raised what the learned reward likes" in fell.caption
+    assert ["gold, only watched", "1.00", "1.50", "3", "0.80", "0.80"] in [
+        list(row) for row in fell.numbers
+    ]
+    rose = figure(drawn([1.0, 1.2, 1.5, 1.45])).caption
+    assert "near its highest" in rose and "raised what" not in rose
+    assert "never clearly rose" in figure(drawn([1.0, 1.05, 0.7])).caption
+    gold = figure(drawn([1.0, 1.2], gold={"weight": 1.0})).caption
+    assert "which was not learned" not in gold
+    with pytest.raises(story.Missing):
+        figure(story.Stage("dpo", "preference", [{"step": 0, "loss": 1.0}]))
+    with pytest.raises(story.Missing):  # its loss tells nothing
+        figures_training.losses(story.Story([drawn([1.0])]))
 
 
 def test_smoothing_is_a_mean_of_the_last():

@@ -200,23 +200,25 @@ def test_quickstart_runs_all_stages_and_measures_each(bench):
     assert result.returncode == 0, result.stderr
     called = commands(bench)
     trained = [call for call in called if call[0] == "train"]
-    stages = ["pretrain", "sft", "reward", "dpo"]
+    stages = ["pretrain", "sft", "reward", "dpo", "rl"]
     assert [call[1] for call in trained] == [
         f"--config=configs/{stage}/world.py" for stage in stages
     ]
     assert [call[2] for call in trained] == [
         f"--workdir=runs/quickstart/{stage}" for stage in stages
     ]
-    before = ["pretrain", "sft", "sft"]
+    before = ["pretrain", "sft", "sft", "sft"]
     assert [call[3] for call in trained[1:]] == [
         f"--config.init.run=runs/quickstart/{stage}" for stage in before
     ]
+    assert "--config.rollouts.rewards.model.run=runs/quickstart/reward" in trained[-1]
     assert all(call[-1] == "--config.log.every=5" for call in trained)
     assessed = [call for call in called if call[0] == "assess"]
     assert [sum("--run=" in word for word in call) for call in assessed] == [1, 2, 3, 4]
     assert "--checkpoints=dpo" in assessed[-1]
     assert sum(call[0] == "collect" for call in called) == 1
     assert called[-1][:2] == ["report", "--out=runs/quickstart/report.html"]
+    assert "--stage=rl=runs/quickstart/rl" in called[-1]
 
 
 def test_quickstart_fast_is_smaller_and_elsewhere(bench):

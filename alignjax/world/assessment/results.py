@@ -26,7 +26,12 @@ FORMAT = 1
 
 
 def stage(config: Mapping[str, Any]) -> str:
-    """The stage of a run's config: "pretraining", "sft", "reward" or "preference"."""
+    """The stage of a run's config: "pretraining", "sft", "reward" or "preference".
+
+    The last is also that of runs which learn from rewards of their responses.
+    """
+    if config.get("rollouts"):
+        return "preference"
     stages = {"reward_model": "reward", "preference": "preference"}
     sections = (config.get(name) for name in ("data", "objective"))
     data, objective = (s if isinstance(s, dict) else {} for s in sections)
