@@ -24,12 +24,13 @@ from alignjax.tracking import progress, versions
 from alignjax.world import gold, prompts
 from alignjax.world.assessment import prose
 
+_DRAWN = "Learning from rewards"  # only of runs that did
 # Sections, and functions of a story that return a figure or raise `story.Missing`.
 SECTIONS = {
     "True reward": figures_responses.REWARD,
     "Behaviour": figures_responses.BEHAVIOUR,
     "The reward model": figures_reward_model.FIGURES,
-    "Learning from rewards": figures_rollouts.FIGURES,
+    _DRAWN: figures_rollouts.FIGURES,
     "Training": figures_training.FIGURES,
 }
 # The rates of the table at the top.
@@ -69,8 +70,10 @@ def render(
       evaluated: runs on data of a user's own.
     """
     of_world = data.models or evaluated is None
-    topics = SECTIONS if of_world else {"Training": figures_training.FIGURES}
+    topics = SECTIONS if of_world else {k: SECTIONS[k] for k in (_DRAWN, "Training")}
     topics = topics if of_world or data.stages else {}
+    drawn = any(stage.config.get("rollouts") for stage in data.stages)
+    topics = {name: x for name, x in topics.items() if drawn or name != _DRAWN}
     runs, leads = [_RUNS, *map(_run, data.stages)], [_lead(data)] if of_world else []
     settings, sections, samples = None, [], []
     if evaluated is not None:

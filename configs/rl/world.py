@@ -5,6 +5,8 @@ What the policy is paid for rises all the time; what was meant rises, and then f
 
 alignjax train --config=configs/rl/world.py --workdir=runs/rl \
     --config.init.run=runs/sft --config.rollouts.rewards.model.run=runs/reward
+
+Hardware: 2 CPU cores. Time, result: not yet run.
 """
 
 from configs.rl import world_rloo

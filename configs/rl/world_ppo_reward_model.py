@@ -6,6 +6,8 @@ The critic starts from the same reward model's run.
 alignjax train --config=configs/rl/world_ppo_reward_model.py --workdir=runs/ppo \
     --config.init.run=runs/sft --config.critic.run=runs/reward \
     --config.rollouts.rewards.model.run=runs/reward
+
+Hardware: 2 CPU cores. Time, result: not yet run.
 """
 
 from configs.rl import world_ppo

@@ -5,6 +5,8 @@ alignjax collect --out=runs/best.jsonl --keep=best --samples=8 --reward=world \
     --source=runs/sft --prompts=1000
 alignjax train --config=configs/rl/world_raft.py --workdir=runs/raft \
     --config.init.run=runs/sft --config.data.sources.best.path=runs/best.jsonl
+
+Hardware: 2 CPU cores. Time, result: not yet run.
 """
 
 from configs.sft import world

@@ -75,9 +75,9 @@ def test_displacement_is_of_held_out_pairs():
         caption(stage._replace(rows=[{"step": 0, "drift/chosen": 0.0}]))
 
 
-def drawn(gold, **config):
+def drawn(gold, weight=0.0):
     """A run of rollouts of two updates each, whose true reward is only watched."""
-    parts = {"gold": {"weight": 0.0}, "model": {"weight": 1.0}} | config
+    parts = {"gold": {"weight": weight}, "model": {"weight": 1.0}}
     rows = []
     for n, x in enumerate(gold):
         row = {"rollout/reward": float(n), "rollout/kl/reference": n / 10}
@@ -98,7 +98,7 @@ def test_a_proxy_that_was_pushed_too_far_is_said_so():
     rose = figure(drawn([1.0, 1.2, 1.5, 1.45])).caption
     assert "near its highest" in rose and "raised what" not in rose
     assert "never clearly rose" in figure(drawn([1.0, 1.05, 0.7])).caption
-    gold = figure(drawn([1.0, 1.2], gold={"weight": 1.0})).caption
+    gold = figure(drawn([1.0, 1.2], weight=1.0)).caption
     assert "which was not learned" not in gold
     with pytest.raises(story.Missing):
         figure(story.Stage("dpo", "preference", [{"step": 0, "loss": 1.0}]))
