@@ -52,7 +52,7 @@ def fields(owner: Callable, leading: int = 0) -> dict[str, Field]:
     if dataclasses.is_dataclass(owner):
         factories = {f.name: f.default_factory for f in dataclasses.fields(owner)}
     result = {}
-    for p in list(inspect.signature(owner).parameters.values())[leading:]:
+    for p in _parameters(owner)[leading:]:
         if p.kind is p.VAR_KEYWORD:
             continue
         required = p.default is p.empty
@@ -120,7 +120,11 @@ def call(function: Callable, section: Mapping, path: str, *leading):
         section = {k: v for k, v in section.items() if k in known}
     values = fill(known, section, path)
     with errors_at(path):
-        return function(*leading, **values, **rest)
+        try:
+            return function(*leading, **values, **rest)
+        except SystemExit as error:  # which would pass for the end of the work
+            name = getattr(function, "__name__", "it")
+            raise errors.ConfigError(f"{name}() called exit({error.code})") from error
 
 
 def find(functions: registry.Registry, name: str, path: str) -> Callable:
@@ -155,8 +159,16 @@ def of_kind(kinds: Mapping[str, str], kind: Any, name: str, noun: str) -> Callab
 
 def takes_options(function: Callable) -> bool:
     """Whether a function has `**options`."""
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters(function))
+
+
+def _parameters(function: Callable) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError as error:  # some that are not written in Python
+        raise errors.ConfigError(
+            f"{function!r:.80} does not tell its options; name a function of Python"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -121,8 +121,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
         return []
     entries = json_files.read(path, dict).get("claims")
     try:
-        whole = all(json_files.digest(e["claim"]) == e["digest"] for e in entries)
-    except (TypeError, KeyError, ValueError):
+        whole = all(map(_is_whole, entries))
+    except (TypeError, KeyError, ValueError, AttributeError):
         whole = False
     if not whole:
         raise errors.DataError(
@@ -130,6 +130,23 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
             "what was there, or begin the sweep in another folder"
         )
     return entries
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has its digest, and what `write` gives it of each type.
+
+    Raises KeyError, TypeError, ValueError for others.
+    """
+    if (stated := entry["claim"]) is not None:
+        more = {"arms": list, "runs": int, "metric": str, "base": str}
+        for name, kind in more.items():
+            config.expect(stated[name], kind, name)
+        config.build(Claim, {k: stated[k] for k in stated.keys() - more.keys()}, "")
+    return (
+        json_files.digest(stated) == entry["digest"]
+        and isinstance(entry["date"], str)
+        and isinstance(entry["before"], bool)
+    )
 
 
 def verdict(entries: list[dict[str, Any]]) -> str:

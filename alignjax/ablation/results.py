@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
         """Responses that it was trained on; None for text and for lists."""
         counts = {"pairs": 2, "responses": 1}
         seen = [k * self.metrics[n] for n, k in counts.items() if self.metrics.get(n)]
-        return int(seen[0]) if seen else None
+        return int(seen[0]) if seen and np.isfinite(seen[0]) else None
 
     @property
     def row(self) -> dict[str, Any]:

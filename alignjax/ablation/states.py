@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from alignjax import errors
-from alignjax.storage import json_files
+from alignjax.storage import filenames, json_files
 
 FILE = "sweep.jsonl"
 STATES = ("queued", "running", "done", "interrupted", "failed")
@@ -45,7 +45,7 @@ def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     path, runs = folder / FILE, {}
     if not path.is_file():
         return runs
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(filenames.read(path).splitlines(), 1):
         where = f"{path}:{number}"
         line = json_files.parse(text, where, dict, allow_nan=True)
         if not _is_of_run(line):

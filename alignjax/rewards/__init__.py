@@ -75,11 +75,18 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
     """
     problems, rewards = [], []
     for name, section in sections.items():
-        options = {k: v for k, v in dict(section).items() if v is not None}
+        if not hasattr(section, "items"):
+            problems.append(f"{path}.{name}: {section!r:.40} is no section with a kind")
+            continue
+        options = {k: v for k, v in section.items() if v is not None}
         kind, weight = options.pop("kind", None), options.pop("weight", 1.0)
         try:
             make = config.of_kind(KINDS, kind, "make", "reward")
-            rewards.append(Named(name, _weight(weight), config.call(make, options, "")))
+            reward, weight = config.call(make, options, ""), _weight(weight)
+            if not callable(reward):
+                text = f"kind: {kind} returns {reward!r:.60}, where a reward is made"
+                raise errors.ConfigError(text)
+            rewards.append(Named(name, weight, reward))
         except errors.ConfigError as error:
             problems += [f"{path}.{name}.{problem}" for problem in error.problems]
     if not problems and not any(reward.weight for reward in rewards):

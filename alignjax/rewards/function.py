@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignjax import errors, registry, rewards, workers
-from alignjax.bounds import Positive, Share
+from alignjax.bounds import Seconds, Share
 
 
 def make(
-    function: str, seconds: Positive = 10.0, most_failed: Share = 0.5
+    function: str, seconds: Seconds = 10.0, most_failed: Share = 0.5
 ) -> rewards.Reward:
     """The reward that a function `module:function` computes.
 
@@ -54,14 +54,16 @@ def make(
             return rewards.Score(None, str(error))
 
     def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
-        scores = [one(answer) for answer in answers]
-        failed = sum(score.value is None for score in scores)
-        if failed > most_failed * len(scores):
-            fault = next(score.fault for score in scores if score.value is None)
-            raise errors.DataError(
-                f"{function}: {failed} of {len(scores)} responses have no score, more "
-                f"than most_failed = {most_failed} allows; the first: {fault}"
-            )
+        scores, faults = [], []
+        for answer in answers:
+            scores.append(score := one(answer))
+            faults += [score.fault] if score.value is None else []
+            if len(faults) > most_failed * len(answers):  # the rest may hang as long
+                raise errors.DataError(
+                    f"{function}: {len(faults)} of the first {len(scores)} responses "
+                    f"have no score, more than most_failed = {most_failed} allows of "
+                    f"{len(answers)}; the first: {faults[0]}"
+                )
         return scores
 
     return reward

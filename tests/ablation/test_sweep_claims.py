@@ -8,6 +8,7 @@ import pytest
 from alignjax import errors
 from alignjax.ablation import claim
 from alignjax.evals import planning
+from alignjax.storage import json_files
 
 ARMS = ["dpo", "ipo"]
 
@@ -66,6 +67,20 @@ def test_a_claim_that_was_edited_is_refused(tmp_path):
     fields = json.loads(path.read_text())
     fields["claims"][0]["claim"]["margin"] = 0.5
     path.write_text(json.dumps(fields))
-    with pytest.raises(errors.DataError) as caught:
-        claim.read(tmp_path)
-    assert str(path) in str(caught.value)
+    whole = {"claim": None, "date": "now", "before": True}
+    whole["digest"] = json_files.digest(None)
+    for odd in (
+        fields["claims"][0],
+        {**whole, "date": 5},
+        {**whole, "before": "yes"},
+        whole | {"claim": {"metric": 5}, "digest": json_files.digest({"metric": 5})},
+        whole | {"claim": 5, "digest": json_files.digest(5)},
+        {"claim": None},
+        5,
+    ):
+        path.write_text(json.dumps({"claims": [odd]}))
+        with pytest.raises(errors.DataError) as caught:
+            claim.read(tmp_path)
+        assert str(path) in str(caught.value)
+    path.write_text(json.dumps({"claims": [whole]}))
+    assert claim.read(tmp_path) == [whole]

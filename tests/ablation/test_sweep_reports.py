@@ -154,3 +154,6 @@ def test_times_of_attempts_add_up_and_broken_lines_are_named(tmp_path):
         (tmp_path / states.FILE).write_text(f"{whole}{json.dumps(line)}\n")
         with pytest.raises(errors.DataError, match=r"sweep.jsonl:5"):
             states.read(tmp_path)
+    (tmp_path / states.FILE).write_bytes(b"\xff\n")
+    with pytest.raises(errors.DataError, match=r"sweep.jsonl:1"):
+        states.read(tmp_path)

@@ -63,6 +63,12 @@ def test_a_module_that_ends_the_process(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(errors.ConfigError, match=r"r\.kind"):
         build(kind="ends_at_import:reward")
+    (tmp_path / "ends_later.py").write_text(
+        "import sys\nmake = sys.exit\nfive = lambda: 5\n"
+    )
+    for kind in ("ends_later:make", "ends_later:five", "builtins:int"):
+        with pytest.raises(errors.ConfigError, match=r"rewards\.r"):
+            build(kind=kind)
 
 
 def test_the_world_knows_what_is_true():
