@@ -140,6 +140,17 @@ def draw(
         return ids_BC[:, 0], logps_BC[:, 0]
     # The maximum of log-probabilities plus Gumbel noise is a draw (arXiv:1411.0030).
     noise = lambda key: jax.random.gumbel(key, logps_BC.shape[1:])
-    picked_B1 = jnp.argmax(logps_BC + jax.vmap(noise)(keys_B), axis=-1, keepdims=True)
+    picked_B1 = _first_maximum(logps_BC + jax.vmap(noise)(keys_B))
     pick = lambda x_BC: jnp.take_along_axis(x_BC, picked_B1, axis=-1)[:, 0]
     return pick(ids_BC), pick(logps_BC)
+
+
+def _first_maximum(x_BC: jax.Array) -> jax.Array:
+    """As argmax, int32 [B, 1], in two passes, which CPUs do several numbers at a time.
+
+    In one pass, fused with the logarithms of the noise, it took a quarter of a step.
+    """
+    last = x_BC.shape[1] - 1
+    place_BC = jax.lax.broadcasted_iota(jnp.int32, x_BC.shape, 1)
+    is_best_BC = x_BC == x_BC.max(axis=-1, keepdims=True)
+    return jnp.where(is_best_BC, place_BC, last).min(axis=-1, keepdims=True)

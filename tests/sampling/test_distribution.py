@@ -122,3 +122,16 @@ def test_filters_at_their_edges():
     assert support([-np.inf, 1.0, -np.inf], top_k=3) == {1}
     assert kept([1e4, 1e4 - 1, 0.0], temperature=1e-6)[0] == 1.0
     assert np.isfinite(list(kept([1e30, -1e30]).values())).all()
+
+
+def test_a_draw_is_the_first_maximum():
+    """Of log-probs and Gumbel noise of a row's own key, as argmax has it."""
+    logits = jax.random.normal(jax.random.key(0), (64, 300))
+    keys = jax.random.split(jax.random.key(1), 64)
+    tokens, logps = distribution.draw(logits, keys, sampling.settings())
+    noise = jnp.stack([jax.random.gumbel(key, (300,)) for key in keys])
+    best = jnp.argmax(jax.nn.log_softmax(logits) + noise, axis=-1)
+    np.testing.assert_array_equal(tokens, best)
+    ties = jnp.array([[1.0, 2, 2], [-np.inf, -np.inf, 0], [3, 3, 3], [-np.inf] * 3])
+    first = distribution._first_maximum(ties)
+    np.testing.assert_array_equal(first, jnp.argmax(ties, -1, keepdims=True))
