@@ -319,6 +319,8 @@ class Model(NamedTuple):
       routing: as `hidden`, with a `Routing` beside x_BTD; None for a model that has no
         experts.
       norm: `(params, x_BTD) -> x_BTD`, the last norm, which `hidden` ends with.
+      by_layer: `(params) -> params`, as `extend` reads them with the least copying, for
+        loops over tokens; `unembed` and `extend` alone take them.
     """
 
     config: Any
@@ -332,6 +334,7 @@ class Model(NamedTuple):
     cap: Callable[[jax.Array], jax.Array]
     routing: Callable[..., tuple[jax.Array, Routing]] | None = None
     norm: Callable[[Params, jax.Array], jax.Array] | None = None
+    by_layer: Callable[[Params], Params] = lambda params: params
 
 
 class Needs(NamedTuple):

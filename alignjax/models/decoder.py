@@ -211,16 +211,28 @@ class Decoder(nn.Module):
         """
         c = self.config
         make = functools.partial(_block(c), c, self.train, parent=None)
-        leaves, tree = jax.tree.flatten(self.layers.variables["params"])
-        split = [[piece[0] for piece in jnp.split(x, c.layers)] for x in leaves]
         routing = []
-        for i, layer in enumerate(zip(*split, strict=True)):
-            params = {"params": jax.tree.unflatten(tree, layer)}
+        for i, params in enumerate(self._split()):
             rngs = {"dropout": self.make_rng("dropout")} if self.train else {}
             inputs = ((x_BTD, None), i, shared)
             (x_BTD, _), routed = make(layer=i).apply(params, *inputs, rngs=rngs)
             routing.append(routed)
         return x_BTD, jax.tree.map(lambda *x: sum(x), *routing)
+
+    def _split(self) -> list[dict]:
+        """The variables of each layer."""
+        params, L = self.layers.variables["params"], self.config.layers
+        parts = params if "0" in params else _by_layer(params, L)
+        return [{"params": parts[str(i)]} for i in range(L)]
+
+    def _layer_by_layer(self, x_BTD, kv_L, shared: block.Shared):
+        """The layers one after the other, each with its own part of the cache."""
+        kvs = []
+        for i, (params, kv) in enumerate(zip(self._split(), kv_L, strict=True)):
+            layer = block.Block(self.config, self.train, layer=i, parent=None)
+            (x_BTD, kv), _ = layer.apply(params, (x_BTD, kv), None, shared)
+            kvs.append(kv)
+        return x_BTD, tuple(kvs)
 
     def extend(self, tokens_BT, positions_BT, cache):
         """Attends to the cache's tokens and its own, up to each; see `types.Model`."""
@@ -234,8 +246,12 @@ class Decoder(nn.Module):
         positions_BT = jnp.maximum(positions_BT, 0)
         shared = block.Shared(self._rotations(positions_BT), mask=mask, slot=slot)
         x_BTD = self._embed(tokens_BT, positions_BT)
-        carry, indices_L = (x_BTD, cache["layers"]), jnp.arange(self.config.layers)
-        (x_BTD, kv), _ = self.layers(carry, indices_L, shared)
+        kv = cache["layers"]
+        if isinstance(kv, tuple):
+            x_BTD, kv = self._layer_by_layer(x_BTD, kv, shared)
+        else:
+            indices_L = jnp.arange(self.config.layers)
+            (x_BTD, kv), _ = self.layers((x_BTD, kv), indices_L, shared)
         slot += tokens_BT.shape[1]
         cache = {"layers": kv, "positions": slots_BS, "slot": slot}
         return self.norm(x_BTD), cache
@@ -245,6 +261,14 @@ class Decoder(nn.Module):
 
     def scores(self, x_BTD):
         return sharding.constrain(self.score(x_BTD), "batch", "seq", None)
+
+
+def _by_layer(stacked: types.Params, layers: int) -> types.Params:
+    """Parameters of layers, of which each has its own, by its number."""
+    leaves, tree = jax.tree.flatten(stacked)
+    split = [[x[0] for x in jnp.split(x, layers)] for x in leaves]
+    each = enumerate(zip(*split, strict=True))
+    return {str(i): jax.tree.unflatten(tree, own) for i, own in each}
 
 
 def build(c: decoder_config.DecoderConfig) -> types.Model:
@@ -281,7 +305,8 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
                 "or set short_factor to the numbers of long_factor"
             )
         sizes = (c.layers, batch, c.num_kv_heads, length, c.size_of_head)
-        return kv_cache.init(*sizes, c.dtype_on(sharding.platform()))
+        platform = sharding.platform()
+        return kv_cache.init(*sizes, c.dtype_on(platform), apart=platform == "cpu")
 
     def score(params, x_BTD):
         if not c.score_heads:
@@ -290,6 +315,11 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
                 "or to the number of attributes or of members of an ensemble"
             )
         return apply(params, x_BTD, method="scores")
+
+    def by_layer(params):
+        if sharding.platform() != "cpu" or "0" in params["layers"]:
+            return params
+        return {**params, "layers": _by_layer(params["layers"], c.layers)}
 
     def head(params):
         return params["embed"].T if c.tied else params["head"]
@@ -307,7 +337,7 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
     routing = functools.partial(read, method="routed") if c.experts else None
     read_in = (init, hidden, unembed, init_cache, extend, score, head, cap)
     norm = functools.partial(apply, method="last_norm")
-    return types.Model(c, *read_in, routing, norm)
+    return types.Model(c, *read_in, routing, norm, by_layer)
 
 
 def abstract(model: types.Model) -> types.Params:

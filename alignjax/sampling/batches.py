@@ -292,14 +292,17 @@ def _multiple(rows: int) -> int:
 
 
 def whole(model: Model, params: Params) -> Params:
-    """The parameters, of which no token has to gather what is fully sharded."""
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        return params
-    return _gather(model, params)
+    """The parameters, of which no token gathers or copies any."""
+    if jax.sharding.get_abstract_mesh().size > 1:
+        return _gather(model, params)
+    return _by_layer(model, params) if sharding.platform() == "cpu" else params
 
 
+_by_layer = jax.jit(lambda model, params: model.by_layer(params), static_argnums=0)
 _gather = jax.jit(
-    lambda model, params: sharding.whole_along("batch", params, model.init),
+    lambda model, params: model.by_layer(
+        sharding.whole_along("batch", params, model.init)
+    ),
     static_argnums=0,
 )
 _start = jax.jit(loop.start, static_argnums=(0, 4, 5, 6))

@@ -101,7 +101,7 @@ def sample(
       samples: responses to each prompt, which is read once for all of them; those to
         one prompt follow each other.
     """
-    params = sharding.whole_along("batch", params, model.init)
+    params = model.by_layer(sharding.whole_along("batch", params, model.init))
     state = start(model, params, prompts_GP, mask_GP, max_tokens, samples)
     done_B = state.responses.done_B
     return advance(model, params, state, done_B, draw, max_tokens).responses

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import subject
 
-from alignjax import errors, sampling
+from alignjax import errors, models, sampling
 from alignjax.distributed import sharding
+from alignjax.models import kv_cache
 from alignjax.sampling import batches, distribution, loop
 from alignjax.types import Sequences
 from tests.fixtures import marks
@@ -118,6 +119,24 @@ def test_a_step_for_each_row_changes_no_bit():
     apart = batches._advance(model, params, own, done, draw, np.full(6, 7)).responses
     jax.tree.map(np.testing.assert_array_equal, together, apart)
     assert max(apart.length_B) == 7
+
+
+@pytest.mark.parametrize("slots", [None, 8])
+def test_layers_that_are_apart_change_no_bit(slots, small, monkeypatch):
+    """On CPUs each layer has arrays of its own, elsewhere all layers share them."""
+    tokens, mask = prompts()
+    draw = drawn_by(jax.random.split(jax.random.key(8), 12), {})
+    shape = subject.SHAPE | dict(kv_heads=2, window=5)
+    params = subject.nano(kv_heads=2, window=5)[1]
+    run = lambda model: sampling.respond(
+        model, params, tokens, mask, draw, ROOM, samples=2, slots=slots
+    )
+    apart, init = run(models.build(shape, subject.ROWS)), kv_cache.init
+    monkeypatch.setattr(kv_cache, "init", lambda *sizes, apart: init(*sizes))
+    together = models.build(shape, subject.ROWS)._replace(by_layer=lambda x: x)
+    assert together.init_cache(1, 1)["layers"]["k"].ndim == 5
+    jax.tree.map(np.testing.assert_array_equal, run(together), apart)
+    assert len(set(apart.length_B)) > 2
 
 
 def test_a_group_reads_its_prompt_once():
