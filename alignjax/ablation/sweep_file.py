@@ -278,6 +278,7 @@ def _check(section, flags: dict[str, str], seed: int, network: bool):
         reference = dict(own.get("reference") or {})
         stores = needs.reference and not needs.unstored
         stores = stores and reference.get("update_every") is None
+        stores = stores and not own.get("rollouts")  # of responses that are not yet
         if not needs.reference:
             cleared = [k for k, x in reference.items() if x is not None]
             flags |= {f"reference.{name}": "none" for name in cleared}

@@ -128,7 +128,7 @@ def test_a_draw_is_the_first_maximum():
     """Of log-probs and Gumbel noise of a row's own key, as argmax has it."""
     logits = jax.random.normal(jax.random.key(0), (64, 300))
     keys = jax.random.split(jax.random.key(1), 64)
-    tokens, logps = distribution.draw(logits, keys, sampling.settings())
+    tokens, _ = distribution.draw(logits, keys, sampling.settings())
     noise = jnp.stack([jax.random.gumbel(key, (300,)) for key in keys])
     best = jnp.argmax(jax.nn.log_softmax(logits) + noise, axis=-1)
     np.testing.assert_array_equal(tokens, best)
