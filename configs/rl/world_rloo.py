@@ -17,6 +17,7 @@ def get_config():
     c.steps, c.batch_size, c.length = 60, 24, 112
     c.data.sources.prompts = dict(kind="world", preset="nano", split="prompts")
     c.data.validation_fraction = 0.1
+    c.data.share_prompt = True
     c.rollouts.rewards.gold = dict(kind="world", weight=1.0)
     c.rollouts.samples, c.rollouts.max_tokens = 4, 48
     c.rollouts.advantage.name = "rloo"

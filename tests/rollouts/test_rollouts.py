@@ -12,7 +12,7 @@ import pytest
 
 from alignjax import errors, rewards
 from alignjax.distributed import sharding
-from alignjax.rollouts import rollout, source
+from alignjax.rollouts import layout, rollout, source
 from alignjax.training import step
 from alignjax.types import Sequences, TrainState
 from tests.rollouts import small
@@ -78,6 +78,21 @@ def test_what_counts_are_the_tokens_that_were_drawn(made):
     assert figures["length"] == pytest.approx(lengths_BK.mean())
     assert (batch.then.advantage[~batch.then.action] == 0).all()
     assert (batch.token[~batch.then.action] == 0).all()
+
+
+def test_shared_rows_are_as_long_as_their_groups(experiment, made, monkeypatch):
+    """The same responses, one after the other, with no room between them."""
+    monkeypatch.setattr(layout, "STEP", 4)
+    rollouts = dataclasses.replace(experiment[0].rollouts, shared=True)
+    batch, _, _ = make(experiment, rollouts)
+    padded, *_ = made
+    used = (batch.responses.sequences.segment_ids > 0).sum(-1)
+    length = batch.responses.sequences.inputs.shape[-1]
+    assert used.max() <= length < used.max() + 4
+    assert np.array_equal(batch.then.action, padded.then.action)
+    for name in ("old", "reference", "advantage"):
+        a, b = (getattr(x.then, name) for x in (batch, padded))
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_a_group_is_the_responses_to_one_prompt(made):
