@@ -119,5 +119,8 @@ def test_sums_are_weighted_and_parts_are_kept():
     scored = rewards.score(named, [answer("xxx", finished=False)])
     assert scored.total == [5.0]
     assert scored.parts == {"a": [3.0], "b": [-1.0], "watched": [21.0]}
+    for section in (5, None, "length"):
+        with pytest.raises(errors.ConfigError, match=r"rewards\.a"):
+            rewards.build({"a": section}, "rewards")
     with pytest.raises(errors.ConfigError, match="not 0"):
         rewards.build({"watched": sections["watched"]}, "rewards")
