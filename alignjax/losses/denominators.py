@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import registry
-from alignjax.bounds import Count
+from alignjax.bounds import Size
 
 DENOMINATORS = registry.Registry("denominator")
 
@@ -59,7 +59,7 @@ def sequence_sum(action_GKT, weight_GK) -> Weights:
 
 
 @DENOMINATORS.register
-def constant(action_GKT, weight_GK, *, length: Count) -> Weights:
+def constant(action_GKT, weight_GK, *, length: Size) -> Weights:
     """mean of (sum l)/L: Dr. GRPO, arXiv:2503.20783, for one L.
 
     Args:

@@ -15,7 +15,7 @@ BAD = {
     "not a number": '{"a": NaN}',
     "an infinity": '{"a": [-Infinity]}',
     "a key twice": '{"a": 1, "b": {"c": 1, "c": 2}}',
-    "deep": "[" * 200 + "]" * 200,
+    "deep": '{"a":' * 200 + "1" + "}" * 200,
     "so deep that Python gives up": '{"a":' * 200_000,
     "cut off and deep": "[" * 100_000,
     "wide": "[" + "0," * (json_files.MAX_VALUES + 1) + "0]",
