@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 from alignjax import cli, errors
+from alignjax.ablation import __main__ as sweep
 from alignjax.ablation import sweep_file
+from tests.ablation import made_up
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SFT = ROOT / "tests/golden/runs/sft"
@@ -131,6 +133,17 @@ def test_arms_may_differ_in_their_data_where_the_file_says_so(load):
     arms = 'grid({"data.sources.world.labeler": ["clean", "noisy"]})'
     more = f'config="configs/smoke/dpo.py", arms={arms}, varies=("data",)'
     assert load(f"dict({more})").arms == ["labeler-clean", "labeler-noisy"]
+
+
+@pytest.mark.parametrize("name", ["sweep.jsonl", "tables", "a_0-00000000/sweep.log"])
+def test_a_sweep_is_not_led_elsewhere(tmp_path, name):
+    plan = made_up.plan()
+    out = tmp_path / "out"
+    sweep._check_folder(out, plan)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.ConfigError, match="out: "):
+        sweep._check_folder(out, plan)
 
 
 def test_a_file_without_the_function_and_a_folder_of_something_else(

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -241,6 +242,47 @@ def test_rows_of_somebody_that_are_none(tmp_path, prompt):
     (tmp_path / "x.jsonl.partial").write_text(f'{{"prompt": {prompt}}}\n')
     with pytest.raises(errors.DataError, match=r"x\.jsonl\.partial"):
         store.complete(path, {}, 1, lambda done: iter(()))
+
+
+DESCRIBED = {
+    "schema": results.SCHEMA,
+    "runs": [{"name": "a", "beta": None, "reward": False}],
+    "data": [{"name": "ask", "kind": "prompts", "digest": "0"}],
+    "checkpoints": [],
+    "judges": [],
+    "phrases": None,
+}
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("runs", [{"name": "../../a", "beta": None, "reward": False}]),
+        ("runs", [{"name": "a"}]),
+        ("runs", {}),
+        ("data", [{"name": "/etc/x", "kind": "texts", "digest": "0"}]),
+        ("data", [5]),
+        ("checkpoints", [".."]),
+        ("judges", None),
+        ("phrases", 5),
+        ("schema", "another"),
+    ],
+)
+def test_a_description_of_somebody_is_refused_by_field(tmp_path, field, value):
+    text = json.dumps(DESCRIBED | {field: value})
+    (tmp_path / results.FILE).write_text(text)
+    with pytest.raises(errors.ConfigError, match=re.escape(results.FILE)):
+        results.read(tmp_path)
+
+
+def test_rows_that_are_not_of_their_prompts_are_one_message(tmp_path):
+    (tmp_path / results.FILE).write_text(json.dumps(DESCRIBED))
+    with pytest.raises(errors.DataError, match=r"ask\.jsonl"):
+        results.read(tmp_path)
+    (tmp_path / "suites").mkdir()
+    write(tmp_path / "suites" / "ask.jsonl", PROMPTS)
+    with pytest.raises(errors.DataError, match="other prompts"):
+        results.read(tmp_path)
 
 
 def test_phrases_count_for_answers_of_before(folder, arguments, out):
