@@ -19,6 +19,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import IO
 
 from alignjax import errors
 from alignjax.storage import json_files
@@ -45,12 +46,20 @@ class Lock:
             # Without locks of the file system two may come here: one of them creates.
             try:
                 with self.path.open("x") as file:
-                    json.dump(_owner(self._token), file)
+                    self._write(file)
             except FileExistsError as error:
                 raise errors.ConfigError(
                     f"workdir: {self.path.parent} was taken by another process just now"
                 ) from error
         threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True).start()
+
+    def _write(self, file: IO[str]) -> None:
+        try:
+            json.dump(_owner(self._token), file)
+            file.flush()
+        except OSError:  # of a full disk; without an owner it would hold up the next
+            self.path.unlink()
+            raise
 
     def check(self) -> None:
         """Raises CheckpointError if the file is no longer ours."""

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_lock_without_an_owner_is_judged_by_its_age(tmp_path, text):
             file.write_text(content)
             os.utime(file, (time.time() - age,) * 2)
             acquired(tmp_path).release()
+
+
+def test_lock_that_a_full_disk_does_not_take_is_not_left(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            lock.Lock(tmp_path).acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())
+    acquired(tmp_path).release()
 
 
 def test_lock_that_is_no_file_is_refused_and_left(tmp_path):
