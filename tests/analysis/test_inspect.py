@@ -264,7 +264,8 @@ def test_a_slice_of_a_damaged_large_leaf_is_refused(large, tmp_path):
 
 
 @pytest.mark.slow
-def test_memory_of_a_slice(tmp_path):
+@pytest.mark.parametrize("command", ["slice", "diff"])
+def test_memory_of_large_leaves(tmp_path, command):
     """A leaf of 1 GiB costs less than 100 MiB above what the imports take."""
     workdir = tmp_path / "run"
     params = {"layers": {"w": jax.numpy.ones((8, 4096, 8192), jax.numpy.float32)}}
@@ -280,7 +281,8 @@ def test_memory_of_a_slice(tmp_path):
         "assert code == 0, code\n"
         "assert peak() - before < 100 * 1024, peak() - before\n"
     )
-    arguments = ["slice", str(workdir), "layers/w[3, 7:9, :5]"]
+    last = {"slice": "layers/w[3, 7:9, :5]", "diff": str(workdir)}[command]
+    arguments = [command, str(workdir), last]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True
     )
