@@ -64,8 +64,10 @@ def open_file(path: str | os.PathLike) -> IO[bytes]:
     """The file at `path`, open to be read.
 
     Raises:
-      OSError: there is none, or it is no regular file.
+      OSError: there is none, or it is no regular file; or the name has a NUL.
     """
+    if "\0" in os.fsdecode(path):  # of which `os` raises a ValueError
+        raise OSError(errno.EINVAL, "a name with a NUL", os.fsdecode(path))
     if not stat.S_ISREG(os.stat(path).st_mode):
         problem = "no regular file, but a folder, FIFO, device or socket"
         raise OSError(errno.EINVAL, problem, os.fspath(path))

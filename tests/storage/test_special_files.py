@@ -132,6 +132,8 @@ def test_a_regular_file_is_read_within_bounds(tmp_path, monkeypatch):
     monkeypatch.setattr(filenames, "MAX_READ", 4)
     with pytest.raises(OSError, match="most"):
         filenames.read(tmp_path / "x")
+    with pytest.raises(OSError, match="NUL"):
+        filenames.read(f"{tmp_path}/x\0")
 
 
 @pytest.mark.parametrize("place", ["log.txt", "tokenizer", "samples/7.txt"])
