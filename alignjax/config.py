@@ -322,7 +322,8 @@ def parse(text: str, hint: Any) -> Any:
         return None
     values = [text]
     for read in (float, json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError):
+        # The last two are of nested text: one of JSON, one of Python's parser.
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             values.insert(0, read(text))
     if text.lower() in ("true", "false"):
         values.insert(0, text.lower() == "true")

@@ -50,6 +50,8 @@ from alignjax.judges import study as studies
 from alignjax.storage import atomic, filenames
 from alignjax.tracking import progress
 
+MOST_SAMPLES = 100_000  # to a prompt, as of `generate`
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
@@ -175,6 +177,8 @@ def _settings(options: argparse.Namespace) -> measuring.Settings:
         for name in ("samples", "max_tokens", "batch_size")
         if fields[name] is not None and fields[name] < 1
     ]
+    if options.samples > MOST_SAMPLES:
+        problems.append(f"samples: {options.samples} is more than {MOST_SAMPLES:,}")
     if options.limit is not None and options.limit < 1:
         problems.append(f"limit: {options.limit} is not 1 or more")
     if options.seed < 0:

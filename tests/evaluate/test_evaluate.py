@@ -328,6 +328,7 @@ def test_the_page_of_any_runs(out, tmp_path):
         (["--reference=words"], "reference"),
         (["--reference=rm"], "reference"),
         (["--samples=0"], "samples"),
+        (["--samples=1000000000000"], "samples"),
         (["--top_p=2"], "top_p"),
         (["--temperature=0"], "samples"),
         (["--checkpoints=ppo"], "checkpoints"),

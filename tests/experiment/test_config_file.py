@@ -156,6 +156,8 @@ def test_every_option_of_losses_optimizers_and_schedules_has_a_flag():
         ("steps=0", "steps: 0 is not at least 1"),
         ("steps.x=1", "steps.x: unknown"),
         ("optimizer=5", "optimizer: "),
+        (f"mesh={'[' * 100_000}", "mesh: "),
+        (f"mesh={'{1:' * 100_000}", "mesh: "),
         ("reference.store=maybe", "reference.store: 'maybe'"),
     ],
 )
