@@ -354,7 +354,10 @@ def pretraining(c: sections.Config, tok: base.Tokenizer) -> dataset.Dataset | No
         return None
     cache_dir = filenames.expanded(c.cache_dir)
     fields = dict(length=c.length, seed=c.seed, cache_dir=cache_dir)
-    return loader.build(data_of_ptx(c), tok, **fields)
+    try:
+        return loader.build(data_of_ptx(c), tok, **fields)
+    except errors.DataError as error:  # it names the section `data`
+        raise errors.DataError(f"ptx: {error}") from error
 
 
 def text_of(c: sections.Config, data: dataset.Dataset | None):

@@ -178,7 +178,10 @@ class CriticConfig:
                     "set learning_rate instead"
                 )
         elif self.run is not None:
-            problems.append(f"run: {self.run} and the policy's trunk; leave one out")
+            problems.append(
+                f'run: {self.run!r} beside trunk = "policy", which is the policy\'s; '
+                "clear it (none), or the trunk"
+            )
         if problems:
             raise errors.ConfigError(problems)
 

@@ -47,6 +47,7 @@ REFUSED = {
     "objective.temperature": dict(objective__temperature=2.0),
     "objective.loss": dict(objective__loss="ppo"),
     "critic.coefficient": dict(critic={"run": REWARD, "coefficient": 0.1}),
+    "critic.run ": dict(critic={"run": REWARD, "trunk": "policy"}),
     "objective.value": dict(objective__value={"name": "squared"}),
     "rollouts.outcome": dict(rollouts__outcome="gold"),
     "ptx": dict(ptx={"sources": TEXT}, objective={"name": "preference", "loss": "dpo"}),
@@ -61,7 +62,9 @@ REFUSED = {
 def test_refused_by_name(field, tmp_path):
     with pytest.raises(errors.ConfigError) as raised:
         build.build(small.section(tmp_path, **REFUSED[field]))
-    assert any(p.startswith(f"{field}:") for p in raised.value.problems), raised.value
+    assert any(p.startswith(f"{field.strip()}:") for p in raised.value.problems), (
+        raised.value
+    )
 
 
 def test_rollouts_are_asked_for(tmp_path):

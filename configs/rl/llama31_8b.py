@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Dr. GRPO of all of Llama 3.1 8B Instruct on GSM8K's questions, on a TPU pod.
+
+tools/launch_tpu.sh, which runs on every host of the slice
+    alignjax train --multihost --config=configs/rl/llama31_8b.py \
+        --workdir=/mnt/runs/llama31_8b_rl --config.init.run=hf:/mnt/llama31_8b_instruct \
+        --config.data.sources.gsm8k.path=/mnt/gsm8k.jsonl
+
+Memory, by arithmetic: 8.0 B parameters, gradients and two moments in float32 are
+128 GB, 4.0 GB on each of 32 chips; the reference, which the log compares with, 1 GB.
+
+Hardware: v5p-64 or larger. Time: unknown. Result: not yet run.
+"""
+
+from configs.rl import gsm8k
+
+
+def get_config():
+    c = gsm8k.get_config()
+    c.init.run = "hf:meta-llama/Llama-3.1-8B-Instruct"
+    c.steps, c.batch_size, c.length = 200, 64, 1024
+    c.model.update(max_length=1024, remat="dots")
+    c.data.chat = "llama3"
+    c.data.share_prompt = False  # rows of one response each, which kernels read
+    c.rollouts.max_tokens = c.rollouts.denominator.length = 512
+    c.mesh = dict(data=1, fsdp=-1, tensor=1)
+    return c
