@@ -74,7 +74,7 @@ def built(path, monkeypatch):
             return begun(section)
         return critic if path == "critic" else None
 
-    monkeypatch.setattr(run, "make", lambda run, **options: None)
+    monkeypatch.setattr(run, "make", lambda run, **options: list)
     if section["model"].get("family") is None:
         monkeypatch.setattr(initial, "find_run", before)
     checked = build.check(section)
