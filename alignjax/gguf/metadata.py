@@ -87,7 +87,26 @@ OUTER = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
+MOST_NUMBERS = 2**16  # in a list, which has one a layer
 Values = Callable[[str], np.ndarray]
+
+
+def plain(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The metadata, of which all but the tokenizer's has lists in place of arrays.
+
+    Raises:
+      ConfigError: a list of more numbers than a model has layers.
+    """
+    out = dict(metadata)
+    for key, value in metadata.items():
+        if isinstance(value, np.ndarray) and not key.startswith("tokenizer."):
+            if value.size > MOST_NUMBERS:
+                raise errors.ConfigError(
+                    f"{where}: {key:.80}: {value.size:,} numbers, of {MOST_NUMBERS:,} "
+                    "at most"
+                )
+            out[key] = value.tolist()
+    return out
 
 
 def family_of(metadata: Mapping[str, Any], where: str) -> families.Family:
@@ -213,8 +232,8 @@ def read(
 
 def _scalar(value: Any) -> Any:
     """A number; the one of a list with a number a layer that are all equal."""
-    if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-        return value[0].item()
+    if isinstance(value, list) and value and value.count(value[0]) == len(value):
+        return value[0]
     return value
 
 

@@ -79,9 +79,10 @@ def open_file(name: str | os.PathLike) -> folders.Folder:
     path = filenames.expanded(os.fspath(name).removeprefix(PREFIX)).absolute()
     opened = file.open_file(path)
     where, tensors = str(path), opened.tensors
-    family = metadata.family_of(opened.metadata, where)
+    plain = metadata.plain(opened.metadata, where)
+    family = metadata.family_of(plain, where)
     read = lambda key: tensors[key].read()
-    hf = metadata.read(opened.metadata, tensors, read, family, where)
+    hf = metadata.read(plain, tensors, read, family, where)
     hf |= _vocabulary(opened, hf)
     if (layers := hf["num_hidden_layers"]) > len(tensors):
         raise errors.ConfigError(

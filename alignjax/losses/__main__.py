@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 
+from alignjax import errors
 from alignjax.losses import (
     advantages,
     catalogue,
@@ -111,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         epilog="example: alignjax losses | grep -A 3 simpo",
     )
-    parser.parse_args(arguments)
+    _, others = parser.parse_known_args(arguments)
+    if others:
+        parser.exit(errors.CONFIG, f"{parser.prog}: no such option: {others[0]!r}\n")
     print(table())
     return 0
 

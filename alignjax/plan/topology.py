@@ -79,7 +79,7 @@ def find(name: str) -> Topology:
     card = cards.find(card_name)
     counts = list(card.slices or range(1, HOST + 1))
     count = count or str(counts[0])
-    if not count.isdecimal() or int(count) not in counts:
+    if count not in map(str, counts):
         known = ", ".join(map(str, counts))
         raise errors.ConfigError(
             f"topology: {name!r}: {card_name} comes in numbers of {known}"

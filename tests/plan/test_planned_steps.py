@@ -154,7 +154,10 @@ def problems(*arguments: str) -> list[str]:
     return error.value.problems
 
 
-@pytest.mark.parametrize("name", ["h20", "h200:9", "h100:0", "v5e:3", "v5e:-1", ""])
+NO_HARDWARE = ("h20", "h200:9", "h100:0", "h100:" + "9" * 5000, "v5e:3", "v5e:-1", "")
+
+
+@pytest.mark.parametrize("name", NO_HARDWARE, ids=range(len(NO_HARDWARE)))
 def test_an_unknown_topology_is_refused_with_the_known(name):
     (problem,) = problems(f"--config={PRETRAIN}", f"--topology={name}")
     assert problem.startswith("topology:")
