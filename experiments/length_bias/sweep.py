@@ -81,7 +81,7 @@ def get_config():
     pairs = dict(kind="experiments.length_bias.sweep:load", weight=1.0)
     pairs |= dict(preset="nano", documents=4_000, labeler="biased", control="none")
     c.data.sources.pairs = pairs
-    # Held out, and judged by the true reward.
+    # Held out, with the labels of who likes the true reward alone.
     held_out = dict(kind="world", preset="nano", split="eval_preferences", weight=1.0)
     c.data.validation_sources.world = held_out
     c.data.validation_fraction = 0.0
