@@ -2,7 +2,8 @@
 """The parts of `tools/benchmark_gpu.sh`: what is timed on one GPU, side by side.
 
 Each side is a process of its own, so that none finds the memory full of another's; all
-of a part have 5 minutes together. A side that comes too late is named, not dropped.
+of a part have 5 minutes together, or `--seconds`. A side that comes too late is named,
+not dropped.
 """
 
 from __future__ import annotations
@@ -296,11 +297,11 @@ def _check(flags: list[str]) -> dict[str, Any]:
     return {"kinds": len(lines) - 2, "result": lines[-1]}
 
 
-def drive(part: str, small: bool) -> dict[str, Any]:
+def drive(part: str, small: bool, seconds: float = SECONDS) -> dict[str, Any]:
     """Runs the sides of a part one after the other; figures or what failed, by name."""
     start, results = time.monotonic(), {}
     for side in sides(part, small):
-        left = SECONDS - (time.monotonic() - start)
+        left = seconds - (time.monotonic() - start)
         figures = _in_own_process(part, small, side, left)
         beside = results.get(side.beside or "", {})
         if "step_s" in beside and "step_s" in figures:
@@ -313,7 +314,7 @@ def drive(part: str, small: bool) -> dict[str, Any]:
 def _in_own_process(part: str, small: bool, side: Side, left: float) -> dict[str, Any]:
     """The figures of a side, or why it has none, within `left` seconds."""
     if left < 5:
-        return {"failed": f"the {SECONDS} seconds of the part are over"}
+        return {"failed": "the seconds of the part are over"}
     command = [sys.executable, __file__, f"--part={part}", "--side", side.name]
     command += ["--small"] * small
     options = dict(capture_output=True, text=True, env={**ENVIRONMENT, **os.environ})
@@ -339,6 +340,7 @@ def main() -> int:
     add = parser.add_argument
     add("--part", required=True, choices=PARTS)
     add("--small", action="store_true", help="tiny sizes, which a CPU runs")
+    add("--seconds", type=float, default=SECONDS, help="of a part (%(default)s)")
     add("--json", metavar="FILE", help="keep the figures there")
     add("--side", help=argparse.SUPPRESS)  # of this process
     args = parser.parse_args()
@@ -352,7 +354,7 @@ def main() -> int:
         print(f"no GPU here ({device}); --small runs on it", file=sys.stderr)
         return errors.CONFIG
     print(device, flush=True)
-    results = drive(args.part, args.small)
+    results = drive(args.part, args.small, args.seconds)
     if args.json:
         report = {"part": args.part, "small": args.small, "device": device}
         text = json.dumps({**report, "sides": results}, indent=1)

@@ -8,13 +8,14 @@
 #   tools/benchmark_gpu.sh --part=dpo        1B, three layouts, beside TRL
 #   tools/benchmark_gpu.sh --part=sample     1B, beside transformers
 #
-# --small has tiny sizes, for a CPU; --json=FILE keeps the figures. Needs jax, flax,
-# optax, ml_collections and their own needs, and torch and transformers (dpo: trl and
-# datasets too); says what is missing before it starts. PYTHON names the interpreter.
+# --small has tiny sizes, for a CPU, and --seconds=N gives a slow one more time;
+# --json=FILE keeps the figures. Needs jax, flax, optax, ml_collections and their own
+# needs, and torch and transformers (dpo: trl, datasets and jinja2 too); says what is
+# missing before it starts. PYTHON names the interpreter.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-usage() { sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 case ${1:-} in
   -h | --help) usage; exit ;;
   '') usage >&2; exit 64 ;;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs are read right: two stored ones of whole steps, and lines made up for a rule.
+"""Programs are read right: two stored ones of steps, and lines made up for a rule.
 
 They are the steps of commits 99d2a9f and 6cc734b, with jax 0.11.2, by `alignjax plan
 --topology=h200 --config.model.attention=cudnn --text=FILE` and
@@ -8,8 +8,8 @@ They are the steps of commits 99d2a9f and 6cc734b, with jax 0.11.2, by `alignjax
     --config=configs/pretrain/llama_1b.py --config.batch_size=8 --config.microbatches=1
         --config.model.dtype=bfloat16 --config.objective.z_loss=0
 
-without the tables of source files. Both were timed on an H200 (docs/performance.md): the
-factor of a card is fitted on GPT-2's and tested on Llama's.
+without the tables of source files. Both were timed on an H200 (docs/performance.md),
+and the factor of that card was fitted on GPT-2's alone.
 """
 
 import pathlib

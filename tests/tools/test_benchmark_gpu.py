@@ -46,14 +46,13 @@ def test_a_side_is_compared_with_the_one_beside_it(outcomes, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_what_fails_or_comes_too_late_is_named(outcomes, monkeypatch, capsys):
+def test_what_fails_or_comes_too_late_is_named(outcomes, capsys):
     outcomes["transformers"] = "Traceback\nMemoryError: too much"
     outcomes["alignjax"] = None
     results = benchmark_gpu.drive("sample", True)
     assert results["transformers"]["failed"] == "MemoryError: too much"
     assert "seconds" in results["alignjax"]["failed"]
-    monkeypatch.setattr(benchmark_gpu, "SECONDS", 4)
-    over = benchmark_gpu.drive("sample", True)
+    over = benchmark_gpu.drive("sample", True, seconds=4)
     assert all("over" in figures["failed"] for figures in over.values())
     assert len(capsys.readouterr().out.splitlines()) == 4
 
