@@ -92,8 +92,7 @@ stage dpo --config.init.run="$workdir/sft" \
 asked+=(--checkpoints=dpo)
 assess pretrain sft reward dpo
 
-say "6 of 7: RLHF: the reward model pays for replies, until there is more to gain by" \
-  "what only it likes"
+say "6 of 7: RLHF: the reward model pays for its own replies, the true reward only watches"
 stage rl --config.init.run="$workdir/sft" \
   --config.rollouts.rewards.model.run="$workdir/reward" "${rl[@]}" "$@"
 

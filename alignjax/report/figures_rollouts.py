@@ -42,12 +42,12 @@ def rewards(data: story.Story) -> drawing.Figure:
 
 
 class Ends:
-    """Where a curve began, was highest, and ended."""
+    """Where a curve began, was highest, and ended; of whole windows of it alone."""
 
-    def __init__(self, curve: Sequence[float], held_out: Sequence[float]):
-        self.first, self.last = curve[0], curve[-1]
-        self.highest = max(curve)
-        self.at = curve.index(self.highest) + 1
+    def __init__(self, curve: Sequence[float], width: int, held_out: Sequence[float]):
+        whole = curve[width - 1 :]
+        self.first, self.last, self.highest = whole[0], whole[-1], max(whole)
+        self.at = whole.index(self.highest) + width
         self.held_out = held_out
 
     @property
@@ -69,7 +69,8 @@ def _draw(axis, stage: story.Stage, name: str, color, line, label) -> Ends:
     """A curve by rollout, smoothed, and its figures on held-out prompts."""
     of = {step: i + 1 for i, step in enumerate(stage.series("rollout/reward")[0])}
     steps, values = stage.series(f"rollout/{name}")
-    even = figures_training.smooth(values, max(1, len(values) // 10))
+    width = max(1, len(values) // 10)  # prompts are others in each: one tells little
+    even = figures_training.smooth(values, width)
     at = [of[step] for step in steps]
     axis.plot(at, values, color=color, alpha=0.25, linewidth=0.8)
     axis.plot(at, even, color=color, linestyle=line, label=label)
@@ -77,7 +78,7 @@ def _draw(axis, stage: story.Stage, name: str, color, line, label) -> Ends:
     updates = len(stage.rows) / max(len(of), 1)
     marks = [step / updates for step in ends]
     axis.plot(marks, held_out, "o", color=color, markersize=4)
-    return Ends(even, held_out)
+    return Ends(even, width, held_out)
 
 
 def _caption(stage: story.Stage, ends: dict[str, Ends], watched) -> str:
