@@ -170,7 +170,11 @@ def test_all_bad_flags_are_reported_at_once():
     assert len(refusals(DPO, "stps=1", "seed=x", "objective.bta=1")) == 3
 
 
-def test_a_config_may_lie_anywhere(tmp_path):
+def test_a_config_may_lie_anywhere(tmp_path, monkeypatch):
+    elsewhere = [x for x in sys.path if pathlib.Path(x or ".").resolve() != ROOT]
+    monkeypatch.setattr(sys, "path", elsewhere)  # as where nothing is of the checkout
+    for name in [x for x in sys.modules if x.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
     file = tmp_path / "mine.py"
     file.write_text(
         "from configs import base\n"

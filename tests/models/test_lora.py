@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters: nothing at first, W + scale A B later, and nothing of the base trained."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,13 @@ import pytest
 
 from alignjax import errors, models, trees
 from alignjax.distributed import sharding
+from alignjax.experiment import build, config_file
 from alignjax.models import decoder, lora
 from alignjax.training import optim, state
 from tests.fixtures import marks
 from tests.models import small
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 RANK = dict(lora_rank=3, lora_alpha=6.0)
 SETTINGS = {
     "all": RANK,
@@ -216,3 +220,13 @@ def test_refuses_by_name(fields, message):
     with pytest.raises(errors.ConfigError) as error:
         models.build(small.SMALL | fields, small.V)
     assert message in str(error.value)
+
+
+def test_adapters_beside_a_model_that_is_trained_whole_are_refused(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    flags = [("model.lora_rank", "3"), ("init.run", "tests/golden/runs/sft")]
+    section = config_file.load("configs/smoke/dpo.py")
+    with pytest.raises(errors.ConfigError, match=r"^trainable: '\.\*'"):
+        build.check(config_file.override(section, flags).section)
+    flags.append(("trainable", lora.TRAINABLE))
+    build.check(config_file.override(section, flags).section)
