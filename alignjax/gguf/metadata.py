@@ -145,9 +145,9 @@ def names(family: families.Family, layers: int) -> dict[str, str]:
     if family.name == "phi3":
         inner["ffn_up"] = "mlp.gate_up_proj"
     return OUTER | {
-        f"blk.{i}.{ours}.{last}": f"model.layers.{i}.{theirs}.{last}"
+        f"blk.{i}.{name}.{last}": f"model.layers.{i}.{in_folder}.{last}"
         for i in range(layers)
-        for ours, theirs in inner.items()
+        for name, in_folder in inner.items()
         for last in ("weight", "bias")
     }
 

@@ -92,7 +92,8 @@ def plan(
     shapes = layout.shapes(c)
     folders.check_leaves(leaves, shapes)
     places = tuple(layout.places(layout.table(record, c), shapes))
-    names = {theirs: ours for ours, theirs in metadata.names(record, c.layers).items()}
+    in_folder = metadata.names(record, c.layers)
+    names = {place: name for name, place in in_folder.items()}
     kind = DTYPES[dtype or "f32"]
     quantisations = {x: file.named(x) for x in ("F32", "F16", kind)}
     tensors = {}

@@ -281,10 +281,10 @@ def write(
         note = f"{kind} goes with it: llama.cpp reads the weights, and takes ids alone"
         return Written({f"{PREFIX}model": (STRING, "none")}, [note])
     notes, model = [], tok.files.get("tokenizer.model", tok.files.get(exports.TRAINED))
-    made = _write_pieces(tok, model) if model else _write_byte_level(tok, notes)
-    tokens, types = made["tokens"][1], made["token_type"][1]
-    if "scores" in made:
-        made["scores"][1].extend([-1000.0] * (rows - len(tokens)))
+    entries = _write_pieces(tok, model) if model else _write_byte_level(tok, notes)
+    tokens, types = entries["tokens"][1], entries["token_type"][1]
+    if "scores" in entries:
+        entries["scores"][1].extend([-1000.0] * (rows - len(tokens)))
     types += [UNUSED] * (rows - len(tokens))
     tokens += [f"[PAD{i}]" for i in range(len(tokens), rows)]
     ids = {"bos": tok.bos_id, "unknown": tok.unknown_id}
@@ -294,16 +294,16 @@ def write(
     ids |= dict(zip(("eos", "eot"), [i for i in ends if i is not None], strict=False))
     for name, i in ids.items():
         if i is not None:
-            made[f"{name}_token_id"] = (U32, i)
-    made["add_bos_token"] = (BOOL, bos and tok.bos_id is not None)
-    written = {PREFIX + key: value for key, value in made.items()}
-    beside = exports.files(tok, _NO_SCORES, chat=chat, bos=bos)
-    template = beside.files.get(templates.FILE)
+            entries[f"{name}_token_id"] = (U32, i)
+    entries["add_bos_token"] = (BOOL, bos and tok.bos_id is not None)
+    entries = {PREFIX + key: value for key, value in entries.items()}
+    exported = exports.files(tok, _NO_SCORES, chat=chat, bos=bos)
+    template = exported.files.get(templates.FILE)
     if template is None and templates.has_own(tok):
         template = templates.find(tok, templates.OWN).encode()
     if template is not None:
-        written["tokenizer.chat_template"] = (STRING, template.decode("utf-8-sig"))
-    return Written(written, notes)
+        entries["tokenizer.chat_template"] = (STRING, template.decode("utf-8-sig"))
+    return Written(entries, notes)
 
 
 class _NoScores(NamedTuple):

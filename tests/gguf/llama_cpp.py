@@ -29,14 +29,15 @@ def greedy(model, prompt: list[int], count: int) -> list[int]:
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     settings = llama.LlamaModelParams()
     settings.n_gpu_layers = 0
     model = llama.LlamaModel(sys.argv[1], settings)
     vocab = model.get_vocab()
+    texts, prompts, count = request["texts"], request["prompts"], request["count"]
     answer = {
-        "tokens": [list(vocab.tokenize(text, False, False)) for text in asked["texts"]],
-        "greedy": [greedy(model, p, asked["count"]) for p in asked["prompts"]],
+        "tokens": [list(vocab.tokenize(text, False, False)) for text in texts],
+        "greedy": [greedy(model, prompt, count) for prompt in prompts],
     }
     print(f"\nANSWER {json.dumps(answer)}")
 

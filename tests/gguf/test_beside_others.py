@@ -41,9 +41,9 @@ def logits_of(model, tokens):
 def llama_cpp(path, texts=(), prompts=(), count=0) -> dict:
     """What llama.cpp answers; skips where the package is not installed."""
     pytest.importorskip("cyllama", reason="the comparison is with llama.cpp")
-    asked = json.dumps(dict(texts=list(texts), prompts=list(prompts), count=count))
+    request = json.dumps(dict(texts=list(texts), prompts=list(prompts), count=count))
     command = [sys.executable, str(ORACLE), str(path)]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True)
+    done = subprocess.run(command, input=request, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     line = next(x for x in done.stdout.splitlines() if x.startswith("ANSWER "))
     return json.loads(line.removeprefix("ANSWER "))

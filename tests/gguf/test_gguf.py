@@ -83,12 +83,12 @@ def test_an_import_of_an_export_is_equal_bit_for_bit(name, dtype, tmp_path):
     before, after = layout.merge(run.leaves(), run.model.config), again.leaves()
     assert before.keys() == after.keys()
     for path, leaf in before.items():
-        values, kept = np.asarray(leaf[...]), after[path][...]
-        values = values.astype(np.float32).astype(kept.dtype)
-        bits = np.dtype(f"u{kept.dtype.itemsize}")
-        np.testing.assert_array_equal(kept.view(bits), values.view(bits))
+        values, imported = np.asarray(leaf[...]), after[path][...]
+        values = values.astype(np.float32).astype(imported.dtype)
+        bits = np.dtype(f"u{imported.dtype.itemsize}")
+        np.testing.assert_array_equal(imported.view(bits), values.view(bits))
         vector = "norm" in path
-        assert kept.dtype.itemsize == (4 if vector or dtype == "f32" else 2)
+        assert imported.dtype.itemsize == (4 if vector or dtype == "f32" else 2)
 
 
 def test_q8_0_is_the_librarys_and_adapters_are_merged(tiny, tmp_path):
@@ -248,9 +248,9 @@ def test_notes_and_names_with_paths_are_no_paths(tmp_path):
 
 def test_an_export_is_written_over_nothing(tiny, tmp_path):
     target = tmp_path / "x.gguf"
-    target.write_text("mine")
+    target.write_text("notes")
     assert convert.main(["export", str(tiny), str(target)]) == errors.CONFIG
-    assert target.read_text() == "mine"
+    assert target.read_text() == "notes"
     for options in (["--dtype=float32"], ["--max-shard-size=1GB"], ["--adapters"]):
         out = str(tmp_path / "y.gguf")
         assert convert.main(["export", str(tiny), out, *options]) == errors.CONFIG
