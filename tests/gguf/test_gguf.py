@@ -91,7 +91,7 @@ def test_an_import_of_an_export_is_equal_bit_for_bit(name, dtype, tmp_path):
         assert imported.dtype.itemsize == (4 if vector or dtype == "f32" else 2)
 
 
-def test_q8_0_is_the_librarys_and_adapters_are_merged(tiny, tmp_path):
+def test_q8_0_is_the_librarys(tiny, tmp_path):
     assert (
         convert.main(["export", str(tiny), str(tmp_path / "x.gguf"), "--dtype=q8_0"])
         == errors.DONE
@@ -102,6 +102,17 @@ def test_q8_0_is_the_librarys_and_adapters_are_merged(tiny, tmp_path):
     expected = gguf.quants.dequantize(gguf.quants.quantize(before, kind), kind)
     after = np.asarray(again.leaves()["layers/v/kernel"][0]).reshape(files.D, -1).T
     np.testing.assert_array_equal(after, expected)
+
+
+def test_adapters_are_merged(tmp_path):
+    run = analysis.open_run(recipes.GOLDEN.parent / "runs" / "lora")
+    assert all(x[...].any() for path, x in run.leaves().items() if "lora_b" in path)
+    conversion.export_run(conversion.plan_gguf(run.path, tmp_path / "x.gguf"))
+    merged = analysis.open_run(tmp_path / "x.gguf")
+    assert not any("lora" in path for path in merged.leaves())
+    tokens = np.arange(20)[None] * 3 % 250
+    before, after = run.logits(tokens), merged.logits(tokens)
+    np.testing.assert_allclose(after, before, rtol=0, atol=2e-6)
 
 
 def test_tokens_and_template_are_those_of_the_metadata(tiny):
