@@ -20,7 +20,7 @@ say() { printf '\nreal_model: %s\n' "$*"; }
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -z ${WORKDIR:-} || $WORKDIR == /* ]] || WORKDIR=$PWD/$WORKDIR
 [[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
-workdir=${WORKDIR:-runs/smollm2}
+workdir=${WORKDIR:-$root/runs/smollm2}
 
 "$root/tools/setup_env.sh" gguf
 bin=${VENV:-$root/.venv}/bin
@@ -40,8 +40,14 @@ if [[ ! -e $workdir ]]; then
 fi
 
 say "$workdir is ready. To talk to it:"
-echo "  $bin/alignjax generate --run=$workdir --interactive"
-echo "To fine-tune it on a file of yours, see the docstrings of"
-echo "  configs/sft/smollm2.py configs/reward/smollm2.py configs/dpo/smollm2.py"
+echo "  $bin/alignjax generate --run=$workdir --interactive --temperature=0.2 --top_p=0.9"
+echo "To align it on pairs, JSON lines of chosen and rejected as Anthropic's HH has them:"
+echo "  cd $root && $bin/alignjax train --config=configs/dpo/smollm2.py \\"
+echo "    --workdir=runs/smollm2_dpo --config.init.run=$workdir \\"
+echo "    --config.data.sources.hh.path=pairs.jsonl"
+echo "likewise configs/sft/smollm2.py and configs/reward/smollm2.py. Then, side by side:"
+echo "  $bin/alignjax evaluate base=$workdir dpo=runs/smollm2_dpo --reference=base \\"
+echo "    --out=runs/smollm2_evaluation --data=held_out.jsonl"
+echo "  $bin/alignjax report --evaluation=runs/smollm2_evaluation --out=report.html"
 echo "To give it back to llama.cpp:"
 echo "  $bin/alignjax convert export $workdir model.gguf --dtype=q8_0"
