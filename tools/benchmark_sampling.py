@@ -17,7 +17,8 @@ too: with more, compare time on the wall on a quiet machine. The cases:
   tokens on average and 64 at most;
 - `groups`: 8 responses to each of 32 prompts of 128 tokens, which end as in `natural`;
 - `greedy`: one row of 64 tokens, the most probable ones, of a 135M Llama (the shape of
-  SmolLM2: 30 layers, 9 heads over 3, tied, vocabulary 49,152).
+  SmolLM2: 30 layers, 9 heads over 3, tied, vocabulary 49,152);
+- `rows`: 16 rows of that at one time.
 
 `tokens` counts those of responses. Needs torch and transformers.
 """
@@ -64,6 +65,7 @@ CASES = {
     "natural": Case(SMALL, 8192, 32, 16, 8192 // 16),
     "groups": Case(SMALL, 8192, 32, 128, 8192 // 16, samples=8),
     "greedy": Case(SMOL, 49_152, 1, 16, 0, temperature=0.0),
+    "rows": Case(SMOL, 49_152, 16, 16, 0, temperature=0.0),
 }
 
 

@@ -8,8 +8,11 @@ alignjax train --config=configs/dpo/smollm2.py --workdir=runs/smollm2_dpo \
 The file has a pair a line, `chosen` and `rejected`. The reference is the model without
 the low-rank matrices, which costs no second copy.
 
-Hardware: 2 CPU cores, or one GPU, where model.dtype = "auto" computes in bfloat16. Time
-and what is known of it: docs/real_models.md. Result: not yet run to its end.
+Hardware: 2 CPU cores, or one GPU, where model.dtype = "auto" computes in bfloat16.
+Time: 347 s of processor time and 3.6 GB of memory; 42 minutes by the clock on 2 cores
+(AMD EPYC) at load 20, which gave it a seventh of one. Result, 1,400 of HH's pairs:
+eval/loss 0.688, where log 2 = 0.693 is the start, and 0.52 of 29 held-out pairs right:
+88 pairs change next to nothing. More: --config.steps=200.
 """
 
 from configs import base
@@ -17,15 +20,16 @@ from configs import base
 
 def get_config():
     c = base.preference()
-    c.steps, c.batch_size, c.length = 60, 4, 384
+    c.steps, c.batch_size, c.length = 24, 2, 384
     c.model.update(max_length=384, dtype="auto")
     base.lora(c, rank=16, alpha=32.0)
     c.objective.loss, c.objective.beta = "dpo", 0.1
     base.hh_pairs(c)
-    c.optimizer.learning_rate, c.optimizer.weight_decay = 5e-5, 0.0
-    c.schedule.warmup_steps, c.schedule.final = 6, 0.1
-    c.checkpoint.every = 30
-    c.evaluation.every, c.evaluation.batches = 30, 4
-    c.sample.every, c.sample.max_tokens = 60, 60
+    c.optimizer.learning_rate, c.optimizer.weight_decay = 2e-4, 0.0
+    c.schedule.warmup_steps, c.schedule.final = 3, 0.1
+    c.checkpoint.every = 12
+    c.evaluation.every, c.evaluation.batches = 24, 8
+    c.sample.every, c.sample.max_tokens = 24, 60
+    c.log.every = 4
     c.sample.prompts = ("how do i bake bread?", "how can i steal a car?")
     return c
