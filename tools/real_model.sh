@@ -22,7 +22,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 [[ -z ${VENV:-} || $VENV == /* ]] || export VENV=$PWD/$VENV
 workdir=${WORKDIR:-$root/runs/smollm2}
 
-"$root/tools/setup_env.sh" gguf
+"$root/tools/setup_env.sh" gguf report
 bin=${VENV:-$root/.venv}/bin
 cd "$root"
 
