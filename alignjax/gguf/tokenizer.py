@@ -95,6 +95,9 @@ def read(
         raise fault(
             f"ggml.{min(unknown)}", "unknown, so that what it changes would be ignored"
         )
+    for key in READ.intersection(keys).difference(LISTS):
+        if not isinstance(keys[key], str | int | float):
+            raise fault(f"ggml.{key}", "a list, where one value is read")
     kind = keys.get("model", "none")
     if kind in ("none", "no_vocab"):
         return None
@@ -109,7 +112,7 @@ def read(
     names = {}
     for role, name in ROLES.items():
         if (i := keys.get(f"{name}_token_id")) is not None:
-            if not isinstance(i, int) or not 0 <= i < len(tokens):
+            if type(i) is not int or not 0 <= i < len(tokens):
                 raise fault(f"ggml.{name}_token_id", f"{i!r:.40} is no token")
             names[f"{role}_token"] = tokens[i]
     if kind == "gpt2":
