@@ -56,12 +56,12 @@ assess() {
   local runs=() name
   for name in "$@"; do runs+=("--run=$name=$workdir/$name"); done
   "$bin/alignjax" assess --out="$workdir/assessment.json" \
-    "${runs[@]}" "${asked[@]}"
+    "${runs[@]}" "${assess_flags[@]}"
 }
 
-asked=(--each=128) pretrain=() sft=() reward=() dpo=() rl=() pairs=8000
+assess_flags=(--each=128) pretrain=() sft=() reward=() dpo=() rl=() pairs=8000
 if [[ -n $fast ]]; then
-  asked=(--each=32) pairs=1200
+  assess_flags=(--each=32) pairs=1200
   pretrain=(--config.steps=400)
   sft=(--config.optimizer.learning_rate=2e-4)
   reward=(--config.steps=60 --config.evaluation.every=60)
@@ -89,10 +89,10 @@ if [[ ! -e $workdir/pairs.jsonl ]]; then
 fi
 stage dpo --config.init.run="$workdir/sft" \
   --config.data.sources.pairs.path="$workdir/pairs.jsonl" "${dpo[@]}" "$@"
-asked+=(--checkpoints=dpo)
+assess_flags+=(--checkpoints=dpo)
 assess pretrain sft reward dpo
 
-say "6 of 7: RLHF: the reward model pays for its own replies, the true reward only watches"
+say "6 of 7: RLHF: the reward model scores its replies, and it moves to what scores high"
 stage rl --config.init.run="$workdir/sft" \
   --config.rollouts.rewards.model.run="$workdir/reward" "${rl[@]}" "$@"
 
