@@ -190,7 +190,7 @@ def test_a_run_without_starts_of_documents_gets_none(tmp_path, capsys):
         (["--prompt=a", "--max_tokens=0"], errors.CONFIG, "max_tokens: 0"),
         (["--prompt=" + 40 * "a"], errors.CONFIG, "shorten the prompt by 2 tokens"),
         (["--prompt=a", "--stop="], errors.CONFIG, "stop: ''"),
-        (["--prompt=\udcff"], errors.CONFIG, "prompts[0]: 'utf-8' codec"),
+        (["--prompt=\udcff"], errors.CONFIG, "prompts[0]: '\\udcff'"),
     ],
 )
 def test_what_cannot_be_done_is_refused(workdir, capsys, arguments, code, message):
