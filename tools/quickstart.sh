@@ -4,7 +4,7 @@
 # reward model, DPO, RLHF, and a report of what each stage changed. No network beyond
 # the package index, no accelerator.
 #
-#   tools/quickstart.sh                          11 to 13 minutes on 2 cores
+#   tools/quickstart.sh                          12 to 14 minutes on 2 cores
 #   tools/quickstart.sh --fast                   4 to 5: smaller stages, the same report
 #   tools/quickstart.sh --seed=3                 another seed, in a folder of its own
 #   tools/quickstart.sh [--fast] [--config.FIELD=VALUE ...]   further flags for all stages

@@ -11,16 +11,16 @@ CLEAR = 0.1  # of a reward; a smaller change is called none
 
 
 def rewards(data: story.Story) -> drawing.Figure:
-    """The learned reward and those only watched, KL and length, by rollout."""
+    """The learned reward and those only logged, KL and length, by rollout."""
     stage = next(filter(_learns_from_rollouts, data.stages), None)
     if stage is None:
         raise story.Missing("no run that learned from rewards of rollouts was given")
     names = stage.config["rollouts"]["rewards"]
-    watched = [n for n, part in names.items() if part.get("weight") == 0]
+    logged = [n for n, part in names.items() if part.get("weight") == 0]
     series = [("reward", "learned reward", drawing.ORANGE, "-")]
     series += [
-        (f"reward/{name}", f"{name}, only watched", drawing.BLUE, "--")
-        for name in watched[:1]
+        (f"reward/{name}", f"{name}, only logged", drawing.BLUE, "--")
+        for name in logged[:1]
     ]
     below = [("kl/reference", "KL from the start,\nnats a response")]
     below += [("length", "tokens a response")]
@@ -37,8 +37,8 @@ def rewards(data: story.Story) -> drawing.Figure:
             numbers.append((label.replace("\n", " "), *ends[name].cells))
         axes[-1].set_xlabel("rollouts")
         drawn.legend(2)
-        title = "Does what is meant rise with the reward that is learned?"
-        return drawn.finish(title, _caption(stage, ends, watched), numbers)
+        title = "Does the true reward rise with the one that is learned?"
+        return drawn.finish(title, _caption(stage, ends, logged), numbers)
 
 
 class Ends:
@@ -81,7 +81,7 @@ def _draw(axis, stage: story.Stage, name: str, color, line, label) -> Ends:
     return Ends(even, width, held_out)
 
 
-def _caption(stage: story.Stage, ends: dict[str, Ends], watched) -> str:
+def _caption(stage: story.Stage, ends: dict[str, Ends], logged) -> str:
     """What happened, in words."""
     learned, kl = ends["reward"], ends["kl/reference"]
     text = (
@@ -90,14 +90,14 @@ def _caption(stage: story.Stage, ends: dict[str, Ends], watched) -> str:
         f"and responses from {ends['length'].first:.1f} to {ends['length'].last:.1f} "
         "tokens. Dots are of held-out prompts."
     )
-    if not watched:
+    if not logged:
         return text
-    name = watched[0]
+    name = logged[0]
     return f"{text} {verdict(name, ends[f'reward/{name}'])}"
 
 
 def verdict(name: str, ends: Ends) -> str:
-    """What became of a reward that was only watched."""
+    """What became of a reward that was only logged."""
     text = f"{name}, which was not learned, began at {ends.first:.2f}"
     if ends.highest - ends.first < CLEAR:
         text += f" and was {ends.highest:.2f} at most: it never clearly rose"
@@ -106,8 +106,7 @@ def verdict(name: str, ends: Ends) -> str:
     if ends.highest - ends.last < CLEAR:
         return f"{text}. It ended at {ends.last:.2f}, near its highest."
     return (
-        f"{text}. It ended at {ends.last:.2f}: by then the policy raised what the "
-        "learned reward likes and not what is meant."
+        f"{text}. It ended at {ends.last:.2f}: the learned reward was over-optimised."
     )
 
 

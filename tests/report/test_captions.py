@@ -76,7 +76,7 @@ def test_displacement_is_of_held_out_pairs():
 
 
 def drawn(gold, weight=0.0):
-    """A run of rollouts of two updates each, whose true reward is only watched."""
+    """A run of rollouts of two updates each, whose true reward is only logged."""
     parts = {"gold": {"weight": weight}, "model": {"weight": 1.0}}
     rows = []
     for n, x in enumerate(gold):
@@ -91,12 +91,12 @@ def test_a_proxy_that_was_pushed_too_far_is_said_so():
     figure = lambda stage: figures_rollouts.rewards(story.Story([stage]))
     fell = figure(drawn([1.0, 1.2, 1.5, 1.1, 0.8]))
     assert "highest, 1.50, after 3 rollouts" in fell.caption
-    assert "raised what the learned reward likes" in fell.caption
-    assert ["gold, only watched", "1.00", "1.50", "3", "0.80", "0.80"] in [
+    assert "over-optimised" in fell.caption
+    assert ["gold, only logged", "1.00", "1.50", "3", "0.80", "0.80"] in [
         list(row) for row in fell.numbers
     ]
     rose = figure(drawn([1.0, 1.2, 1.5, 1.45])).caption
-    assert "near its highest" in rose and "raised what" not in rose
+    assert "near its highest" in rose and "over-optimised" not in rose
     assert "never clearly rose" in figure(drawn([1.0, 1.05, 0.7])).caption
     gold = figure(drawn([1.0, 1.2], weight=1.0)).caption
     assert "which was not learned" not in gold
