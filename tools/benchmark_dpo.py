@@ -213,7 +213,7 @@ def main() -> None:
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.trl:
-        requires.packages("torch", "transformers", "datasets", "trl")
+        requires.trl()
     args.row_length = args.row_length or 2 * args.length
     args.vocab = args.vocab or (8192 if args.data else 2048)
     args.cache_dir = pathlib.Path(args.cache_dir).expanduser()

@@ -168,6 +168,7 @@ def _dpo(small: bool, layout: str | None, stored: bool) -> dict[str, Any]:
     pairs = _random_pairs(args)
     tokens = sum(2 * len(p) + len(c) + len(r) for p, c, r in pairs)
     if layout is None:
+        requires.trl()
         from tools import benchmark_dpo_trl
 
         model = benchmark_dpo.build(args, args.vocab, args.unroll)

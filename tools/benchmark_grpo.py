@@ -121,7 +121,7 @@ def main() -> None:
     add("--threads", type=int, default=1, help="torch's (%(default)s)")
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    requires.packages("torch", "transformers", "datasets", "trl")
+    requires.trl()
     from tools import benchmark_grpo_trl
 
     with tempfile.TemporaryDirectory() as cache:

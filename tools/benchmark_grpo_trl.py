@@ -4,29 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
-import warnings
-
-# Before any library of Hugging Face is imported: nothing is looked up or reported.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import datasets
 import numpy as np
 import torch
-import transformers
 import trl
 
 from alignjax.experiment import build
 from alignjax.types import Params
 from tools import benchmark_grpo, timing
 from tools.crosscheck import texts, weights
-
-datasets.disable_progress_bars()
-datasets.disable_caching()
-transformers.logging.set_verbosity_error()
-warnings.simplefilter("ignore", FutureWarning)  # transformers', of its own names
 
 
 class Step:

@@ -20,7 +20,6 @@ import pathlib
 import platform
 import shlex
 import sys
-import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -37,6 +36,7 @@ def run(
     chosen: list[cases.Case], layout: str = "padded", show=lambda row: None
 ) -> list[comparison.Row]:
     """The cases, compared; `show` is called with each row as it comes."""
+    requires.trl()
     from tools.crosscheck import trl_side
 
     ours = alignjax_side.Side(layout)
@@ -89,10 +89,8 @@ def main() -> int:
         chosen = [case for case in chosen if args.only in said(case)]
     if not chosen:
         parser.error(f"--only={args.only}: in no case")
-    requires.packages("torch", "transformers", "datasets", "trl")
     # Each case is compiled and runs once, so it is compiling that takes the time.
     jax.config.update("jax_disable_most_optimizations", True)
-    warnings.simplefilter("ignore", FutureWarning)  # transformers', of its own names
     rows = run(chosen, args.layout, lambda row: print(table.line(row), flush=True))
     faults = sum(bool(row.faults) for row in rows)
     print(f"{len(rows)} cases, {faults} with faults")

@@ -22,7 +22,8 @@ from alignjax.data import dataset, loader
 from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base as tokenizer
 from alignjax.distributed import sharding
-from alignjax.experiment import initial, reference, sections
+from alignjax.experiment import critic as critics
+from alignjax.experiment import initial, reference, rollout_checks, sections
 from alignjax.experiment import rollouts as online
 from alignjax.models import attention, decoder, lora, memory, quantized
 from alignjax.rollouts import rollout
@@ -81,7 +82,7 @@ class Experiment(NamedTuple):
     store: reference.LogProbStore | None = None
     rewards: tuple[rewards.Named, ...] = ()
     critic_run: Run | None = None
-    critic: online.Critic | None = None
+    critic: critics.Critic | None = None
     rollouts: rollout.Rollouts | None = None
     evaluations: rollout.Rollouts | None = None
     pretraining: dataset.Dataset | None = None
@@ -222,9 +223,9 @@ def place(run: Experiment, vocab_size: int, devices=None) -> Experiment:
     objective = online.objective(c, model)
     critic = None
     if run.critic_run is not None:
-        critic = online.critic(c, run.critic_run, mesh, run.rules, vocab_size)
-    elif online.on_trunk(c):
-        critic = online.trunk_critic(c, model, run.parent, mesh, run.rules)
+        critic = critics.of_run(c, run.critic_run, mesh, run.rules, vocab_size)
+    elif critics.on_trunk(c):
+        critic = critics.of_trunk(c, model, run.parent, mesh, run.rules)
     stored, moves = c.reference.store, c.reference.update_every is not None
     weights = initial.InitialWeights(
         model,
@@ -334,15 +335,17 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
             for name, value in vars(c.reference).items()
             if value != getattr(sections.ReferenceConfig, name)
         ]
-    problems += online.problems(c, objective, model, absent or parent is not None)
+    problems += rollout_checks.problems(
+        c, objective, model, absent or parent is not None
+    )
     if c.ptx is not None:
         attempt(online.data_of_ptx, c)
-    critic_run = None if absent else attempt(online.find_critic, c, network)
+    critic_run = None if absent else attempt(critics.find_run, c, network)
     named = ()
     if c.rollouts is not None:
         named = attempt(rewards.build, c.rollouts.rewards, "rollouts.rewards") or ()
         if c.checkpoint.keep_best:
-            attempt(online.check_figure, c.checkpoint.keep_best[0], named)
+            attempt(rollout_checks.check_figure, c.checkpoint.keep_best[0], named)
     schedule = attempt(
         schedules.build,
         c.schedule,

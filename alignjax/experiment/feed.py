@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from alignjax.experiment import critic as critics
 from alignjax.experiment import reference, rollouts, running
 from alignjax.experiment.build import Experiment
 from alignjax.rollouts import rollout, source
@@ -85,27 +86,27 @@ def of(
 
 
 def _online(run: Experiment, frozen: Frozen, *, log, meter, beat) -> Feed:
-    c, s, made = run.config, run.config.rollouts, run.rollouts
+    c, s = run.config, run.config.rollouts
     batches = source.Source(
-        made,
+        run.rollouts,
         frozen,
         c.seed,
         rollouts.text_of(c, run.pretraining),
-        rollouts.on_trunk(c),
+        critics.on_trunk(c),
         pause=meter.pause,
         beat=beat,
         say=log.say,
     )
-    tokens = c.batch_size * made.example().sequences.inputs.size
+    tokens = c.batch_size * run.rollouts.example().sequences.inputs.size
     if c.ptx is not None:
         tokens += c.ptx.batch_size * c.length
 
     def numbers(i: int) -> dict[str, float]:
-        seen = (i // s.updates + 1) * made.size * s.samples
+        seen = (i // s.updates + 1) * run.rollouts.size * s.samples
         return {"responses": seen, **batches.figures(i)}
 
     def describe(i: int) -> str:
-        count = made.size * (1 + s.redraws)
+        count = run.rollouts.size * (1 + s.redraws)
         first = i // s.updates * count
         return f"the batch was of prompts {first} to {first + count - 1}"
 

@@ -263,16 +263,17 @@ def _data_notes(run: Experiment) -> list[str]:
 
 def _rollout_notes(run: Experiment) -> list[str]:
     """What is drawn, how often, and what it is rewarded for."""
-    c, s, made = run.config, run.config.rollouts, run.rollouts
+    c, s = run.config, run.config.rollouts
     count = c.steps // s.updates
     lines = [
         (
-            f"rollouts: {count:,} of {made.size} prompts x {s.samples} responses of at "
-            f"most {s.max_tokens} tokens, {s.updates} updates each; "
-            f"{count * made.size * s.samples:,} responses in all"
+            f"rollouts: {count:,} of {run.rollouts.size} prompts x {s.samples} "
+            f"responses of at most {s.max_tokens} tokens, {s.updates} updates each; "
+            f"{count * run.rollouts.size * s.samples:,} responses in all"
         ),
-        *(f"  {line}" for line in made.prompts.report.splitlines()),
-        "  rewards: " + ", ".join(f"{r.weight:g} x {r.name}" for r in made.rewards),
+        *(f"  {line}" for line in run.rollouts.prompts.report.splitlines()),
+        "  rewards: "
+        + ", ".join(f"{r.weight:g} x {r.name}" for r in run.rollouts.rewards),
         f"  {_lesson(run)}",
     ]
     if s.filters:

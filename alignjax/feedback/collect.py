@@ -380,12 +380,12 @@ def _dialogues(options: argparse.Namespace, terminal: progress.Terminal):
     reward = best.reward_of(options.reward)
     model = run_models.open_model(source.path, source.path, network=options.network)
     model.check_responds("source")
-    asked = options.prompts or "1000"
-    if asked.isdigit():
-        texts = world_prompts([model], int(asked), options.world)
+    count_or_file = options.prompts or "1000"
+    if count_or_file.isdigit():
+        texts = world_prompts([model], int(count_or_file), options.world)
         prompts = [best.Prompt(prompt.turns, prompt) for prompt in texts]
     else:
-        prompts = best.prompts_of(asked)
+        prompts = best.prompts_of(count_or_file)
     kept = collect_best(
         *(source, model, prompts, reward),
         samples=options.samples or 8,

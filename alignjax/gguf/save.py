@@ -147,7 +147,7 @@ def _write(plan: Plan, leaves, target: pathlib.Path, progress) -> None:
     f32 = file.named("F32")
     kinds = {name: (shape, q) for name, shape, q in plan.tensors.values()}
     kinds |= {name: (x.shape, f32) for name, x in plan.settings.items()}
-    with atomic.made(target) as path:
+    with atomic.new_file(target) as path:
         done = 0
         slots = file.create(path, dict(plan.metadata), kinds)
         for name, values in plan.settings.items():

@@ -17,7 +17,7 @@ from alignjax import config, errors
 from alignjax.data.chat import comparisons
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial, running
-from alignjax.experiment import rollouts as online
+from alignjax.experiment import critic as critics
 from alignjax.models import decoder
 from alignjax.rollouts import layout
 from alignjax.types import Responses, Rollout, Sequences, Then
@@ -219,7 +219,7 @@ def _drawn(run: build.Experiment, array: Callable) -> Rollout | Responses:
     names = ["advantage", "old", "behaviour", "reference"]
     names += ["value", "returns"] * (run.critic is not None)
     then = Then(action=array(jnp.bool_, K, room), **dict.fromkeys(names, figure))
-    figures = ["kl"] + ["value_scale"] * online.on_trunk(c)
+    figures = ["kl"] + ["value_scale"] * critics.on_trunk(c)
     figures = {name: array(f32) for name in figures}
     batch = Rollout(responses, then, figure, array(f32, K), figures)
     if c.ptx is None:

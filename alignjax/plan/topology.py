@@ -80,9 +80,9 @@ def find(name: str) -> Topology:
     counts = list(card.slices or range(1, HOST + 1))
     count = count or str(counts[0])
     if count not in map(str, counts):
-        known = ", ".join(map(str, counts))
+        listed = ", ".join(map(str, counts))
         raise errors.ConfigError(
-            f"topology: {name!r}: {card_name} comes in numbers of {known}"
+            f"topology: {name!r}: {card_name} comes in numbers of {listed}"
         )
     make = _tpus if card.gpu is None else _gpus
     return make(name, card, int(count))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders that appear under their names whole, or not at all.
 
-`write` and `replace` are for a file, `made` for one that is new and may be large,
+`write` and `replace` are for a file, `new_file` for one that is new and may be large,
 `folder` for a folder that a user named, `obtain` for one of a cache, which is named by
 a digest of what is in it.
 """
@@ -54,7 +54,7 @@ def replace(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def made(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Where to write a new file of any size, which is named `path` once the body ends.
 
     What a process that was killed wrote of it is written over by the next one, where

@@ -42,19 +42,19 @@ def test_text_and_json_are_utf8_with_their_folders(tmp_path):
 
 def test_what_a_killed_process_left_is_written_over(tmp_path):
     (tmp_path / "x.partial").write_bytes(b"longer than what is written now")
-    with atomic.made(tmp_path / "x") as path:
+    with atomic.new_file(tmp_path / "x") as path:
         assert path.name == "x.partial" and path.read_bytes() == b""
         path.write_bytes(b"whole")
         with (
             pytest.raises(errors.ConfigError, match="another process"),
-            atomic.made(tmp_path / "x"),
+            atomic.new_file(tmp_path / "x"),
         ):
             pass
     assert (tmp_path / "x").read_bytes() == b"whole"
-    with pytest.raises(ZeroDivisionError), atomic.made(tmp_path / "y") as path:
+    with pytest.raises(ZeroDivisionError), atomic.new_file(tmp_path / "y") as path:
         path.write_bytes(bytes(1 // 0))
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
     (tmp_path / "z.partial").symlink_to(tmp_path / "x")
-    with pytest.raises(OSError), atomic.made(tmp_path / "z"):
+    with pytest.raises(OSError), atomic.new_file(tmp_path / "z"):
         pass
     assert (tmp_path / "x").read_bytes() == b"whole"

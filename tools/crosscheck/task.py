@@ -54,28 +54,28 @@ def pairs(count: int = 6, seed: int = 0) -> list[Pair]:
     """Prompts of 2 to 7 tokens, responses of 1 to 12, their `END` included."""
     rng = np.random.default_rng(seed)
     draw = lambda n: tuple(int(x) for x in rng.integers(FIRST, VOCAB, n))
-    made = []
+    rows = []
     for i in range(count):
         chosen, rejected = rng.integers(1, 12, 2)
         if i == 0:  # an empty one: nothing but its end
             rejected = 0
         prompt = draw(rng.integers(2, 8))
         responses = [(*draw(size), END) for size in (chosen, rejected)]
-        made.append(Pair(prompt, *responses, margin=float(rng.uniform(0, 2))))
-    return made
+        rows.append(Pair(prompt, *responses, margin=float(rng.uniform(0, 2))))
+    return rows
 
 
 def groups(count: int = 4, size: int = 4, seed: int = 0) -> list[Group]:
     """Prompts of 2 to 7 tokens, responses of 1 to 12, the last one cut off."""
     rng = np.random.default_rng(seed)
     draw = lambda n: tuple(int(x) for x in rng.integers(FIRST, VOCAB, n))
-    made = []
+    rows = []
     for _ in range(count):
         responses = [(*draw(n), END) for n in rng.integers(0, LONGEST, size - 1)]
         rewards = rng.normal(0, 2, size).tolist()
         prompt = draw(rng.integers(2, 8))
-        made.append(Group(prompt, (*responses, draw(LONGEST)), tuple(rewards)))
-    return made
+        rows.append(Group(prompt, (*responses, draw(LONGEST)), tuple(rewards)))
+    return rows
 
 
 def labelled(pairs: list[Pair]) -> list[Labelled]:

@@ -10,14 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import os
 import tempfile
 from collections.abc import Mapping
-
-# Before any library of Hugging Face is imported: nothing is looked up or reported.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import datasets
 import numpy as np
@@ -29,9 +23,6 @@ from trl.experimental import cpo, orpo
 from tools.crosscheck import cases, task, texts
 from tools.crosscheck.alignjax_side import Result, less
 
-datasets.disable_progress_bars()
-datasets.disable_caching()
-transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)  # there is less to do than to wait for
 
 TRAINERS = {

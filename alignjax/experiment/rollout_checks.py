@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with a config that learns from rollouts, before data and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignjax import errors, rewards
+from alignjax.experiment import sections
+from alignjax.experiment.rollouts import NAME
+from alignjax.rollouts import settings as rollout_settings
+from alignjax.types import Model, Objective
+
+# What objectives learn from rollouts: the responses themselves, or pairs of them.
+DATA = ("prompts", "pairs")
+
+
+def problems(
+    c: sections.Config, objective: Objective | None, model: Model | None, begins: bool
+) -> list[str]:
+    """What is wrong with a config as far as rollouts go, before data and devices.
+
+    `begins` says whether the policy begins as that of a run.
+    """
+    s, faults = c.rollouts, []
+    if s is None:
+        if objective is not None and objective.needs.data == "prompts":
+            faults.append(
+                "rollouts: required, since the objective learns from responses that "
+                "the policy draws; set rollouts.rewards"
+            )
+        faults += [
+            f"{name}: of no effect without rollouts; leave it out"
+            for name in ("critic", "ptx")
+            if getattr(c, name) is not None
+        ]
+        return faults
+    if objective is not None and objective.needs.data not in DATA:
+        faults.append(
+            f"rollouts: the objective {c.objective['name']!r} learns from "
+            f"{objective.needs.data}, not from responses that are drawn; say "
+            f'objective.name="{NAME}", or "preference" with a loss of pairs'
+        )
+    if not begins:
+        faults.append("init.run: required; rollouts are drawn from a trained model")
+    if s.max_tokens >= c.length:
+        faults.append(
+            f"rollouts.max_tokens: {s.max_tokens} leaves no room for prompts in "
+            f"length = {c.length}"
+        )
+    if c.checkpoint.every is not None and c.checkpoint.every % s.updates:
+        faults.append(
+            f"checkpoint.every: {c.checkpoint.every} is no multiple of the "
+            f"{s.updates} updates of a rollout (rollouts.epochs x minibatches), which "
+            "is not saved"
+        )
+    if c.steps % s.updates:
+        faults.append(
+            f"steps: {c.steps} is no multiple of the {s.updates} updates of a rollout"
+        )
+    if c.evaluation.every is not None and c.evaluation.every % s.updates:
+        faults.append(
+            f"evaluation.every: {c.evaluation.every} is no multiple of the "
+            f"{s.updates} updates of a rollout"
+        )
+    if c.reference.store:
+        faults.append(
+            "reference.store: there are no log-probs to store of responses that do "
+            "not exist yet; set it to False"
+        )
+    plain = {"pack": "best_fit", "train_on": "all", "validation_by": "hash"}
+    faults += [
+        f"data.{name}: {getattr(c.data, name)!r} has no effect here; leave it out"
+        for name, default in {**plain, "groups_per_row": None}.items()
+        if getattr(c.data, name) not in (default, None)
+    ]
+    if model is not None:
+        for name in ("dropout", "embedding_noise", "lora_dropout"):
+            if getattr(model.config, name):
+                faults.append(
+                    f"model.{name}: {getattr(model.config, name)} makes the policy "
+                    "another at every pass, so that its ratio to the one that drew is "
+                    "noise; set it to 0"
+                )
+    uses_value = "value" in s.needs.fields
+    if uses_value and c.critic is None:
+        faults.append(
+            f"critic.run: required by the advantage {s.name!r}; name a "
+            'reward model\'s run, or say critic.trunk="policy"'
+        )
+    if c.critic is not None and not uses_value:
+        faults.append(
+            f"critic: the advantage {s.name!r} reads no values; leave it "
+            'out, or say rollouts.advantage.name="gae"'
+        )
+    if s.truncated == "bootstrap" and not uses_value:
+        faults.append(
+            'rollouts.truncated: "bootstrap" is the value of a critic, and there is '
+            'none; say "terminal" or "masked"'
+        )
+    if objective is not None and objective.needs.data == "pairs":
+        default = rollout_settings.RolloutsConfig({})
+        faults += [
+            f"rollouts.{name}: has no effect on losses of pairs; leave it out"
+            for name in ("advantage", "denominator", "kl", "truncated")
+            if _given(getattr(s, name)) != _given(getattr(default, name))
+        ]
+        if c.ptx is not None:
+            faults.append(
+                "ptx: beside policy gradients only; for losses of pairs "
+                "objective.loss has sums with a likelihood, such as rpo"
+            )
+        if s.samples < 2:
+            faults.append(f"rollouts.samples: {s.samples}; a pair takes 2 at least")
+        if s.temperature != 1:
+            faults.append(
+                f"rollouts.temperature: {s.temperature}; the losses of pairs are of "
+                "the model's own distribution, so draw from it (1.0)"
+            )
+    return faults
+
+
+def _given(value: Any) -> Any:
+    """A field without what is None, to be compared with its default."""
+    if isinstance(value, Mapping):
+        return {k: x for k, x in value.items() if x is not None}
+    return value
+
+
+def check_figure(name: str, named: tuple[rewards.Named, ...]) -> None:
+    """Raises ConfigError where evaluations have no figure of this name."""
+    figures = {"reward", "length", "finished", "kl/reference"}
+    figures = {f"eval/{x}" for x in figures | {f"reward/{r.name}" for r in named}}
+    if name not in figures:
+        raise errors.ConfigError(
+            f"checkpoint.keep_best: no {name!r}; evaluations of rollouts have "
+            f"{', '.join(sorted(figures))}"
+        )
