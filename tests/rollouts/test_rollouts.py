@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import errors, rewards
+from alignjax import errors, rewards, trees
 from alignjax.distributed import sharding
 from alignjax.rollouts import layout, rollout, source
 from alignjax.training import step
@@ -394,3 +394,36 @@ def test_the_loss_is_the_sum_of_weighted_tokens_over_the_shares(experiment, made
     assert abs(expected) > 1
     assert float(plain.total) == pytest.approx(expected, rel=1e-3)
     assert float(plain.weight) == 3 * batch.share.sum()
+
+
+def test_values_on_the_trunk_teach_it(folder):
+    """The value loss is in the policy's, times its coefficient, and reaches the trunk.
+
+    As a mean over actions, whatever the rollout's denominator.
+    """
+    critic = {"trunk": "policy", "coefficient": 0.7}
+    mean = {"name": "sequence_mean"}
+    section = small.ppo(folder, critic=critic, rollouts__denominator=mean)
+    run, state, frozen = small.begun(section)
+
+    def loss(params, frozen, batch):
+        mean, means = run.objective.loss(params, frozen, batch, None, True)
+        return mean.total / mean.weight, means["value/loss"]
+
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    losses, values, gradients = [], [], []
+    with sharding.use(run.mesh, run.rules):
+        batch = source.Source(run.rollouts, frozen, 0, trunk=True)(0, state)
+        for like in (jnp.zeros_like, jnp.ones_like):  # the first teaches it nothing
+            head = jax.tree.map(like, state.extra["critic"]["params"])
+            base = trees.merge(frozen.base, head)
+            (total, value), of_params = grad(
+                state.params, frozen.replace(base=base), batch
+            )
+            losses.append(float(total))
+            values.append(float(value.total / value.weight))
+            gradients.append(of_params["embed"])
+    gained = 0.7 * (values[1] - values[0])
+    assert abs(gained) > 0.01
+    assert losses[1] - losses[0] == pytest.approx(gained, rel=1e-3)
+    assert jnp.abs(gradients[1] - gradients[0]).max() > 1e-4

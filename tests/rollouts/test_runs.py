@@ -136,8 +136,12 @@ def test_text_of_pretraining_is_learned_beside_rollouts(folder):
 
 
 def test_a_head_on_the_trunk_of_the_policy(folder):
-    """It starts at 0, learns, goes on as it was, and is no part of what is saved."""
-    section = small.ppo(folder, critic={"trunk": "policy", "learning_rate": 3e-3})
+    """It starts at 0, learns, goes on as it was, and is no part of what is saved.
+
+    In the first rollout it learns alone.
+    """
+    critic = {"trunk": "policy", "learning_rate": 3e-3, "warmup_rollouts": 1}
+    section = small.ppo(folder, critic=critic)
     workdir, other = folder / "trunk", folder / "trunk_again"
     assert train.train(section, workdir) == errors.DONE
     rows = metrics(workdir)
@@ -145,6 +149,8 @@ def test_a_head_on_the_trunk_of_the_policy(folder):
     assert rows[0]["value/loss"] == pytest.approx(rows[0]["critic/loss"], rel=1e-5)
     assert rows[4]["critic/value"] != 0
     run = analysis.open_run(workdir)
+    start = analysis.open_run(small.RUNS / "sft").digest()
+    assert run.at(4).digest() == start != run.at(8).digest()
     assert "score/kernel" not in run.leaves()
     leaves = run.meta(8)["leaves"]
     assert "train/extra/critic/params/score/kernel" in leaves
