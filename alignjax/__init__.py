@@ -32,6 +32,10 @@ def end_at_interrupt() -> None:
         signal.signal(signal.SIGINT, interrupted)
 
 
-# `python -m alignjax.train` comes here before all its imports.
-if sys.argv[:1] == ["-m"] and any(x.startswith("alignjax") for x in sys.orig_argv):
+# `python -m alignjax.train` and the script `alignjax` come here before all imports.
+if sys.argv[:1] == ["-m"]:
+    _is_command = any(x.startswith("alignjax") for x in sys.orig_argv)
+else:
+    _is_command = os.path.basename("".join(sys.argv[:1])) == "alignjax"
+if _is_command:
     end_at_interrupt()

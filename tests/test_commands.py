@@ -117,6 +117,13 @@ def test_a_home_whose_name_is_no_name_is_refused():
         cli.path("a\0b", "out")
 
 
+# Runs Python anew: jobs in the background of a shell inherit that Ctrl-C is ignored.
+FRESH = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 @pytest.mark.parametrize("module", ["alignjax", "alignjax.train"])
 def test_ctrl_c_while_it_imports(tmp_path, module):
     """Wherever it comes: here in the import of jax, which a fake one stands for."""
@@ -126,12 +133,9 @@ def test_ctrl_c_while_it_imports(tmp_path, module):
         "except BaseException:\n  raise ImportError('swallowed')\n"
     )
     path = os.pathsep.join([str(tmp_path), str(pathlib.Path(__file__).parents[1])])
-    # Jobs in the background of a shell inherit that Ctrl-C is ignored.
-    fresh = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    fresh += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     more = ["train"] if module == "alignjax" else []
     done = subprocess.run(
-        [sys.executable, "-c", fresh, "-m", module, *more],
+        [sys.executable, "-c", FRESH, "-m", module, *more],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -139,6 +143,25 @@ def test_ctrl_c_while_it_imports(tmp_path, module):
     )
     assert done.returncode == errors.INTERRUPTED
     assert done.stderr == "interrupted\n" and done.stdout == ""
+
+
+def test_ctrl_c_while_the_script_imports_its_first_modules(tmp_path):
+    """As pip writes the script; here in `tempfile`, which a fake one stands for."""
+    script, fake = tmp_path / "bin" / "alignjax", tmp_path / "tempfile.py"
+    script.parent.mkdir()
+    script.write_text("from alignjax.cli import main\nmain()\n")
+    fake.write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(pathlib.Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == errors.INTERRUPTED and "Traceback" not in done.stderr
 
 
 def test_devices_that_cannot_start_are_refused_in_one_line(capfd):
