@@ -20,8 +20,11 @@ def export(source, target) -> None:
     assert convert.main(["export", str(source), str(target)]) == 0
 
 
-def test_stop_tokens_of_config_json_are_exported(tmp_path):
-    folder = byte_llama.write(tmp_path / "model", model={"eos_token_id": ENDS})
+@pytest.mark.parametrize("template", [byte_llama.CHATML, None])
+def test_stop_tokens_of_config_json_are_exported(tmp_path, template):
+    """Also those of a model that has no format for dialogues."""
+    model = {"eos_token_id": ENDS}
+    folder = byte_llama.write(tmp_path / "model", template, model=model)
     export(folder, tmp_path / "out")
     for name in ("config.json", "generation_config.json"):
         fields = json.loads((tmp_path / "out" / name).read_text())
