@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""PPO on the embedded world against a reward model, whose true reward only watches.
+r"""PPO on the embedded world against a reward model, whose true reward is only logged.
 
 The critic starts from the same reward model's run.
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks refuse what they cannot measure in words."""
 
+import argparse
 import json
 import pathlib
 import subprocess
@@ -8,12 +9,21 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from alignjax import config, errors
+from alignjax.experiment import build
 from alignjax.plan import cards, program
 from configs.smoke import pretrain
-from tools import benchmark_data, benchmark_host, benchmark_step, timing
+from tools import (
+    benchmark_data,
+    benchmark_grpo,
+    benchmark_host,
+    benchmark_step,
+    make_golden_runs,
+    timing,
+)
 
 
 def code_of(main, monkeypatch, *arguments: str) -> int:
@@ -88,3 +98,18 @@ def test_steps_need_few_packages():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
     )
     assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_step_of_grpo_is_drawn_and_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_grpo, "WARMUP", 1)
+    monkeypatch.setattr(benchmark_grpo, "RATE", 1e-2)
+    run = pathlib.Path(__file__).parents[2] / make_golden_runs.FOLDER / "sft"
+    args = argparse.Namespace(
+        run=str(run), prompts=8, samples=2, tokens=8, padded=False
+    )
+    side = benchmark_grpo.Step(build.build(benchmark_grpo.section(args, str(tmp_path))))
+    before = np.asarray(side.state.params["embed"])
+    figures = benchmark_grpo.measured({"alignjax": side}, 1)["alignjax"]
+    assert 16 <= figures["tokens"] <= 8 * 2 * 8 and figures["cpu_s"] > 0
+    assert not np.array_equal(before, np.asarray(side.state.params["embed"]))
