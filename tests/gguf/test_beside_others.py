@@ -13,14 +13,17 @@ import pytest
 pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
 
+import eight_bits
 import files
 
 from alignjax import analysis
 from alignjax.analysis import conversion
 from tests.huggingface import recipes
 
-ORACLE = pathlib.Path(__file__).with_name("llama_cpp.py")
+ORACLE = pathlib.Path(__file__).parents[2] / "tools/crosscheck/llama_cpp.py"
 PROMPTS = [[5, 9, 40, 41, 7, 100, 3], [200, 8, 8, 30]]
+QUESTIONS = ["What is the capital of France?", "Write a poem about the sea."]
+QUESTIONS += ["How do I bake bread?"]
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -39,14 +42,15 @@ def logits_of(model, tokens):
 
 
 def llama_cpp(path, texts=(), prompts=(), count=0) -> dict:
-    """What llama.cpp answers; skips where the package is not installed."""
+    """What llama.cpp answers, `logits` too; skips where the package is not there."""
     pytest.importorskip("cyllama", reason="the comparison is with llama.cpp")
     request = json.dumps(dict(texts=list(texts), prompts=list(prompts), count=count))
-    command = [sys.executable, str(ORACLE), str(path)]
+    logits = path.with_suffix(".npy")
+    command = [sys.executable, str(ORACLE), str(path), str(logits)]
     done = subprocess.run(command, input=request, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     line = next(x for x in done.stdout.splitlines() if x.startswith("ANSWER "))
-    return json.loads(line.removeprefix("ANSWER "))
+    return json.loads(line.removeprefix("ANSWER ")) | {"logits": np.load(logits)}
 
 
 def greedy(run, prompt, count) -> list[int]:
@@ -98,6 +102,23 @@ def test_llama_cpp_continues_an_export_with_the_same_tokens(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_llama_cpp_rounds_what_it_multiplies_with_q8_0_and_nothing_else(tmp_path):
+    path, out, count = tmp_path / "tiny.gguf", tmp_path / "x.gguf", 8
+    files.write(path)
+    conversion.export_run(conversion.plan_gguf(path, out, dtype="q8_0"))
+    run, answer = analysis.open_run(out), llama_cpp(out, [], PROMPTS, count)
+    for i, prompt in enumerate(PROMPTS):
+        tokens = [*prompt, *answer["greedy"][i][:-1]]
+        exact_TV, rounded_TV = (
+            eight_bits.logits(out, tokens, x) for x in (False, True)
+        )
+        logits_TV, close = run.logits([tokens])[0], dict(rtol=0, atol=2e-5)
+        np.testing.assert_allclose(logits_TV, exact_TV, **close)
+        np.testing.assert_allclose(answer["logits"][i], rounded_TV[-count:], **close)
+        assert np.abs(rounded_TV - exact_TV).max() > 100 * close["atol"]
+
+
+@pytest.mark.slow
 def test_the_real_model_talks_and_reads_as_llama_cpp_and_transformers_do(
     real, tmp_path
 ):
@@ -108,12 +129,39 @@ def test_the_real_model_talks_and_reads_as_llama_cpp_and_transformers_do(
     tokens = [run.tokenizer.encode(text) for text in texts]
     prompt = run.tokenizer.encode("The three largest cities of Italy are")
     assert llama_cpp(real, texts)["tokens"] == tokens
-    # llama.cpp rounds activations too where weights are quantised.
-    for dtype, count in (("f32", 6), ("q8_0", 3)):
-        out = tmp_path / f"{dtype}.gguf"
-        conversion.export_run(conversion.plan_gguf(real, out, dtype=dtype))
-        tokens = llama_cpp(out, [], [prompt], count)["greedy"][0]
-        assert tokens == greedy(analysis.open_run(out), prompt, count)
+    out = tmp_path / "f32.gguf"
+    conversion.export_run(conversion.plan_gguf(real, out))
+    tokens = llama_cpp(out, [], [prompt], 6)["greedy"][0]
+    assert tokens == greedy(analysis.open_run(out), prompt, 6)
     model = transformers_of(real)
     expected = logits_of(model, [prompt])
     np.testing.assert_allclose(run.logits([prompt]), expected, rtol=0, atol=3e-4)
+
+
+@pytest.mark.slow
+def test_under_q8_0_llama_cpp_parts_from_the_real_model_where_rounding_may(
+    real, tmp_path
+):
+    """`-s` prints where, and how much rounding activations changes there."""
+    out, count = tmp_path / "x.gguf", 16
+    conversion.export_run(conversion.plan_gguf(real, out, dtype="q8_0"))
+    run = analysis.open_run(out)
+    prompts = [run.prompt_ids(question) for question in QUESTIONS]
+    prompts.append(run.tokenizer.encode("The three largest cities of Italy are"))
+    answer = llama_cpp(out, [], prompts, count)
+    for i, prompt in enumerate(prompts):
+        reply, read_NV = answer["greedy"][i], answer["logits"][i]
+        tokens = [*prompt, *reply[:-1]]
+        exact_NV = run.logits([tokens])[0, -count:]
+        rounded_NV = eight_bits.logits(out, tokens)[-count:]
+        error, by_rounding = read_NV - exact_NV, rounded_NV - exact_NV
+        margins_N = exact_NV.max(-1) - exact_NV[np.arange(count), reply]
+        first = next((n for n, margin in enumerate(margins_N) if margin), count)
+        print(
+            f"\n{len(prompt)} tokens, then {first} of {count} the same; margins where "
+            f"they part {margins_N[first : first + 1]}; differences {error.std():.3f}, "
+            f"at most {np.abs(error).max():.2f}; of the transcription "
+            f"{by_rounding.std():.3f}, at most {np.abs(by_rounding).max():.2f}"
+        )
+        assert 0.5 < error.std() / by_rounding.std() < 2
+        assert margins_N[: first + 1].max() < np.abs(by_rounding).max()
