@@ -49,7 +49,9 @@ def over_prompts(
 
     The error of clusters is that of Liang and Zeger (1986) times G / (G - 1), "CR1",
     with G - 1 degrees of freedom; clusters of one prompt each give the common paired t.
-    Fewer than 15 clusters are resampled instead.
+    Fewer than 15 clusters are resampled instead, with their deviations widened as
+    `crossed` widens those of runs; p is that of t where it is larger, since draws of
+    two or three clusters have next to no tails.
 
     Raises:
       ValueError: fewer than two prompts or clusters.
@@ -59,9 +61,11 @@ def over_prompts(
     count, size = int(groups_P.max(initial=-1)) + 1, len(d_P)
     if count < 2:
         raise ValueError(f"{count} prompts or clusters of them; 2 are the fewest")
-    if count < size and count < FEW_CLUSTERS:
-        return crossed(d_P[None], np.zeros((1, size)), groups_P)
-    return _by_t(float(d_P.mean()), _clustered_error(d_P, groups_P), count - 1)
+    by_t = _by_t(float(d_P.mean()), _clustered_error(d_P, groups_P), count - 1)
+    if not _are_few(groups_P):
+        return by_t
+    drawn = crossed(d_P[None], np.zeros((1, size)), groups_P)
+    return drawn._replace(p=max(drawn.p, by_t.p))
 
 
 def over_runs(
@@ -131,9 +135,10 @@ def crossed(
     """The mean of `a` less that of `b`, by resampling runs and clusters of prompts.
 
     Percentiles over draws of runs with replacement and, apart from them, of prompts
-    (Owen 2007, the pigeonhole bootstrap). The deviations of runs from their mean are
-    widened by t / z sqrt(S / (S - 1)), without which the interval of S = 5 runs is too
-    narrow by a third (Hesterberg 2015, arXiv:1411.5279, on narrowness bias).
+    (Owen 2007, the pigeonhole bootstrap). The deviations of runs from their mean, and
+    of fewer than 15 clusters, are widened by t / z sqrt(S / (S - 1)), without which the
+    interval of S = 5 is too narrow by a third (Hesterberg 2015, arXiv:1411.5279, on
+    narrowness bias).
 
     Args:
       a_SP, b_SP: values of run s at prompt p; as many prompts in both.
@@ -149,7 +154,7 @@ def crossed(
     both = b"".join(sorted(keys))
 
     def draw(x_SP: np.ndarray, runs: bytes) -> np.ndarray:
-        x_SG = sums(widened(x_SP), groups_P)
+        x_SG = sums(widened(x_SP, groups_P), groups_P)
         return resampled([x_SG], sizes_G, runs, b"prompts" + both, draws)[0]
 
     if paired:
@@ -204,15 +209,63 @@ def _clustered_error(d_P: np.ndarray, groups_P: np.ndarray) -> float:
     return math.sqrt(total) / len(d_P)
 
 
-def widened(x_SP: np.ndarray) -> np.ndarray:
-    """`x` with deviations of its runs as wide as t over so few has them."""
-    count = len(x_SP)
-    if count < 2:
-        return x_SP
+def widened(x_SP: np.ndarray, groups_P: np.ndarray) -> np.ndarray:
+    """`x` with deviations of runs, and of few clusters, as wide as t over them has."""
+    mean, out_SP = x_SP.mean(), x_SP
+    if len(x_SP) > 1:
+        out_SP = out_SP + _more(len(x_SP)) * (x_SP.mean(1, keepdims=True) - mean)
+    if _are_few(groups_P):
+        sizes_G = np.bincount(groups_P)
+        deviations_G = np.bincount(groups_P, x_SP.mean(0) - mean) / sizes_G
+        out_SP = out_SP + _more(len(sizes_G)) * deviations_G[groups_P]
+    return out_SP
+
+
+def _more(count: int) -> float:
+    """By which share of themselves the deviations of so few are widened."""
     middle = (1 + LEVEL) / 2
     t_over_z = special.stdtrit(count - 1, middle) / special.ndtri(middle)
-    runs_S1 = x_SP.mean(1, keepdims=True) - x_SP.mean()
-    return x_SP + (t_over_z * math.sqrt(count / (count - 1)) - 1) * runs_S1
+    return t_over_z * math.sqrt(count / (count - 1)) - 1
+
+
+def _are_few(groups_P: np.ndarray) -> bool:
+    """Whether prompts are of clusters, two or more, that are few."""
+    count = int(groups_P.max(initial=-1)) + 1
+    return 1 < count < min(len(groups_P), FEW_CLUSTERS)
+
+
+class Alike(NamedTuple):
+    """How far answers to prompts of one cluster are alike.
+
+    Attributes:
+      correlation: within clusters, from a one-way analysis of variance.
+      size: of a cluster, the n0 of clusters of unequal sizes.
+      effect: the factor of the variance of a mean, 1 + (size - 1) correlation.
+    """
+
+    correlation: float
+    size: float
+    effect: float
+
+
+def design_effect(values_P: Sequence[float], clusters_P: Sequence) -> Alike:
+    """The design effect of clusters (Kish 1965; Donner and Koval 1980).
+
+    Raises:
+      ValueError: fewer than two clusters, clusters of one prompt each, or equal values.
+    """
+    x_P = np.asarray(values_P, float)
+    groups_P = groups(clusters_P, len(x_P))
+    sizes_G = np.bincount(groups_P)
+    count, size = len(sizes_G), len(x_P)
+    if not 1 < count < size or not np.ptp(x_P):
+        raise ValueError(f"{count} clusters of {size} prompts: nothing to take apart")
+    means_G = np.bincount(groups_P, x_P) / sizes_G
+    between = (sizes_G * (means_G - x_P.mean()) ** 2).sum() / (count - 1)
+    within = ((x_P - means_G[groups_P]) ** 2).sum() / (size - count)
+    n0 = float((size - (sizes_G**2).sum() / size) / (count - 1))
+    rho = float((between - within) / (between + (n0 - 1) * within))
+    return Alike(rho, n0, 1 + (n0 - 1) * rho)
 
 
 # Resampling, which curves of `evals.frontier` share.

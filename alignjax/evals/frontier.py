@@ -83,7 +83,10 @@ def _heights(name, arm: Curve, at, groups_P, seeds, draws: int):
     estimate, count = height(kl_J, gold_J, at), len(kl_J)
     points = [x_SP for x_SJP in arm for x_SP in np.moveaxis(x_SJP, 1, 0)]
     drawn_NW = differences.resampled(
-        [differences.sums(differences.widened(x_SP), groups_P) for x_SP in points],
+        [
+            differences.sums(differences.widened(x_SP, groups_P), groups_P)
+            for x_SP in points
+        ],
         np.bincount(groups_P),
         *seeds,
         draws,
