@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 from scipy import optimize, stats
 
 
@@ -30,6 +33,30 @@ def detectable(
     limit = stats.t.ppf(1 - alpha / 2, freedom)
     short = lambda x: stats.nct.sf(limit, freedom, x) - power
     return error * float(optimize.brentq(short, 0.0, 4 * limit))
+
+
+class Variances(NamedTuple):
+    """The variance of a figure between prompts, and of answers within a prompt."""
+
+    between: float
+    within: float
+
+
+def variances(answers_PK: Sequence[Sequence[float]]) -> Variances:
+    """What `prompts_needed` needs, from K answers to each prompt, of a pilot.
+
+    The variance of prompts' means is `between` + `within` / K; where it is less than
+    `within` / K, nothing is left between prompts.
+
+    Raises:
+      ValueError: fewer than two prompts, or two answers to each.
+    """
+    x_PK = np.asarray(answers_PK, float)
+    if x_PK.ndim != 2 or min(x_PK.shape) < 2:
+        raise ValueError(f"{x_PK.shape} answers; 2 to each of 2 prompts are the fewest")
+    within = float(x_PK.var(axis=1, ddof=1).mean())
+    between = float(x_PK.mean(1).var(ddof=1)) - within / x_PK.shape[1]
+    return Variances(max(0.0, between), within)
 
 
 def prompts_needed(

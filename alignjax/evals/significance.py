@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,28 +18,35 @@ from scipy import integrate, special, stats
 
 from alignjax.evals import differences
 
-FLIPS = 9_999  # draws, where there are more ways than these to flip the signs
+EXACT = 20  # differences of which all ways to flip the signs are counted
+SPLITS = 50_000  # of runs into two arms, up to which all are counted
+DRAWS = 10_000  # beyond these
+_BLOCK = 1 << 22  # signs that exist at one time
 
 
 def sign_flips(differences: Sequence[float]) -> float:
     """p of the mean of paired differences, each as likely to have the other sign.
 
-    Exact up to 13 differences, (1 + hits) / (1 + draws) beyond, seeded by the values.
+    Exact up to 20 differences, (1 + hits) / (1 + draws) beyond, seeded by the values.
     """
-    d = np.asarray(differences, float)
-    d = d[np.argsort(np.abs(d), kind="stable")]
-    if (d := d[d != 0]).size < 2:
-        return 1.0
-    seed = list(hashlib.sha256(np.abs(d).tobytes()).digest())
-    test = stats.permutation_test(
-        (d,),
-        lambda x, axis: x.mean(axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=FLIPS,
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
+    d_N = np.asarray(differences, float)
+    d_N = d_N[np.argsort(np.abs(d_N), kind="stable")]
+    d_N = d_N[d_N != 0]
+    sizes_N = np.abs(d_N)
+    # Sums of the same numbers in another order may differ in their last bits.
+    least = abs(float(d_N.sum())) - 1e-12 * float(sizes_N.sum())
+    if d_N.size <= EXACT:
+        totals = np.zeros(1)
+        for size in sizes_N:
+            totals = np.concatenate([totals + size, totals - size])
+        return float((np.abs(totals) >= least).mean())
+    rng = np.random.default_rng(list(hashlib.sha256(sizes_N.tobytes()).digest()))
+    hits, block = 0, max(1, _BLOCK // sizes_N.size)
+    for start in range(0, DRAWS, block):
+        shape = min(block, DRAWS - start), sizes_N.size
+        ups_W = rng.integers(0, 2, shape, np.int8) @ sizes_N
+        hits += int((np.abs(2 * ups_W - sizes_N.sum()) >= least).sum())
+    return (1 + hits) / (1 + DRAWS)
 
 
 def signed_ranks(differences: Sequence[float]) -> float:
@@ -50,16 +58,22 @@ def signed_ranks(differences: Sequence[float]) -> float:
 def exact_runs(a: Sequence[float], b: Sequence[float], *, paired: bool) -> float:
     """p of the difference of means over all splits of runs, or flips of paired ones.
 
-    See `smallest_p` for how small it can be. Exact up to 9,999 splits.
+    See `smallest_p` for how small it can be. Exact up to 50,000 splits, of 9 runs a
+    side.
     """
     if paired:
         return sign_flips(np.subtract(a, b))
+    # In one order, so that neither that of arms nor that of runs matters to draws.
+    arms = sorted(
+        (np.sort(np.asarray(x, float)) for x in (a, b)), key=np.ndarray.tolist
+    )
+    splits = math.comb(len(a) + len(b), len(a))
     test = stats.permutation_test(
-        (np.asarray(a, float), np.asarray(b, float)),
+        arms,
         lambda x, y, axis: x.mean(axis) - y.mean(axis),
         permutation_type="independent",
         vectorized=True,
-        n_resamples=FLIPS,
+        n_resamples=splits if splits <= SPLITS else DRAWS,
         rng=np.random.default_rng(0),
     )
     return float(test.pvalue)
@@ -113,7 +127,9 @@ def dunnett(control: Sequence[float], *arms: Sequence[float]) -> list[float]:
     Args:
       control, arms: means of runs, two or more of each.
     """
-    test = stats.dunnett(*arms, control=control, rng=np.random.default_rng(0))
+    with warnings.catch_warnings():  # of arms whose runs are all equal
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = stats.dunnett(*arms, control=control, rng=np.random.default_rng(0))
     return test.pvalue.tolist()
 
 

@@ -8,6 +8,7 @@ of their arguments, the seed among them, and return JSON data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
@@ -86,17 +87,45 @@ def paired(
     return mean(np.subtract(after, before), seed=seed)
 
 
-def share(hits: int, count: int, method: str = "wilson") -> Interval:
+def share(hits: float, count: int, method: str = "wilson") -> Interval:
     """`hits / count`, with Wilson's score interval, or "exact", Clopper and Pearson's.
 
+    Args:
+      hits: a tie may be half of one; "exact" needs a whole number.
+
     Raises:
-      ValueError: `count` is below 1, or `hits` is not from 0 to `count`.
+      ValueError: `count` is below 1, or `hits` is not from 0 to `count`, or not whole.
     """
     if not 0 <= hits <= count or count < 1:
         raise ValueError(f"{hits} of {count} is no share")
-    ends = stats.binomtest(hits, count).proportion_ci(LEVEL, method=method)
-    low, high = float(ends.low), float(ends.high)
-    return Interval(mean=hits / count, low=low, high=high, count=count)
+    mean = hits / count
+    if method == "exact":
+        if hits != int(hits):
+            raise ValueError(f"{hits} of {count}: the exact interval has no halves")
+        ends = stats.binomtest(int(hits), count).proportion_ci(LEVEL, method=method)
+        return Interval(
+            mean=mean, low=float(ends.low), high=float(ends.high), count=count
+        )
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    half = z * math.sqrt(mean * (1 - mean) / count + (z / count) ** 2 / 4)
+    low, high = ((mean + z * z / count / 2 + side) for side in (-half, half))
+    low, high = (x / (1 + z * z / count) for x in (low, high))
+    ends = {"low": low if hits else 0.0, "high": high if hits < count else 1.0}
+    return Interval(mean=mean, **ends, count=count)
+
+
+def at_most(hits: int, count: int, level: float = LEVEL) -> float:
+    """What a share is at most, one-sided and exact: 3 / count where there were no hits.
+
+    Clopper and Pearson (1934), for gates such as "no unsafe answer in 100".
+
+    Raises:
+      ValueError: as `share`.
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"{hits} of {count} is no share")
+    test = stats.binomtest(hits, count, alternative="less")
+    return float(test.proportion_ci(level, method="exact").high)
 
 
 def _bootstrap(

@@ -17,7 +17,12 @@ def test_exact_tests():
     assert significance.sign_flips(D) == significance.sign_flips(-D[::-1])
     assert significance.signed_ranks(D) == near(0.05859375)
     assert significance.sign_flips(np.zeros(5)) == 1
-    assert significance.sign_flips(np.linspace(0.5, 1, 40)) == near(2e-4, 1e-6)
+    assert significance.sign_flips(np.linspace(0.5, 1, 20)) == near(2**-19, 1e-12)
+    assert significance.sign_flips(np.linspace(0.5, 1, 40)) == near(1 / 10_001)
+    assert significance.sign_flips([1.0]) == 1
+    many = np.random.default_rng(0).normal(0.1, 1, 60)
+    t = stats.ttest_1samp(many, 0).pvalue
+    assert significance.sign_flips(many) == pytest.approx(t, abs=0.02)
     for b, c, exact, mid in (
         (12, 3, 0.03515625, 0.0212707520),
         (20, 9, 0.0614283457, 0.0427739453),
@@ -40,6 +45,15 @@ def test_few_runs_cannot_give_a_small_p():
             assert p == near(significance.smallest_p(runs, paired=is_paired))
 
 
+def test_all_splits_of_eight_runs_are_counted_in_any_order():
+    a, b = np.arange(8) + 100.0, np.arange(8.0)
+    p = significance.exact_runs(a, b, paired=False)
+    assert p == near(significance.smallest_p(8, paired=False), 1e-12)
+    a, b = np.random.default_rng(0).normal(size=(2, 12))  # too many to count
+    p = significance.exact_runs(a, b, paired=False)
+    assert p == significance.exact_runs(b[::-1], a, paired=False)
+
+
 def test_corrections_for_many():
     adjusted = [0.01, 0.072, *[0.312] * 5, 0.615, 0.615, 0.615]
     assert significance.holm(PS) == near(adjusted)
@@ -52,6 +66,7 @@ def test_many_arms_and_one_control():
     dpo, ipo = [1.08, 1.07, 1.09, 1.06, 1.10], [1.12, 1.06, 1.06, 1.10, 1.09]
     other = [1.05, 0.66, 1.04, 0.95, 1.00]
     assert significance.dunnett(dpo, ipo, other) == near([0.993, 0.068], 2e-3)
+    assert significance.dunnett([1, 1], [2, 2], [1, 1]) == [0, 1]  # without a warning
 
 
 def test_the_best_of_many_owes_to_luck():
@@ -73,6 +88,12 @@ def test_shares():
     assert ends(statistics.share(60, 100)) == near((0.5020025868, 0.6905987136))
     assert ends(statistics.share(0, 20)) == near((0, 0.1611251581))
     assert ends(statistics.share(20, 20)) == near((0.8388748419, 1))
+    # With a tie: Wilson's ends are the roots of (p - mean)^2 = z^2 p (1 - p) / count.
+    for end in ends(statistics.share(2.5, 3)):
+        z2 = stats.norm.ppf(0.975) ** 2
+        assert (end - 2.5 / 3) ** 2 == near(z2 * end * (1 - end) / 3)
+    assert statistics.at_most(0, 100) == near(0.0295130496)
+    assert statistics.at_most(5, 5) == 1
     exact = lambda *hits: ends(statistics.share(*hits, method="exact"))
     assert exact(60, 100) == near((0.4972091504, 0.6967052313))
     assert exact(0, 100)[1] == near(0.0362166926)
@@ -88,6 +109,11 @@ def test_sizes_of_samples():
     assert need(0.1, 0.5, (0.6, 0), (4, 1)) < need(0.1, 0.5, (0.6, 0))
     assert need(0.15, 1.3**2) == near(589.5380778244)
     assert planning.detectable(1.3 / 24) == near(0.1517525327)
+    pilot = [[1, 2, 0], [2, 2, 2], [0, -1, 1], [1.5, 0.5, 1]]
+    assert planning.variances(pilot) == near((0.4791666667, 0.5625))
+    assert planning.variances([[0, 2], [2, 0]]).between == 0
+    with pytest.raises(ValueError):
+        planning.variances([[1], [2]])
 
 
 FIRST = [0, 0.1, 0.2, 0.4, 0.8], [1, 1.2, 1.35, 1.45, 1.40]

@@ -114,7 +114,7 @@ def by_length(right: np.ndarray, longer: np.ndarray) -> list[dict[str, Any]]:
     for i, name in enumerate(LENGTH_BINS):
         hits = right[bins == i]
         if len(hits):
-            share = statistics.share(round(hits.sum()), len(hits))
+            share = statistics.share(float(hits.sum()), len(hits))
             rows.append({"longer": name, "accuracy": share})
     return rows
 
