@@ -65,7 +65,7 @@ def fleiss(counts: Sequence[Sequence[int]]) -> float:
       ValueError: fewer than two ratings an item, or not as many of each.
     """
     counts = np.asarray(counts, float)
-    size = counts.sum(1)
+    size = counts.sum(1) if counts.ndim == 2 and counts.size else np.zeros(1)
     if size[0] < 2 or (size != size[0]).any():
         raise ValueError("every item needs as many ratings, two or more")
     agreed = (counts * (counts - 1)).sum(1) / (size * (size - 1))
@@ -144,7 +144,8 @@ def with_truth(judgements: Sequence[float], gaps: Sequence[float]) -> list[dict]
     """How often a judge prefers what is truly better, by how much better it is.
 
     Args:
-      judgements: in favour of the first response, 1/2 for a tie.
+      judgements: in favour of the first response, 1/2 for a tie; of a pair that was
+        judged in both orders their mean, since it is one pair.
       gaps: true reward of the first response less that of the second.
 
     Returns:
@@ -158,6 +159,5 @@ def with_truth(judgements: Sequence[float], gaps: Sequence[float]) -> list[dict]
         here = right[(bins == i) & (gaps != 0)]
         if len(here):
             votes = float((np.sign(here - 0.5) + 1).sum() / 2)
-            share = statistics.share(round(votes), len(here))
-            rows.append({"over": edge, **share, "mean": votes / len(here)})
+            rows.append({"over": edge, **statistics.share(votes, len(here))})
     return rows

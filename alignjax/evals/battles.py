@@ -8,10 +8,13 @@ resample prompts, with all battles of a prompt together.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, sparse, special
+
+from alignjax.evals import differences
 
 ELO = 400 / math.log(10)  # points of a unit of strength
 
@@ -57,7 +60,7 @@ def bradley_terry(wins_MM: np.ndarray, *, l2: float = 0.0) -> Strengths:
 
     Raises:
       ValueError: without a penalty, models of which some never lost to the others, so
-        that no finite strengths are the most likely.
+        that no finite strengths are the most likely; no square of counts.
     """
     return _fit(np.asarray(wins_MM, float), None, l2)
 
@@ -80,6 +83,9 @@ def davidson(wins_MM: np.ndarray, ties_MM: np.ndarray, *, l2: float = 0.0) -> St
 
 def _fit(wins_MM: np.ndarray, ties_MM: np.ndarray | None, l2: float) -> Strengths:
     count = len(wins_MM)
+    for counts_MM in (wins_MM, *([] if ties_MM is None else [ties_MM])):
+        if counts_MM.shape != (count, count) or not (counts_MM >= 0).all():
+            raise ValueError(f"{counts_MM.shape} is no square of counts from 0 on")
     beaten = wins_MM if ties_MM is None else wins_MM + ties_MM
     parts, _ = sparse.csgraph.connected_components(beaten > 0, connection="strong")
     if parts > 1 and not l2:
@@ -121,6 +127,52 @@ def _fit(wins_MM: np.ndarray, ties_MM: np.ndarray | None, l2: float) -> Strength
     strength = x[:count] - x[:count].mean()
     tie = None if ties_MM is None else float(np.exp(x[count]))
     return Strengths(strength, inverse[:count, :count], tie, float(loss(x)))
+
+
+class Standings(NamedTuple):
+    """Strengths of M models with 95 % intervals over prompts.
+
+    Attributes:
+      strength, low, high: float [M].
+      ranks: see `ranks`.
+    """
+
+    strength: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    ranks: list[tuple[int, int]]
+
+
+def standings(
+    wins_PMM: Sequence, ties_PMM: Sequence | None = None, *, l2=0.1, draws: int = 401
+) -> Standings:
+    """Strengths and ranks by a bootstrap over prompts, all battles of one together.
+
+    Args:
+      wins_PMM: how often i beat j at each prompt.
+      ties_PMM: as of `davidson`; without any Bradley and Terry's strengths.
+      l2: as `bradley_terry`; some draws lack the only loss of a model.
+      draws: of the bootstrap.
+
+    Raises:
+      ValueError: as `bradley_terry`; ties that are not symmetric; fewer than two
+        prompts.
+    """
+    parts = [np.asarray(x, float) for x in (wins_PMM, ties_PMM) if x is not None]
+    if len(parts[0]) < 2:
+        raise ValueError(f"{len(parts[0])} prompts; 2 are the fewest")
+
+    def fit(count_P: np.ndarray) -> np.ndarray:
+        wins, *ties = (np.tensordot(count_P, x_PMM, 1) for x_PMM in parts)
+        if ties and ties[0].any():
+            return davidson(wins, *ties, l2=l2).strength
+        return bradley_terry(wins, l2=l2).strength
+
+    strength = fit(np.ones(len(parts[0])))
+    rng = np.random.default_rng(0)
+    drawn = [*map(fit, differences.counts(rng, len(parts[0]), draws))]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return Standings(strength, low, high, ranks(low, high))
 
 
 def ranks(low_M: np.ndarray, high_M: np.ndarray) -> list[tuple[int, int]]:

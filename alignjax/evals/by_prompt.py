@@ -85,6 +85,9 @@ def difference(base: Values, values: Values) -> Interval | None:
     low, high = now - was + spread.low, now - was + spread.high
     if values.share:
         low, high = max(low, -1.0), min(high, 1.0)
+        if abs(now - was) == 1.0:  # of every prompt, which leaves no spread
+            least = statistics.share(count := len(set(groups)), count)["low"]
+            low, high = sorted((now - was, (now - was) * least))
     return out | {"low": low, "high": high}
 
 

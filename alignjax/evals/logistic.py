@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +43,11 @@ def fit(
       outcome_N: in [0, 1]; a tie is 1/2.
       l2: on all but the intercept.
       counts_WN: how often each example counts; the default is one weighting of ones.
+
+    Raises:
+      ValueError: no outcome, or one that is not in [0, 1].
     """
-    y_N = np.asarray(outcome_N, float)
+    y_N = checked(outcome_N)
     n_WN = np.ones((1, len(y_N))) if counts_WN is None else np.asarray(counts_WN, float)
     x = np.asarray(columns_NK, float)
     x_WNK = np.broadcast_to(x, (len(n_WN), *x.shape[-2:]))
@@ -66,3 +70,11 @@ def fit(
         length_W1 = np.abs(step_WK).max(1, keepdims=True)
         w_WK = w_WK - step_WK / np.maximum(1.0, length_W1 / 2)
     return Fit(w_WK, inverse_WKK, converged_W)
+
+
+def checked(outcome_N: Sequence[float]) -> np.ndarray:
+    """float [N]: the outcomes. Raises ValueError for none, or one not in [0, 1]."""
+    y_N = np.asarray(outcome_N, float)
+    if not y_N.size or not ((y_N >= 0) & (y_N <= 1)).all():
+        raise ValueError(f"{y_N.size} outcomes; give one or more, from 0 to 1")
+    return y_N

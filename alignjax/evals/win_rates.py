@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from alignjax.evals import differences, logistic, statistics
+from alignjax.evals import by_prompt, differences, logistic, statistics
 
 DRAWS = 2001
 
@@ -30,7 +30,7 @@ class Orders(NamedTuple):
       p: of that share against 1/2.
     """
 
-    rate: statistics.Interval
+    rate: by_prompt.Interval
     consistent: float
     first_position: float | None
     p: float | None
@@ -44,9 +44,9 @@ def of_orders(shown_first: Sequence[float], shown_second: Sequence[float]) -> Or
         first and shown second; a pair's score is their mean.
 
     Raises:
-      ValueError: no pairs, or unequal numbers of them.
+      ValueError: no pairs, or unequal numbers of them; a judgement that is none.
     """
-    first, second = (np.asarray(x, float) for x in (shown_first, shown_second))
+    first, second = map(logistic.checked, (shown_first, shown_second))
     if len(first) != len(second):
         raise ValueError(
             f"{len(first)} judgements in one order, {len(second)} in other"
@@ -55,8 +55,9 @@ def of_orders(shown_first: Sequence[float], shown_second: Sequence[float]) -> Or
     twice_second = int(((first < 0.5) & (second > 0.5)).sum())
     agree = np.sign(first - 0.5) == np.sign(second - 0.5)
     torn = twice_first + twice_second
+    scores = ((first + second) / 2).tolist()
     return Orders(
-        statistics.mean((first + second) / 2),
+        by_prompt.interval(by_prompt.Values(dict(enumerate(scores)), share=True)),
         float(agree.mean()),
         twice_first / torn if torn else None,
         float(stats.binomtest(twice_first, torn).pvalue) if torn else None,
@@ -100,7 +101,7 @@ def without_position(
 def without_errors(rate: float, sensitivity: float, specificity: float) -> float:
     """The true win rate behind that of a judge who errs (Rogan and Gladen 1978).
 
-    For an interval, resample the judge's own test pairs together with these pairs.
+    `corrected` has its interval, with that of the error rates.
 
     Raises:
       ValueError: the judge is right no more often than by chance.
@@ -111,6 +112,49 @@ def without_errors(rate: float, sensitivity: float, specificity: float) -> float
             "nothing"
         )
     return (rate + specificity - 1) / (sensitivity + specificity - 1)
+
+
+def corrected(
+    judgements: Sequence[float],
+    test_judgements: Sequence[float],
+    test_truth: Sequence[int],
+    *,
+    draws: int = DRAWS,
+) -> statistics.Interval:
+    """`without_errors` of a win rate, by one bootstrap of these pairs and the test's.
+
+    Args:
+      judgements: in favour of the arm, 1/2 for a tie.
+      test_judgements: the same of pairs whose better response is known.
+      test_truth: 1 where that is the arm's.
+
+    Raises:
+      ValueError: no pairs of a kind, or a judge who is right by chance in more than 5 %
+        of draws.
+    """
+    judged, tested = (np.asarray(x, float) for x in (judgements, test_judgements))
+    truth = np.asarray(test_truth, bool)
+    kinds = [judged, tested[truth], tested[~truth]]
+    if not all(map(len, kinds)):
+        raise ValueError(
+            f"{[len(x) for x in kinds]} pairs judged, won and lost: 1 each"
+        )
+    rate, hits, misses = (float(x.mean()) for x in kinds)
+    middle = without_errors(rate, hits, 1 - misses)
+    rng = np.random.default_rng(0)
+    rates_W, hits_W, misses_W = (
+        differences.counts(rng, len(x), draws) @ x / len(x) for x in kinds
+    )
+    tells = hits_W > misses_W
+    if tells.mean() < 0.95:
+        raise ValueError(
+            f"{len(tested)} test pairs do not show that this judge can tell"
+        )
+    drawn_W = (rates_W[tells] - misses_W[tells]) / (hits_W[tells] - misses_W[tells])
+    low, high = np.clip(np.quantile(drawn_W, [0.025, 0.975]), 0.0, 1.0)
+    return statistics.Interval(
+        mean=middle, low=float(low), high=float(high), count=len(judged)
+    )
 
 
 class LengthControlled(NamedTuple):
@@ -153,9 +197,10 @@ def length_controlled(
       draws: of the interval; 0 for none, NaN.
 
     Raises:
-      ValueError: no penalty, and pairs that can be separated.
+      ValueError: no pairs, a judgement that is none, or no penalty and pairs that can
+        be separated.
     """
-    y_N = np.asarray(judgements, float)
+    y_N = logistic.checked(judgements)
     gap_N = np.asarray(lengths, float) - np.asarray(other_lengths, float)
     own_N1 = np.empty((len(y_N), 0))
     if difficulty is not None:
@@ -165,7 +210,7 @@ def length_controlled(
         total_W1 = counts_WN.sum(1, keepdims=True)
         mean_W1 = counts_WN @ gap_N[:, None] / total_W1
         squares_WN = counts_WN * (gap_N - mean_W1) ** 2
-        sd_W1 = np.sqrt(squares_WN.sum(1, keepdims=True) / (total_W1 - 1))
+        sd_W1 = np.sqrt(squares_WN.sum(1, keepdims=True) / np.maximum(total_W1 - 1, 1))
         length_WN = np.tanh(gap_N / np.where(sd_W1 > 0, sd_W1, 1.0))
         own_WN1 = np.broadcast_to(own_N1, (len(counts_WN), *own_N1.shape))
         columns = np.concatenate([length_WN[..., None], own_WN1], axis=2)

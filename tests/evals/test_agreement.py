@@ -38,6 +38,8 @@ def test_fleiss():
     assert agreement.fleiss(small) == near(0.5555555556)
     with pytest.raises(ValueError):
         agreement.fleiss([[3, 0], [1, 1]])
+    with pytest.raises(ValueError):
+        agreement.fleiss([])
 
 
 N = np.nan
@@ -70,6 +72,8 @@ def test_a_judge_beside_the_truth():
     out = agreement.with_truth([1, 0, 0.5, 0.9, 1], [0.1, -0.1, 0.2, -3, 0])
     assert [row["over"] for row in out] == [0.0, 2.0]
     assert out[0]["mean"] == near(2.5 / 3) and out[1]["mean"] == 0
+    (tied,) = agreement.with_truth([0.5] * 5, [0.1] * 5)
+    assert tied["low"] == near(1 - tied["high"]) and 0.1 < tied["low"] < 0.2
 
 
 GOLD = [0.5, -1, 0.25, 1.5, -0.75, 0, 2, -0.25, 0.75, -1.5]

@@ -38,6 +38,14 @@ def test_shares_of_yes_and_no_have_wilsons_interval():
     alike = {i: str(i // 4) for i in range(20)}
     out = by_prompt.interval(values([0.0] * 20, share=True, clusters=alike))
     assert out["high"] == statistics.share(0, 5)["high"] and out["count"] == 20
+    # What changed for all three prompts is not certain to change for others.
+    none, all_of_them = (values([x] * 3, share=True) for x in (0.0, 1.0))
+    out = by_prompt.difference(none, all_of_them)
+    assert (out["low"], out["high"]) == (statistics.share(3, 3)["low"], 1)
+    back = by_prompt.difference(all_of_them, none)
+    assert (back["low"], back["high"]) == (-1, -out["low"])
+    same = by_prompt.difference(none, none)
+    assert (same["low"], same["high"]) == (0, 0)
 
 
 def test_means_of_clusters_have_their_robust_error():

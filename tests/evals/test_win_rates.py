@@ -19,6 +19,13 @@ def test_both_orders():
     assert swapped.first_position == out.first_position
     ties = win_rates.of_orders([0.5, 0.5], [0.5, 1.0])
     assert ties.rate["mean"] == 0.625 and ties.p is None and ties.consistent == 0.5
+    # Twenty of twenty is not certain (Wilson), and of one pair nothing follows.
+    always = win_rates.of_orders([1] * 20, [1] * 20).rate
+    assert (always["low"], always["high"]) == (near(0.8388748419), 1)
+    assert win_rates.of_orders([1], [1]).rate["low"] is None
+    for nothing in ([], [np.nan], [1.5]):
+        with pytest.raises(ValueError):
+            win_rates.of_orders(nothing, nothing)
 
 
 def test_one_order_at_random():
@@ -34,6 +41,23 @@ def test_a_judge_that_errs():
     assert win_rates.without_errors(0.62, 0.85, 0.85) == near(0.6714285714)
     with pytest.raises(ValueError):
         win_rates.without_errors(0.62, 0.5, 0.5)
+
+
+def test_the_interval_of_a_corrected_rate_has_that_of_the_error_rates():
+    judged, truth = [1] * 62 + [0] * 38, [1] * 20 + [0] * 20
+    tested = [1] * 17 + [0] * 3 + [0] * 16 + [1] * 4
+    out = win_rates.corrected(judged, tested, truth)
+    assert out["mean"] == near(0.6461538462) and 0 <= out["low"] < out["high"] <= 1
+    known = win_rates.corrected(judged, tested * 500, truth * 500)
+    assert known["mean"] == near(out["mean"])
+    width = lambda x: x["high"] - x["low"]
+    # With error rates that are known, as wide as the share itself by 0.65.
+    assert width(known) == pytest.approx(2 * 1.96 * 0.0485 / 0.65, rel=0.1)
+    assert width(out) > 1.4 * width(known)
+    with pytest.raises(ValueError, match="can tell"):
+        win_rates.corrected(judged, [1, 0, 1, 0, 1], [1, 1, 0, 0, 1])
+    with pytest.raises(ValueError, match="1 each"):
+        win_rates.corrected(judged, [1, 1], [1, 1])
 
 
 OTHERS = 100 + 10 * (np.arange(24) % 5)
@@ -71,6 +95,10 @@ def test_identities_of_the_length_controlled_rate():
     with pytest.raises(ValueError, match="separated"):
         controlled((GAPS > 0).astype(float), l2=0)
     assert np.isfinite(controlled((GAPS > 0).astype(float)).rate)
+    for nothing in ([], [np.nan], [2]):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            controlled(nothing, [3] * len(nothing), [2] * len(nothing))
+    assert controlled([1], [3], [2]).rate == near(1)  # without a warning
 
 
 WINS = np.array([[0, 8, 9, 6], [4, 0, 7, 7], [3, 5, 0, 6], [2, 3, 4, 0]])
@@ -105,6 +133,27 @@ def test_models_that_never_lost_have_no_finite_strength():
     with pytest.raises(ValueError, match="2 groups"):
         battles.bradley_terry(wins)
     assert np.isfinite(battles.bradley_terry(wins, l2=0.1).strength).all()
+    for none in ([[0, -1], [1, 0]], [[0, np.nan], [1, 0]], [[0, 1, 1], [1, 0, 1]]):
+        with pytest.raises(ValueError, match="square"):
+            battles.bradley_terry(none, l2=0.1)
+
+
+def test_standings_resample_prompts_with_all_their_battles():
+    rng = np.random.default_rng(0)
+    at = lambda counts: rng.multinomial(counts, [1 / 40] * 40)
+    wins = np.stack([np.stack([at(c) for c in row]) for row in WINS]).transpose(2, 0, 1)
+    out = battles.standings(wins, draws=101)
+    assert out.strength == near(battles.bradley_terry(WINS, l2=0.1).strength)
+    assert (out.low < out.strength).all() and (out.strength < out.high).all()
+    assert out.ranks == battles.ranks(out.low, out.high)
+    # Four judges of the same battles are not four times as many prompts.
+    again = battles.standings(4 * wins, l2=0.4, draws=101)
+    assert again.high - again.low == near(out.high - out.low, 1e-4)
+    ties = np.zeros_like(wins)
+    ties[3, 0, 1] = ties[3, 1, 0] = 1  # which not all draws have
+    assert np.isfinite(battles.standings(wins, ties, draws=21).low).all()
+    with pytest.raises(ValueError, match="prompts"):
+        battles.standings([WINS])
 
 
 def test_ranks_are_intervals():
