@@ -171,15 +171,21 @@ def of(
     losses = {answer.loss for answer in here}
     loss = _one(path, losses, "losses", "give each arm a file, folder or glob")
     runs = _runs(path, here, measure, figure)
-    by_prompt = {answer.prompt: answer for answer in here}
-    prompts = sorted(by_prompt)
-    clusters = [by_prompt[prompt].cluster for prompt in prompts]
+    places = {answer.prompt: (answer.slice, answer.cluster) for answer in here}
+    for answer in here:
+        if places[answer.prompt] != (answer.slice, answer.cluster):
+            raise errors.DataError(
+                f"{path}: answers to prompt {answer.prompt} have several slices or "
+                "clusters; a prompt is of one, so mend the rows"
+            )
+    prompts = sorted(places)
+    slices_P, clusters = map(list, zip(*map(places.get, prompts), strict=True))
     return Arm(
         loss or pathlib.Path(path).stem,
         runs,
         suite,
         prompts,
-        [by_prompt[prompt].slice for prompt in prompts],
+        slices_P,
         None if None in clusters else clusters,
         {answer.reference for answer in here if answer.kl is not None},
         others,

@@ -133,7 +133,10 @@ _BOOTSTRAP = {
 
 
 def check_comparable(base: arms.Arm, arm: arms.Arm) -> None:
-    """Raises DataError for arms of other prompts, or that share some of their runs."""
+    """Raises DataError for arms of other prompts, or that share some of their runs.
+
+    Prompts of other slices or clusters are others too.
+    """
     if base.suite != arm.suite:
         raise errors.DataError(
             f"{arm.name} and {base.name} answered other prompts or in another way: "
@@ -144,6 +147,11 @@ def check_comparable(base: arms.Arm, arm: arms.Arm) -> None:
         raise errors.DataError(
             f"{arm.name} and {base.name} differ in the prompts they answered, such as "
             f"{others[0]}; {len(others):,} are in one of them alone"
+        )
+    if (base.slices, base.clusters) != (arm.slices, arm.clusters):
+        raise errors.DataError(
+            f"{arm.name} and {base.name} have other slices or clusters of the same "
+            "prompts; measure them on one suite"
         )
     digests, of_base = ({r.digest for r in x.runs} - {None} for x in (arm, base))
     shared = digests & of_base

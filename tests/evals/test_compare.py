@@ -193,6 +193,12 @@ REFUSED = {
         lambda: changed(decoding=rows.Decoding(1.0, None, 32, 0)),
         "max_tokens 32",
     ),
+    "another slice": (lambda: changed(slice="eval_c"), "other slices"),
+    "another cluster": (lambda: changed(cluster="act/0"), "other slices or clusters"),
+    "several slices of a prompt": (
+        lambda: changed()[:PROMPTS] + changed(slice="eval_c")[PROMPTS:],
+        "answers to prompt 0 have several slices",
+    ),
     "fewer prompts": (lambda: changed(prompts=20), "such as 20; 4 are in one"),
     "a missing answer": (lambda: changed()[1:], "lacks answers to 1 of 24"),
     "several losses": (
