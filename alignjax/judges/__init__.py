@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignjax.evals import rows
+
 BATCH = 64  # pairs that a judge is shown at one time
 
 
@@ -78,11 +80,17 @@ class Judge(NamedTuple):
 
 
 class Failure(Exception):
-    """Raised by a function that cannot judge a pair; its text is the reason."""
+    """Raised by a function that cannot judge a pair; its text is the reason.
+
+    OSError counts as one too: connections that are lost, and what takes too long.
+    """
 
 
 def verdicts(judge: Judge, pairs: Sequence[Shown]) -> Iterator[Verdict]:
-    """The verdict of each pair, a failure where it is no probability."""
+    """The verdict of each pair, a failure where it is no probability.
+
+    Reasons are one printable line, as rows have them, whoever gave them.
+    """
     for start in range(0, len(pairs), BATCH):
         block = pairs[start : start + BATCH]
         for _, verdict in zip(block, judge.compare(block), strict=True):
@@ -90,4 +98,11 @@ def verdicts(judge: Judge, pairs: Sequence[Shown]) -> Iterator[Verdict]:
             if first is not None and not 0 <= first <= 1:
                 reason = f"{first!r:.40} is no probability"
                 verdict = verdict._replace(first=None, failure=reason)
+            if verdict.first is None:
+                verdict = verdict._replace(failure=_line(verdict.failure or ""))
             yield verdict
+
+
+def _line(text: str) -> str:
+    words = "".join(c if c.isprintable() else " " for c in text).split()
+    return " ".join(words)[: rows.MOST_LETTERS] or "no reason given"

@@ -52,9 +52,13 @@ def find(name: str, *, network: bool = False) -> judges.Judge:
 def _called(function: Callable, pair: judges.Shown) -> judges.Verdict:
     turns = [tuple(turn) for turn in pair.prompt["turns"]]
     try:
-        return judges.Verdict(float(function(turns, *pair.responses)))
-    except judges.Failure as error:
-        return judges.Verdict(None, str(error) or "it failed")
+        value = function(turns, *pair.responses)
+    except (judges.Failure, OSError) as error:  # of which TimeoutError is one
+        return judges.Verdict(None, str(error) or type(error).__name__)
+    try:
+        return judges.Verdict(float(value))
+    except (TypeError, ValueError):
+        return judges.Verdict(None, f"{value!r:.40} is no probability")
 
 
 def _labeler(name: str, rest: str) -> judges.Judge:

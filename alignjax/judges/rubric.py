@@ -127,7 +127,8 @@ class Rubric:
     ) -> float:
         """1 where the first response is worth more, 0 the second, 1/2 for a tie."""
         gap = self.worth(first) - self.worth(second)
-        return 0.5 if abs(gap) <= self.tie_margin else float(gap > 0)
+        # Sums of the same weights in another order differ in their last bits.
+        return 0.5 if abs(gap) <= self.tie_margin + 1e-9 else float(gap > 0)
 
 
 def read(path: str | os.PathLike) -> Rubric:
@@ -149,7 +150,10 @@ def read(path: str | os.PathLike) -> Rubric:
 def _problems(rubric: Rubric):
     names = [criterion.id for criterion in rubric.criteria]
     if not 1 <= len(names) <= MOST or len(set(names)) < len(names):
-        yield f"criteria: {len(names)}, of other names each; give 1 to {MOST}"
+        yield (
+            f"criteria: {len(names)} with {len(set(names))} ids; give 1 to {MOST}, "
+            "each with an id of its own"
+        )
     if not any(criterion.weight > 0 for criterion in rubric.criteria):
         yield "criteria: none has a weight above 0"
     for c in rubric.criteria:
@@ -158,6 +162,10 @@ def _problems(rubric: Rubric):
                 f"criteria.{c.id:.40}.levels: {len(c.levels)} of them; give an anchor, "
                 "what a response of that level is like, for 2 levels or more"
             )
+        if len(set(c.levels)) < len(c.levels):
+            yield f"criteria.{c.id:.40}.levels: two have one anchor; tell them apart"
+        if not c.id.strip() or not c.text.strip():
+            yield f"criteria.{c.id:.40}.text: nothing is asked; give an id and a text"
         if c.check and (c.check != "finished" and not c.check.startswith("tag:")):
             yield f"criteria.{c.id:.40}.check: {c.check!r:.40}; finished or tag:NAME"
         if c.check and len(c.levels) != 2:

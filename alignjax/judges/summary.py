@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.evals import agreement, differences, rater_bias, statistics, win_rates
+from alignjax.evals import agreement, by_prompt, rater_bias, statistics, win_rates
 from alignjax.judges import audits, judgements, study
 
 FEW = 50  # judgements, of which no biases are fitted
@@ -66,15 +66,16 @@ def win_rate(rows: Rows) -> dict[str, Any]:
     scores = [float(np.mean(list(map(score, o.values())))) for o in pairs.values()]
     prompts = collections.defaultdict(list)
     for row, value in zip(one, scores, strict=True):
-        prompts[row.prompt].append((value, row.cluster or f"prompt {row.prompt}"))
-    means = [float(np.mean([value for value, _ in p])) for p in prompts.values()]
-    clusters = [p[0][1] for p in prompts.values()]
+        prompts[row.prompt].append(value)
+    means = {prompt: float(np.mean(values)) for prompt, values in prompts.items()}
+    clusters = {row.prompt: row.cluster for row in one if row.cluster is not None}
+    rate = by_prompt.interval(by_prompt.Values(means, clusters=clusters, share=True))
     both = [o for o in pairs.values() if len(o) == 2]
     shown_first = [score(r) if r.arm_first else 1 - score(r) for r in rows]
     fields = {
-        "rate": float(np.mean(means)),
-        "low": None,
-        "high": None,
+        "rate": rate["mean"],
+        "low": rate["low"],
+        "high": rate["high"],
         "pairs": len(pairs),
         "judgements": len(rows),
         "ties": sum(row.preference == 0.5 for row in rows),
@@ -83,10 +84,6 @@ def win_rate(rows: Rows) -> dict[str, Any]:
         "by_order": float(np.mean(shown_first)),
         "length_controlled": None,
     }
-    if len(set(clusters)) > 1:
-        out = differences.over_prompts(np.array(means) - 0.5, clusters)
-        low, high = max(0.0, 0.5 + out.low), min(1.0, 0.5 + out.high)
-        fields |= {"low": low, "high": high}
     if both:
         orders = zip(*((score(o[True]), score(o[False])) for o in both), strict=True)
         fields["orders"] = win_rates.of_orders(*orders)
@@ -120,8 +117,12 @@ def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
     good = [r for r in rows if None not in (r.preference, r.arm.gold, r.base.gold)]
     if not good:
         return
-    gaps = [r.arm.gold - r.base.gold for r in good]
-    for row in agreement.with_truth([r.preference for r in good], gaps):
+    pairs = collections.defaultdict(list)
+    for row in good:
+        pairs[row.pair].append(row.preference)
+    gaps = {row.pair: row.arm.gold - row.base.gold for row in good}
+    judged = [float(np.mean(pairs[pair])) for pair in gaps]
+    for row in agreement.with_truth(judged, [*gaps.values()]):
         shown = "  prefers what is truly better by over {over:g} in {mean:.3f} "
         yield (shown + "({low:.3f} to {high:.3f}) of {count}").format_map(row)
     if len(good) >= FEW:

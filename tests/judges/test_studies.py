@@ -9,9 +9,10 @@ import pytest
 
 from alignjax import cli, errors, judges, world
 from alignjax.evals import rows, statistics, suites
-from alignjax.judges import judgements, person, rate, rubric, summary
+from alignjax.judges import judgements, person, rate, summary
 from alignjax.judges import study as studies
 from alignjax.world import chance, examples, replies
+from tests.judges.test_rubrics import RUBRIC
 
 TOWN = world.build("nano", 0)
 PROMPTS = [examples.read(TOWN, "eval_preferences", i).prompt for i in range(30)]
@@ -43,26 +44,6 @@ def answers(run, good):
             )
         )
     return out
-
-
-RUBRIC = {
-    "id": "helpful",
-    "version": 1,
-    "tie_margin": 0.05,
-    "instructions": "do not reward length.",
-    "criteria": [
-        {"id": "correct", "text": "true?", "weight": 0.4, "levels": ["no", "yes"]},
-        {
-            "id": "honest",
-            "text": "fair?",
-            "weight": 0.15,
-            "levels": ["no", "so", "yes"],
-        },
-        {"id": "format", "text": "form?", "weight": 0.1, "levels": ["no", "yes"]},
-        {"id": "concise", "text": "short?", "weight": 0.1, "levels": ["-", "0", "+"]},
-        {"id": "over", "text": "refuses?", "weight": -0.25, "levels": ["no", "yes"]},
-    ],
-}
 
 
 @pytest.fixture
@@ -148,6 +129,38 @@ def test_a_judge_of_position_is_found_out_and_failures_are_counted(folder, capsy
     assert f"{len(failed)} failures in 60" in line and 0 < len(failed) < 60
     assert {j.failure for j in failed} == {"timed out", "7.0 is no probability"}
     assert "failed" in out and "wins 0.500" in line
+
+
+def nonsense(turns, first, second):
+    if len(first) % 3 == 0:
+        raise TimeoutError("no answer\x1b[2J\nafter 9 s" + " at all" * 99)
+    return "the first" if len(first) % 3 == 1 else None
+
+
+def test_a_function_that_answers_nonsense_fails_and_its_rows_are_read(folder, capsys):
+    path = study(folder)
+    code, out, err = run(capsys, "judge", path, f"--judge={__name__}:nonsense")
+    assert code == errors.DONE and "wins 0.500" in out, err
+    reasons = {j.failure[:30] for j in studies.stored(studies.read(path))}
+    assert reasons == {
+        "no answer [2J after 9 s at all",
+        "'the first' is no probability",
+        "None is no probability",
+    }
+
+
+def test_what_always_wins_has_an_interval_and_a_pair_in_two_orders_is_one(folder):
+    opened = studies.read(study(folder))
+    tie = lambda pair: judges.Verdict(0.5)
+    judge = judges.Judge("tie", None, lambda pairs: map(tie, pairs))
+    made = list(studies.judged(opened, judge, studies.waiting(opened, judge)))
+    won = [dataclasses.replace(j, preference=1.0, cluster=None) for j in made]
+    out = summary.win_rate(won)
+    assert (out["rate"], out["high"]) == (1, 1)
+    assert out["low"] == pytest.approx(statistics.share(30, 30)["low"])
+    apart = sum(j.arm.gold != j.base.gold for j in won) // 2
+    lines = [x for x in summary.lines(opened, won) if "truly better" in x]
+    assert sum(int(line.split()[-1]) for line in lines) == apart
 
 
 def test_judges_that_are_none(folder, capsys):
@@ -416,44 +429,3 @@ def test_judgements_are_not_led_elsewhere(folder, capsys, kind):
     code, _, err = run(capsys, "judge", path, "--judge=labeler:clean")
     assert code == errors.CONFIG and "study.judgements" in err
     assert not any(x.read_text() for x in (folder / "elsewhere").iterdir())
-
-
-def test_the_worth_by_a_rubric(folder):
-    helpful = rubric.read(folder / "rubric.json")
-    a = {"correct": 1, "honest": 2, "format": 1, "concise": 1, "over": 0}
-    b = {"correct": 0, "honest": 2, "format": 1, "concise": 2, "over": 1}
-    assert helpful.worth(a) == pytest.approx(0.9333333333, abs=1e-9)
-    assert helpful.worth(b) == pytest.approx(0.1333333333, abs=1e-9)
-    assert helpful.preference(a, b) == 1 and helpful.preference(b, a) == 0
-    assert helpful.preference(a, a) == 0.5
-    harm = {"id": "harm", "text": "harms?", "weight": 0, "levels": ["no", "yes"]}
-    vetoed = RUBRIC["criteria"] + [{**harm, "veto": {"at": 1, "cap": 0}}]
-    (folder / "rubric.json").write_text(json.dumps(RUBRIC | {"criteria": vetoed}))
-    harmless = rubric.read(folder / "rubric.json")
-    assert harmless.preference({**a, "harm": 1}, {**b, "harm": 0}) == 0
-    assert harmless.digest != helpful.digest
-    with pytest.raises(ValueError, match="harm"):
-        harmless.worth(a)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"levels": []}, r"criteria\.correct\.levels"),
-        ({"levels": ["yes"]}, r"criteria\.correct\.levels"),
-        ({"levels": ["", "yes"]}, r"criteria\.correct\.levels"),
-        ({"weight": "much"}, "weight"),
-        ({"kind": "human"}, "kind: unknown"),
-        ({"check": "module:function"}, r"criteria\.correct\.check"),
-        ({"check": "finished", "levels": list("abc")}, r"criteria\.correct\.levels"),
-        ({"veto": {"at": 5}}, r"criteria\.correct\.veto\.at"),
-        ({"text": "\x1b[2J"}, "no terminal"),
-        ({"id": "honest"}, "criteria"),
-    ],
-)
-def test_rubrics_that_are_none(tmp_path, change, reason):
-    first, *others = RUBRIC["criteria"]
-    made = RUBRIC | {"criteria": [{**first, **change}, *others]}
-    (tmp_path / "r.json").write_text(json.dumps(made))
-    with pytest.raises(errors.ConfigError, match=reason):
-        rubric.read(tmp_path / "r.json")
