@@ -66,6 +66,16 @@ def k1(logp, reference_logp) -> jax.Array:
     return logp - reference_logp
 
 
+def k3_of(log_ratio) -> jax.Array:
+    """e^-d - 1 + d of d, of any shape: unbiased, and never below 0.
+
+    Beyond e^20 the exponential goes on as its tangent there, which float32 can hold.
+    """
+    near = jnp.minimum(-log_ratio, policy_gradient.FURTHEST)
+    beyond = jnp.maximum(-log_ratio - policy_gradient.FURTHEST, 0.0)
+    return jnp.expm1(near) + jnp.exp(near) * beyond + log_ratio
+
+
 @ESTIMATORS.register
 def k2(now: Now, then: Then) -> jax.Array:
     """d^2/2; biased as a value, and as a gradient that of `exact`, by one sample."""
@@ -76,9 +86,9 @@ def k2(now: Now, then: Then) -> jax.Array:
 def k3(now: Now, then: Then) -> jax.Array:
     """e^-d - 1 + d: GRPO, arXiv:2402.03300 Eq. 4; descends KL(reference || policy).
 
-    The exponent is clipped at 20, the estimator never: it pulls where it is large.
+    It is never clipped: it pulls where it is large.
     """
-    return _k3(_log_ratio(now, then))
+    return k3_of(_log_ratio(now, then))
 
 
 @ESTIMATORS.register
@@ -87,7 +97,7 @@ def k3_ratio(now: Now, then: Then) -> jax.Array:
 
     Unbiased, value and gradient, also where the policy is no longer the one that drew.
     """
-    return policy_gradient.ratio(now, then) * _k3(_log_ratio(now, then))
+    return policy_gradient.ratio(now, then) * k3_of(_log_ratio(now, then))
 
 
 @ESTIMATORS.register
@@ -112,11 +122,6 @@ def adapted(
     """
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
     return coefficient * (1.0 + error * sequences / horizon)
-
-
-def _k3(d):
-    furthest = policy_gradient.FURTHEST
-    return jnp.expm1(jnp.clip(-d, -furthest, furthest)) + d
 
 
 def _log_ratio(now: Now, then: Then):

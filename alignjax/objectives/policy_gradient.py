@@ -133,12 +133,12 @@ def make(
         action_GKT = (flat.action & (weight_GKT > 0)).astype(jnp.float32)
         of_token = lambda x: Mean.of(x, action_GKT)
         ratio_GKT = policy_gradient.ratio(now, flat)
-        back = jnp.where(flat.action, flat.old - now.logp, 0.0)  # log(old / policy)
+        moved = jnp.where(flat.action, now.logp - flat.old, 0.0)
         reported = {
             "entropy": of_token(now.entropy),
             "ratio": of_token(ratio_GKT),
             "ratio/far": of_token((jnp.abs(ratio_GKT - 1) > FAR).astype(jnp.float32)),
-            "kl/old": of_token(jnp.expm1(back) - back),
+            "kl/old": of_token(kl.k3_of(moved)),
             "advantage/abs": of_token(jnp.abs(flat.advantage)),
         }
         if estimate is not None:

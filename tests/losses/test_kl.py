@@ -231,11 +231,23 @@ def test_vectors_of_estimators():
 
 
 def test_far_away_it_pulls_all_the_same():
-    """A k3 that is cut at 10 has no gradient where log policy/reference is -5."""
-    then = Then(np.ones((1, 2), bool), 0, 0, reference=np.array([[0.0, 0.0]]))
+    """A k3 that is cut at 10 has no gradient where log policy/reference is -5.
+
+    And one whose exponent is cut at 20 pushes an unlikely token farther down at -25.
+    """
+    then = Then(np.ones((1, 5), bool), 0, 0, reference=np.zeros((1, 5)))
     total = lambda logp: kl.k3(Now(logp), then).sum()
-    gradient = jax.grad(total)(jnp.array([[-5.0, 30.0]]))
-    np.testing.assert_allclose(gradient, [[1 - np.exp(5), 1]], rtol=1e-6)
+    ratios = jnp.array([[-5.0, 30.0, -20.0, -25.0, -1e4]])
+    gradient = np.asarray(jax.grad(total)(ratios))
+    slope = 1 - np.exp(20)
+    expected = [[1 - np.exp(5), 1, slope, slope, slope]]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    values = np.asarray(kl.k3(Now(ratios), then)[0])
+    far = np.exp(20) * (1 + np.array([0.0, 5.0, 1e4 - 20])) - 1
+    np.testing.assert_allclose(values[2:], far + ratios[0, 2:], rtol=1e-6)
+    with jax.enable_x64(False):
+        ends = jnp.array([-1e20, 1e30, np.inf], jnp.float32)
+        np.testing.assert_allclose(kl.k3_of(ends), [np.exp(20) * 1e20, 1e30, np.inf])
 
 
 @pytest.mark.parametrize(
