@@ -45,7 +45,8 @@ class Outcome(NamedTuple):
         drawn, or None.
       after: float32 [G, K], the value of the state after the last token; 0 where the
         response ended there.
-      greedy: float32 [G], the reward of the policy's greedy response, or None.
+      greedy: float32 [G], the reward of the policy's greedy response, NaN where it has
+        none; or None.
     """
 
     reward: jax.Array
@@ -233,8 +234,14 @@ def reinforce_pp_baseline(
 
 @register(fields=("greedy",))
 def remax(outcome: Outcome) -> Advantages:
-    """ReMax, arXiv:2310.10505: R_i less the reward of the greedy response."""
-    return _of_responses(outcome, _total(outcome) - outcome.greedy[:, None])
+    """ReMax, arXiv:2310.10505: R_i less the reward of the greedy response.
+
+    Where that has no reward there is nothing to compare with, and nothing is learned.
+    """
+    greedy_G1 = outcome.greedy[:, None]
+    learned_GK = outcome.learned & jnp.isfinite(greedy_G1)
+    advantage_GK = _total(outcome) - greedy_G1
+    return _of_responses(outcome._replace(learned=learned_GK), advantage_GK)
 
 
 @register(fields=("value",))

@@ -79,6 +79,14 @@ def test_baselines_that_are_no_group_mean():
     assert (weight == 1).all()
 
 
+def test_prompts_whose_greedy_response_has_no_reward():
+    """Its baseline is not 0: all of its responses count nothing."""
+    outcome = scored([[1.0, 4.0], [2.0, -1.0]], greedy=array([np.nan, -2.0]))
+    result = advantages.remax(outcome)
+    np.testing.assert_array_equal(result.weight, [[0, 0], [1, 1]])
+    np.testing.assert_allclose(result.advantage[..., 0], [[0, 0], [4.0, 1.0]])
+
+
 def test_two_responses():
     """GRPO sees which is better, RLOO by how much."""
     for gap in (1e-2, 5.0):
