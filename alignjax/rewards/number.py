@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import decimal
 import fractions
 from collections.abc import Mapping
 from typing import Any
@@ -45,4 +46,6 @@ def text_of(record: Any, field: str) -> tuple[str | None, str]:
     value = record.get(field)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None, f"the record's {field!r} is {value!r:.60}, neither text nor number"
+    if isinstance(value, float):  # 1e-07 is 0.0000001, and no 7
+        value = f"{decimal.Decimal(repr(value)):f}"
     return str(value), ""

@@ -100,6 +100,17 @@ def test_without_a_right_answer_there_is_no_score(record, fault):
 
 
 @pytest.mark.parametrize(
+    ("right", "text", "other"),
+    [(1e-07, "0.0000001", "1e-7"), (1e22, "1" + 22 * "0", "22"), (5.0, "5", "50")],
+)
+def test_answers_that_are_numbers_have_no_exponents(right, text, other):
+    """As Python would write them; 1e+22 is not 22."""
+    for kind, box in (("number", "{}"), ("boxed", r"\boxed{{{}}}")):
+        texts = [answer(box.format(x), {"answer": right}) for x in (text, other)]
+        assert values({"kind": kind}, *texts) == [1.0, 0.0], kind
+
+
+@pytest.mark.parametrize(
     ("text", "box"),
     [
         (r"so \boxed{18}.", "18"),
