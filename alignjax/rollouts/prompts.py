@@ -171,6 +171,9 @@ def _read(cfg, tok, source: records.Source, faults) -> Iterator[Prompt]:
         except (errors.DataError, ValueError) as error:
             faults.add(where, str(error))
             continue
+        if not ids:
+            faults.add(where, "a prompt without tokens")
+            continue
         yield Prompt(tuple(ids), turns, record, where)
 
 

@@ -77,6 +77,13 @@ def test_rows_that_are_no_prompts(tok, tmp_path, row):
     assert "1 bad row" in stream.report
 
 
+def test_prompts_have_a_token_that_a_response_follows(tok, tmp_path):
+    tok = tok._replace(encode_batch=lambda texts: [[] for _ in texts])
+    plain = dict(chat=None, bos=False, validation_fraction=0.0)
+    with pytest.raises(errors.DataError, match=r"prompts\.jsonl:1: .*without tokens"):
+        build(tok, tmp_path, ROWS[:1], **plain)
+
+
 def test_held_out_prompts_of_an_evaluation_stay(tok, tmp_path):
     stream = build(tok, tmp_path, ROWS, validation_fraction=0.0)
     assert stream.first(10) == stream.first(10)
