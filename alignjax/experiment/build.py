@@ -294,6 +294,8 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
     if isinstance(own_tokenizer, dict):
         is_open = all(value is None for value in own_tokenizer.values())
         own_tokenizer = None if is_open else own_tokenizer
+    if problems := rollout_checks.filters(section):
+        raise errors.ConfigError(problems)
     c = config.build(sections.Config, {**section, "tokenizer": own_tokenizer}, "")
     parent = None if absent else initial.find_run(c.init, "init", network)
     section = initial.inherit_data(initial.inherit_model(section, parent), parent)

@@ -18,6 +18,9 @@ from alignjax.training import optim, schedules
 from alignjax.training import state as training_state
 from alignjax.types import Model, Objective, TrainState
 
+# Fields of a model by which it is another at every pass.
+NOISE = ("dropout", "embedding_noise", "lora_dropout")
+
 
 class Critic(NamedTuple):
     """A critic: its model, what it learns, and how its parameters begin and change."""
@@ -56,12 +59,13 @@ def find_run(c: sections.Config, network: bool) -> Run | None:
 
 
 def of_run(c: sections.Config, run: Run, mesh, rules: dict, tok_size: int) -> Critic:
-    """The critic of a config.
+    """The critic of a config, without the dropout of the run that it starts from.
 
     Raises:
       ConfigError: its vocabulary is not the policy's, or its model cannot be one.
     """
     fields = {**run.config["model"], "attention": c.model.get("attention") or "auto"}
+    fields |= dict.fromkeys(NOISE, 0.0)
     model = models.build(fields, run.model.config.vocab_size)
     if run.model.config.vocab_size != tok_size:
         raise errors.ConfigError(

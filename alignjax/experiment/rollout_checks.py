@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import errors, rewards
+from alignjax.experiment import critic as critics
 from alignjax.experiment import sections
 from alignjax.experiment.rollouts import NAME
 from alignjax.rollouts import settings as rollout_settings
@@ -76,7 +77,7 @@ def problems(
         if getattr(c.data, name) not in (default, None)
     ]
     if model is not None:
-        for name in ("dropout", "embedding_noise", "lora_dropout"):
+        for name in critics.NOISE:
             if getattr(model.config, name):
                 faults.append(
                     f"model.{name}: {getattr(model.config, name)} makes the policy "
@@ -119,6 +120,14 @@ def problems(
                 "the model's own distribution, so draw from it (1.0)"
             )
     return faults
+
+
+def filters(section: Mapping) -> list[str]:
+    """What is wrong with a config, as JSON, that would not draw from the policy."""
+    part = section.get("rollouts")
+    part = part if isinstance(part, Mapping) else {}
+    names = (n for n in rollout_settings.FILTERS if part.get(n) is not None)
+    return [f"rollouts.{name}: {rollout_settings.NO_FILTER}" for name in names]
 
 
 def _given(value: Any) -> Any:

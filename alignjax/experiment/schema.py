@@ -23,6 +23,7 @@ from alignjax.experiment import initial, sections
 from alignjax.losses import catalogue
 from alignjax.models import decoder_config
 from alignjax.objectives import OBJECTIVES, policy_gradient, preference, reward_model
+from alignjax.rollouts import settings as rollout_settings
 from alignjax.training import optim, schedules
 
 SOURCES = ("sources", "validation_sources")
@@ -114,6 +115,9 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
     """
     if path in paths:
         return paths[path]
+    section, _, name = path.partition(".")
+    if section == "rollouts" and name in rollout_settings.FILTERS:
+        raise errors.ConfigError(f"{path}: {rollout_settings.NO_FILTER}")
     if inner := sorted(p for p in paths if p.startswith(f"{path}.")):
         raise errors.ConfigError(f"{path}: a section; set its fields, as in {inner[0]}")
     parent, last, names = path, path, {}

@@ -11,6 +11,14 @@ from alignjax import config, errors, registry
 from alignjax.bounds import Count, CountOrZero, NonNegative, Positive, Size
 from alignjax.losses import advantages, denominators, kl
 
+# What samplers have and rollouts have not, and why.
+FILTERS = ("top_p", "top_k", "min_p")
+NO_FILTER = (
+    "not while training: what it takes out has a probability under the policy, whose "
+    "log-probs would not be those of the distribution that was sampled; leave it out, "
+    "and lower rollouts.temperature to draw likelier tokens"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class KL:
@@ -83,7 +91,8 @@ class RolloutsConfig:
       rows: responses that are drawn at one time; None is all of a rollout.
       evaluation_prompts: held-out prompts of an evaluation, one response to each.
       gate: the largest mean difference, in nats, between the log-probs of sampler and
-        trainer; beyond it the run stops. None goes by the dtype of the model.
+        trainer; beyond it the run stops. None goes by the dtype of the model, and in
+        float32 by the largest difference of a token too.
     """
 
     rewards: dict

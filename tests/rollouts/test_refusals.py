@@ -4,7 +4,7 @@
 import pytest
 
 from alignjax import errors
-from alignjax.experiment import build
+from alignjax.experiment import build, config_file
 from tests.rollouts import small
 
 REWARD = str(small.RUNS / "reward_model")
@@ -33,7 +33,6 @@ REFUSED = {
         rollouts__rewards={"r": {"kind": "function", "function": "nowhere:at_all"}}
     ),
     "rollouts.truncated": dict(rollouts__truncated="bootstrap"),
-    "rollouts.top_p": dict(rollouts__top_p=0.9),
     "critic.run": dict(rollouts__advantage={"name": "gae"}),
     "critic": dict(critic={"run": REWARD}),
     "model.dropout": dict(model={"dropout": 0.1}),
@@ -65,6 +64,17 @@ def test_refused_by_name(field, tmp_path):
     assert any(p.startswith(f"{field.strip()}:") for p in raised.value.problems), (
         raised.value
     )
+
+
+@pytest.mark.parametrize("name", ["top_p", "top_k", "min_p"])
+def test_filters_are_refused_with_the_reason(name, tmp_path):
+    """In a config and as a flag: not as a name that nobody knows."""
+    section, reason = small.section(tmp_path), rf"rollouts\.{name}: .*log-probs"
+    with pytest.raises(errors.ConfigError, match=reason):
+        config_file.override(section, [(f"rollouts.{name}", "0.9")])
+    section["rollouts"][name] = 0.9
+    with pytest.raises(errors.ConfigError, match=reason):
+        build.build(section)
 
 
 def test_rollouts_are_asked_for(tmp_path):
