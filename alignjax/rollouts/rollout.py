@@ -21,9 +21,11 @@ from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
 
-# Mean differences between the log-probs of sampler and trainer, in nats, that are
-# rounding; a sampler with other weights is off by ten times as much.
+# Differences between the log-probs of sampler and trainer, in nats, that are rounding,
+# on average and at most; a sampler with other weights is off by ten times as much. In
+# 16 bits a single token may be off by nats, where a router chooses another expert.
 GATES = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
+WORST = {"float32": 1e-2}
 STEP = 16  # rooms for responses are multiples of it, so that programs are few
 
 
@@ -255,7 +257,7 @@ class Rollouts:
         worst_G = np.where(there_GK, total_GK, np.inf).argmin(1)
         gap_G = np.take_along_axis(total_GK, best_G[:, None], 1)[:, 0]
         gap_G = gap_G - np.take_along_axis(total_GK, worst_G[:, None], 1)[:, 0]
-        counts_G = draws.signal & (there_GK.sum(1) > 1) & (gap_G > advantages.TIE)
+        counts_G = draws.signal & np.asarray(advantages.informative(total_GK, there_GK))
         ids = [
             drawn.ids[n * K + k]
             for n, two in enumerate(zip(best_G, worst_G, strict=True))
@@ -324,18 +326,20 @@ class Rollouts:
         weight_GK = np.asarray(learned.weight)
         flat_GK = np.where(weight_GK > 0, np.asarray(learned.advantage[..., 0]), 0.0)
         figures["without_signal"] = float((flat_GK == 0).all(1).mean())
+        figures["kl/k1"] = kl
         if learned.returns is not None:
+            counts_GKT = action_GKT & (weight_GK > 0)[..., None]
             figures["explained"] = _explained(
-                host(learned.returns)[action_GKT], host(value_GKT)[action_GKT]
+                host(learned.returns)[counts_GKT], host(value_GKT)[counts_GKT]
             )
         return batch, figures
 
     def _greedy(self, prompts, models: Models) -> np.ndarray:
-        """The reward of the greedy response to each prompt; NaN is 0."""
+        """The reward of the greedy response to each prompt; NaN where it has none."""
         greedy = self.sampler._replace(temperature=None)
         drawn = greedy(models.policy, prompts, first=0, samples=1)
         scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
-        return np.nan_to_num(_numbers(scored.total)).astype(np.float32)
+        return _numbers(scored.total).astype(np.float32)
 
     def _measured(
         self, responses: Responses, room: int, models: Models
@@ -389,13 +393,18 @@ class Rollouts:
             policy that is trained.
         """
         gap = np.abs(old_GKT - behaviour_GKT)[action_GKT]
-        limit = self.settings.gate or GATES[self.sampler.model.config.dtype]
-        if not gap.mean() <= limit:
+        own, dtype = self.settings.gate, self.sampler.model.config.dtype
+        limits = [("on average", gap.mean(), own or GATES[dtype])]
+        if own is None and dtype in WORST:
+            limits.append(("at one of them", gap.max(), WORST[dtype]))
+        for where, size, limit in limits:
+            if size <= limit:
+                continue
             raise errors.ConfigError(
                 f"rollouts.gate: the log-probs of the sampled tokens differ by "
-                f"{gap.mean():.3g} nats on average between sampler and trainer, more "
+                f"{size:.3g} nats {where} between sampler and trainer, more "
                 f"than {limit:g}; the sampler has other weights, another temperature "
-                "or a coarser cache. Raise rollouts.gate only if you know which"
+                "or a coarser cache. Set rollouts.gate only if you know which"
             )
         return {
             "gate/mean": float(gap.mean()),
@@ -436,12 +445,14 @@ def _kl_figures(measured: Mapping[str, np.ndarray], drawn) -> dict[str, float]:
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([np.nan if x is None else x for x in values], np.float64)
+    """float64; NaN where there is none, or none that float32 holds."""
+    numbers = np.array([np.nan if x is None else x for x in values], np.float64)
+    return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan)
 
 
 def _explained(returns, values) -> float:
-    """1 - Var(G - V)/Var(G); 0 where returns do not vary."""
-    variance = float(np.var(returns))
+    """1 - Var(G - V)/Var(G); 0 where returns do not vary, or there are none."""
+    variance = float(np.var(returns)) if returns.size else 0.0
     return 1 - float(np.var(returns - values)) / variance if variance else 0.0
 
 

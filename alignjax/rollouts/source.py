@@ -110,6 +110,10 @@ class Source:
         share = 0.0
         if self.trunk or self.pretraining is not None:
             share = float(self._batch.share[chosen].sum())
+        if self.pretraining is not None and not share:
+            # Of these responses nothing is learned, of the text it is all the same.
+            share, each = 1.0, np.float32(1 / self._batch.share[chosen].size)
+            batch = batch.replace(share=np.full_like(batch.share, each))
         if self.trunk:
             actions = self._batch.then.action & (self._batch.token > 0)
             scale = share / max(int(actions[chosen].sum()), 1)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import errors, rewards, trees
+from alignjax import errors, rewards
 from alignjax.distributed import sharding
 from alignjax.rollouts import layout, rollout, source
 from alignjax.training import step
@@ -133,6 +133,21 @@ def test_a_sampler_with_other_weights_is_noticed(experiment):
         make(experiment, dataclasses.replace(run.rollouts, sampler=sampler))
 
 
+def test_one_token_that_is_off_is_noticed(experiment):
+    """However small its part of the mean is."""
+    gate = experiment[0].rollouts.gate
+    old, action = np.zeros((1, 1, 1000), np.float32), np.ones((1, 1, 1000), bool)
+    off = old.copy()
+    off[..., 7] = 0.05
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate: .* at one of them"):
+        gate(old, off, action)
+    off[..., 7] = np.nan
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        gate(old, off, action)
+    off[..., 7] = 1e-3
+    assert gate(old, off, action)["gate/max"] == pytest.approx(1e-3)
+
+
 def with_rewards(experiment, *functions):
     named = [rewards.Named(f"r{i}", 1.0, f) for i, f in enumerate(functions)]
     return dataclasses.replace(experiment[0].rollouts, rewards=tuple(named))
@@ -154,6 +169,28 @@ def test_unscored_responses_count_nothing(experiment):
     batch, figures, _ = make(experiment, with_rewards(experiment, one))
     assert figures["unscored"] == 0.75 and figures["without_signal"] == 1
     assert (batch.share == 0).all() and (batch.token == 0).all()
+
+
+def test_numbers_beyond_float32_are_no_rewards(experiment):
+    """They would be infinite, and count 0 in the rewards of tokens."""
+    scores = lambda answers: [1e39 if i % 4 == 0 else i for i in range(len(answers))]
+    batch, figures, _ = make(experiment, with_rewards(experiment, scores))
+    assert figures["unscored"] == 0.25 and (batch.share[:, 0] == 0).all()
+    assert np.isfinite(batch.then.advantage).all()
+
+
+def test_a_greedy_response_without_a_reward_is_no_baseline_of_0(experiment):
+    settings = dataclasses.replace(
+        experiment[0].rollouts.settings, advantage={"name": "remax"}
+    )
+
+    def drawn_alone(answers):  # those of greedy responses, of which half fail
+        alone = len(answers) == 8
+        return [None if alone and i % 2 else float(i) for i in range(len(answers))]
+
+    rollouts = with_rewards(experiment, drawn_alone)
+    batch, *_ = make(experiment, dataclasses.replace(rollouts, settings=settings))
+    assert batch.share.sum(1).tolist() == [4, 0] * 4
 
 
 @pytest.mark.parametrize("scores", [lambda a: [1.0], lambda a: ["good"] * len(a)])
@@ -178,6 +215,11 @@ def test_ties_are_no_pairs(experiment):
     assert batch.weights[:, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert figures["tied"] == 0.25 and figures["gap"] == 3.0
     assert batch.lengths.shape == (8, 1, 2)
+    rounding = lambda answers: [7e6 + i % 4 for i in range(len(answers))]
+    batch, *_ = make(
+        experiment, dataclasses.replace(with_rewards(experiment, rounding), pairs=True)
+    )
+    assert not batch.weights.any()
 
 
 def drawn_again(experiment, scores, **fields):
@@ -304,6 +346,22 @@ def test_rollouts_leave_no_programs_and_no_arrays_behind(experiment):
     assert counts[1] == counts[2] == counts[3]
 
 
+def test_text_is_learned_beside_responses_that_teach_nothing(experiment):
+    """The division is by the responses that count, of which there are none."""
+    run, state, frozen = experiment
+    equal = with_rewards(experiment, lambda answers: [1.0] * len(answers))
+    settings = dataclasses.replace(equal.settings, redraws=1)
+    rollouts = dataclasses.replace(equal, settings=settings)
+    row = dataclasses.asdict(Sequences.of([[1, 2, 3]] * 8, length=4))
+    ptx = source.Pretraining(lambda rows: row, batch_size=8, coefficient=0.5)
+    batches = source.Source(rollouts, frozen, 0, ptx)
+    with sharding.use(run.mesh, run.rules):
+        batch = batches(0, State(state))
+    assert not np.asarray(batch.token).any()
+    assert float(batch.share.sum()) == pytest.approx(1)
+    assert float(batch.pretraining.weights.sum()) == pytest.approx(0.5)
+
+
 class State:
     """As much of a state as a source of batches reads."""
 
@@ -330,46 +388,6 @@ def test_each_prompt_is_learned_once_an_epoch(experiment):
         again(8, State(state))
 
 
-def test_the_value_is_of_the_state_before_the_token(folder):
-    """V(s_t) by prefixes: what the critic says of each, as its own sequence."""
-    run, state, frozen = small.begun(small.ppo(folder))
-    own = models(run, state, frozen)
-    with sharding.use(run.mesh, run.rules):
-        batch, _, _ = run.rollouts.make(0, own, 0.1)
-    head, row = run.critic.model, batch.responses.sequences
-    critic = jax.device_get(own.critic)
-    prompt = int(row.weights[0, 0].argmax())
-    for t in (0, int(batch.responses.lengths[0, 0, 0]) - 1):
-        cut = jax.tree.map(lambda x, t=t: x[0, :1, : prompt + t + 1], row)
-        value = float(head.score(critic, head.hidden(critic, cut))[0, -1, 0])
-        assert float(batch.then.value[0, 0, t]) == pytest.approx(value, abs=1e-5)
-
-
-def test_what_comes_after_a_response_that_was_cut_off(folder):
-    """`bootstrap`: the critic's value of the state after the last token, not of it."""
-    run, state, frozen = small.begun(small.ppo(folder))
-    own = models(run, state, frozen)
-    nothing = rewards.Named("r", 1.0, lambda answers: [0.0] * len(answers))
-    rollouts = dataclasses.replace(run.rollouts, rewards=(nothing,))
-    with sharding.use(run.mesh, run.rules):
-        batch, _, _ = rollouts.make(0, own, 0.0)
-    head, critic = run.critic.model, jax.device_get(own.critic)
-    stops = set(np.flatnonzero(run.rollouts.sampler.stops_V))
-    rows, ends = batch.responses.sequences, set()
-    for b, k in np.ndindex(3, 4):
-        targets, counts = rows.targets[b, k], rows.weights[b, k] > 0
-        last = int(np.flatnonzero(counts)[-1])
-        ids = [int(rows.inputs[b, k, 0]), *(int(x) for x in targets[: last + 1])]
-        row = Sequences.of([ids], last=True)
-        score = head.score(critic, head.hidden(critic, row))[0, -1, 0]
-        ended = ids[-1] in stops
-        # Without a reward all that the last token returns is what comes after it.
-        returned = batch.then.returns[b, k, int(counts.sum()) - 1]
-        assert float(returned) == pytest.approx(0 if ended else float(score), abs=1e-5)
-        ends.add(ended)
-    assert False in ends
-
-
 def test_masked_responses_leave_loss_and_denominator(experiment):
     settings = dataclasses.replace(experiment[0].rollouts.settings, truncated="masked")
     rollouts = dataclasses.replace(experiment[0].rollouts, settings=settings)
@@ -394,36 +412,3 @@ def test_the_loss_is_the_sum_of_weighted_tokens_over_the_shares(experiment, made
     assert abs(expected) > 1
     assert float(plain.total) == pytest.approx(expected, rel=1e-3)
     assert float(plain.weight) == 3 * batch.share.sum()
-
-
-def test_values_on_the_trunk_teach_it(folder):
-    """The value loss is in the policy's, times its coefficient, and reaches the trunk.
-
-    As a mean over actions, whatever the rollout's denominator.
-    """
-    critic = {"trunk": "policy", "coefficient": 0.7}
-    mean = {"name": "sequence_mean"}
-    section = small.ppo(folder, critic=critic, rollouts__denominator=mean)
-    run, state, frozen = small.begun(section)
-
-    def loss(params, frozen, batch):
-        mean, means = run.objective.loss(params, frozen, batch, None, True)
-        return mean.total / mean.weight, means["value/loss"]
-
-    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    losses, values, gradients = [], [], []
-    with sharding.use(run.mesh, run.rules):
-        batch = source.Source(run.rollouts, frozen, 0, trunk=True)(0, state)
-        for like in (jnp.zeros_like, jnp.ones_like):  # the first teaches it nothing
-            head = jax.tree.map(like, state.extra["critic"]["params"])
-            base = trees.merge(frozen.base, head)
-            (total, value), of_params = grad(
-                state.params, frozen.replace(base=base), batch
-            )
-            losses.append(float(total))
-            values.append(float(value.total / value.weight))
-            gradients.append(of_params["embed"])
-    gained = 0.7 * (values[1] - values[0])
-    assert abs(gained) > 0.01
-    assert losses[1] - losses[0] == pytest.approx(gained, rel=1e-3)
-    assert jnp.abs(gradients[1] - gradients[0]).max() > 1e-4

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Critics of rollouts: of which state they say a value, and what learns from it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax import rewards, trees
+from alignjax.distributed import sharding
+from alignjax.experiment import build
+from alignjax.rollouts import source
+from alignjax.types import Sequences
+from tests.rollouts import small
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("critics")
+
+
+def models(run, state, frozen):
+    return source.Source(run.rollouts, frozen, 0).models(state)
+
+
+def test_the_value_is_of_the_state_before_the_token(folder):
+    """V(s_t) by prefixes: what the critic says of each, as its own sequence."""
+    run, state, frozen = small.begun(small.ppo(folder))
+    own = models(run, state, frozen)
+    with sharding.use(run.mesh, run.rules):
+        batch, _, _ = run.rollouts.make(0, own, 0.1)
+    head, row = run.critic.model, batch.responses.sequences
+    critic = jax.device_get(own.critic)
+    prompt = int(row.weights[0, 0].argmax())
+    for t in (0, int(batch.responses.lengths[0, 0, 0]) - 1):
+        cut = jax.tree.map(lambda x, t=t: x[0, :1, : prompt + t + 1], row)
+        value = float(head.score(critic, head.hidden(critic, cut))[0, -1, 0])
+        assert float(batch.then.value[0, 0, t]) == pytest.approx(value, abs=1e-5)
+
+
+def test_a_critic_has_no_dropout(folder):
+    """Whatever the run that it starts from was trained with."""
+    run = build.check(small.ppo(folder))
+    run.critic_run.config["model"]["dropout"] = 0.1
+    placed = build.place(run, run.critic_run.model.config.vocab_size)
+    assert placed.critic.model.config.dropout == 0
+
+
+def test_the_critic_explains_what_is_learned_alone(folder):
+    """Not of responses without a reward, whose returns would be 0."""
+    run, state, frozen = small.begun(small.ppo(folder))
+    nan = lambda answers: [None if i % 2 else 1.0 for i in range(len(answers))]
+    rollouts = dataclasses.replace(
+        run.rollouts,
+        rewards=(rewards.Named("r", 1.0, nan),),
+        settings=dataclasses.replace(run.rollouts.settings, truncated="terminal"),
+    )
+    with sharding.use(run.mesh, run.rules):
+        batch, figures, _ = rollouts.make(0, models(run, state, frozen), 0.0)
+    counts = batch.token > 0
+    assert counts.sum() < 0.7 * batch.then.action.sum()
+    returns, value = batch.then.returns[counts], batch.then.value[counts]
+    expected = 1 - np.var(returns - value) / np.var(returns)
+    assert figures["explained"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_comes_after_a_response_that_was_cut_off(folder):
+    """`bootstrap`: the critic's value of the state after the last token, not of it."""
+    run, state, frozen = small.begun(small.ppo(folder))
+    own = models(run, state, frozen)
+    nothing = rewards.Named("r", 1.0, lambda answers: [0.0] * len(answers))
+    rollouts = dataclasses.replace(run.rollouts, rewards=(nothing,))
+    with sharding.use(run.mesh, run.rules):
+        batch, _, _ = rollouts.make(0, own, 0.0)
+    head, critic = run.critic.model, jax.device_get(own.critic)
+    stops = set(np.flatnonzero(run.rollouts.sampler.stops_V))
+    rows, ends = batch.responses.sequences, set()
+    for b, k in np.ndindex(3, 4):
+        targets, counts = rows.targets[b, k], rows.weights[b, k] > 0
+        last = int(np.flatnonzero(counts)[-1])
+        ids = [int(rows.inputs[b, k, 0]), *(int(x) for x in targets[: last + 1])]
+        row = Sequences.of([ids], last=True)
+        score = head.score(critic, head.hidden(critic, row))[0, -1, 0]
+        ended = ids[-1] in stops
+        # Without a reward all that the last token returns is what comes after it.
+        returned = batch.then.returns[b, k, int(counts.sum()) - 1]
+        assert float(returned) == pytest.approx(0 if ended else float(score), abs=1e-5)
+        ends.add(ended)
+    assert False in ends
+
+
+def test_values_on_the_trunk_teach_it(folder):
+    """The value loss is in the policy's, times its coefficient, and reaches the trunk.
+
+    As a mean over actions, whatever the rollout's denominator.
+    """
+    critic = {"trunk": "policy", "coefficient": 0.7}
+    mean = {"name": "sequence_mean"}
+    section = small.ppo(folder, critic=critic, rollouts__denominator=mean)
+    run, state, frozen = small.begun(section)
+
+    def loss(params, frozen, batch):
+        mean, means = run.objective.loss(params, frozen, batch, None, True)
+        return mean.total / mean.weight, means["value/loss"]
+
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    losses, values, gradients = [], [], []
+    with sharding.use(run.mesh, run.rules):
+        batch = source.Source(run.rollouts, frozen, 0, trunk=True)(0, state)
+        for like in (jnp.zeros_like, jnp.ones_like):  # the first teaches it nothing
+            head = jax.tree.map(like, state.extra["critic"]["params"])
+            base = trees.merge(frozen.base, head)
+            (total, value), of_params = grad(
+                state.params, frozen.replace(base=base), batch
+            )
+            losses.append(float(total))
+            values.append(float(value.total / value.weight))
+            gradients.append(of_params["embed"])
+    gained = 0.7 * (values[1] - values[0])
+    assert abs(gained) > 0.01
+    assert losses[1] - losses[0] == pytest.approx(gained, rel=1e-3)
+    assert jnp.abs(gradients[1] - gradients[0]).max() > 1e-4
