@@ -68,7 +68,8 @@ def make(
 
     Metrics, means over tokens: `entropy`; `ratio`, policy by old policy; `ratio/far`,
     the share of ratios farther than 0.2 from 1; `kl/old`, k3 of the two; `kl/loss`, the
-    estimator in the loss; `advantage/abs`; `value/loss`.
+    estimator in the loss; `correction`, the weight of a token; `advantage/abs`;
+    `value/loss`.
 
     Raises:
       ConfigError: an unknown loss, options that it does not take, or a loss whose first
@@ -115,7 +116,8 @@ def make(
         flat = jax.tree.map(lambda x: x.reshape(now.logp.shape), then)
         loss_GKT = loss_of(now, flat)
         if weigh is not None:
-            loss_GKT = weigh(flat) * loss_GKT
+            correction_GKT = weigh(flat)
+            loss_GKT = correction_GKT * loss_GKT
         if estimate is not None:
             kl_GKT = estimate(now, flat)
             loss_GKT = loss_GKT + kl_coefficient * kl_GKT
@@ -143,6 +145,8 @@ def make(
         }
         if estimate is not None:
             reported["kl/loss"] = of_token(kl_GKT)
+        if weigh is not None:
+            reported["correction"] = of_token(correction_GKT)
         if value_loss is not None:
             reported["value/loss"] = value_mean
         return mean, lax.stop_gradient(reported)

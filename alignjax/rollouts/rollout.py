@@ -21,11 +21,11 @@ from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
 
-# Differences between the log-probs of sampler and trainer, in nats, that are rounding,
-# on average and at most; a sampler with other weights is off by ten times as much. In
-# 16 bits a single token may be off by nats, where a router chooses another expert.
-GATES = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
-WORST = {"float32": 1e-2}
+# Mean differences between the log-probs of sampler and trainer, in nats, that are
+# rounding, by the bits of products; a sampler with other weights is off by ten times as
+# much. With few bits one token may be off by nats, as where a router chooses otherwise.
+GATES = {"float32": 1e-4, "fewer": 0.03}
+WORST = {"float32": 1e-2, "fewer": np.inf}
 STEP = 16  # rooms for responses are multiples of it, so that programs are few
 
 
@@ -146,10 +146,10 @@ class Rollouts:
           ConfigError: the log-probs of sampler and trainer differ; see `gate`.
         """
         draws, figures, lines = self._draws(number, models, beat)
+        beat(f"rollout {number}: log-probs")
         if self.pairs:
-            batch, more = self._pairs(draws)
+            batch, more = self._pairs(draws, models)
         else:
-            beat(f"rollout {number}: log-probs")
             batch, more = self._rollout(draws, models, coefficient)
         return batch, figures | more, [*draws.scored.faults, *lines]
 
@@ -247,7 +247,7 @@ class Rollouts:
         ]
         return self._laid([p.ids for p in prompts], groups, room, numbers), room
 
-    def _pairs(self, draws: Draws):
+    def _pairs(self, draws: Draws, models: Models):
         """The best and the worst response to a prompt; equal ones count nothing."""
         K, prompts, drawn = self.settings.samples, draws.prompts, draws.drawn
         scored = draws.scored
@@ -258,14 +258,17 @@ class Rollouts:
         gap_G = np.take_along_axis(total_GK, best_G[:, None], 1)[:, 0]
         gap_G = gap_G - np.take_along_axis(total_GK, worst_G[:, None], 1)[:, 0]
         counts_G = draws.signal & np.asarray(advantages.informative(total_GK, there_GK))
-        ids = [
-            drawn.ids[n * K + k]
+        rows = [
+            n * K + k
             for n, two in enumerate(zip(best_G, worst_G, strict=True))
             for k in two
         ]
-        batch, _ = self._responses(prompts, ids, 2, draws.numbers)
+        ids, behaviour = ([x[i] for i in rows] for x in (drawn.ids, drawn.behaviour))
+        batch, room = self._responses(prompts, ids, 2, draws.numbers)
+        measured = self._measured(batch, room, Models(models.policy))
+        figures = self.gate(measured["old"], *_of_tokens(behaviour, 2, room))
         weights = counts_G[:, None].astype(np.float32)
-        figures = {"tied": float(1 - counts_G.mean())}
+        figures["tied"] = float(1 - counts_G.mean())
         if counts_G.any():
             figures["gap"] = float(gap_G[counts_G].mean())
         return batch.replace(weights=weights), figures
@@ -274,11 +277,7 @@ class Rollouts:
         s, K = self.settings, self.settings.samples
         _, prompts, drawn, scored, signal_G = draws
         responses, room = self._responses(prompts, drawn.ids, K, draws.numbers)
-        length_GK = np.array([len(ids) for ids in drawn.ids]).reshape(-1, K)
-        action_GKT = np.arange(room) < length_GK[..., None]
-        behaviour_GKT = np.zeros(action_GKT.shape, np.float32)
-        for i, logps in enumerate(drawn.behaviour):
-            behaviour_GKT[i // K, i % K, : len(logps)] = logps
+        behaviour_GKT, action_GKT = _of_tokens(drawn.behaviour, K, room)
         measured = self._measured(responses, room, models)
         figures = self.gate(measured["old"], behaviour_GKT, action_GKT)
         figures |= _kl_figures(measured, drawn)
@@ -385,6 +384,14 @@ class Rollouts:
             )
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
+    def _bits(self) -> str:
+        """Of the model's products; accelerators round those of float32 by default."""
+        platform = self.sampler.mesh.devices.flat[0].platform
+        precision = jax.config.jax_default_matmul_precision
+        whole = platform == "cpu" or precision in ("highest", "float32")
+        dtype = self.sampler.model.config.dtype
+        return "float32" if whole and dtype == "float32" else "fewer"
+
     def gate(self, old_GKT, behaviour_GKT, action_GKT) -> dict[str, float]:
         """Differences of the log-probs of trainer and sampler, in nats.
 
@@ -393,11 +400,11 @@ class Rollouts:
             policy that is trained.
         """
         gap = np.abs(old_GKT - behaviour_GKT)[action_GKT]
-        own, dtype = self.settings.gate, self.sampler.model.config.dtype
-        limits = [("on average", gap.mean(), own or GATES[dtype])]
-        if own is None and dtype in WORST:
-            limits.append(("at one of them", gap.max(), WORST[dtype]))
-        for where, size, limit in limits:
+        own, bits = self.settings.gate, self._bits()
+        for where, size, limit in (
+            ("on average", gap.mean(), own or GATES[bits]),
+            ("at one of them", gap.max(), WORST[bits] if own is None else np.inf),
+        ):
             if size <= limit:
                 continue
             raise errors.ConfigError(
@@ -448,6 +455,16 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
     """float64; NaN where there is none, or none that float32 holds."""
     numbers = np.array([np.nan if x is None else x for x in values], np.float64)
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan)
+
+
+def _of_tokens(values: Sequence[np.ndarray], K: int, room: int):
+    """Values of each response's tokens, float32 [G, K, room], and where they are."""
+    length_GK = np.array([len(row) for row in values]).reshape(-1, K)
+    there_GKT = np.arange(room) < length_GK[..., None]
+    value_GKT = np.zeros(there_GKT.shape, np.float32)
+    for i, row in enumerate(values):
+        value_GKT[i // K, i % K, : len(row)] = row
+    return value_GKT, there_GKT
 
 
 def _explained(returns, values) -> float:

@@ -10,6 +10,7 @@ from typing import Literal
 from alignjax import config, errors, registry
 from alignjax.bounds import Count, CountOrZero, NonNegative, Positive, Size
 from alignjax.losses import advantages, denominators, kl
+from alignjax.sampling import distribution
 
 # What samplers have and rollouts have not, and why.
 FILTERS = ("top_p", "top_k", "min_p")
@@ -91,8 +92,8 @@ class RolloutsConfig:
       rows: responses that are drawn at one time; None is all of a rollout.
       evaluation_prompts: held-out prompts of an evaluation, one response to each.
       gate: the largest mean difference, in nats, between the log-probs of sampler and
-        trainer; beyond it the run stops. None goes by the dtype of the model, and in
-        float32 by the largest difference of a token too.
+        trainer; beyond it the run stops. None goes by the bits of the model's products,
+        and in float32 by the largest difference of a token too.
     """
 
     rewards: dict
@@ -113,7 +114,8 @@ class RolloutsConfig:
 
     def __post_init__(self):
         problems = []
-        for attempt in (self.bound_advantage, self.bound_denominator):
+        of_sampler = functools.partial(distribution.settings, self.temperature)
+        for attempt in (self.bound_advantage, self.bound_denominator, of_sampler):
             try:
                 attempt()
             except errors.ConfigError as error:

@@ -20,6 +20,7 @@ REFUSED = {
     "data.pack": dict(data__pack="none"),
     "data.groups_per_row": dict(data__groups_per_row=2),
     "rollouts.temperature": dict(rollouts__temperature=0.0),
+    "rollouts.temperature ": dict(rollouts__temperature=1e-9),
     "rollouts.max_tokens": dict(rollouts__max_tokens=200),
     "rollouts.rewards": dict(rollouts__rewards={}),
     "rollouts.rewards.r.kind": dict(rollouts__rewards={"r": {"kind": "wrld"}}),

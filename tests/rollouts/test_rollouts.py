@@ -3,6 +3,7 @@
 
 import dataclasses
 import gc
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 from alignjax import errors, rewards
 from alignjax.distributed import sharding
+from alignjax.objectives import policy_gradient
 from alignjax.rollouts import layout, rollout, source
 from alignjax.training import step
 from alignjax.types import Sequences, TrainState
@@ -119,7 +121,8 @@ def test_log_probs_are_those_of_the_sampler(experiment, temperature):
         make(experiment, one)
 
 
-def test_a_sampler_with_other_weights_is_noticed(experiment):
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_sampler_with_other_weights_is_noticed(experiment, pairs):
     run, state, frozen = experiment
     own = models(run, state, frozen)
     stale = jax.tree.map(lambda x: x * 1.1, own.policy)
@@ -130,7 +133,8 @@ def test_a_sampler_with_other_weights_is_noticed(experiment):
 
     sampler = Stale(*run.rollouts.sampler)
     with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
-        make(experiment, dataclasses.replace(run.rollouts, sampler=sampler))
+        rollouts = dataclasses.replace(run.rollouts, sampler=sampler, pairs=pairs)
+        make(experiment, rollouts)
 
 
 def test_one_token_that_is_off_is_noticed(experiment):
@@ -146,6 +150,22 @@ def test_one_token_that_is_off_is_noticed(experiment):
         gate(old, off, action)
     off[..., 7] = 1e-3
     assert gate(old, off, action)["gate/max"] == pytest.approx(1e-3)
+
+
+def test_products_of_float32_may_have_fewer_bits(experiment):
+    """On accelerators they have, unless JAX is told otherwise."""
+    rollouts = experiment[0].rollouts
+    gpu = types.SimpleNamespace(platform="gpu")
+    mesh = types.SimpleNamespace(devices=np.array([gpu]))
+    there = dataclasses.replace(rollouts, sampler=rollouts.sampler._replace(mesh=mesh))
+    off, action = np.full((1, 1, 50), 2e-3, np.float32), np.ones((1, 1, 50), bool)
+    assert there.gate(0 * off, off, action)["gate/mean"] == pytest.approx(2e-3)
+    for precise in (rollouts, there):
+        with (
+            jax.default_matmul_precision("highest"),
+            pytest.raises(errors.ConfigError, match=r"rollouts\.gate"),
+        ):
+            precise.gate(0 * off, off, action)
 
 
 def with_rewards(experiment, *functions):
@@ -394,6 +414,27 @@ def test_masked_responses_leave_loss_and_denominator(experiment):
     batch, figures, _ = make(experiment, rollouts)
     assert figures["finished"] < 1
     assert batch.share.sum() == round(figures["finished"] * batch.share.size)
+
+
+def test_corrections_weigh_the_loss_and_not_the_entropy(experiment, made):
+    """As on a sampler whose log-probs are others; the denominator stays."""
+    run, state, frozen = experiment
+    cut = {"name": "token", "most": 1.5}
+    objective = policy_gradient.make(run.model, entropy=0.5, correction=cut)
+    batch, rng = made[0], np.random.default_rng(0)
+    gap = rng.normal(size=batch.token.shape).astype(np.float32)
+    then = batch.then.replace(behaviour=batch.then.old - gap)
+    with sharding.use(run.mesh, run.rules):
+        loss, means = objective.loss(
+            state.params, frozen, batch.replace(then=then), None, True
+        )
+    weight = np.minimum(np.exp(gap), 1.5)
+    expected = -(batch.token * weight * batch.then.advantage).sum()
+    expected -= 0.5 * float(means["entropy"].total)
+    assert float(loss.total) == pytest.approx(expected, rel=1e-3)
+    assert float(loss.weight) == batch.share.sum()
+    mean = weight[batch.then.action].mean()
+    assert float(means["correction"].value()) == pytest.approx(mean, rel=1e-5)
 
 
 def test_the_loss_is_the_sum_of_weighted_tokens_over_the_shares(experiment, made):

@@ -172,3 +172,4 @@ def test_pairs_of_the_best_and_the_worst(folder):
     rows = metrics(folder / "pairs")
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert rows[0]["rollout/gap"] > 0 and rows[-1]["eval/reward"] < 10
+    assert 0 < rows[-1]["rollout/gate/max"] < 1e-4
