@@ -68,6 +68,7 @@ def test_the_policy_begins_as_its_reference(ppo):
     assert first["rollout/kl/reference"] == pytest.approx(0, abs=1e-6)
     assert first["ratio"] == pytest.approx(1, abs=1e-5) and first["ratio/far"] == 0
     assert later["rollout/kl/reference"] > 1e-4
+    assert abs(first["rollout/kl/k1"]) < 1e-4 < abs(later["rollout/kl/k1"])
     assert first["rollout/gate/max"] < 1e-4
 
 
