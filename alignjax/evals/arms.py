@@ -19,6 +19,7 @@ from alignjax.evals import frontier, rows
 FIELDS = ("gold", "reward", "tokens", "finished", "logp", "ref_logp", "kl", "entropy")
 PREFIXES = ("tag", "component")
 METRICS = f"{', '.join(FIELDS)}, tag:NAME, component:NAME"
+LARGEST = 1e100  # figure that is one: sums of squares of larger ones are no numbers
 TEMPERATURE = 1.0  # of rows of several, those that are compared
 
 
@@ -254,6 +255,11 @@ def _point(path, name, answers, of, figure, places) -> tuple[np.ndarray, np.ndar
         raise errors.DataError(
             f"{path}: {name}: {missing:,} of {len(answers):,} answers have no "
             f"{figure:.80}; compare another --metric: {METRICS}"
+        )
+    if (most := float(np.abs(total).max(initial=0.0))) > LARGEST:
+        raise errors.DataError(
+            f"{path}: {name}: a {figure:.80} of magnitude {most:g} is beyond "
+            f"{LARGEST:g}; leave the run out, it diverged"
         )
     if (lacking := np.flatnonzero(count == 0)).size:
         prompt = list(places)[lacking[0]]

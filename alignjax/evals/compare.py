@@ -324,7 +324,8 @@ def run(options: argparse.Namespace) -> None:
     for arm, fields in zip(others, comparisons, strict=True):
         _print(fields, options)
         if options.by_slice:
-            parts = sorted(set(filter(None, base.slices)))
+            if not (parts := sorted(set(filter(None, base.slices)))):
+                print("  by_slice: these rows name no slices", file=sys.stderr)
             few = [part for part in parts if not has_two(part_of(base, part))]
             for part in few:
                 reason = "one prompt or cluster, of which nothing follows"

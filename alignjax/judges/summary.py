@@ -52,7 +52,8 @@ def win_rate(rows: Rows) -> dict[str, Any]:
     """The win rate of the arm over the baseline, as JSON data.
 
     Returns:
-      rate, low, high: over prompts, clustered; a tie and a failure are 1/2.
+      rate, low, high: over prompts, clustered; a tie and a failure are 1/2, without
+        an interval where all are failures.
       pairs, ties, failures: numbers; `judgements` of both orders together.
       orders: see `win_rates.of_orders`, of the pairs that have both.
       by_order: how often what was shown first won.
@@ -70,6 +71,8 @@ def win_rate(rows: Rows) -> dict[str, Any]:
     means = {prompt: float(np.mean(values)) for prompt, values in prompts.items()}
     clusters = {row.prompt: row.cluster for row in one if row.cluster is not None}
     rate = by_prompt.interval(by_prompt.Values(means, clusters=clusters, share=True))
+    if all(row.preference is None for row in rows):  # a half each, of which none is one
+        rate |= {"low": None, "high": None}
     both = [o for o in pairs.values() if len(o) == 2]
     shown_first = [score(r) if r.arm_first else 1 - score(r) for r in rows]
     fields = {
@@ -97,20 +100,15 @@ def win_rate(rows: Rows) -> dict[str, Any]:
 def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
     out = win_rate(rows)
     arm, base = (sorted({getattr(r, end).run for r in rows}) for end in ("arm", "base"))
-    ends = "" if out["low"] is None else f" ({out['low']:.3f} to {out['high']:.3f})"
-    yield (
-        f"{judge}: {' '.join(arm)} against {' '.join(base)}: wins {out['rate']:.3f}"
-        f"{ends} of {out['pairs']} of {count} pairs; {out['ties']} ties, "
-        f"{out['failures']} failures in {out['judgements']} judgements"
-    )
-    parts = [f"what was shown first won {out['by_order']:.3f}"]
-    if orders := out["orders"]:
-        part = f"the same in both orders of {orders.consistent:.3f}"
-        twice = out["judgements"] - out["pairs"]
-        parts.append(part if twice == out["pairs"] else f"{part} of {twice} pairs")
-    if out["length_controlled"] is not None:
-        parts.append(f"wins {out['length_controlled']:.3f} at equal lengths")
-    yield f"  {'; '.join(parts)}"
+    head = f"{judge}: {' '.join(arm)} against {' '.join(base)}: "
+    if out["failures"] == out["judgements"]:
+        yield (
+            f"{head}all {len(rows)} judgements of {out['pairs']} of {count} pairs "
+            "failed; remove their lines to ask again"
+        )
+    else:
+        yield head + _of_wins(out, count)
+        yield f"  {'; '.join(_of_orders(out))}"
     reasons = collections.Counter(r.failure for r in rows if r.preference is None)
     for reason, times in reasons.most_common(3):
         yield f"  failed {times} times: {reason}"
@@ -127,6 +125,25 @@ def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
         yield (shown + "({low:.3f} to {high:.3f}) of {count}").format_map(row)
     if len(good) >= FEW:
         yield from _biases(good)
+
+
+def _of_wins(out: dict[str, Any], count: int) -> str:
+    ends = "" if out["low"] is None else f" ({out['low']:.3f} to {out['high']:.3f})"
+    return (
+        f"wins {out['rate']:.3f}{ends} of {out['pairs']} of {count} pairs; "
+        f"{out['ties']} ties, {out['failures']} failures in {out['judgements']} "
+        "judgements"
+    )
+
+
+def _of_orders(out: dict[str, Any]) -> Iterator[str]:
+    yield f"what was shown first won {out['by_order']:.3f}"
+    if orders := out["orders"]:
+        twice = out["judgements"] - out["pairs"]
+        pairs = "" if twice == out["pairs"] else f" of {twice} pairs"
+        yield f"the same in both orders of {orders.consistent:.3f}{pairs}"
+    if out["length_controlled"] is not None:
+        yield f"wins {out['length_controlled']:.3f} at equal lengths"
 
 
 def _of_length(rows: Rows) -> Iterator[str]:

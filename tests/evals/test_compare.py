@@ -199,6 +199,7 @@ REFUSED = {
         lambda: changed()[:PROMPTS] + changed(slice="eval_c")[PROMPTS:],
         "answers to prompt 0 have several slices",
     ),
+    "a run that diverged": (lambda: changed(gold=1e308), "it diverged"),
     "fewer prompts": (lambda: changed(prompts=20), "such as 20; 4 are in one"),
     "a missing answer": (lambda: changed()[1:], "lacks answers to 1 of 24"),
     "several losses": (
@@ -262,6 +263,10 @@ def test_a_slice_of_one_prompt_is_no_comparison(files, capsys):
     assert code == errors.DONE and "  two: one prompt or cluster" in err
     code, _, err = lines(capsys, *paths, "--slice=two")
     assert code == errors.DATA and "1 prompts" in err
+    plain = [[dataclasses.replace(a, slice=None) for a in x] for x in made]
+    paths = [files(f"plain_{i}.jsonl", x) for i, x in enumerate(plain)]
+    code, _, err = lines(capsys, *paths, "--by_slice")
+    assert code == errors.DONE and "name no slices" in err
 
 
 def test_an_arm_is_named_by_its_loss_or_its_argument(files):

@@ -140,13 +140,27 @@ def nonsense(turns, first, second):
 def test_a_function_that_answers_nonsense_fails_and_its_rows_are_read(folder, capsys):
     path = study(folder)
     code, out, err = run(capsys, "judge", path, f"--judge={__name__}:nonsense")
-    assert code == errors.DONE and "wins 0.500" in out, err
+    assert code == errors.DONE and "all 60 judgements of 30 of 30" in out, err
     reasons = {j.failure[:30] for j in studies.stored(studies.read(path))}
     assert reasons == {
         "no answer [2J after 9 s at all",
         "'the first' is no probability",
         "None is no probability",
     }
+
+
+def late(turns, first, second):
+    raise TimeoutError
+
+
+def test_a_win_rate_of_failures_alone_is_none(folder, capsys):
+    path = study(folder, pairs=2)
+    code, out, err = run(capsys, "judge", path, f"--judge={__name__}:late")
+    assert code == errors.DONE, err
+    assert "all 4 judgements of 2 of 2 pairs failed" in out and "wins" not in out
+    assert "failed 4 times: TimeoutError" in out
+    made = studies.stored(studies.read(path))
+    assert summary.win_rate(made)["low"] is None
 
 
 def test_what_always_wins_has_an_interval_and_a_pair_in_two_orders_is_one(folder):
