@@ -14,11 +14,13 @@ import concurrent.futures
 import dataclasses
 import functools
 import importlib.util
+import json
 import math
 import os
 import random
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -58,6 +60,7 @@ SENT = {  # unless the file says otherwise
     },
 }
 OURS = ("messages", "model", "n", "stream")  # no parameters
+MOST = 1 << 22  # bytes of an answer
 MASS = 0.9  # of the first token, that labels need to have
 DOWN = 8  # pairs in a row without an answer: the endpoint is down, not they
 FIRST_WAIT, LONGEST_WAIT = 0.5, 120.0  # seconds before a request is sent again
@@ -75,7 +78,7 @@ class Fields:
       question: what "better" means.
       read: the answer's text, or the log-probs of its first token.
       parameters: sent with every request as they are, such as a temperature.
-      timeout: seconds.
+      timeout: seconds, of a whole answer.
       retries: how often a request is sent again.
       at_once: requests that wait for an answer at one time.
       token_budget: tokens after which the command stops.
@@ -276,8 +279,10 @@ class Client:
         details = {"answered_by": getattr(answer, "model", None), **counts}
         try:
             first, further = READ[self._fields.read](answer)
-        except judges.Failure as fault:
-            reason = self._without_key(str(fault))
+        except (judges.Failure, AttributeError, TypeError, ValueError) as fault:
+            is_read = isinstance(fault, judges.Failure)
+            reason = f"{'' if is_read else 'an answer of another shape: '}{fault}"
+            reason = self._without_key(reason)
             return judges.Verdict(None, reason, retries, details=details), True
         details |= further
         return judges.Verdict(first, None, retries, details=details), True
@@ -293,14 +298,10 @@ class Client:
                 "what was judged is kept, and the same command goes on with the rest"
             )
         try:
-            answer = completions.create(
-                model=self._fields.model,
-                messages=messages,
-                extra_body=self._fields.sent,
-            )
-        except openai.APITimeoutError as error:
+            answer = self._body(completions, messages)
+        except (openai.APITimeoutError, TimeoutError) as error:
             raise NoAnswer(f"timed out after {self._fields.timeout:g} s") from error
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, ConnectionError) as error:
             raise NoAnswer(f"no connection: {error.__cause__ or error}") from error
         except openai.APIStatusError as error:
             status, text = error.status_code, f"status {error.status_code}: {error}"
@@ -316,6 +317,35 @@ class Client:
         if not isinstance(getattr(answer, "choices", None), list) or not answer.choices:
             raise NoAnswer(f"an answer without a choice: {str(answer)!r:.80}")
         return answer
+
+    def _body(self, completions, messages: list[dict[str, str]]):
+        """The answer to one request, in its time and of no more than `MOST` bytes.
+
+        The client's own timeout is that of each read: a body that trickles never ends.
+        """
+        import openai
+
+        fields = {"model": self._fields.model, "messages": messages}
+        create = completions.with_streaming_response.create
+        ends = time.monotonic() + self._fields.timeout
+        body = bytearray()
+        with create(**fields, extra_body=self._fields.sent) as response:
+            try:
+                for piece in response.iter_bytes():
+                    body += piece
+                    if time.monotonic() > ends:
+                        raise TimeoutError
+                    if len(body) > MOST:
+                        raise NoAnswer(f"an answer of more than {MOST:,} bytes")
+            except (NoAnswer, TimeoutError):
+                raise
+            except Exception as error:  # of httpx or httpx2, as the client has it
+                is_late = "Timeout" in type(error).__name__
+                raise (TimeoutError if is_late else ConnectionError)(error) from error
+        answer = json.loads(body)
+        if not isinstance(answer, dict):
+            raise NoAnswer(f"an answer without a choice: {str(answer)!r:.80}")
+        return openai.types.chat.ChatCompletion.construct(**answer)
 
     def _without_key(self, text: str) -> str:
         return (text.replace(self._key, "***") if self._key else text)[:200]

@@ -62,6 +62,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, headers, body = 200, {}, answer
         if isinstance(answer, tuple):
             status, headers, body = answer
+        if isinstance(body, int):  # bytes that trickle, or come at once without end
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(body):
+                    self.wfile.write(b" " * (1 if body < 1000 else 4096))
+                    self.wfile.flush()
+                    time.sleep(0.02 * (body < 1000))
+            return
         if isinstance(body, float):  # seconds
             time.sleep(body)
             body = completion()
@@ -183,7 +193,13 @@ def test_provenance_says_all_but_the_key(make, server):
         (completion(None, "content_filter"), None, "refused by a filter"),
         ({**completion(), "choices": []}, None, "without a choice"),
         ("<html>busy</html>", None, "no JSON"),
-        ((200, {"kind": "text/html"}, "<html>busy</html>"), None, "without a choice"),
+        ((200, {"kind": "text/html"}, "<html>busy</html>"), None, "no JSON"),
+        ([completion()], None, "without a choice"),
+        ({**completion(), "choices": ["A"]}, None, "another shape"),
+        ({**completion(), "choices": [None]}, None, "another shape"),
+        ({**completion(), "choices": [{"message": None}]}, None, "empty"),
+        (completion(5), None, "another shape"),
+        (completion({"text": "A"}), None, "another shape"),
         ((400, {}, {"error": {"message": f"too long for {KEY}"}}), None, "status 400"),
     ],
 )
@@ -220,6 +236,17 @@ def test_an_answer_that_is_too_slow_is_a_failure(make, server):
     server.answers = [0.3, 0.0]
     verdict = one(make(timeout=0.15, retries=1))
     assert (verdict.first, verdict.retries) == (1.0, 1)
+
+
+@needs_client
+def test_an_answer_that_trickles_or_never_ends_is_a_failure(make, server):
+    server.answers = [200]  # a byte in time for each read
+    began = time.monotonic()
+    verdict = one(make(timeout=0.3, retries=0))
+    assert verdict.first is None and "timed out after 0.3 s" in verdict.failure
+    assert time.monotonic() - began < 3
+    server.answers = [10**5]
+    assert "more than 4,194,304 bytes" in one(make(retries=0)).failure
 
 
 @needs_client
