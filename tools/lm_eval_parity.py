@@ -12,8 +12,8 @@ and by the chat template. The columns:
     log-prob   largest |difference| of a likelihood, in nats
     greedy     likelihoods that agree on whether greedy decoding writes them
     texts      generated texts that are the same
-    seconds    of both for these requests, the fastest of three once warm, and ours by
-               theirs
+    seconds    of the processor, of both for these requests, the least of three once
+               warm, and ours by theirs; the last line of a model has their sums
 
 Where a tokenizer begins every text with a start token, `hf` scores rolling texts with
 two of them; the line "rolling" compares with `add_bos_token=False`, which has one.
@@ -115,9 +115,9 @@ def answers(model, task: str, samples, silent=()) -> tuple[list, float]:
     method = getattr(model, METHODS[task])
     out, seconds = method(requests), []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()  # of all threads, whatever else the machine does
         method(requests)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     return out, min(seconds)
 
 
@@ -137,6 +137,7 @@ def of_folder(folder: pathlib.Path, tasks: str, batch_size: int) -> Iterator[lis
     silent = {*np.flatnonzero(tok.token_bytes == 0).tolist()}
     silent -= {*tok.stop_ids, tok.eos_id}
     silent |= {*range(tok.vocab_size, opened.model.config.vocab_size)}
+    total = np.zeros(2)
     for chat in (False, True):
         ours = harness.Harness(opened, batch_size=batch_size)
         results = command.evaluate(ours, list(METHODS), include=tasks, chat=chat)
@@ -149,8 +150,15 @@ def of_folder(folder: pathlib.Path, tasks: str, batch_size: int) -> Iterator[lis
             hf, hf_seconds = answers(
                 other, name, samples, silent if name == "texts" else ()
             )
-            times = f"{seconds:.2f}, {hf_seconds:.2f}: {seconds / hf_seconds:.2f}"
+            total += seconds, hf_seconds
+            times = in_words(seconds, hf_seconds)
             yield [folder.name, name, "yes" * chat, *compared(own, hf), times]
+    yield [folder.name, "all", "", "", "", "", in_words(*total)]
+
+
+def in_words(ours: float, theirs: float) -> str:
+    """Both times, and their quotient."""
+    return f"{ours:.2f}, {theirs:.2f}: {ours / theirs:.2f}"
 
 
 def compared(own: list, hf: list) -> list[str]:
