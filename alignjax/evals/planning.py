@@ -78,6 +78,21 @@ def prompts_needed(
     return z_sum(**options) ** 2 * (between + noise) / difference**2
 
 
+def pairs_needed(rate: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Pairs, judged once and without ties, that tell a win rate from 1/2.
+
+    The score test of one share, whose variance is 1/4 where nobody is better.
+
+    Raises:
+      ValueError: a rate of 1/2, or that is none.
+    """
+    if not 0 <= rate <= 1 or rate == 0.5:
+        raise ValueError(f"{rate} is no win rate other than 1/2")
+    error = stats.norm.ppf(1 - alpha / 2) / 2
+    error += stats.norm.ppf(power) * math.sqrt(rate * (1 - rate))
+    return float((error / (rate - 0.5)) ** 2)
+
+
 def runs_detectable(spread: float, runs: int, **options: float) -> float:
     """The least difference of two arms that Student's t over runs detects.
 

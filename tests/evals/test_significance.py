@@ -109,6 +109,10 @@ def test_sizes_of_samples():
     assert need(0.1, 0.5, (0.6, 0), (4, 1)) < need(0.1, 0.5, (0.6, 0))
     assert need(0.15, 1.3**2) == near(589.5380778244)
     assert planning.detectable(1.3 / 24) == near(0.1517525327)
+    pairs = [round(planning.pairs_needed(rate)) for rate in (0.52, 0.45, 0.6)]
+    assert pairs == [4903, 783, 194]
+    with pytest.raises(ValueError):
+        planning.pairs_needed(0.5)
     pilot = [[1, 2, 0], [2, 2, 2], [0, -1, 1], [1.5, 0.5, 1]]
     assert planning.variances(pilot) == near((0.4791666667, 0.5625))
     assert planning.variances([[0, 2], [2, 0]]).between == 0
