@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Measures how much memory conversion takes, on a random checkpoint made here.
+r"""Measures how much memory conversion and `inspect` take, on random checkpoints.
 
     python tools/benchmark_convert.py --folder=/tmp/convert
 
 The checkpoint has the layers, the shapes' proportions and the number of files of an 8B
 Llama in bfloat16, with `--d_model` a quarter of it and the whole vocabulary; it takes
-1.4 GB, and the whole measurement 11 GB. With `--only=open,import --d_model=4096
+1.4 GB, and the whole measurement 14 GB. With `--only=open,import --d_model=4096
 --d_ff=14336` it is of the size itself, and takes 33 GB.
 
 Each line is a process of its own: its peak of resident memory, beside that of the same
@@ -67,15 +67,17 @@ print(peak * (1 if sys.platform == "darwin" else 1024))
 class Random:
     """A parameter of random numbers, drawn when it is sliced."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str):
-        self.shape, self.dtype = shape, jax.numpy.dtype(dtype)
+    def __init__(self, shape: tuple[int, ...], dtype: str, seed: int):
+        self.shape, self.dtype, self.seed = shape, jax.numpy.dtype(dtype), seed
         self.ndim, self.size = len(shape), int(np.prod(shape))
 
     def __getitem__(self, index) -> np.ndarray:
         shape = np.broadcast_to(np.int8(0), self.shape)[index].shape
         out = np.empty(shape, self.dtype)
         for row in out if out.ndim > 1 else [out]:
-            row[...] = np.random.default_rng(row.size).standard_normal(row.shape)
+            row[...] = np.random.default_rng([self.seed, row.size]).standard_normal(
+                row.shape
+            )
         return out
 
 
@@ -86,10 +88,10 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def make(path: pathlib.Path, fields: dict, dtype: str, files: int) -> int:
+def make(path: pathlib.Path, fields: dict, dtype: str, files: int, seed=0) -> int:
     """Writes a random checkpoint of Llama; the bytes of its largest tensor."""
     c = decoder_config.DecoderConfig(max_length=8192, tied=False, **fields)
-    leaves = {name: Random(s, dtype) for name, s in layout.shapes(c).items()}
+    leaves = {name: Random(s, dtype, seed) for name, s in layout.shapes(c).items()}
     size = sum(x.size * x.dtype.itemsize for x in leaves.values())
     plan = save.plan(leaves, "llama", c, max_shard_bytes=size // files + 2**20)
     save.write(plan, leaves, path)
@@ -118,12 +120,17 @@ def measure(command: list) -> Measured:
 def commands(root: pathlib.Path) -> dict[str, list]:
     """What is measured of the checkpoint in `root`, in the order in which it can be."""
     source, imported, trained = root / "hf", root / "run", root / "trained"
+    other = root / "other"
+    inspect = [sys.executable, "-m", "alignjax", "inspect"]
     script = lambda text, path: [sys.executable, "-c", text, path]
     export = [*CONVERT, "export"]
     return {
         "open, and read slices of each parameter": script(SLICES, source),
         "digest": script(DIGEST, source),
         "import": [*CONVERT, "import", source, imported],
+        "another import": [*CONVERT, "import", root / "hf2", other],
+        "inspect slice": [*inspect, "slice", imported, "layers/q/kernel[1, :2, :3]"],
+        "inspect diff": [*inspect, "diff", imported, other, "--layers"],
         "export what was imported": [*export, imported, root / "back"],
         "export it in float32": [*export, imported, root / "wide", "--dtype=float32"],
         "export what was trained": [*export, trained, root / "out"],
@@ -158,6 +165,8 @@ def main() -> int:
         root = args.folder / name
         shutil.rmtree(root, ignore_errors=True)
         largest[name] = make(root / "hf", shape, args.dtype, args.files)
+        if any(root / "hf2" in commands(root)[name] for name in names):
+            make(root / "hf2", shape, args.dtype, args.files, seed=1)
         if any(root / "trained" in commands(root)[name] for name in names):
             save_a_run(root / "hf", root / "trained")
     tensors = folder.weights(args.folder / "large" / "hf")
