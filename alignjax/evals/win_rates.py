@@ -17,6 +17,7 @@ from scipy import special, stats
 from alignjax.evals import by_prompt, differences, logistic, statistics
 
 DRAWS = 2001
+_BLOCK = 1 << 20  # pairs of all draws at one time
 
 
 class Orders(NamedTuple):
@@ -179,6 +180,7 @@ def length_controlled(
     other_lengths: Sequence[float],
     difficulty: Sequence[float] | None = None,
     *,
+    clusters: Sequence | None = None,
     l2: float = 1.0,
     draws: int = DRAWS,
 ) -> LengthControlled:
@@ -193,6 +195,7 @@ def length_controlled(
       judgements: in favour of the arm, in [0, 1].
       lengths, other_lengths: of its responses and of the others', in one unit.
       difficulty: of each prompt, as the mean logit of other models.
+      clusters: of pairs that are alike, such as of one prompt; drawn together.
       l2: on all weights but the intercept.
       draws: of the interval; 0 for none, NaN.
 
@@ -225,7 +228,12 @@ def length_controlled(
     low = high = float("nan")
     if draws:
         rng = np.random.default_rng(0)
-        drawn_W, _ = rates(differences.counts(rng, len(y_N), draws))
+        groups_N = differences.groups(clusters, len(y_N))
+        block, drawn_W = max(1, _BLOCK // len(y_N)), []
+        for start in range(0, draws, block):
+            here = min(block, draws - start)
+            counts_WG = differences.counts(rng, int(groups_N.max()) + 1, here)
+            drawn_W.extend(rates(counts_WG[:, groups_N])[0])
         low, high = np.quantile(drawn_W, [0.025, 0.975])
     return LengthControlled(
         *map(float, (rate, low, high, y_N.mean())), fitted.weights_WK[0].tolist()

@@ -14,6 +14,7 @@ from alignjax.evals import agreement, by_prompt, rater_bias, statistics, win_rat
 from alignjax.judges import audits, judgements, study
 
 FEW = 50  # judgements, of which no biases are fitted
+LENGTH_DRAWS = 401  # refits of a length-controlled win rate
 FEW_LEVELS = 20  # the same, of the levels by a criterion
 ATTENTIVE = 0.8  # of attention checks, below which a rater's judgements are doubtful
 APART = 0.2  # of preferences that are not those of the scores
@@ -57,7 +58,8 @@ def win_rate(rows: Rows) -> dict[str, Any]:
       pairs, ties, failures: numbers; `judgements` of both orders together.
       orders: see `win_rates.of_orders`, of the pairs that have both.
       by_order: how often what was shown first won.
-      length_controlled: see `win_rates.length_controlled`, without its interval.
+      length_controlled: see `win_rates.length_controlled`.
+      length_controlled_ends: of its interval over the same clusters.
     """
     pairs = collections.defaultdict(dict)
     for row in rows:
@@ -86,14 +88,20 @@ def win_rate(rows: Rows) -> dict[str, Any]:
         "orders": None,
         "by_order": float(np.mean(shown_first)),
         "length_controlled": None,
+        "length_controlled_ends": None,
     }
     if both:
         orders = zip(*((score(o[True]), score(o[False])) for o in both), strict=True)
         fields["orders"] = win_rates.of_orders(*orders)
     if len(pairs) > 2:
         lengths = zip(*((r.arm.tokens, r.base.tokens) for r in one), strict=True)
-        controlled = win_rates.length_controlled(scores, *lengths, draws=0)
-        fields["length_controlled"] = controlled.rate
+        alike = [row.cluster or f"prompt {row.prompt}" for row in one]
+        out = win_rates.length_controlled(
+            scores, *lengths, clusters=alike, draws=LENGTH_DRAWS
+        )
+        fields["length_controlled"] = out.rate
+        if len(set(alike)) > 1:
+            fields["length_controlled_ends"] = [out.low, out.high]
     return fields
 
 
@@ -143,7 +151,10 @@ def _of_orders(out: dict[str, Any]) -> Iterator[str]:
         pairs = "" if twice == out["pairs"] else f" of {twice} pairs"
         yield f"the same in both orders of {orders.consistent:.3f}{pairs}"
     if out["length_controlled"] is not None:
-        yield f"wins {out['length_controlled']:.3f} at equal lengths"
+        ends = ""
+        if out["length_controlled_ends"]:
+            ends = " ({:.3f} to {:.3f})".format(*out["length_controlled_ends"])
+        yield f"wins {out['length_controlled']:.3f}{ends} at equal lengths"
 
 
 def _of_length(rows: Rows) -> Iterator[str]:

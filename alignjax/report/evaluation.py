@@ -105,13 +105,18 @@ def _win(x: Mapping[str, Any]) -> list[Any]:
     ends = f"of {x['pairs']}"
     if x["low"] is not None:
         ends = f"{100 * x['low']:.0f} to {100 * x['high']:.0f}, {ends}"
-    equal = x["length_controlled"]
+    equal = "–"
+    if x["length_controlled"] is not None:
+        equal = f"{100 * x['length_controlled']:.0f} %"
+    if x["length_controlled_ends"] is not None:
+        low, high = (100 * end for end in x["length_controlled_ends"])
+        equal = (equal, f"{low:.0f} to {high:.0f}")
     return [
         x["judge"],
         x["run"],
         x["base"],
         (f"{100 * x['rate']:.0f} %", ends),
-        "–" if equal is None else f"{100 * equal:.0f} %",
+        equal,
         f"{x['ties']}",
         f"{x['failures']}",
     ]

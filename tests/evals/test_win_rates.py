@@ -81,6 +81,12 @@ def test_length_controlled_win_rates():
     assert out.rate == near(0.4789847886)
     assert out.weights == near([-0.0841104, 0.85153323], 1e-6)
     assert (out.low, out.high) == near((0.285, 0.690), 0.02)
+    thrice = [np.repeat(x, 3) for x in (JUDGED, OTHERS + GAPS, OTHERS)]
+    prompts = np.repeat(np.arange(24), 3)
+    alike = controlled(*thrice, clusters=prompts, draws=401, l2=3)
+    assert (alike.low, alike.high) == near((out.low, out.high), 0.03)
+    apart = controlled(*thrice, draws=401, l2=3)
+    assert apart.high - apart.low < 0.7 * (alike.high - alike.low)
     harder = controlled(JUDGED, OTHERS + GAPS, OTHERS, np.linspace(-1.15, 1.15, 24))
     assert harder.rate == near(0.4777678701)
     assert harder.weights == near([-0.09008354, 0.87900381, -0.32119511], 1e-6)
