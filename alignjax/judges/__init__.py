@@ -99,10 +99,13 @@ def verdicts(judge: Judge, pairs: Sequence[Shown]) -> Iterator[Verdict]:
                 reason = f"{first!r:.40} is no probability"
                 verdict = verdict._replace(first=None, failure=reason)
             if verdict.first is None:
-                verdict = verdict._replace(failure=_line(verdict.failure or ""))
+                verdict = verdict._replace(
+                    failure=line(verdict.failure or "") or "no reason given"
+                )
             yield verdict
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """A text of anybody's as one printable line of the length of a name."""
     words = "".join(c if c.isprintable() else " " for c in text).split()
-    return " ".join(words)[: rows.MOST_LETTERS] or "no reason given"
+    return " ".join(words)[: rows.MOST_LETTERS]

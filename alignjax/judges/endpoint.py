@@ -14,7 +14,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import importlib.util
-import json
 import math
 import os
 import random
@@ -65,6 +64,9 @@ MASS = 0.9  # of the first token, that labels need to have
 DOWN = 8  # pairs in a row without an answer: the endpoint is down, not they
 FIRST_WAIT, LONGEST_WAIT = 0.5, 120.0  # seconds before a request is sent again
 AGAIN = (408, 409, 429)  # and 500 and above
+COUNTS = ("prompt_tokens", "completion_tokens")
+# Of an answer that has other types than the protocol.
+SHAPE = (AttributeError, TypeError, ValueError, IndexError, ArithmeticError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,17 +271,12 @@ class Client:
                 if self._stopped.wait(min(max(pause, fault.wait), LONGEST_WAIT)):
                     return judges.Verdict(None, reason, retries), False
                 retries += 1
-        usage = getattr(answer, "usage", None)
-        counts = {
-            name: getattr(usage, name, None)
-            for name in ("prompt_tokens", "completion_tokens")
-        }
+        details = _details(answer)
         with self._lock:
-            self._spent += sum(n for n in counts.values() if isinstance(n, int))
-        details = {"answered_by": getattr(answer, "model", None), **counts}
+            self._spent += sum(details[name] or 0 for name in COUNTS)
         try:
             first, further = READ[self._fields.read](answer)
-        except (judges.Failure, AttributeError, TypeError, ValueError) as fault:
+        except (judges.Failure, *SHAPE) as fault:
             is_read = isinstance(fault, judges.Failure)
             reason = f"{'' if is_read else 'an answer of another shape: '}{fault}"
             reason = self._without_key(reason)
@@ -312,8 +309,8 @@ class Client:
                 ) from error
             again = status in AGAIN or status >= 500
             raise NoAnswer(text, again, _seconds(error.response.headers)) from error
-        except (openai.OpenAIError, ValueError) as error:
-            raise NoAnswer(f"an answer that is no JSON: {error}") from error
+        except (openai.OpenAIError, ValueError, TypeError) as error:
+            raise NoAnswer(f"an answer that is none: {error}") from error
         if not isinstance(getattr(answer, "choices", None), list) or not answer.choices:
             raise NoAnswer(f"an answer without a choice: {str(answer)!r:.80}")
         return answer
@@ -342,13 +339,22 @@ class Client:
             except Exception as error:  # of httpx or httpx2, as the client has it
                 is_late = "Timeout" in type(error).__name__
                 raise (TimeoutError if is_late else ConnectionError)(error) from error
-        answer = json.loads(body)
-        if not isinstance(answer, dict):
-            raise NoAnswer(f"an answer without a choice: {str(answer)!r:.80}")
+        answer = json_files.parse(bytes(body), "its body", dict, error=ValueError)
         return openai.types.chat.ChatCompletion.construct(**answer)
 
     def _without_key(self, text: str) -> str:
         return (text.replace(self._key, "***") if self._key else text)[:200]
+
+
+def _details(answer: Any) -> dict[str, Any]:
+    """What an answer says of itself, None where that is nothing for a row."""
+    usage, model = (getattr(answer, name, None) for name in ("usage", "model"))
+    counts = {name: getattr(usage, name, None) for name in COUNTS}
+    out = {"answered_by": judges.line(model) if isinstance(model, str) else None}
+    return out | {
+        name: count if type(count) is int and count >= 0 else None
+        for name, count in counts.items()
+    }
 
 
 def _seconds(headers: Mapping[str, str]) -> float:
@@ -403,6 +409,8 @@ def of_first_token(top: Sequence[tuple[str, float]]) -> tuple[float, dict[str, A
         if (label := token.strip(" ([*\"'\n")) in share:
             share[label] += math.exp(logprob)
     mass = sum(share.values())
+    if not mass < 1.01:
+        raise judges.Failure(f"labels are {mass:.3g} of the first token, above 1")
     details: dict[str, Any] = {"mass": mass}
     if mass < MASS:
         raise judges.Failure(f"labels are {mass:.3f} of the first token, below {MASS}")

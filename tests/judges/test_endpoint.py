@@ -192,9 +192,11 @@ def test_provenance_says_all_but_the_key(make, server):
         (completion("A", refusal="I cannot judge that"), None, "refused: "),
         (completion(None, "content_filter"), None, "refused by a filter"),
         ({**completion(), "choices": []}, None, "without a choice"),
-        ("<html>busy</html>", None, "no JSON"),
-        ((200, {"kind": "text/html"}, "<html>busy</html>"), None, "no JSON"),
-        ([completion()], None, "without a choice"),
+        ("<html>busy</html>", None, "as JSON"),
+        ((200, {"kind": "text/html"}, "<html>busy</html>"), None, "as JSON"),
+        ("[" * 10**5, None, "as JSON"),
+        ('{"choices": [], "created": NaN}', None, "as JSON"),
+        ([completion()], None, "not dict"),
         ({**completion(), "choices": ["A"]}, None, "another shape"),
         ({**completion(), "choices": [None]}, None, "another shape"),
         ({**completion(), "choices": [{"message": None}]}, None, "empty"),
@@ -299,6 +301,25 @@ def test_log_probs_of_the_first_token(make, server):
     assert body["max_tokens"] == 1 and body["top_logprobs"] == 20 and body["logprobs"]
     server.answers = [completion()]
     assert 'set read to "text"' in one(make(read="logprobs")).failure
+
+
+@needs_client
+def test_what_an_endpoint_says_of_itself_fits_a_row(make, server):
+    raw = lambda answer: json.dumps(answer).replace("Infinity", "1e400")
+    usage = {"prompt_tokens": 1e400, "completion_tokens": "2", "total_tokens": -1}
+    odd = {**completion(), "model": "a\ud800\x1b" * 999, "usage": usage}
+    server.answers = [raw(odd)]
+    verdict = one(make())
+    assert verdict.first == 1
+    json.dumps(verdict.details, allow_nan=False, ensure_ascii=False).encode()
+    assert verdict.details["prompt_tokens"] is None
+    assert len(verdict.details["answered_by"]) <= 200
+    for odd in (1e400, 1e3, 0.5):  # log-probs of more than certainty
+        server.answers = [raw(top(A=odd, B=-2.0))]
+        verdict = one(make(read="logprobs"))
+        assert verdict.first is None and verdict.failure
+    server.answers = [top(A="-0.1", B=None)]
+    assert "another shape" in one(make(read="logprobs")).failure
 
 
 @needs_client
