@@ -36,5 +36,6 @@ def _resident() -> float:
 
 
 def pytest_collection_modifyitems(items):
-    """Whole runs, which take longest, go first: else one worker ends alone."""
-    items.sort(key=lambda item: "train" not in item.path.parts)
+    """The files that take longest go first: else one worker ends alone."""
+    longest = {"train", "test_invariance.py", "test_attention.py"}
+    items.sort(key=lambda item: longest.isdisjoint(item.path.parts))

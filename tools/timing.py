@@ -20,6 +20,10 @@ from alignjax.models import decoder, decoder_config, families, memory
 from alignjax.plan import cards, floors, program
 from alignjax.types import Model, Sequences
 
+# Seconds before a step: the threads of the step before, of another side, may wait for
+# more work by spinning for a while, on the cores that this one needs.
+PAUSE = 0.5
+
 
 def timed(
     sides: Mapping[str, Callable[[], float]], steps: int, amounts: Mapping[str, float]
@@ -36,6 +40,7 @@ def timed(
         run(), run()  # allocation, compilation by torch.compile
     for _ in range(steps):
         for name, run in sides.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             losses[name] = run()
             seconds[name].append(time.perf_counter() - start)
