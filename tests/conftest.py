@@ -14,16 +14,21 @@ from tests import xla_flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{xla_flags.flags(8)} {os.environ.get('XLA_FLAGS', '')}"
 
+LARGE = 2 * 2**30  # bytes of a process
+_limit = LARGE
 
-@pytest.fixture(autouse=True, scope="module")
+
+@pytest.fixture(autouse=True)
 def release_programs():
     """Compiled programs are kept for ever, gigabytes of them over the whole suite."""
+    global _limit
     yield
-    if "jax" in sys.modules and _resident() > 1.5 * 2**30:
+    if "jax" in sys.modules and _resident() > _limit:
         sys.modules["jax"].clear_caches()
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+        _limit = max(LARGE, _resident() + 2**29)  # what stays is not released
 
 
 def _resident() -> float:

@@ -33,7 +33,7 @@ def check(backend, layout, window, lengths, longest, B=1):
     attend = functools.partial(BACKENDS[backend], window=window, softcap=None)
     right = reference(layout, window, B, longest)
     by = functools.partial(right.by, attend)
-    if backend == "xla":  # which has other shapes for each length; kernels do not
+    if backend != "splash":  # whose interpreter would be compiled for each length
         by = jax.jit(by, static_argnums=0)
     for length in lengths:
         pairs = zip(by(length), right.of(length), strict=True)
