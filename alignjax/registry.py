@@ -11,22 +11,22 @@ MOST_NAMES, MOST_LETTERS = 60, 80  # of a message; names may be a stranger's
 
 
 def closest(name: str, known) -> str:
-    """A remedy for a misspelt name: the nearest known one, and the list of all.
+    """A remedy for a misspelt name: the nearest name, and the list of all.
 
     Only a name that is nearly the same is suggested: capitals and hyphens do not count,
     and gemma3 is no misspelt gemma2.
     """
-    known = sorted(str(other)[:MOST_LETTERS] for other in known)
-    if not known:
+    names = sorted(str(other)[:MOST_LETTERS] for other in known)
+    if not names:
         return "there are none"
     digits = lambda text: [letter for letter in text if letter.isdigit()]
     same = lambda text: digits(text) in ([], digits(name)) or not digits(name)
-    alike = {_plain(other): other for other in filter(same, known)}
+    alike = {_plain(other): other for other in filter(same, names)}
     near = difflib.get_close_matches(_plain(name), alike, n=1, cutoff=0.75)
     hint = f"did you mean {alike[near[0]]!r}? " if near else ""
-    more = len(known) - MOST_NAMES
+    more = len(names) - MOST_NAMES
     rest = f" and {more} more" if more > 0 else ""
-    return f"{hint}known: {', '.join(known[:MOST_NAMES])}{rest}"
+    return f"{hint}known: {', '.join(names[:MOST_NAMES])}{rest}"
 
 
 def _plain(name: str) -> str:

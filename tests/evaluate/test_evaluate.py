@@ -291,9 +291,9 @@ def test_phrases_count_for_answers_of_before(folder, arguments, out):
     shutil.copytree(out, copy)
     answers = list(rows.read(copy / "rows" / "sft" / "ask.jsonl"))
     word = next(w for a in answers for w in a.text.split() if w.isalnum())
-    mine = folder / "mine.json"
-    mine.write_text(json.dumps({"refusal": [word], "abstention": ["x"]}))
-    again = [*arguments[:-4], f"--out={copy}", *SETTINGS, f"--phrases={mine}"]
+    phrases = folder / "phrases.json"
+    phrases.write_text(json.dumps({"refusal": [word], "abstention": ["x"]}))
+    again = [*arguments[:-4], f"--out={copy}", *SETTINGS, f"--phrases={phrases}"]
     assert evaluate(*again) == 0
     new = list(rows.read(copy / "rows" / "sft" / "ask.jsonl"))
     assert [a.ids for a in new] == [a.ids for a in answers]

@@ -288,10 +288,10 @@ def test_other_data(refuse_alone, tmp_path, cache):
     expected, size = before.logits([1, 2, 3]), before.tokenizer.vocab_size
     mine.write_text(mine.read_text() + "\n\nwith an X, which none had before")
     (tmp_path / "output").unlink()
-    known = (workdir / "config.json").read_bytes()
+    config_text = (workdir / "config.json").read_bytes()
     output = refuse_alone(errors.CONFIG, *chars, workdir=workdir)
     assert "data_identity" in output and "another workdir" in output
-    assert (workdir / "config.json").read_bytes() == known
+    assert (workdir / "config.json").read_bytes() == config_text
     after = analysis.open_run(workdir)
     assert after.tokenizer.vocab_size == size
     assert (after.logits([1, 2, 3]) == expected).all()

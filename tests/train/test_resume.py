@@ -40,9 +40,9 @@ def assert_same(workdir, whole, steps: int = 24) -> None:
     """The same parameters bit for bit, the same optimizer, and every step once."""
     run, expected = analysis.open_run(workdir), analysis.open_run(whole)
     assert run.meta()["leaves"] == expected.meta()["leaves"]  # with fingerprints
-    mine = trees.named_leaves(run.params())
+    leaves = trees.named_leaves(run.params())
     for name, leaf in trees.named_leaves(expected.params()).items():
-        assert mine[name].tobytes() == np.asarray(leaf).tobytes(), name
+        assert leaves[name].tobytes() == np.asarray(leaf).tobytes(), name
     assert [row["step"] for row in records(workdir)] == list(range(steps))
     assert records(workdir) == records(whole)
 
