@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -150,6 +151,22 @@ def names(family: families.Family, layers: int) -> dict[str, str]:
         for name, in_folder in inner.items()
         for last in ("weight", "bias")
     }
+
+
+def naming_keys(family: families.Family, problem: str) -> str:
+    """A problem with a config.json or its model, told of the keys of this file."""
+    if problem.startswith("model."):
+        problem = config_json.naming_keys(family, problem)
+    keys = {name: key for key, name in KEYS.items()}
+    keys |= {
+        f"rope_scaling.{name}": f"rope.scaling.{key}"
+        for names in SCALING.values()
+        for key, name in names.items()
+    }
+    keys["rope_scaling.original_length"] = "rope.scaling.original_context_length"
+    keys["sliding_window"] = "attention.sliding_window"
+    named = lambda match: f"{family.name}.{keys.get(match[0], match[0])}"
+    return re.sub(r"[\w.]+(?=: | = )", named, problem.removeprefix("config.json."))
 
 
 def read(

@@ -95,8 +95,8 @@ def open_file(name: str | os.PathLike) -> folders.Folder:
         section |= {"family": family.name, "dtype": "float32"}
         model = models.build(section, 1)
     except errors.ConfigError as error:
-        lines = [f"{where}: as a {problem}" for problem in error.problems]
-        raise errors.ConfigError(lines) from error
+        named = [metadata.naming_keys(family, problem) for problem in error.problems]
+        raise errors.ConfigError([f"{where}: {line}" for line in named]) from error
     shapes = layout.shapes(model.config)
     places = tuple(layout.places(layout.table(family, model.config), shapes))
     weights = _weights(opened, family, hf)

@@ -218,6 +218,12 @@ REFUSED = {
     "llama.attention.head_count": dict(llama__attention__head_count="four"),
     "llama.rope.dimension_count": dict(llama__rope__dimension_count=32),
     "llama.block_count": dict(llama__block_count=2**31),
+    "llama.context_length": dict(llama__context_length=0),
+    "llama.attention.head_count_kv": dict(llama__attention__head_count_kv=3),
+    "llama.attention.key_length": dict(llama__attention__key_length=63),
+    "llama.rope.scaling.factor": dict(
+        llama__rope__scaling__type="linear", llama__rope__scaling__factor=-2.0
+    ),
     "split.count": dict(split__count=3),
     "split.count: one": dict(split__count=[1, 1]),
     "general.quantization_version": dict(general__quantization_version=[1, 2]),
