@@ -10,7 +10,7 @@ def get_sweep():
         for loss, beta in BETAS.items()
     ]
     claim = {
-        "metric": "eval/accuracy",
+        "metric": "eval/rewards/accuracies",
         "expects": {"simpo": "above"},
         "text": "in few steps a loss without a reference sorts held-out pairs better",
     }
