@@ -131,6 +131,8 @@ def _identity(run: Experiment, tok: tokenizer.Tokenizer, train: Mapping) -> dict
     """What the batches and the first parameters of an experiment follow from."""
     others = {"init": run.parent, "reference": run.reference, "critic": run.critic_run}
     digests = {name: x.digest() for name, x in others.items() if x is not None}
+    scored = {r.name: r.provenance for r in run.rewards if r.provenance}
+    digests |= {"rewards": scored} if scored else {}
     return {"tokenizer": tok.identity, "train": train, **digests}
 
 
@@ -346,6 +348,7 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
     named = ()
     if c.rollouts is not None:
         named = attempt(rewards.build, c.rollouts.rewards, "rollouts.rewards") or ()
+        attempt(rollout_checks.check_rivals, c.rollouts, named)
         if c.checkpoint.keep_best:
             attempt(rollout_checks.check_figure, c.checkpoint.keep_best[0], named)
     schedule = attempt(

@@ -137,10 +137,32 @@ def _given(value: Any) -> Any:
     return value
 
 
+def check_rivals(
+    s: rollout_settings.RolloutsConfig, named: tuple[rewards.Named, ...]
+) -> None:
+    """Raises ConfigError where responses that a reward compares are drawn alone."""
+    for r in (r for r in named if r.among and r.weight):
+        where = f"rollouts.rewards.{r.name}: compares the responses to a prompt"
+        if s.samples < 2:
+            raise errors.ConfigError(
+                f"{where}, and rollouts.samples is {s.samples}; draw 2 or more, or "
+                "name `against`"
+            )
+        if "greedy" in s.needs.fields:
+            raise errors.ConfigError(
+                f"{where}, and the advantage {s.name!r} wants the reward of a greedy "
+                "one alone; name `against`, or another advantage"
+            )
+
+
 def check_figure(name: str, named: tuple[rewards.Named, ...]) -> None:
     """Raises ConfigError where evaluations have no figure of this name."""
-    figures = {"reward", "length", "finished", "kl/reference"}
-    figures = {f"eval/{x}" for x in figures | {f"reward/{r.name}" for r in named}}
+    # They draw one response to a prompt.
+    parts = {f"reward/{r.name}" for r in named if not r.among}
+    figures = {"length", "finished", "kl/reference", *parts}
+    if not any(r.among and r.weight for r in named):
+        figures.add("reward")
+    figures = {f"eval/{x}" for x in figures}
     if name not in figures:
         raise errors.ConfigError(
             f"checkpoint.keep_best: no {name!r}; evaluations of rollouts have "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -274,6 +275,11 @@ def _rollout_notes(run: Experiment) -> list[str]:
         *(f"  {line}" for line in run.rollouts.prompts.report.splitlines()),
         "  rewards: "
         + ", ".join(f"{r.weight:g} x {r.name}" for r in run.rollouts.rewards),
+        *(
+            f"    {r.name}: {json.dumps(r.provenance)}"
+            for r in run.rollouts.rewards
+            if r.provenance
+        ),
         f"  {_lesson(run)}",
     ]
     if s.filters:

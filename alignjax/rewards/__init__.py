@@ -19,6 +19,7 @@ KINDS = {
     "boxed": "alignjax.rewards.boxed",
     "format": "alignjax.rewards.format",
     "function": "alignjax.rewards.function",
+    "judge": "alignjax.judges.rewards",
     "length": "alignjax.rewards.length",
     "number": "alignjax.rewards.number",
     "repetition": "alignjax.rewards.repetition",
@@ -63,6 +64,16 @@ class Named(NamedTuple):
     name: str
     weight: float
     reward: Reward
+
+    @property
+    def provenance(self) -> Mapping[str, Any] | None:
+        """What decides its scores beyond the config, JSON, where it says so."""
+        return getattr(self.reward, "provenance", None)
+
+    @property
+    def among(self) -> bool:
+        """Whether it compares responses to one prompt, so that one alone has none."""
+        return getattr(self.reward, "among", False)
 
 
 def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, ...]:

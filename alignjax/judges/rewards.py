@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A judge as a reward: how likely a response is better than others to its prompt."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+from alignjax import errors, judges, rewards
+from alignjax.bounds import Share
+from alignjax.distributed import multihost
+from alignjax.judges import kinds
+from alignjax.rewards import number
+
+Side = tuple[str, bool]  # a text, and whether it ended by itself
+
+
+def make(
+    judge: str, against: str | None = None, most_failed: Share = 0.5
+) -> rewards.Reward:
+    """The mean probability, by a judge, that a response is better than its rivals.
+
+    Each pair is judged in both orders and counts their mean; equal texts are ties that
+    nobody is asked about, and no pair is asked about twice. A pair without a verdict in
+    either order is left out, and a response without any pair has no score: so has a
+    single one, as of evaluations, where `against` is None. Processes that train
+    together stop where their judges differ, and a run goes on with the same bits only
+    if its judge answers the same when it is asked again.
+
+    Args:
+      judge: as of `alignjax judge`: labeler:NAME, reward:DIR, run:DIR, endpoint:FILE or
+        module:function.
+      against: the field of the prompt's record whose text is the one rival; None for
+        all other responses to the prompt.
+      most_failed: the share of judgements of a rollout that may fail.
+
+    Raises:
+      ConfigError: no such judge.
+    """
+    return JudgeReward(kinds.find(judge), against, most_failed)
+
+
+class JudgeReward:
+    """See `make`.
+
+    Attributes:
+      provenance: what decides its scores, for the run that learns from them.
+      among: whether it compares responses to one prompt with each other.
+    """
+
+    def __init__(self, judge: judges.Judge, against: str | None, most_failed: float):
+        self._judge, self._against, self._most_failed = judge, against, most_failed
+        self.among = against is None
+        self.provenance: dict[str, Any] = {
+            "judge": judge.name,
+            "digest": judge.digest,
+            "details": dict(judge.provenance or {}),
+        }
+
+    def __call__(self, answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
+        """The score of each answer.
+
+        Raises:
+          DataError: more judgements failed than may.
+          ConfigError: an endpoint that is down or has spent its budget; processes whose
+            judges differ.
+        """
+        prompts = [(answer.turns, id(answer.record)) for answer in answers]
+        sides = [(answer.text, answer.finished) for answer in answers]
+        matches = list(self._matches(answers, prompts, sides))
+        asked = {
+            (prompt, first, second): judges.Shown(
+                _fields(answer), (first[0], second[0]), (first[1], second[1])
+            )
+            for answer, prompt, side, (rivals, _) in zip(
+                answers, prompts, sides, matches, strict=True
+            )
+            for rival in rivals
+            if rival != side
+            for first, second in ((side, rival), (rival, side))
+        }
+        firsts, failures = self._verdicts(asked)
+        scores = []
+        for prompt, side, (rivals, fault) in zip(prompts, sides, matches, strict=True):
+            wins: list[float] = []
+            for rival in rivals:
+                win = 0.5
+                if rival != side:
+                    orders = (prompt, side, rival), (prompt, rival, side)
+                    first, second = map(firsts.get, orders)
+                    if first is None or second is None:
+                        failed = next(o for o in orders if firsts.get(o) is None)
+                        fault = fault or failures[failed]
+                        continue
+                    win = (first + 1 - second) / 2
+                wins.append(win)
+            value = sum(wins) / len(wins) if wins else None
+            scores.append(rewards.Score(value, fault))
+        multihost.same_everywhere(
+            f"rewards: scores by {self._judge.name}", [s.value for s in scores]
+        )
+        return scores
+
+    def _matches(
+        self,
+        answers: Sequence[rewards.Answer],
+        prompts: Sequence[Hashable],
+        sides: Sequence[Side],
+    ) -> Iterator[tuple[list[Side], str]]:
+        """What each answer is compared with, or nothing and why."""
+        groups = collections.defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            groups[prompt].append(i)
+        for i, answer in enumerate(answers):
+            if self._against is not None:
+                text, fault = number.text_of(answer.record, self._against)
+                yield ([] if text is None else [(text, True)]), fault
+                continue
+            rivals = [sides[j] for j in groups[prompts[i]] if j != i]
+            yield rivals, "" if rivals else "no other response to its prompt"
+
+    def _verdicts(self, asked: Mapping[tuple, judges.Shown]):
+        """The probability of each pair that the first is better, and what failed."""
+        firsts: dict[tuple, float] = {}
+        failures: dict[tuple, str] = {}
+        verdicts = judges.verdicts(self._judge, list(asked.values()))
+        for key, verdict in zip(asked, verdicts, strict=True):
+            if verdict.first is not None:
+                firsts[key] = verdict.first
+                continue
+            failures[key] = f"a judgement failed: {verdict.failure}"
+            if len(failures) > self._most_failed * len(asked):
+                raise errors.DataError(
+                    f"{self._judge.name}: {len(failures)} of {len(asked)} judgements "
+                    f"failed, more than most_failed = {self._most_failed} allows; the "
+                    f"last: {verdict.failure}"
+                )
+        return firsts, failures
+
+
+def _fields(answer: rewards.Answer) -> dict[str, Any]:
+    """The prompt as a judge is shown it: the fields of its record, and its turns."""
+    record = answer.record
+    fields = record._asdict() if hasattr(record, "_asdict") else record
+    own = dict(fields) if isinstance(fields, Mapping) else {}
+    return {**own, "turns": answer.turns}
