@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from alignjax import errors
 from tools import requires
 
-PARTS = ("check", "pretrain", "sft", "dpo", "sample")
+PARTS = ("check", "pretrain", "sft", "dpo", "sample", "rl")
 SECONDS = 300
 JAX = ("jax", "flax", "optax", "ml_collections", "scipy", "numpy")
 PACKAGES = {
@@ -35,6 +35,7 @@ PACKAGES = {
     "sft": (*JAX, "torch", "transformers"),
     "dpo": (*JAX, "jinja2", "torch", "transformers", "datasets", "trl"),
     "sample": (*JAX, "torch", "transformers"),
+    "rl": (*JAX, "torch", "transformers"),
 }
 # JAX takes what it needs, not three quarters of the memory; nothing is fetched.
 ENVIRONMENT = {
@@ -59,8 +60,26 @@ class Side(NamedTuple):
     beside: str | None = None
 
 
-def sides(part: str, small: bool) -> list[Side]:
-    """The sides of a part; those first that others are compared with."""
+class Files(NamedTuple):
+    """What the part "rl" learns from, and with, where it is there."""
+
+    run: pathlib.Path = pathlib.Path("runs/smollm2")
+    questions: pathlib.Path = pathlib.Path("gsm8k.jsonl")
+
+
+FILES = Files()
+
+
+def sides(
+    part: str, small: bool, seconds: float = SECONDS, files: Files = FILES
+) -> list[Side]:
+    """The sides of a part; those first that others are compared with.
+
+    Args:
+      seconds: that one which does what it can in the time has.
+    """
+    if part == "rl":
+        return _rl_sides(small, seconds, files)
     return {
         "check": _check_sides,
         "pretrain": _pretrain_sides,
@@ -277,6 +296,17 @@ def _sample_torch(model, vocab, layers, batch, prompt, max_tokens, dtype):
     return _sampled(run, batch, max_tokens)
 
 
+def _rl_sides(small: bool, seconds: float, files: Files) -> list[Side]:
+    from tools import benchmark_gpu_rl
+
+    other = "transformers generate"
+    return [
+        Side(other, lambda: benchmark_gpu_rl.drawn(small, True)),
+        Side("alignjax responses", lambda: benchmark_gpu_rl.drawn(small, False), other),
+        Side("GSM8K", lambda: benchmark_gpu_rl.learned(small, seconds, *files)),
+    ]
+
+
 def _check_sides(small: bool) -> list[Side]:
     flags = ["--lengths", "5", "33"] if small else []
     return [Side("attention", lambda: _check(flags))]
@@ -298,26 +328,35 @@ def _check(flags: list[str]) -> dict[str, Any]:
     return {"kinds": len(lines) - 2, "result": lines[-1]}
 
 
-def drive(part: str, small: bool, seconds: float = SECONDS) -> dict[str, Any]:
+def drive(
+    part: str, small: bool, seconds: float = SECONDS, files: Files = FILES
+) -> dict[str, Any]:
     """Runs the sides of a part one after the other; figures or what failed, by name."""
     start, results = time.monotonic(), {}
     for side in sides(part, small):
         left = seconds - (time.monotonic() - start)
-        figures = _in_own_process(part, small, side, left)
+        figures = _in_own_process(part, small, side, left, files)
         beside = results.get(side.beside or "", {})
-        if "step_s" in beside and "step_s" in figures:
+        if "tokens" in beside and "tokens" in figures:  # which differ by chance
+            figures["times_as_fast"] = (
+                figures["tokens_per_second"] / beside["tokens_per_second"]
+            )
+        elif "step_s" in beside and "step_s" in figures:
             figures["times_as_fast"] = beside["step_s"] / figures["step_s"]
         results[side.name] = figures
         print(_line(side.name, figures), flush=True)
     return results
 
 
-def _in_own_process(part: str, small: bool, side: Side, left: float) -> dict[str, Any]:
+def _in_own_process(
+    part: str, small: bool, side: Side, left: float, files: Files
+) -> dict[str, Any]:
     """The figures of a side, or why it has none, within `left` seconds."""
     if left < 5:
         return {"failed": "the seconds of the part are over"}
     command = [sys.executable, __file__, f"--part={part}", "--side", side.name]
-    command += ["--small"] * small
+    command += [f"--seconds={left:.0f}", *["--small"] * small]
+    command += [f"--{name}={path}" for name, path in files._asdict().items()]
     options = dict(capture_output=True, text=True, env={**ENVIRONMENT, **os.environ})
     try:
         done = subprocess.run(command, timeout=left, **options)
@@ -343,10 +382,15 @@ def main() -> int:
     add("--small", action="store_true", help="tiny sizes, which a CPU runs")
     add("--seconds", type=float, default=SECONDS, help="of a part (%(default)s)")
     add("--json", metavar="FILE", help="keep the figures there")
+    for name, path in FILES._asdict().items():
+        what = {"run": "of SmolLM2, which learns", "questions": "GSM8K's, JSON lines"}
+        add(f"--{name}", type=pathlib.Path, default=path, help=f"rl: {what[name]}")
     add("--side", help=argparse.SUPPRESS)  # of this process
     args = parser.parse_args()
+    files = Files(args.run, args.questions)
     if args.side:
-        (side,) = (x for x in sides(args.part, args.small) if x.name == args.side)
+        named = {x.name: x for x in sides(args.part, args.small, args.seconds, files)}
+        side = named[args.side]
         print(json.dumps(side.run()))
         return errors.DONE
     requires.packages(*PACKAGES[args.part])
@@ -355,7 +399,7 @@ def main() -> int:
         print(f"no GPU here ({device}); --small runs on it", file=sys.stderr)
         return errors.CONFIG
     print(device, flush=True)
-    results = drive(args.part, args.small, args.seconds)
+    results = drive(args.part, args.small, args.seconds, files)
     if args.json:
         report = {"part": args.part, "small": args.small, "device": device}
         text = json.dumps({**report, "sides": results}, indent=1)

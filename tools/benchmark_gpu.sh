@@ -7,6 +7,8 @@
 #   tools/benchmark_gpu.sh --part=sft        1B by LoRA, beside torch.compile
 #   tools/benchmark_gpu.sh --part=dpo        1B, three layouts, beside TRL
 #   tools/benchmark_gpu.sh --part=sample     1B, beside transformers
+#   tools/benchmark_gpu.sh --part=rl         0.5B, 64 x 8 responses, beside transformers;
+#                                            SmolLM2 on GSM8K, --run= and --questions=
 #
 # --small has tiny sizes, for a CPU, and --seconds=N gives a slow one more time;
 # --json=FILE keeps the figures. Needs jax, flax, optax, ml_collections and their own
@@ -15,7 +17,7 @@
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-usage() { sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '3,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 case ${1:-} in
   -h | --help) usage; exit ;;
   '') usage >&2; exit 64 ;;

@@ -45,6 +45,9 @@ from tools import requires, timing
 SMALL = dict(family="llama", name="17m")
 SMOL = dict(family="llama", d_model=576, layers=30, heads=9, kv_heads=3, d_ff=1536)
 SMOL |= dict(max_length=2048, tied=True)
+QWEN = dict(family="llama", d_model=896, layers=24, heads=14, kv_heads=2, d_ff=4864)
+QWEN |= dict(max_length=640, tied=True, dtype="bfloat16")
+NANO = dict(family="llama", name="nano", layers=2, max_length=32)
 
 
 class Case(NamedTuple):
@@ -67,12 +70,18 @@ CASES = {
     "greedy": Case(SMOL, 49_152, 1, 16, 0, temperature=0.0),
     "rows": Case(SMOL, 49_152, 16, 16, 0, temperature=0.0),
 }
+# For a card; a 256th of the tokens ends a response.
+HALF_BILLION = Case(QWEN, 151_936, 64, 128, 151_936 // 256, samples=8, max_tokens=512)
+TINY = Case(NANO, 307, 2, 8, 30, samples=2, max_tokens=8)
 
 
 def alignjax(case: Case):
     """A function that samples and returns how many tokens there were."""
     model = models.build(case.model, case.vocab)
-    init = lambda key: nn.unbox(model.init(key))
+    dtype = model.config.dtype
+    init = lambda key: jax.tree.map(
+        lambda x: x.astype(dtype), nn.unbox(model.init(key))
+    )
     params = jax.jit(init)(jax.random.key(0))
     prompts_GP = _prompts(case)
     draw = sampling.Draw(
@@ -96,8 +105,10 @@ def transformers(case: Case):
     import torch
 
     config = models.build(case.model, case.vocab).config
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = timing.in_transformers("llama", config).eval()
-    prompts = torch.tensor(_prompts(case), dtype=torch.long)
+    model = model.to(device, getattr(torch, config.dtype))
+    prompts = torch.tensor(_prompts(case), dtype=torch.long, device=device)
     options = dict(max_new_tokens=case.max_tokens, pad_token_id=case.vocab - 1)
     options |= dict(attention_mask=torch.ones_like(prompts), use_cache=True)
     options |= dict(num_return_sequences=case.samples)
@@ -112,7 +123,7 @@ def transformers(case: Case):
 
     def run() -> int:
         with torch.inference_mode():
-            rows = model.generate(prompts, **options)[:, case.length :].numpy()
+            rows = model.generate(prompts, **options)[:, case.length :].cpu().numpy()
         before = np.cumsum(rows < case.ends, axis=1) - (rows < case.ends)
         return int((before == 0).sum())
 

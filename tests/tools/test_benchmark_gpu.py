@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from alignjax import errors
-from tools import benchmark_gpu, requires
+from tools import benchmark_gpu, benchmark_gpu_rl, requires
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -55,6 +55,28 @@ def test_what_fails_or_comes_too_late_is_named(outcomes, capsys):
     over = benchmark_gpu.drive("sample", True, seconds=4)
     assert all("over" in figures["failed"] for figures in over.values())
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_responses_that_differ_by_chance_are_compared_by_their_tokens(outcomes):
+    figures = dict(step_s=3.0, tokens=30, tokens_per_second=10.0)
+    outcomes["transformers generate"] = figures
+    more = dict(step_s=2.0, tokens=40, tokens_per_second=20.0)
+    outcomes["alignjax responses"] = more
+    outcomes["GSM8K"] = {"skipped": "no run"}
+    results = benchmark_gpu.drive("rl", True)
+    assert results["alignjax responses"]["times_as_fast"] == 2.0
+    assert results["GSM8K"] == {"skipped": "no run"}
+
+
+def test_what_is_not_there_is_skipped_with_a_reason(tmp_path, monkeypatch):
+    learned = benchmark_gpu_rl.learned
+    paths = tmp_path / "run", tmp_path / "gsm8k.jsonl"
+    assert "real_model.sh" in learned(False, 60, *paths)["skipped"]
+    paths[0].mkdir()
+    assert str(paths[1]) in learned(False, 60, *paths)["skipped"]
+    find_spec = lambda name: None if name == "orbax" else 1
+    monkeypatch.setattr(benchmark_gpu_rl.importlib.util, "find_spec", find_spec)
+    assert "orbax" in learned(True, 60, *paths)["skipped"]
 
 
 def test_every_side_is_compared_with_one_before_it():
@@ -119,6 +141,8 @@ def test_its_own_sides_run(part):
             figures = side.run()
             if part == "check":
                 assert figures["kinds"] == 12 and figures["result"].startswith("right")
+            elif side.name == "GSM8K":
+                assert figures["rollouts"] == 2 and figures["reward_first"] >= 0
             else:
                 assert figures["step_s"] > 0
 
