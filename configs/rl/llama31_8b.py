@@ -19,9 +19,13 @@ def get_config():
     c = gsm8k.get_config()
     c.init.run = "hf:meta-llama/Llama-3.1-8B-Instruct"
     c.steps, c.batch_size, c.length = 200, 64, 1024
-    c.model.update(max_length=1024, remat="dots")
+    c.model.update(max_length=1024, remat="dots", dtype="bfloat16")
     c.data.chat = "llama3"
     c.data.share_prompt = False  # rows of one response each, which kernels read
+    c.rollouts.samples = 8
     c.rollouts.max_tokens = c.rollouts.denominator.length = 512
+    c.rollouts.evaluation_prompts = 128
+    c.optimizer.learning_rate = 1e-6
+    c.checkpoint.every = c.evaluation.every = 50
     c.mesh = dict(data=1, fsdp=-1, tensor=1)
     return c
