@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, sparse, special
 
-from alignjax.evals import differences
+from alignjax.evals import differences, logistic
 
 ELO = 400 / math.log(10)  # points of a unit of strength
+_BLOCK = 1 << 22  # columns of battles of all draws at one time
 
 
 class Strengths(NamedTuple):
@@ -173,6 +174,81 @@ def standings(
     drawn = [*map(fit, differences.counts(rng, len(parts[0]), draws))]
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return Standings(strength, low, high, ranks(low, high))
+
+
+class Controlled(NamedTuple):
+    """Strengths of M models as if all responses were alike, see `controlled`.
+
+    Attributes:
+      standings: the strengths, with intervals and ranks.
+      weights: of each gap, in logits of tanh(gap / its root mean square).
+    """
+
+    standings: Standings
+    weights: list[float]
+
+
+def controlled(
+    first: Sequence[int],
+    second: Sequence[int],
+    outcomes: Sequence[float],
+    gaps_NK: np.ndarray,
+    prompts: Sequence,
+    *,
+    l2: float = 0.1,
+    draws: int = 401,
+) -> Controlled:
+    """Bradley and Terry's strengths beside what judges pay for style.
+
+    P(first beats second) = s(b_first - b_second + w . tanh(gap / rms)), so what length
+    and markdown win is no strength of a model; without gaps it is `bradley_terry`.
+
+    Args:
+      first, second: the two models of each battle, from 0.
+      outcomes: 1 where the first one won, 0 the second, 1/2 for a tie.
+      gaps_NK: first less second, such as `style.gaps`.
+      prompts: of each battle; the bootstrap draws all of one together.
+      l2: half of it times the squares of strengths and weights is added to the loss.
+      draws: of the bootstrap.
+
+    Raises:
+      ValueError: battles of a model with itself, or of no outcome; no penalty, without
+        which what always wins has no finite strength.
+    """
+    y_N = logistic.checked(outcomes)
+    first_N, second_N = (np.asarray(x, int) for x in (first, second))
+    if (first_N == second_N).any():
+        raise ValueError("a model has no battle with itself")
+    if l2 <= 0:
+        raise ValueError(f"an l2 of {l2}; give one above 0, such as 0.1")
+    gaps_NK = np.asarray(gaps_NK, float)
+    unit_K = np.sqrt((gaps_NK**2).mean(0))
+    looks_NK = np.tanh(gaps_NK / np.where(unit_K > 0, unit_K, 1.0))
+    count, places = int(max(first_N.max(), second_N.max())) + 1, np.arange(len(y_N))
+    models_NM = np.zeros((len(y_N), count))
+    models_NM[places, first_N], models_NM[places, second_N] = 1.0, -1.0
+    columns = np.concatenate([models_NM, looks_NK], axis=1)
+    # Each battle from both sides, half each: no side has an advantage, so that the
+    # intercept is 0.
+    both, both_y = np.concatenate([columns, -columns]), np.r_[y_N, 1 - y_N]
+
+    def fit(counts_WN: np.ndarray) -> tuple[np.ndarray, logistic.Fit]:
+        counts_WN = np.concatenate([counts_WN, counts_WN], axis=1) / 2
+        fitted = logistic.fit(both, both_y, l2=l2, counts_WN=counts_WN)
+        strength_WM = fitted.weights_WK[:, 1 : 1 + count]
+        return strength_WM - strength_WM.mean(1, keepdims=True), fitted
+
+    (strength,), fitted = fit(np.ones((1, len(y_N))))
+    groups_N = differences.groups(prompts, len(y_N))
+    counts_WG = differences.counts(
+        np.random.default_rng(0), int(groups_N.max()) + 1, draws
+    )
+    block = max(1, _BLOCK // both.size)
+    blocks = (counts_WG[at : at + block, groups_N] for at in range(0, draws, block))
+    drawn = np.concatenate([fit(counts_WN)[0] for counts_WN in blocks])
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    standing = Standings(strength, low, high, ranks(low, high))
+    return Controlled(standing, fitted.weights_WK[0, 1 + count :].tolist())
 
 
 def ranks(low_M: np.ndarray, high_M: np.ndarray) -> list[tuple[int, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Win rates of judged pairs: both orders, errors of the judge, length controlled.
+"""Win rates of judged pairs: both orders, errors of the judge, controls of style.
 
 A judgement is a probability in favour of the first arm, 1/2 for a tie. Judgements that
 were refused or failed are 1/2 too and counted, never dropped.
@@ -158,13 +158,13 @@ def corrected(
     )
 
 
-class LengthControlled(NamedTuple):
-    """A win rate as if both responses were equally long.
+class Controlled(NamedTuple):
+    """A win rate as if both responses were alike in something, such as their length.
 
     Attributes:
       rate, low, high: with the 95 % interval of refits over resampled pairs.
       raw: the win rate as it was judged.
-      weights: of the intercept, the length, and the difficulty if there was one.
+      weights: of the intercept, of each gap, and of the difficulty if there was one.
     """
 
     rate: float
@@ -179,21 +179,38 @@ def length_controlled(
     lengths: Sequence[float],
     other_lengths: Sequence[float],
     difficulty: Sequence[float] | None = None,
+    **options,
+) -> Controlled:
+    """The length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475).
+
+    `controlled` with the gap of lengths alone; its other arguments are that function's.
+
+    Args:
+      lengths, other_lengths: of the arm's responses and of the others', in one unit.
+    """
+    gap_N = np.asarray(lengths, float) - np.asarray(other_lengths, float)
+    return controlled(judgements, gap_N[:, None], difficulty, **options)
+
+
+def controlled(
+    judgements: Sequence[float],
+    gaps_NK: np.ndarray,
+    difficulty: Sequence[float] | None = None,
     *,
     clusters: Sequence | None = None,
     l2: float = 1.0,
     draws: int = DRAWS,
-) -> LengthControlled:
-    """The length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475).
+) -> Controlled:
+    """The win rate where no gap between the two responses is left.
 
-    A logistic regression on tanh(gap / sd) of lengths and on the prompt's difficulty;
-    the rate is the mean prediction with the term of length set to 0. Unlike theirs it
-    has an L2 penalty, without which separable pairs run away, and an interval of the
-    whole fit: theirs leaves out that the weights were fitted.
+    A logistic regression on tanh(gap / sd) of each gap and on the prompt's difficulty;
+    the rate is the mean prediction with the terms of all gaps set to 0. Unlike that of
+    AlpacaEval 2 it has an L2 penalty, without which separable pairs run away, and an
+    interval of the whole fit: theirs leaves out that the weights were fitted.
 
     Args:
       judgements: in favour of the arm, in [0, 1].
-      lengths, other_lengths: of its responses and of the others', in one unit.
+      gaps_NK: the arm's response less the other, such as `style.gaps`.
       difficulty: of each prompt, as the mean logit of other models.
       clusters: of pairs that are alike, such as of one prompt; drawn together.
       l2: on all weights but the intercept.
@@ -204,21 +221,20 @@ def length_controlled(
         be separated.
     """
     y_N = logistic.checked(judgements)
-    gap_N = np.asarray(lengths, float) - np.asarray(other_lengths, float)
+    gaps_NK = np.asarray(gaps_NK, float)
+    count = gaps_NK.shape[1]
     own_N1 = np.empty((len(y_N), 0))
     if difficulty is not None:
         own_N1 = np.asarray(difficulty, float)[:, None]
 
     def rates(counts_WN: np.ndarray) -> tuple[np.ndarray, logistic.Fit]:
         total_W1 = counts_WN.sum(1, keepdims=True)
-        mean_W1 = counts_WN @ gap_N[:, None] / total_W1
-        squares_WN = counts_WN * (gap_N - mean_W1) ** 2
-        sd_W1 = np.sqrt(squares_WN.sum(1, keepdims=True) / np.maximum(total_W1 - 1, 1))
-        length_WN = np.tanh(gap_N / np.where(sd_W1 > 0, sd_W1, 1.0))
+        looks = [_look(gap_N, counts_WN, total_W1) for gap_N in gaps_NK.T]
         own_WN1 = np.broadcast_to(own_N1, (len(counts_WN), *own_N1.shape))
-        columns = np.concatenate([length_WN[..., None], own_WN1], axis=2)
+        columns = np.concatenate([np.stack(looks, axis=2), own_WN1], axis=2)
         fitted = logistic.fit(columns, y_N, l2=l2, counts_WN=counts_WN)
-        level_WN = fitted.weights_WK[:, :1] + fitted.weights_WK[:, 2:] @ own_N1.T
+        weights_WK = fitted.weights_WK
+        level_WN = weights_WK[:, :1] + weights_WK[:, 1 + count :] @ own_N1.T
         predicted_WN = counts_WN * special.expit(level_WN)
         return predicted_WN.sum(1) / total_W1[:, 0], fitted
 
@@ -229,12 +245,20 @@ def length_controlled(
     if draws:
         rng = np.random.default_rng(0)
         groups_N = differences.groups(clusters, len(y_N))
-        block, drawn_W = max(1, _BLOCK // len(y_N)), []
+        block, drawn_W = max(1, _BLOCK // (len(y_N) * count)), []
         for start in range(0, draws, block):
             here = min(block, draws - start)
             counts_WG = differences.counts(rng, int(groups_N.max()) + 1, here)
             drawn_W.extend(rates(counts_WG[:, groups_N])[0])
         low, high = np.quantile(drawn_W, [0.025, 0.975])
-    return LengthControlled(
+    return Controlled(
         *map(float, (rate, low, high, y_N.mean())), fitted.weights_WK[0].tolist()
     )
+
+
+def _look(gap_N, counts_WN, total_W1) -> np.ndarray:
+    """float [W, N]: tanh of a gap in deviations, those of each weighting's pairs."""
+    mean_W1 = counts_WN @ gap_N[:, None] / total_W1
+    squares_WN = counts_WN * (gap_N - mean_W1) ** 2
+    sd_W1 = np.sqrt(squares_WN.sum(1, keepdims=True) / np.maximum(total_W1 - 1, 1))
+    return np.tanh(gap_N / np.where(sd_W1 > 0, sd_W1, 1.0))

@@ -185,10 +185,11 @@ def _wins(folder, description) -> list[dict[str, Any]]:
             path = folder / "studies" / run / f"{data['name']}.json"
             if not path.is_file():
                 continue
-            judgements = studies.stored(studies.read(path))
+            study = studies.read(path)
+            judgements, texts = studies.stored(study), studies.texts(study)
             for judge in dict.fromkeys(j.judge for j in judgements):
                 own = [j for j in judgements if j.judge == judge]
-                rate = summary.win_rate(own)
+                rate = summary.win_rate(own, texts)
                 rate["orders"] = rate["orders"] and rate["orders"]._asdict()
                 names = {"data": data["name"], "run": run, "base": base}
                 wins.append(names | {"judge": judge, **rate})

@@ -245,6 +245,14 @@ def judged(
         )
 
 
+def texts(study: Study) -> dict[tuple, tuple[str, str]]:
+    """The arm's and the baseline's response of each pair, by `Judgement.pair`."""
+    return {
+        _row(study, _NOBODY, pair, True).pair: (pair.arm.text, pair.base.text)
+        for pair in study.pairs
+    }
+
+
 def stored(study: Study) -> list[judgements.Judgement]:
     """All judgements of a study that were written so far."""
     folder = study.path.with_suffix(".judgements")

@@ -5,16 +5,23 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from alignjax.evals import agreement, by_prompt, rater_bias, statistics, win_rates
+from alignjax.evals import (
+    agreement,
+    by_prompt,
+    rater_bias,
+    statistics,
+    style,
+    win_rates,
+)
 from alignjax.judges import audits, judgements, study
 
 FEW = 50  # judgements, of which no biases are fitted
-LENGTH_DRAWS = 401  # refits of a length-controlled win rate
+CONTROL_DRAWS = 401  # refits of a win rate at equal lengths, or equal style
 FEW_LEVELS = 20  # the same, of the levels by a criterion
 ATTENTIVE = 0.8  # of attention checks, below which a rater's judgements are doubtful
 APART = 0.2  # of preferences that are not those of the scores
@@ -30,7 +37,7 @@ def lines(of: study.Study, rows: Rows) -> Iterator[str]:
         (checks if row.base.run == study.CHECK else by_judge)[_name(row)].append(row)
     rows = [row for own in by_judge.values() for row in own]
     for judge, own in by_judge.items():
-        yield from _of_judge(judge, own, len(of.pairs))
+        yield from _of_judge(of, judge, own)
         yield from _of_length(own)
         if judge in checks:
             yield from _of_checks(checks[judge])
@@ -49,8 +56,13 @@ def _name(row: judgements.Judgement) -> str:
     return f"{row.judge} ({row.judge_digest:.8})" if row.judge_digest else row.judge
 
 
-def win_rate(rows: Rows) -> dict[str, Any]:
+def win_rate(
+    rows: Rows, texts: Mapping[tuple, tuple[str, str]] | None = None
+) -> dict[str, Any]:
     """The win rate of the arm over the baseline, as JSON data.
+
+    Args:
+      texts: of the pairs, see `study.texts`; without them style is not controlled.
 
     Returns:
       rate, low, high: over prompts, clustered; a tie and a failure are 1/2, without
@@ -60,6 +72,8 @@ def win_rate(rows: Rows) -> dict[str, Any]:
       by_order: how often what was shown first won.
       length_controlled: see `win_rates.length_controlled`.
       length_controlled_ends: of its interval over the same clusters.
+      style_controlled, style_controlled_ends: the same with gaps of markdown too; None
+        where no response has any.
     """
     pairs = collections.defaultdict(dict)
     for row in rows:
@@ -87,26 +101,32 @@ def win_rate(rows: Rows) -> dict[str, Any]:
         "failures": sum(row.preference is None for row in rows),
         "orders": None,
         "by_order": float(np.mean(shown_first)),
-        "length_controlled": None,
-        "length_controlled_ends": None,
+        **dict.fromkeys(("length_controlled", "length_controlled_ends")),
+        **dict.fromkeys(("style_controlled", "style_controlled_ends")),
     }
     if both:
         orders = zip(*((score(o[True]), score(o[False])) for o in both), strict=True)
         fields["orders"] = win_rates.of_orders(*orders)
     if len(pairs) > 2:
+        own = [texts[row.pair] for row in one] if texts else [("", "")] * len(one)
         lengths = zip(*((r.arm.tokens, r.base.tokens) for r in one), strict=True)
+        gaps_NK = style.gaps(*lengths, *zip(*own, strict=True))
         alike = [row.cluster or f"prompt {row.prompt}" for row in one]
-        out = win_rates.length_controlled(
-            scores, *lengths, clusters=alike, draws=LENGTH_DRAWS
-        )
-        fields["length_controlled"] = out.rate
-        if len(set(alike)) > 1:
-            fields["length_controlled_ends"] = [out.low, out.high]
+        controls = {"length": gaps_NK[:, :1]}
+        if gaps_NK[:, 1:].any():
+            controls["style"] = gaps_NK
+        for name, columns in controls.items():
+            out = win_rates.controlled(
+                scores, columns, clusters=alike, draws=CONTROL_DRAWS
+            )
+            fields[f"{name}_controlled"] = out.rate
+            if len(set(alike)) > 1:
+                fields[f"{name}_controlled_ends"] = [out.low, out.high]
     return fields
 
 
-def _of_judge(judge: str, rows: Rows, count: int) -> Iterator[str]:
-    out = win_rate(rows)
+def _of_judge(of: study.Study, judge: str, rows: Rows) -> Iterator[str]:
+    out, count = win_rate(rows, study.texts(of)), len(of.pairs)
     arm, base = (sorted({getattr(r, end).run for r in rows}) for end in ("arm", "base"))
     head = f"{judge}: {' '.join(arm)} against {' '.join(base)}: "
     if out["failures"] == out["judgements"]:
@@ -150,11 +170,11 @@ def _of_orders(out: dict[str, Any]) -> Iterator[str]:
         twice = out["judgements"] - out["pairs"]
         pairs = "" if twice == out["pairs"] else f" of {twice} pairs"
         yield f"the same in both orders of {orders.consistent:.3f}{pairs}"
-    if out["length_controlled"] is not None:
-        ends = ""
-        if out["length_controlled_ends"]:
-            ends = " ({:.3f} to {:.3f})".format(*out["length_controlled_ends"])
-        yield f"wins {out['length_controlled']:.3f}{ends} at equal lengths"
+    for name, alike in (("length", "lengths"), ("style", "lengths and markdown")):
+        if (rate := out[f"{name}_controlled"]) is not None:
+            ends = out[f"{name}_controlled_ends"]
+            ends = " ({:.3f} to {:.3f})".format(*ends) if ends else ""
+            yield f"wins {rate:.3f}{ends} at equal {alike}"
 
 
 def _of_length(rows: Rows) -> Iterator[str]:

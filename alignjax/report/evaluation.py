@@ -75,16 +75,10 @@ def _tables(evaluation: results.Results, data: str) -> Iterator[list]:
         yield [["figure", *names], *rows]
     wins = [x for x in evaluation.figures["wins"] if x["data"] == data]
     if wins:
-        heads = [
-            "judge",
-            "run",
-            "against",
-            "wins",
-            "at equal lengths",
-            "ties",
-            "failed",
-        ]
-        yield [heads, *map(_win, wins)]
+        heads = ["judge", "run", "against", "wins", "at equal lengths"]
+        styled = any(x["style_controlled"] is not None for x in wins)
+        heads += ["and markdown"] * styled + ["ties", "failed"]
+        yield [heads, *(_win(x, styled) for x in wins)]
 
 
 def _cell(x: Mapping[str, Any]) -> Any:
@@ -101,28 +95,34 @@ def _cell(x: Mapping[str, Any]) -> Any:
     return f"{show(x['mean'])}{unit}{arrow}", ends
 
 
-def _win(x: Mapping[str, Any]) -> list[Any]:
+def _win(x: Mapping[str, Any], styled: bool) -> list[Any]:
     ends = f"of {x['pairs']}"
     if x["low"] is not None:
         ends = f"{100 * x['low']:.0f} to {100 * x['high']:.0f}, {ends}"
-    equal = "–"
-    if x["length_controlled"] is not None:
-        equal = f"{100 * x['length_controlled']:.0f} %"
-    if x["length_controlled_ends"] is not None:
-        low, high = (100 * end for end in x["length_controlled_ends"])
-        equal = (equal, f"{low:.0f} to {high:.0f}")
     return [
         x["judge"],
         x["run"],
         x["base"],
         (f"{100 * x['rate']:.0f} %", ends),
-        equal,
+        _controlled(x, "length"),
+        *([_controlled(x, "style")] if styled else []),
         f"{x['ties']}",
         f"{x['failures']}",
     ]
 
 
 def samples(evaluation: results.Results) -> Iterator[dict[str, Any]]:
+def _controlled(x: Mapping[str, Any], name: str) -> Any:
+    """A win rate without what a control takes out, and its interval."""
+    if (rate := x[f"{name}_controlled"]) is None:
+        return "–"
+    shown = f"{100 * rate:.0f} %"
+    if x[f"{name}_controlled_ends"] is None:
+        return shown
+    low, high = (100 * end for end in x[f"{name}_controlled_ends"])
+    return shown, f"{low:.0f} to {high:.0f}"
+
+
     """Of every dataset of prompts the first on which tags differ, then the first."""
     by_data: dict[str, dict[str, dict[int, Any]]] = {}
     suites = {}

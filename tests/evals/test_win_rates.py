@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from alignjax.evals import battles, win_rates
+from alignjax.evals import battles, style, win_rates
 from tests.evals.test_differences import near
 
 
@@ -107,6 +107,40 @@ def test_identities_of_the_length_controlled_rate():
     assert controlled([1], [3], [2]).rate == near(1)  # without a warning
 
 
+@pytest.mark.parametrize(
+    "text, marks",
+    [
+        ("plain text, 2 * 3 * 4 and snake__case__name", (0, 0, 0)),
+        ("# One\n## Two\n#three", (2, 0, 0)),
+        ("- a\n  * b\n1. c\n2) d\n-e", (0, 4, 0)),
+        ("**a** and **b c**, __d__; *e* ** f **\n**g\nh**", (0, 0, 4)),
+        ("# a\n```\n# no\n- no\n**no**\n```\n- b", (1, 1, 0)),
+        ("- b\n```py\n- never closed", (0, 1, 0)),
+    ],
+)
+def test_marks_of_a_text_outside_of_code(text, marks):
+    assert style.marks(text) == marks
+
+
+def test_what_markdown_wins_is_no_win_at_equal_style():
+    """A judge who pays for bold alone: at equal style both arms are equal."""
+    rng = np.random.default_rng(0)
+    bold, others = rng.integers(0, 6, 600), rng.integers(0, 3, 600)
+    texts = [["**a** " * n for n in counts] for counts in (bold, others)]
+    lengths = rng.integers(20, 30, (2, 600))
+    gaps = style.gaps(*lengths, *texts)
+    assert gaps[:, 3].tolist() == (bold - others).tolist() and not gaps[:, 1:3].any()
+    won = rng.random(600) < 1 / (1 + np.exp(-1.5 * np.tanh((bold - others) / 2)))
+    by_length = win_rates.controlled(won, gaps[:, :1], draws=0)
+    out = win_rates.controlled(won, gaps, draws=401)
+    assert by_length.rate > 0.6 and by_length.raw > 0.6
+    assert out.low < 0.5 < out.high and out.high - out.low < 0.15
+    swapped = win_rates.controlled(1 - won, -gaps, draws=0)
+    assert swapped.rate == near(1 - out.rate)
+    one = win_rates.controlled(won, gaps[:, [0, 3]], draws=0)
+    assert one.rate == near(out.rate)  # a mark that nobody has changes nothing
+
+
 WINS = np.array([[0, 8, 9, 6], [4, 0, 7, 7], [3, 5, 0, 6], [2, 3, 4, 0]])
 TIES = np.array([[0, 3, 2, 1], [3, 0, 4, 2], [2, 4, 0, 3], [1, 2, 3, 0]])
 
@@ -164,3 +198,47 @@ def test_standings_resample_prompts_with_all_their_battles():
 
 def test_ranks_are_intervals():
     assert battles.ranks([2, 1, 0], [3, 2.5, 0.5]) == [(1, 2), (1, 2), (3, 3)]
+
+
+def battles_of(wins):
+    """First, second and outcome of every battle in a table of wins."""
+    rows = [(i, j, 1) for i, j in np.ndindex(wins.shape) for _ in range(wins[i, j])]
+    # Shown in any order: a win of i over j is a loss of j.
+    turn = np.arange(len(rows)) % 2 == 1
+    first, second, outcome = np.array(rows).T
+    return (
+        np.where(turn, second, first),
+        np.where(turn, first, second),
+        np.where(turn, 1 - outcome, outcome),
+    )
+
+
+def test_strengths_without_what_style_wins():
+    first, second, outcome = battles_of(WINS)
+    prompts = np.arange(len(first)) % 9
+    plain = battles.controlled(
+        first, second, outcome, np.zeros((len(first), 2)), prompts, l2=1e-9, draws=41
+    )
+    assert plain.standings.strength == near(battles.bradley_terry(WINS).strength, 1e-6)
+    assert plain.weights == near([0, 0])
+    penal = battles.controlled(first, second, outcome, np.zeros((64, 1)), prompts)
+    assert penal.standings.strength == near(
+        battles.bradley_terry(WINS, l2=0.1).strength, 1e-6
+    )
+    # Three equal models, of which the last writes in bold, which the judge pays for.
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 3, (2, 3000))
+    apart = first != second
+    first, second = first[apart], second[apart]
+    bold = lambda model: rng.poisson(np.where(model == 2, 3.0, 1.0))
+    gap = bold(first) - bold(second)
+    won = rng.random(len(gap)) < 1 / (1 + np.exp(-0.6 * gap))
+    prompts = np.arange(len(gap)) % 200
+    raw = battles.controlled(first, second, won, np.zeros((len(gap), 1)), prompts)
+    out = battles.controlled(first, second, won, gap[:, None], prompts)
+    assert raw.standings.ranks[2] == (1, 1) and raw.standings.low[2] > 0.3
+    assert out.standings.low[2] < 0 < out.standings.high[2] and out.weights[0] > 1
+    with pytest.raises(ValueError, match="itself"):
+        battles.controlled([0], [0], [1], np.zeros((1, 1)), [0])
+    with pytest.raises(ValueError, match="l2"):
+        battles.controlled([0, 0], [1, 1], [1, 1], np.zeros((2, 1)), [0, 1], l2=0)

@@ -92,6 +92,33 @@ def test_a_labeler_judges_both_orders_and_the_better_arm_wins(folder, capsys):
     assert "of 30 pairs" in both and "kappa" in both
 
 
+def marked(answer):
+    """An answer with a header, where it is to an even prompt."""
+    header = "# reply\n" * (answer.prompt % 2 == 0)
+    return dataclasses.replace(answer, text=header + answer.text)
+
+
+def test_markdown_is_controlled_where_there_is_some(folder, capsys):
+    path = study(folder)
+    _, out, _ = run(capsys, "judge", path, "--judge=labeler:clean")
+    assert "at equal lengths" in out and "markdown" not in out
+    rows.write(folder / "dpo.jsonl", map(marked, answers("dpo", 0.9)))
+    likes_headers = f"{__name__}:likes_headers"
+    _, out, _ = run(capsys, "judge", path, f"--judge={likes_headers}")
+    lines = [x for x in out.splitlines() if "at equal lengths and markdown" in x]
+    opened = studies.read(path)
+    made = [j for j in studies.stored(opened) if j.judge == likes_headers]
+    rate = summary.win_rate(made, studies.texts(opened))
+    assert any(f"wins {rate['style_controlled']:.3f} (" in line for line in lines)
+    assert rate["rate"] == pytest.approx(0.75)
+    assert abs(rate["style_controlled"] - 0.5) < abs(rate["length_controlled"] - 0.5)
+    assert summary.win_rate(made)["style_controlled"] is None
+
+
+def likes_headers(turns, first, second):
+    return 0.5 + (first.startswith("#") - second.startswith("#")) / 2
+
+
 def first_is_best(turns, first, second):
     assert turns[-1][0] == "user"
     return 1.0
