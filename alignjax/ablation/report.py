@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from alignjax import errors
-from alignjax.ablation import claim, figures, results, sweep_file
+from alignjax.ablation import claim, figures, results, sweep_file, tuning
 from alignjax.evals import compare
 from alignjax.report import drawing, page
 from alignjax.storage import atomic
@@ -38,6 +38,7 @@ def write(
         "runs": results.run_rows(out),
         "arms": results.arm_rows(out, plan.arms),
         "comparisons": results.comparison_rows(out),
+        "tuning": tuning.rows(plan, out),
     }
     (folder / TABLES).mkdir(exist_ok=True)
     for name, rows in tables.items():
@@ -51,6 +52,7 @@ def write(
     atomic.write(path, text)
     lines = [line for fields in out.comparisons for line in _details(fields, out)]
     lines += _outcomes(plan, out)
+    lines += tuning.lines(tables["tuning"])
     lines += [f"missing: {gap}" for gap in out.gaps]
     return [*lines, f"the report: {path}, {path.stat().st_size / 1024:.0f} KB"]
 
@@ -87,7 +89,7 @@ def render(
     """The page.
 
     Args:
-      tables: "runs", "arms" and "comparisons".
+      tables: "runs", "arms", "comparisons" and "tuning".
       entries: of the file of the claim.
       drawn: the figures.
     """
@@ -113,6 +115,7 @@ def render(
         reasons=[_details(x, out)[0] for x in out.comparisons if "low" not in x],
         details=[_details(x, out) for x in out.comparisons if "low" in x],
         figures=drawn,
+        tuning=_tuning(tables["tuning"]),
         secondary=_secondary(out),
         slices=_slices(out),
         runs=_runs(tables["runs"]),
@@ -303,6 +306,29 @@ def _details(fields: Mapping[str, Any], out: results.Results) -> list[str]:
     if "kl_note" in fields:
         lines.append(f"  not at equal KL: {fields['kl_note']}")
     return lines
+
+
+def _tuning(rows: Sequence[Mapping[str, Any]]) -> list[list]:
+    """The best of k settings of each loss, and last what luck alone would bring."""
+    if not rows:
+        return []
+    sizes = tuning.sizes(rows)
+    heads = ["loss", "settings", *(f"best of {k}" for k in sizes)]
+    table: list[list] = [heads]
+    by_loss: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_loss.setdefault(row["loss"], {})[row["k"]] = row
+    for loss, by in by_loss.items():
+        tried = by[1]["settings"]
+        lost = by[1]["diverged"]
+        count = (f"{tried}", f"{lost} diverged") if lost else f"{tried}"
+        cells = [f"{by[k]['best']:.3f}" if k in by else "–" for k in sizes]
+        table.append([loss, count, *cells])
+    luck = {row["k"]: row["luck"] for row in rows}
+    if luck[1] is not None:
+        cells = [f"{luck[k]:+.3f}" if k in luck else "–" for k in sizes]
+        table.append(["luck alone", "–", *cells])
+    return table
 
 
 def _secondary(out: results.Results) -> list[list]:

@@ -2,7 +2,9 @@
 """The report of a sweep from stored rows: its numbers, and what it does not hide."""
 
 import csv
+import dataclasses
 import html.parser
+import itertools
 import json
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from alignjax import errors
-from alignjax.ablation import claim, report, results, states
+from alignjax.ablation import claim, report, results, states, sweep_file, tuning
 from alignjax.evals import compare
 from tests.ablation import made_up
 
@@ -94,6 +96,67 @@ def test_a_baseline_that_diverged_leaves_nothing_to_claim(tmp_path):
     made_up.write(tmp_path, made, GAPS, diverged=["dpo_0-00000000"])
     out = results.collect(made, tmp_path, made_up.SUITE)
     assert all("diverged" in fields["note"] for fields in out.comparisons)
+
+
+TRIED = {"dpo_a": 0.1, "dpo_b": 0.6, "dpo_c": 0.3, "ipo": 0.5}
+
+
+def tried(**fields) -> sweep_file.Plan:
+    """Three settings of one loss, and one of another."""
+    made = made_up.plan(arms=tuple(TRIED), **fields)
+    betas = {arm: {"objective.beta": i} for i, arm in enumerate(TRIED)}
+    losses = {arm: {"objective.loss": arm.partition("_")[0]} for arm in TRIED}
+    return made._replace(settings={arm: losses[arm] | betas[arm] for arm in TRIED})
+
+
+def test_the_best_of_k_settings_is_over_all_subsets(tmp_path):
+    made = tried()
+    made_up.write(tmp_path, made, TRIED)
+    lines = report.write(made, tmp_path, Benchmark)
+    table = parquet.read_table(tmp_path / "tables" / "tuning.parquet").to_pylist()
+    out = results.collect(made, tmp_path, made_up.SUITE)
+    means = {r["arm"]: r["mean"] for r in results.arm_rows(out, made.arms)}
+    worth = [means[arm] for arm in TRIED if arm.startswith("dpo")]
+    best = {r["k"]: r["best"] for r in table if r["loss"] == "dpo"}
+    for k in (1, 2, 3):
+        subsets = [max(x) for x in itertools.combinations(worth, k)]
+        assert best[k] == pytest.approx(np.mean(subsets)), k
+    (one,) = (r for r in table if r["loss"] == "ipo")
+    assert (one["settings"], one["k"]) == (1, 1)
+    assert one["best"] == pytest.approx(means["ipo"]) and one["luck"] == 0
+    (line,) = (x for x in lines if x.startswith("dpo: 3 settings tried"))
+    assert f"{best[2]:.3f} of 2, {best[3]:.3f} of 3" in line
+    page = (tmp_path / "report.html").read_text()
+    assert "How much was tried" in page and f"{best[2]:.3f}" in page
+    # One setting a loss was tuned by nobody; other data are no settings.
+    assert not tuning.rows(made_up.plan(), out._replace(outcomes=[]))
+    varied = made._replace(sweep=dataclasses.replace(made.sweep, varies=("data",)))
+    assert not tuning.rows(varied, out)
+
+
+def test_a_setting_that_diverged_was_tried_too(tmp_path):
+    made = tried()
+    made_up.write(tmp_path, made, TRIED, diverged=["dpo_b_1-00000001"])
+    out = results.collect(made, tmp_path, made_up.SUITE)
+    means = {r["arm"]: r["mean"] for r in results.arm_rows(out, made.arms)}
+    rows = [r for r in tuning.rows(made, out) if r["loss"] == "dpo"]
+    worst = min(means[arm] for arm in ("dpo_a", "dpo_c", "ipo"))
+    assert rows[0]["diverged"] == 1
+    expected = (means["dpo_a"] + means["dpo_c"] + worst) / 3
+    assert rows[0]["best"] == pytest.approx(expected)
+    assert rows[2]["best"] == pytest.approx(max(means["dpo_a"], means["dpo_c"]))
+
+
+def test_of_a_loss_less_is_better(tmp_path):
+    made = tried(metric="eval/loss")
+    made_up.write(tmp_path, made, TRIED)
+    for run in made.runs:
+        path = tmp_path / run.folder / "metrics.jsonl"
+        row = {"step": made_up.STEPS, "eval/loss": TRIED[run.arm]}
+        path.write_text(f"{json.dumps(row)}\n")
+    out = results.collect(made, tmp_path, made_up.SUITE)
+    best = [r["best"] for r in tuning.rows(made, out) if r["loss"] == "dpo"]
+    assert best == pytest.approx([1 / 3, (0.1 + 0.1 + 0.3) / 3, 0.1])
 
 
 def test_figures_of_training_are_compared_too_and_one_run_says_little(tmp_path):
