@@ -40,6 +40,7 @@ from alignjax.evaluate import (
     datasets,
     figures,
     grading,
+    leaks,
     measuring,
     results,
     running,
@@ -71,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     judge = "of each run's answers against the first's, see judge; repeatable"
     add("--judge", action="append", default=[], metavar="JUDGE", help=judge)
     add("--checkpoints", action="append", default=[], metavar="NAME", help="every step")
+    training = "say what of --data is in its training data, or in a file; repeatable"
+    add("--training", action="append", default=[], metavar="RUN", help=training)
     add(
         "--samples", type=int, default=default.samples, help="to a prompt (%(default)s)"
     )
@@ -111,6 +114,7 @@ def run(options: argparse.Namespace) -> None:
     models, reference = _with_reference(models, options)
     rewards = _models(options.reward, options.network, "reward")
     _check(models, reference, rewards, data, options)
+    trained_on = _trained_on(options, models)
     description = {
         "schema": results.SCHEMA,
         "runs": [_described(model) for model in models],
@@ -138,6 +142,8 @@ def run(options: argparse.Namespace) -> None:
             unread = f"; not read: {errors.some(columns, count=9)}" if columns else ""
             drawn = "" if len(d.items) == d.total else f" of {d.total:,}"
             terminal.say(f"{d.name}: {len(d.items):,}{drawn} {d.kind}{unread}")
+        if trained_on:
+            _write_leaks(out, data, trained_on, terminal)
         evaluation = running.Evaluation(
             out, settings, listed, reference, rewards, terminal
         )
@@ -157,6 +163,41 @@ def run(options: argparse.Namespace) -> None:
     atomic.write_json(out / results.FIGURES, evaluated.figures)
     for line in _lines(evaluated):
         print(line)
+
+
+def _trained_on(options, models) -> list[leaks.Training]:
+    """The training data that is named by folder, by file or by the name of a run."""
+    paths = {model.name: str(model.run.path) for model in models}
+    return [
+        leaks.open_training(name, paths.get(name, name), network=options.network)
+        for name in dict.fromkeys(options.training)
+    ]
+
+
+def _write_leaks(out: pathlib.Path, data, trained_on, terminal) -> None:
+    """Looks for the data in what was trained on, and writes what is there."""
+    index = leaks.Index(data)
+    for training in trained_on:
+        count = index.look(training, terminal.show)
+        terminal.say(f"{training.name}: {count:,} records looked through")
+        for gap in training.gaps:
+            terminal.say(f"{training.name}: not looked through: {gap}")
+    names = [training.name for training in trained_on]
+    gaps = [gap for training in trained_on for gap in training.gaps]
+    by_item = {d.name: sorted(index.leaks[d.name].items()) for d in data}
+    entries = [
+        {
+            "data": d.name,
+            "digest": d.digest,
+            "kind": d.kind,
+            "count": len(d.items),
+            "training": names,
+            "gaps": gaps,
+            "leaks": [leak._asdict() for _, leak in by_item[d.name]],
+        }
+        for d in data
+    ]
+    atomic.write_json(out / leaks.FILE, {"schema": leaks.SCHEMA, "data": entries})
 
 
 def _write_suite(path: pathlib.Path, d: datasets.Dataset) -> None:
@@ -341,6 +382,7 @@ def _judge(name: str, out: pathlib.Path, models, data, options, terminal) -> Non
 def _lines(evaluated: results.Results):
     """The figures for a terminal."""
     out = evaluated.figures
+    yield from map(leaks.line, out["leaks"])
     yield from figures.lines(out["figures"])
     for one in out["calibrations"]:
         slope = one["slope"]

@@ -3,6 +3,7 @@
 
 evaluation.json                 runs, datasets and settings
 figures.json                    all figures
+leaks.json                      items that are in training data, if those were named
 suites/DATA.jsonl               prompts, and what they ask for
 rows/RUN/DATA.jsonl             rows; beside them DATA.json, what they are of
 reverse/RUN/DATA.jsonl          the reference's answers, with their KL from the run
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from alignjax import config, errors
 from alignjax.evals import phrases, rows
-from alignjax.evaluate import datasets, figures, grading, store
+from alignjax.evaluate import datasets, figures, grading, leaks, store
 from alignjax.judges import study as studies
 from alignjax.judges import summary
 from alignjax.storage import filenames, json_files
@@ -36,8 +37,9 @@ class Results(NamedTuple):
     Attributes:
       folder, description: its folder, and `evaluation.json`.
       measured: the rows of each dataset, by run in their order.
-      figures: `{"figures", "calibrations", "best_of_n", "curves", "wins", "unread"}`,
-        lists of JSON data, see `figures` and `judges.summary.win_rate`.
+      figures: `{"figures", "calibrations", "best_of_n", "curves", "wins", "unread",
+        "leaks"}`, lists of JSON data, see `figures`, `judges.summary.win_rate` and
+        `leaks`.
     """
 
     folder: pathlib.Path
@@ -119,6 +121,7 @@ def _read(folder: pathlib.Path, description: Mapping[str, Any]) -> Results:
         "curves": _curves(folder, description, suites, listed),
         "wins": _wins(folder, description),
         "unread": unread,
+        "leaks": _leaks(folder, description),
     }
     return Results(folder, description, measured, out)
 
@@ -175,6 +178,19 @@ def _curves(folder, description, suites, listed) -> list[dict[str, Any]]:
                 steps.setdefault(part.stem, {})[int(part.parent.name)] = one
         curves += [figures.curve(name, by_step) for _, by_step in sorted(steps.items())]
     return curves
+
+
+def _leaks(folder: pathlib.Path, description) -> list[dict[str, Any]]:
+    """Of each dataset what training data have of it, where those were named."""
+    path = folder / leaks.FILE
+    if not path.is_file():
+        return []
+    digests = {data["name"]: data["digest"] for data in description["data"]}
+    entries = json_files.read(path, dict)["data"]
+    entries = [x for x in entries if digests.get(x["data"]) == x["digest"]]
+    for entry in entries:
+        leaks.line(entry)  # or an error, of entries that are none
+    return entries
 
 
 def _wins(folder, description) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alignjax.evaluate import results
+from alignjax.evaluate import leaks, results
 from alignjax.report import figures_evaluation, story
 
 SAMPLES = 4  # prompts of a dataset
@@ -61,7 +61,8 @@ def sections(evaluation: results.Results) -> Iterator[dict[str, Any]]:
                 f"as: {x['first']}"
                 for x in evaluation.figures["unread"]
                 if x["data"] == name
-            ],
+            ]
+            + [leaks.line(x) for x in evaluation.figures["leaks"] if x["data"] == name],
         }
 
 
@@ -111,7 +112,6 @@ def _win(x: Mapping[str, Any], styled: bool) -> list[Any]:
     ]
 
 
-def samples(evaluation: results.Results) -> Iterator[dict[str, Any]]:
 def _controlled(x: Mapping[str, Any], name: str) -> Any:
     """A win rate without what a control takes out, and its interval."""
     if (rate := x[f"{name}_controlled"]) is None:
@@ -123,6 +123,7 @@ def _controlled(x: Mapping[str, Any], name: str) -> Any:
     return shown, f"{low:.0f} to {high:.0f}"
 
 
+def samples(evaluation: results.Results) -> Iterator[dict[str, Any]]:
     """Of every dataset of prompts the first on which tags differ, then the first."""
     by_data: dict[str, dict[str, dict[int, Any]]] = {}
     suites = {}

@@ -81,7 +81,7 @@ def arguments(folder):
     data = [f"--data={folder / name}.jsonl" for name in ("pairs", "ask", "texts")]
     more = (f"--reward=rm={RUNS / 'reward_model'}", "--reference=sft")
     judge = f"--judge={__name__}:last_letter"
-    more = (*more, "--checkpoints=dpo")
+    more = (*more, "--checkpoints=dpo", f"--training={folder / 'pairs.jsonl'}")
     cache = f"--cache_dir={folder / 'cache'}"
     out = f"--out={folder / 'out'}"
     return [*runs, *data, *more, judge, cache, out, *SETTINGS]
@@ -204,6 +204,16 @@ def test_answers_are_sampled_scored_and_compared(read, out):
     assert ("dpo", "reward.rm") in curves
 
 
+def test_what_is_in_the_training_data_is_counted_and_named(read, out):
+    """The pairs, in their own file, and nothing else of what was measured."""
+    by_data = {x["data"]: x for x in read.figures["leaks"]}
+    assert set(by_data) == {"pairs", "ask", "texts"}
+    places = [(x["where"], x["record"], x["exact"]) for x in by_data["pairs"]["leaks"]]
+    assert len(places) == len(PAIRS) + 1  # the one that no run can read too
+    assert all(a.endswith(b.rpartition("/")[2]) and exact for a, b, exact in places)
+    assert not by_data["ask"]["leaks"] and not by_data["texts"]["leaks"]
+
+
 def test_a_killed_evaluation_goes_on(folder, arguments, out, capsys):
     """From the middle of a row, as if it had never stopped; and measures no more."""
     copy = folder / "copy"
@@ -312,6 +322,7 @@ def test_the_page_of_any_runs(out, tmp_path):
     assert "script" not in reader.tags and "&lt;script&gt;" in text
     assert {"shares_0", "reliability_0", "best_of_1"} <= set(reader.ids)
     assert "could not read 1 of 4" in text and "pretraining" not in text
+    assert "6 of 6 pairs occur in the training data" in text
     # Beside the stages of training, of which one is told of too.
     stage = f"--stage=dpo={RUNS / 'dpo'}"
     assert report.main([f"--out={file}", f"--evaluation={out}", stage]) == 0
