@@ -173,7 +173,7 @@ def attack(rubric: rubrics.Rubric, answers: Sequence[Graded]) -> Iterator[str]:
             f"{means['gold'][1]:.3f}, {change['mean']:+.3f}{shown}"
         )
         if change["mean"] < 0:
-            spans = {c.id: len(c.levels) - 1 for c in rubric.criteria}
+            spans = {c.id: c.span for c in rubric.criteria}
             rise = {x: (means[x][1] - means[x][0]) / spans[x] for x in names}
             line += f"; {max(rise, key=rise.get)} rose most"
         yield line
@@ -192,6 +192,7 @@ def _best(rubric: rubrics.Rubric, by, value, n: int) -> by_prompt.Values:
 
 def _levels(rubric: rubrics.Rubric, answers: Sequence[Graded]) -> np.ndarray:
     """float [answers, criteria], shares of each criterion's span."""
-    spans = [len(criterion.levels) - 1 for criterion in rubric.criteria]
+    low, high = np.array([criterion.ends for criterion in rubric.criteria]).T
     names = [criterion.id for criterion in rubric.criteria]
-    return np.array([[answer.levels[n] for n in names] for answer in answers]) / spans
+    levels = np.array([[answer.levels[n] for n in names] for answer in answers])
+    return (levels - low) / (high - low)

@@ -32,17 +32,34 @@ def make(
       show: prints a line.
     """
 
+    def typed(question: str) -> str:
+        try:
+            text = ask(question).strip().lower()
+        except EOFError:
+            raise Stopped from None
+        if text == STOP:
+            raise Stopped
+        return text
+
     def answer(question: str, choices: Sequence[str]) -> str:
-        while True:
-            try:
-                text = ask(f"{question} [{' '.join(choices)}] ").strip().lower()
-            except EOFError:
-                raise Stopped from None
-            if text == STOP:
-                raise Stopped
-            if text in choices:
-                return text
+        while (text := typed(f"{question} [{' '.join(choices)}] ")) not in choices:
             show(f"  one of: {', '.join(choices)}; {STOP} stops")
+        return text
+
+    def level_of(c: rubrics.Criterion, question: str) -> float:
+        low, high = c.ends
+        if c.range is None:
+            levels = [str(level) for level in range(len(c.levels))]
+            return float(answer(question, levels))
+        while True:
+            text = typed(f"{question} [{low:g} to {high:g}] ")
+            try:
+                level = float(text)
+            except ValueError:
+                level = None
+            if c.takes(level):
+                return level
+            show(f"  a number from {low:g} to {high:g}; {STOP} stops")
 
     def judge(pair: judges.Shown) -> judges.Verdict:
         for role, text in pair.prompt["turns"]:
@@ -56,11 +73,14 @@ def make(
             if c.check:
                 continue
             show(c.text)
-            for level, anchor in enumerate(c.levels):
-                show(f"  {level}: {anchor}")
-            levels = [str(level) for level in range(len(c.levels))]
+            if c.range:
+                anchors = zip(c.ends, c.range.anchors, strict=True)
+            else:
+                anchors = enumerate(c.levels)
+            for level, anchor in anchors:
+                show(f"  {level:g}: {anchor}")
             for i in (0, 1):
-                scores[i][c.id] = float(answer(f"  [{i + 1}]", levels))
+                scores[i][c.id] = level_of(c, f"  [{i + 1}]")
         choice = answer(
             "which is better? 1, 2, = a tie, s cannot say", [*CHOICES, SKIP]
         )

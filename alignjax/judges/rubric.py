@@ -11,8 +11,14 @@ by it: a changed text is a new version.
        "levels": ["no", "yes"], "veto": {"at": 1, "cap": 0.0}}]}
 
 `levels` are the anchors, the worst first but for weights below 0, which are penalties.
+In their place a `range` takes any number, with an anchor for each of its ends:
+
+    {"id": "clear", "text": "How clear is it?", "weight": 0.2,
+     "range": {"low": 0, "high": 10, "anchors": ["a riddle", "as clear as can be"]}}
+
 A criterion with a `check` is read off the answer's row and asked of nobody: "finished",
-or "tag:NAME", whether that is the answer's tag.
+or "tag:NAME", whether that is the answer's tag; with a range any figure of the row, see
+`alignjax compare --metric`, of which what lies beyond an end counts as that end.
 """
 
 from __future__ import annotations
@@ -33,8 +39,17 @@ MOST = 32  # criteria, and levels of one
 class Veto:
     """From level `at` on, counted from 0, the whole is worth `cap` at most."""
 
-    at: bounds.CountOrZero
+    at: bounds.CountOrZero | float
     cap: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, and what a response at each of the two is like."""
+
+    low: float
+    high: float
+    anchors: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +62,35 @@ class Criterion:
       weight: of its score; below 0 a penalty, 0 for a veto only.
       levels: the anchor of each level, in order.
       veto: what no other criterion makes up for.
-      check: "finished" or "tag:NAME", which give level 0 or 1.
+      check: "finished" or "tag:NAME", which give level 0 or 1; of a range any figure.
+      range: in place of levels.
     """
 
     id: str
     text: str
     weight: float
-    levels: tuple[str, ...]
+    levels: tuple[str, ...] = ()
     veto: Veto | None = None
     check: str | None = None
+    range: Range | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest level."""
+        if self.range is not None:
+            return self.range.low, self.range.high
+        return 0.0, float(len(self.levels) - 1)
+
+    @property
+    def span(self) -> float:
+        """From the lowest level to the highest."""
+        low, high = self.ends
+        return high - low
+
+    def takes(self, level: float | None) -> bool:
+        """Whether a level is one of the criterion's."""
+        low, high = self.ends
+        return level is not None and low <= level <= high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +118,17 @@ class Rubric:
     @property
     def digest(self) -> str:
         """Of all its texts and numbers."""
-        return json_files.digest(dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        for criterion in fields["criteria"]:
+            if criterion["range"] is None:  # as before there were ranges
+                del criterion["range"]
+        return json_files.digest(fields)
 
     def checked(self, answer: rows.Answer) -> dict[str, float]:
         """The levels of an answer by the criteria that have a check.
 
         Raises:
-          DataError: an answer without a tag.
+          DataError: an answer without what a check reads.
         """
         levels = {}
         for c in self.criteria:
@@ -98,26 +137,27 @@ class Rubric:
             value = arms.metric(c.check)(answer)
             if value is None:
                 raise errors.DataError(
-                    f"{answer.run}: its answers have no tag, and {c.id} of the rubric "
-                    f"{self.name} checks that"
+                    f"{answer.run}: its answers have no {c.check.partition(':')[0]}, "
+                    f"and {c.id} of the rubric {self.name} checks that"
                 )
-            levels[c.id] = float(value)
+            low, high = c.ends
+            levels[c.id] = min(max(float(value), low), high)
         return levels
 
     def worth(self, levels: Mapping[str, float]) -> float:
-        """sum w v / sum max(w, 0), capped by vetoes; v is the level by the highest.
+        """sum w v / sum max(w, 0), capped by vetoes; v is the share of the span.
 
         Raises:
           ValueError: a criterion without a level, or a level that it has not.
         """
         total, cap = 0.0, float("inf")
         for c in self.criteria:
-            if not 0 <= levels.get(c.id, -1) < len(c.levels):
+            low, high = c.ends
+            if not c.takes(levels.get(c.id)):
                 raise ValueError(
-                    f"{c.id}: {levels.get(c.id)!r} is no level from 0 to "
-                    f"{len(c.levels) - 1}"
+                    f"{c.id}: {levels.get(c.id)!r} is no level from {low:g} to {high:g}"
                 )
-            total += c.weight * levels[c.id] / (len(c.levels) - 1)
+            total += c.weight * (levels[c.id] - low) / c.span
             if c.veto and levels[c.id] >= c.veto.at:
                 cap = min(cap, c.veto.cap)
         return min(total / sum(max(c.weight, 0) for c in self.criteria), cap)
@@ -157,23 +197,55 @@ def _problems(rubric: Rubric):
     if not any(criterion.weight > 0 for criterion in rubric.criteria):
         yield "criteria: none has a weight above 0"
     for c in rubric.criteria:
-        if not 2 <= len(c.levels) <= MOST or not all(map(str.strip, c.levels)):
-            yield (
-                f"criteria.{c.id:.40}.levels: {len(c.levels)} of them; give an anchor, "
-                "what a response of that level is like, for 2 levels or more"
-            )
-        if len(set(c.levels)) < len(c.levels):
-            yield f"criteria.{c.id:.40}.levels: two have one anchor; tell them apart"
+        yield from _of_range(c) if c.range else _of_levels(c)
         if not c.id.strip() or not c.text.strip():
             yield f"criteria.{c.id:.40}.text: nothing is asked; give an id and a text"
-        if c.check and (c.check != "finished" and not c.check.startswith("tag:")):
-            yield f"criteria.{c.id:.40}.check: {c.check!r:.40}; finished or tag:NAME"
-        if c.check and len(c.levels) != 2:
-            yield f"criteria.{c.id:.40}.levels: a check has two, 0 and 1"
-        if c.veto and not 0 < c.veto.at < max(2, len(c.levels)):
-            yield f"criteria.{c.id:.40}.veto.at: {c.veto.at} is no level above 0"
+        low, high = c.ends if c.range else (0.0, max(1.0, c.span))
+        whole = c.range or c.veto is None or float(c.veto.at).is_integer()
+        if c.veto and not (low < c.veto.at <= high and whole):
+            yield f"criteria.{c.id:.40}.veto.at: {c.veto.at} is no level above {low:g}"
     texts: list[Any] = [rubric.id, rubric.instructions]
     texts += [t for c in rubric.criteria for t in (c.id, c.text, *c.levels)]
+    texts += [t for c in rubric.criteria if c.range for t in c.range.anchors]
     for text in texts:
         if not text.replace("\n", " ").isprintable():
             yield f"{text!r:.60} has characters that no terminal shows"
+
+
+def _of_levels(c: Criterion):
+    """What is wrong with the levels of a criterion, and with a check of them."""
+    if not 2 <= len(c.levels) <= MOST or not all(map(str.strip, c.levels)):
+        yield (
+            f"criteria.{c.id:.40}.levels: {len(c.levels)} of them; give an anchor, "
+            "what a response of that level is like, for 2 levels or more, or a range"
+        )
+    if len(set(c.levels)) < len(c.levels):
+        yield f"criteria.{c.id:.40}.levels: two have one anchor; tell them apart"
+    if c.check and (c.check != "finished" and not c.check.startswith("tag:")):
+        yield (
+            f"criteria.{c.id:.40}.check: {c.check!r:.40}; finished or tag:NAME, or "
+            "give a range"
+        )
+    if c.check and len(c.levels) != 2:
+        yield f"criteria.{c.id:.40}.levels: a check has two, 0 and 1"
+
+
+def _of_range(c: Criterion):
+    """The same of a range."""
+    if c.levels:
+        yield f"criteria.{c.id:.40}.range: beside levels; give one of the two"
+    if not c.range.low < c.range.high:
+        yield (
+            f"criteria.{c.id:.40}.range: {c.range.high:g} is not above {c.range.low:g}"
+        )
+    anchors = list(filter(str.strip, c.range.anchors))
+    if len(anchors) != len(set(anchors)) or len(anchors) != (0 if c.check else 2):
+        yield (
+            f"criteria.{c.id:.40}.range.anchors: say what a response at its low and at "
+            "its high end is like; where there is a check, neither"
+        )
+    if c.check:
+        try:
+            arms.metric(c.check)
+        except errors.ConfigError as error:
+            yield f"criteria.{c.id:.40}.check: {error}"

@@ -223,7 +223,7 @@ def _gaps(rows: Rows):
 def _of_levels(of: study.Study, rows: Rows) -> Iterator[str]:
     """What moved a judge's levels by each criterion, and whether it gave them again."""
     for criterion in () if of.rubric is None else of.rubric.criteria:
-        name, span = criterion.id, len(criterion.levels) - 1
+        name, span = criterion.id, criterion.span
         own = [r for r in rows if r.arm_scores and name in r.arm_scores]
         if criterion.check or not own:
             continue
@@ -291,7 +291,8 @@ def _of_criteria(of: study.Study, rows: Rows) -> Iterator[str]:
         units = sorted({unit for own in scores.values() for unit in own}, key=str)
         table = [[own.get(unit, np.nan) for unit in units] for own in scores.values()]
         try:
-            out = agreement.krippendorff_interval(table, "ordinal", draws=500)
+            scale = "interval" if criterion.range else "ordinal"
+            out = agreement.krippendorff_interval(table, scale, draws=500)
         except ValueError:  # no two of them judged the same
             continue
         poor = "" if out["mean"] >= POOR else "; too low to decide anything by"

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rubrics as data: what responses are worth by them, and files that are none."""
 
+import dataclasses
 import json
 
 import pytest
 
-from alignjax import errors
-from alignjax.judges import rubric
+from alignjax import errors, judges
+from alignjax.evals import rows
+from alignjax.judges import person, rubric
 
 RUBRIC = {
     "id": "helpful",
@@ -48,6 +50,53 @@ def test_the_worth_by_a_rubric(tmp_path):
         harmless.worth(a)
 
 
+ENDS = {"low": -5, "high": 5, "anchors": ["useless", "perfect"]}
+CLEAR = {"id": "clear", "text": "clear?", "weight": 0.5, "range": ENDS}
+SHORT = {"id": "short", "text": "short?", "weight": -0.25, "check": "tokens"}
+SHORT |= {"range": {"low": 10, "high": 30}}
+
+
+def with_range(tmp_path, *criteria):
+    path = tmp_path / "range.json"
+    made = {"id": "r", "version": 1, "criteria": [RUBRIC["criteria"][0], *criteria]}
+    path.write_text(json.dumps(made))
+    return rubric.read(path)
+
+
+def test_a_range_is_worth_its_share(tmp_path):
+    made = with_range(tmp_path, CLEAR, SHORT)
+    worth = lambda **levels: made.worth({"correct": 1, **levels})
+    assert worth(clear=5, short=10) == pytest.approx(1)
+    assert worth(clear=-5, short=10) == pytest.approx(0.4 / 0.9)
+    assert worth(clear=2.5, short=20) == pytest.approx((0.4 + 0.375 - 0.125) / 0.9)
+    for level in (5.1, -6, float("nan")):
+        with pytest.raises(ValueError, match="clear"):
+            worth(clear=level, short=10)
+    # What a check reads lies where it likes, and counts as the nearer end.
+    fields = dict(run="r", suite="s", suite_digest="0", text="t", finished=True)
+    answer = rows.Answer(**fields, prompt=0, tokens=14)
+    levels = [
+        made.checked(dataclasses.replace(answer, tokens=tokens))
+        for tokens in (14, 3, 3000)
+    ]
+    assert levels == [{"short": 14}, {"short": 10}, {"short": 30}]
+    vetoed = with_range(tmp_path, {**CLEAR, "veto": {"at": 0.5, "cap": 0.0}})
+    assert vetoed.worth({"correct": 1, "clear": 0.5}) == 0
+    assert vetoed.worth({"correct": 1, "clear": 0.4}) > 0.7
+
+
+def test_a_person_gives_a_number_of_a_range(tmp_path):
+    typed = iter(["1", "0", "6", "nan", "much", "4.5", "-5", "1"])
+    lines = []
+    made = with_range(tmp_path, CLEAR)
+    judge = person.make("anna", made, lambda question: next(typed), lines.append)
+    pair = judges.Shown({"turns": [("user", "?")]}, ("a", "b"), (True, True), ({}, {}))
+    (verdict,) = judge.compare([pair])
+    assert verdict.scores == ({"correct": 1, "clear": 4.5}, {"correct": 0, "clear": -5})
+    assert lines.count("  a number from -5 to 5; q stops") == 3
+    assert "  -5: useless" in lines and "  5: perfect" in lines
+
+
 @pytest.mark.parametrize("margin", [0, 0.3])
 def test_worths_that_differ_by_the_margin_are_tied(margin):
     """0.1 + 0.2 is not 0.3, and 0.3 + 0.3 - 0.3 not 0.3, in floats."""
@@ -77,6 +126,15 @@ def test_worths_that_differ_by_the_margin_are_tied(margin):
         ({"check": "module:function"}, r"criteria\.correct\.check"),
         ({"check": "finished", "levels": list("abc")}, r"criteria\.correct\.levels"),
         ({"veto": {"at": 5}}, r"criteria\.correct\.veto\.at"),
+        ({"veto": {"at": 0.5}}, r"criteria\.correct\.veto\.at"),
+        ({"range": ENDS}, r"criteria\.correct\.range: beside"),
+        ({"levels": [], "range": ENDS | {"low": 5}}, r"correct\.range: 5"),
+        ({"levels": [], "range": ENDS | {"anchors": ["a"]}}, r"correct\.range\.anch"),
+        ({"levels": [], "range": ENDS | {"anchors": ["a", "a"]}}, r"range\.anchors"),
+        ({"levels": [], "range": ENDS, "check": "tokens"}, r"range\.anchors"),
+        ({**SHORT, "id": "correct", "levels": [], "check": "odd"}, r"correct\.check"),
+        ({"levels": [], "range": ENDS, "veto": {"at": 6}}, r"correct\.veto\.at"),
+        ({"levels": [], "range": ENDS | {"high": "much"}}, "high"),
         ({"text": "\x1b[2J"}, "no terminal"),
         ({"id": "honest"}, "criteria"),
     ],
