@@ -3,7 +3,8 @@
 
 labeler:NAME      of the embedded world; needs its prompts
 reward:DIR        a reward model's run: the sigmoid of the difference of scores
-run:DIR           a run of dialogues: the log-probs of two verdicts
+run:DIR           a run of dialogues: the log-probs of two verdicts, and of the levels
+                  of a rubric's criteria
 endpoint:FILE     an OpenAI-compatible endpoint, as its file describes it
 MODULE:FUNCTION   `(turns, first, second) -> probability`
 """
@@ -16,11 +17,17 @@ from typing import Any
 
 from alignjax import analysis, errors, judges, registry, world
 from alignjax.judges import endpoint, language_model
+from alignjax.judges import rubric as rubrics
 from alignjax.world import labelers
 
 
-def find(name: str, *, network: bool = False) -> judges.Judge:
+def find(
+    name: str, *, network: bool = False, rubric: rubrics.Rubric | None = None
+) -> judges.Judge:
     """The judge that a name stands for.
+
+    Args:
+      rubric: whose criteria a run gives levels by.
 
     Raises:
       ConfigError: no such judge.
@@ -37,7 +44,7 @@ def find(name: str, *, network: bool = False) -> judges.Judge:
     if kind == "reward":
         return _reward_model(name, rest, network)
     if kind == "run":
-        return language_model.make(name, rest, network=network)
+        return language_model.make(name, rest, network=network, rubric=rubric)
     if kind == "endpoint":
         return endpoint.make(rest)
     try:

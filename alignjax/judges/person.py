@@ -70,7 +70,7 @@ def make(
         show("")
         scores = dict(pair.scores[0]), dict(pair.scores[1])
         for c in rubric.criteria if rubric else ():
-            if c.check:
+            if not c.is_asked_of("human"):
                 continue
             show(c.text)
             if c.range:

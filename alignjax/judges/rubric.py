@@ -18,15 +18,17 @@ In their place a `range` takes any number, with an anchor for each of its ends:
 
 A criterion with a `check` is read off the answer's row and asked of nobody: "finished",
 or "tag:NAME", whether that is the answer's tag; with a range any figure of the row, see
-`alignjax compare --metric`, of which what lies beyond an end counts as that end.
+`alignjax compare --metric`, of which what lies beyond an end counts as that end. All
+others are asked of people and of runs, or of one `kind` of them alone: "human", for
+what no model can tell, or "judge", for what is not worth a person's time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 from alignjax import bounds, config, errors
 from alignjax.evals import arms, rows
@@ -64,6 +66,8 @@ class Criterion:
       veto: what no other criterion makes up for.
       check: "finished" or "tag:NAME", which give level 0 or 1; of a range any figure.
       range: in place of levels.
+      kind: who gives its levels: "verifiable" by a check, "judge" a run, "human" a
+        person; None is by its check, or else by both.
     """
 
     id: str
@@ -73,6 +77,11 @@ class Criterion:
     veto: Veto | None = None
     check: str | None = None
     range: Range | None = None
+    kind: Literal["verifiable", "judge", "human"] | None = None
+
+    def is_asked_of(self, kind: str) -> bool:
+        """Whether a "judge" or a "human" gives its levels."""
+        return self.check is None and self.kind in (None, kind)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -120,9 +129,20 @@ class Rubric:
         """Of all its texts and numbers."""
         fields = dataclasses.asdict(self)
         for criterion in fields["criteria"]:
-            if criterion["range"] is None:  # as before there were ranges
-                del criterion["range"]
+            for name in ("range", "kind"):  # as before there were these
+                if criterion[name] is None:
+                    del criterion[name]
         return json_files.digest(fields)
+
+    def part(self, names: Collection[str]) -> Rubric | None:
+        """Of the criteria with these ids; None if none of them has a weight above 0.
+
+        What one rater was asked, where another was asked more.
+        """
+        criteria = tuple(c for c in self.criteria if c.id in names)
+        if not any(c.weight > 0 for c in criteria):
+            return None
+        return dataclasses.replace(self, criteria=criteria)
 
     def checked(self, answer: rows.Answer) -> dict[str, float]:
         """The levels of an answer by the criteria that have a check.
@@ -198,6 +218,12 @@ def _problems(rubric: Rubric):
         yield "criteria: none has a weight above 0"
     for c in rubric.criteria:
         yield from _of_range(c) if c.range else _of_levels(c)
+        if c.kind and (c.kind == "verifiable") != bool(c.check):
+            has = "has" if c.check else "has no"
+            yield (
+                f"criteria.{c.id:.40}.kind: {c.kind!r}, and it {has} check; what is "
+                "verifiable has one, and nothing else does"
+            )
         if not c.id.strip() or not c.text.strip():
             yield f"criteria.{c.id:.40}.text: nothing is asked; give an id and a text"
         low, high = c.ends if c.range else (0.0, max(1.0, c.span))

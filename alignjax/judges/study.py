@@ -161,7 +161,7 @@ def find(study: Study, name: str, *, network: bool = False) -> judges.Judge:
       ConfigError: no such judge; a rubric with criteria that are not checks.
     """
     if name != "rubric":
-        return kinds.find(name, network=network)
+        return kinds.find(name, network=network, rubric=study.rubric)
     rubric = study.rubric
     if rubric is None or not all(c.check for c in rubric.criteria):
         raise errors.ConfigError(

@@ -19,6 +19,7 @@ from alignjax.evals import (
     win_rates,
 )
 from alignjax.judges import audits, judgements, study
+from alignjax.judges import rubric as rubrics
 
 FEW = 50  # judgements, of which no biases are fitted
 CONTROL_DRAWS = 401  # refits of a win rate at equal lengths, or equal style
@@ -42,9 +43,12 @@ def lines(of: study.Study, rows: Rows) -> Iterator[str]:
         if judge in checks:
             yield from _of_checks(checks[judge])
         if of.rubric:
-            yield from _of_weights(of, own)
+            rubric = of.rubric.part(_graded(own))
+            if rubric is not None:
+                yield from _of_weights(rubric, own)
             yield from _of_levels(of, own)
-            yield from audits.lines(of.rubric, own)
+            if rubric is not None:
+                yield from audits.lines(rubric, own)
     for first, second in itertools.combinations(by_judge, 2):
         yield from _of_two(first, second, by_judge[first], by_judge[second])
     if of.rubric and len(by_judge) > 1:
@@ -253,16 +257,22 @@ def _of_levels(of: study.Study, rows: Rows) -> Iterator[str]:
             yield f"  {name}: {', '.join(parts)}"
 
 
-def _of_weights(of: study.Study, rows: Rows) -> Iterator[str]:
+def _graded(rows: Rows) -> set[str]:
+    """The criteria by which a judge has graded whatever it has graded."""
+    names = [set(row.arm_scores) for row in rows if row.arm_scores]
+    return set.intersection(*names) if names else set()
+
+
+def _of_weights(rubric: rubrics.Rubric, rows: Rows) -> Iterator[str]:
     """How often a judge's preference is not what its scores by the rubric amount to."""
     scored = [r for r in rows if r.arm_scores and r.preference is not None]
     if not scored or scored[0].judge == "rubric":
         return
-    weighed = [of.rubric.preference(r.arm_scores, r.base_scores) for r in scored]
+    weighed = [rubric.preference(r.arm_scores, r.base_scores) for r in scored]
     chosen = [float(np.sign(r.preference - 0.5) / 2 + 0.5) for r in scored]
     apart = float(np.mean(np.not_equal(weighed, chosen)))
     poor = f"; over {APART:g}, so weigh it anew" if apart > APART else ""
-    yield f"  prefers another than its scores by {of.rubric.name} in {apart:.3f}{poor}"
+    yield f"  prefers another than its scores by {rubric.name} in {apart:.3f}{poor}"
 
 
 def _of_two(first: str, second: str, a: Rows, b: Rows) -> Iterator[str]:
