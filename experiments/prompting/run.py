@@ -155,7 +155,7 @@ def main() -> None:
     add = (parser := argparse.ArgumentParser(description=__doc__)).add_argument
     add("--base", required=True, help="a run of configs/pretrain/world.py")
     add("--out", required=True, type=pathlib.Path, help="where the runs go")
-    add("--seeds", type=int, default=2, help="draws of examples")
+    add("--seeds", type=int, default=5, help="draws of examples")
     options = parser.parse_args()
     subprocess.run(training(options.base, options.out), check=True)
     ask(options.base, options.out, options.seeds)

@@ -19,7 +19,7 @@ def get_sweep():
         config="configs/sft/world.py",
         arms=arms,
         fields=fields,
-        seeds=2,
+        seeds=5,
         prompts=16,
         checkpoints=1,
         claim=claim,
