@@ -135,3 +135,5 @@ def test_a_draw_is_the_first_maximum():
     ties = jnp.array([[1.0, 2, 2], [-np.inf, -np.inf, 0], [3, 3, 3], [-np.inf] * 3])
     first = distribution._first_maximum(ties)
     np.testing.assert_array_equal(first, jnp.argmax(ties, -1, keepdims=True))
+    # Of a model that diverged, a token that there is.
+    assert distribution._first_maximum(jnp.array([[np.nan, 0.0]])).tolist() == [[0]]
