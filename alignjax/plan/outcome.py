@@ -42,6 +42,9 @@ def measure(
         "fits": total <= memory.USABLE * card.memory,
         "memory": {"card": card.memory, "total": total, **kinds},
     }
+    if card.gpu and figures["fits"] and total > PREALLOCATED * card.memory:
+        setting = f"XLA_PYTHON_CLIENT_MEM_FRACTION={memory.USABLE}"
+        notes.append(f"more than the 75 % that jax takes by itself: set {setting}")
     if (text := step.text(compiled)) is None:
         notes.append("the compiler shows no program, so only memory is known")
         return figures
@@ -119,9 +122,6 @@ def _memory_lines(figures: dict[str, Any]) -> list[str]:
     gib = lambda n: f"{n / 2**30:,.2f} GiB"
     verdict = "it fits" if figures["fits"] else "IT DOES NOT FIT"
     lines = [f"memory of each device: {gib(total)} of {gib(card)}: {verdict}"]
-    if figures["fits"] and total > PREALLOCATED * card:
-        setting = f"XLA_PYTHON_CLIENT_MEM_FRACTION={memory.USABLE}"
-        lines.append(f"  more than the 75 % that jax takes by itself: set {setting}")
     lines += [f"  {name:22} {gib(size):>12}" for name, size in sizes.items()]
     if "largest" in figures:
         lines.append("  the largest temporaries at the fullest moment:")

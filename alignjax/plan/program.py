@@ -23,7 +23,8 @@ import numpy as np
 from alignjax.storage import filenames
 
 BITS = {"pred": 8, "token": 0, "opaque": 0}  # of an element; others end in a number
-ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+ELSEWHERE = re.compile(r"S\([1-9]")  # in a layout: on the chip, or on the host
 NAME = re.compile(r"%([\w.\-]+)")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|branch_computations)=\{?([^,}]+)")
 TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)')
@@ -216,10 +217,15 @@ def _closing(text: str, start: int) -> int:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def nbytes(shape: str) -> int:
-    """The bytes of an array, or of all arrays of a tuple."""
+def nbytes(shape: str, anywhere: bool = False) -> int:
+    """The bytes of an array, or of all arrays of a tuple, in the device's memory.
+
+    With `anywhere` those too that lie on the chip, or on the host.
+    """
     total = 0
-    for dtype, dims in ARRAY.findall(shape):
+    for dtype, dims, layout in ARRAY.findall(shape):
+        if ELSEWHERE.search(layout) and not anywhere:
+            continue
         bits = BITS.get(dtype) if dtype in BITS else int(re.search(r"\d+", dtype)[0])
         total += math.prod(map(int, filter(None, dims.split(",")))) * bits
     return total // 8
@@ -263,8 +269,24 @@ def _trips(program: Program, loop: Instruction) -> int:
     root = next((x for x in condition.values() if x.root), None)
     if root is None or "direction=LT" not in root.attributes:
         return 1
-    limits = [condition[x].number for x in root.operands if x in condition]
-    return max([1, *limits])
+    operands = [condition[x] for x in root.operands if x in condition]
+    limit = max([1, *(x.number for x in operands)])
+    step = max([1, *(_step(program, loop, x) for x in operands)])
+    return -(-limit // step)
+
+
+def _step(program: Program, loop: Instruction, counter: Instruction) -> int:
+    """What a turn adds to a counter: more than 1 where it does the work of several."""
+    place = re.match(r", index=(\d+)", counter.attributes)
+    name = re.search(r"body=%?([\w.\-]+)", loop.attributes)[1]
+    body = program.computations[name]
+    root = next(x for x in body.values() if x.root)
+    if place is None or root.opcode != "tuple":
+        return 1
+    after = body.get(root.operands[int(place[1])])
+    if after is None or after.opcode != "add":
+        return 1
+    return max([1, *(body[x].number for x in after.operands if x in body)])
 
 
 def _kernel(program, body, x: Instruction, opcode: str, times: float) -> Kernel:
@@ -286,11 +308,12 @@ def _kernel(program, body, x: Instruction, opcode: str, times: float) -> Kernel:
         )
     if opcode in IN_PLACE:
         read = written = nbytes(operands[1 if opcode != "scatter" else -1].shape)
-    elif opcode in SLICES:
-        read = written = nbytes(x.shape)
     else:
+        result = _result(x)
         read = sum(nbytes(operand.shape) for operand in operands)
-        written = nbytes(x.shape)
+        if opcode in SLICES:
+            read = min(read, nbytes(result, anywhere=True))
+        written = nbytes(result)
     attention, flops = _attention(x, body)
     if attention is None:
         flops = _flops(x, body)
@@ -301,9 +324,21 @@ def _kernel(program, body, x: Instruction, opcode: str, times: float) -> Kernel:
     )
 
 
+def _result(x: Instruction) -> str:
+    """The shape of what is written; the start of a copy or slice has more in its own.
+
+    A copy has `(to, from, context)` there, a slice `((from), to, context)`.
+    """
+    place = {"copy-start": 0, "slice-start": 1}.get(x.opcode)
+    if place is None:
+        return x.shape
+    return [match[0] for match in ARRAY.finditer(x.shape)][place]
+
+
 def _collective(body, x: Instruction, opcode: str, times: float) -> Kernel:
     """`read` is what a device sends, or of a gather what it has at the end."""
-    size = sum(nbytes(body[name].shape) for name in x.operands if name in body)
+    operands = [body[name].shape for name in x.operands if name in body]
+    size = sum(nbytes(shape, anywhere=True) for shape in operands)
     match = GROUPS.search(x.attributes)
     groups = match[1].rstrip(",") if match else ""
     if opcode == "all-gather":

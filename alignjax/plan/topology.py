@@ -118,7 +118,12 @@ def _tpus(name: str, card: cards.Card, count: int) -> Topology:
             f"topology: {name!r} needs the compiler for TPUs, libtpu, which is not "
             "installed; pip install 'alignjax[tpu]'"
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # ask no host of a cloud
+    # No chip is opened: ask no host of a cloud, and let others plan meanwhile.
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    quiet |= {"TPU_ACCELERATOR_TYPE": f"v5litepod-{count}"}  # any, or it complains
+    quiet |= {"TPU_WORKER_HOSTNAMES": "localhost"}
+    for variable, value in quiet.items():
+        os.environ.setdefault(variable, value)
     shape = f"{name.partition(':')[0]}:{card.slices[count]}"
     part = (count, 1, 1) if count < 4 else None  # of a host
     options = dict(chips_per_host_bounds=part, chip_config_name=card.chip)

@@ -121,6 +121,45 @@ def test_loops_that_do_not_say_run_until_their_counter_is_at_its_limit():
     assert kernel.times == 5
 
 
+def test_a_turn_of_a_loop_may_do_the_work_of_two():
+    """As where TPUs multiply what they have while they send it on: 0, 2, 4 of 5."""
+    _, kernel = kernels(
+        "  %w = (f32[8]{0}, u32[]) while(%t), condition=%c, body=%b\n"
+        "  ROOT %r = f32[] constant(0)",
+        "%b (p: (f32[8], u32[])) -> (f32[8], u32[]) {\n"
+        "  %p = (f32[8]{0}, u32[]) parameter(0)\n"
+        "  %x = f32[8]{0} get-tuple-element(%p), index=0\n"
+        "  %i = u32[] get-tuple-element(%p), index=1\n"
+        "  %two = u32[] constant(2)\n"
+        "  %next = u32[] add(%i, %two)\n"
+        "  %y = f32[8]{0} exponential(%x)\n"
+        "  ROOT %both = (f32[8]{0}, u32[]) tuple(%y, %next)\n}",
+        "%c (p: (f32[8], u32[])) -> pred[] {\n"
+        "  %p = (f32[8]{0}, u32[]) parameter(0)\n"
+        "  %i = u32[] get-tuple-element(%p), index=1\n"
+        "  %n = u32[] constant(5)\n"
+        "  ROOT %l = pred[] compare(%i, %n), direction=LT\n}",
+    )
+    assert (kernel.opcode, kernel.times) == ("exponential", 3)
+
+
+def test_of_what_is_brought_onto_the_chip_the_memory_is_read_once():
+    """As TPUs bring parts of arrays to where they multiply them, and results back."""
+    there = "f32[4,8]{1,0:T(8,128)}"
+    here = "f32[1,8]{1,0:T(8,128)S(1)}"
+    lines = kernels(
+        f"  %p = {there} parameter(0)\n"
+        f"  %s = (({there}), {here}, s32[]{{:S(2)}}) slice-start(%p), slice={{[0:1], "
+        "[0:8]}\n"
+        f"  %d = {here} slice-done(%s)\n"
+        f"  %e = {here} exponential(%d)\n"
+        f"  %c = (f32[1,8]{{1,0}}, {here}, u32[]{{:S(2)}}) copy-start(%e)\n"
+        "  ROOT %r = f32[1,8]{1,0} copy-done(%c)"
+    )
+    traffic = {kernel.opcode: (kernel.read, kernel.written) for kernel in lines}
+    assert traffic == {"slice": (32, 0), "exponential": (0, 0), "copy": (0, 32)}
+
+
 @pytest.mark.parametrize(
     ("window", "pairs"),
     [
