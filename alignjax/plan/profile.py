@@ -6,7 +6,8 @@ r"""Where the time of a step went, from the trace that `alignjax train --profile
 
 Prints milliseconds a step by part, how much of the time devices were idle, and the
 kernels that took longest; on a card that is known, or named, beside the floors of the
-same program, as `alignjax plan` gives them.
+same program, as `alignjax plan` gives them. `--card=cpu` measures the processor of this
+machine first, for two seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax import cli, errors
-from alignjax.plan import cards, floors, program, trace
+from alignjax.plan import cards, floors, processor, program, trace
 
 
 def load(run: pathlib.Path) -> tuple[list[trace.Event], program.Program]:
@@ -180,6 +181,13 @@ def _row(name: str, *columns: str) -> str:
     return f"{name[:36]:36}" + "".join(f"{x:>10}" for x in columns)
 
 
+def _card(name: str | None, device: str) -> cards.Card | None:
+    """The card that is named, or else that of the device of a program, where known."""
+    if name == processor.NAME:
+        return processor.card()
+    return cards.find(name) if name else cards.of_kind(device)
+
+
 def run(arguments: Sequence[str] | None) -> int:
     """Does what the flags say; returns the exit code.
 
@@ -190,7 +198,7 @@ def run(arguments: Sequence[str] | None) -> int:
     parser = cli.parser("profile", __doc__)
     add = parser.add_argument
     add("run", metavar="RUN", help="a workdir that was trained with --profile")
-    add("--card", metavar="NAME", help="for floors, such as h200; by default the run's")
+    add("--card", metavar="NAME", help="for floors, h200 or cpu; by default the run's")
     add("--kernels", type=int, default=15, metavar="N", help="how many to list")
     add("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
@@ -198,7 +206,7 @@ def run(arguments: Sequence[str] | None) -> int:
         parser.error(f"--kernels: {options.kernels} must be at least 0")
     workdir = cli.path(options.run, "run")
     events, parsed = load(workdir)
-    card = cards.find(options.card) if options.card else cards.of_kind(parsed.device)
+    card = _card(options.card, parsed.device)
     with _no_program(workdir / "profile" / program.FILE):
         figures = measure(events, parsed, card)
         text = json.dumps(figures) if options.json else page(figures, options.kernels)

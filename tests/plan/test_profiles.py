@@ -2,6 +2,7 @@
 """Traces of known events: what is summed, what is idle, what nothing hides."""
 
 import gzip
+import json
 import os
 import pathlib
 
@@ -9,7 +10,7 @@ import pytest
 from jax import profiler
 
 from alignjax import errors
-from alignjax.plan import cards, floors, profile, program, trace
+from alignjax.plan import cards, floors, processor, profile, program, trace
 
 TEXT = """HloModule jit_step, is_scheduled=true
 
@@ -113,6 +114,26 @@ def test_the_command_finds_the_card_of_the_run(run, capsys):
     page = capsys.readouterr().out
     assert "3 steps on 1 device(s)" in page and "dot.1" in page
     assert profile.main([str(run), "--card=h20"]) == errors.CONFIG
+
+
+def test_floors_of_this_machine_are_measured_where_they_are_asked_for(
+    run, capsys, monkeypatch
+):
+    """Of a product its operations over the peak, of a copy its bytes."""
+    monkeypatch.setattr(processor, "SIDE", 128)
+    monkeypatch.setattr(processor, "COPIED", 2**16)
+    monkeypatch.setattr(processor, "SECONDS", 0.05)
+    card = processor.card()
+    assert card.memory > 2**28 and min(card.peak, card.bandwidth) > 1e7
+    product = program.Kernel("", "dot", "", "dot", 1, flops=1e9, read=4, written=4)
+    assert floors.seconds(product, card) == 1e9 / card.peak
+    copy = program.Kernel("", "copy", "", "copy", 1, read=10**9, written=10**9)
+    assert floors.seconds(copy, card) == 2e9 / card.bandwidth
+    assert profile.main([str(run), "--card=cpu", "--json"]) == errors.DONE
+    kernels = json.loads(capsys.readouterr().out)["kernels"]
+    assert all(
+        kernel["floor"] > 0 for kernel in kernels if kernel["kind"] == "products"
+    )
 
 
 def test_a_trace_of_another_program_is_refused(run):
