@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import bounds, errors
+from alignjax.distributed import sharding
 
 _SIZES = {"factor", "original_length"}
 # Required and optional numbers of each kind.
@@ -162,7 +163,12 @@ def rotations(positions_BT: jax.Array, frequencies_R, amplitude: float = 1.0):
     `frequencies_R` may be [B, T, R] too, where documents differ in them.
     """
     angles = positions_BT[..., None].astype(jnp.float32) * frequencies_R
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if sharding.platform() == "cpu" and angles.shape[1] > 1:
+        # XLA would compute them again in every unrolled layer; of a loop it does not.
+        turn = lambda i: jax.lax.cond(i == 0, jnp.cos, jnp.sin, angles)
+        cos, sin = jax.lax.map(turn, jnp.arange(2))
+    else:
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
     return (cos, sin) if amplitude == 1 else (amplitude * cos, amplitude * sin)
 
 
