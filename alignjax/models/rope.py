@@ -164,7 +164,7 @@ def rotations(positions_BT: jax.Array, frequencies_R, amplitude: float = 1.0):
     """
     angles = positions_BT[..., None].astype(jnp.float32) * frequencies_R
     if sharding.platform() == "cpu" and angles.shape[1] > 1:
-        # XLA recomputes element-wise results in every layer that reads them, but no loops.
+        # XLA recomputes such results in every layer that reads them, but no loops.
         turn = lambda i: jax.lax.cond(i == 0, jnp.cos, jnp.sin, angles)
         cos, sin = jax.lax.map(turn, jnp.arange(2))
     else:
