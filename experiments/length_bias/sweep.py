@@ -106,4 +106,4 @@ def get_sweep():
         "expects": dict.fromkeys(("clean", "margin", "balanced"), "below"),
         "text": "a labeler who likes length teaches it, and each control unteaches it",
     }
-    return dict(arms=arms, seeds=2, prompts=0, varies=("data",), claim=claim)
+    return dict(arms=arms, seeds=5, prompts=0, varies=("data",), claim=claim)
