@@ -8,8 +8,15 @@ tools/launch_tpu.sh, which runs on every host of the slice
 
 Memory, by arithmetic: 8.0 B parameters, gradients and two moments in float32 are
 128 GB, 4.0 GB on each of 32 chips; the reference, which the log compares with, 1 GB.
+Planned by
 
-Hardware: v5p-64 or larger. Time: unknown. Result: not yet run.
+alignjax plan --config=configs/rl/llama31_8b.py --topology=v5p:32 \
+    --config.model.family=llama --config.model.name=3.1-8b
+
+(jax 0.11.2, libtpu 0.0.48): an update of 512 responses fits into the 95 GiB of each
+chip and should take 6.9 s, at an MFU of 24 %; drawing them comes on top.
+
+Hardware: v5p-64 or larger. Time: as planned. Result: not yet run.
 """
 
 from configs.rl import gsm8k
