@@ -3,8 +3,9 @@ r"""True reward by KL of every arm that has answered, and of the best of n; READ
 
     python -m experiments.reward_kl.frontier --out=runs/reward_kl --at=0.5
 
-reads the rows that the sweeps left, and those of `alignjax evaluate`. Intervals are t
-intervals over runs, of 95 %; the best of n has no training, and counts as known.
+reads the rows that the sweeps left, and those of `alignjax evaluate`. A run that ends
+less than 0.05 nats before that KL counts with its end. Intervals are t intervals over
+runs, of 95 %; the best of n has no training, and counts as known.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from scipy import stats
 from alignjax.evals import arms, best_of_n, frontier, rows
 
 BEST = "best of n"
+WITHIN = 0.05  # nats
 # What was expected before the first run: the first arm above the second.
 AT_ONE_KL = (("rloo", "dpo"), ("online_dpo", "dpo"), (BEST, "rloo"), (BEST, "dpo"))
 AT_EQUAL_SAMPLES = (("rloo", "ppo"), ("rloo", "grpo"), ("ppo", "grpo"))
@@ -51,9 +53,12 @@ def best_of(answers: Sequence[rows.Answer]) -> frontier.Curve:
 
 
 def heights(curve: frontier.Curve, at: float) -> np.ndarray:
-    """float [S]: the reward of each run at a KL; NaN of one that does not reach it."""
-    runs = zip(*(x_SJP.mean(2) for x_SJP in curve), strict=True)
-    return np.array([frontier.height(kl_J, gold_J, at) for kl_J, gold_J in runs])
+    """float [S]: the reward of each run at a KL; NaN of one that ends well before."""
+    kl_SJ, gold_SJ = (x_SJP.mean(2) for x_SJP in curve)
+    most_S = kl_SJ.max(1)
+    ats_S = np.where(most_S >= at - WITHIN, np.minimum(at, most_S), at)
+    runs = zip(kl_SJ, gold_SJ, ats_S, strict=True)
+    return np.array([frontier.height(*run) for run in runs])
 
 
 def ends(curve: frontier.Curve) -> tuple[np.ndarray, np.ndarray]:

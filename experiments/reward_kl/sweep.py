@@ -6,7 +6,7 @@ All that draw responses draw as many, in as many rollouts; README.md.
 
 from typing import Any
 
-ROLLOUTS, PROMPTS, LOOKS = 32, 24, 4
+ROLLOUTS, PROMPTS, LOOKS = 40, 24, 5
 START, REWARD = "runs/quickstart/sft", "runs/quickstart/reward"
 
 RLOO: dict[str, Any] = {"optimizer.learning_rate": 2e-4}
@@ -70,5 +70,5 @@ def get_sweep(arm: str) -> dict[str, Any]:
         fields={"init.run": START, **setting},
         seeds=SEEDS[arm],
         prompts=16,
-        checkpoints=LOOKS,
+        checkpoints=4 if arm == "dpo" else LOOKS,
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reward by KL: the arms of the sweeps, and the table of made-up answers."""
 
+import numpy as np
 import pytest
 
 from alignjax.evals import rows
@@ -69,6 +70,14 @@ def test_differences_have_an_interval_whatever_their_sign(curves):
     best = lines["best of n less rloo at a KL of 0.5"]
     gap, low, high = (float(x.strip("()")) for x in best.replace("to ", "").split())
     assert high - gap == pytest.approx(gap - low, abs=0.02) == pytest.approx(0.9, 0.02)
+
+
+def test_a_run_that_ends_a_little_before_counts_with_its_end():
+    curve = frontier.frontier.Curve(
+        kl=np.array([[[0.0], [0.46]], [[0.0], [0.44]]]),
+        gold=np.array([[[1.0], [2.0]], [[1.0], [2.0]]]),
+    )
+    assert frontier.heights(curve, 0.5) == pytest.approx([2.0, np.nan], nan_ok=True)
 
 
 def test_the_best_of_all_is_the_best():
