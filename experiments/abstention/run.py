@@ -151,7 +151,7 @@ def main() -> None:
     add("--pretrain", required=True, help="a run of configs/pretrain/world.py")
     add("--pairs", required=True, help="pairs of tools/quickstart.sh")
     add("--out", required=True, type=pathlib.Path, help="where the runs go")
-    add("--seeds", type=int, default=2)
+    add("--seeds", type=int, default=5)
     add("--each", type=int, default=64, help="prompts of a slice")
     options = parser.parse_args()
     for seed in range(options.seeds):
