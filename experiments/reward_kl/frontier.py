@@ -108,8 +108,8 @@ def verdicts(curves: Mapping[str, frontier.Curve], at: float) -> Iterator[str]:
         if first in curves and second in curves:
             runs = min(len(curves[name].kl) for name in (first, second))
             values = (ends(curves[name])[1][:runs] for name in (first, second))
-            line = f"{first} less {second} at equal samples, {runs} runs each"
-            yield f"{line}: {difference(*values)}"
+            of = f"{runs} runs each" if runs > 1 else "one run each"
+            yield f"{first} less {second} at equal samples, {of}: {difference(*values)}"
 
 
 def difference(first_S: np.ndarray, second_S: np.ndarray) -> str:
@@ -121,7 +121,7 @@ def difference(first_S: np.ndarray, second_S: np.ndarray) -> str:
         return "none, since not all runs reach it"
     gap = first_S.mean() - second_S.mean()
     if len(first_S) == len(second_S) == 1:
-        return f"{gap:+.2f}, of one run each"
+        return f"{gap:+.2f}"
     if min(len(first_S), len(second_S)) > 1:
         test = stats.ttest_ind(first_S, second_S, equal_var=False)
         low, high = test.confidence_interval()
