@@ -70,7 +70,7 @@ def test_many_arms_and_one_control():
 
 
 def test_small_p_of_dunnett_are_not_those_of_its_integration():
-    """At t = 37 and five degrees of freedom, p is 2.6e-7 alone, at most 4 x that of four."""
+    """At t = 37 and 5 degrees of freedom: 2.6e-7 alone, 4 times that at the most."""
     arms = ([0.772, 0.763], [0.458, 0.457], [0.844, 0.837], [0.805, 0.822])
     _, small, _, large = significance.dunnett([0.793, 0.814], *arms)
     assert 2.6e-7 < small < 4 * 2.7e-7 and 0.33 < large < 1
