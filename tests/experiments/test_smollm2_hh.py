@@ -51,7 +51,7 @@ def test_all_runs_are_trained_and_measured(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "expected: simpo above dpo" in done.stdout
-    assert "no finite" not in done.stdout  # of what is claimed
+    assert "has no finite" not in done.stdout  # what is claimed is measured
     figures = json.loads((tmp_path / "out/evaluation/figures.json").read_text())
     measured = {(f["data"], f["run"]) for f in figures["figures"]}
     answering = {"base", "sft", *sweep.BETAS}
