@@ -68,6 +68,19 @@ def over_prompts(
     return drawn._replace(p=max(drawn.p, by_t.p))
 
 
+def of_means(means_S: Sequence[float]) -> Difference:
+    """The mean over runs, by Student's t, from one number a run: plain `t.interval`.
+
+    Args:
+      means_S: of two runs at least, or of one for a mean without an interval (NaN).
+    """
+    count = len(means_S)
+    if count < 2:
+        return Difference(float(np.mean(means_S)), *[math.nan] * 5)
+    error = float(np.std(means_S, ddof=1)) / math.sqrt(count)
+    return _by_t(float(np.mean(means_S)), error, count - 1)
+
+
 def over_runs(
     a_SP: np.ndarray,
     b_SP: np.ndarray,

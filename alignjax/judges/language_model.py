@@ -66,17 +66,17 @@ def make(
     criteria = [c for c in rubric.criteria if c.is_asked_of("judge")] if rubric else []
 
     def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
-        asked = [_asked(pair, criteria) for pair in pairs]
-        fits = [all(_fits(run, *one) for one in each) for each in asked]
+        questions = [_questions(pair, criteria) for pair in pairs]
+        fits = [all(_fits(run, *one) for one in each) for each in questions]
         flat = [
             ([("user", text)], answer)
-            for each, fit in zip(asked, fits, strict=True)
+            for each, fit in zip(questions, fits, strict=True)
             for text, answers in (each if fit else ())
             for answer in answers
         ]
         scores = run.score(*map(list, zip(*flat, strict=True))) if flat else []
         logps = iter([score.logp for score in scores])
-        for pair, each, fit in zip(pairs, asked, fits, strict=True):
+        for pair, each, fit in zip(pairs, questions, fits, strict=True):
             if not fit:
                 yield judges.Verdict(None, "longer than the judge's context")
                 continue
@@ -90,7 +90,7 @@ def make(
     return judges.Judge(name, run.digest(), compare, ask=question)
 
 
-def _asked(
+def _questions(
     pair: judges.Shown, criteria: Sequence[rubrics.Criterion]
 ) -> list[tuple[str, Sequence[str]]]:
     """Questions and their answers: of each response every criterion, then of both."""

@@ -69,7 +69,7 @@ class JudgeReward:
         prompts = [(answer.turns, id(answer.record)) for answer in answers]
         sides = [(answer.text, answer.finished) for answer in answers]
         matches = list(self._matches(answers, prompts, sides))
-        asked = {
+        judgements = {
             (prompt, first, second): judges.Shown(
                 _fields(answer), (first[0], second[0]), (first[1], second[1])
             )
@@ -80,7 +80,7 @@ class JudgeReward:
             if rival != side
             for first, second in ((side, rival), (rival, side))
         }
-        firsts, failures = self._verdicts(asked)
+        firsts, failures = self._verdicts(judgements)
         scores = []
         for prompt, side, (rivals, fault) in zip(prompts, sides, matches, strict=True):
             wins: list[float] = []
@@ -120,20 +120,20 @@ class JudgeReward:
             rivals = [sides[j] for j in groups[prompts[i]] if j != i]
             yield rivals, "" if rivals else "no other response to its prompt"
 
-    def _verdicts(self, asked: Mapping[tuple, judges.Shown]):
+    def _verdicts(self, judgements: Mapping[tuple, judges.Shown]):
         """The probability of each pair that the first is better, and what failed."""
         firsts: dict[tuple, float] = {}
         failures: dict[tuple, str] = {}
-        verdicts = judges.verdicts(self._judge, list(asked.values()))
-        for key, verdict in zip(asked, verdicts, strict=True):
+        verdicts = judges.verdicts(self._judge, list(judgements.values()))
+        for key, verdict in zip(judgements, verdicts, strict=True):
             if verdict.first is not None:
                 firsts[key] = verdict.first
                 continue
             failures[key] = f"a judgement failed: {verdict.failure}"
-            if len(failures) > self._most_failed * len(asked):
+            if len(failures) > self._most_failed * len(judgements):
                 raise errors.DataError(
-                    f"{self._judge.name}: {len(failures)} of {len(asked)} judgements "
-                    f"failed, more than most_failed = {self._most_failed} allows; the "
+                    f"{self._judge.name}: {len(failures)} of {len(judgements)} "
+                    f"judgements failed, more than most_failed = {self._most_failed} allows; the "
                     f"last: {verdict.failure}"
                 )
         return firsts, failures

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
+from alignjax.evals import differences
 from alignjax.report import drawing
 
 PAIRS = {"few": 200, "many": 8000}
@@ -83,12 +83,11 @@ def curve(folder: pathlib.Path) -> Curve:
 
 
 def interval(values: Sequence[float]) -> str:
-    """A mean with its t interval over runs, of 95 %."""
-    mean, count = np.mean(values), len(values)
-    if count < 2:
-        return f"{mean:.2f}"
-    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
-    return f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})"
+    """A mean over runs, with its t interval where there are several."""
+    mean = differences.of_means(values)
+    if len(values) == 1:
+        return f"{mean.estimate:.2f}"
+    return f"{mean.estimate:.2f} ({mean.low:.2f} to {mean.high:.2f})"
 
 
 def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:

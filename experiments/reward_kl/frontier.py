@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from alignjax.evals import arms, best_of_n, frontier, rows
+from alignjax.evals import arms, best_of_n, differences, frontier, rows
 
 BEST = "best of n"
 WITHIN = 0.05  # nats
@@ -83,12 +83,11 @@ def table(curves: Mapping[str, frontier.Curve], at: float) -> Iterator[str]:
 
 
 def interval(values_S: np.ndarray) -> str:
-    """A mean over runs, with its interval where there are several."""
-    mean = values_S.mean()
+    """A mean over runs, with its t interval where there are several."""
+    mean = differences.of_means(values_S)
     if len(values_S) == 1:
-        return f"{mean:.2f}"
-    half = stats.t.ppf(0.975, len(values_S) - 1) * stats.sem(values_S)
-    return f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})"
+        return f"{mean.estimate:.2f}"
+    return f"{mean.estimate:.2f} ({mean.low:.2f} to {mean.high:.2f})"
 
 
 def points(curves: Mapping[str, frontier.Curve]) -> Iterator[str]:

@@ -69,6 +69,16 @@ def test_many_arms_and_one_control():
     assert significance.dunnett([1, 1], [2, 2], [1, 1]) == [0, 1]  # without a warning
 
 
+def test_a_mean_over_runs_is_by_students_t():
+    runs = [1.0, 2.0, 4.0]
+    mean = differences.of_means(runs)
+    low, high = stats.t.interval(0.95, 2, np.mean(runs), stats.sem(runs))
+    assert mean[:3] == near([7 / 3, low, high])
+    assert mean.p == near(stats.ttest_1samp(runs, 0).pvalue)
+    (alone, low, *_) = differences.of_means([3.0])
+    assert alone == 3.0 and np.isnan(low)
+
+
 def test_small_p_of_dunnett_are_not_those_of_its_integration():
     """At t = 37 and 5 degrees of freedom: 2.6e-7 alone, 4 times that at the most."""
     arms = ([0.772, 0.763], [0.458, 0.457], [0.844, 0.837], [0.805, 0.822])

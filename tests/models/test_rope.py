@@ -157,3 +157,19 @@ def test_a_scaling_that_cannot_be_is_refused_by_name(scaling, message):
         three = dict(short_factor=(1.0,) * 3, long_factor=(1.0,) * 4)
         three |= dict(kind="longrope", original_length=8)
         models.build(small.SMALL | dict(rope_scaling=three), small.V)
+
+
+def test_unrolled_layers_share_one_table_on_cpus():
+    """XLA would put a cosine into each layer's fusion, 4 % of a step on two cores."""
+    frequencies = rope.frequencies(8, 10_000.0)
+
+    def layers(x_BTNH, positions_BT):
+        tables = rope.rotations(positions_BT, frequencies)
+        for _ in range(3):
+            x_BTNH = rope.rotate(x_BTNH @ np.eye(8, dtype=np.float32), tables)
+        return x_BTNH
+
+    shapes = jax.ShapeDtypeStruct((2, 16, 2, 8), np.float32)
+    positions = jax.ShapeDtypeStruct((2, 16), np.int32)
+    text = jax.jit(layers).lower(shapes, positions).compile().as_text()
+    assert text.count(" cosine(") == 1 and text.count(" sine(") == 1
