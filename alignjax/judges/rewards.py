@@ -133,8 +133,8 @@ class JudgeReward:
             if len(failures) > self._most_failed * len(judgements):
                 raise errors.DataError(
                     f"{self._judge.name}: {len(failures)} of {len(judgements)} "
-                    f"judgements failed, more than most_failed = {self._most_failed} allows; the "
-                    f"last: {verdict.failure}"
+                    "judgements failed, more than most_failed = "
+                    f"{self._most_failed} allows; the last: {verdict.failure}"
                 )
         return firsts, failures
 
