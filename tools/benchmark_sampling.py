@@ -20,7 +20,9 @@ too: with more, compare time on the wall on a quiet machine. The cases:
   SmolLM2: 30 layers, 9 heads over 3, tied, vocabulary 49,152);
 - `rows`: 16 rows of that at one time.
 
-`tokens` counts those of responses. Needs torch and transformers.
+`tokens` counts those of responses. Where all responses are as long, `products` stands
+beside both: a loop of nothing but XLA's products of a token with the weights, a floor
+of alignjax's time. Needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -130,6 +132,35 @@ def transformers(case: Case):
     return run
 
 
+def products(case: Case):
+    """As `alignjax`, of nothing but the products with weights, a token at a time."""
+    c = models.build(case.model, case.vocab).config
+    D, F, H = c.d_model, c.d_ff, c.size_of_head
+    Q, K = c.heads * H, (c.kv_heads or c.heads) * H
+    layer = [(D, Q), (D, K), (D, K), (Q, D), (D, F), (D, F), (F, D)]
+    shapes = [*layer * c.layers, (D, case.vocab)]
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    kernels = [jax.random.normal(*x, c.dtype) for x in zip(keys, shapes, strict=True)]
+    rows = case.prompts * case.samples
+    inputs = {width: jnp.ones((rows, width), c.dtype) for width in {D, Q, F}}
+
+    @jax.jit
+    def loop(inputs, kernels):
+        def token(_, scale):
+            for kernel in kernels:  # each waits for the one before
+                out = (inputs[len(kernel)] * scale) @ kernel
+                scale = 1 + 1e-6 * jnp.tanh(out.max())
+            return scale
+
+        return jax.lax.fori_loop(0, case.max_tokens, token, jnp.ones((), c.dtype))
+
+    def run() -> int:
+        loop(inputs, kernels).block_until_ready()
+        return rows * case.max_tokens
+
+    return run
+
+
 def _prompts(case: Case) -> np.ndarray:
     shape = (case.prompts, case.length)
     random = np.random.default_rng(1)
@@ -143,6 +174,8 @@ def processor_seconds() -> float:
 
 def measured(case: Case, turns: int) -> dict[str, dict[str, float]]:
     sides = {"alignjax": alignjax(case), "transformers": transformers(case)}
+    if not case.ends:
+        sides["products"] = products(case)
     figures = {name: dict(cpu_s=float("inf"), tokens=0) for name in sides}
     for turn in range(turns + 1):
         for name, run in sides.items():
