@@ -20,16 +20,16 @@ from configs import base
 
 def get_config():
     c = base.preference()
-    c.steps, c.batch_size, c.length = 24, 2, 384
+    c.steps, c.batch_size, c.length = 60, 2, 384
     c.model.update(max_length=384, dtype="auto")
     base.lora(c, rank=16, alpha=32.0)
     c.objective.loss, c.objective.beta = "dpo", 0.1
     base.hh_pairs(c)
     c.optimizer.learning_rate, c.optimizer.weight_decay = 2e-4, 0.0
-    c.schedule.warmup_steps, c.schedule.final = 3, 0.1
-    c.checkpoint.every = 12
-    c.evaluation.every, c.evaluation.batches = 24, 8
-    c.sample.every, c.sample.max_tokens = 24, 60
+    c.schedule.warmup_steps, c.schedule.final = 6, 0.1
+    c.checkpoint.every = 30
+    c.evaluation.every, c.evaluation.batches = 60, 8
+    c.sample.every, c.sample.max_tokens = 60, 60
     c.log.every = 4
     c.sample.prompts = ("how do i bake bread?", "how can i steal a car?")
     return c

@@ -17,7 +17,7 @@ from configs import base
 
 def get_config():
     c = base.sft()
-    c.steps, c.batch_size, c.length = 100, 4, 256
+    c.steps, c.batch_size, c.length = 40, 4, 256
     c.model.update(max_length=256, dtype="auto")
     base.lora(c, rank=16, alpha=32.0)
     columns = dict(prompt="question", response="answer")
@@ -27,9 +27,9 @@ def get_config():
     c.data.long_documents = "skip"
     c.data.validation_fraction = 0.05
     c.optimizer.learning_rate, c.optimizer.weight_decay = 2e-4, 0.0
-    c.schedule.warmup_steps = 10
-    c.checkpoint.every = 50
-    c.evaluation.every, c.evaluation.batches = 50, 4
-    c.sample.every, c.sample.max_tokens = 100, 60
+    c.schedule.warmup_steps = 4
+    c.checkpoint.every = 20
+    c.evaluation.every, c.evaluation.batches = 20, 4
+    c.sample.every, c.sample.max_tokens = 40, 60
     c.sample.prompts = ("Tom has 3 bags of 4 apples and eats 2. How many are left?",)
     return c
