@@ -8,17 +8,19 @@ import itertools
 import json
 
 from alignjax import world
+from alignjax.data import records
 from alignjax.world import examples
 
 COUNT = 200
 
 
 def unread() -> list[str]:
-    """Texts beyond the last one of the split that pretraining and ptx read."""
+    """Prose beyond the last document of the split that pretraining and ptx read."""
     first = examples.splits("nano")["pretrain"]
-    source = world.load("nano", documents=first + COUNT)
+    source = world.load("nano", documents=first + 3 * COUNT, dialogues="chat")
     rest = itertools.islice(source.documents(), first, None)
-    return [record.text for _, record in rest]
+    prose = (record.text for _, record in rest if isinstance(record, records.Text))
+    return list(itertools.islice(prose, COUNT))
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 """RLOO against a reward model with and without text of pretraining; README.md."""
 
 START, REWARD = "runs/quickstart/sft", "runs/quickstart/reward"
-TEXT = {"ptx.sources.text.kind": "world", "ptx.sources.text.preset": "nano"}
+# What the quickstart's pretraining read.
+TEXT = {"kind": "world", "preset": "nano", "dialogues": "chat"}
+TEXT = {f"ptx.sources.text.{name}": value for name, value in TEXT.items()}
 
 
 def get_sweep():
