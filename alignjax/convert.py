@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _is_gguf(path: pathlib.Path) -> bool:
-    return path.suffix == ".gguf"
+    return path.suffix.lower() == ".gguf"
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -84,7 +84,6 @@ def check_options(options: argparse.Namespace) -> None:
         ("export", False): ("base",),
     }.get((options.command, bool(options.adapters)), ())
     file = options.command == "export" and _is_gguf(options.target)
-    dtypes = tuple(gguf.DTYPES) if file else save.DTYPES
     when = "with" if options.adapters else "without"
     problems = [
         f"{name}: {value} has no effect {when} --adapters; leave it out"
@@ -95,9 +94,7 @@ def check_options(options: argparse.Namespace) -> None:
         problems.append("adapters: a GGUF file holds a whole model; leave it out")
     elif file and options.max_shard_size is not None:
         problems.append("max_shard_size: a GGUF file is one; leave it out")
-    dtype = getattr(options, "dtype", None)
-    if dtype not in (None, *dtypes):
-        problems.append(f"dtype: {dtype!r} is not one of {', '.join(dtypes)}")
+    problems += _dtype_problems(getattr(options, "dtype", None), file)
     if options.certificate:
         file = options.certificate.absolute()
         if file.exists():
@@ -109,6 +106,23 @@ def check_options(options: argparse.Namespace) -> None:
             )
     if problems:
         raise errors.ConfigError(problems)
+
+
+def _dtype_problems(dtype: str | None, file: bool) -> list[str]:
+    """Why a GGUF file, or else a folder, has no such dtype."""
+    dtypes = (("a folder", save.DTYPES), ("a GGUF file", tuple(gguf.DTYPES)))
+    (kind, own), (other, others) = dtypes[file], dtypes[not file]
+    if dtype is None or dtype in own:
+        return []
+    if dtype.lower() in own:
+        remedy = "write it in small letters"
+    elif dtype in others:
+        remedy = f"{other} has it" + ("" if file else ", whose name ends in .gguf")
+    elif file and dtype.lower().startswith(("q", "iq")):
+        remedy = "to have others write f16, and run llama.cpp's llama-quantize on it"
+    else:
+        remedy = "take one of these"
+    return [f"dtype: {dtype!r}, where {kind} has {', '.join(own)}; {remedy}"]
 
 
 def import_folder(options: argparse.Namespace) -> None:

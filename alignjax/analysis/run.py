@@ -122,7 +122,10 @@ class Run:
           DataError: the run has no tokenizer.
         """
         if (tokenizer := self.full_tokenizer) is None:
-            raise errors.DataError(f"{self.path} has no tokenizer; copy it there")
+            raise errors.DataError(
+                f"{self.path} has no tokenizer, so that it takes ids and no text; "
+                "open a run, folder or file that has one"
+            )
         starts = (self.config.get("data") or {}).get("bos", True)
         return tokenizer if starts else tokenizer._replace(bos_id=None)
 

@@ -110,7 +110,9 @@ def open_file(path: str | os.PathLike) -> File:
             reader = _Reader(path, file, size)
             return _read(reader)
     except OSError as error:
-        raise errors.ConfigError(f"{path}: {error}") from error
+        raise errors.ConfigError(
+            f"{path}: {error.strerror}; name a GGUF file"
+        ) from error
 
 
 @dataclasses.dataclass

@@ -64,7 +64,7 @@ class Weight:
 
 def is_file(name: str) -> bool:
     """Whether a name is that of a GGUF file, there or not."""
-    return name.startswith(PREFIX) or name.endswith(".gguf")
+    return name.startswith(PREFIX) or name.lower().endswith(".gguf")
 
 
 def open_file(name: str | os.PathLike) -> folders.Folder:

@@ -278,10 +278,12 @@ def write(
       ConfigError: a tokenizer that has no form in GGUF.
     """
     if tok is None or tok.kind in ("bytes", "chars"):
-        kind = (
-            "no tokenizer" if tok is None else f"a tokenizer of the kind {tok.kind!r}"
+        reason = (
+            "the run has none"
+            if tok is None
+            else f"the kind {tok.kind!r} has no form in GGUF"
         )
-        note = f"{kind} goes with it: llama.cpp reads the weights, and takes ids alone"
+        note = f"no tokenizer goes with it, since {reason}: llama.cpp takes ids alone"
         return Written({f"{PREFIX}model": (STRING, "none")}, [note])
     notes, model = [], tok.files.get("tokenizer.model", tok.files.get(exports.TRAINED))
     entries = _write_pieces(tok, model) if model else _write_byte_level(tok, notes)

@@ -297,7 +297,10 @@ def _config(path: pathlib.Path) -> dict:
             f"{path}: has adapters of PEFT and no model; open the model ({base}), and "
             "import the adapters onto it"
         )
-    raise errors.ConfigError(f"{path}: has no config.json, so it is no model's folder")
+    raise errors.ConfigError(
+        f"{path}: has no config.json, so it is no model's folder; name one, or a file "
+        "that ends in .gguf"
+    )
 
 
 def _refuse_code(path: pathlib.Path, hf: Mapping[str, Any]) -> None:
