@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny GGUF files, written by the library or by hand; no torch."""
 
+import io
 import pathlib
 import struct
 
@@ -104,6 +105,50 @@ def write(path: pathlib.Path, kinds=None, tokens=TOKENS, drop=(), **entries):
     writer.write_tensors_to_file()
     writer.close()
     return written
+
+
+def write_pieces(path: pathlib.Path, prefix: bool):
+    """A file with a tokenizer of sentencepiece; returns the library's own.
+
+    Args:
+      prefix: whether a space goes before a text.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    lines = ["the cats ate the pies and the hats in the rain"] * 50
+    lines += ["it ate 12 cats as the thin hat sat"] * 50
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=prefix,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=[] if prefix else ["\n"],  # as Llama and Gemma
+        vocab_size=V,
+        minloglevel=2,
+    )
+    library = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue()).pieces
+    special = {
+        f"tokenizer__ggml__{x}_token_id": getattr(library, f"{y}_id")()
+        for x, y in (("unknown", "unk"), ("bos", "bos"), ("eos", "eos"))
+    }
+    write(
+        path,
+        tokens=[piece.piece for piece in pieces],
+        drop=("tokenizer.ggml.merges", "tokenizer.ggml.pre"),
+        tokenizer__ggml__model="llama",
+        tokenizer__ggml__scores=[piece.score for piece in pieces],
+        tokenizer__ggml__token_type=[piece.type for piece in pieces],
+        tokenizer__ggml__add_space_prefix=prefix,
+        **special,
+    )
+    return library
 
 
 def texts(count: int) -> list[str]:

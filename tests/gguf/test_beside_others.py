@@ -2,6 +2,7 @@
 """GGUF files beside transformers and llama.cpp, and the real model, where they are."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +17,7 @@ pytest.importorskip("tokenizers")
 import eight_bits
 import files
 
-from alignjax import analysis
+from alignjax import analysis, convert, errors
 from alignjax.analysis import conversion
 from tests.huggingface import recipes
 
@@ -25,13 +26,30 @@ PROMPTS = [[5, 9, 40, 41, 7, 100, 3], [200, 8, 8, 30]]
 QUESTIONS = ["What is the capital of France?", "Write a poem about the sea."]
 QUESTIONS += ["How do I bake bread?"]
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Settings that transformers does not read of files of an architecture.
+UNREAD = {
+    "phi3": dict(sliding_window=16, pad_token_id=0, eos_token_id=0),
+    "qwen3": dict(head_dim=16),
+}
+TOKENIZERS = ["gpt-2", "llama-bpe", "qwen2", "pieces"]
 
 
-def transformers_of(path):
+def tiny(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """A file with random weights: `files.write`'s, or a golden folder as f32."""
+    path = folder / f"{name}.gguf"
+    if name == "tiny":
+        files.write(path)
+    else:
+        conversion.export_run(conversion.plan_gguf(recipes.GOLDEN / name, path))
+    return path
+
+
+def transformers_of(path, **settings):
     pytest.importorskip("torch", reason="the comparison is with transformers and torch")
     transformers = pytest.importorskip("transformers")
     load = transformers.AutoModelForCausalLM.from_pretrained
-    return load(str(path.parent), gguf_file=path.name, torch_dtype="float32").eval()
+    options = dict(gguf_file=path.name, dtype="float32", **settings)
+    return load(str(path.parent), **options).eval()
 
 
 def logits_of(model, tokens):
@@ -75,30 +93,46 @@ def real(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_logits_are_transformers_of_the_same_file(tmp_path):
-    path = tmp_path / "x.gguf"
-    files.write(path)
-    model, tokens = transformers_of(path), np.arange(32)[None] * 7 % files.V
-    run = analysis.open_run(path)
+@pytest.mark.parametrize("name", ["tiny", "llama_tied", "phi3", "qwen2", "qwen3"])
+def test_logits_are_transformers_of_the_same_file(name, tmp_path):
+    """Gemma is not among them: transformers reads no files of its first version."""
+    path = tiny(name, tmp_path)
+    run, model = analysis.open_run(path), transformers_of(path, **UNREAD.get(name, {}))
+    tokens = np.arange(32)[None] * 7 % run.model.config.vocab_size
     difference = np.abs(run.logits(tokens) - logits_of(model, tokens)).max()
     assert difference < 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "qwen2"])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokens_are_those_of_transformers_and_llama_cpp(name, tmp_path):
+    """Of 2,000 texts in which no control token is spelled, which is read as text."""
+    path, spelled = tmp_path / "x.gguf", {*files.ENDS, "<s>"}
+    if name == "pieces":
+        files.write_pieces(path, prefix=True)  # transformers knows no other
+    else:
+        files.write(path, tokenizer__ggml__pre=name)
+    texts = [x for x in files.texts(4000) if not any(y in x for y in spelled)][:2000]
+    tok = analysis.open_run(path).tokenizer
+    tokens = [tok.encode(text) for text in texts]
+    assert len({*texts}) > 1500 and llama_cpp(path, texts)["tokens"] == tokens
+    transformers = pytest.importorskip("transformers")
+    load = transformers.AutoTokenizer.from_pretrained
+    theirs = load(str(path.parent), gguf_file=path.name)
+    assert theirs(texts, add_special_tokens=False).input_ids == tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "gemma", "phi3", "qwen2", "qwen3"])
 def test_llama_cpp_continues_an_export_with_the_same_tokens(name, tmp_path):
-    path = recipes.GOLDEN / name
-    if name == "tiny":
-        path = tmp_path / "tiny.gguf"
-        files.write(path)
     out = tmp_path / "x.gguf"
-    conversion.export_run(conversion.plan_gguf(path, out))
-    texts = files.texts(100)
-    answer = llama_cpp(out, texts, PROMPTS, 8)
-    run = analysis.open_run(out)
-    assert answer["greedy"] == [greedy(run, prompt, 8) for prompt in PROMPTS]
-    if name == "tiny":
-        assert answer["tokens"] == [run.tokenizer.encode(text) for text in texts]
+    conversion.export_run(conversion.plan_gguf(tiny(name, tmp_path), out))
+    run, texts = analysis.open_run(out), files.texts(100) if name == "tiny" else []
+    size = run.model.config.vocab_size
+    prompts = [[token % size for token in prompt] for prompt in PROMPTS]
+    answer = llama_cpp(out, texts, prompts, 8)
+    assert answer["greedy"] == [greedy(run, prompt, 8) for prompt in prompts]
+    assert answer["tokens"] == [run.tokenizer.encode(text) for text in texts]
 
 
 @pytest.mark.slow
@@ -136,6 +170,27 @@ def test_the_real_model_talks_and_reads_as_llama_cpp_and_transformers_do(
     model = transformers_of(real)
     expected = logits_of(model, [prompt])
     np.testing.assert_allclose(run.logits([prompt]), expected, rtol=0, atol=3e-4)
+
+
+@pytest.fixture(scope="module")
+def imported(real, tmp_path_factory):
+    """The run that it is imported as, with a certificate; of a file that is gone."""
+    folder = tmp_path_factory.mktemp("imported")
+    os.link(real, folder / NAME)
+    words = ["import", str(folder / NAME), str(folder / "run")]
+    words.append(f"--certificate={folder / 'certificate.json'}")
+    assert convert.main(words) == errors.DONE
+    (folder / NAME).unlink()
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_the_real_model_as_a_run_has_its_certificate(imported):
+    certificate = json.loads((imported.parent / "certificate.json").read_text())
+    assert certificate["same_parameters"]
+    run = analysis.open_run(imported)
+    reply = run.reply(["What is the capital of France?"], max_tokens=12, temperature=0)
+    assert reply[0].text == "The capital of France is Paris."
 
 
 @pytest.mark.slow
