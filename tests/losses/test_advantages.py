@@ -264,6 +264,8 @@ def test_every_kind_of_end(fill):
         np.testing.assert_allclose(picked.mean(), 0, atol=1e-6)
         np.testing.assert_allclose(picked.std(), 1, rtol=1e-5)
         assert not np.asarray(white.advantage)[~counts].any()
+        # A critic learns in units of reward, of what is not whitened.
+        np.testing.assert_array_equal(white.returns, result.returns)
 
 
 def test_what_is_masked_counts_in_the_baseline_alone():

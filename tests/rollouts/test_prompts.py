@@ -3,10 +3,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from alignjax import analysis, config, errors
-from alignjax.data import loader
+from alignjax.data import loader, records
+from alignjax.data.chat import dialogues
+from alignjax.data.tokens import tokenizing
 from alignjax.rollouts import prompts
 from tests.rollouts import small
 
@@ -57,6 +60,23 @@ def test_ids_are_those_of_a_reply(tok, tmp_path):
     run = analysis.open_run(small.RUNS / "sft")
     (prompt,) = build(tok, tmp_path, ROWS[:1], validation_fraction=0.0).first(1)
     assert list(prompt.ids) == run.prompt_ids(ROWS[0]["prompt"])
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("chat", [None, "roles"])
+def test_ids_are_those_that_rows_of_training_begin_with(tok, tmp_path, chat, bos):
+    """With as many start tokens."""
+    stream = build(tok, tmp_path, ROWS[:1], chat=chat, bos=bos, validation_fraction=0.0)
+    (prompt,), text = stream.first(1), ROWS[0]["prompt"]
+    if chat is None:
+        (row,) = tokenizing.tokenize_text(tok, [records.Text(text)], bos=bos)
+        expected = row.ids[:-1].tolist()  # without its end
+    else:
+        dialogue = records.Chat((("user", text), ("assistant", "none.")))
+        settings = dict(format=chat, train_on="all", bos=bos)
+        (row,) = dialogues.tokenize(tok, [dialogue], **settings)
+        expected = list(row.ids[: np.argmax(row.weights > 0)])
+    assert list(prompt.ids) == expected and expected.count(tok.bos_id) == bos
 
 
 def test_long_prompts_are_an_error_or_counted(tok, tmp_path):
