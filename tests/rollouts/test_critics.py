@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import rewards, trees
+from alignjax import errors, rewards, trees
 from alignjax.distributed import sharding
 from alignjax.experiment import build
 from alignjax.rollouts import source
@@ -46,6 +46,24 @@ def test_a_critic_has_no_dropout(folder):
     run.critic_run.config["model"]["dropout"] = 0.1
     placed = build.place(run, run.critic_run.model.config.vocab_size)
     assert placed.critic.model.config.dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [("score_heads", 2, "2 heads"), ("max_length", 199, "context is 199")],
+)
+def test_a_critic_of_another_shape_is_refused(folder, field, value, reason):
+    """As long as the rows are, with one value of each state."""
+    run = build.check(small.ppo(folder))
+    run.critic_run.config["model"][field] = value
+    with pytest.raises(errors.ConfigError, match=rf"critic\.run: .*{reason}"):
+        build.place(run, run.critic_run.model.config.vocab_size)
+
+
+def test_a_critic_of_another_vocabulary_is_refused(folder):
+    run = build.check(small.ppo(folder))
+    with pytest.raises(errors.ConfigError, match=r"critic\.run: its vocabulary"):
+        build.place(run, run.critic_run.model.config.vocab_size + 1)
 
 
 def test_the_critic_explains_what_is_learned_alone(folder):

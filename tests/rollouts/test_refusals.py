@@ -37,6 +37,8 @@ REFUSED = {
     "critic.run": dict(rollouts__advantage={"name": "gae"}),
     "critic": dict(critic={"run": REWARD}),
     "model.dropout": dict(model={"dropout": 0.1}),
+    "model.embedding_noise": dict(model={"embedding_noise": 5.0}),
+    "model.lora_dropout": dict(model={"lora_rank": 2, "lora_dropout": 0.1}),
     "init.run": dict(init={"run": None}),
     "checkpoint.every": dict(rollouts__epochs=4),
     "checkpoint.keep_best": dict(
@@ -90,15 +92,33 @@ def test_a_critic_reads_the_tokens_of_the_policy(tmp_path):
         build.build(section)
 
 
-@pytest.mark.parametrize("name", ["advantage", "denominator", "kl"])
-def test_losses_of_pairs_take_no_advantages(name, tmp_path):
-    value = {"coefficient": 0.3} if name == "kl" else {"name": "grpo"}
-    if name == "denominator":
-        value = {"name": "token_mean"}
+@pytest.mark.parametrize("field", [{"redraws": 1}, {"outcome": "words"}], ids=str)
+def test_one_response_differs_from_none(field, tmp_path):
+    """It may be learned from, by an advantage that compares it with no other."""
+    section = small.section(
+        tmp_path, rollouts__samples=1, rollouts__advantage={"name": "reinforce"}
+    )
+    assert build.check(section).config.rollouts.samples == 1
+    section["rollouts"] |= field
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.samples: 1"):
+        build.check(section)
+
+
+OF_PAIRS = {
+    "advantage": {"name": "grpo"},
+    "denominator": {"name": "token_mean"},
+    "kl": {"coefficient": 0.3},
+    "truncated": "masked",
+    "temperature": 0.7,
+}
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_what_losses_of_pairs_do_not_take(name, tmp_path):
     section = small.section(
         tmp_path,
         objective={"name": "preference", "loss": "dpo"},
-        **{f"rollouts__{name}": value},
+        **{f"rollouts__{name}": OF_PAIRS[name]},
     )
     with pytest.raises(errors.ConfigError, match=rf"rollouts\.{name}"):
         build.build(section)
