@@ -6,7 +6,9 @@ Rewards are divided by the standard deviation of their group, and the KL is in t
 alignjax train --config=configs/rl/world_grpo.py --workdir=runs/grpo \
     --config.init.run=runs/sft
 
-Hardware: 2 CPU cores. Time, result: not yet run.
+Hardware: 2 CPU cores, shared with other work. Time: 160 seconds of processor time.
+Result, one seed: held-out true reward 1.30 after 30 rollouts and 1.58 after 60, where
+the first rollout had 0.96; KL from the start 1.16 nats a response.
 """
 
 from configs.rl import world_rloo

@@ -7,7 +7,10 @@ alignjax train --config=configs/rl/world_ppo_reward_model.py --workdir=runs/ppo 
     --config.init.run=runs/sft --config.critic.run=runs/reward \
     --config.rollouts.rewards.model.run=runs/reward
 
-Hardware: 2 CPU cores. Time, result: not yet run.
+Hardware: 2 CPU cores, shared with other work. Time: 419 seconds of processor time.
+Result, one seed, the quickstart's reward model: after 15 rollouts a learned reward of
+2.00, a true one of 0.87 and a KL from the start of 2.7 nats a response; after 30 4.77,
+-0.95 and 15.4: pushed too far, as by RLOO in `world.py`.
 """
 
 from configs.rl import world_ppo
