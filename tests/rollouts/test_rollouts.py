@@ -2,6 +2,7 @@
 """One rollout: what is drawn, what it is rewarded for, and what counts."""
 
 import dataclasses
+import functools
 import gc
 import types
 
@@ -13,8 +14,11 @@ import pytest
 
 from alignjax import errors, rewards
 from alignjax.distributed import sharding
+from alignjax.experiment import build
+from alignjax.experiment import rollouts as online
+from alignjax.losses import denominators
 from alignjax.objectives import policy_gradient
-from alignjax.rollouts import layout, rollout, source
+from alignjax.rollouts import drawing, layout, rollout, source
 from alignjax.training import step
 from alignjax.types import Sequences, TrainState
 from tests.rollouts import small
@@ -121,6 +125,28 @@ def test_log_probs_are_those_of_the_sampler(experiment, temperature):
         make(experiment, one)
 
 
+def test_the_loss_follows_the_section_of_rollouts(folder):
+    """Temperature and KL are named once, where responses are drawn."""
+    kl = {"place": "loss", "estimator": "k2", "coefficient": 0.3}
+    fields = dict(rollouts__temperature=1.3, rollouts__kl=kl)
+    c = build.check(small.section(folder, **fields)).config
+    options = dict(temperature=1.3, kl_estimator="k2", kl_coefficient=0.3)
+    assert online.objective_section(c) == {**c.objective, **options}
+    plain = build.check(small.section(folder)).config  # whose KL is in the rewards
+    section = {**plain.objective, "temperature": 1.0}
+    assert online.objective_section(plain) == section
+
+
+def test_prompts_have_the_room_that_responses_leave(experiment):
+    """And not a token more."""
+    run = experiment[0]
+    longest = run.rollouts.prompts.longest
+    for room in (longest, longest - 1):
+        c = dataclasses.replace(run.config, length=room + 12)
+        kept = online.streams(c, run.tokenizer)[0].longest
+        assert kept <= room and (kept == longest) == (room == longest)
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_a_sampler_with_other_weights_is_noticed(experiment, pairs):
     run, state, frozen = experiment
@@ -168,9 +194,39 @@ def test_products_of_float32_may_have_fewer_bits(experiment):
             precise.gate(0 * off, off, action)
 
 
+def with_many_stops(experiment):
+    """The sampler, with which more than half of all responses end by themselves."""
+    sampler = experiment[0].rollouts.sampler
+    return sampler._replace(stops_V=np.arange(len(sampler.stops_V)) % 3 == 0)
+
+
 def with_rewards(experiment, *functions):
     named = [rewards.Named(f"r{i}", 1.0, f) for i, f in enumerate(functions)]
     return dataclasses.replace(experiment[0].rollouts, rewards=tuple(named))
+
+
+def test_a_reward_is_given_each_response_with_its_own_prompt(experiment):
+    seen = []
+
+    def score(answers):
+        seen.extend(answers)
+        return [0.0] * len(answers)
+
+    rollouts = dataclasses.replace(
+        with_rewards(experiment, score), sampler=with_many_stops(experiment)
+    )
+    batch, *_ = make(experiment, rollouts)
+    prompts, rows = rollouts.prompts.take(5 * 8, 8), batch.responses.sequences
+    for i, answer in enumerate(seen):
+        g, k = divmod(i, 4)
+        prompt, start = prompts[g], len(prompts[g].ids)
+        assert answer.turns == prompt.turns and answer.record is prompt.record
+        assert rows.inputs[g, k, :start].tolist() == list(prompt.ids)
+        ids = rows.targets[g, k, start - 1 :][: answer.length]
+        assert answer.length == batch.responses.lengths[g, 0, k]
+        assert answer.text == rollouts.text(ids) and answer.room == 12
+        assert answer.finished == rollouts.sampler.stops_V[ids[-1]]
+    assert len({answer.finished for answer in seen}) == 2
 
 
 def test_unscored_responses_count_nothing(experiment):
@@ -217,6 +273,26 @@ def test_a_greedy_response_without_a_reward_is_no_baseline_of_0(experiment):
 def test_rewards_that_are_none_of_these_answers_are_refused(experiment, scores):
     with pytest.raises(errors.DataError, match=r"rewards\.r0"):
         make(experiment, with_rewards(experiment, scores))
+
+
+@pytest.mark.parametrize(("place", "share"), [("reward", 0.1), ("loss", 0.0)])
+def test_the_kl_in_the_rewards_is_a_penalty(experiment, place, share):
+    """On what the policy says more often than its reference; else they have none."""
+    equal = with_rewards(experiment, lambda answers: [0.0] * len(answers))
+    kl = dataclasses.replace(equal.settings.kl, place=place, estimator=None)
+    fields = dict(advantage={"name": "reinforce"}, kl=kl)
+    changed = dataclasses.replace(equal.settings, **fields)
+    run, own = experiment[0], models(*experiment)
+    other = own._replace(reference=jax.tree.map(lambda x: 1.05 * x, own.reference))
+    with sharding.use(run.mesh, run.rules):
+        rollouts = dataclasses.replace(equal, settings=changed)
+        batch, figures, _ = rollouts.make(5, other, 0.1)
+    then = batch.then
+    k1 = np.where(then.action, then.old - then.reference, 0).sum(-1)
+    assert np.abs(k1).max() > 0.1
+    np.testing.assert_allclose(then.advantage[..., 0], -share * k1, atol=1e-5)
+    assert figures["kl/k1"] == pytest.approx(k1.mean(), abs=1e-4)
+    assert figures["kl/reference"] > 0
 
 
 def test_equal_rewards_teach_nothing_but_the_kl(experiment):
@@ -318,27 +394,34 @@ def test_equal_prompts_are_groups_of_their_own(experiment):
     np.testing.assert_allclose(
         first, np.tile([-2, -2 / 3, 2 / 3, 2], (8, 1)), atol=1e-4
     )
+    # Each with noise of its own, in this rollout and in another one.
+    other, *_ = make(experiment, dataclasses.replace(rollouts, prompts=stream), 6)
+    rows = np.concatenate([b.responses.sequences.targets for b in (batch, other)])
+    assert len(np.unique(rows.reshape(64, -1), axis=0)) > 60
 
 
 def test_each_stop_token_ends_a_response(experiment):
     """All of several do, and the one drawn is an action that counts."""
-    rollouts = experiment[0].rollouts
-    stops_V = np.zeros(len(rollouts.sampler.stops_V), bool)
-    stops_V[::3] = True
-    sampler = rollouts.sampler._replace(stops_V=stops_V)
-    batch, figures, _ = make(experiment, dataclasses.replace(rollouts, sampler=sampler))
+    sampler = with_many_stops(experiment)
+    rollouts = dataclasses.replace(experiment[0].rollouts, sampler=sampler)
+    batch, figures, _ = make(experiment, rollouts)
     last = batch.responses.lengths[:, 0] - 1
     rows = batch.responses.sequences
     begin = (rows.weights > 0).argmax(-1)
     tokens = np.take_along_axis(rows.targets, (begin + last)[..., None], -1)[..., 0]
-    stopped = stops_V[tokens]
+    stopped = sampler.stops_V[tokens]
     assert figures["finished"] == stopped.mean() > 0.5
     assert len(np.unique(tokens[stopped])) > 1
 
 
 def test_the_gradient_does_not_depend_on_microbatches(experiment, made):
-    """Of responses of other lengths, under any denominator."""
+    """Of responses of other lengths, under a denominator that differs between parts."""
     run, state, frozen = experiment
+    counts = np.ones((8, 4), np.float32)
+    counts[:3, 1:] = 0
+    weights = denominators.token_mean(made[0].then.action, counts)
+    host = functools.partial(np.asarray, dtype=np.float32)
+    batch = made[0].replace(token=host(weights.token), share=host(weights.share))
     grads = []
     for parts in (1, 2, 4):
         train_step = step.make_train_step(
@@ -348,7 +431,7 @@ def test_the_gradient_does_not_depend_on_microbatches(experiment, made):
             jnp.int32(0), state.params, optax.sgd(1.0).init(state.params)
         )
         with sharding.use(run.mesh, run.rules):
-            after, _ = jax.jit(train_step)(begun, frozen, made[0], jax.random.key(0))
+            after, _ = jax.jit(train_step)(begun, frozen, batch, jax.random.key(0))
         moved = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, state.params)
         grads.append(jax.tree.leaves(moved))
     for other in grads[1:]:
@@ -364,6 +447,38 @@ def test_rollouts_leave_no_programs_and_no_arrays_behind(experiment):
         gc.collect()
         counts.append((len(jax.live_arrays()), rollout._measure._cache_size()))
     assert counts[1] == counts[2] == counts[3]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_responses_of_any_length_make_batches_of_few_shapes(experiment, shared):
+    """For each of which programs are compiled."""
+    run = experiment[0].rollouts
+    longer = run.sampler._replace(room=100)
+    rollouts = dataclasses.replace(run, sampler=longer, shared=shared)
+    prompts, shapes = run.prompts.take(0, 8), set()
+    for longest in range(1, 101):
+        ids = [[1] * (1 + i % longest) for i in range(32)]
+        batch, room = rollouts._responses(prompts, ids, 4)
+        assert max(map(len, ids)) <= room <= 100
+        shapes.add((batch.sequences.inputs.shape, room))
+    assert len(shapes) <= 7
+
+
+def test_figures_are_of_the_responses_that_have_them():
+    """A mean over some is of these; of none there is no figure, and never NaN."""
+    drawn = drawing.Drawn([[1], [1, 2], [3]], [], np.array([True, False, True]))
+    parts = {"a": [1.0, None, 3.0], "b": [None] * 3}
+    some = rewards.Scored([1.0, None, 3.0], parts, [])
+    assert rollout.reward_figures(some, drawn) == {
+        "length": pytest.approx(4 / 3),
+        "finished": pytest.approx(2 / 3),
+        "unscored": pytest.approx(1 / 3),
+        "reward": 2.0,
+        "reward/a": 2.0,
+        "reward/std": 1.0,
+    }
+    none = rollout.reward_figures(rewards.Scored([None] * 3, {}, []), drawn)
+    assert none["unscored"] == 1 and not any(x.startswith("reward") for x in none)
 
 
 def test_text_is_learned_beside_responses_that_teach_nothing(experiment):
@@ -409,11 +524,19 @@ def test_each_prompt_is_learned_once_an_epoch(experiment):
 
 
 def test_masked_responses_leave_loss_and_denominator(experiment):
+    ended = []
+
+    def score(answers):
+        ended.extend(answer.finished for answer in answers)
+        return [float(i) for i in range(len(answers))]
+
     settings = dataclasses.replace(experiment[0].rollouts.settings, truncated="masked")
-    rollouts = dataclasses.replace(experiment[0].rollouts, settings=settings)
-    batch, figures, _ = make(experiment, rollouts)
-    assert figures["finished"] < 1
-    assert batch.share.sum() == round(figures["finished"] * batch.share.size)
+    fields = dict(settings=settings, sampler=with_many_stops(experiment))
+    rollouts = dataclasses.replace(with_rewards(experiment, score), **fields)
+    batch, *_ = make(experiment, rollouts)
+    assert 0 < np.mean(ended) < 1
+    assert batch.share.ravel().tolist() == ended
+    assert batch.token.any(-1).ravel().tolist() == ended
 
 
 def test_corrections_weigh_the_loss_and_not_the_entropy(experiment, made):
