@@ -8,8 +8,10 @@ alignjax train --config=configs/reward/smollm2.py --workdir=runs/smollm2_reward 
 The file has a pair a line, `chosen` and `rejected`. Low-rank updates and the head for
 scores are trained.
 
-Hardware: 2 CPU cores, or one GPU, where model.dtype = "auto" computes in bfloat16. Time
-and what is known of it: docs/real_models.md. Result: not yet run to its end.
+Hardware: 2 CPU cores, or one GPU, where model.dtype = "auto" computes in bfloat16.
+Measured with batch_size = 2, in experiments/smollm2_hh: 12 minutes by the clock on 2
+cores (Intel Xeon) beside other work, and after 216 pairs 0.55 of 69 held-out pairs
+right, at a loss of 0.79 where log 2 = 0.693 is chance. As it is, it sees twice as many.
 """
 
 from configs import base

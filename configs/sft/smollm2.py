@@ -8,8 +8,10 @@ alignjax train --config=configs/sft/smollm2.py --workdir=runs/smollm2_sft \
 The file has a problem a line, with `question` and `answer`. Model, tokenizer and chat
 template are those of the run it starts from; the loss is on the answers.
 
-Hardware: 2 CPU cores, or one GPU, where model.dtype = "auto" computes in bfloat16. Time
-and what is known of it: docs/real_models.md. Result: not yet run to its end.
+Hardware: 2 CPU cores, or one GPU, where model.dtype = "auto" computes in bfloat16.
+Time: 15 minutes of processor time and 4.2 GB of memory; 24 minutes by the clock on 2
+cores (Intel Xeon) beside other work. Result, 2,000 rows of GSM8K: held-out nats a token
+of an answer 0.97 after 20 steps, 0.90 after 40. More: --config.steps=200.
 """
 
 from configs import base
