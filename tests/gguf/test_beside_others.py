@@ -19,6 +19,7 @@ import files
 
 from alignjax import analysis, convert, errors
 from alignjax.analysis import conversion
+from alignjax.tracking import journal
 from tests.huggingface import recipes
 
 ORACLE = pathlib.Path(__file__).parents[2] / "tools/crosscheck/llama_cpp.py"
@@ -191,6 +192,51 @@ def test_the_real_model_as_a_run_has_its_certificate(imported):
     run = analysis.open_run(imported)
     reply = run.reply(["What is the capital of France?"], max_tokens=12, temperature=0)
     assert reply[0].text == "The capital of France is Paris."
+
+
+ASK = "\n\nHuman: what is {}?\n\nAssistant: it is {}"
+GSM8K = [{"question": f"{i} and 2?", "answer": f"#### {i + 2}"} for i in range(40)]
+HH = [
+    {"chosen": ASK.format(i, "more"), "rejected": ASK.format(i, "no")}
+    for i in range(40)
+]
+SHORT = {"steps": 3, "batch_size": 2, "length": 128, "schedule.warmup_steps": 1}
+SHORT |= {
+    "log.every": 1,
+    "checkpoint.every": 3,
+    "evaluation.every": 3,
+    "evaluation.batches": 1,
+}
+DRAWN = {"rollouts.samples": 2, "rollouts.max_tokens": 8}
+DRAWN |= {"rollouts.denominator.length": 8, "rollouts.evaluation_prompts": 2}
+RECIPES = {"sft": GSM8K, "reward": HH, "dpo": HH, "rl": GSM8K}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", RECIPES)
+def test_three_steps_of_a_recipe_from_the_real_model(stage, imported, tmp_path):
+    """As docs/real_models.md has the command, on shorter rows."""
+    rows, workdir = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows.write_text("\n".join(map(json.dumps, RECIPES[stage])))
+    recipe = "rl/gsm8k" if stage == "rl" else f"{stage}/smollm2"
+    source = "gsm8k" if RECIPES[stage] is GSM8K else "hh"
+    settings = SHORT | {"init.run": imported, f"data.sources.{source}.path": rows}
+    settings |= {"cache_dir": tmp_path / "cache"} | (DRAWN if stage == "rl" else {})
+    command = [sys.executable, "-m", "alignjax", "train", f"--workdir={workdir}"]
+    command += [f"--config=configs/{recipe}.py"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    options = dict(cwd=ORACLE.parents[2], env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "computes in float32, which auto chooses on cpu" in done.stderr + done.stdout
+    run, records = analysis.open_run(workdir), journal.read(workdir / "metrics.jsonl")
+    assert run.steps[-1] == 3
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    if stage == "dpo":  # a policy that is its reference
+        assert losses[0] == pytest.approx(np.log(2), abs=1e-4)
+    assert stage == "reward" or run.reply(["1 and 2?"], max_tokens=2)[0].ids
 
 
 @pytest.mark.slow
