@@ -194,7 +194,9 @@ def refused(path, field=None) -> str:
 
 HUGE = 2**63
 # pickle.dumps(print)
-PICKLE = b"\x80\x04\x95\x16\x00\x00\x00\x00\x00\x00\x00\x8c\x08builtins\x94\x8c\x05print\x94\x93\x94."
+PICKLE = (
+    b"\x80\x04\x95\x16" + bytes(7) + b"\x8c\x08builtins\x94\x8c\x05print\x94\x93\x94."
+)
 BAD = {
     "empty": b"",
     "other": b"PK\3\4" + b"\0" * 100,
