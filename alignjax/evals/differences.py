@@ -81,6 +81,14 @@ def of_means(means_S: Sequence[float]) -> Difference:
     return _by_t(float(np.mean(means_S)), error, count - 1)
 
 
+def mean_in_words(means_S: Sequence[float]) -> str:
+    """As `of_means`: "1.60 (0.33 to 2.87)"; of one run the number alone."""
+    mean = of_means(means_S)
+    if len(means_S) == 1:
+        return f"{mean.estimate:.2f}"
+    return f"{mean.estimate:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+
+
 def over_runs(
     a_SP: np.ndarray,
     b_SP: np.ndarray,

@@ -82,14 +82,6 @@ def curve(folder: pathlib.Path) -> Curve:
     }
 
 
-def interval(values: Sequence[float]) -> str:
-    """A mean over runs, with its t interval where there are several."""
-    mean = differences.of_means(values)
-    if len(values) == 1:
-        return f"{mean.estimate:.2f}"
-    return f"{mean.estimate:.2f} ({mean.low:.2f} to {mean.high:.2f})"
-
-
 def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
     """Of each arm the true reward at its peak and at the end, and the proxy's gain."""
     yield (
@@ -105,13 +97,15 @@ def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
         ends = lambda name, own=own: [c[name][-1] for c in own]
         gains = [c["proxy"][-1] - c["proxy"][0] for c in own]
         cells = (at("gold"), at("kl"), ends("gold"), ends("kl"), gains)
-        yield f"| {arm} | {len(own)} | {' | '.join(map(interval, cells))} |"
+        texts = map(differences.mean_in_words, cells)
+        yield f"| {arm} | {len(own)} | {' | '.join(texts)} |"
 
 
 def verdicts(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
     """What was expected, each with the differences over runs, whatever their sign."""
     falls = [c["gold"].max() - c["gold"][-1] for c in curves["few"]]
-    yield f"few: the true reward falls from its peak by {interval(falls)}"
+    fall = differences.mean_in_words(falls)
+    yield f"few: the true reward falls from its peak by {fall}"
     tops = {arm: [c["gold"].max() for c in own] for arm, own in curves.items()}
     last = {arm: [c["gold"][-1] for c in own] for arm, own in curves.items()}
     for what, values, arm in (
@@ -120,7 +114,7 @@ def verdicts(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
         ("end", last, "few, lowest of 3"),
     ):
         gaps = np.subtract(values[arm], values["few"])
-        yield f"{arm} above few at the {what}: {interval(gaps)}"
+        yield f"{arm} above few at the {what}: {differences.mean_in_words(gaps)}"
 
 
 def figure(curves: Mapping[str, Sequence[Curve]]) -> str:

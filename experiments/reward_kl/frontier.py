@@ -75,19 +75,17 @@ def table(curves: Mapping[str, frontier.Curve], at: float) -> Iterator[str]:
         kl_S, gold_S = ends(curve)
         at_S = heights(curve, at)
         reached = at_S[~np.isnan(at_S)]
-        cell = interval(reached) if len(reached) else "not reached"
+        cell = differences.mean_in_words(reached) if len(reached) else "not reached"
         if 0 < len(reached) < len(at_S):
             cell += f", {len(reached)} of {len(at_S)} runs"
-        cells = (name, len(at_S), f"{kl_S.mean():.2f}", interval(gold_S), cell)
+        cells = (
+            name,
+            len(at_S),
+            f"{kl_S.mean():.2f}",
+            differences.mean_in_words(gold_S),
+            cell,
+        )
         yield f"| {' | '.join(map(str, cells))} |"
-
-
-def interval(values_S: np.ndarray) -> str:
-    """A mean over runs, with its t interval where there are several."""
-    mean = differences.of_means(values_S)
-    if len(values_S) == 1:
-        return f"{mean.estimate:.2f}"
-    return f"{mean.estimate:.2f} ({mean.low:.2f} to {mean.high:.2f})"
 
 
 def points(curves: Mapping[str, frontier.Curve]) -> Iterator[str]:
