@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small experiment with rollouts, from the tiny runs of tests/golden."""
 
+import dataclasses
 import pathlib
 
-from alignjax import config
+import numpy as np
+
+from alignjax import config, rewards
+from alignjax.distributed import sharding
 from alignjax.experiment import build
+from alignjax.rollouts import source
 from configs import base
 from tools import make_golden_runs
 
@@ -62,3 +67,27 @@ def begun(section):
     """An experiment, its first state, and what is frozen."""
     run = build.build(section)
     return run, run.weights.state(), run.weights.frozen()
+
+
+def models(run, state, frozen):
+    """The policy and its reference, as a rollout takes them."""
+    return source.Source(run.rollouts, frozen, 0).models(state)
+
+
+def make(experiment, rollouts, number=5):
+    """That rollout's batch, figures and lines for the log."""
+    run, *_ = experiment
+    with sharding.use(run.mesh, run.rules):
+        return rollouts.make(number, models(*experiment), 0.1)
+
+
+def with_many_stops(experiment):
+    """The sampler, with which more than half of all responses end by themselves."""
+    sampler = experiment[0].rollouts.sampler
+    return sampler._replace(stops_V=np.arange(len(sampler.stops_V)) % 3 == 0)
+
+
+def with_rewards(experiment, *functions):
+    """The rollouts, rewarded by the sum of these functions."""
+    named = [rewards.Named(f"r{i}", 1.0, f) for i, f in enumerate(functions)]
+    return dataclasses.replace(experiment[0].rollouts, rewards=tuple(named))

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: the learner's log-probs are those of the sampler."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax import errors
+from tests.rollouts import small
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_log_probs_are_those_of_the_sampler(experiment, temperature):
+    """Both sides divide by the temperature; where one does not, the run stops."""
+    rollouts = experiment[0].rollouts
+    settings = dataclasses.replace(rollouts.settings, temperature=temperature)
+    sampler = rollouts.sampler._replace(temperature=temperature)
+    both = dataclasses.replace(rollouts, settings=settings, sampler=sampler)
+    _, figures, _ = small.make(experiment, both)
+    assert figures["gate/max"] < 1e-4
+    one = dataclasses.replace(rollouts, sampler=sampler)
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        small.make(experiment, one)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_sampler_with_other_weights_is_noticed(experiment, pairs):
+    run, state, frozen = experiment
+    own = small.models(run, state, frozen)
+    stale = jax.tree.map(lambda x: x * 1.1, own.policy)
+
+    class Stale(type(run.rollouts.sampler)):
+        def __call__(self, params, *arguments, **options):
+            return super().__call__(stale, *arguments, **options)
+
+    sampler = Stale(*run.rollouts.sampler)
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        rollouts = dataclasses.replace(run.rollouts, sampler=sampler, pairs=pairs)
+        small.make(experiment, rollouts)
+
+
+def test_one_token_that_is_off_is_noticed(experiment):
+    """However small its part of the mean is."""
+    gate = experiment[0].rollouts.gate
+    old, action = np.zeros((1, 1, 1000), np.float32), np.ones((1, 1, 1000), bool)
+    off = old.copy()
+    off[..., 7] = 0.05
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate: .* at one of them"):
+        gate(old, off, action)
+    off[..., 7] = np.nan
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        gate(old, off, action)
+    off[..., 7] = 1e-3
+    assert gate(old, off, action)["gate/max"] == pytest.approx(1e-3)
+
+
+def test_products_of_float32_may_have_fewer_bits(experiment):
+    """On accelerators they have, unless JAX is told otherwise."""
+    rollouts = experiment[0].rollouts
+    gpu = types.SimpleNamespace(platform="gpu")
+    mesh = types.SimpleNamespace(devices=np.array([gpu]))
+    there = dataclasses.replace(rollouts, sampler=rollouts.sampler._replace(mesh=mesh))
+    off, action = np.full((1, 1, 50), 2e-3, np.float32), np.ones((1, 1, 50), bool)
+    assert there.gate(0 * off, off, action)["gate/mean"] == pytest.approx(2e-3)
+    for precise in (rollouts, there):
+        with (
+            jax.default_matmul_precision("highest"),
+            pytest.raises(errors.ConfigError, match=r"rollouts\.gate"),
+        ):
+            precise.gate(0 * off, off, action)
