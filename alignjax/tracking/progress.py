@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 # A terminal is redrawn at most so often; steps can be much faster.
 REDRAW_SECONDS = 0.1
+LOG_SECONDS = 60.0  # elsewhere lines stay, so that there should be few
 SEEN = ("pairs", "lists", "responses")  # metrics that count what was trained on
 
 
@@ -78,24 +79,34 @@ def duration(seconds: float) -> str:
 
 
 class Terminal:
-    """Lines that stay, and on a terminal one below them that is drawn over and over."""
+    """Lines that stay, and one below them that is drawn over and over.
+
+    Where the stream is no terminal, such as a log, that one is printed where nothing
+    else was for a minute.
+    """
 
     def __init__(
         self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ):
         """`stream` is stdout unless told otherwise; `clock` counts seconds."""
         self._stream = sys.stdout if stream is None else stream
-        self._clock, self._drawn_at, self._shown = clock, float("-inf"), False
         self.live = self._stream.isatty()
+        self._clock, self._shown = clock, False
+        self._drawn_at = float("-inf") if self.live else clock()
 
     def say(self, message: str) -> None:
         """Prints `message` to stay, above the live line."""
+        if not self.live:
+            self._drawn_at = self._clock()
         self._write(("\r\x1b[K" if self._shown else "") + f"{message}\n", shown=False)
 
     def show(self, text: str, *, force: bool = False) -> None:
-        """Draws the live line, unless it was drawn a moment ago."""
+        """Draws the live line, unless it was drawn a moment ago, or with `force`."""
         now = self._clock()
-        if self.live and (force or now - self._drawn_at >= REDRAW_SECONDS):
+        if not self.live:
+            if now - self._drawn_at >= LOG_SECONDS:
+                self.say(text)
+        elif force or now - self._drawn_at >= REDRAW_SECONDS:
             self._drawn_at = now
             # One column less: a line that wraps could not be drawn over.
             width = max(1, shutil.get_terminal_size().columns - 1)

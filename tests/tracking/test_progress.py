@@ -92,6 +92,21 @@ def test_nothing_is_drawn_where_there_is_no_terminal():
     assert stream.getvalue() == "saved\n"
 
 
+def test_a_log_gets_a_line_where_nothing_was_said_for_a_minute():
+    now = 0.0
+    stream = io.StringIO()
+    terminal = progress.Terminal(stream, clock=lambda: now)
+    for seconds in range(0, 150, 10):
+        now = float(seconds)
+        terminal.show(f"{seconds} of 150")
+        if seconds == 90:
+            terminal.say("saved")
+    assert stream.getvalue() == "60 of 150\nsaved\n"
+    now = 150.0
+    terminal.show("150 of 150")
+    assert stream.getvalue().endswith("saved\n150 of 150\n")
+
+
 def test_on_a_real_narrow_terminal_no_line_wraps():
     """A line of 20 characters does not go into 20 columns: the cursor needs one."""
     program = (
