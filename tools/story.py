@@ -67,8 +67,10 @@ TITLE = """# The story, by seed
 
 What `tools/quickstart.sh --seed=N` ends with, a column a seed. In brackets is the 95 %
 interval over the prompts of that run. The last column is where a further run should
-lie; `tools/story.py` says why it is so wide. The quickstart compares its own figures
-with it at its end. Written on {made},
+lie: beyond the least and the largest of the three by their difference and half of the
+widest interval, since by chance a fourth run lies outside those two half of the time.
+The quickstart compares its own figures with it at its end.
+Written on {made},
 on {cores} cores, {commits}, by
 
 ```sh

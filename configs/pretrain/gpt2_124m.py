@@ -8,7 +8,7 @@ alignjax train --config=configs/pretrain/gpt2_124m.py --workdir=runs/gpt2 \
 Hardware: 8 GPUs with 80 GB each, or one with --config.microbatches=8.
 Time and result: not yet run. The speed of its step alone:
 `python tools/benchmark_step.py --model=gpt2/124m --vocab=50304 --length=1024 \
---batch=32 --dtype=bfloat16`, not yet run either.
+--batch=32 --dtype=bfloat16`: docs/performance.md.
 """
 
 from configs import base

@@ -8,7 +8,7 @@ alignjax train --config=configs/pretrain/llama_1b.py --workdir=runs/llama_1b \
 Hardware: 8 GPUs with 80 GB each.
 Time and result: not yet run. The speed of its step alone:
 `python tools/benchmark_step.py --model=llama/1b --vocab=128256 --length=2048 \
---batch=8 --dtype=bfloat16`, not yet run either.
+--batch=8 --dtype=bfloat16 --remat=dots`: docs/performance.md.
 """
 
 from configs import base
