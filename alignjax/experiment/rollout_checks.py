@@ -10,6 +10,7 @@ from alignjax import errors, rewards
 from alignjax.experiment import critic as critics
 from alignjax.experiment import sections
 from alignjax.experiment.rollouts import NAME
+from alignjax.losses import catalogue
 from alignjax.rollouts import settings as rollout_settings
 from alignjax.types import Model, Objective
 
@@ -84,6 +85,7 @@ def problems(
                     "another at every pass, so that its ratio to the one that drew is "
                     "noise; set it to 0"
                 )
+    faults += _of_policy_gradients(c, objective)
     uses_value = "value" in s.needs.fields
     if uses_value and c.critic is None:
         faults.append(
@@ -118,6 +120,31 @@ def problems(
             faults.append(
                 f"rollouts.temperature: {s.temperature}; the losses of pairs are of "
                 "the model's own distribution, so draw from it (1.0)"
+            )
+    return faults
+
+
+def _of_policy_gradients(c: sections.Config, objective: Objective | None) -> list[str]:
+    """Advantages, losses and a KL that are no policy gradient together."""
+    s, faults = c.rollouts, []
+    if objective is None or objective.needs.data != "prompts":
+        return faults
+    if s.name == "grpo" and s.kl.place == "reward" and s.kl.coefficient:
+        faults.append(
+            f'rollouts.kl.place: "reward" with {s.name!r}, which divides by the '
+            "standard deviation of a prompt's rewards: where scores are equal, what is "
+            "left of the KL's noise would be learned at full size; say "
+            'rollouts.kl.place="loss"'
+        )
+    loss = c.objective.get("loss")
+    if loss is not None and s.needs.per == "token":
+        function = catalogue.find(loss, "policy-gradient")
+        if catalogue.traits(function).per == "response":
+            faults.append(
+                f"objective.loss: {loss!r} has one ratio for a response, and the "
+                f"advantage {s.name!r} another value for each token, of which it would "
+                "learn the mean; name a loss of tokens, such as ppo_clip, or an "
+                "advantage of responses, such as grpo"
             )
     return faults
 

@@ -213,6 +213,8 @@ def train_step(
         )
     sequences = c.batch_size * s.minibatches * s.samples
 
+    warm_updates = 0 if c.critic is None else c.critic.warmup_rollouts * s.updates
+
     def train_step(state: TrainState, frozen: Frozen, batch, key):
         before, further = state, {}
         if critic_step is not None:
@@ -233,12 +235,13 @@ def train_step(
                 horizon=penalty.horizon,
             )
             first = state.step % s.updates == 0  # once a rollout
-            further["kl_coefficient"] = jnp.where(first, new, old)
+            moves = first & (before.step >= warm_updates)  # a held policy has no KL
+            further["kl_coefficient"] = jnp.where(moves, new, old)
         state, metrics = policy_step(state, frozen, batch, key)
         if critic_step is not None:
             metrics |= {f"critic/{name}": x for name, x in of_critic.items()}
-            if c.critic.warmup_rollouts:
-                warm = before.step < c.critic.warmup_rollouts * s.updates
+            if warm_updates:
+                warm = before.step < warm_updates
                 hold = lambda new, old: jnp.where(warm, old, new)
                 state = jax.tree.map(hold, state, before).replace(step=state.step)
         return state.replace(extra={**state.extra, **further}), metrics

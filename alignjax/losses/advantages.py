@@ -8,8 +8,9 @@ equations R_i is the reward of a response, the sum of its tokens' rewards; mu an
 are mean and standard deviation over the responses to a prompt that have a reward. Where
 these are all equal, advantages are exactly 0.
 
-A response without a reward is left out of every statistic and has weight 0, and so has
-one that had nothing to be compared with. What stands behind masks is never read.
+A response without a reward, or without an action, is left out of every statistic and
+has weight 0; one that had nothing to be compared with has weight 0 too. Advantages and
+returns of weight 0 are 0. What stands behind masks is never read.
 """
 
 from __future__ import annotations
@@ -73,10 +74,17 @@ class Advantages(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """What an advantage needs: responses to a prompt, and fields of `Outcome`."""
+    """What an advantage needs, and what it is of.
+
+    Attributes:
+      responses: to a prompt, at least.
+      fields: of `Outcome`.
+      per: "response", where all tokens of a response have one advantage, or "token".
+    """
 
     responses: int = 1
     fields: tuple[str, ...] = ()
+    per: Literal["response", "token"] = "response"
 
 
 def requirements(function: Callable) -> Requirements:
@@ -84,19 +92,23 @@ def requirements(function: Callable) -> Requirements:
     return getattr(function, "requirements", Requirements())
 
 
-def declare(responses: int = 1, fields: tuple[str, ...] = ()):
+def declare(
+    responses: int = 1,
+    fields: tuple[str, ...] = (),
+    per: Literal["response", "token"] = "response",
+):
     """A decorator that attaches `Requirements`, also outside the package."""
 
     def decorate(function):
-        function.requirements = Requirements(responses, fields)
+        function.requirements = Requirements(responses, fields, per)
         return function
 
     return decorate
 
 
-def register(responses: int = 1, fields: tuple[str, ...] = ()):
+def register(*arguments, **keywords):
     """`declare`, and an entry in `ADVANTAGES` under the function's own name."""
-    return lambda f: declare(responses, fields)(ADVANTAGES.register(f))
+    return lambda f: declare(*arguments, **keywords)(ADVANTAGES.register(f))
 
 
 def token_rewards(score_GK, action_GKT, k1_GKT=None, coefficient=0.0) -> jax.Array:
@@ -191,12 +203,12 @@ def batch_std(
     of other difficulty are not weighted otherwise.
     """
     centred_GK, count_G1 = _centred(outcome)
-    _, variance = _moments(_total(outcome), outcome.scored, ddof)
+    _, variance = _moments(_total(outcome), _there(outcome), ddof)
     scaled_GK = centred_GK / (jnp.sqrt(variance) + epsilon)
     return _of_groups(outcome, scaled_GK, count_G1)
 
 
-@register()
+@register(per="token")
 def reinforce_pp(
     outcome: Outcome,
     *,
@@ -228,7 +240,7 @@ def reinforce_pp_baseline(
     plain = _of_groups(outcome, centred_GK, count_G1)
     white_GK = whiten(centred_GK, plain.weight > 0, epsilon, ddof)
     # Where a group's rewards are equal, the mean of all is a residue of rounding.
-    differ_G1 = _spread(_total(outcome), outcome.scored, -1)
+    differ_G1 = _spread(_total(outcome), _there(outcome), -1)
     return _of_groups(outcome, jnp.where(differ_G1, white_GK, 0.0), count_G1)
 
 
@@ -244,14 +256,16 @@ def remax(outcome: Outcome) -> Advantages:
     return _of_responses(outcome._replace(learned=learned_GK), advantage_GK)
 
 
-@register(fields=("value",))
+@register(fields=("value",), per="token")
 def gae(outcome: Outcome, *, gamma: Fraction = 1.0, lam: Fraction = 0.95) -> Advantages:
     """GAE, arXiv:1506.02438 Eq. 16: A_t = d_t + gamma lam A_t+1, returns A_t + V_t.
 
     d_t = r_t + gamma V_t+1 - V_t. Tokens in between that are no actions are passed
     over: the next action is the next step. After the last one stands `Outcome.after`.
     """
-    action_TGK = jnp.moveaxis(outcome.action, -1, 0)
+    weight_GK = _of_responses(outcome, 0.0).weight
+    counts_GKT = outcome.action & (weight_GK > 0)[..., None]
+    action_TGK = jnp.moveaxis(counts_GKT, -1, 0)
     first = lambda x_GKT: jnp.moveaxis(x_GKT.astype(jnp.float32), -1, 0)
     behind = lambda x_GKT: jnp.where(action_TGK, first(x_GKT), 0.0)
     reward_TGK, value_TGK = behind(outcome.reward), behind(outcome.value)
@@ -272,11 +286,10 @@ def gae(outcome: Outcome, *, gamma: Fraction = 1.0, lam: Fraction = 0.95) -> Adv
     _, advantage_TGK = lax.scan(step, start, steps, reverse=True)
     advantage_GKT = jnp.moveaxis(advantage_TGK, 0, -1)
     return_GKT = jnp.moveaxis(advantage_TGK + value_TGK, 0, -1)
-    weight_GK = _of_responses(outcome, 0.0).weight
     return Advantages(advantage_GKT, weight_GK, return_GKT)
 
 
-@register(fields=("value",))
+@register(fields=("value",), per="token")
 def gae_whitened(
     outcome: Outcome,
     *,
@@ -316,6 +329,11 @@ def informative(outcome_GK, scored_GK) -> jax.Array:
     return _spread(outcome_GK, scored_GK, -1)[:, 0]
 
 
+def _there(outcome: Outcome):
+    """bool [G, K], the responses that have a reward, and an action that earned it."""
+    return outcome.scored & outcome.action.any(-1)
+
+
 def _total(outcome: Outcome):
     """R, float32 [G, K]; 0 for the responses without a reward."""
     total_GK = jnp.where(outcome.action, outcome.reward, 0.0).sum(-1)
@@ -333,7 +351,7 @@ def _centred(outcome: Outcome):
 
     Differences to one of the rewards come first: equal ones then have a mean of 0.
     """
-    total_GK, there_GK = _total(outcome), outcome.scored
+    total_GK, there_GK = _total(outcome), _there(outcome)
     count_G1 = there_GK.sum(-1, keepdims=True).astype(jnp.float32)
     one_G1 = jnp.take_along_axis(total_GK, there_GK.argmax(-1)[:, None], axis=-1)
     above_GK = jnp.where(there_GK, total_GK - one_G1, 0.0)
@@ -361,7 +379,7 @@ def _spread(x, there, axis):
 
 def _of_responses(outcome: Outcome, advantage_GK) -> Advantages:
     """One advantage for all actions of a response."""
-    counts_GK = outcome.learned & outcome.scored & outcome.action.any(-1)
+    counts_GK = outcome.learned & _there(outcome)
     advantage_GK = jnp.where(counts_GK, advantage_GK, 0.0)
     advantage_GKT = jnp.where(outcome.action, advantage_GK[..., None], 0.0)
     return Advantages(advantage_GKT, counts_GK.astype(jnp.float32))

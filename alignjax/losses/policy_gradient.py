@@ -124,7 +124,7 @@ def clipped(now: Now, then: Then, *, clip: Positive = 0.2):
 
     `clip` is in units of reward: where rewards are large it holds the critic fast.
     """
-    near_BT = then.value + jnp.clip(now.value - then.value, -clip, clip)
+    near_BT = then.value + _bounded(now.value - then.value, -clip, clip)
     return jnp.maximum(_squared(now.value, then), _squared(near_BT, then))
 
 
@@ -171,8 +171,14 @@ def _advantage(then: Then):
 
 
 def _clipped(ratio, advantage_BT, low, high):
-    near = jnp.clip(ratio, 1 - low, 1 + high)
+    near = _bounded(ratio, 1 - low, 1 + high)
     return jnp.maximum(-ratio * advantage_BT, -near * advantage_BT)
+
+
+def _bounded(x, least, most):
+    """`x` from `least` to `most`; at a bound it has its gradient still, as in torch."""
+    inside = (x >= least) & (x <= most)
+    return jnp.where(inside, x, jnp.clip(x, least, most))
 
 
 def _squared(value_BT, then: Then):

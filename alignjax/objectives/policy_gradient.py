@@ -33,8 +33,6 @@ from alignjax.types import (
     Then,
 )
 
-FAR = 0.2  # a ratio farther from 1 than this is counted as far
-
 
 def make(
     model: Model,
@@ -66,8 +64,9 @@ def make(
         of the policy's last hidden states, by a head in `Frozen.base`.
       **options: of the loss.
 
-    Metrics, means over tokens: `entropy`; `ratio`, policy by old policy; `ratio/far`,
-    the share of ratios farther than 0.2 from 1; `kl/old`, k3 of the two; `kl/loss`, the
+    Metrics, means over tokens: `entropy`; `ratio`, policy by old policy; `clipped/up`
+    and `clipped/down`, the shares of those with an advantage above and below 0 that the
+    loss has no gradient for; `kl/old`, k3 of policy and old policy; `kl/loss`, the
     estimator in the loss; `correction`, the weight of a token; `advantage/abs`;
     `value/loss`.
 
@@ -115,6 +114,7 @@ def make(
         )
         flat = jax.tree.map(lambda x: x.reshape(now.logp.shape), then)
         loss_GKT = loss_of(now, flat)
+        pull_GKT = _pull(loss_of, now, flat)
         if weigh is not None:
             correction_GKT = weigh(flat)
             loss_GKT = correction_GKT * loss_GKT
@@ -135,11 +135,13 @@ def make(
         action_GKT = (flat.action & (weight_GKT > 0)).astype(jnp.float32)
         of_token = lambda x: Mean.of(x, action_GKT)
         ratio_GKT = policy_gradient.ratio(now, flat)
+        still_GKT = (pull_GKT == 0).astype(jnp.float32)
         moved = jnp.where(flat.action, now.logp - flat.old, 0.0)
         reported = {
             "entropy": of_token(now.entropy),
             "ratio": of_token(ratio_GKT),
-            "ratio/far": of_token((jnp.abs(ratio_GKT - 1) > FAR).astype(jnp.float32)),
+            "clipped/up": Mean.of(still_GKT, action_GKT * (flat.advantage > 0)),
+            "clipped/down": Mean.of(still_GKT, action_GKT * (flat.advantage < 0)),
             "kl/old": of_token(kl.k3_of(moved)),
             "advantage/abs": of_token(jnp.abs(flat.advantage)),
         }
@@ -152,6 +154,13 @@ def make(
         return mean, lax.stop_gradient(reported)
 
     return Objective(objective, needs=Needs(data="prompts", reference=True))
+
+
+def _pull(loss_of, now: Now, then: Then) -> jax.Array:
+    """The gradient of a loss by each log-prob, 0 at the tokens that are clipped."""
+    now = lax.stop_gradient(now)
+    total = lambda logp: loss_of(now.replace(logp=logp), then).sum()
+    return jax.grad(total)(now.logp)
 
 
 def with_pretraining(objective: Objective, text: Objective) -> Objective:

@@ -59,11 +59,17 @@ Reward = Callable[[Sequence[Answer]], Sequence[Score]]
 
 
 class Named(NamedTuple):
-    """A reward of a config: its name there, what it adds, and the function."""
+    """A reward of a config: its name there, what it adds, and the function.
+
+    Attributes:
+      clip: what it adds is `weight` times its score from -clip to clip; None is as it
+        is. What is logged is the score itself.
+    """
 
     name: str
     weight: float
     reward: Reward
+    clip: float | None = None
 
     @property
     def provenance(self) -> Mapping[str, Any] | None:
@@ -75,11 +81,23 @@ class Named(NamedTuple):
         """Whether it compares responses to one prompt, so that one alone has none."""
         return getattr(self.reward, "among", False)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads what a response says, which is decoded for it alone."""
+        return getattr(self.reward, "reads_text", True)
+
+    def added(self, value: float) -> float:
+        """What a score adds to the sum of rewards."""
+        if self.clip is not None:
+            value = min(self.clip, max(-self.clip, value))
+        return self.weight * value
+
 
 def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, ...]:
     """The rewards of a section `{name: {"kind": ..., "weight": 1.0, option: value}}`.
 
-    A weight of 0 only watches: the reward is logged, and adds nothing.
+    A weight of 0 only watches: the reward is logged, and adds nothing. `clip`, of any
+    kind, bounds what is added; see `Named`.
 
     Raises:
       ConfigError: no reward, one that is unknown, or options that it does not take.
@@ -91,13 +109,15 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
             continue
         options = {k: v for k, v in section.items() if v is not None}
         kind, weight = options.pop("kind", None), options.pop("weight", 1.0)
+        clip = options.pop("clip", None)
         try:
             make = config.of_kind(KINDS, kind, "make", "reward")
             reward, weight = config.call(make, options, ""), _weight(weight)
+            clip = None if clip is None else _clip(clip)
             if not callable(reward):
                 text = f"kind: {kind} returns {reward!r:.60}, where a reward is made"
                 raise errors.ConfigError(text)
-            rewards.append(Named(name, weight, reward))
+            rewards.append(Named(name, weight, reward, clip))
         except errors.ConfigError as error:
             problems += [f"{path}.{name}.{problem}" for problem in error.problems]
     if not problems and not any(reward.weight for reward in rewards):
@@ -113,6 +133,13 @@ def _weight(weight: Any) -> float:
     if not math.isfinite(weight):
         raise errors.ConfigError(f"weight: {weight} is not finite")
     return float(weight)
+
+
+def _clip(clip: Any) -> float:
+    positive = not isinstance(clip, bool) and isinstance(clip, (int, float))
+    if not positive or not 0 < clip < math.inf:
+        raise errors.ConfigError(f"clip: {clip!r:.40} is no positive number")
+    return float(clip)
 
 
 class Scored(NamedTuple):
@@ -139,9 +166,10 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
     """
     parts, faults = {}, []
     total: list[float | None] = [0.0] * len(answers)
-    for name, weight, reward in rewards:
+    for named in rewards:
+        name, weight = named.name, named.weight
         try:
-            scores = reward(answers)
+            scores = named.reward(answers)
         except SystemExit as error:
             raise errors.DataError(
                 f"rewards.{name}: it called exit({error.code}); raise an error, or "
@@ -161,7 +189,7 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
             if value is None and weight:
                 total[i] = None
             elif total[i] is not None and weight:
-                total[i] += weight * value
+                total[i] += named.added(value)
         if first := next((s for s in scores if getattr(s, "fault", "")), None):
             missing = sum(value is None for value in values)
             faults.append(f"rewards.{name}: {missing} without a score: {first.fault}")

@@ -39,4 +39,5 @@ def make(
             scores.append(rewards.Score(value))
         return scores
 
+    reward.reads_text = False
     return reward

@@ -213,11 +213,13 @@ class Rollouts:
         return self._laid([prompt], [[[0] * room] * K], room)
 
     def _answers(self, prompts, drawn: drawing.Drawn, K: int) -> list[rewards.Answer]:
+        """What rewards read; texts are empty where none of them reads one."""
+        reads_text = any(reward.reads_text for reward in self.rewards)
         return [
             rewards.Answer(
                 prompts[i // K].turns,
                 prompts[i // K].record,
-                self.text(ids),
+                self.text(ids) if reads_text else "",
                 len(ids),
                 bool(finished),
                 self.sampler.room,

@@ -245,7 +245,7 @@ def test_every_kind_of_end(fill):
     for end, second, weight in (
         ("terminal", ended, 1),
         ("bootstrap", carried, 1),
-        ("masked", ended, 0),
+        ("masked", 0 * ended, 0),
     ):
         with_end = advantages.with_end(outcome, truncated, end, array([[9, 0.8, 9]]))
         result = advantages.gae(with_end)
@@ -266,6 +266,33 @@ def test_every_kind_of_end(fill):
         assert not np.asarray(white.advantage)[~counts].any()
         # A critic learns in units of reward, of what is not whitened.
         np.testing.assert_array_equal(white.returns, result.returns)
+
+
+def test_values_of_what_is_not_learned_are_never_read():
+    """As of a response that is masked or has no reward: they may be anything."""
+    outcome, truncated = three_ends()
+    outcome.value[0, 1] = np.nan
+    masked = advantages.with_end(outcome, truncated, "masked")
+    for one in (masked, outcome._replace(scored=~truncated)):
+        for name in ("gae", "gae_whitened"):
+            result = ADVANTAGES[name](one)
+            assert np.isfinite(result.advantage).all()
+            assert np.isfinite(result.returns).all()
+            assert not result.advantage[0, 1].any() and not result.returns[0, 1].any()
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_response_without_an_action_has_no_reward(name):
+    """It is compared with nothing, and nothing is compared with it."""
+    with_it = scored([[1.0, 2.0, 6.0], [0.0, 4.0, 5.0], [3.0, 9.0, 9.0]])
+    action = with_it.action.copy()
+    action[0, 2] = action[2, 1:] = False
+    none = ADVANTAGES[name](with_it._replace(action=jnp.asarray(action)))
+    unscored = np.array(with_it.scored)
+    unscored[0, 2] = unscored[2, 1:] = False
+    expected = ADVANTAGES[name](with_it._replace(scored=unscored))
+    np.testing.assert_allclose(none.advantage, expected.advantage, atol=1e-6)
+    np.testing.assert_array_equal(none.weight, [[1, 1, 0], [1, 1, 1], [0, 0, 0]])
 
 
 def test_what_is_masked_counts_in_the_baseline_alone():

@@ -138,6 +138,18 @@ def test_vectors_of_ppo():
     np.testing.assert_allclose(loss.mean(), GOLDEN["ppo.vf_loss(clip=.2)"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("ratio", [0.75, 1.25])
+def test_a_ratio_at_its_bound_has_its_gradient_still(ratio, advantage):
+    """As in torch: -rho A, and not the half of it, where both arms are equal."""
+    now, then = single([1.0], [advantage], old=np.zeros(1, np.float32))
+    now = Now(np.full_like(now.logp, np.log(ratio)))
+    loss = functools.partial(POLICY["ppo_clip"], low=0.25, high=0.25)
+    assert float(policy_gradient.ratio(now, then)[0, 0]) == ratio
+    _, gradient = value_and_gradient(loss, now, then)
+    np.testing.assert_allclose(gradient, [[-ratio * advantage]], rtol=1e-6)
+
+
 def aggregated():
     """Two responses of two and four tokens, the first followed by padding."""
     given = GOLDEN["INPUT.agg"]

@@ -93,14 +93,16 @@ def test_every_term_and_metric_by_hand(layout, temperature):
         figures = {
             "entropy": entropy,
             "ratio": ratio,
-            "ratio/far": jnp.abs(ratio - 1) > 0.2,
             "kl/old": 1 / ratio - 1 + log_ratio,
             "kl/loss": kl,
             "correction": weight,
             "advantage/abs": jnp.abs(A),
         }
-        mean = lambda x: jnp.where(there, x, 0).sum() / there.sum()
-        return mean(each), {name: mean(x) for name, x in figures.items()}
+        mean = lambda x, of=there: jnp.where(of, x, 0).sum() / of.sum()
+        figures = {name: mean(x) for name, x in figures.items()}
+        figures["clipped/up"] = mean(ratio > 1.2, there & (A > 0))
+        figures["clipped/down"] = mean(ratio < 0.8, there & (A < 0))
+        return mean(each), figures
 
     def ours(params):
         frozen = Frozen(reference=near(2))
@@ -111,7 +113,8 @@ def test_every_term_and_metric_by_hand(layout, temperature):
     (value, figures), gradient = grad(ours)
     (expected, named), slope = grad(by_hand)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert set(figures) == set(named) and 0 < named["ratio/far"] < 1
+    assert set(figures) == set(named)
+    assert 0 < named["clipped/up"] < 1 and 0 < named["clipped/down"] < 1
     for name, x in named.items():
         np.testing.assert_allclose(figures[name], x, rtol=1e-4, err_msg=name)
     for a, b in zip(*map(jax.tree.leaves, (gradient, slope)), strict=True):

@@ -58,6 +58,15 @@ def test_what_is_no_list_of_scores(reward):
         rewards.score([rewards.Named("mine", 1.0, reward)], [answer("a")])
 
 
+def test_a_bound_is_of_what_is_added_and_not_of_what_is_logged():
+    scores = lambda answers: [9.0, -7.0, 1.0, None]
+    named = [rewards.Named("mine", -0.5, scores, clip=4.0)]
+    scored = rewards.score(named, [answer("")] * 4)
+    assert scored.total == [-2.0, 2.0, -0.5, None]
+    assert scored.parts == {"mine": [9.0, -7.0, 1.0, None]}
+    assert build(kind="world", clip=4)[0].clip == 4.0
+
+
 def test_a_module_that_ends_the_process(tmp_path, monkeypatch):
     (tmp_path / "ends_at_import.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)

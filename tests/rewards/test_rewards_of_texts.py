@@ -10,7 +10,7 @@ import time
 import pytest
 
 from alignjax import errors, rewards
-from alignjax.rewards import boxed, format, numbers_of_text, repetition
+from alignjax.rewards import boxed, boxes, format, numbers_of_text, repetition
 
 
 def answer(text, record=None):
@@ -38,6 +38,12 @@ def values(section, *answers):
         ("1,2", "2"),
         ("in 2024, 7", "7"),
         ("5/0", None),
+        ("-$5", "-5"),
+        ("#### -$1,000", "-1000"),
+        (r"\boxed{42} in 3 steps", "42"),
+        (r"\boxed{\frac{1}{2}} of 8", "1/2"),
+        (r"\boxed{42} and then #### 43 of 8", "43"),
+        (r"\boxed{it} in 3 steps", None),
         ("none", None),
         ("", None),
         ("7 " + "9" * 5000, "7"),
@@ -124,7 +130,7 @@ def test_answers_that_are_numbers_have_no_exponents(right, text, other):
     ],
 )
 def test_the_last_box(text, box):
-    assert boxed.last(text) == box
+    assert boxes.last(text) == box
 
 
 @pytest.mark.parametrize(
@@ -139,10 +145,25 @@ def test_the_last_box(text, box):
         ("x+1", "1+x", False),
         ("7", "x", False),
         (r"\frac{1}{0}", "1", False),
+        (r"1\frac{1}{2}", "3/2", True),
+        (r"-3\tfrac{1}{2}", "-3.5", True),
+        (r"1\frac{1}{2}", "11/2", False),
+        (r"\frac12", "0.5", True),
+        (r"\$5", "5", True),
+        (r"50\%", "50%", True),
+        ("5.", "5", True),
+        ("+5", "5", True),
+        (r"\text{A}", "A", True),
+        (r"\text{A}", "B", False),
     ],
 )
 def test_the_same_result(first, second, same):
     assert boxed.same(first, second) == boxed.same(second, first) == same
+
+
+def test_the_box_of_a_record_without_one_is_what_follows_its_mark():
+    texts = (r"\boxed{18}", r"\boxed{6}")
+    assert values({"kind": "boxed"}, *(answer(x, GSM8K) for x in texts)) == [1.0, 0.0]
 
 
 def test_the_right_box():

@@ -23,6 +23,10 @@ REFUSED = {
     "rollouts.temperature ": dict(rollouts__temperature=1e-9),
     "rollouts.max_tokens": dict(rollouts__max_tokens=200),
     "rollouts.rewards": dict(rollouts__rewards={}),
+    "rollouts.kl.place": dict(rollouts__advantage={"name": "grpo"}),
+    "rollouts.rewards.r.clip": dict(
+        rollouts__rewards={"r": {"kind": "world", "clip": 0}}
+    ),
     "rollouts.rewards.r.kind": dict(rollouts__rewards={"r": {"kind": "wrld"}}),
     "rollouts.rewards.r.weight": dict(
         rollouts__rewards={"r": {"kind": "world", "weight": "1"}}
@@ -48,6 +52,9 @@ REFUSED = {
     "reference.store": dict(reference={"store": True}),
     "objective.temperature": dict(objective__temperature=2.0),
     "objective.loss": dict(objective__loss="ppo"),
+    "objective.loss ": dict(
+        objective__loss="gspo", rollouts__advantage={"name": "reinforce_pp"}
+    ),
     "critic.coefficient": dict(critic={"run": REWARD, "coefficient": 0.1}),
     "critic.run ": dict(critic={"run": REWARD, "trunk": "policy"}),
     "objective.value": dict(objective__value={"name": "squared"}),

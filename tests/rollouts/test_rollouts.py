@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from alignjax import rewards
 from alignjax.experiment import rollouts as online
 from alignjax.rollouts import layout, rollout
 from tests.rollouts import small
@@ -81,6 +82,22 @@ def test_prompts_have_the_room_that_responses_leave(experiment):
         c = dataclasses.replace(run.config, length=room + 12)
         kept = online.streams(c, run.tokenizer)[0].longest
         assert kept <= room and (kept == longest) == (room == longest)
+
+
+def test_text_is_decoded_where_a_reward_reads_it(experiment):
+    def decoded(*kinds):
+        ids = []
+        text = lambda row: ids.append(row) or "a"
+        sections = {f"r{i}": kind for i, kind in enumerate(kinds)}
+        own = dataclasses.replace(
+            experiment[0].rollouts, text=text, rewards=rewards.build(sections, "")
+        )
+        small.make(experiment, own)
+        return len(ids)
+
+    length = {"kind": "length", "per_token": 0.1}
+    assert decoded(length) == 0
+    assert decoded(length, {"kind": "repetition", "words": 1}) == 32
 
 
 def test_tokens_are_never_made_of_text_again(experiment, made):

@@ -66,7 +66,7 @@ def test_the_coefficient_follows_the_kl(ppo):
 def test_the_policy_begins_as_its_reference(ppo):
     first, later = metrics(ppo)[0], metrics(ppo)[4]
     assert first["rollout/kl/reference"] == pytest.approx(0, abs=1e-6)
-    assert first["ratio"] == pytest.approx(1, abs=1e-5) and first["ratio/far"] == 0
+    assert first["ratio"] == pytest.approx(1, abs=1e-5) and first["clipped/up"] == 0
     assert later["rollout/kl/reference"] > 1e-4
     assert abs(first["rollout/kl/k1"]) < 1e-4 < abs(later["rollout/kl/k1"])
     assert first["rollout/gate/max"] < 1e-4
@@ -150,6 +150,9 @@ def test_a_head_on_the_trunk_of_the_policy(folder):
     assert rows[0]["value/loss"] == pytest.approx(rows[0]["critic/loss"], rel=1e-5)
     assert rows[4]["critic/value"] != 0
     run = analysis.open_run(workdir)
+    # A policy that is held is where its reference is; that lowers no coefficient.
+    name = "train/extra/kl_coefficient"
+    assert run.at(4).leaf(name) == np.float32(0.1) != run.at(8).leaf(name)
     start = analysis.open_run(small.RUNS / "sft").digest()
     assert run.at(4).digest() == start != run.at(8).digest()
     assert "score/kernel" not in run.leaves()
