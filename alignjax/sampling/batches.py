@@ -22,7 +22,7 @@ from alignjax.sampling import loop
 from alignjax.types import Model, Params
 
 # Tokens between two looks of the host.
-CHUNK = 8
+CHUNK = 4
 
 # Rows of the smallest batch: with fewer a token takes about as long.
 SMALLEST = 8
@@ -111,7 +111,7 @@ def chunks(
     room: int | None = None,
     samples: int = 1,
     slots: int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     ended_N: np.ndarray | None = None,
 ) -> Iterator[loop.Responses]:
     """Yields the responses so far, every `chunk` tokens a row and at the end.
@@ -120,11 +120,13 @@ def chunks(
 
     Args:
       params: see `whole`.
+      chunk: tokens between two looks; the default is `CHUNK`.
       room: the R of the arrays, `max_tokens` at least and by default.
       ended_N: bool, which the caller may set between two chunks for responses that
         need no more tokens.
     """
     room = max_tokens if room is None else room
+    chunk = CHUNK if chunk is None else chunk
     work = _Work(model, prompts_GP, mask_GP, draw, max_tokens, room, samples, ended_N)
     if slots is None or slots >= work.count:
         batch = _all(work, params)

@@ -20,6 +20,7 @@ from tools import (
     benchmark_data,
     benchmark_grpo,
     benchmark_host,
+    benchmark_rollouts,
     benchmark_step,
     make_golden_runs,
     timing,
@@ -113,3 +114,23 @@ def test_a_step_of_grpo_is_drawn_and_learned(tmp_path, monkeypatch):
     figures = benchmark_grpo.measured({"alignjax": side}, 1)["alignjax"]
     assert 16 <= figures["tokens"] <= 8 * 2 * 8 and figures["cpu_s"] > 0
     assert not np.array_equal(before, np.asarray(side.state.params["embed"]))
+
+
+def test_tokens_that_are_computed_for_rows_that_are_done():
+    """By hand: 32 rows, of which 20, then 12, then one go on."""
+    lengths = np.array([3] * 12 + [7] * 8 + [9] * 11 + [18])
+    assert benchmark_rollouts.computed(lengths, "loop") == 32 * 18
+    # Steps 0 and 4 have 32 and 20 rows open, 8 has 12, 12 and 16 have 1 of 8 at least.
+    by_hand = 32 * 4 + 32 * 4 + 16 * 4 + 8 * 4 + 8 * 2
+    assert benchmark_rollouts.computed(lengths, "packed") == by_hand
+
+
+@pytest.mark.slow
+def test_packed_rollouts_draw_the_tokens_of_the_loop(tmp_path, monkeypatch, capsys):
+    run = pathlib.Path(__file__).parents[2] / make_golden_runs.FOLDER / "sft"
+    options = ["--prompts=8", "--samples=2", "--turns=1", f"--cache={tmp_path}"]
+    options += [f"--run={run}", "--length=200", "--json"]
+    assert code_of(benchmark_rollouts.main, monkeypatch, *options) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["packed"]["tokens"] == report["loop"]["tokens"] > 0
+    assert report["packed"]["utilisation"] >= report["loop"]["utilisation"]
