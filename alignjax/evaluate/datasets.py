@@ -73,12 +73,12 @@ def read(
     """The items of a file of JSON lines, Parquet or plain text.
 
     Args:
-      name: a plain one.
+      name: of a file, without separators.
       columns: `{name of the list above: name in the file}`, where they differ.
       limit: how many at most, drawn by `seed`, in their order.
 
     Raises:
-      ConfigError: a name that is none, or columns that are not read.
+      ConfigError: `name` is no plain file name, or `columns` has unknown ones.
       DataError: no such file, by file and line rows that are not read, or no row.
     """
     if not filenames.is_plain(f"{name}.jsonl"):
@@ -225,7 +225,8 @@ def _safe(row: Mapping[str, Any]) -> dict[str, bool]:
 
 def _label(row: Mapping[str, Any]) -> dict[str, bool]:
     if str(row.get("label")) not in _LABELS:
-        raise errors.DataError(f"field 'label': {row.get('label')!r:.60} is not safe")
+        label = f"{row.get('label')!r:.60}"
+        raise errors.DataError(f"field 'label': {label} is neither safe nor unsafe")
     return {"safe": _LABELS[str(row["label"])]}
 
 

@@ -73,7 +73,7 @@ def words(text: str) -> tuple[str, ...]:
 def open_training(name: str, path: str, *, network: bool = False) -> Training:
     """The data of a run and of those that it started from, or of a file.
 
-    Records that a run held out by their hash for its validation are none.
+    Records that a run held out by their hash for its validation are left out.
 
     Args:
       name: for lines.

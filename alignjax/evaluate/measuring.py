@@ -114,7 +114,7 @@ def as_reference(model: Model) -> scoring.Reference:
 # What a run reads of a dataset: `(tokens by index, reasons by index)`.
 
 
-def texts(model: Model, items: Sequence[str], other: Model | None = None):
+def texts(model: Model, items: Sequence[str]):
     """Of each text its tokens, behind a start of document where the run has one."""
     tokens, reasons = {}, {}
     for i, text in enumerate(items):

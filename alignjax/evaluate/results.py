@@ -27,7 +27,7 @@ from alignjax.storage import filenames, json_files
 
 SCHEMA = "alignjax.evaluation/1"
 FILE, FIGURES = "evaluation.json", "figures.json"
-# What computing with rows raises that are not those of their dataset.
+# Raised by figures where rows are not those of their dataset.
 _NO_FIGURES = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
@@ -51,8 +51,10 @@ class Results(NamedTuple):
 def read(folder: pathlib.Path) -> Results:
     """The evaluation in a folder; its figures are computed from its rows.
 
+    Answers are graded again, and a file of rows whose grades changed is written anew.
+
     Raises:
-      ConfigError: it has none.
+      ConfigError: the folder has no evaluation.
       DataError: rows that are not whole, or cannot be read, or are of other prompts.
     """
     description = _description(folder / FILE)

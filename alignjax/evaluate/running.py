@@ -128,8 +128,9 @@ class Evaluation:
         if d.kind == datasets.PROMPTS:
             room = self._settings.max_tokens
             return measuring.prompts(model, d.items, other, room)
-        read = measuring.texts if d.kind == datasets.TEXTS else measuring.pairs
-        return read(model, d.items, other)
+        if d.kind == datasets.TEXTS:
+            return measuring.texts(model, d.items)
+        return measuring.pairs(model, d.items, other)
 
     def _load_reference(self) -> measuring.Model:
         if self._reference.params is None:

@@ -18,7 +18,7 @@ from alignjax.training import optim, schedules
 from alignjax.training import state as training_state
 from alignjax.types import Model, Objective, TrainState
 
-# Fields of a model by which it is another at every pass.
+# Fields of a model that make its outputs random at every pass.
 NOISE = ("dropout", "embedding_noise", "lora_dropout")
 
 
@@ -115,7 +115,7 @@ def _build(c: sections.Config, model: Model, mesh, rules, *, trainable, parent):
 
 
 def begin(own: Critic, c: sections.Config) -> TrainState:
-    """The first state of a critic: a head on the trunk says 0 of every state."""
+    """The first state of a critic: a head on the trunk begins at 0."""
     if not on_trunk(c):
         return own.weights.state()
     abstract = own.weights.abstract

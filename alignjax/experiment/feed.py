@@ -60,6 +60,9 @@ def of(
       state, frozen: as of that step.
       resumed: whether it goes on from a checkpoint.
       last: the metrics of the step before.
+      log: for lines.
+      meter: paused while a rollout is drawn.
+      beat: called with what was done, for the watchdog.
     """
     if run.rollouts is not None:
         return _online(run, frozen, log=log, meter=meter, beat=beat)

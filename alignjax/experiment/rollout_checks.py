@@ -183,7 +183,7 @@ def check_rivals(
 
 
 def check_figure(name: str, named: tuple[rewards.Named, ...]) -> None:
-    """Raises ConfigError where evaluations have no figure of this name."""
+    """Raises ConfigError where checkpoints cannot be ranked by this figure."""
     # They draw one response to a prompt.
     parts = {f"reward/{r.name}" for r in named if not r.among}
     figures = {"length", "finished", "kl/reference", *parts}
@@ -192,6 +192,6 @@ def check_figure(name: str, named: tuple[rewards.Named, ...]) -> None:
     figures = {f"eval/{x}" for x in figures}
     if name not in figures:
         raise errors.ConfigError(
-            f"checkpoint.keep_best: no {name!r}; evaluations of rollouts have "
-            f"{', '.join(sorted(figures))}"
+            f"checkpoint.keep_best: no {name!r} in evaluations of rollouts that could "
+            f"rank them; name one of {', '.join(sorted(figures))}"
         )

@@ -24,7 +24,7 @@ from alignjax.training import step
 from alignjax.types import Frozen, Model, Objective, TrainState
 
 # Options of the objective that follow from another section.
-OWN = {
+FOLLOWS = {
     "temperature": "rollouts",
     "kl_estimator": "rollouts",
     "kl_coefficient": "rollouts",
@@ -37,33 +37,35 @@ EVALUATION = 1 << 31
 
 
 def objective(c: sections.Config, model: Model) -> Objective:
-    """The objective of a config, with the loss of its text where it has some.
+    """The objective of a config, with the loss of the section `ptx` added if set.
 
     Raises:
       ConfigError: see `objectives.build`.
     """
-    if critics.on_trunk(
-        c
-    ):  # the head is among the parameters that the critic's step trains
+    if critics.on_trunk(c):
+        # The head is among the parameters that the critic's step trains.
         model = model._replace(score=critics.with_head(model).score)
-    own = objectives.build(model, objective_section(c))
+    policy_objective = objectives.build(model, objective_section(c))
     if c.ptx is None:
-        return own
+        return policy_objective
     text = language_model.make(model, chunk=c.objective.get("chunk") or "auto")
-    return policy_gradient.with_pretraining(own, text)
+    return policy_gradient.with_pretraining(policy_objective, text)
 
 
 def objective_section(c: sections.Config) -> dict:
     """The section `objective`, with what follows from others.
 
     Raises:
-      ConfigError: it has that too.
+      ConfigError: it sets an option that follows from another section.
     """
     if c.objective.get("name") != NAME or c.rollouts is None:
         return c.objective
-    if own := [name for name in OWN if c.objective.get(name) is not None]:
+    if repeated := [n for n in FOLLOWS if c.objective.get(n) is not None]:
         raise errors.ConfigError(
-            [f"objective.{n}: follows from {OWN[n]}; leave it out" for n in own]
+            [
+                f"objective.{n}: follows from {FOLLOWS[n]}; leave it out"
+                for n in repeated
+            ]
         )
     penalty, further = c.rollouts.kl, {"temperature": c.rollouts.temperature}
     if penalty.place == "loss" and penalty.coefficient:
@@ -111,7 +113,7 @@ def data_of_ptx(c: sections.Config) -> loader.DataConfig:
     """The section `ptx` as a section `data`, all of whose tokens are learned.
 
     Raises:
-      ConfigError: sources that cannot be.
+      ConfigError: its sources are not valid.
     """
     with config.errors_at("ptx"):
         return loader.DataConfig(
@@ -164,7 +166,7 @@ def make(
     """How the rollouts of a config are made, or its evaluations."""
     s, vocabulary = c.rollouts, jnp.arange(model.config.vocab_size)
     form = format.of(tok, c.data.chat) if c.data.chat is not None else None
-    stops = form.stop_ids if form else (*getattr(tok, "stop_ids", ()), tok.eos_id)
+    stops = form.stop_ids if form else (*tok.stop_ids, tok.eos_id)
     stops = sorted({i for i in stops if i is not None})
 
     def text(ids) -> str:

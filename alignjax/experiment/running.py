@@ -173,7 +173,7 @@ def seen(
 def rate_note(
     run: Experiment, state: TrainState, last: Mapping[str, float]
 ) -> str | None:
-    """A line for the log where the learning rate jumps, as by more steps it does.
+    """A line for the log where the learning rate jumps, such as for more `steps`.
 
     Args:
       state: that the run goes on from.

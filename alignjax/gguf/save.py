@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model written as a GGUF file for llama.cpp, one tensor at a time.
 
-Vectors, such as scales of norms and biases, stay float32, as its own converter has it;
-so do rows that are no whole blocks of q8_0 become float16.
+Vectors, such as scales of norms and biases, stay float32, as in llama.cpp's own
+converter. With q8_0, tensors whose rows are no multiple of its block of 32 numbers
+become float16.
 """
 
 from __future__ import annotations

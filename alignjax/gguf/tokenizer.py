@@ -116,7 +116,7 @@ def read(
                 raise fault(f"ggml.{name}_token_id", f"{i!r:.40} is no token")
             names[f"{role}_token"] = tokens[i]
     if kind == "gpt2":
-        files, start = _byte_level(keys, tokens, types, fault), False
+        files = _byte_level(keys, tokens, types, fault)
         start = SPLITS[keys["pre"]].start
         settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     else:

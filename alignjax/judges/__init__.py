@@ -13,6 +13,7 @@ rubric           criteria, weights and anchors as data
 study            the pairs that are to be judged, and their judgements
 judgements       one judge on one pair in one order, as a row
 summary          win rates, biases and agreement
+audits           a rubric: coverage, attacks, redundancy and ablation
 rewards          a judge as a reward of rollouts
 judge, rate      the commands
 """

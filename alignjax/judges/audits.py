@@ -20,7 +20,7 @@ from alignjax.evals import best_of_n, by_prompt
 from alignjax.judges import judgements
 from alignjax.judges import rubric as rubrics
 
-FEW = 20  # answers, of which nothing is fitted
+FEW = 20  # answers; of fewer nothing is fitted
 ONE = 0.9  # of a correlation, above which two criteria are one
 
 Rows = Sequence[judgements.Judgement]

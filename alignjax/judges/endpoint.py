@@ -58,7 +58,7 @@ SENT = {  # unless the file says otherwise
         "top_logprobs": 20,
     },
 }
-OURS = ("messages", "model", "n", "stream")  # no parameters
+OURS = ("messages", "model", "n", "stream")  # set here, and refused in the file
 MOST = 1 << 22  # bytes of an answer
 MASS = 0.9  # of the first token, that labels need to have
 DOWN = 8  # pairs in a row without an answer: the endpoint is down, not they

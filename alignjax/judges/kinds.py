@@ -37,7 +37,7 @@ def find(
     if not rest:
         raise errors.ConfigError(
             f"judge: {name!r:.80} is no labeler:NAME, reward:DIR, run:DIR, "
-            "endpoint:FILE, rubric or module:function"
+            "endpoint:FILE or module:function"
         )
     if kind == "labeler":
         return _labeler(name, rest)

@@ -2,9 +2,9 @@
 """A run that learned dialogues as a judge: by the log-probs of two verdicts.
 
 Nothing is sampled: P(first) = s(log p("A" | question) - log p("B" | question)), which
-spends one pass a verdict and has no verdict that cannot be read. By a rubric each
-response gets a level of each criterion, alone and before the verdict: the mean level by
-the probabilities of their numbers, of a range of STEPS + 1 numbers along it.
+spends one pass a verdict and has no verdict that cannot be read. By a rubric, each
+response is first graded alone by each criterion: its level is the mean of the levels,
+weighted by the probabilities of their numbers. A range is graded in STEPS + 1 numbers.
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ def make(
     """The mean probability, by a judge, that a response is better than its rivals.
 
     Each pair is judged in both orders and counts their mean; equal texts are ties that
-    nobody is asked about, and no pair is asked about twice. A pair without a verdict in
-    either order is left out, and a response without any pair has no score: so has a
-    single one, as of evaluations, where `against` is None. Processes that train
+    nobody is asked about, and no pair is asked about twice. A pair that lacks a verdict
+    in either order is left out, and a response left without pairs has no score; nor,
+    where `against` is None, has the only response to a prompt, as in evaluations.
+    Processes that train
     together stop where their judges differ, and a run goes on with the same bits only
     if its judge answers the same when it is asked again.
 

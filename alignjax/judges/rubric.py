@@ -129,7 +129,7 @@ class Rubric:
         """Of all its texts and numbers."""
         fields = dataclasses.asdict(self)
         for criterion in fields["criteria"]:
-            for name in ("range", "kind"):  # as before there were these
+            for name in ("range", "kind"):  # rubrics without them keep their digest
                 if criterion[name] is None:
                     del criterion[name]
         return json_files.digest(fields)

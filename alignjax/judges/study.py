@@ -114,7 +114,9 @@ def read(path: str | os.PathLike) -> Study:
     arm, base = (_answers(near(x), fields) for x in (fields.arm, fields.base))
     digests = {a.suite_digest for x in (arm, base) for a in x.values()}
     if len(digests) != 1:
-        raise errors.DataError(f"{path}: the arms answered prompts of other suites")
+        raise errors.DataError(
+            f"{path}: the arms answered different suites; give rows of one suite"
+        )
     prompts = suites.read(near(fields.suite), digests.pop())
     beyond = max(prompt for x in (arm, base) for _, prompt, _ in x)
     if beyond >= len(prompts):
@@ -148,8 +150,8 @@ def _answers(path: str, fields: Fields) -> dict[tuple, rows.Answer]:
     out = {(places[a.run, a.step or 0], a.prompt, a.sample): a for a in here}
     if len(out) < len(here):
         raise errors.DataError(
-            f"{path}: several answers of one run to one prompt, sampled in other ways; "
-            "break the rows up by them"
+            f"{path}: several answers of one run to one prompt, by different settings "
+            "of sampling; give each setting a file of its own"
         )
     return out
 

@@ -21,9 +21,9 @@ from alignjax.evals import (
 from alignjax.judges import audits, judgements, study
 from alignjax.judges import rubric as rubrics
 
-FEW = 50  # judgements, of which no biases are fitted
+FEW = 50  # judgements; of fewer no biases are fitted
 CONTROL_DRAWS = 401  # refits of a win rate at equal lengths, or equal style
-FEW_LEVELS = 20  # the same, of the levels by a criterion
+FEW_LEVELS = 20  # judgements; of fewer no biases of a criterion's levels are
 ATTENTIVE = 0.8  # of attention checks, below which a rater's judgements are doubtful
 APART = 0.2  # of preferences that are not those of the scores
 POOR = 0.4  # of Krippendorff's alpha: shown, but nothing is to be decided by it

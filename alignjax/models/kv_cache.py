@@ -112,8 +112,8 @@ def take(cache: dict, rows_B: jax.Array, more: int = 0) -> dict:
 def insert(cache: dict, rows: dict, places_B: jax.Array) -> dict:
     """`rows`, a cache of as many slots, in these places of one with a slot a row.
 
-    All of a row is replaced, so that nothing of its predecessor is left. A place that
-    there is not takes no row.
+    All of a row is replaced, so that nothing of its predecessor is left. A row whose
+    place is beyond the last is dropped.
     """
 
     def put(old, x):

@@ -3,8 +3,10 @@
 
 A reward is `(answers) -> scores`, a function of its input alone. To add one, write a
 module with `make(**options) -> Reward` and list it in `KINDS`, or name a function of
-that signature anywhere as `kind = "module:function"`. A response whose score is None
-is left out of all that is learned, and counted; it never counts 0.
+that signature anywhere as `kind = "module:function"`. A reward may have attributes:
+`reads_text` is False where it needs no decoded text, `among` True where it compares the
+responses to a prompt, and `provenance` is JSON that a checkpoint is of. A response
+whose score is None is left out of all that is learned, and counted; it never counts 0.
 """
 
 from __future__ import annotations
@@ -49,7 +51,12 @@ class Answer(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A reward, or None where there is none; and why, or what it is made of."""
+    """The score of a response.
+
+    Attributes:
+      value: None leaves the response out of all that is learned.
+      fault: why there is none, or what failed although there is one; else empty.
+    """
 
     value: float | None
     fault: str = ""
@@ -192,7 +199,8 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
                 total[i] += named.added(value)
         if first := next((s for s in scores if getattr(s, "fault", "")), None):
             missing = sum(value is None for value in values)
-            faults.append(f"rewards.{name}: {missing} without a score: {first.fault}")
+            state = f"{missing} without a score" if missing else "scored in part"
+            faults.append(f"rewards.{name}: {state}: {first.fault}")
     return Scored(total, parts, faults)
 
 

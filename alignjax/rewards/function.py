@@ -30,6 +30,8 @@ def make(
       seconds: for one response, from when the call begins.
       most_failed: the share of a rollout's responses that may be without a score.
 
+    The reward raises DataError where more of them have no score.
+
     Raises:
       ConfigError: there is no such function.
     """

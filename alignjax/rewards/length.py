@@ -16,7 +16,8 @@ def make(
 
     Args:
       per_token: added for each token; negative for shorter responses.
-      unfinished: added where a response did not end by itself (arXiv:2403.17031).
+      unfinished: added, so below 0 for a penalty, where a response did not end by
+        itself (arXiv:2403.17031).
       overlong: tokens before the end of the room over which a penalty goes from 0 to
         -1 (DAPO, arXiv:2503.14476 Eq. 13); 0 is none.
 

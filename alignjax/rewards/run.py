@@ -16,7 +16,7 @@ def make(
     Args:
       run: its directory, or a Hugging Face folder.
       step: which of its checkpoints; None is the newest.
-      mean, std: of its scores of responses like those of the start, so that a KL
+      mean, std: of this model's scores of the initial policy's responses, so that a KL
         coefficient means the same whatever the scale of the scores is.
 
     Raises:

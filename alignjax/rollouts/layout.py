@@ -10,7 +10,7 @@ import numpy as np
 from alignjax import types
 from alignjax.data.packing import rows
 
-STEP = 64  # rows that are shared are multiples of it, so that programs are few
+STEP = 64  # tokens; shared rows have multiples of it, so that programs are few
 
 
 def responses(

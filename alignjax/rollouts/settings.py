@@ -29,10 +29,10 @@ class KL:
       place: "reward" subtracts it from the rewards, "loss" adds it to the loss.
       estimator: "k1" in the reward; "exact", "k2", "k3" or "k3_ratio" in the loss.
         None is "k1" or "exact".
-      coefficient: beta, of a nat.
-      target: nats a response that an adaptive coefficient holds the KL at, in the
-        reward; None keeps it as it is.
-      horizon: responses in which that moves the coefficient by a fifth.
+      coefficient: beta, the penalty for a nat.
+      target: the KL in nats a response that an adaptive coefficient steers to, in the
+        reward alone (arXiv:1909.08593 section 2.2); None keeps it constant.
+      horizon: responses over which it changes by a fifth at most.
     """
 
     place: Literal["reward", "loss"] = "reward"
@@ -80,8 +80,7 @@ class RolloutsConfig:
       advantage: `{"name": ..., option: value}`, a function of `losses.advantages`, or
         module:function; "rloo" where it is empty.
       denominator: likewise of `losses.denominators`; "sequence_sum" where it is empty.
-      kl: of policy and reference; see `KL`. Losses of pairs have their own, and take
-        none of these four.
+      kl: of policy and reference; see `KL`.
       truncated: what a response that its room cut off is: "terminal", whole all the
         same; "bootstrap", with the critic's value after it; "masked", not learned.
       redraws: dynamic sampling, arXiv:2503.14476: how often at most as many prompts
@@ -94,6 +93,9 @@ class RolloutsConfig:
       gate: the largest mean difference, in nats, between the log-probs of sampler and
         trainer; beyond it the run stops. None goes by the bits of the model's products,
         and in float32 by the largest difference of a token too.
+
+    Losses of pairs read none of `advantage`, `denominator`, `kl` and `truncated`, so
+    that to set one of them is an error.
     """
 
     rewards: dict

@@ -39,7 +39,9 @@ class Pretraining(NamedTuple):
     coefficient: float
 
     def batch(self, step: int, share: float, mesh, rules) -> Sequences:
-        """The rows of a step, weighted so that `share` divides them too.
+        """The rows of a step, in the units of the rollout's `share`.
+
+        Divided by it their loss is `coefficient` times the mean over their tokens.
 
         Args:
           share: what the loss of the step's rollout is divided by.
@@ -111,7 +113,7 @@ class Source:
         if self.trunk or self.pretraining is not None:
             share = float(self._batch.share[chosen].sum())
         if self.pretraining is not None and not share:
-            # Of these responses nothing is learned, of the text it is all the same.
+            # No response of these weighs anything; the text is divided all the same.
             share, each = 1.0, np.float32(1 / self._batch.share[chosen].size)
             batch = batch.replace(share=np.full_like(batch.share, each))
         if self.trunk:

@@ -27,7 +27,7 @@ CHUNK = 4
 # Rows of the smallest batch: with fewer a token takes about as long.
 SMALLEST = 8
 
-# Slots of the cache for responses at first, since attention reads all that there are.
+# Slots of the cache for the tokens of responses at first, since attention reads all.
 SLOTS = 128
 
 
@@ -116,9 +116,9 @@ def chunks(
 ) -> Iterator[loop.Responses]:
     """Yields the responses so far, every `chunk` tokens a row and at the end.
 
-    Arguments are those of `respond`; each yields the same numpy arrays.
+    Each time they are the same numpy arrays, updated in place.
 
-    Args:
+    Args, beside those of `respond`:
       params: see `whole`.
       chunk: tokens between two looks; the default is `CHUNK`.
       room: the R of the arrays, `max_tokens` at least and by default.
@@ -294,7 +294,7 @@ def _multiple(rows: int) -> int:
 
 
 def whole(model: Model, params: Params) -> Params:
-    """The parameters, of which no token gathers or copies any."""
+    """The parameters as tokens read them: gathered, or split by layer, once for all."""
     if jax.sharding.get_abstract_mesh().size > 1:
         return _gather(model, params)
     return _by_layer(model, params) if sharding.platform() == "cpu" else params

@@ -73,7 +73,7 @@ def generate(
 
     Args:
       params: under `sharding.use` they may lie anywhere on the mesh.
-      tokenizer: see `data.tokenizer.Tokenizer`.
+      tokenizer: see `data.tokenizers.base.Tokenizer`.
       prompts: texts, which get the tokenizer's start of document before them, or
         tokens, which are taken as they are.
       max_tokens: tokens of a response at most, the stop token included.

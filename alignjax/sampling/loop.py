@@ -116,11 +116,15 @@ def start(
     samples: int = 1,
     columns: int | None = None,
 ) -> State:
-    """The state before the first token; arguments are those of `sample`.
+    """The state before the first token.
 
     The last token of the prompts is left for the loop to read, so that drawing is a
-    part of one program only. `columns` is how many of the `room` tokens the cache has
-    slots for; `take` adds others.
+    part of one program only.
+
+    Args:
+      room: `max_tokens` of `sample`; the other arguments are its own too.
+      columns: tokens of a response that the cache has slots for, `room` by default;
+        `take` adds others.
     """
     length_G = mask_GP.sum(axis=1, dtype=jnp.int32)
     positions_GP = jnp.cumsum(mask_GP, axis=1, dtype=jnp.int32) - 1
@@ -149,7 +153,7 @@ def _prefill(model, params, tokens_BT, positions_BT, room: int):
     B, T = tokens_BT.shape
     slices = -(-T // PREFILL)
     padding = -T % slices if slices else 0  # less than a token a slice
-    # The last token of a response is never read, but the last of the prompt is.
+    # `room` slots more: the prompt's last token, and a response without its last one.
     cache = model.init_cache(B, T + padding + room)
     if slices == 0:
         return cache
@@ -183,7 +187,7 @@ def apart(state: State) -> State:
 def insert(state: State, rows: State, places_B: jax.Array) -> State:
     """The rows of a state in these places of another; both are `apart`.
 
-    A place that there is not takes no row.
+    A row whose place is beyond the last is dropped.
     """
     put = lambda old, x: old.at[places_B].set(x, mode="drop")
     responses, *rest = jax.tree.map(put, state[:-1], rows[:-1])

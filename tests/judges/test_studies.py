@@ -412,7 +412,7 @@ def test_studies_that_are_none(folder, capsys):
         rows.write(folder / f"{name}.jsonl", told)
     (folder / "broken.jsonl").write_text('{"turns": []}\n')
     for fields, code, reason in (
-        ({"arm": "other.jsonl"}, errors.DATA, "other suites"),
+        ({"arm": "other.jsonl"}, errors.DATA, "different suites"),
         ({"arm": "fewer.jsonl"}, errors.DATA, "1 answers have no other"),
         ({"suite": "changed.jsonl"}, errors.DATA, "give the file of their own suite"),
         (
