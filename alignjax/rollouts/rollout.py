@@ -16,7 +16,7 @@ from alignjax import errors, rewards
 from alignjax.distributed import sharding
 from alignjax.losses import advantages
 from alignjax.objectives import chunks, logprobs, policy_gradient
-from alignjax.rollouts import drawing, layout
+from alignjax.rollouts import drawing, groups, layout
 from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
@@ -36,64 +36,6 @@ class Models(NamedTuple):
     policy: Params
     reference: Params | None = None
     critic: Params | None = None
-
-
-class Draws(NamedTuple):
-    """Prompts with K responses each, and their rewards.
-
-    Attributes:
-      numbers: of the prompts in their stream.
-      prompts: G of them.
-      drawn: G K responses, those to one prompt in succession.
-      scored: their rewards.
-      signal: bool [G], the prompts that may weigh something.
-    """
-
-    numbers: np.ndarray
-    prompts: list[prompt_streams.Prompt]
-    drawn: drawing.Drawn
-    scored: rewards.Scored
-    signal: np.ndarray
-
-    def chosen(self, count: int) -> Draws:
-        """`count` prompts in their order: the first with a signal, then the others."""
-        places = np.sort(np.argsort(~self.signal, kind="stable")[:count])
-        K = len(self.drawn.ids) // len(self.prompts)
-        rows = (places[:, None] * K + np.arange(K)).ravel()
-        of = lambda values: [values[i] for i in rows]
-        drawn, scored = self.drawn, self.scored
-        return Draws(
-            self.numbers[places],
-            [self.prompts[i] for i in places],
-            drawing.Drawn(of(drawn.ids), of(drawn.behaviour), drawn.finished[rows]),
-            rewards.Scored(
-                of(scored.total),
-                {name: of(values) for name, values in scored.parts.items()},
-                scored.faults,
-            ),
-            self.signal[places],
-        )
-
-
-def joined(draws: Sequence[Draws]) -> Draws:
-    """All prompts and responses of several draws."""
-    total = lambda lists: [x for values in lists for x in values]
-    drawn, scored = [d.drawn for d in draws], [d.scored for d in draws]
-    return Draws(
-        np.concatenate([d.numbers for d in draws]),
-        total(d.prompts for d in draws),
-        drawing.Drawn(
-            total(d.ids for d in drawn),
-            total(d.behaviour for d in drawn),
-            np.concatenate([d.finished for d in drawn]),
-        ),
-        rewards.Scored(
-            total(s.total for s in scored),
-            {name: total(s.parts[name] for s in scored) for name in scored[0].parts},
-            list(dict.fromkeys(total(s.faults for s in scored))),
-        ),
-        np.concatenate([d.signal for d in draws]),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +103,7 @@ class Rollouts:
         it learns from, so that none depends on what another one drew.
         """
         s, K, turns = self.settings, self.settings.samples, 1 + self.settings.redraws
-        every: list[Draws] = []
+        every: list[groups.Groups] = []
         for turn in range(turns):
             first = (number * turns + turn) * self.size
             prompts = self.prompts.take(first, self.size)
@@ -177,10 +119,10 @@ class Rollouts:
                 there_GK = np.isfinite(outcome_GK)
                 signal_G = np.asarray(advantages.informative(outcome_GK, there_GK))
             numbers = first + np.arange(self.size)
-            every.append(Draws(numbers, prompts, drawn, scored, signal_G))
+            every.append(groups.Groups(numbers, prompts, drawn, scored, signal_G))
             if sum(d.signal.sum() for d in every) >= self.size:
                 break
-        draws = joined(every)
+        draws = groups.joined(every)
         figures = reward_figures(draws.scored, draws.drawn)
         if not s.filters:
             return draws, figures, []
@@ -230,10 +172,10 @@ class Rollouts:
             )
         ]
 
-    def _laid(self, prompt_ids, groups, room: int, numbers=None) -> Responses:
+    def _laid(self, prompt_ids, responses, room: int, numbers=None) -> Responses:
         return layout.responses(
             prompt_ids,
-            groups,
+            responses,
             prompt_room=self.sampler.prompt_room,
             room=room,
             shared=self.shared,
@@ -246,13 +188,13 @@ class Rollouts:
         """K responses a prompt, the tokens `end` after each, and the room of each."""
         longest = max(map(len, ids))
         room = min(-(-longest // STEP) * STEP, self.sampler.room) + len(end)
-        groups = [
+        responses = [
             [[*ids[i], *end] for i in range(n * K, n * K + K)]
             for n in range(len(prompts))
         ]
-        return self._laid([p.ids for p in prompts], groups, room, numbers), room
+        return self._laid([p.ids for p in prompts], responses, room, numbers), room
 
-    def _pairs(self, draws: Draws, models: Models):
+    def _pairs(self, draws: groups.Groups, models: Models):
         """The best and the worst response to a prompt; equal ones count nothing."""
         K, prompts, drawn = self.settings.samples, draws.prompts, draws.drawn
         scored = draws.scored
@@ -278,7 +220,7 @@ class Rollouts:
             figures["gap"] = float(gap_G[counts_G].mean())
         return batch.replace(weights=weights), figures
 
-    def _rollout(self, draws: Draws, models: Models, coefficient: float):
+    def _rollout(self, draws: groups.Groups, models: Models, coefficient: float):
         s, K = self.settings, self.settings.samples
         _, prompts, drawn, scored, signal_G = draws
         responses, room = self._responses(prompts, drawn.ids, K, draws.numbers)
