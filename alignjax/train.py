@@ -112,7 +112,6 @@ def train(
             resumed=resumed is not None,
             last=last,
             log=log,
-            meter=meter,
             beat=watchdog.beat,
         )
         hooks = running.samples(run, frozen.base, log, watchdog.beat)

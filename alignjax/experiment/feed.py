@@ -13,7 +13,7 @@ from alignjax.experiment import critic as critics
 from alignjax.experiment import reference, rollouts, running
 from alignjax.experiment.build import Experiment
 from alignjax.rollouts import rollout, source
-from alignjax.tracking import throughput, writer
+from alignjax.tracking import writer
 from alignjax.training import loop
 from alignjax.types import Frozen, TrainState
 
@@ -51,7 +51,6 @@ def of(
     resumed: bool,
     last: Mapping[str, float],
     log: writer.Writer,
-    meter: throughput.Meter,
     beat: Callable[[str], None],
 ) -> Feed:
     """The feed of an experiment that goes on at step `start`.
@@ -61,11 +60,10 @@ def of(
       resumed: whether it goes on from a checkpoint.
       last: the metrics of the step before.
       log: for lines.
-      meter: paused while a rollout is drawn.
       beat: called with what was done, for the watchdog.
     """
     if run.rollouts is not None:
-        return _online(run, frozen, log=log, meter=meter, beat=beat)
+        return _online(run, frozen, log=log, beat=beat)
     c, data = run.config, {"train": run.train, "validation": run.validation}
     if run.store is not None:
         data = reference.attach(run.store, data, log.say, beat)
@@ -88,7 +86,7 @@ def of(
     )
 
 
-def _online(run: Experiment, frozen: Frozen, *, log, meter, beat) -> Feed:
+def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
     c, s = run.config, run.config.rollouts
     batches = source.Source(
         run.rollouts,
@@ -96,7 +94,6 @@ def _online(run: Experiment, frozen: Frozen, *, log, meter, beat) -> Feed:
         c.seed,
         rollouts.text_of(c, run.pretraining),
         critics.on_trunk(c),
-        pause=meter.pause,
         beat=beat,
         say=log.say,
     )

@@ -8,7 +8,6 @@ stop and are saved between rollouts only.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -61,13 +60,14 @@ class Pretraining(NamedTuple):
 class Source:
     """`(step, state) -> batch`, on the devices.
 
+    Its time is part of a step's: rates count the rollouts in.
+
     Attributes:
       rollouts: how they are made.
       frozen: of the step; its reference may move with the state.
       seed: of the order of minibatches.
       pretraining: text that is learned beside the rollouts, or None.
       trunk: whether the critic is a head on the policy's trunk.
-      pause: a context in which a rollout is made, so that its time is no step's.
       beat: called with what it does, for the watchdog.
       say: called with lines for the log.
     """
@@ -77,7 +77,6 @@ class Source:
     seed: int
     pretraining: Pretraining | None = None
     trunk: bool = False
-    pause: Callable = contextlib.nullcontext
     beat: Callable[[str], None] = lambda name: None
     say: Callable[[str], None] = lambda line: None
     _number: int = dataclasses.field(default=-1, init=False)
@@ -99,8 +98,7 @@ class Source:
                     f"step {step} is within rollout {number}, of {settings.updates} "
                     "updates; go on from a checkpoint between two rollouts"
                 )
-            with self.pause():
-                self._draw(number, state)
+            self._draw(number, state)
         size, rows = self.rollouts.batch_size, self.rollouts.size
         epoch, part = divmod(update, settings.minibatches)
         key = shuffle.key(self.seed, "minibatches", number, epoch)
@@ -143,6 +141,7 @@ class Source:
         return rollout.Models(policy, frozen.reference, critic)
 
     def _draw(self, number: int, state: TrainState) -> None:
+        jax.block_until_ready(state.params)  # the update before is not in its seconds
         start = time.perf_counter()
         coefficient = self.rollouts.settings.kl.coefficient
         if "kl_coefficient" in state.extra:

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 REDRAW_SECONDS = 0.1
 LOG_SECONDS = 60.0  # elsewhere lines stay, so that there should be few
 SEEN = ("pairs", "lists", "responses")  # metrics that count what was trained on
+# The loss of rollouts is near 0, whatever is learned.
+REWARDS = {"rollout/reward": "reward", "eval/reward": "eval reward"}
 
 
 class Clock:
@@ -49,6 +51,9 @@ def line(
         parts.append(f"loss {metrics['loss']:.4g}")
     if "eval/loss" in metrics:
         parts.append(f"eval {metrics['eval/loss']:.4g}")
+    for key, name in REWARDS.items():
+        if key in metrics:
+            parts.append(f"{name} {metrics[key]:.4g}")
     parts += [f"{short(metrics[k])} {k}" for k in SEEN if k in metrics]
     if left is not None:
         parts.append(f"{duration(left)} left")

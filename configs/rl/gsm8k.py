@@ -28,11 +28,13 @@ def get_config():
     c.data.validation_fraction = 0.05
     c.data.share_prompt = True
     c.rollouts.rewards.right = dict(kind="number", weight=1.0)
+    c.rollouts.rewards.form = dict(kind="format", marks=("####",), weight=0.2)
     c.rollouts.samples, c.rollouts.max_tokens = 4, 128
+    c.rollouts.temperature = 0.7
     c.rollouts.advantage.name = "dr_grpo"
     c.rollouts.denominator.name, c.rollouts.denominator.length = "constant", 128
     c.rollouts.kl.coefficient = 0.0
-    c.rollouts.evaluation_prompts = 16
+    c.rollouts.evaluation_prompts = 32
     c.optimizer.learning_rate, c.optimizer.b2 = 1e-5, 0.98
     c.model.dtype = "auto"
     c.schedule.warmup_steps = 5

@@ -11,6 +11,16 @@ def vowels(prompt, response, record) -> float:
     return share(response) - share(prompt[-1]["content"])
 
 
+def slow(seconds: float):
+    """A reward of 0 that takes its time."""
+
+    def reward(answers):
+        time.sleep(seconds)
+        return [0.0] * len(answers)
+
+    return reward
+
+
 def odd(prompt, response, record) -> float:
     """A reward that fails in each of the ways that rewards do."""
     kind = len(response) % 5

@@ -182,8 +182,14 @@ def test_pairs_of_the_best_and_the_worst(folder):
         evaluation__every=2,
         rollouts__evaluation_prompts=4,
     )
+    slow = {"kind": "tests.rollouts.functions:slow", "seconds": 0.5, "weight": 0.0}
+    section["rollouts"]["rewards"]["slow"] = slow
     assert train.train(section, folder / "pairs") == errors.DONE
     rows = metrics(folder / "pairs")
+    # Rates count the time of rollouts in: two of half a second, in three steps, since
+    # the metrics of the first step are read when the second rollout has been drawn.
+    tokens = rows[1]["tokens"] - rows[0]["tokens"]
+    assert 0 < rows[-1]["tokens_per_second"] < 3 * tokens / (2 * 0.5)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert rows[0]["rollout/gap"] > 0 and rows[-1]["eval/reward"] < 10
     assert 0 < rows[-1]["rollout/gate/max"] < 1e-4

@@ -31,6 +31,8 @@ def test_line_says_steps_done_loss_speed_and_time():
         "step  120/2000  loss 3.412  eval 3.5  1:02:03 left  84.1k tok/s  MFU 41.2%"
     )
     assert progress.line(0, 10, {}, left=None) == "step  1/10"
+    rewards = {"loss": 0, "rollout/reward": 1.25, "eval/reward": -0.5}
+    assert "loss 0  reward 1.25  eval reward -0.5" in progress.line(0, 9, rewards, None)
     for name in progress.SEEN:  # comparisons of runs are by these
         assert f"4.54k {name}" in progress.line(0, 10, {name: 4540}, left=None)
     assert "loss nan" in progress.line(0, 10, {"loss": math.nan}, left=None)
