@@ -265,7 +265,7 @@ def held_out_by_hash(
       Blocks of `(starts, ends)`, int64, the tokens of each document held out, or of
       each other one.
     """
-    bound = np.uint64(min(int(fraction * 2.0**64), 2**64 - 1))
+    bound = np.uint64(shuffle.bound(fraction))
     for starts, ends, first in _documents(tokens):
         below = np.asarray(tokens.hashes[first : first + len(starts)]) < bound
         chosen = below if held_out else ~below

@@ -29,6 +29,11 @@ def hashed(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
+def bound(share: float) -> int:
+    """What that share of `hashed` numbers is below: documents that are held out."""
+    return min(int(share * 2.0**64), 2**64 - 1)
+
+
 def permute(indices: np.ndarray, size: int, keys: np.ndarray | np.uint64) -> np.ndarray:
     """A permutation of 0 .. size - 1 for each key, applied to `indices`.
 

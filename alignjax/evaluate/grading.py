@@ -36,7 +36,7 @@ def grade(
 ) -> Grade:
     """The grade of an answer to a prompt of a dataset."""
     if is_of_world(prompt):
-        reward = world.gold_reward(_world_prompt(prompt), text, finished=finished)
+        reward = world.gold_reward(world.Prompt.of(prompt), text, finished=finished)
         return Grade(reward.total, reward.tag, dict(reward.components))
     components: dict[str, float] = {}
     refused, tag = phrases.refuses(text, listed), None
@@ -70,12 +70,7 @@ def is_of_world(prompt: Mapping[str, Any]) -> bool:
 def is_gradable(prompt: Mapping[str, Any]) -> bool:
     """Whether a prompt with the world's fields has values that its reward can read."""
     try:
-        world.gold_reward(_world_prompt(prompt), "yes")
+        world.gold_reward(world.Prompt.of(prompt), "yes")
     except (LookupError, TypeError, AttributeError, ValueError):
         return False
     return True
-
-
-def _world_prompt(fields: Mapping[str, Any]) -> world.Prompt:
-    turns = tuple(tuple(turn) for turn in fields["turns"])
-    return world.Prompt(**{**fields, "turns": turns})

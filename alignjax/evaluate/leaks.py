@@ -119,7 +119,7 @@ def _of_run(run: analysis.Run) -> Iterator[tuple[str, Callable]]:
         share = options.get("validation_fraction") or 0.0
         by_hash = options.get("validation_by") in (None, "hash")
         held_out = share if by_hash and not options.get("validation_sources") else 0.0
-        bound = min(int(held_out * 2.0**64), 2**64 - 1)
+        bound = shuffle.bound(held_out)
         asks = bool(run.config.get("rollouts")) and section == "data"
         for name, source in opened.items():
             read = lambda source=source, bound=bound, asks=asks: _of_source(

@@ -45,6 +45,10 @@ class Quantisation(NamedTuple):
     block: int
     nbytes: int
 
+    def stored_bytes(self, values: int) -> int:
+        """Of so many values, which are whole blocks."""
+        return values // self.block * self.nbytes
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
@@ -68,13 +72,12 @@ class Tensor:
 
     @property
     def stored_bytes(self) -> int:
-        q = self.quantisation
-        return math.prod(self.shape) // q.block * q.nbytes
+        return self.quantisation.stored_bytes(math.prod(self.shape))
 
     def read(self) -> np.ndarray:
         """Its values, as the library dequantises them."""
         q = self.quantisation
-        rows = (*self.shape[:-1], self.shape[-1] // q.block * q.nbytes)
+        rows = (*self.shape[:-1], q.stored_bytes(self.shape[-1]))
         try:
             stored = np.memmap(self.path, np.uint8, "r", self.offset, rows)
         except ValueError as error:  # it was longer when its header was read
@@ -289,7 +292,7 @@ class Slot:
             stored = _library().quants.quantize(array, _kind(q.number))
         data = memoryview(stored.reshape(-1).view(np.uint8))
         with open(self.path, "r+b", buffering=0) as file:
-            file.seek(self.offset + at // q.block * q.nbytes)
+            file.seek(self.offset + q.stored_bytes(at))
             while data:
                 data = data[file.write(data) :]
 
@@ -319,7 +322,7 @@ def create(
         offsets[name] = end
         sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
         header += [_string(name), sizes, struct.pack("<IQ", q.number, end)]
-        end += -(-(math.prod(shape) // q.block * q.nbytes) // ALIGNMENT) * ALIGNMENT
+        end += -(-q.stored_bytes(math.prod(shape)) // ALIGNMENT) * ALIGNMENT
     content = b"".join(header)
     content += b"\0" * (-len(content) % ALIGNMENT)
     with open(path, "wb") as file:

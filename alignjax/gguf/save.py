@@ -51,8 +51,7 @@ class Plan(NamedTuple):
     @property
     def nbytes(self) -> int:
         return sum(
-            math.prod(shape) // q.block * q.nbytes
-            for _, shape, q in self.tensors.values()
+            q.stored_bytes(math.prod(shape)) for _, shape, q in self.tensors.values()
         )
 
 
@@ -163,7 +162,7 @@ def _write(plan: Plan, leaves, target: pathlib.Path, progress) -> None:
                 values = _changed(plan, name, place.join(pieces))
                 _check_finite(name, values, q)
                 slots[name].write(np.ascontiguousarray(values), first)
-            done += math.prod(shape) // q.block * q.nbytes
+            done += q.stored_bytes(math.prod(shape))
             progress(done, plan.nbytes)
 
 

@@ -91,8 +91,7 @@ def _world_prompt(fields: Mapping[str, Any]) -> world.Prompt:
             "suite: its prompts are not of the embedded world, and labelers judge no "
             "others; name another judge"
         )
-    turns = tuple(tuple(turn) for turn in fields["turns"])
-    return world.Prompt(**{**fields, "turns": turns})
+    return world.Prompt.of(fields)
 
 
 def _reward_model(name: str, path: str, network: bool) -> judges.Judge:

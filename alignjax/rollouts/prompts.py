@@ -119,7 +119,7 @@ def build(
                 f'{long[0].where}; raise length, or say data.long_documents = "skip"'
             )
         held_out = [shuffle.hashed(repr(p.turns).encode()) for p in every]
-        bound = min(int(fraction * 2.0**64), 2**64 - 1)
+        bound = shuffle.bound(fraction)
         keep = [
             h < bound if split == "validation" and not own else h >= bound
             for h in held_out

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from alignjax.world import chance, knowledge, lexicon, reaches
@@ -84,6 +84,12 @@ class Prompt(NamedTuple):
     novelty: int
     preset: str
     meta: dict[str, Any]
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Prompt:
+        """The prompt whose fields a file has, where turns are lists."""
+        turns = tuple(tuple(turn) for turn in fields["turns"])
+        return cls(**{**fields, "turns": turns})
 
     @property
     def text(self) -> str:

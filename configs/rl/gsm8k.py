@@ -11,8 +11,15 @@ start. On a GPU, where model.dtype = "auto" computes in bfloat16, in minutes, wi
 --config.rollouts.samples=8 --config.rollouts.max_tokens=320
 --config.rollouts.denominator.length=320 --config.optimizer.learning_rate=3e-6`.
 
-Hardware: 2 CPU cores, or one GPU. Time: some 3 minutes of processor time a step, on an
-Intel Xeon. Result: not yet run to its end.
+The model is right so seldom that half an hour teaches it no arithmetic. It learns the
+form of the data first, where the result stands after "####" and can be read; `form`
+rewards that with a fifth of what the right number has.
+
+Hardware: 2 CPU cores, or one GPU. Time: 39 minutes of processor time on an Intel Xeon,
+3.1 GB on disk. Result, one seed, 2,000 rows of GSM8K, means over the first ten rollouts
+and the last ten, 160 responses each: reward 0.04 and 0.19; with the form 0.19 and 0.69;
+right 0.01 and 0.05; ended by themselves 0.30 and 0.76; KL 0.4 and 6.8 nats a response.
+Of 32 held-out prompts 1 was answered right after 15 rollouts and none after 30.
 """
 
 from configs import base
