@@ -101,8 +101,10 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
     tok = load_tokenizer(run)
     run = place(run, tok.vocab_size)
     model, weights = run.model, run.weights
+    if run.critic_run is not None:
+        initial.check_tokenizer("critic.run", run.critic_run, tok)
     if run.reference is not None:
-        initial.check_tokenizer(run.reference, tok)
+        initial.check_tokenizer("reference.run", run.reference, tok)
         if not initial.same_parameters(run.parent, run.reference):
             initial.check_model(run.reference, model.config)
     _check_memory("batch_size", _batch_bytes(c), _host_bytes())

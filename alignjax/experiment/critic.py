@@ -70,12 +70,13 @@ def of_run(c: sections.Config, run: Run, mesh, rules: dict, tok_size: int) -> Cr
     if run.model.config.vocab_size != tok_size:
         raise errors.ConfigError(
             f"critic.run: its vocabulary has {run.model.config.vocab_size:,} tokens, "
-            f"the policy's {tok_size:,}; a critic reads the policy's tokens"
+            f"the policy's {tok_size:,}; a critic reads the policy's tokens, so "
+            "name a run of the same tokenizer"
         )
     if c.length > model.config.max_length:
         raise errors.ConfigError(
             f"critic.run: its context is {model.config.max_length}, less than length "
-            f"= {c.length}"
+            f"= {c.length}; lower that, or name a run with a longer one"
         )
     return _build(c, model, mesh, rules, trainable=".*", parent=run)
 

@@ -210,15 +210,18 @@ def load_tokenizer(parent: Run, field: str = "init.run") -> base.Tokenizer:
     return tokenizer
 
 
-def check_tokenizer(reference: Run, tok: base.Tokenizer) -> None:
-    """Raises ConfigError where a reference reads other tokens than the policy."""
-    other = templates.encoding(load_tokenizer(reference, "reference.run"))
+def check_tokenizer(field: str, run: Run, tok: base.Tokenizer) -> None:
+    """Raises ConfigError where the run that a field names reads other tokens.
+
+    `tok` is the policy's tokenizer, whose tokens a reference and a critic read too.
+    """
+    other = templates.encoding(load_tokenizer(run, field))
     policy = templates.encoding(tok)
     if other != policy:
         raise errors.ConfigError(
-            f"reference.run: {reference.path} has another tokenizer ({other[:12]}, the "
-            f"policy's is {policy[:12]}), so its log-probs are of other tokens; name a "
-            "run of the same tokenizer"
+            f"{field}: {run.path} has another tokenizer ({other[:12]}, the policy's is "
+            f"{policy[:12]}), so the same ids are other tokens to it; name a run of "
+            "the same tokenizer"
         )
 
 

@@ -49,23 +49,20 @@ def problems(
     if s.max_tokens >= c.length:
         faults.append(
             f"rollouts.max_tokens: {s.max_tokens} leaves no room for prompts in "
-            f"length = {c.length}"
+            f"length = {c.length}; lower it, or raise that"
         )
-    if c.checkpoint.every is not None and c.checkpoint.every % s.updates:
-        faults.append(
-            f"checkpoint.every: {c.checkpoint.every} is no multiple of the "
-            f"{s.updates} updates of a rollout (rollouts.epochs x minibatches), which "
-            "is not saved"
-        )
-    if c.steps % s.updates:
-        faults.append(
-            f"steps: {c.steps} is no multiple of the {s.updates} updates of a rollout"
-        )
-    if c.evaluation.every is not None and c.evaluation.every % s.updates:
-        faults.append(
-            f"evaluation.every: {c.evaluation.every} is no multiple of the "
-            f"{s.updates} updates of a rollout"
-        )
+    counts = {
+        "steps": c.steps,
+        "checkpoint.every": c.checkpoint.every,
+        "evaluation.every": c.evaluation.every,
+    }
+    faults += [
+        f"{name}: {count} is no multiple of the {s.updates} updates of a rollout "
+        f"(rollouts.epochs x minibatches), of which nothing is saved; the next that "
+        f"is: {-(-count // s.updates) * s.updates}"
+        for name, count in counts.items()
+        if count is not None and count % s.updates
+    ]
     if c.reference.store:
         faults.append(
             "reference.store: there are no log-probs to store of responses that do "
@@ -115,7 +112,10 @@ def problems(
                 "objective.loss has sums with a likelihood, such as rpo"
             )
         if s.samples < 2:
-            faults.append(f"rollouts.samples: {s.samples}; a pair takes 2 at least")
+            faults.append(
+                f"rollouts.samples: {s.samples}; a pair takes two responses, so draw 2 "
+                "or more"
+            )
         if s.temperature != 1:
             faults.append(
                 f"rollouts.temperature: {s.temperature}; the losses of pairs are of "
@@ -137,9 +137,14 @@ def _of_policy_gradients(c: sections.Config, objective: Objective | None) -> lis
             'rollouts.kl.place="loss"'
         )
     loss = c.objective.get("loss")
-    if loss is not None and s.needs.per == "token":
-        function = catalogue.find(loss, "policy-gradient")
-        if catalogue.traits(function).per == "response":
+    if loss is not None:
+        traits = catalogue.traits(catalogue.find(loss, "policy-gradient"))
+        if traits.denominator is not None and not s.denominator.get("name"):
+            faults.append(
+                f"rollouts.denominator.name: not set; the loss {loss!r} is that of its "
+                f"paper under {traits.denominator!r}; name that, or another one"
+            )
+        if traits.per == "response" and s.needs.per == "token":
             faults.append(
                 f"objective.loss: {loss!r} has one ratio for a response, and the "
                 f"advantage {s.name!r} another value for each token, of which it would "
@@ -153,8 +158,12 @@ def filters(section: Mapping) -> list[str]:
     """What is wrong with a config, as JSON, that would not draw from the policy."""
     part = section.get("rollouts")
     part = part if isinstance(part, Mapping) else {}
-    names = (n for n in rollout_settings.FILTERS if part.get(n) is not None)
-    return [f"rollouts.{name}: {rollout_settings.NO_FILTER}" for name in names]
+    values = {name: part.get(name) for name in rollout_settings.FILTERS}
+    return [
+        f"rollouts.{name}: {value!r:.40}; {rollout_settings.NO_FILTER}"
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def _given(value: Any) -> Any:

@@ -66,6 +66,8 @@ class Traits:
         response is its log-probability per token rather than the sum.
       per: of losses of tokens, whether it adds over the tokens of a "response", or
         takes each "token" by itself.
+      denominator: of policy-gradient losses, that under which it is its paper's, where
+        a config has to name one; None where the default will do.
       on_policy: of policy-gradient losses, whether the gradient by log p of an action
         is minus its advantage where policy and old policy are the same.
     """
@@ -78,6 +80,7 @@ class Traits:
     data: str = "pairs"
     normalised: bool = False
     per: Literal["token", "response"] = "token"
+    denominator: str | None = None
     on_policy: bool = True
 
     @property

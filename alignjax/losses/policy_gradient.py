@@ -89,12 +89,13 @@ def cispo(now: Now, then: Then, *, most: Positive = 5.0):
     return weight_BT * reinforce(now, then)
 
 
-@loss(per="response")
+@loss(per="response", denominator="sequence_mean")
 def gspo(now: Now, then: Then, *, low: Positive = 3e-4, high: Positive = 4e-4):
     """GSPO, arXiv:2507.18071 Eq. 5: `ppo_clip` of s = exp(mean_t log rho_t).
 
     Each token has its response's loss: under `denominators.sequence_mean` it is the
-    paper's. The gradient of s reaches every token as 1/|y| of it.
+    paper's, under `sequence_sum` LUSPO, which counts long responses more. The gradient
+    of s reaches every token as 1/|y| of it.
     """
     s_B1 = _exp(_mean(_log_ratio(now, then), then.action))
     return jnp.where(then.action, _clipped(s_B1, _advantage(then), low, high), 0.0)

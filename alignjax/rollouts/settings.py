@@ -125,13 +125,16 @@ class RolloutsConfig:
         if not problems and self.samples < self.needs.responses:
             problems.append(
                 f"samples: {self.samples}, and the advantage {self.name!r} compares "
-                f"{self.needs.responses} or more responses to a prompt"
+                f"{self.needs.responses} or more responses to a prompt; draw so many"
             )
         if self.outcome is not None and self.outcome not in self.rewards:
             near = registry.closest(self.outcome, self.rewards)
             problems.append(f"outcome: no reward {self.outcome!r}; {near}")
         if self.filters and self.samples < 2:
-            problems.append(f"samples: {self.samples}; one response differs from none")
+            problems.append(
+                f"samples: {self.samples}; one response differs from none, so draw 2 "
+                "or more, or leave out redraws and outcome"
+            )
         if problems:
             raise errors.ConfigError(problems)
 

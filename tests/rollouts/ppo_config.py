@@ -9,4 +9,4 @@ from tests.rollouts import small
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict(small.ppo(pathlib.Path(".")))
+    return ConfigDict(small.ppo(pathlib.Path("."), start="set by a flag"))

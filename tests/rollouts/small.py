@@ -2,11 +2,15 @@
 """A small experiment with rollouts, from the tiny runs of tests/golden."""
 
 import dataclasses
+import functools
 import pathlib
+import shutil
+import tempfile
 
+import jax
 import numpy as np
 
-from alignjax import config, rewards
+from alignjax import analysis, checkpoint, config, rewards, types
 from alignjax.distributed import sharding
 from alignjax.experiment import build
 from alignjax.rollouts import source
@@ -15,13 +19,38 @@ from tools import make_golden_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUNS = ROOT / make_golden_runs.FOLDER
+STOP = 261  # of its tokens, which are bytes and some more
+
+
+@functools.cache
+def _temporary():
+    return tempfile.TemporaryDirectory()  # removed when the process ends
+
+
+@functools.cache
+def start() -> pathlib.Path:
+    """The run `sft` with a stop token as likely as an "e", so that responses end."""
+    run, workdir = analysis.open_run(RUNS / "sft"), pathlib.Path(_temporary().name)
+    params = run.params()
+    params["embed"] = np.array(params["embed"])
+    params["embed"][STOP] = params["embed"][ord("e")]
+    state = types.TrainState(np.int32(1), params, ())
+    state = jax.tree.map(jax.numpy.asarray, state)
+    options = dict(config=run.config, data_identity={}, every=1)
+    with checkpoint.Checkpoints(workdir, **options) as checkpoints:
+        shutil.copytree(RUNS / "sft/tokenizer", workdir / "tokenizer")
+        checkpoints.maybe_save(1, state)
+    return workdir
 
 
 def section(folder, **changes) -> dict:
-    """A config as JSON; `changes` are fields by path, with `__` for a dot."""
+    """A config as JSON; `changes` are fields by path, with `__` for a dot.
+
+    `start` is the run that it starts from, that of `start()` unless it is given.
+    """
     c = base.policy_gradient()
     c.steps, c.batch_size, c.length, c.seed = 4, 8, 200, 3
-    c.init.run = str(RUNS / "sft")
+    c.init.run = changes.pop("start", None) or str(start())
     c.data.sources.prompts = dict(
         kind="world", preset="nano", split="prompts", documents=40
     )

@@ -6,13 +6,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from alignjax import errors, rewards, trees
 from alignjax.distributed import sharding
-from alignjax.experiment import build
+from alignjax.experiment import build, initial
 from alignjax.rollouts import source
-from alignjax.types import Sequences
+from alignjax.training import step
+from alignjax.types import Sequences, TrainState
 from tests.rollouts import small
 
 
@@ -66,6 +68,20 @@ def test_a_critic_of_another_vocabulary_is_refused(folder):
         build.place(run, run.critic_run.model.config.vocab_size + 1)
 
 
+def test_a_critic_of_another_tokenizer_is_refused(folder, monkeypatch):
+    """However many tokens it has: the same ids would be other texts to it."""
+    whole = initial.load_tokenizer
+
+    def other(run, field="init.run"):
+        tok = whole(run, field)
+        more = {"merges.txt": b""} if field == "critic.run" else {}
+        return tok._replace(files={**tok.files, **more})
+
+    monkeypatch.setattr(initial, "load_tokenizer", other)
+    with pytest.raises(errors.ConfigError, match=r"critic\.run: .*another tokenizer"):
+        build.build(small.ppo(folder))
+
+
 def test_the_critic_explains_what_is_learned_alone(folder):
     """Not of responses without a reward, whose returns would be 0."""
     run, state, frozen = small.begun(small.ppo(folder))
@@ -106,7 +122,12 @@ def test_what_comes_after_a_response_that_was_cut_off(folder):
         returned = batch.then.returns[b, k, int(counts.sum()) - 1]
         assert float(returned) == pytest.approx(0 if ended else float(score), abs=1e-5)
         ends.add(ended)
-    assert False in ends
+    assert ends == {False, True}
+    # Whitened over all of the rollout, which is two minibatches.
+    advantage, action = batch.then.advantage, batch.then.action
+    assert abs(advantage[action].mean()) < 1e-5
+    assert advantage[action].std() == pytest.approx(1, abs=1e-4)
+    assert abs(advantage[:8][action[:8]].mean()) > 1e-3
 
 
 def test_values_on_the_trunk_teach_it(folder):
@@ -140,3 +161,15 @@ def test_values_on_the_trunk_teach_it(folder):
     assert abs(gained) > 0.01
     assert losses[1] - losses[0] == pytest.approx(gained, rel=1e-3)
     assert jnp.abs(gradients[1] - gradients[0]).max() > 1e-4
+
+    def stepped(parts):
+        sgd = optax.sgd(1.0)
+        train_step = step.make_train_step(run.objective, sgd, microbatches=parts)
+        begun = TrainState(jnp.int32(0), state.params, sgd.init(state.params))
+        with sharding.use(run.mesh, run.rules):
+            after, _ = jax.jit(train_step)(
+                begun, frozen.replace(base=base), batch, jax.random.key(0)
+            )
+        return after.params["embed"]
+
+    np.testing.assert_allclose(stepped(2), stepped(1), rtol=0, atol=1e-5)

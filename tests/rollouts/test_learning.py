@@ -89,10 +89,15 @@ def test_each_prompt_is_learned_once_an_epoch(experiment):
     rollouts = dataclasses.replace(run.rollouts, settings=settings)
     batches = source.Source(rollouts, frozen, seed=7)
     with sharding.use(run.mesh, run.rules):
-        seen = [
-            np.asarray(batches(step, State(state)).responses.index[:, 0])
-            for step in range(6, 12)
-        ]
+        drawn = [batches(step, State(state)) for step in range(6, 12)]
+    seen = [np.asarray(batch.responses.index[:, 0]) for batch in drawn]
+    # Advantages are of the whole rollout, and no minibatch changes them.
+    whole, _, _ = small.make(experiment, rollouts, number=1)
+    row = {int(n): i for i, n in enumerate(whole.responses.index[:, 0])}
+    for batch, numbers in zip(drawn, seen, strict=True):
+        rows = [row[int(n)] for n in numbers]
+        expected = whole.then.advantage[rows]
+        np.testing.assert_allclose(batch.then.advantage, expected, atol=1e-6)
     for epoch in (seen[:3], seen[3:]):
         assert sorted(np.concatenate(epoch)) == list(range(24, 48))
     assert not np.array_equal(seen[0], seen[3])

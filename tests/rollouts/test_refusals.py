@@ -55,6 +55,11 @@ REFUSED = {
     "objective.loss ": dict(
         objective__loss="gspo", rollouts__advantage={"name": "reinforce_pp"}
     ),
+    "rollouts.denominator.name": dict(
+        objective__loss="gspo",
+        rollouts__advantage={"name": "grpo"},
+        rollouts__kl={"place": "loss"},
+    ),
     "critic.coefficient": dict(critic={"run": REWARD, "coefficient": 0.1}),
     "critic.run ": dict(critic={"run": REWARD, "trunk": "policy"}),
     "objective.value": dict(objective__value={"name": "squared"}),
@@ -65,15 +70,25 @@ REFUSED = {
     "ptx.batch_size": dict(ptx={"sources": TEXT, "batch_size": 12}, mesh={"fsdp": 8}),
     "rollouts": dict(objective={"name": "language_model"}),
 }
+# What to do instead, where the message is not the whole of it.
+REMEDIES = {
+    "rollouts.samples": "1, and the advantage 'rloo' compares 2 or more responses",
+    "rollouts.kl.estimator": "k3 in the reward: its gradient is that of",
+    "rollouts.max_tokens": "200 leaves no room for prompts in length = 200; lower it",
+    "rollouts.denominator.name": "name that, or another one",
+    "checkpoint.every": "2 is no multiple of the 4 updates",
+    "model.dropout": "set it to 0",
+    "critic.run": "name a reward model's run",
+}
 
 
 @pytest.mark.parametrize("field", REFUSED)
 def test_refused_by_name(field, tmp_path):
     with pytest.raises(errors.ConfigError) as raised:
         build.build(small.section(tmp_path, **REFUSED[field]))
-    assert any(p.startswith(f"{field.strip()}:") for p in raised.value.problems), (
-        raised.value
-    )
+    faults = [p for p in raised.value.problems if p.startswith(f"{field.strip()}:")]
+    assert faults, raised.value
+    assert REMEDIES.get(field, "") in faults[0]
 
 
 @pytest.mark.parametrize("name", ["top_p", "top_k", "min_p"])

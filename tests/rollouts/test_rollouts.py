@@ -3,12 +3,14 @@
 
 import dataclasses
 import gc
+import json
 
 import jax
 import numpy as np
 import pytest
 
 from alignjax import rewards
+from alignjax.experiment import build, initial
 from alignjax.experiment import rollouts as online
 from alignjax.rollouts import layout, rollout
 from tests.rollouts import small
@@ -128,6 +130,25 @@ def test_equal_prompts_are_groups_of_their_own(experiment):
     other, *_ = small.make(experiment, dataclasses.replace(rollouts, prompts=stream), 6)
     rows = np.concatenate([b.responses.sequences.targets for b in (batch, other)])
     assert len(np.unique(rows.reshape(64, -1), axis=0)) > 60
+
+
+def test_the_stop_tokens_are_those_of_the_template_or_of_the_tokenizer(
+    folder, monkeypatch
+):
+    stops = lambda run: np.flatnonzero(run.rollouts.sampler.stops_V).tolist()
+    whole = initial.load_tokenizer
+    several = lambda *arguments: whole(*arguments)._replace(stop_ids=(65, 66))
+    monkeypatch.setattr(initial, "load_tokenizer", several)
+    assert stops(build.build(small.section(folder))) == [small.STOP]
+    prompts = folder / "prompts.jsonl"
+    rows = [{"prompt": f"a{i}"} for i in range(40)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kind = dict(
+        kind="jsonl", path=str(prompts), format="alignjax.data.formats:as_it_is"
+    )
+    section = small.section(folder, data__chat=None, data__sources={"prompts": kind})
+    run = build.build(section)
+    assert stops(run) == sorted({65, 66, run.tokenizer.eos_id})
 
 
 def test_each_stop_token_ends_a_response(experiment):

@@ -7,8 +7,8 @@ import socket
 import numpy as np
 import pytest
 
-from alignjax import analysis, errors
-from tests.rollouts import killing
+from alignjax import analysis, errors, trees
+from tests.rollouts import killing, small
 from tests.train import launch
 
 CONFIG = launch.ROOT / "tests/rollouts/ppo_config.py"
@@ -27,6 +27,7 @@ def flags(workdir, cache, *more):
         f"--config={CONFIG}",
         f"--workdir={workdir}",
         f"--config.cache_dir={cache}",
+        f"--config.init.run={small.start()}",
         *more,
     ]
 
@@ -80,7 +81,11 @@ def test_two_processes_sample_and_train_as_one(tmp_path, cache, whole):
         process.join(600)
     texts = [(tmp_path / str(i)).read_text() for i in range(2)]
     assert [p.exitcode for p in processes] == [errors.DONE] * 2, texts
-    rows, expected = (analysis.open_run(w).metrics() for w in (workdir, whole))
+    runs = [analysis.open_run(w) for w in (workdir, whole)]
+    leaves, others = (trees.named_leaves(run.params()) for run in runs)
+    for name, leaf in leaves.items():
+        np.testing.assert_allclose(leaf, others[name], rtol=0, atol=1e-3, err_msg=name)
+    rows, expected = (run.metrics() for run in runs)
     for name in SAME:
         of = lambda rows, name=name: [row[name] for row in rows if name in row]
         np.testing.assert_allclose(of(rows), of(expected), rtol=0, atol=1e-4)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs that learn from rollouts: going on, and being computed in other ways."""
 
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 
 from alignjax import analysis, errors, train
 from alignjax.distributed import sharding
+from alignjax.rollouts import source
 from tests.rollouts import small
 
-SAME = ("loss", "grad_norm", "entropy", "rollout/reward", "rollout/kl/reference")
+SAME = ("loss", "grad_norm", "entropy")
+SAME += tuple(f"rollout/{name}" for name in ("reward", "length", "kl/reference"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,11 +42,22 @@ def ppo(folder):
     return workdir
 
 
-def test_a_run_goes_on_bit_for_bit(ppo, folder):
-    """Critic, its optimizer, the coefficient of the KL and the average included."""
-    other = folder / "other"
-    shutil.copytree(ppo, other)
-    shutil.rmtree(other / "checkpoints/8")
+def test_a_run_goes_on_bit_for_bit(ppo, folder, monkeypatch):
+    """Critic, its optimizer, the coefficient of the KL and the average included.
+
+    Asked to stop within a rollout, it learns all of it first.
+    """
+    other, batch = folder / "other", source.Source.__call__
+
+    def asked_to_stop(self, step, state):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source.Source, "__call__", asked_to_stop)
+        assert train.train(small.ppo(folder), other) == errors.PREEMPTED
+    assert analysis.open_run(other).steps == [4]
     assert train.train(small.ppo(folder), other) == errors.DONE
     timed = ("time", "tokens_per_second", "rollout/seconds", "mfu")
     plain = lambda rows: [
@@ -118,6 +133,7 @@ def test_one_run_however_it_is_computed(plain, folder, how):
     """On one device or eight, in parts, in shared rows: the same tokens and losses."""
     rows = _losses(folder, str(ARRANGEMENTS.index(how)), **how)
     for row, expected in zip(rows, plain, strict=True):
+        assert 1 < row["rollout/length"] < 12  # some responses end by themselves
         for name in SAME:
             assert row[name] == pytest.approx(expected[name], abs=1e-5), name
 
@@ -163,7 +179,7 @@ def test_a_head_on_the_trunk_of_the_policy(folder):
     # A policy that is held is where its reference is; that lowers no coefficient.
     beta = [run.leaf("extra/kl_coefficient", step, item="train") for step in (4, 8)]
     assert beta[0] == np.float32(0.1) != beta[1]
-    start = analysis.open_run(small.RUNS / "sft").digest()
+    start = analysis.open_run(small.start()).digest()
     assert run.at(4).digest() == start != run.at(8).digest()
     assert "score/kernel" not in run.leaves()
     leaves = run.meta(8)["leaves"]
