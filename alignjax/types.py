@@ -7,6 +7,7 @@ Names carry the axes of an array as a suffix, one letter an axis:
     K kv heads, or responses of a group    H head    F mlp    V vocabulary    L layers
     C chunks    R sequences of a row    P groups of a row    A attributes    2 pair
     E experts    J the experts that one token goes through
+    G prompts of a rollout, each with a group of K responses
 
 so `x_BTD` is an array of shape [batch, time, model]. This is the one legend.
 """
@@ -248,15 +249,15 @@ class Then:
 class Rollout:
     """Responses that the policy drew, one prompt a row, and what is learned from them.
 
-    K responses to each of B prompts; T' is the room for a response, whose tokens are in
+    K responses to each of G prompts; T' is the room for a response, whose tokens are in
     their order from 0, whatever the layout of `responses` is.
 
     Attributes:
       responses: the batch that models read; P is 1.
-      then: fields [B, K, T'].
-      token: float32 [B, K, T'], the weight of each token in the loss.
-      share: float32 [B, K], what each response adds to what the loss is divided by.
-      figures: float32 [B] by name, the same number for all: what `TrainState.extra`
+      then: fields [G, K, T'].
+      token: float32 [G, K, T'], the weight of each token in the loss.
+      share: float32 [G, K], what each response adds to what the loss is divided by.
+      figures: float32 [G] by name, the same number for all: what `TrainState.extra`
         follows, such as the `kl` of the whole rollout.
       pretraining: rows of text whose loss is added (PPO-ptx), `Sequences` [B', T] with
         weights in the units of `share`; or None.
@@ -271,7 +272,7 @@ class Rollout:
 
     @property
     def sequences(self) -> Sequences:
-        """Those of the responses, [B, R, T]."""
+        """Those of the responses, [G, R, T]."""
         return self.responses.sequences
 
 

@@ -52,7 +52,7 @@ def preference() -> ConfigDict:
 
 
 def policy_gradient() -> ConfigDict:
-    """Rollouts of the policy and RLOO; `rollouts.rewards` is to be set.
+    """Rollouts, RLOO and `ppo_clip`; `rollouts.rewards` is to be set.
 
     In a fresh run the policy starts as the reference, `init.run`.
     """

@@ -162,7 +162,7 @@ def guess(row: Mapping[str, Any]) -> str:
 
 
 def as_it_is(row: Mapping[str, Any]) -> Any:
-    """A row as no record, for who reads it further."""
+    """The row itself, as a dict, so that rewards can read all of its columns."""
     return dict(row)
 
 

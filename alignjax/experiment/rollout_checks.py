@@ -63,6 +63,11 @@ def problems(
         for name, count in counts.items()
         if count is not None and count % s.updates
     ]
+    if c.evaluation.batches is not None:
+        faults.append(
+            f"evaluation.batches: {c.evaluation.batches} has no effect here; leave it "
+            "out, and set rollouts.evaluation_prompts"
+        )
     if c.reference.store:
         faults.append(
             "reference.store: there are no log-probs to store of responses that do "

@@ -19,7 +19,7 @@ from alignjax import config, errors, models, registry
 from alignjax.config import Field
 from alignjax.data import sources
 from alignjax.distributed import sharding
-from alignjax.experiment import initial, sections
+from alignjax.experiment import initial, rollouts, sections
 from alignjax.losses import catalogue
 from alignjax.models import decoder_config
 from alignjax.objectives import OBJECTIVES, policy_gradient, preference, reward_model
@@ -163,7 +163,11 @@ def page(section: Mapping, origins: Mapping[str, str], *, network: bool = False)
             defaults = {f"model.{k}": v for k, v in vars(model).items()}
         except errors.ConfigError as error:
             lines += [f"# {problem}" for problem in error.problems]
+    online = section.get("rollouts") and get(section, "objective.name") == rollouts.NAME
+    follow = {f"objective.{name}" for name in rollouts.FOLLOWS} if online else set()
     for path, field in paths.items():
+        if path in follow:
+            continue  # refused, since it follows from another section
         if any(map(config.is_dict, config.members(field.type))) and any(
             p.startswith(f"{path}.") for p in paths
         ):

@@ -311,6 +311,7 @@ def gae_whitened(
 def whiten(x, there, epsilon=1e-8, ddof=0) -> jax.Array:
     """(x - mean)/sqrt(variance + epsilon) where `there`, else 0.
 
+    `x` is float32 and `there` bool, of one shape; the moments are over all of it.
     Exactly 0 where there is no spread. With `ddof` 0 the variance is the biased one of
     arXiv:2403.17031, with 1 that of TRL and verl.
     """
@@ -323,8 +324,9 @@ def whiten(x, there, epsilon=1e-8, ddof=0) -> jax.Array:
 def informative(outcome_GK, scored_GK) -> jax.Array:
     """bool [G], the prompts whose responses differ: dynamic sampling, arXiv:2503.14476.
 
-    `outcome_GK` is the raw result of the task, before penalties for length and the
-    like, by which responses differ that have all failed.
+    `scored_GK` is bool, and `outcome_GK` float32, anything where that is False. It is
+    the raw result of the task, before penalties for length and the like, by which
+    responses differ that have all failed.
     """
     return _spread(outcome_GK, scored_GK, -1)[:, 0]
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Denominators: what losses of tokens are divided by, as weights known before them.
 
-A denominator is `(action_GKT, weight_GK, *, ...) -> Weights`. With losses l and |y| the
-actions of a response, the loss of a batch is sum(token l) / sum(share): two sums, which
-add over microbatches and devices. Only sums over a response (`sequence_sum`, and
-`constant` up to a constant) are gradients of an expected reward; `sequence_mean` counts
-a token less the longer its response is, and `token_mean` a response less the longer all
-others are. The share of a response that does not count is 0.
+A denominator is `(action_GKT, weight_GK, *, ...) -> Weights`: bool, the tokens that
+count, and float32, what each response counts, 0 where it does not. With losses l and
+|y| the actions of a response, the loss of a batch is sum(token l) / sum(share): two
+sums, which add over microbatches and devices. Only sums over a response, those of
+`sequence_sum` and up to a constant of `constant`, are gradients of an expected reward;
+`sequence_mean` counts a token less the longer its response is, and `token_mean` a
+response less the longer all others are. A response that does not count has a
+share of 0.
 """
 
 from __future__ import annotations
@@ -63,8 +65,6 @@ def constant(action_GKT, weight_GK, *, length: Size) -> Weights:
     """mean of (sum l)/L: Dr. GRPO, arXiv:2503.20783, for one L.
 
     Args:
-      action_GKT: bool, the tokens that count.
-      weight_GK: float32, what each response counts.
       length: L, the most tokens that a response may have; of the config, never the
         width of a batch, with which the learning rate would change.
     """

@@ -5,7 +5,7 @@ With d = log(policy/reference) of a token that the policy drew, k1 = d, k2 = d^2
 k3 = e^-d - 1 + d (joschu.net/blog/kl-approx.html). As values all but k2 have the KL
 as their mean; as gradients they part (s is a state, sg stop_gradient):
 
-    reward -= coefficient k1, summed over what follows: the gradient of the KL of whole
+    reward -= coefficient k1, as reward-to-go: the gradient of the KL of whole
         responses; and so for the sum over a response as its one reward
     loss += exact or k2: of sum_t KL(policy || reference; s_t), states held fixed
     loss += k3_ratio: as k2, and after several updates on the same rollout too

@@ -19,9 +19,9 @@ class Drawn(NamedTuple):
     """N responses.
 
     Attributes:
-      ids: the tokens of each, the one that ended it included.
-      behaviour: float32, log-probs of these under the distribution that they were
-        drawn from.
+      ids: int32 [tokens] of each, the one that ended it included.
+      behaviour: float32 [tokens] of each, their log-probs under the distribution that
+        they were drawn from.
       finished: bool [N], those that ended by themselves.
     """
 

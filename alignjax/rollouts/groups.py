@@ -16,7 +16,7 @@ class Groups(NamedTuple):
     """Prompts with K responses each, and their rewards.
 
     Attributes:
-      numbers: of the prompts in their stream.
+      numbers: int64 [G], of the prompts in their stream.
       prompts: G of them.
       drawn: G K responses, those to one prompt in succession.
       scored: their rewards.

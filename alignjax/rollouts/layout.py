@@ -10,7 +10,7 @@ import numpy as np
 from alignjax import types
 from alignjax.data.packing import rows
 
-STEP = 64  # tokens; shared rows have multiples of it, so that programs are few
+ROW_MULTIPLE = 64  # tokens; of shared rows, so that programs are few
 
 
 def responses(
@@ -22,7 +22,7 @@ def responses(
     shared: bool,
     numbers: Sequence[int] | None = None,
 ) -> types.Responses:
-    """A batch of a row for each prompt, as numpy arrays.
+    """A batch of B prompts as numpy arrays, of rows [B, 1, T], or else [B, K, T].
 
     Args:
       prompts: tokens of B prompts, each at most `prompt_room`.
@@ -37,7 +37,7 @@ def responses(
     if shared:
         groups_of = zip(prompts, groups, strict=True)
         used = max(len(p) - 1 + sum(map(len, group)) for p, group in groups_of)
-        length = min(length, -(-used // STEP) * STEP)
+        length = min(length, -(-used // ROW_MULTIPLE) * ROW_MULTIPLE)
     layout = rows.Layout("shared" if shared else "padded", length, K)
     parts = [
         part for p, group in zip(prompts, groups, strict=True) for part in (p, *group)

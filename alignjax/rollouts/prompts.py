@@ -70,11 +70,11 @@ class Prompts(NamedTuple):
             taken.append(prompts[index])
         return taken
 
-    def first(self, count: int) -> list[Prompt]:
-        """`count` prompts of all sources, or all there are: always the same ones."""
+    def evenly_spaced(self, count: int) -> list[Prompt]:
+        """`count` prompts, or all there are, over all sources: always the same."""
         every = [prompt for part in self.parts for prompt in part]
-        places = np.arange(min(count, len(every))) * len(every) // max(count, 1)
-        return every if len(every) <= count else [every[i] for i in places]
+        count = min(count, len(every))
+        return [every[i * len(every) // count] for i in range(count)]
 
     @property
     def longest(self) -> int:

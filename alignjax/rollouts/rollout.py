@@ -27,7 +27,7 @@ from alignjax.types import Model, Params, Responses, Rollout, Then
 # router may choose another expert, so that it has no bound.
 GATES = {"float32": 1e-4, "fewer": 0.03}
 WORST = {"float32": 1e-2, "fewer": np.inf}
-STEP = 16  # tokens; rooms for responses are multiples of it, so that programs are few
+ROOM_MULTIPLE = 16  # tokens; of rooms for responses, so that programs are few
 
 
 class Models(NamedTuple):
@@ -91,10 +91,10 @@ class Rollouts:
         draws, figures, lines = self._draws(number, models, beat)
         beat(f"rollout {number}: log-probs")
         if self.pairs:
-            batch, more = self._pairs(draws, models)
+            batch, of_batch = self._pairs(draws, models)
         else:
-            batch, more = self._rollout(draws, models, coefficient)
-        return batch, figures | more, [*draws.scored.faults, *lines]
+            batch, of_batch = self._rollout(draws, models, coefficient)
+        return batch, figures | of_batch, [*draws.scored.faults, *lines]
 
     def _draws(self, number: int, models: Models, beat):
         """Those of rollout `number`, their figures, and lines for the log.
@@ -138,7 +138,7 @@ class Rollouts:
 
     def evaluate(self, models: Models, beat: Callable[[str], None]) -> dict[str, float]:
         """Figures of one response to each of some prompts, with keys that stay."""
-        prompts = self.prompts.first(self.settings.evaluation_prompts)
+        prompts = self.prompts.evenly_spaced(self.settings.evaluation_prompts)
         drawn = self.sampler(models.policy, prompts, first=0, samples=1, beat=beat)
         scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
         figures = reward_figures(scored, drawn)
@@ -187,7 +187,9 @@ class Rollouts:
     ) -> tuple[Responses, int]:
         """K responses a prompt, the tokens `end` after each, and the room of each."""
         longest = max(map(len, ids))
-        room = min(-(-longest // STEP) * STEP, self.sampler.room) + len(end)
+        room = min(
+            -(-longest // ROOM_MULTIPLE) * ROOM_MULTIPLE, self.sampler.room
+        ) + len(end)
         responses = [
             [[*ids[i], *end] for i in range(n * K, n * K + K)]
             for n in range(len(prompts))
@@ -303,8 +305,8 @@ class Rollouts:
         """The critic's V(s_t), [G, K, T], and V after the last token, [G, K]."""
         K = self.settings.samples
         # With one more token, where what comes after the last one is read.
-        longer, more = self._responses(prompts, drawn.ids, K, end=(0,))
-        value = functools.partial(_value, self.critic, more)
+        longer, longer_room = self._responses(prompts, drawn.ids, K, end=(0,))
+        value = functools.partial(_value, self.critic, longer_room)
         with sharding.use(self.sampler.mesh, self.sampler.rules):
             value_GKT = self._in_parts(
                 lambda batch: {"value": value(models.critic, batch)}, longer
@@ -351,10 +353,10 @@ class Rollouts:
             policy that is trained.
         """
         gap = np.abs(old_GKT - behaviour_GKT)[action_GKT]
-        own, bits = self.settings.gate, self._bits()
+        limit_set, bits = self.settings.gate, self._bits()
         for where, size, limit in (
-            ("on average", gap.mean(), own or GATES[bits]),
-            ("at one of them", gap.max(), WORST[bits] if own is None else np.inf),
+            ("on average", gap.mean(), limit_set or GATES[bits]),
+            ("at one of them", gap.max(), WORST[bits] if limit_set is None else np.inf),
         ):
             if size <= limit:
                 continue

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DPO of all of Llama 3.1 8B Instruct on UltraFeedback, binarized, on a TPU pod.
 
-tools/launch_tpu.sh, which runs on every host of the slice
-    alignjax train --multihost --config=configs/dpo/llama31_8b.py \
-        --workdir=/mnt/runs/llama31_8b_dpo --config.init.run=hf:/mnt/llama31_8b_instruct
+tools/launch_tpu.sh NAME ZONE -- --config=configs/dpo/llama31_8b.py \
+    --workdir=/mnt/runs/llama31_8b_dpo --config.init.run=hf:/mnt/llama31_8b_instruct
 
 The repository asks for a licence to be accepted; a folder that all hosts see saves each
 of them the download. `init.run` may as well be a run of configs/sft/llama31_8b.py. The

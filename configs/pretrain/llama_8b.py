@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Llama 3.1's 8 B shape on web text, for a TPU pod.
 
-tools/launch_tpu.sh, which runs on every host of the slice
-    alignjax train --multihost --config=configs/pretrain/llama_8b.py \
-        --workdir=/mnt/runs/llama_8b \
-        --config.tokenizer.path=/mnt/llama3/tokenizer.json \
-        --config.data.sources.web.path='/mnt/fineweb/*.parquet'
+tools/launch_tpu.sh NAME ZONE -- --config=configs/pretrain/llama_8b.py \
+    --workdir=/mnt/runs/llama_8b \
+    --config.tokenizer.path=/mnt/llama3/tokenizer.json \
+    --config.data.sources.web.path='/mnt/fineweb/*.parquet'
 
 Hardware: v5p-128 or larger. Time and result: not yet run.
 """

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Dr. GRPO of all of Llama 3.1 8B Instruct on GSM8K's questions, on a TPU pod.
 
-tools/launch_tpu.sh, which runs on every host of the slice
-    alignjax train --multihost --config=configs/rl/llama31_8b.py \
-        --workdir=/mnt/runs/llama31_rl --config.init.run=hf:/mnt/llama31_8b_instruct \
-        --config.data.sources.gsm8k.path=/mnt/gsm8k.jsonl
+tools/launch_tpu.sh NAME ZONE -- --config=configs/rl/llama31_8b.py \
+    --workdir=/mnt/runs/llama31_rl --config.init.run=hf:/mnt/llama31_8b_instruct \
+    --config.data.sources.gsm8k.path=/mnt/gsm8k.jsonl
 
 Memory, by arithmetic: 8.0 B parameters, gradients and two moments in float32 are
 128 GB, 4.0 GB on each of 32 chips; the reference, which the log compares with, 1 GB.

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""GRPO on the embedded world, against its true reward.
 
-Rewards are divided by the standard deviation of their group, and the KL is in the loss.
+Rewards are divided by the standard deviation of their group. The KL in the loss is
+exact, over the vocabulary; the paper's estimator is k3:
+`--config.rollouts.kl.estimator=k3`.
 
 alignjax train --config=configs/rl/world_grpo.py --workdir=runs/grpo \
     --config.init.run=runs/sft

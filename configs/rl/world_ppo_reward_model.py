@@ -3,7 +3,8 @@ r"""PPO on the embedded world against a reward model, whose true reward is only 
 
 The critic starts from the same reward model's run.
 
-alignjax train --config=configs/rl/world_ppo_reward_model.py --workdir=runs/ppo \
+alignjax train --config=configs/rl/world_ppo_reward_model.py \
+    --workdir=runs/ppo_reward_model \
     --config.init.run=runs/sft --config.critic.run=runs/reward \
     --config.rollouts.rewards.model.run=runs/reward
 

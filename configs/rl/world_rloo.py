@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""RLOO on the embedded world, against its true reward.
 
+The loss is the default, `ppo_clip`: with one update of each rollout the ratio is 1, and
+its gradient that of `reinforce`.
+
 alignjax train --config=configs/rl/world_rloo.py --workdir=runs/rloo \
     --config.init.run=runs/sft
 

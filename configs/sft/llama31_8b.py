@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Fine-tuning all of Llama 3.1 8B on the mixture of Tulu 3, on a TPU pod.
 
-tools/launch_tpu.sh, which runs on every host of the slice
-    alignjax train --multihost --config=configs/sft/llama31_8b.py \
-        --workdir=/mnt/runs/llama31_8b_sft --config.init.run=hf:/mnt/llama31_8b
+tools/launch_tpu.sh NAME ZONE -- --config=configs/sft/llama31_8b.py \
+    --workdir=/mnt/runs/llama31_8b_sft --config.init.run=hf:/mnt/llama31_8b
 
 The repository asks for a licence to be accepted; a folder that all hosts see saves each
 of them the download. Dialogues are in Llama 3's own format, whose tokens the base model

@@ -58,7 +58,7 @@ def test_held_out_prompts_are_others(tok, tmp_path):
 def test_ids_are_those_of_a_reply(tok, tmp_path):
     """So that a rollout begins as a dialogue of `Run.reply` does, start token too."""
     run = analysis.open_run(small.RUNS / "sft")
-    (prompt,) = build(tok, tmp_path, ROWS[:1], validation_fraction=0.0).first(1)
+    (prompt,) = build(tok, tmp_path, ROWS[:1], validation_fraction=0.0).evenly_spaced(1)
     assert list(prompt.ids) == run.prompt_ids(ROWS[0]["prompt"])
 
 
@@ -67,7 +67,7 @@ def test_ids_are_those_of_a_reply(tok, tmp_path):
 def test_ids_are_those_that_rows_of_training_begin_with(tok, tmp_path, chat, bos):
     """With as many start tokens."""
     stream = build(tok, tmp_path, ROWS[:1], chat=chat, bos=bos, validation_fraction=0.0)
-    (prompt,), text = stream.first(1), ROWS[0]["prompt"]
+    (prompt,), text = stream.evenly_spaced(1), ROWS[0]["prompt"]
     if chat is None:
         (row,) = tokenizing.tokenize_text(tok, [records.Text(text)], bos=bos)
         expected = row.ids[:-1].tolist()  # without its end
@@ -106,7 +106,7 @@ def test_prompts_have_a_token_that_a_response_follows(tok, tmp_path):
 
 def test_held_out_prompts_of_an_evaluation_stay(tok, tmp_path):
     stream = build(tok, tmp_path, ROWS, validation_fraction=0.0)
-    assert stream.first(10) == stream.first(10)
-    assert len({prompt.where for prompt in stream.first(10)}) == 10
-    assert len(stream.first(1000)) == 40
-    assert stream.longest == max(len(p.ids) for p in stream.first(1000))
+    assert stream.evenly_spaced(10) == stream.evenly_spaced(10)
+    assert len({prompt.where for prompt in stream.evenly_spaced(10)}) == 10
+    assert len(stream.evenly_spaced(1000)) == 40
+    assert stream.longest == max(len(p.ids) for p in stream.evenly_spaced(1000))

@@ -49,6 +49,7 @@ REFUSED = {
         checkpoint={"every": 2, "keep_best": ["eval/gold", "max"]},
         evaluation={"every": 2},
     ),
+    "evaluation.batches": dict(evaluation={"batches": 2}),
     "reference.store": dict(reference={"store": True}),
     "objective.temperature": dict(objective__temperature=2.0),
     "objective.loss": dict(objective__loss="ppo"),

@@ -53,7 +53,7 @@ def test_what_counts_are_the_tokens_that_were_drawn(made):
 
 def test_shared_rows_are_as_long_as_their_groups(experiment, made, monkeypatch):
     """The same responses, one after the other, with no room between them."""
-    monkeypatch.setattr(layout, "STEP", 4)
+    monkeypatch.setattr(layout, "ROW_MULTIPLE", 4)
     rollouts = dataclasses.replace(experiment[0].rollouts, shared=True)
     batch, _, _ = small.make(experiment, rollouts)
     padded, *_ = made
@@ -141,12 +141,11 @@ def test_the_stop_tokens_are_those_of_the_template_or_of_the_tokenizer(
     monkeypatch.setattr(initial, "load_tokenizer", several)
     assert stops(build.build(small.section(folder))) == [small.STOP]
     prompts = folder / "prompts.jsonl"
-    rows = [{"prompt": f"a{i}"} for i in range(40)]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    kind = dict(
-        kind="jsonl", path=str(prompts), format="alignjax.data.formats:as_it_is"
-    )
-    section = small.section(folder, data__chat=None, data__sources={"prompts": kind})
+    lines = [json.dumps({"prompt": f"a{i}"}) for i in range(40)]
+    prompts.write_text("\n".join(lines))
+    rows = dict(kind="jsonl", path=str(prompts))
+    rows["format"] = "alignjax.data.formats:as_it_is"
+    section = small.section(folder, data__chat=None, data__sources={"prompts": rows})
     run = build.build(section)
     assert stops(run) == sorted({65, 66, run.tokenizer.eos_id})
 
