@@ -209,6 +209,7 @@ SHORT |= {
 }
 DRAWN = {"rollouts.samples": 2, "rollouts.max_tokens": 8}
 DRAWN |= {"rollouts.denominator.length": 8, "rollouts.evaluation_prompts": 2}
+DRAWN |= {"evaluation.batches": "none"}
 RECIPES = {"sft": GSM8K, "reward": HH, "dpo": HH, "rl": GSM8K}
 
 

@@ -4,7 +4,7 @@
 import pytest
 
 from alignjax import errors
-from alignjax.experiment import build, config_file
+from alignjax.experiment import build, config_file, rollouts, schema
 from tests.rollouts import small
 
 REWARD = str(small.RUNS / "reward_model")
@@ -90,6 +90,13 @@ def test_refused_by_name(field, tmp_path):
     faults = [p for p in raised.value.problems if p.startswith(f"{field.strip()}:")]
     assert faults, raised.value
     assert REMEDIES.get(field, "") in faults[0]
+
+
+def test_the_page_has_no_field_that_is_refused(tmp_path):
+    """What follows from the section of rollouts is explained there alone."""
+    page = schema.page(small.section(tmp_path), {})
+    assert "objective.entropy = " in page and "rollouts.temperature = " in page
+    assert not any(f"objective.{name} = " in page for name in rollouts.FOLLOWS)
 
 
 @pytest.mark.parametrize("name", ["top_p", "top_k", "min_p"])
