@@ -13,4 +13,8 @@ def flags(devices: int) -> str:
     if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
         # Later compilers refuse it: they have no other way to write a fused kernel.
         flags += " --xla_cpu_use_fusion_emitters=false"
+    else:
+        # With fewer cores than devices, collectives of jax 0.12 that do not depend on
+        # each other, as of a policy and its critic, may wait for each other for ever.
+        flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
     return flags
