@@ -30,7 +30,7 @@ def hashed(content: bytes) -> int:
 
 
 def bound(share: float) -> int:
-    """What that share of `hashed` numbers is below: documents that are held out."""
+    """The integer below which that share of all `hashed` values lies, held out."""
     return min(int(share * 2.0**64), 2**64 - 1)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Python function as a reward, in a process of its own whose time is bounded.
 
-    c.rollouts.rewards.mine = dict(kind="function", function="my_module:my_reward")
+    c.rollouts.rewards.polite = dict(kind="function", function="my_module:my_reward")
 
 `my_reward(prompt, response, record) -> number` has the prompt as a list of messages,
 the text of the response, and the row of the prompt's source as JSON (None where that

@@ -20,17 +20,13 @@ from tools import make_golden_runs
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUNS = ROOT / make_golden_runs.FOLDER
 STOP = 261  # of its tokens, which are bytes and some more
-
-
-@functools.cache
-def _temporary():
-    return tempfile.TemporaryDirectory()  # removed when the process ends
+FOLDER = tempfile.TemporaryDirectory()  # of `start`; removed when the process ends
 
 
 @functools.cache
 def start() -> pathlib.Path:
     """The run `sft` with a stop token as likely as an "e", so that responses end."""
-    run, workdir = analysis.open_run(RUNS / "sft"), pathlib.Path(_temporary().name)
+    run, workdir = analysis.open_run(RUNS / "sft"), pathlib.Path(FOLDER.name)
     params = run.params()
     params["embed"] = np.array(params["embed"])
     params["embed"][STOP] = params["embed"][ord("e")]

@@ -71,13 +71,14 @@ REFUSED = {
     "ptx.batch_size": dict(ptx={"sources": TEXT, "batch_size": 12}, mesh={"fsdp": 8}),
     "rollouts": dict(objective={"name": "language_model"}),
 }
-# What to do instead, where the message is not the whole of it.
+# What some of the messages propose.
 REMEDIES = {
-    "rollouts.samples": "1, and the advantage 'rloo' compares 2 or more responses",
-    "rollouts.kl.estimator": "k3 in the reward: its gradient is that of",
-    "rollouts.max_tokens": "200 leaves no room for prompts in length = 200; lower it",
-    "rollouts.denominator.name": "name that, or another one",
-    "checkpoint.every": "2 is no multiple of the 4 updates",
+    "rollouts.samples": "draw so many",
+    "rollouts.kl.estimator": "put k1 there",
+    "rollouts.max_tokens": "lower it, or raise that",
+    "rollouts.denominator.name": "'sequence_mean'; name that, or another one",
+    "checkpoint.every": "the next that is: 4",
+    "evaluation.batches": "set rollouts.evaluation_prompts",
     "model.dropout": "set it to 0",
     "critic.run": "name a reward model's run",
 }
@@ -89,7 +90,7 @@ def test_refused_by_name(field, tmp_path):
         build.build(small.section(tmp_path, **REFUSED[field]))
     faults = [p for p in raised.value.problems if p.startswith(f"{field.strip()}:")]
     assert faults, raised.value
-    assert REMEDIES.get(field, "") in faults[0]
+    assert REMEDIES.get(field, "") in faults[0], faults
 
 
 def test_the_page_has_no_field_that_is_refused(tmp_path):
