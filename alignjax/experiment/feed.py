@@ -25,7 +25,7 @@ class Feed(NamedTuple):
       batches: a context that gives the batch source.
       first: `(state)` to the batch of the first step.
       loss: that step 0 must have, or None where it cannot be known.
-      tokens: positions of a batch.
+      tokens: `(i)`, positions that the model reads in the batch of step i.
       numbers: `(i)`, further metrics of step i, called in order.
       describe: `(i)`, the batch of step i in words.
       evaluations: hooks.
@@ -35,7 +35,7 @@ class Feed(NamedTuple):
     batches: contextlib.AbstractContextManager
     first: Callable[[TrainState], Any]
     loss: float | None
-    tokens: int
+    tokens: Callable[[int], int]
     numbers: Callable[[int], Mapping[str, float]]
     describe: Callable[[int], str]
     evaluations: list[loop.Hook]
@@ -73,11 +73,12 @@ def of(
         first_loss = reference.first_loss(
             run.objective, run.weights, state.params, frozen.base, batch(0), log.say
         )
+    positions = running.tokens_per_step(run)
     return Feed(
         loop.prefetched(batch, start=start, steps=c.steps, depth=c.prefetch),
         first=lambda state: batch(start),
         loss=first_loss,
-        tokens=running.tokens_per_step(run),
+        tokens=lambda i: positions,
         numbers=running.seen(run, start, last),
         describe=functools.partial(
             loop.describe_batch, run.train.describe, c.batch_size
@@ -97,9 +98,7 @@ def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
         beat=beat,
         say=log.say,
     )
-    tokens = c.batch_size * run.rollouts.example().sequences.inputs.size
-    if c.ptx is not None:
-        tokens += c.ptx.batch_size * c.length
+    text = 0 if c.ptx is None else c.ptx.batch_size * c.length
 
     def numbers(i: int) -> dict[str, float]:
         seen = (i // s.updates + 1) * run.rollouts.size * s.samples
@@ -118,7 +117,7 @@ def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
         contextlib.nullcontext(batches),
         first=lambda state: batches(int(state.step), state),
         loss=None,
-        tokens=tokens,
+        tokens=lambda i: batches.tokens(i) + text,
         numbers=numbers,
         describe=describe,
         evaluations=hooks,

@@ -76,9 +76,14 @@ def problems(
     plain = {"pack": "best_fit", "train_on": "all", "validation_by": "hash"}
     faults += [
         f"data.{name}: {getattr(c.data, name)!r} has no effect here; leave it out"
-        for name, default in {**plain, "groups_per_row": None}.items()
-        if getattr(c.data, name) not in (default, None)
+        for name, default in plain.items()
+        if getattr(c.data, name) != default
     ]
+    if c.data.groups_per_row is not None and not c.data.share_prompt:
+        faults.append(
+            f"data.groups_per_row: {c.data.groups_per_row} has no effect here; leave "
+            "it out, or say data.share_prompt=True"
+        )
     if model is not None:
         for name in critics.NOISE:
             if getattr(model.config, name):

@@ -197,6 +197,8 @@ def make(
         text=text,
         batch_size=c.batch_size,
         shared=c.data.share_prompt,
+        microbatches=c.microbatches,
+        groups_per_row=c.data.groups_per_row,
         chunk=c.objective.get("chunk") or "auto",
         critic=critic_model,
         pairs=objective.needs.data == "pairs",

@@ -10,8 +10,6 @@ import numpy as np
 from alignjax import types
 from alignjax.data.packing import rows
 
-ROW_MULTIPLE = 64  # tokens; of shared rows, so that programs are few
-
 
 def responses(
     prompts: Sequence[Sequence[int]],
@@ -28,16 +26,15 @@ def responses(
       prompts: tokens of B prompts, each at most `prompt_room`.
       groups: for each prompt the tokens of its K responses, each at most `room`.
       shared: whether the responses to a prompt are branches of one row, one after the
-        other and as long as the longest group needs, else each has a row with its own
-        copy of the prompt.
+        other and as long as the longest group needs (see `packing`), else each has a
+        row with its own copy of the prompt.
       numbers: of the prompts, `Responses.index`; by default from 0.
     """
     K = len(groups[0])
-    length = prompt_room - 1 + room * (K if shared else 1)
+    length = prompt_room - 1 + room
     if shared:
         groups_of = zip(prompts, groups, strict=True)
-        used = max(len(p) - 1 + sum(map(len, group)) for p, group in groups_of)
-        length = min(length, -(-used // ROW_MULTIPLE) * ROW_MULTIPLE)
+        length = max(len(p) - 1 + sum(map(len, group)) for p, group in groups_of)
     layout = rows.Layout("shared" if shared else "padded", length, K)
     parts = [
         part for p, group in zip(prompts, groups, strict=True) for part in (p, *group)

@@ -16,7 +16,7 @@ from alignjax import errors, rewards
 from alignjax.distributed import sharding
 from alignjax.losses import advantages
 from alignjax.objectives import chunks, logprobs, policy_gradient
-from alignjax.rollouts import drawing, groups, layout
+from alignjax.rollouts import drawing, groups, layout, packing
 from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
@@ -49,7 +49,10 @@ class Rollouts:
       sampler: draws responses.
       text: the text of a response's tokens.
       batch_size: prompts of a minibatch.
-      shared: whether responses share a row; see `layout`.
+      microbatches: parts that a minibatch is cut into.
+      shared: whether the responses to a prompt share a row; see `layout`.
+      groups_per_row: the most prompts that then share a row; None for as many as are
+        fastest. See `packing`.
       chunk: see `chunks.size`.
       critic: the critic's model, or None.
       pairs: whether the batch is pairs of the best and the worst response.
@@ -62,6 +65,8 @@ class Rollouts:
     text: Callable[[Sequence[int]], str]
     batch_size: int
     shared: bool
+    microbatches: int = 1
+    groups_per_row: int | None = None
     chunk: chunks.Chunk = "auto"
     critic: Model | None = None
     pairs: bool = False
@@ -315,23 +320,64 @@ class Rollouts:
         after_GK = np.take_along_axis(value_GKT, length_GK1, axis=-1)[..., 0]
         return value_GKT[..., :room], after_GK
 
+    def rows(
+        self, batch: Responses | Rollout, parts: Sequence[np.ndarray], multiple: int
+    ) -> tuple[list[np.ndarray], int]:
+        """The groups of each row, int64 [B, P], of each batch, and its positions T.
+
+        Args:
+          batch: of a rollout, as numpy arrays.
+          parts: the groups of each batch, equally many.
+          multiple: the number of rows of a batch is one of it.
+        """
+        responses = batch if isinstance(batch, Responses) else batch.responses
+        if not self.shared:
+            orders = [part[:, None] for part in parts]
+            return orders, responses.sequences.inputs.shape[-1]
+        used_G = packing.used(responses)
+        longest = self._longest_row(responses.lengths.shape[-1])
+        each = packing.groups_per_row(
+            used_G[np.concatenate(parts)],
+            len(parts[0]),
+            multiple=multiple,
+            longest=longest,
+            width=self.sampler.model.config.d_model,
+            most=self.groups_per_row,
+        )
+        orders = [part[packing.rows(used_G[part], each)] for part in parts]
+        return orders, packing.length(used_G, orders, longest)
+
+    def in_rows(self, batch: Responses | Rollout, order_BP: np.ndarray, T: int):
+        """The batch of some groups; arguments and results as of `rows`."""
+        if self.shared:
+            return packing.packed(batch, order_BP, T)
+        return jax.tree.map(lambda x: x[order_BP[:, 0]], batch)
+
+    def _longest_row(self, K: int) -> int:
+        """Positions of K responses as long as may be, to the longest prompt."""
+        return self.sampler.prompt_room - 1 + K * (self.sampler.room + 1)
+
     def _in_parts(self, function, responses: Responses) -> dict[str, np.ndarray]:
         """`function(batch)` of minibatches, put together on the host."""
         mesh, rules = self.sampler.mesh, self.sampler.rules
-        total = len(responses.lengths)
-        size = min(self.batch_size, total)
-        size = -(-size // sharding.batch_divisor(mesh, rules))
-        size *= sharding.batch_divisor(mesh, rules)
-        parts = []
-        for start in range(0, total, size):
-            rows = np.minimum(np.arange(start, start + size), total - 1)
-            local = rows[sharding.local_rows(size, mesh, rules)]
-            part = jax.tree.map(lambda x, local=local: x[local], responses)
-            figures = function(sharding.put_batch(part, size, mesh, rules))
-            parts.append(
-                {k: x[: total - start] for k, x in jax.device_get(figures).items()}
-            )
-        return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+        total, devices = len(responses.lengths), sharding.batch_divisor(mesh, rules)
+        size = -(-min(self.batch_size, total) // devices) * devices
+        parts = [
+            np.minimum(np.arange(start, start + size), total - 1)
+            for start in range(0, total, size)
+        ]
+        figures: dict[str, np.ndarray] = {}
+        orders, T = self.rows(responses, parts, devices)
+        count = len(orders[0])
+        local = sharding.local_rows(count, mesh, rules)
+        for order_BP in orders:
+            part = self.in_rows(responses, order_BP, T)
+            part = jax.tree.map(lambda x: x[local], part)
+            of_part = function(sharding.put_batch(part, count, mesh, rules))
+            for name, x in jax.device_get(of_part).items():
+                empty = np.zeros((total, *x.shape[1:]), x.dtype)
+                figures.setdefault(name, empty)[order_BP.ravel()] = x
+        return figures
 
     def _bits(self) -> str:
         """The precision of the model's products; accelerators lower it by default."""

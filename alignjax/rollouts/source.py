@@ -82,6 +82,7 @@ class Source:
     _number: int = dataclasses.field(default=-1, init=False)
     _batch: object = dataclasses.field(default=None, init=False)
     _figures: dict = dataclasses.field(default_factory=dict, init=False)
+    _tokens: dict = dataclasses.field(default_factory=dict, init=False)
 
     def __call__(self, step: int, state: TrainState):
         """The minibatch of a step.
@@ -99,14 +100,7 @@ class Source:
                     "updates; go on from a checkpoint between two rollouts"
                 )
             self._draw(number, state)
-        size, rows = self.rollouts.batch_size, self.rollouts.size
-        epoch, part = divmod(update, settings.minibatches)
-        key = shuffle.key(self.seed, "minibatches", number, epoch)
-        order = shuffle.permute(np.arange(rows), rows, key)
-        chosen = order[part * size : (part + 1) * size]
-        mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
-        local = chosen[sharding.local_rows(size, mesh, rules)]
-        batch = jax.tree.map(lambda x: x[local], self._batch)
+        chosen, batch = self._minibatch(number, *divmod(update, settings.minibatches))
         share = 0.0
         if self.trunk or self.pretraining is not None:
             share = float(self._batch.share[chosen].sum())
@@ -117,18 +111,39 @@ class Source:
         if self.trunk:
             actions = self._batch.then.action & (self._batch.token > 0)
             scale = share / max(int(actions[chosen].sum()), 1)
-            figures = {"value_scale": np.full(len(local), scale, np.float32)}
+            figures = {"value_scale": np.full(len(batch.share), scale, np.float32)}
             batch = batch.replace(figures=batch.figures | figures)
-        batch = sharding.put_batch(batch, size, mesh, rules)
+        mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
+        rows = len(jax.tree.leaves(batch)[0])
+        count = int((batch.sequences.segment_ids != 0).sum())
+        self._tokens = {step - 1: self._tokens.get(step - 1, 0), step: count}
+        local = sharding.local_rows(rows, mesh, rules)
+        batch = jax.tree.map(lambda x: x[local], batch)
+        batch = sharding.put_batch(batch, rows, mesh, rules)
         if self.pretraining is None:
             return batch
         text = self.pretraining.batch(step, share, mesh, rules)
         return batch.replace(pretraining=text)
 
+    def _minibatch(self, number: int, epoch: int, part: int):
+        """The groups of a minibatch, and its batch of all processes' rows."""
+        rollouts, count = self.rollouts, self.rollouts.size
+        key = shuffle.key(self.seed, "minibatches", number, epoch)
+        order = shuffle.permute(np.arange(count), count, key)
+        parts = order.reshape(-1, rollouts.batch_size)
+        divisor = sharding.batch_divisor(rollouts.sampler.mesh, rollouts.sampler.rules)
+        multiple = divisor * rollouts.microbatches
+        orders, T = rollouts.rows(self._batch, parts, multiple)
+        return parts[part], rollouts.in_rows(self._batch, orders[part], T)
+
     def figures(self, step: int) -> dict[str, float]:
         """Those of the rollout, with its first update; else none."""
         number, update = divmod(step, self.rollouts.settings.updates)
         return {} if update else self._figures.get(number, {})
+
+    def tokens(self, step: int) -> int:
+        """Positions of a batch that are no padding; of the last two that were made."""
+        return self._tokens.get(step, 0)
 
     def models(self, state: TrainState) -> rollout.Models:
         """The parameters that the next rollout is drawn and measured with."""

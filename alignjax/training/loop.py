@@ -56,7 +56,7 @@ def run(
     steps: int,
     batches: BatchSource,
     train_step: Callable,
-    tokens: int,
+    tokens: Callable[[int], int],
     tokens_before: int = 0,
     meter: throughput.Meter,
     before_step: Callable[[int], None],
@@ -73,7 +73,8 @@ def run(
       steps: of the whole run.
       batches: the batch source.
       train_step: `(state, frozen, batch, key) -> (state, metrics)`, jitted.
-      tokens: of a batch, for the metric `tokens` and for rates.
+      tokens: `(i)`, of the batch of step i, for the metric `tokens` and for rates;
+        called once for each step, in order.
       tokens_before: those of the steps before the first one.
       meter: measures rates, without the time of hooks.
       before_step: `(i)`, called before the batch of step `i` is read.
@@ -91,10 +92,13 @@ def run(
         for x in metrics.values():  # all are under way before the first is waited for
             x.copy_to_host_async()
         numbers = {name: float(x) for name, x in metrics.items()}
-        rates = meter.step(tokens)
-        seen = tokens_before + (i + 1 - first) * tokens
+        nonlocal seen
+        count = tokens(i)
+        seen += count
+        rates = meter.step(count)
         report(i, {**numbers, "tokens": seen, **rates, **figures})
 
+    seen = tokens_before
     unread = None  # metrics of the step before: reading them any sooner would stall
     first = int(state.step)
     for i in range(first, steps):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small experiment with rollouts, from the tiny runs of tests/golden."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -9,6 +10,7 @@ import tempfile
 
 import jax
 import numpy as np
+import pytest
 
 from alignjax import analysis, checkpoint, config, rewards, types
 from alignjax.distributed import sharding
@@ -86,6 +88,17 @@ def ppo(folder, **changes) -> dict:
         optimizer__ema=0.9,
     )
     return section(folder, **(fields | changes))
+
+
+@contextlib.contextmanager
+def devices(count: int):
+    """Meshes of so many devices, where a config says less than all of them."""
+    make_mesh, some = sharding.make_mesh, jax.devices()[:count]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sharding, "make_mesh", lambda shape, _=None: make_mesh(shape, some)
+        )
+        yield
 
 
 def begun(section):

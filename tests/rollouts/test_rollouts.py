@@ -12,7 +12,7 @@ import pytest
 from alignjax import rewards
 from alignjax.experiment import build, initial
 from alignjax.experiment import rollouts as online
-from alignjax.rollouts import layout, rollout
+from alignjax.rollouts import rollout
 from tests.rollouts import small
 
 
@@ -51,15 +51,14 @@ def test_what_counts_are_the_tokens_that_were_drawn(made):
     assert (batch.token[~batch.then.action] == 0).all()
 
 
-def test_shared_rows_are_as_long_as_their_groups(experiment, made, monkeypatch):
+def test_shared_rows_are_as_long_as_their_groups(experiment, made):
     """The same responses, one after the other, with no room between them."""
-    monkeypatch.setattr(layout, "ROW_MULTIPLE", 4)
     rollouts = dataclasses.replace(experiment[0].rollouts, shared=True)
     batch, _, _ = small.make(experiment, rollouts)
     padded, *_ = made
     used = (batch.responses.sequences.segment_ids > 0).sum(-1)
     length = batch.responses.sequences.inputs.shape[-1]
-    assert used.max() <= length < used.max() + 4
+    assert used.max() == length
     assert np.array_equal(batch.then.action, padded.then.action)
     for name in ("old", "reference", "advantage"):
         a, b = (getattr(x.then, name) for x in (batch, padded))
@@ -178,11 +177,13 @@ def test_responses_of_any_length_make_batches_of_few_shapes(experiment, shared):
     """For each of which programs are compiled."""
     run = experiment[0].rollouts
     longer = run.sampler._replace(room=100)
-    rollouts = dataclasses.replace(run, sampler=longer, shared=shared)
+    rollouts = dataclasses.replace(run, sampler=longer, shared=shared, groups_per_row=1)
     prompts, shapes = run.prompts.take(0, 8), set()
     for longest in range(1, 101):
         ids = [[1] * (1 + i % longest) for i in range(32)]
         batch, room = rollouts._responses(prompts, ids, 4)
         assert max(map(len, ids)) <= room <= 100
+        (order_BP,), T = rollouts.rows(batch, [np.arange(8)], 1)
+        batch = rollouts.in_rows(batch, order_BP, T)
         shapes.add((batch.sequences.inputs.shape, room))
     assert len(shapes) <= 7

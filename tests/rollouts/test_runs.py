@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from alignjax import analysis, errors, train
-from alignjax.distributed import sharding
 from alignjax.rollouts import source
 from tests.rollouts import small
 
@@ -118,12 +117,7 @@ def _losses(folder, name, **changes):
         objective__entropy=0.01,
     )
     section = small.section(folder, **(fields | changes))
-    some = jax.devices()[: 1 if changes["mesh"] == ONE else 8]
-    make_mesh = sharding.make_mesh
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sharding, "make_mesh", lambda shape, _=None: make_mesh(shape, some)
-        )
+    with small.devices(1 if changes["mesh"] == ONE else 8):
         assert train.train(section, folder / name) == errors.DONE
     return metrics(folder / name)
 

@@ -65,7 +65,7 @@ def test_metrics_are_read_when_the_next_step_is_under_way():
         steps=5,
         batches=lambda i, state: i,
         train_step=train_step,
-        tokens=10,
+        tokens=lambda i: 10 + i,
         meter=throughput.Meter(),
         before_step=lambda i: None,
         report=report,
@@ -78,5 +78,5 @@ def test_metrics_are_read_when_the_next_step_is_under_way():
         *("step 3", "step 4", "report 3", "report 4"),
     ]
     assert [x["loss"] for x in reported.values()] == [0, 1, 2, 3, 4]
-    assert [x["tokens"] for x in reported.values()] == [10, 20, 30, 40, 50]
+    assert [x["tokens"] for x in reported.values()] == [10, 21, 33, 46, 60]
     assert [i for i, x in reported.items() if "eval/loss" in x] == [2]

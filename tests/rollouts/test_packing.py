@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups that share rows: the same tokens, log-probs and losses with less padding."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alignjax import errors, train
+from alignjax.rollouts import layout, packing
+from tests.rollouts import small
+
+PROMPTS = [[5, 0, 7], [0], [9, 9, 0, 8], [3, 3]]
+GROUPS = [[[0, 0], [4, 0, 3]], [[1], [0]], [[2, 0, 0, 0], [6, 0]], [[8], [8, 0]]]
+OPTIONS = dict(multiple=1, longest=1000, width=128)
+
+
+@pytest.mark.parametrize("each", [1, 2, 4])
+def test_every_group_stays_whole(each):
+    """As it is in a row of its own, token for token, but for where it stands."""
+    alone = layout.responses(PROMPTS, GROUPS, prompt_room=4, room=5, shared=True)
+    used_G = packing.used(alone)
+    assert used_G.tolist() == [2 + 5, 2, 3 + 6, 1 + 3]
+    order_BP = packing.rows(used_G, each)
+    assert sorted(order_BP.ravel()) == [0, 1, 2, 3]
+    T = packing.length(used_G, [order_BP], 30)
+    batch = packing.packed(alone, order_BP, T)
+    assert batch.sequences.inputs.shape == (4 // each, 1, T)
+    for (b, p), g in np.ndenumerate(order_BP):
+        row, own = batch.sequences, alone.sequences
+        there = row.segment_ids[b, 0] == 1 + p
+        assert (np.flatnonzero(there) == there.argmax() + np.arange(used_G[g])).all()
+        for name in ("inputs", "targets", "weights", "positions", "branches"):
+            taken = getattr(row, name)[b, 0][there]
+            assert np.array_equal(taken, getattr(own, name)[g, 0, : used_G[g]]), name
+        responses = alone.responses[g, 0, : used_G[g]]
+        moved = np.where(responses > 0, responses + 2 * p, 0)
+        assert np.array_equal(batch.responses[b, 0][there], moved)
+        for name in ("lengths", "weights", "index"):
+            moved, whole = getattr(batch, name)[b, p], getattr(alone, name)[g, 0]
+            assert np.array_equal(moved, whole), name
+    padding = batch.sequences.segment_ids == 0
+    assert padding.sum() == T * len(order_BP) - used_G.sum()
+    for name in ("inputs", "targets", "weights", "positions", "branches"):
+        assert not getattr(batch.sequences, name)[padding].any()
+    assert not batch.responses[padding].any()
+
+
+def test_rows_are_about_equally_long():
+    used_G = np.random.default_rng(0).integers(20, 200, 64)
+    total = used_G[packing.rows(used_G, 4)].sum(-1)
+    assert total.max() - total.min() < 30
+    assert used_G.max() - used_G.min() > 150
+
+
+def test_groups_share_rows_where_that_takes_fewer_positions():
+    rng = np.random.default_rng(0)
+    few = lambda used_G, size=16, **options: packing.groups_per_row(
+        used_G, size, **OPTIONS | options
+    )
+    some = rng.integers(20, 200, 32)
+    assert few(some) > 1
+    # Groups that are all as long as any fill their rows.
+    assert few(np.full(32, 192)) == 1
+    # Short ones: a row is as long as a multiple of 64, and has several.
+    assert few(np.full(32, 16)) >= 4
+    # Attention over long rows costs more than the padding does.
+    assert few(some, width=1) < few(some, width=10_000)
+    # No more than a row may be long, than the config allows, or than devices divide.
+    assert few(some, longest=201) == 1
+    assert few(some, most=1) == 1
+    assert few(np.full(32, 16), most=2) == 2
+    assert few(some, multiple=16) == 1
+    assert few(some, multiple=8) == 2
+    assert few(some[:17], size=17) in (1, 17)
+
+
+def losses(folder, name, devices, **changes):
+    """The metrics of the updates of one rollout."""
+    fields = dict(
+        steps=4,
+        mesh={"data": 1, "fsdp": devices, "tensor": 1},
+        data__share_prompt=True,
+        optimizer__ema=None,
+    )
+    section = small.ppo(folder, **fields | changes)
+    with small.devices(devices):
+        assert train.train(section, folder / name) == errors.DONE
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+CASES = {
+    "critic": {},
+    "trunk": {"critic": {"trunk": "policy", "learning_rate": 3e-3}},
+    "pairs": dict(
+        objective__name="preference",
+        objective__loss="dpo",
+        critic=None,
+        rollouts__advantage={},
+        rollouts__denominator={},
+        rollouts__kl={},
+        rollouts__truncated="terminal",
+    ),
+}
+TIMES = {"time", "tokens_per_second", "rollout/seconds"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
+    """Of policy, critic and pairs, update by update."""
+    shapes, packed = set(), packing.packed
+
+    def spy(batch, order_BP, T):
+        shapes.add(order_BP.shape)
+        return packed(batch, order_BP, T)
+
+    monkeypatch.setattr(packing, "packed", spy)
+    alone = losses(tmp_path, "alone", 1, data__groups_per_row=1, **CASES[case])
+    assert shapes == {(8, 1)}
+    shapes.clear()
+    monkeypatch.setattr(packing, "groups_per_row", lambda *_, **options: 2)
+    together = losses(tmp_path, "together", 2, microbatches=2, **CASES[case])
+    assert shapes == {(4, 2)}
+    for row, expected in zip(together, alone, strict=True):
+        for name in row.keys() - TIMES:
+            assert row[name] == pytest.approx(expected[name], abs=2e-5), name
