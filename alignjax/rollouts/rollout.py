@@ -27,6 +27,8 @@ from alignjax.types import Model, Params, Responses, Rollout, Then
 # router may choose another expert, so that it has no bound.
 GATES = {"float32": 1e-4, "fewer": 0.03}
 WORST = {"float32": 1e-2, "fewer": np.inf}
+# Of later rollouts: times the mean of the first one, unless it is below these nats.
+RISE, LOW = 5, {"float32": 1e-5, "fewer": 1e-2}
 ROOM_MULTIPLE = 16  # tokens; of rooms for responses, so that programs are few
 
 
@@ -335,7 +337,7 @@ class Rollouts:
             orders = [part[:, None] for part in parts]
             return orders, responses.sequences.inputs.shape[-1]
         used_G = packing.used(responses)
-        longest = self._longest_row(responses.lengths.shape[-1])
+        longest = self._longest_row()
         each = packing.groups_per_row(
             used_G[np.concatenate(parts)],
             len(parts[0]),
@@ -353,8 +355,9 @@ class Rollouts:
             return packing.packed(batch, order_BP, T)
         return jax.tree.map(lambda x: x[order_BP[:, 0]], batch)
 
-    def _longest_row(self, K: int) -> int:
-        """Positions of K responses as long as may be, to the longest prompt."""
+    def _longest_row(self) -> int:
+        """Positions of the responses to a prompt, all of them as long as may be."""
+        K = 2 if self.pairs else self.settings.samples
         return self.sampler.prompt_room - 1 + K * (self.sampler.room + 1)
 
     def _in_parts(self, function, responses: Responses) -> dict[str, np.ndarray]:
@@ -386,6 +389,21 @@ class Rollouts:
         whole = platform == "cpu" or precision in ("highest", "float32")
         dtype = self.sampler.model.config.dtype
         return "float32" if whole and dtype == "float32" else "fewer"
+
+    def check_rise(self, first: float, mean: float) -> None:
+        """The gate of a later rollout: its mean against that of the first one.
+
+        Raises:
+          ConfigError: it has risen more than rounding does.
+        """
+        limit = max(RISE * first, LOW[self._bits()])
+        if self.settings.gate is None and mean > limit:
+            raise errors.ConfigError(
+                f"rollouts.gate: the log-probs of the sampled tokens differ by "
+                f"{mean:.3g} nats on average between sampler and trainer, more than "
+                f"{limit:.3g}, and in the first rollout by {first:.3g}; the sampler no "
+                "longer has the trainer's weights. Set rollouts.gate if you know why"
+            )
 
     def gate(self, old_GKT, behaviour_GKT, action_GKT) -> dict[str, float]:
         """Differences of the log-probs of trainer and sampler, in nats.

@@ -79,6 +79,7 @@ class Source:
     trunk: bool = False
     beat: Callable[[str], None] = lambda name: None
     say: Callable[[str], None] = lambda line: None
+    _first_gate: float | None = dataclasses.field(default=None, init=False)
     _number: int = dataclasses.field(default=-1, init=False)
     _batch: object = dataclasses.field(default=None, init=False)
     _figures: dict = dataclasses.field(default_factory=dict, init=False)
@@ -90,6 +91,7 @@ class Source:
         Raises:
           CheckpointError: the run goes on within a rollout, which cannot be drawn any
             more.
+          ConfigError: see `Rollouts.gate` and `check_rise`.
         """
         settings = self.rollouts.settings
         number, update = divmod(step, settings.updates)
@@ -166,6 +168,9 @@ class Source:
         )
         for line in lines:
             self.say(f"rollout {number}: {line}")
+        if self._first_gate is None:
+            self._first_gate = figures["gate/mean"]
+        self.rollouts.check_rise(self._first_gate, figures["gate/mean"])
         figures["kl/coefficient"] = coefficient
         figures["seconds"] = time.perf_counter() - start
         # The step before is reported when the next rollout is there already.

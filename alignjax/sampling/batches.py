@@ -200,7 +200,7 @@ class _Work:
         """How the tokens of these rows are drawn."""
         if np.array_equal(rows, np.arange(self.count)):
             return self.draw
-        return self.draw._replace(keys_B=self.draw.keys_B[np.maximum(rows, 0)])
+        return self.draw._replace(keys_B=_keys(self.draw.keys_B, np.maximum(rows, 0)))
 
 
 class _Batch:
@@ -312,3 +312,4 @@ _advance = jax.jit(loop.advance, static_argnums=0, donate_argnums=2)
 _take = jax.jit(loop.take, static_argnums=2)
 _apart = jax.jit(loop.apart)
 _insert = jax.jit(loop.insert, donate_argnums=0)
+_keys = jax.jit(lambda keys_B, rows: keys_B[rows])

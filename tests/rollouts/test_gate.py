@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from alignjax import errors
+from alignjax.distributed import sharding
+from alignjax.rollouts import source
 from tests.rollouts import small
 
 
@@ -71,3 +73,22 @@ def test_products_of_float32_may_have_fewer_bits(experiment):
             pytest.raises(errors.ConfigError, match=r"rollouts\.gate"),
         ):
             precise.gate(0 * off, off, action)
+
+
+def test_a_sampler_whose_weights_stay_behind_is_noticed(experiment, monkeypatch):
+    """In a later rollout, although the limit of the first one would let it pass."""
+    run, state, frozen = experiment
+    rollouts = dataclasses.replace(
+        run.rollouts, settings=dataclasses.replace(run.rollouts.settings, gate=None)
+    )
+    means, gate = iter([1e-6, 9e-6, 4e-5]), type(rollouts).gate
+    fixed = lambda self, *values: gate(self, *values) | {"gate/mean": next(means)}
+    monkeypatch.setattr(type(rollouts), "gate", fixed)
+    batches = source.Source(rollouts, frozen, 0)
+    with sharding.use(run.mesh, run.rules):
+        batches(0, state)
+        batches(1, state)  # above 5 x the first mean, and as low as rounding may be
+        with pytest.raises(errors.ConfigError, match=r"gate: .* first .*1e-06"):
+            batches(2, state)
+        own = dataclasses.replace(rollouts.settings, gate=1.0)
+        dataclasses.replace(rollouts, settings=own).check_rise(1e-6, 4e-5)
