@@ -247,18 +247,19 @@ class Then:
 
 @flax.struct.dataclass
 class Rollout:
-    """Responses that the policy drew, one prompt a row, and what is learned from them.
+    """Responses that the policy drew, and what is learned from them.
 
     K responses to each of G prompts; T' is the room for a response, whose tokens are in
-    their order from 0, whatever the layout of `responses` is.
+    their order from 0, whatever the layout of `responses` is. A rollout has a prompt a
+    row. In a minibatch rows may have P prompts; [G] is then [B, P].
 
     Attributes:
-      responses: the batch that models read; P is 1.
+      responses: the batch that models read.
       then: fields [G, K, T'].
       token: float32 [G, K, T'], the weight of each token in the loss.
       share: float32 [G, K], what each response adds to what the loss is divided by.
-      figures: float32 [G] by name, the same number for all: what `TrainState.extra`
-        follows, such as the `kl` of the whole rollout.
+      figures: float32 by name, one a row and the same number for all: what
+        `TrainState.extra` follows, such as the `kl` of the whole rollout.
       pretraining: rows of text whose loss is added (PPO-ptx), `Sequences` [B', T] with
         weights in the units of `share`; or None.
     """
@@ -272,7 +273,7 @@ class Rollout:
 
     @property
     def sequences(self) -> Sequences:
-        """Those of the responses, [G, R, T]."""
+        """Those of the responses, [B, R, T]."""
         return self.responses.sequences
 
 

@@ -52,7 +52,8 @@ class DataConfig:
         Messages of weight 0 are never learned.
       share_prompt: whether the responses of a group are branches of one prompt; else
         each has its own copy.
-      groups_per_row: the most groups in a row; None for as many as fit.
+      groups_per_row: the most groups in a row; None for as many as fit, or of responses
+        that the policy draws as many as are fastest; see `rollouts.packing`.
       bos: whether documents start with the tokenizer's start token; None is as in the
         run of `init.run`, or False.
       workers: processes that tokenise; None means one for each processor.

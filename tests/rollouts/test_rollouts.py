@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from alignjax import rewards
+from alignjax.distributed import sharding
 from alignjax.experiment import build, initial
 from alignjax.experiment import rollouts as online
-from alignjax.rollouts import rollout
+from alignjax.rollouts import rollout, source
 from tests.rollouts import small
 
 
@@ -170,6 +171,20 @@ def test_rollouts_leave_no_programs_and_no_arrays_behind(experiment):
         gc.collect()
         counts.append((len(jax.live_arrays()), rollout._measure._cache_size()))
     assert counts[1] == counts[2] == counts[3]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_tokens_of_rates_are_read_by_the_model(experiment, shared):
+    """Prompts, once or with each response, and responses; no padding."""
+    run, state, frozen = experiment
+    rollouts = dataclasses.replace(run.rollouts, shared=shared)
+    batches = source.Source(rollouts, frozen, 0)
+    with sharding.use(run.mesh, run.rules):
+        batch = batches(0, state)
+    prompts = sum(len(prompt.ids) - 1 for prompt in run.rollouts.prompts.take(0, 8))
+    responses = int(batch.responses.lengths.sum())
+    assert batches.tokens(0) == prompts * (1 if shared else 4) + responses
+    assert batches.tokens(1) == 0
 
 
 @pytest.mark.parametrize("shared", [False, True])
