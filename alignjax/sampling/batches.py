@@ -27,8 +27,10 @@ CHUNK = 4
 # Rows of the smallest batch: with fewer a token takes about as long.
 SMALLEST = 8
 
-# Slots of the cache for the tokens of responses at first, since attention reads all.
+# Slots of the cache for the tokens of responses at first, since attention reads all;
+# and on CPUs, whose memory is slow, where many rows would read much more than weights.
 SLOTS = 128
+FEW_SLOTS = 16
 
 
 def respond(
@@ -219,9 +221,19 @@ class _Batch:
 def _all(work: _Work, params) -> _Batch:
     """All prompts at once."""
     prompts = _multiple(len(work.prompts))
-    columns = min(work.room, SLOTS)
+    columns = min(work.room, _slots(work, params))
     state, rows = work.begin(params, prompts, columns)
     return _Batch(work, state, rows, columns)
+
+
+def _slots(work: _Work, params) -> int:
+    """Slots for the tokens of responses at first; each double of them is a program."""
+    if sharding.platform() != "cpu":
+        return SLOTS
+    nbytes = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    slots = min(work.room, SLOTS)
+    cache = jax.eval_shape(lambda: work.model.init_cache(work.count, slots))
+    return FEW_SLOTS if nbytes(cache) > nbytes(params) / 2 else SLOTS
 
 
 def _first(work: _Work, params, slots: int) -> _Batch:

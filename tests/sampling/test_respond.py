@@ -32,7 +32,7 @@ STOPS = np.isin(np.arange(subject.ROWS), range(0, 250, 9))
 @pytest.fixture
 def small(monkeypatch):
     """Looks, batches and caches so small that six prompts meet all of them."""
-    for name, value in dict(CHUNK=3, SMALLEST=2, SLOTS=4).items():
+    for name, value in dict(CHUNK=3, SMALLEST=2, SLOTS=4, FEW_SLOTS=4).items():
         monkeypatch.setattr(batches, name, value)
 
 
@@ -68,6 +68,21 @@ def by_itself(model, params, prompt, key, filters):
         logps.append(float(logp[0]))
         model_logps.append(float(jax.nn.log_softmax(logits)[0, ids[-1]]))
     return ids, logps, model_logps, bool(STOPS[ids[-1]])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 128), (64, 16)])
+def test_slots_follow_what_attention_reads(rows, columns, monkeypatch):
+    """On CPUs few at first where caches of many rows are larger than the weights."""
+    model, params = subject.nano(max_length=300, d_ff=4096)
+    given, start = [], batches._start
+    spy = lambda *arguments: given.append(arguments[-1]) or start(*arguments)
+    monkeypatch.setattr(batches, "_start", spy)
+    keys = jax.random.split(jax.random.key(0), rows)
+    everything = np.ones(subject.ROWS, bool)  # ends every response
+    draw = drawn_by(keys, dict(temperature=1.0), everything)
+    prompts_GP = np.ones((rows, 3), np.int32)
+    sampling.respond(model, params, prompts_GP, prompts_GP > 0, draw, 200)
+    assert given == [columns]
 
 
 @pytest.mark.parametrize("case", marks.slow_but(["gqa"], CASES))
