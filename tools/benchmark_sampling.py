@@ -20,9 +20,9 @@ too: with more, compare time on the wall on a quiet machine. The cases:
   SmolLM2: 30 layers, 9 heads over 3, tied, vocabulary 49,152);
 - `rows`: 16 rows of that at one time.
 
-`tokens` counts those of responses. Where all responses are as long, `products` stands
-beside both: a loop of nothing but XLA's products of a token with the weights, a floor
-of alignjax's time. Needs torch and transformers.
+`tokens` counts those of responses. Where all responses are as long, `products` and
+`torch products` stand beside both: a loop of nothing but XLA's or torch's products of a
+token with the weights, floors of their times. Needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -134,15 +134,11 @@ def transformers(case: Case):
 
 def products(case: Case):
     """As `alignjax`, of nothing but the products with weights, a token at a time."""
-    c = models.build(case.model, case.vocab).config
-    D, F, H = c.d_model, c.d_ff, c.size_of_head
-    Q, K = c.heads * H, (c.kv_heads or c.heads) * H
-    layer = [(D, Q), (D, K), (D, K), (Q, D), (D, F), (D, F), (F, D)]
-    shapes = [*layer * c.layers, (D, case.vocab)]
+    dtype, shapes = models.build(case.model, case.vocab).config.dtype, _weights(case)
     keys = jax.random.split(jax.random.key(0), len(shapes))
-    kernels = [jax.random.normal(*x, c.dtype) for x in zip(keys, shapes, strict=True)]
+    kernels = [jax.random.normal(*x, dtype) for x in zip(keys, shapes, strict=True)]
     rows = case.prompts * case.samples
-    inputs = {width: jnp.ones((rows, width), c.dtype) for width in {D, Q, F}}
+    inputs = {width: jnp.ones((rows, width), dtype) for width, _ in shapes}
 
     @jax.jit
     def loop(inputs, kernels):
@@ -152,13 +148,40 @@ def products(case: Case):
                 scale = 1 + 1e-6 * jnp.tanh(out.max())
             return scale
 
-        return jax.lax.fori_loop(0, case.max_tokens, token, jnp.ones((), c.dtype))
+        return jax.lax.fori_loop(0, case.max_tokens, token, jnp.ones((), dtype))
 
     def run() -> int:
         loop(inputs, kernels).block_until_ready()
         return rows * case.max_tokens
 
     return run
+
+
+def torch_products(case: Case):
+    """As `products`, of torch."""
+    import torch
+
+    rows = case.prompts * case.samples
+    kernels = [torch.randn(out, width) for width, out in _weights(case)]
+    inputs = {width: torch.ones(rows, width) for width, _ in _weights(case)}
+
+    def run() -> int:
+        with torch.inference_mode():
+            for _ in range(case.max_tokens):
+                for kernel in kernels:
+                    torch.nn.functional.linear(inputs[kernel.shape[1]], kernel)
+        return rows * case.max_tokens
+
+    return run
+
+
+def _weights(case: Case) -> list[tuple[int, int]]:
+    """The shapes of all weights that a token is multiplied with."""
+    c = models.build(case.model, case.vocab).config
+    D, F, H = c.d_model, c.d_ff, c.size_of_head
+    Q, K = c.heads * H, (c.kv_heads or c.heads) * H
+    layer = [(D, Q), (D, K), (D, K), (Q, D), (D, F), (D, F), (F, D)]
+    return [*layer * c.layers, (D, case.vocab)]
 
 
 def _prompts(case: Case) -> np.ndarray:
@@ -176,6 +199,7 @@ def measured(case: Case, turns: int) -> dict[str, dict[str, float]]:
     sides = {"alignjax": alignjax(case), "transformers": transformers(case)}
     if not case.ends:
         sides["products"] = products(case)
+        sides["torch products"] = torch_products(case)
     figures = {name: dict(cpu_s=float("inf"), tokens=0) for name in sides}
     for turn in range(turns + 1):
         for name, run in sides.items():

@@ -12,23 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import errors, rewards
+from alignjax import rewards
 from alignjax.distributed import sharding
 from alignjax.losses import advantages
 from alignjax.objectives import chunks, logprobs, policy_gradient
-from alignjax.rollouts import drawing, groups, layout, packing
+from alignjax.rollouts import drawing, gates, groups, layout, packing
 from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
 
-# Largest mean differences, in nats, between the log-probs of sampler and trainer that
-# rounding explains, by the precision of products: 5e-6 in a 135M model in float32.
-# Other weights differ ten times as much. `WORST` is for one token: below float32 a
-# router may choose another expert, so that it has no bound.
-GATES = {"float32": 1e-4, "fewer": 0.03}
-WORST = {"float32": 1e-2, "fewer": np.inf}
-# Of later rollouts: times the mean of the first one, unless it is below these nats.
-RISE, LOW = 5, {"float32": 1e-5, "fewer": 1e-2}
 ROOM_MULTIPLE = 16  # tokens; of rooms for responses, so that programs are few
 
 
@@ -93,7 +85,7 @@ class Rollouts:
 
         Raises:
           DataError: a reward that fails.
-          ConfigError: the log-probs of sampler and trainer differ; see `gate`.
+          ConfigError: the log-probs of sampler and trainer differ; see `gates`.
         """
         draws, figures, lines = self._draws(number, models, beat)
         beat(f"rollout {number}: log-probs")
@@ -382,59 +374,19 @@ class Rollouts:
                 figures.setdefault(name, empty)[order_BP.ravel()] = x
         return figures
 
-    def _bits(self) -> str:
-        """The precision of the model's products; accelerators lower it by default."""
-        platform = self.sampler.mesh.devices.flat[0].platform
-        precision = jax.config.jax_default_matmul_precision
-        whole = platform == "cpu" or precision in ("highest", "float32")
-        dtype = self.sampler.model.config.dtype
-        return "float32" if whole and dtype == "float32" else "fewer"
+    def gate(self, old_GKT, behaviour_GKT, action_GKT) -> dict[str, float]:
+        """See `gates.check`."""
+        return gates.check(
+            old_GKT, behaviour_GKT, action_GKT, self.settings.gate, self._precision()
+        )
 
     def check_rise(self, first: float, mean: float) -> None:
-        """The gate of a later rollout: its mean against that of the first one.
+        """See `gates.check_rise`."""
+        if self.settings.gate is None:
+            gates.check_rise(first, mean, self._precision())
 
-        Raises:
-          ConfigError: it has risen more than rounding does.
-        """
-        limit = max(RISE * first, LOW[self._bits()])
-        if self.settings.gate is None and mean > limit:
-            raise errors.ConfigError(
-                f"rollouts.gate: the log-probs of the sampled tokens differ by "
-                f"{mean:.3g} nats on average between sampler and trainer, more than "
-                f"{limit:.3g}, and in the first rollout by {first:.3g}; the sampler no "
-                "longer has the trainer's weights. Set rollouts.gate if you know why"
-            )
-
-    def gate(self, old_GKT, behaviour_GKT, action_GKT) -> dict[str, float]:
-        """Differences of the log-probs of trainer and sampler, in nats.
-
-        Args:
-          old_GKT, behaviour_GKT: float32, those of the trainer and of the sampler.
-          action_GKT: bool, the sampled tokens.
-
-        Raises:
-          ConfigError: they are more than rounding, so what was drawn is not of the
-            policy that is trained.
-        """
-        gap = np.abs(old_GKT - behaviour_GKT)[action_GKT]
-        limit_set, bits = self.settings.gate, self._bits()
-        for where, size, limit in (
-            ("on average", gap.mean(), limit_set or GATES[bits]),
-            ("at one of them", gap.max(), WORST[bits] if limit_set is None else np.inf),
-        ):
-            if size <= limit:
-                continue
-            raise errors.ConfigError(
-                f"rollouts.gate: the log-probs of the sampled tokens differ by "
-                f"{size:.3g} nats {where} between sampler and trainer, more "
-                f"than {limit:g}; the sampler has other weights, another temperature "
-                "or a coarser cache. Set rollouts.gate only if you know which"
-            )
-        return {
-            "gate/mean": float(gap.mean()),
-            "gate/p99.9": float(np.quantile(gap, 0.999)),
-            "gate/max": float(gap.max()),
-        }
+    def _precision(self) -> str:
+        return gates.precision(self.sampler.model.config.dtype, self.sampler.mesh)
 
 
 def reward_figures(scored: rewards.Scored, drawn: drawing.Drawn) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pytest
 
 from alignjax import errors, train
 from alignjax.rollouts import layout, packing
+from tests import marks
 from tests.rollouts import small
 
 PROMPTS = [[5, 0, 7], [0], [9, 9, 0, 8], [3, 3]]
@@ -106,7 +107,7 @@ CASES = {
 TIMES = {"time", "tokens_per_second", "rollout/seconds"}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", marks.slow_but(["trunk"], CASES))
 def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
     """Of policy, critic and pairs, update by update."""
     shapes, packed = set(), packing.packed
