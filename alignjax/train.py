@@ -158,7 +158,7 @@ def train(
             batches=enter(own.batches),
             train_step=train_step,
             tokens=own.tokens,
-            tokens_before=int(last.get("tokens", start * own.tokens(0))),
+            tokens_before=int(last.get("tokens", own.tokens_before)),
             meter=meter,
             before_step=before_step,
             report=report,

@@ -250,8 +250,9 @@ class Rollout:
     """Responses that the policy drew, and what is learned from them.
 
     K responses to each of G prompts; T' is the room for a response, whose tokens are in
-    their order from 0, whatever the layout of `responses` is. A rollout has a prompt a
-    row. In a minibatch rows may have P prompts; [G] is then [B, P].
+    their order from 0, whatever the layout of `responses` is. A rollout has one prompt
+    a row. A minibatch may have P prompts in each of B rows; then `then`, `token` and
+    `share` have [B, P] in the place of [G].
 
     Attributes:
       responses: the batch that models read.

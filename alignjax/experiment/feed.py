@@ -25,7 +25,9 @@ class Feed(NamedTuple):
       batches: a context that gives the batch source.
       first: `(state)` to the batch of the first step.
       loss: that step 0 must have, or None where it cannot be known.
-      tokens: `(i)`, positions that the model reads in the batch of step i.
+      tokens: `(i)`, of the batch of step i: positions of rows of a dataset; of rollouts
+        and the text beside them those that are no padding.
+      tokens_before: those of the steps before `start` at most, where no record is left.
       numbers: `(i)`, further metrics of step i, called in order.
       describe: `(i)`, the batch of step i in words.
       evaluations: hooks.
@@ -36,6 +38,7 @@ class Feed(NamedTuple):
     first: Callable[[TrainState], Any]
     loss: float | None
     tokens: Callable[[int], int]
+    tokens_before: int
     numbers: Callable[[int], Mapping[str, float]]
     describe: Callable[[int], str]
     evaluations: list[loop.Hook]
@@ -63,7 +66,7 @@ def of(
       beat: called with what was done, for the watchdog.
     """
     if run.rollouts is not None:
-        return _online(run, frozen, log=log, beat=beat)
+        return _online(run, frozen, start, log=log, beat=beat)
     c, data = run.config, {"train": run.train, "validation": run.validation}
     if run.store is not None:
         data = reference.attach(run.store, data, log.say, beat)
@@ -79,6 +82,7 @@ def of(
         first=lambda state: batch(start),
         loss=first_loss,
         tokens=lambda i: positions,
+        tokens_before=start * positions,
         numbers=running.seen(run, start, last),
         describe=functools.partial(
             loop.describe_batch, run.train.describe, c.batch_size
@@ -87,7 +91,7 @@ def of(
     )
 
 
-def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
+def _online(run: Experiment, frozen: Frozen, start: int, *, log, beat) -> Feed:
     c, s = run.config, run.config.rollouts
     batches = source.Source(
         run.rollouts,
@@ -98,7 +102,6 @@ def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
         beat=beat,
         say=log.say,
     )
-    text = 0 if c.ptx is None else c.ptx.batch_size * c.length
 
     def numbers(i: int) -> dict[str, float]:
         seen = (i // s.updates + 1) * run.rollouts.size * s.samples
@@ -109,6 +112,8 @@ def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
         first = i // s.updates * count
         return f"the batch was of prompts {first} to {first + count - 1}"
 
+    # As many as if all responses were as long as may be: `tokens` never runs backwards.
+    most = c.batch_size * run.rollouts.example().sequences.inputs.size
     hooks = []
     if run.evaluations is not None:
         call = Evaluation(run.evaluations, batches, beat)
@@ -117,7 +122,8 @@ def _online(run: Experiment, frozen: Frozen, *, log, beat) -> Feed:
         contextlib.nullcontext(batches),
         first=lambda state: batches(int(state.step), state),
         loss=None,
-        tokens=lambda i: batches.tokens(i) + text,
+        tokens=batches.tokens,
+        tokens_before=start * most,
         numbers=numbers,
         describe=describe,
         evaluations=hooks,

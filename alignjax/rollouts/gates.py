@@ -18,14 +18,13 @@ from alignjax import errors
 MEAN = {"float32": 1e-4, "fewer": 0.03}
 # Of one token; below float32 a router may choose another expert, so that it has none.
 WORST = {"float32": 1e-2, "fewer": np.inf}
-# Of later rollouts: times the mean of the first one, unless it is below these nats.
+# A later rollout's mean is at most RISE times that of the first one, or these nats.
 RISE, LOW = 5, {"float32": 1e-5, "fewer": 1e-2}
 
 
-def precision(dtype: str, mesh: jax.sharding.Mesh) -> str:
+def precision(dtype: str, platform: str) -> str:
     """Of a model's products, "float32" or "fewer" bits; accelerators lower it."""
     default = jax.config.jax_default_matmul_precision
-    platform = mesh.devices.flat[0].platform
     whole = platform == "cpu" or default in ("highest", "float32")
     return "float32" if whole and dtype == "float32" else "fewer"
 

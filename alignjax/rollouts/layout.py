@@ -26,8 +26,8 @@ def responses(
       prompts: tokens of B prompts, each at most `prompt_room`.
       groups: for each prompt the tokens of its K responses, each at most `room`.
       shared: whether the responses to a prompt are branches of one row, one after the
-        other and as long as the longest group needs (see `packing`), else each has a
-        row with its own copy of the prompt.
+        other, else each has a row with its own copy of the prompt. All shared rows are
+        as long as the longest group needs; `packing` makes rows of several of them.
       numbers: of the prompts, `Responses.index`; by default from 0.
     """
     K = len(groups[0])

@@ -19,13 +19,50 @@ from alignjax.types import Responses, Rollout
 ROW_MULTIPLE = 64  # tokens; of rows, so that programs are few
 
 
+def arranged(
+    used_G: np.ndarray,
+    parts: Sequence[np.ndarray],
+    *,
+    multiple: int,
+    longest: int,
+    width: int,
+    most: int | None = None,
+) -> tuple[list[np.ndarray], int]:
+    """The rows of batches: as many groups in each as take the fewest operations.
+
+    Args:
+      used_G: positions of each group.
+      parts: the groups of each batch, equally many.
+      multiple: of which the number of rows of a batch is one.
+      longest: positions that a row of several groups may have.
+      width: D of the model, by which attention is counted: in a row of T positions it
+        takes T / (6 D) of what the products of a layer take.
+      most: groups of a row at most, or None.
+
+    Returns:
+      The groups of each row of each batch, int64 [B, P], and T, the same for all.
+    """
+    size, costs, found = len(parts[0]), {}, {}
+    for each in range(1, 1 + min(size, most or size)):
+        if each > 1 and size % (each * multiple):
+            continue
+        orders = [part[rows(used_G[part], each)] for part in parts]
+        T = max(int(used_G[order_BP].sum(-1).max()) for order_BP in orders)
+        if each > 1 and longest < T:
+            continue
+        T = max(T, min(-(-T // ROW_MULTIPLE) * ROW_MULTIPLE, longest))
+        costs[each] = T * (1 + T / (6 * width)) / each
+        found[each] = orders, T
+    return found[min(costs, key=costs.get)]
+
+
 def used(batch: Responses) -> np.ndarray:
-    """Positions that each group takes of its row, int64 [G]; of rows of one group."""
+    """Positions that each group takes, int64 [G]; `batch` has one group a row."""
     return (batch.sequences.segment_ids[:, 0] != 0).sum(-1)
 
 
 def rows(used_G: np.ndarray, each: int) -> np.ndarray:
-    """The groups of each row, int64 [G / each, each], so that no row is much longer.
+    """The groups of each row, int64 [G / each, each]: rows are about equally long.
 
     The longest group that is left goes to the row with the fewest positions, of those
     that have room for one.
@@ -40,54 +77,14 @@ def rows(used_G: np.ndarray, each: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def length(used_G: np.ndarray, parts: Sequence[np.ndarray], longest: int) -> int:
-    """Positions that rows need, `longest` at most.
-
-    Args:
-      parts: batches of rows, as `rows` gives them.
-    """
-    most = max(int(used_G[order_BP].sum(-1).max()) for order_BP in parts)
-    return max(most, min(-(-most // ROW_MULTIPLE) * ROW_MULTIPLE, longest))
-
-
-def groups_per_row(
-    used_G: np.ndarray,
-    size: int,
-    *,
-    multiple: int,
-    longest: int,
-    width: int,
-    most: int | None = None,
-) -> int:
-    """P, the groups of a row with which a rollout takes the fewest operations.
-
-    Args:
-      used_G: positions of each group.
-      size: groups of a batch.
-      multiple: the number of rows of a batch is one of it.
-      longest: positions that a group may have, and also a row of several.
-      width: D of the model, by which attention is counted: in a row of T positions it
-        takes T / 6 D of what the products of a layer take.
-      most: groups of a row at most, or None.
-    """
-    costs = {}
-    for each in range(1, 1 + min(size, most or size)):
-        if each > 1 and size % (each * multiple):
-            continue
-        T = length(used_G, [rows(used_G, each)], longest)
-        if longest >= T:
-            costs[each] = T * (1 + T / (6 * width)) / each
-    return min(costs, key=costs.get)
-
-
 def packed(
     batch: Responses | Rollout, order_BP: np.ndarray, T: int
 ) -> Responses | Rollout:
-    """Rows [B, 1, T] of P groups each, of rows of one group; numpy arrays.
+    """Groups, each of which has a row of `batch`, in rows [B, 1, T] of P groups.
 
     Args:
-      batch: G groups in the shared layout; of a rollout its fields [G, ...] become
-        [B, P, ...].
+      batch: numpy arrays, in the shared layout, without log-probs of a reference; of a
+        rollout the fields [G, ...] become [B, P, ...].
       order_BP: the groups of each row.
       T: positions of a row, at least as many as its groups take.
     """

@@ -322,35 +322,36 @@ class Rollouts:
         Args:
           batch: of a rollout, as numpy arrays.
           parts: the groups of each batch, equally many.
-          multiple: the number of rows of a batch is one of it.
+          multiple: of which the number of rows of a batch is one.
         """
         responses = batch if isinstance(batch, Responses) else batch.responses
         if not self.shared:
             orders = [part[:, None] for part in parts]
             return orders, responses.sequences.inputs.shape[-1]
-        used_G = packing.used(responses)
-        longest = self._longest_row()
-        each = packing.groups_per_row(
-            used_G[np.concatenate(parts)],
-            len(parts[0]),
+        return packing.arranged(
+            packing.used(responses),
+            parts,
             multiple=multiple,
-            longest=longest,
+            longest=self._longest_row(),
             width=self.sampler.model.config.d_model,
             most=self.groups_per_row,
         )
-        orders = [part[packing.rows(used_G[part], each)] for part in parts]
-        return orders, packing.length(used_G, orders, longest)
 
     def in_rows(self, batch: Responses | Rollout, order_BP: np.ndarray, T: int):
-        """The batch of some groups; arguments and results as of `rows`."""
+        """The batch of the groups `order_BP`, in rows of T positions; see `rows`."""
         if self.shared:
             return packing.packed(batch, order_BP, T)
         return jax.tree.map(lambda x: x[order_BP[:, 0]], batch)
 
     def _longest_row(self) -> int:
-        """Positions of the responses to a prompt, all of them as long as may be."""
+        """Positions of a row at most: a prompt, and responses as long as may be."""
         K = 2 if self.pairs else self.settings.samples
-        return self.sampler.prompt_room - 1 + K * (self.sampler.room + 1)
+        # One more for each, where a critic also reads what comes after a response.
+        longest = self.sampler.prompt_room - 1 + K * (self.sampler.room + 1)
+        scaling = self.sampler.model.config.rope_scaling
+        if scaling is not None and scaling.by_length:  # refused in longer rows
+            longest = min(longest, scaling.original_length)
+        return longest
 
     def _in_parts(self, function, responses: Responses) -> dict[str, np.ndarray]:
         """`function(batch)` of minibatches, put together on the host."""
@@ -386,7 +387,9 @@ class Rollouts:
             gates.check_rise(first, mean, self._precision())
 
     def _precision(self) -> str:
-        return gates.precision(self.sampler.model.config.dtype, self.sampler.mesh)
+        platform = self.sampler.mesh.devices.flat[0].platform
+        dtype = self.sampler.model.config.dtype_on(platform)
+        return gates.precision(dtype, platform)
 
 
 def reward_figures(scored: rewards.Scored, drawn: drawing.Drawn) -> dict[str, float]:

@@ -92,7 +92,8 @@ class RolloutsConfig:
       evaluation_prompts: held-out prompts of an evaluation, one response to each.
       gate: the largest mean difference, in nats, between the log-probs of sampler and
         trainer; beyond it the run stops. None goes by the bits of the model's products,
-        and in float32 by the largest difference of a token too.
+        in float32 by the largest difference of a token too, and in later rollouts by
+        the mean of the first one.
 
     Losses of pairs read none of `advantage`, `denominator`, `kl` and `truncated`, so
     that to set one of them is an error.

@@ -37,8 +37,8 @@ class Pretraining(NamedTuple):
     batch_size: int
     coefficient: float
 
-    def batch(self, step: int, share: float, mesh, rules) -> Sequences:
-        """The rows of a step, in the units of the rollout's `share`.
+    def batch(self, step: int, share: float, mesh, rules) -> tuple[Sequences, int]:
+        """The rows of a step, in the units of the rollout's `share`, and their tokens.
 
         Divided by it their loss is `coefficient` times the mean over their tokens.
 
@@ -51,9 +51,9 @@ class Pretraining(NamedTuple):
         scale = self.coefficient * share / max(float(text.weights.sum()), 1.0)
         text = text.replace(weights=(scale * text.weights).astype(np.float32))
         local = sharding.local_rows(size, mesh, rules)
-        return sharding.put_batch(
-            jax.tree.map(lambda x: x[local], text), size, mesh, rules
-        )
+        rows = jax.tree.map(lambda x: x[local], text)
+        tokens = int((text.segment_ids != 0).sum())
+        return sharding.put_batch(rows, size, mesh, rules), tokens
 
 
 @dataclasses.dataclass
@@ -82,6 +82,8 @@ class Source:
     _first_gate: float | None = dataclasses.field(default=None, init=False)
     _number: int = dataclasses.field(default=-1, init=False)
     _batch: object = dataclasses.field(default=None, init=False)
+    _parts: list[np.ndarray] = dataclasses.field(default_factory=list, init=False)
+    _rows: tuple[list[np.ndarray], int] = dataclasses.field(default=None, init=False)
     _figures: dict = dataclasses.field(default_factory=dict, init=False)
     _tokens: dict = dataclasses.field(default_factory=dict, init=False)
 
@@ -102,7 +104,9 @@ class Source:
                     "updates; go on from a checkpoint between two rollouts"
                 )
             self._draw(number, state)
-        chosen, batch = self._minibatch(number, *divmod(update, settings.minibatches))
+        chosen = self._parts[update]
+        order_BP, T = self._rows[0][update], self._rows[1]
+        batch = self.rollouts.in_rows(self._batch, order_BP, T)
         share = 0.0
         if self.trunk or self.pretraining is not None:
             share = float(self._batch.share[chosen].sum())
@@ -118,25 +122,14 @@ class Source:
         mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
         rows = len(jax.tree.leaves(batch)[0])
         count = int((batch.sequences.segment_ids != 0).sum())
-        self._tokens = {step - 1: self._tokens.get(step - 1, 0), step: count}
         local = sharding.local_rows(rows, mesh, rules)
         batch = jax.tree.map(lambda x: x[local], batch)
         batch = sharding.put_batch(batch, rows, mesh, rules)
-        if self.pretraining is None:
-            return batch
-        text = self.pretraining.batch(step, share, mesh, rules)
-        return batch.replace(pretraining=text)
-
-    def _minibatch(self, number: int, epoch: int, part: int):
-        """The groups of a minibatch, and its batch of all processes' rows."""
-        rollouts, count = self.rollouts, self.rollouts.size
-        key = shuffle.key(self.seed, "minibatches", number, epoch)
-        order = shuffle.permute(np.arange(count), count, key)
-        parts = order.reshape(-1, rollouts.batch_size)
-        divisor = sharding.batch_divisor(rollouts.sampler.mesh, rollouts.sampler.rules)
-        multiple = divisor * rollouts.microbatches
-        orders, T = rollouts.rows(self._batch, parts, multiple)
-        return parts[part], rollouts.in_rows(self._batch, orders[part], T)
+        if self.pretraining is not None:
+            text, more = self.pretraining.batch(step, share, mesh, rules)
+            batch, count = batch.replace(pretraining=text), count + more
+        self._tokens = {step - 1: self._tokens.get(step - 1), step: count}
+        return batch
 
     def figures(self, step: int) -> dict[str, float]:
         """Those of the rollout, with its first update; else none."""
@@ -144,8 +137,8 @@ class Source:
         return {} if update else self._figures.get(number, {})
 
     def tokens(self, step: int) -> int:
-        """Positions of a batch that are no padding; of the last two that were made."""
-        return self._tokens.get(step, 0)
+        """Positions of a step's batch without padding; of the last two batches."""
+        return self._tokens[step]
 
     def models(self, state: TrainState) -> rollout.Models:
         """The parameters that the next rollout is drawn and measured with."""
@@ -178,4 +171,17 @@ class Source:
             number - 1: self._figures.get(number - 1, {}),
             number: {f"rollout/{name}": x for name, x in figures.items()},
         }
-        self._number, self._batch = number, batch
+        self._number, self._batch, self._parts = number, batch, self._order(number)
+        mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
+        multiple = sharding.batch_divisor(mesh, rules) * self.rollouts.microbatches
+        # Of all updates together, so that they are of one shape.
+        self._rows = self.rollouts.rows(batch, self._parts, multiple)
+
+    def _order(self, number: int) -> list[np.ndarray]:
+        """The groups of each update of a rollout."""
+        count, parts = self.rollouts.size, []
+        for epoch in range(self.rollouts.settings.epochs):
+            key = shuffle.key(self.seed, "minibatches", number, epoch)
+            order = shuffle.permute(np.arange(count), count, key)
+            parts += list(order.reshape(-1, self.rollouts.batch_size))
+        return parts

@@ -5,7 +5,7 @@ Every few tokens the host looks which rows are done. Where there are more prompt
 places, others begin in the places of those; else, once half of the rows are done, the
 others move into a batch of half the size. A row's tokens do not depend on any of it
 (see `sampling.loop`), and sizes are few, so that few programs are compiled: one for
-each half, down to `SMALLEST` rows, and in long rooms one for each double of `SLOTS`.
+each half, down to `SMALLEST` rows, and for each double of the first slots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ CHUNK = 4
 SMALLEST = 8
 
 # Slots of the cache for the tokens of responses at first, since attention reads all;
-# and on CPUs, whose memory is slow, where many rows would read much more than weights.
+# and on CPUs, whose memory is slow, where the caches of all rows would be more than
+# half as large as the weights.
 SLOTS = 128
 FEW_SLOTS = 16
 

@@ -9,4 +9,6 @@ from tests.rollouts import small
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict(small.ppo(pathlib.Path("."), start="set by a flag"))
+    # Rows of several prompts.
+    rows = dict(length=300, rollouts__max_tokens=100, data__share_prompt=True)
+    return ConfigDict(small.ppo(pathlib.Path("."), start="set by a flag", **rows))

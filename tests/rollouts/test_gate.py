@@ -75,20 +75,42 @@ def test_products_of_float32_may_have_fewer_bits(experiment):
             precise.gate(0 * off, off, action)
 
 
-def test_a_sampler_whose_weights_stay_behind_is_noticed(experiment, monkeypatch):
+def test_a_sampler_whose_weights_stay_behind_is_noticed(experiment):
     """In a later rollout, although the limit of the first one would let it pass."""
     run, state, frozen = experiment
-    rollouts = dataclasses.replace(
-        run.rollouts, settings=dataclasses.replace(run.rollouts.settings, gate=None)
-    )
-    means, gate = iter([1e-6, 9e-6, 4e-5]), type(rollouts).gate
-    fixed = lambda self, *values: gate(self, *values) | {"gate/mean": next(means)}
-    monkeypatch.setattr(type(rollouts), "gate", fixed)
+
+    class Behind(type(run.rollouts.sampler)):
+        def __call__(self, params, *arguments, **options):
+            return super().__call__(state.params, *arguments, **options)
+
+    rollouts = dataclasses.replace(run.rollouts, sampler=Behind(*run.rollouts.sampler))
+    moved = state.replace(params=jax.tree.map(lambda x: x * 1.00001, state.params))
     batches = source.Source(rollouts, frozen, 0)
     with sharding.use(run.mesh, run.rules):
         batches(0, state)
-        batches(1, state)  # above 5 x the first mean, and as low as rounding may be
-        with pytest.raises(errors.ConfigError, match=r"gate: .* first .*1e-06"):
-            batches(2, state)
+        with pytest.raises(errors.ConfigError, match=r"gate: .* in the first rollout"):
+            batches(1, moved)
+        # It is as far in a first one.
+        gap = source.Source(rollouts, frozen, 0)
+        gap(0, moved)
+        assert 1e-5 < gap.figures(0)["rollout/gate/mean"] < 1e-4
         own = dataclasses.replace(rollouts.settings, gate=1.0)
         dataclasses.replace(rollouts, settings=own).check_rise(1e-6, 4e-5)
+
+
+def test_differences_that_rounding_explains_may_rise(experiment):
+    rollouts = experiment[0].rollouts
+    rollouts.check_rise(1e-8, 9e-6)
+    rollouts.check_rise(9e-6, 4e-5)
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate: .* 4\.6e-05"):
+        rollouts.check_rise(9e-6, 4.6e-5)
+
+
+def test_automatic_dtypes_are_known_by_the_device(experiment):
+    """CPUs compute in float32 where dtype is "auto", and so have its limits."""
+    sampler = experiment[0].rollouts.sampler
+    config = dataclasses.replace(sampler.model.config, dtype="auto")
+    sampler = sampler._replace(model=sampler.model._replace(config=config))
+    rollouts = dataclasses.replace(experiment[0].rollouts, sampler=sampler)
+    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+        rollouts.check_rise(1e-6, 4e-5)

@@ -8,12 +8,13 @@ import pytest
 
 from alignjax import errors, train
 from alignjax.rollouts import layout, packing
-from tests import marks
+from tests.fixtures import marks
 from tests.rollouts import small
 
 PROMPTS = [[5, 0, 7], [0], [9, 9, 0, 8], [3, 3]]
 GROUPS = [[[0, 0], [4, 0, 3]], [[1], [0]], [[2, 0, 0, 0], [6, 0]], [[8], [8, 0]]]
 OPTIONS = dict(multiple=1, longest=1000, width=128)
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize("each", [1, 2, 4])
@@ -24,7 +25,7 @@ def test_every_group_stays_whole(each):
     assert used_G.tolist() == [2 + 5, 2, 3 + 6, 1 + 3]
     order_BP = packing.rows(used_G, each)
     assert sorted(order_BP.ravel()) == [0, 1, 2, 3]
-    T = packing.length(used_G, [order_BP], 30)
+    T = 3 + used_G[order_BP].sum(-1).max()
     batch = packing.packed(alone, order_BP, T)
     assert batch.sequences.inputs.shape == (4 // each, 1, T)
     for (b, p), g in np.ndenumerate(order_BP):
@@ -54,12 +55,19 @@ def test_rows_are_about_equally_long():
     assert used_G.max() - used_G.min() > 150
 
 
+def few(used_G, size=16, **options):
+    """P, of batches of `size` groups."""
+    parts = list(np.arange(len(used_G)).reshape(-1, size))
+    orders, T = packing.arranged(used_G, parts, **OPTIONS | options)
+    for part, order_BP in zip(parts, orders, strict=True):
+        assert sorted(order_BP.ravel()) == part.tolist()
+        assert used_G[order_BP].sum(-1).max() <= T
+    assert (OPTIONS | options)["longest"] >= T
+    return orders[0].shape[1]
+
+
 def test_groups_share_rows_where_that_takes_fewer_positions():
-    rng = np.random.default_rng(0)
-    few = lambda used_G, size=16, **options: packing.groups_per_row(
-        used_G, size, **OPTIONS | options
-    )
-    some = rng.integers(20, 200, 32)
+    some = np.random.default_rng(0).integers(20, 200, 32)
     assert few(some) > 1
     # Groups that are all as long as any fill their rows.
     assert few(np.full(32, 192)) == 1
@@ -73,14 +81,20 @@ def test_groups_share_rows_where_that_takes_fewer_positions():
     assert few(np.full(32, 16), most=2) == 2
     assert few(some, multiple=16) == 1
     assert few(some, multiple=8) == 2
-    assert few(some[:17], size=17) in (1, 17)
+
+
+def test_groups_share_rows_of_their_own_batch():
+    """Long ones that are in one batch have nobody to be balanced by."""
+    used_G = np.array([180, 180, 20, 20])
+    assert few(used_G, size=4, longest=201) == 2
+    assert few(used_G, size=2, longest=201) == 1
 
 
 def losses(folder, name, devices, **changes):
     """The metrics of the updates of one rollout."""
     fields = dict(
         steps=4,
-        mesh={"data": 1, "fsdp": devices, "tensor": 1},
+        mesh=ONE | {"fsdp": devices},
         data__share_prompt=True,
         optimizer__ema=None,
     )
@@ -117,12 +131,20 @@ def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
         return packed(batch, order_BP, T)
 
     monkeypatch.setattr(packing, "packed", spy)
-    alone = losses(tmp_path, "alone", 1, data__groups_per_row=1, **CASES[case])
-    assert shapes == {(8, 1)}
+    fields = dict(
+        length=300,
+        rollouts__max_tokens=100,
+        evaluation__every=4,
+        rollouts__evaluation_prompts=5,
+        **CASES[case],
+    )
+    alone = losses(tmp_path, "alone", 1, data__groups_per_row=1, **fields)
+    assert {P for _, P in shapes} == {1}
     shapes.clear()
-    monkeypatch.setattr(packing, "groups_per_row", lambda *_, **options: 2)
-    together = losses(tmp_path, "together", 2, microbatches=2, **CASES[case])
-    assert shapes == {(4, 2)}
+    together = losses(tmp_path, "together", 2, microbatches=2, **fields)
+    groups = {B * P: P for B, P in shapes}
+    assert groups[8] == 2  # of an update, whose rows two devices and two parts share
+    assert groups[6] == 3  # of 5 prompts that are evaluated, and one of them again
     for row, expected in zip(together, alone, strict=True):
         for name in row.keys() - TIMES:
             assert row[name] == pytest.approx(expected[name], abs=2e-5), name

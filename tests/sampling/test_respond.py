@@ -72,7 +72,7 @@ def by_itself(model, params, prompt, key, filters):
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 128), (64, 16)])
 def test_slots_follow_what_attention_reads(rows, columns, monkeypatch):
-    """On CPUs few at first where caches of many rows are larger than the weights."""
+    """On CPUs few at first where the caches are more than half as large as weights."""
     model, params = subject.nano(max_length=300, d_ff=4096)
     given, start = [], batches._start
     spy = lambda *arguments: given.append(arguments[-1]) or start(*arguments)
