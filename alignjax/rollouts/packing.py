@@ -42,7 +42,7 @@ def arranged(
     Returns:
       The groups of each row of each batch, int64 [B, P], and T, the same for all.
     """
-    size, costs, found = len(parts[0]), {}, {}
+    size, costs, arrangements = len(parts[0]), {}, {}
     for each in range(1, 1 + min(size, most or size)):
         if each > 1 and size % (each * multiple):
             continue
@@ -52,8 +52,8 @@ def arranged(
             continue
         T = max(T, min(-(-T // ROW_MULTIPLE) * ROW_MULTIPLE, longest))
         costs[each] = T * (1 + T / (6 * width)) / each
-        found[each] = orders, T
-    return found[min(costs, key=costs.get)]
+        arrangements[each] = orders, T
+    return arrangements[min(costs, key=costs.get)]
 
 
 def used(batch: Responses) -> np.ndarray:
