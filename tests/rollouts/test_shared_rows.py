@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups that share rows: the same tokens, log-probs and losses with less padding."""
 
+import functools
 import json
 
 import numpy as np
@@ -133,6 +134,12 @@ def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
         return packed(batch, order_BP, T)
 
     monkeypatch.setattr(packing, "packed", spy)
+    if (
+        case == "pairs"
+    ):  # as if attention, which takes most of so small a model, took none
+        wide = functools.partial(packing.arranged, width=10_000)
+        of = lambda *inputs, width, **options: wide(*inputs, **options)
+        monkeypatch.setattr(packing, "arranged", of)
     room = dict(length=300, rollouts__max_tokens=100)
     evaluations = dict(evaluation__every=4, rollouts__evaluation_prompts=5)
     fields = room | evaluations | CASES[case]
