@@ -17,6 +17,7 @@ import numpy as np
 from alignjax.types import Responses, Rollout
 
 ROW_MULTIPLE = 64  # tokens; of rows, so that programs are few
+CLOSE = 1.15  # times the fewest operations
 
 
 def arranged(
@@ -28,7 +29,10 @@ def arranged(
     width: int,
     most: int | None = None,
 ) -> tuple[list[np.ndarray], int]:
-    """The rows of batches: as many groups in each as take the fewest operations.
+    """The rows of batches: as many groups in each as take about the fewest operations.
+
+    Of nearly equal choices it is the one with fewer groups, so that rollouts differ
+    less in it, and programs are few.
 
     Args:
       used_G: positions of each group.
@@ -53,7 +57,8 @@ def arranged(
         T = max(T, min(-(-T // ROW_MULTIPLE) * ROW_MULTIPLE, longest))
         costs[each] = T * (1 + T / (6 * width)) / each
         arrangements[each] = orders, T
-    return arrangements[min(costs, key=costs.get)]
+    enough = CLOSE * min(costs.values())
+    return arrangements[min(each for each, cost in costs.items() if cost <= enough)]
 
 
 def used(batch: Responses) -> np.ndarray:
