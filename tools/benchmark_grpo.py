@@ -51,6 +51,7 @@ def section(args, cache: str) -> dict:
     c.data.sources.prompts = dict(kind="world", preset="nano", split="prompts")
     c.data.long_documents = "skip"
     c.data.share_prompt = not args.padded
+    c.data.groups_per_row = args.groups_per_row
     c.rollouts.rewards.length = dict(kind="length", per_token=-PER_TOKEN, weight=1.0)
     c.rollouts.samples, c.rollouts.max_tokens = args.samples, args.tokens
     c.rollouts.advantage.name = "grpo"
@@ -118,6 +119,7 @@ def main() -> None:
     add("--tokens", type=int, default=48, help="of a response at most (%(default)s)")
     add("--steps", type=int, default=5, help="%(default)s")
     add("--padded", action="store_true", help="a row for each response, as TRL has it")
+    add("--groups_per_row", type=int, help="prompts of a row at most")
     add("--threads", type=int, default=1, help="torch's (%(default)s)")
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()

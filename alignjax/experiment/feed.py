@@ -114,6 +114,7 @@ def _online(run: Experiment, frozen: Frozen, start: int, *, log, beat) -> Feed:
 
     # As many as if all responses were as long as may be: `tokens` never runs backwards.
     most = c.batch_size * run.rollouts.example().sequences.inputs.size
+    most += 0 if c.ptx is None else c.ptx.batch_size * c.length
     hooks = []
     if run.evaluations is not None:
         call = Evaluation(run.evaluations, batches, beat)

@@ -120,11 +120,10 @@ class Source:
             figures = {"value_scale": np.full(len(batch.share), scale, np.float32)}
             batch = batch.replace(figures=batch.figures | figures)
         mesh, rules = self.rollouts.sampler.mesh, self.rollouts.sampler.rules
-        rows = len(jax.tree.leaves(batch)[0])
         count = int((batch.sequences.segment_ids != 0).sum())
-        local = sharding.local_rows(rows, mesh, rules)
+        local = sharding.local_rows(len(order_BP), mesh, rules)
         batch = jax.tree.map(lambda x: x[local], batch)
-        batch = sharding.put_batch(batch, rows, mesh, rules)
+        batch = sharding.put_batch(batch, len(order_BP), mesh, rules)
         if self.pretraining is not None:
             text, more = self.pretraining.batch(step, share, mesh, rules)
             batch, count = batch.replace(pretraining=text), count + more

@@ -134,9 +134,8 @@ def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
         return packed(batch, order_BP, T)
 
     monkeypatch.setattr(packing, "packed", spy)
-    if (
-        case == "pairs"
-    ):  # as if attention, which takes most of so small a model, took none
+    if case == "pairs":
+        # As if attention took no time, which in so small a model takes most of it.
         wide = functools.partial(packing.arranged, width=10_000)
         of = lambda *inputs, width, **options: wide(*inputs, **options)
         monkeypatch.setattr(packing, "arranged", of)
