@@ -107,12 +107,7 @@ def test_a_step_of_grpo_is_drawn_and_learned(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_grpo, "RATE", 1e-2)
     run = pathlib.Path(__file__).parents[2] / make_golden_runs.FOLDER / "sft"
     args = argparse.Namespace(
-        run=str(run),
-        prompts=8,
-        samples=2,
-        tokens=8,
-        padded=False,
-        groups_per_row=None,
+        run=str(run), prompts=8, samples=2, tokens=8, padded=False, groups_per_row=None
     )
     side = benchmark_grpo.Step(build.build(benchmark_grpo.section(args, str(tmp_path))))
     before = np.asarray(side.state.params["embed"])
