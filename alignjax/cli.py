@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -39,6 +40,8 @@ COMMANDS = {
     "profile": ("plan.profile", "where the time of a step went, from a trace"),
     "precompute": ("experiment.precompute", "store the reference log-probs"),
 }
+VIRTUAL = "xla_force_host_platform_device_count"
+SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 USAGE = """usage: alignjax COMMAND [OPTION ...]
 
 {}
@@ -155,6 +158,7 @@ def exit_code(body: Callable[[], int | None]) -> int:
     """The exit code of `body`; errors that are not the user's to mend are raised."""
     if signal.getsignal(signal.SIGINT) is alignjax.interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    order_collectives()
     try:
         return body() or errors.DONE
     except errors.AlignError as error:
@@ -171,6 +175,20 @@ def exit_code(body: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return errors.INTERRUPTED
+
+
+def order_collectives() -> None:
+    """Lets the virtual devices of a CPU do one collective after the other.
+
+    Those that do not depend on each other, as of a policy and its critic, jaxlib 0.11
+    and 0.12 begin together; with fewer cores than devices they wait for ever.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_virtual = VIRTUAL in flags or "JAX_NUM_CPU_DEVICES" in os.environ
+    # Another compiler may not know the flag, and ends the process then.
+    known = importlib.metadata.version("jaxlib").startswith(("0.11.", "0.12."))
+    if is_virtual and known and SCHEDULER not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
 
 
 def _backend_refusal(error: RuntimeError | AssertionError) -> str:

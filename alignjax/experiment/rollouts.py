@@ -215,7 +215,7 @@ def train_step(
         critic_step = step.make_train_step(
             own.objective, own.optimizer, microbatches=c.microbatches
         )
-    sequences = c.batch_size * s.minibatches * s.samples
+    responses = c.batch_size * s.minibatches * s.samples
 
     warm_updates = 0 if c.critic is None else c.critic.warmup_rollouts * s.updates
 
@@ -234,7 +234,7 @@ def train_step(
             new = kl.adapted(
                 old,
                 batch.figures["kl"][0],
-                sequences,
+                responses,
                 target=penalty.target,
                 horizon=penalty.horizon,
             )

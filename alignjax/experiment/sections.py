@@ -299,7 +299,8 @@ class Config:
 
     Attributes:
       steps: updates; schedules are stretched over them.
-      batch_size: rows of a step, on all devices together.
+      batch_size: rows of a step, on all devices together; with `rollouts` its prompts,
+        each of which has `rollouts.samples` responses.
       length: T, tokens of a row.
       trainable: a pattern of the paths of parameters that are trained.
       seed: of the parameters, of dropout and of the order of the data.

@@ -115,11 +115,15 @@ def token_rewards(score_GK, action_GKT, k1_GKT=None, coefficient=0.0) -> jax.Arr
     """Rewards of tokens: the score at the last action, less coefficient times k1.
 
     Args:
-      score_GK: the reward of each response; NaN where there is none.
-      action_GKT: bool.
-      k1_GKT: log(policy / reference) of each token under the policy that drew it, where
-        the KL is part of the reward.
+      score_GK: the weighted sum of the rewards of each response; NaN where there is
+        none.
+      action_GKT: bool, the sampled tokens.
+      k1_GKT: float32, log(policy / reference) of each token, in nats, under the policy
+        that drew it, where the KL is part of the reward.
       coefficient: of the KL, beta.
+
+    Returns:
+      float32 [G, K, T], 0 at tokens that are no actions.
     """
     later_GKT = jnp.cumsum(action_GKT[..., ::-1], axis=-1)[..., ::-1]
     last_GKT = action_GKT & (later_GKT == 1)

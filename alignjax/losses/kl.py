@@ -107,21 +107,22 @@ def exact(now: Now, then: Then) -> jax.Array:
 
 
 def adapted(
-    coefficient, kl, sequences, *, target: Positive = 6.0, horizon: Positive = 10_000.0
+    coefficient, kl, responses, *, target: Positive = 6.0, horizon: Positive = 10_000.0
 ):
-    """The next coefficient, arXiv:1909.08593 section 2.2.
+    """The next coefficient, float32, arXiv:1909.08593 section 2.2.
 
-    coefficient (1 + clip(kl/target - 1, -0.2, 0.2) sequences/horizon).
+    coefficient (1 + clip(kl/target - 1, -0.2, 0.2) responses/horizon); the paper has a
+    gain of 0.1 where its authors' code has responses/horizon, as here.
 
     Args:
       coefficient: the present one, float32.
-      kl: the mean over the rollout's sequences of the sum over tokens of k1.
-      sequences: how many the rollout had.
+      kl: the mean over the rollout's responses of the sum over tokens of k1, in nats.
+      responses: how many the rollout had.
       target: nats that the controller holds the KL at.
-      horizon: sequences in which it moves the coefficient by a fifth.
+      horizon: responses in which it moves the coefficient by a fifth.
     """
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
-    return coefficient * (1.0 + error * sequences / horizon)
+    return coefficient * (1.0 + error * responses / horizon)
 
 
 def _log_ratio(now: Now, then: Then):

@@ -13,6 +13,10 @@ def make(
 ) -> rewards.Reward:
     """`(score - mean) / std` of the reward model of a run.
 
+    With several heads the score is their mean; an empty response has none. A checkpoint
+    of a policy is of this step and these parameters, so that the policy does not go on
+    with others where the reward model has trained on.
+
     Args:
       run: its directory, or a Hugging Face folder.
       step: which of its checkpoints; None is the newest.
@@ -20,7 +24,8 @@ def make(
         coefficient means the same whatever the scale of the scores is.
 
     Raises:
-      ConfigError: no such run, or one that is no reward model.
+      ConfigError: no such run, one that is no reward model, or a `std` that is not
+        above 0.
     """
     if std <= 0:
         raise errors.ConfigError(f"std: {std} is not positive")
@@ -42,4 +47,5 @@ def make(
                 scores[i] = rewards.Score((score.reward - mean) / std)
         return scores
 
+    reward.provenance = {"step": opened.step, "digest": opened.digest()}
     return reward

@@ -96,7 +96,7 @@ class Sampler(NamedTuple):
                 draw,
                 self.room,
                 samples=samples,
-                slots=self.rows,
+                at_once=self.rows,
                 look=look,
             )
         parts = lambda x_BR: [

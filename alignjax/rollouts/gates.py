@@ -54,8 +54,9 @@ def check(
         raise errors.ConfigError(
             f"rollouts.gate: the log-probs of the sampled tokens differ by "
             f"{size:.3g} nats {where} between sampler and trainer, more than {most:g}; "
-            "the sampler has other weights, another temperature or a coarser cache. "
-            "Set rollouts.gate only if you know which"
+            "the sampler may have other weights, another temperature or a coarser "
+            "cache. Mend that; or, where you know the cause, set rollouts.gate to the "
+            "largest mean that you accept, and objective.correction"
         )
     return {
         "gate/mean": float(gap.mean()),
@@ -75,6 +76,7 @@ def check_rise(first: float, mean: float, precision: str) -> None:
         raise errors.ConfigError(
             f"rollouts.gate: the log-probs of the sampled tokens differ by {mean:.3g} "
             f"nats on average between sampler and trainer, more than {most:.3g}, and "
-            f"in the first rollout by {first:.3g}; the sampler no longer has the "
-            "trainer's weights. Set rollouts.gate only if you know why"
+            f"in the first rollout by {first:.3g}; the sampler may no longer have the "
+            "trainer's weights. Look at rollout/gate/mean in metrics.jsonl; where you "
+            "know the cause, set rollouts.gate to the largest mean that you accept"
         )

@@ -270,12 +270,12 @@ class Rollouts:
             host(weights.share),
             {"kl": np.full(size, kl, np.float32)},
         )
-        weight_GK = np.asarray(learned.weight)
-        flat_GK = np.where(weight_GK > 0, np.asarray(learned.advantage[..., 0]), 0.0)
-        figures["without_signal"] = float((flat_GK == 0).all(1).mean())
         figures["kl/k1"] = kl
+        if K > 1:
+            differ_G = advantages.informative(score_GK, np.isfinite(score_GK))
+            figures["tied"] = float(1 - np.mean(differ_G))
         if learned.returns is not None:
-            counts_GKT = action_GKT & (weight_GK > 0)[..., None]
+            counts_GKT = action_GKT & (np.asarray(learned.weight) > 0)[..., None]
             figures["explained"] = _explained(
                 host(learned.returns)[counts_GKT], host(value_GKT)[counts_GKT]
             )

@@ -81,11 +81,12 @@ class RolloutsConfig:
         module:function; "rloo" where it is empty.
       denominator: likewise of `losses.denominators`; "sequence_sum" where it is empty.
       kl: of policy and reference; see `KL`.
-      truncated: what a response that its room cut off is: "terminal", whole all the
-        same; "bootstrap", with the critic's value after it; "masked", not learned.
-      redraws: dynamic sampling, arXiv:2503.14476: how often at most as many prompts
-        again are drawn, until those of a rollout have responses that differ in their
-        reward. Prompts without such responses weigh nothing.
+      truncated: how a response counts that has `max_tokens` and did not end:
+        "terminal", as if it had ended there; "bootstrap", with the critic's value
+        after it; "masked", not learned.
+      redraws: dynamic sampling, arXiv:2503.14476: how often the same number of prompts
+        is drawn again at most, until as many as a rollout has have responses that
+        differ in their reward. Other prompts weigh nothing.
       outcome: the name of the reward by which they must differ, such as the result of a
         task before penalties for length; None is the sum of all.
       rows: responses that are drawn at one time; None is all of a rollout.

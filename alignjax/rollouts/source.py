@@ -163,7 +163,8 @@ class Source:
         if self._first_gate is None:
             self._first_gate = figures["gate/mean"]
         self.rollouts.check_rise(self._first_gate, figures["gate/mean"])
-        figures["kl/coefficient"] = coefficient
+        if not self.rollouts.pairs:  # their losses have no penalty
+            figures["kl/coefficient"] = coefficient
         figures["seconds"] = time.perf_counter() - start
         # The step before is reported when the next rollout is there already.
         self._figures = {

@@ -43,7 +43,7 @@ def respond(
     max_tokens: int,
     *,
     samples: int = 1,
-    slots: int | None = None,
+    at_once: int | None = None,
     look: Callable[[loop.Responses], None] = lambda responses: None,
 ) -> loop.Responses:
     """Continues every prompt by up to `max_tokens` tokens; no text is decoded.
@@ -58,8 +58,8 @@ def respond(
         follow each other, and it is read once for all of them.
       max_tokens: tokens of a response at most, R.
       samples: responses to each prompt.
-      slots: responses that are drawn at one time, about; the others begin as these end.
-        The default is all of them.
+      at_once: responses that are drawn at one time, about; the others begin as these
+        end. The default is all of them.
       look: called with the responses so far, every few tokens and at the end.
 
     Returns:
@@ -68,16 +68,16 @@ def respond(
     Raises:
       ConfigError: values that do not fit, all of them at once, before the first token.
     """
-    _check(model, prompts_GP, mask_GP, draw, max_tokens, samples, slots)
+    _check(model, prompts_GP, mask_GP, draw, max_tokens, samples, at_once)
     arguments = (model, whole(model, params), prompts_GP, mask_GP, draw, max_tokens)
-    for responses in chunks(*arguments, samples=samples, slots=slots):
+    for responses in chunks(*arguments, samples=samples, at_once=at_once):
         look(responses)
     return responses
 
 
-def _check(model, prompts_GP, mask_GP, draw, max_tokens, samples, slots) -> None:
+def _check(model, prompts_GP, mask_GP, draw, max_tokens, samples, at_once) -> None:
     sizes = dict(max_tokens=max_tokens, samples=samples)
-    sizes |= {} if slots is None else dict(slots=slots)
+    sizes |= {} if at_once is None else dict(at_once=at_once)
     problems = [
         f"{name}: {value!r} is not a whole number from 1 up"
         for name, value in sizes.items()
@@ -113,7 +113,7 @@ def chunks(
     *,
     room: int | None = None,
     samples: int = 1,
-    slots: int | None = None,
+    at_once: int | None = None,
     chunk: int | None = None,
     ended_N: np.ndarray | None = None,
 ) -> Iterator[loop.Responses]:
@@ -131,10 +131,10 @@ def chunks(
     room = max_tokens if room is None else room
     chunk = CHUNK if chunk is None else chunk
     work = _Work(model, prompts_GP, mask_GP, draw, max_tokens, room, samples, ended_N)
-    if slots is None or slots >= work.count:
+    if at_once is None or at_once >= work.count:
         batch = _all(work, params)
     else:
-        batch = _first(work, params, slots)
+        batch = _first(work, params, at_once)
     while True:
         batch = _pack(work, _refill(work, params, batch), chunk)
         until = np.minimum(work.responses.length_B[batch.rows] + chunk, max_tokens)
@@ -237,12 +237,12 @@ def _slots(work: _Work, params) -> int:
     return FEW_SLOTS if nbytes(cache) > nbytes(params) / 2 else SLOTS
 
 
-def _first(work: _Work, params, slots: int) -> _Batch:
+def _first(work: _Work, params, at_once: int) -> _Batch:
     """The first prompts in as many places as there are.
 
     All begin in parts of one size, so that no row is computed otherwise than others.
     """
-    places = _multiple(-(-slots // work.samples))
+    places = _multiple(-(-at_once // work.samples))
     fill = _multiple(max(1, places // 4))
     state, rows = work.begin(params, fill, work.room)
     size = max(places, fill) * work.samples

@@ -5,8 +5,10 @@ tools/real_model.sh
 alignjax train --config=configs/rl/gsm8k.py --workdir=runs/gsm8k \
     --config.init.run=runs/smollm2 --config.data.sources.gsm8k.path=gsm8k.jsonl
 
-The file has GSM8K's rows, `{"question", "answer"}`, a line each; any chat model is a
-start. On a GPU, where model.dtype = "auto" computes in bfloat16, in minutes, with more:
+The file has the rows of GSM8K (`grade_school_math/data/train.jsonl` of
+github.com/openai/grade-school-math), `{"question", "answer"}`, a line each; any chat
+model is a start. On a GPU, where model.dtype = "auto" computes in bfloat16, in minutes,
+with more:
 `--config.steps=200 --config.batch_size=32 --config.length=768
 --config.rollouts.samples=8 --config.rollouts.max_tokens=320
 --config.rollouts.denominator.length=320 --config.optimizer.learning_rate=3e-6`.

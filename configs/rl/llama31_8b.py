@@ -15,7 +15,8 @@ alignjax plan --config=configs/rl/llama31_8b.py --topology=v5p:32 \
 (jax 0.11.2, libtpu 0.0.48): an update of 512 responses fits into the 95 GiB of each
 chip and should take 6.9 s, at an MFU of 24 %; drawing them comes on top.
 
-Hardware: v5p-64 or larger. Time: as planned. Result: not yet run.
+Hardware: v5p-64 or larger (32 chips, of two cores each). Time: as planned.
+Result: not yet run.
 """
 
 from configs.rl import gsm8k

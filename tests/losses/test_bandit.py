@@ -134,6 +134,24 @@ def test_every_advantage_reaches_its_optimum(name, optimum):
     np.testing.assert_allclose(descend(name), optimum, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    "name", ["batch_std", "reinforce_pp", "reinforce_pp_baseline", "gae_whitened"]
+)
+def test_one_spread_of_reward_and_kl_keeps_the_optimum(name):
+    """With the KL in the reward both are divided: the exact gradient but for size."""
+    shares = (np.arange(200_000) + 0.5) / 200_000
+    p = np.exp(jax.nn.log_softmax(THETA))
+    drawn = np.searchsorted(np.cumsum(p), shares)[None].clip(0, 2)
+    outcome = outcome_of(drawn, THETA, BETA, value=np.full((*drawn.shape, 1), 0.1))
+    learned = ADVANTAGES[name](outcome).advantage
+    total = lambda theta: -loss_of(POLICY["reinforce"], theta, drawn, learned)[0].mean()
+    gradient = np.asarray(jax.grad(total)(jnp.asarray(THETA)))
+    exact = np.asarray(jax.grad(objective)(jnp.asarray(THETA)))
+    size = np.linalg.norm(exact) / np.linalg.norm(gradient)
+    np.testing.assert_allclose(size * gradient, exact, atol=1e-3)
+    assert abs(size - 1) > 0.05
+
+
 def test_the_optima_are_tilts_of_the_reference():
     p = np.array(BY_SPREAD)
     sigma = np.sqrt(p @ REWARD**2 - (p @ REWARD) ** 2)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from alignjax import analysis, errors, rewards, world
+from alignjax.experiment import build as experiment_of
 from alignjax.world import examples
 from tests.rollouts import small
 
@@ -100,8 +101,18 @@ def test_a_reward_model_scores_as_its_run_does():
     turns = (("user", "what is two plus two?"),)
     answers = [answer("four.", turns=turns), answer(" ", turns=turns)]
     score = analysis.open_run(path).score([list(turns)], ["four."])[0].reward
-    first, empty = values(build(kind="run", run=path, mean=0.5, std=2.0), *answers)
+    named = build(kind="run", run=path, mean=0.5, std=2.0)
+    first, empty = values(named, *answers)
     assert first == pytest.approx((score - 0.5) / 2) and empty is None
+
+
+def test_a_policy_is_of_the_parameters_of_its_reward_model(tmp_path):
+    """Its run may train on: the policy does not go on with the newer checkpoint."""
+    section = dict(kind="run", run=str(small.RUNS / "reward_model"), weight=1.0)
+    opened = analysis.open_run(section["run"]).at()
+    expected = {"rm": {"step": opened.step, "digest": opened.digest()}}
+    config = small.section(tmp_path, rollouts__rewards={"rm": section})
+    assert experiment_of.build(config).identity["rewards"] == expected
 
 
 @pytest.mark.parametrize(

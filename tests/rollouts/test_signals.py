@@ -51,7 +51,7 @@ def test_unscored_responses_count_nothing(experiment):
     assert (batch.share[:, 0] == 0).all() and (batch.share[:, 1:] == 1).all()
     assert (batch.then.advantage[:, 0] == 0).all()
     batch, figures, _ = small.make(experiment, small.with_rewards(experiment, one))
-    assert figures["unscored"] == 0.75 and figures["without_signal"] == 1
+    assert figures["unscored"] == 0.75 and figures["tied"] == 1
     assert (batch.share == 0).all() and (batch.token == 0).all()
 
 
@@ -146,7 +146,7 @@ def test_prompts_without_a_signal_are_drawn_again(experiment):
     expected = [*range(first + 4, first + 8), *range(first + 12, first + 16)]
     assert batch.responses.index[:, 0].tolist() == expected
     assert figures["prompts"] == 16 and lines == [] and (batch.share == 1).all()
-    assert figures["without_signal"] == 0
+    assert figures["tied"] == 0
 
 
 def test_drawing_again_has_a_bound(experiment):

@@ -92,7 +92,7 @@ def test_every_row_is_as_if_alone(case, small):
     tokens, mask = prompts()
     keys = jax.random.split(jax.random.key(1), 12)
     arguments = (model, params, tokens, mask, drawn_by(keys, filters), ROOM)
-    refilled = sampling.respond(*arguments, samples=2, slots=8)
+    refilled = sampling.respond(*arguments, samples=2, at_once=8)
     packed = sampling.respond(*arguments, samples=2)
     for rows in (refilled, packed):
         assert rows.length_B[10:].tolist() == [0, 0] and rows.done_B[10:].all()
@@ -116,7 +116,7 @@ def test_neighbours_and_order_change_no_bit(small):
     order = np.random.default_rng(1).permutation(10)
     draw = lambda keys: drawn_by(keys, dict(top_p=0.9), STOPS & False)
     run = lambda some: sampling.respond(
-        model, params, tokens[some], mask[some], draw(keys[some]), ROOM, slots=4
+        model, params, tokens[some], mask[some], draw(keys[some]), ROOM, at_once=4
     )
     straight, shuffled = run(np.arange(10)), run(order)
     for a, b in zip(straight, shuffled, strict=True):
@@ -144,7 +144,7 @@ def test_layers_that_are_apart_change_no_bit(slots, small, monkeypatch):
     shape = subject.SHAPE | dict(kv_heads=2, window=5)
     params = subject.nano(kv_heads=2, window=5)[1]
     run = lambda model: sampling.respond(
-        model, params, tokens, mask, draw, ROOM, samples=2, slots=slots
+        model, params, tokens, mask, draw, ROOM, samples=2, at_once=slots
     )
     apart, init = run(models.build(shape, subject.ROWS)), kv_cache.init
     monkeypatch.setattr(kv_cache, "init", lambda *sizes, apart: init(*sizes))
@@ -179,7 +179,7 @@ def test_all_rows_end_at_once(small):
     keys = jax.random.split(jax.random.key(5), 6)
     every = np.ones(subject.ROWS, bool)
     draw = drawn_by(keys, {}, every)
-    rows = sampling.respond(model, params, tokens, mask, draw, ROOM, slots=4)
+    rows = sampling.respond(model, params, tokens, mask, draw, ROOM, at_once=4)
     assert rows.length_B.tolist() == [1] * 5 + [0] and rows.done_B.all()
 
 
@@ -198,7 +198,7 @@ def test_nothing_of_a_predecessor_is_left(small):
 
 @pytest.mark.parametrize("field, changed", [
     ("prompts[1]", dict(max_tokens=93)), ("max_tokens", dict(max_tokens=0)),
-    ("samples", dict(samples=0)), ("slots", dict(slots=0)),
+    ("samples", dict(samples=0)), ("at_once", dict(at_once=0)),
     ("draw.keys_B", dict(samples=2)),
 ])  # fmt: skip
 def test_refusals(field, changed):
@@ -218,7 +218,7 @@ def test_few_programs(small):
     before = batches._advance._cache_size()
     for seed in range(3):  # rows end in other orders
         draw = drawn_by(jax.random.split(jax.random.key(seed), 6), {})
-        sampling.respond(model, params, tokens, mask, draw, ROOM, slots=4)
+        sampling.respond(model, params, tokens, mask, draw, ROOM, at_once=4)
     assert batches._advance._cache_size() <= before + 2  # 4 rows and 2
 
 
