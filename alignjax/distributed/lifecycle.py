@@ -41,6 +41,7 @@ class Interruption:
         self._signal = None
         self._handlers = {}  # to be restored
         self._distributed = False
+        self._reached = False  # the step at which all processes stop
 
     def __enter__(self) -> Interruption:
         self._distributed = jax.distributed.is_initialized()
@@ -56,13 +57,16 @@ class Interruption:
         self._handlers = {}
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after `step`; True at the same step on all processes.
+        """Whether to stop after `step`; True from the same step on, on all processes.
 
-        Every process calls this once after every step. The step is a few after the
-        signal, so that all can reach it.
+        Every process calls this once after every step. The first such step is a few
+        after the signal, so that all can reach it.
         """
         if jax.distributed.is_initialized():
-            return multihost_utils.reached_preemption_sync_point(step)
+            # JAX says so at that step alone, after which a rollout may have more.
+            reached = multihost_utils.reached_preemption_sync_point
+            self._reached = self._reached or reached(step)
+            return self._reached
         return self._signal is not None
 
     @property

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 
 from alignjax import errors
 from alignjax.distributed import lifecycle
@@ -26,7 +28,8 @@ with lifecycle.Interruption() as stop:
         time.sleep(0.01)
         if step == 5:
             print("running", flush=True)
-        if stop.requested(step):
+        # As `train`, where a run stops between rollouts of four updates alone.
+        if stop.requested(step) and (step + 1) % 4 == 0:
             time.sleep(float(os.environ.get("SAVE_SECONDS", 0)))
             print(f"saved {step}", flush=True)
             break
@@ -103,6 +106,22 @@ def test_all_processes_stop_at_the_same_step(count, number):
     codes = [child.returncode for child in children]
     signalled = {signal.SIGTERM: errors.PREEMPTED, signal.SIGINT: errors.INTERRUPTED}
     assert codes == [errors.PREEMPTED] * (count - 1) + [signalled[number]]
+
+
+def test_a_preemption_is_remembered(monkeypatch):
+    """JAX says so at one step, which may be within a rollout; then no longer."""
+    asked = []
+
+    def reached(step):
+        asked.append(step)
+        return step == 5
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    with lifecycle.Interruption() as stop:
+        assert [i for i in range(12) if stop.requested(i)] == list(range(5, 12))
+        assert stop.exit_code == errors.PREEMPTED
+    assert asked[:6] == list(range(6))  # by every process at every step up to there
 
 
 def test_handlers_are_put_back():
