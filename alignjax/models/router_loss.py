@@ -68,7 +68,9 @@ def wrap(
             return x_BTD
 
         options = {} if statistic is None else {"statistic": statistic}
-        objective = make(model._replace(hidden=hidden))
+        # Objectives try their losses on numbers, which has to work in a trace too.
+        with jax.ensure_compile_time_eval():
+            objective = make(model._replace(hidden=hidden))
         mean, metrics = objective.loss(params, frozen, batch, key, train, **options)
         return mean, metrics, routings[0]
 
@@ -82,7 +84,7 @@ def wrap(
     def observe(params, frozen, batch, key, train):
         # Of the loss only the weight is used: the compiler drops all but the trunk.
         mean, _, routing = run(params, frozen, batch, key, train)
-        B = len(batch.weights)
+        B = len(getattr(batch, "sequences", batch).inputs)
         rows = lambda x: x.reshape(B, -1, *x.shape[1:]).sum(1)
         weight_B = jnp.full(B, mean.weight / B)
         load = {"load": (rows(routing.chosen), rows(routing.tokens), weight_B)}
