@@ -29,24 +29,25 @@ def map_with_name(function: Callable[[str, Any], Any], tree):
     )
 
 
-def matches(pattern: str, tree) -> dict[str, bool]:
+def matches(pattern: str, tree, *, some: bool = True) -> dict[str, bool]:
     """`{path: whether the whole of it matches}`.
 
     Raises:
-      ValueError: the pattern matches nothing, which is nearly always a misspelling.
+      ValueError: the pattern matches nothing, which is nearly always a misspelling, and
+        `some` says that it has to match something.
     """
     regex = re.compile(pattern)
     matched = {name: regex.fullmatch(name) is not None for name in named_leaves(tree)}
-    if not any(matched.values()):
+    if some and not any(matched.values()):
         raise ValueError(
             f"pattern {pattern!r} matches no parameter; there are: {', '.join(matched)}"
         )
     return matched
 
 
-def mask(pattern: str, tree):
+def mask(pattern: str, tree, *, some: bool = True):
     """A tree of bools, True where the path matches the whole of `pattern`."""
-    matched = matches(pattern, tree)
+    matched = matches(pattern, tree, some=some)
     return map_with_name(lambda name, _: matched[name], tree)
 
 

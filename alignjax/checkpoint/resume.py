@@ -32,6 +32,7 @@ LOGS = (".log", ".out", ".err")
 MAY_DIFFER = """
     mesh sharding_rules microbatches model.attention model.remat model.unroll
     objective.chunk nonfinite max_skipped checkpoint evaluation sample log watchdog
+    rollouts.rows rollouts.gate rollouts.evaluation_prompts data.groups_per_row
     prefetch cache_dir tokenizer.path init.run reference.run reference.store
     model.context data.workers data.*.data_dir data.sources.*.path
     data.validation_sources.*.path

@@ -28,6 +28,23 @@ def from_primary(numbers: list[int]) -> list[int]:
     return [int(number) for number in shared]
 
 
+def array_from_primary(x: np.ndarray) -> np.ndarray:
+    """Process 0's array, on every process, where it has the same shape and dtype."""
+    if jax.process_count() == 1:
+        return x
+    # As whole numbers of 32 bits, since JAX may round 64 of them.
+    words = np.ascontiguousarray(x).reshape(-1).view(np.int32)
+    shared = np.asarray(multihost_utils.broadcast_one_to_all(words))
+    return shared.view(x.dtype).reshape(x.shape)
+
+
+def total(number: int) -> int:
+    """The sum of a number over all processes."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).sum())
+
+
 def same_everywhere(name: str, value) -> None:
     """Raises ConfigError if processes were started with different values of `name`."""
     if jax.process_count() == 1:
@@ -42,18 +59,21 @@ def same_everywhere(name: str, value) -> None:
 
 
 @contextlib.contextmanager
-def all_or_none(action: str):
-    """Fails on every process if the body fails on one; OSError as CheckpointError."""
+def all_or_none(action: str, kind: type[errors.AlignError] = errors.CheckpointError):
+    """Fails on every process if the body fails on one, on the others as `kind`.
+
+    An OSError becomes a CheckpointError.
+    """
     try:
         yield
     except OSError as error:
         _all_agree(False)
         raise errors.CheckpointError(f"{action}: {error}") from error
-    except (errors.CheckpointError, errors.ConfigError):
+    except (errors.CheckpointError, errors.ConfigError, kind):
         _all_agree(False)
         raise
     if not _all_agree(True):
-        raise errors.CheckpointError(f"{action}: another process says why")
+        raise kind(f"{action}: another process says why")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +22,14 @@ from alignjax.data.chat import format, templates
 from alignjax.data.tokenizers import base as tokenizer
 from alignjax.distributed import sharding
 from alignjax.experiment import critic as critics
-from alignjax.experiment import initial, reference, rollout_checks, sections
+from alignjax.experiment import (
+    initial,
+    long_texts,
+    memory_limits,
+    reference,
+    rollout_checks,
+    sections,
+)
 from alignjax.experiment import rollouts as online
 from alignjax.models import attention, decoder, lora, memory, quantized
 from alignjax.rollouts import rollout
@@ -107,16 +113,16 @@ def build(section: Mapping, *, network: bool = False) -> Experiment:
         initial.check_tokenizer("reference.run", run.reference, tok)
         if not initial.same_parameters(run.parent, run.reference):
             initial.check_model(run.reference, model.config)
-    _check_memory("batch_size", _batch_bytes(c), _host_bytes())
+    memory_limits.check_batches(c)
     if c.rollouts is not None:
         return _online(run, tok)
     data = functools.partial(load_data, run, tok)
     train = data("train")
     identity = _identity(run, tok, train.identity)
     prompts, stop = _prompts(c, model, tok)
-    _check_memory("model", weights.nbytes, _device_bytes())
+    memory_limits.check_model(weights.nbytes)
     row = types.batch(train.rows([0]))
-    run = fit(run, getattr(row, "sequences", row), _device_bytes())
+    run = fit(run, getattr(row, "sequences", row), memory_limits.device_bytes())
     store = reference.LogProbStore(cache_dir / "reference", weights, c.batch_size)
     return run._replace(
         identity=identity,
@@ -148,7 +154,7 @@ def _online(run: Experiment, tok: tokenizer.Tokenizer) -> Experiment:
     stream, held_out = online.streams(c, tok)
     text = online.pretraining(c, tok)
     samples, stop = _prompts(c, run.model, tok)
-    _check_memory("model", run.weights.nbytes, _device_bytes())
+    memory_limits.check_model(run.weights.nbytes)
     make = functools.partial(
         online.make,
         c,
@@ -158,8 +164,10 @@ def _online(run: Experiment, tok: tokenizer.Tokenizer) -> Experiment:
         critic_model=run.critic.model if run.critic else None,
         named=run.rewards,
     )
-    shapes = make(run.model, run.objective, stream=stream).example()
-    run = fit(run, shapes.sequences, _device_bytes())
+    first = make(run.model, run.objective, stream=stream)
+    longest = max(x.longest for x in (stream, held_out) if x is not None)
+    long_texts.check(first, longest)
+    run = fit(run, first.example().sequences, memory_limits.device_bytes())
     make = functools.partial(make, run.model, run.objective)
     return run._replace(
         identity=_identity(
@@ -352,13 +360,15 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
         named = attempt(rewards.build, c.rollouts.rewards, "rollouts.rewards") or ()
         attempt(rollout_checks.check_rivals, c.rollouts, named)
         if c.checkpoint.keep_best:
-            attempt(rollout_checks.check_figure, c.checkpoint.keep_best[0], named)
+            figure = c.checkpoint.keep_best[0]
+            attempt(rollout_checks.check_figure, figure, named, objective)
     schedule = attempt(
         schedules.build,
         c.schedule,
         peak=float(c.optimizer["learning_rate"]),
         steps=c.steps,
-        tokens_per_step=c.batch_size * c.length,
+        # With rollouts batch_size counts prompts, and length is room, not tokens.
+        tokens_per_step=None if c.rollouts is not None else c.batch_size * c.length,
     )
     optimizer = attempt(optim.build, c.optimizer, schedule)
     every, share = c.reference.update_every, c.reference.update_share
@@ -391,36 +401,6 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
         rewards=named,
         critic_run=critic_run,
     )
-
-
-def _batch_bytes(c: sections.Config) -> int:
-    """Of the batches in flight, on each host: six numbers of 4 bytes a token."""
-    rows = -(-c.batch_size // jax.process_count())
-    return 24 * rows * c.length * (c.prefetch + 1)
-
-
-def _host_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _device_bytes() -> int:
-    """The memory of one device; those of a CPU share that of the host."""
-    devices = jax.local_devices()
-    stats = devices[0].memory_stats() or {}
-    return stats.get("bytes_limit") or _host_bytes() // len(devices)
-
-
-def _check_memory(field: str, need: int, size: int) -> None:
-    """Raises ConfigError for what cannot fit, before anything of it is allocated."""
-    if need > size:
-        what = {
-            "batch_size": "its batches in flight (batch_size, length, prefetch) take",
-            "model": "parameters, gradient and optimizer's state take, on each device,",
-        }[field]
-        raise errors.ConfigError(
-            f"{field}: {what} {need / 2**30:,.1f} GiB of {size / 2**30:,.1f}; make it "
-            "smaller, or spread it over more devices"
-        )
 
 
 def load_tokenizer(run: Experiment) -> tokenizer.Tokenizer:

@@ -82,7 +82,11 @@ def of_run(c: sections.Config, run: Run, mesh, rules: dict, tok_size: int) -> Cr
 
 
 def of_trunk(c: sections.Config, model: Model, parent: Run, mesh, rules) -> Critic:
-    """A head on the trunk of the policy, whose model this is."""
+    """A head on the trunk of the policy, whose model this is.
+
+    Weight decay applies to it where `optimizer.decay`, a pattern of the policy's
+    parameters, matches its path too.
+    """
     head = "score/.*"
     return _build(c, with_head(model), mesh, rules, trainable=head, parent=parent)
 
@@ -92,14 +96,11 @@ def _build(c: sections.Config, model: Model, mesh, rules, *, trainable, parent):
     objective = policy_gradient.critic(model, loss=loss.pop("name", "squared"), **loss)
     rate = c.critic.learning_rate
     schedule = schedules.build(
-        {"name": "constant"},
-        peak=rate,
-        steps=c.steps,
-        tokens_per_step=c.batch_size * c.length,
+        {"name": "constant"}, peak=rate, steps=c.steps, tokens_per_step=None
     )
-    optimizer = optim.build(
-        {**c.optimizer, "learning_rate": rate, "ema": None}, schedule
-    )
+    section = {**c.optimizer, "learning_rate": rate, "ema": None}
+    # The pattern is of the policy, whose own optimizer refuses a misspelled one.
+    optimizer = optim.build(section, schedule, decays=False)
     weights = initial.InitialWeights(
         model,
         optimizer,

@@ -11,6 +11,7 @@ from alignjax.experiment import critic as critics
 from alignjax.experiment import sections
 from alignjax.experiment.rollouts import NAME
 from alignjax.losses import catalogue
+from alignjax.rollouts import rollout
 from alignjax.rollouts import settings as rollout_settings
 from alignjax.types import Model, Objective
 
@@ -73,12 +74,36 @@ def problems(
             "reference.store: there are no log-probs to store of responses that do "
             "not exist yet; set it to False"
         )
+    if c.prefetch != type(c).prefetch:
+        faults.append(
+            f"prefetch: {c.prefetch} has no effect here, where a batch needs the "
+            "parameters of the update before it; leave it out"
+        )
     plain = {"pack": "best_fit", "train_on": "all", "validation_by": "hash"}
+    if c.ptx is None:
+        plain["workers"] = None
     faults += [
         f"data.{name}: {getattr(c.data, name)!r} has no effect here; leave it out"
         for name, default in plain.items()
         if getattr(c.data, name) != default
     ]
+    if c.data.long_documents == "truncate_prompt":
+        faults.append(
+            'data.long_documents: "truncate_prompt" is not for rollouts, whose rewards '
+            'read the whole prompt; say "skip" or "error"'
+        )
+    responses = c.batch_size * s.minibatches * s.samples
+    if s.kl.target is not None and responses > s.kl.horizon:
+        faults.append(
+            f"rollouts.kl.horizon: {s.kl.horizon:g}, the responses in which the "
+            f"coefficient moves by a fifth, and one rollout has {responses:,}; raise it"
+        )
+    rollouts = c.steps // s.updates
+    if c.critic is not None and c.critic.warmup_rollouts >= max(rollouts, 1):
+        faults.append(
+            f"critic.warmup_rollouts: {c.critic.warmup_rollouts} of {rollouts}, so "
+            "that the policy would never learn; lower it, or raise steps"
+        )
     if c.data.groups_per_row is not None and not c.data.share_prompt:
         faults.append(
             f"data.groups_per_row: {c.data.groups_per_row} has no effect here; leave "
@@ -110,6 +135,12 @@ def problems(
             'none; say "terminal" or "masked"'
         )
     if objective is not None and objective.needs.data == "pairs":
+        faults += [
+            f"objective.loss: {c.objective.get('loss')!r} reads {value!r} of a pair, "
+            "which rewards do not tell; name another loss"
+            for value in objective.needs.values
+            if value not in rollout.VALUES
+        ]
         default = rollout_settings.RolloutsConfig({})
         faults += [
             f"rollouts.{name}: has no effect on losses of pairs; leave it out"
@@ -201,11 +232,15 @@ def check_rivals(
             )
 
 
-def check_figure(name: str, named: tuple[rewards.Named, ...]) -> None:
+def check_figure(
+    name: str, named: tuple[rewards.Named, ...], objective: Objective | None
+) -> None:
     """Raises ConfigError where checkpoints cannot be ranked by this figure."""
     # They draw one response to a prompt.
     parts = {f"reward/{r.name}" for r in named if not r.among}
-    figures = {"length", "finished", "kl/reference", *parts}
+    figures = {"length", "finished", *parts}
+    if objective is None or objective.needs.reference:
+        figures.add("kl/reference")
     if not any(r.among and r.weight for r in named):
         figures.add("reward")
     figures = {f"eval/{x}" for x in figures}

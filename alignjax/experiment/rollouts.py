@@ -244,6 +244,9 @@ def train_step(
         state, metrics = policy_step(state, frozen, batch, key)
         if critic_step is not None:
             metrics |= {f"critic/{name}": x for name, x in of_critic.items()}
+            # Of either: the loop stops at both.
+            skipped = jnp.maximum(metrics["skipped"], of_critic["skipped"])
+            metrics["skipped"] = skipped
             if warm_updates:
                 warm = before.step < warm_updates
                 hold = lambda new, old: jnp.where(warm, old, new)

@@ -153,7 +153,8 @@ class CriticConfig:
       step: which of its checkpoints; None is the newest.
       coefficient: of the value loss in that of the policy, with whose trunk it is
         learned; None is 0.1.
-      learning_rate: of the critic, or of its head; constant, of the policy's optimizer.
+      learning_rate: of the critic, or of its head; constant, of the policy's optimizer,
+        whose `decay` it follows where that matches any of what it learns.
       loss: `{"name": ..., option: value}`, of values: "squared" or "clipped".
       warmup_rollouts: rollouts in which the critic, or its head, alone learns.
     """
@@ -256,7 +257,7 @@ class ScheduleConfig:
     Attributes:
       name: "cosine", "constant", "linear", "wsd", "rsqrt", or module:function.
       warmup_steps: steps in which the rate rises to its peak; None is none.
-      warmup_tokens: the same in tokens, instead.
+      warmup_tokens: the same in tokens, instead; not with rollouts.
     """
 
     name: str

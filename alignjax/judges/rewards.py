@@ -9,7 +9,6 @@ from typing import Any
 
 from alignjax import errors, judges, rewards
 from alignjax.bounds import Share
-from alignjax.distributed import multihost
 from alignjax.judges import kinds
 from alignjax.rewards import number
 
@@ -24,10 +23,8 @@ def make(
     Each pair is judged in both orders and counts their mean; equal texts are ties that
     nobody is asked about, and no pair is asked about twice. A pair that lacks a verdict
     in either order is left out, and a response left without pairs has no score; nor,
-    where `against` is None, has the only response to a prompt, as in evaluations.
-    Processes that train
-    together stop where their judges differ, and a run goes on with the same bits only
-    if its judge answers the same when it is asked again.
+    where `against` is None, has the only response to a prompt, as in evaluations. A
+    run goes on with the same bits only if its judge answers the same when asked again.
 
     Args:
       judge: as of `alignjax judge`: labeler:NAME, reward:DIR, run:DIR, endpoint:FILE or
@@ -64,8 +61,7 @@ class JudgeReward:
 
         Raises:
           DataError: more judgements failed than may.
-          ConfigError: an endpoint that is down or has spent its budget; processes whose
-            judges differ.
+          ConfigError: an endpoint that is down or has spent its budget.
         """
         prompts = [(answer.turns, id(answer.record)) for answer in answers]
         sides = [(answer.text, answer.finished) for answer in answers]
@@ -98,9 +94,6 @@ class JudgeReward:
                 wins.append(win)
             value = sum(wins) / len(wins) if wins else None
             scores.append(rewards.Score(value, fault))
-        multihost.same_everywhere(
-            f"rewards: scores by {self._judge.name}", [s.value for s in scores]
-        )
         return scores
 
     def _matches(

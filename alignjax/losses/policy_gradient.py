@@ -44,7 +44,7 @@ FURTHEST = 20.0  # exponents of ratios are clipped there; e^20 is 4.9e8
 
 @loss()
 def reinforce(now: Now, then: Then):
-    """REINFORCE (Williams 1992, doi:10.1007/BF00992696): -A log p."""
+    """REINFORCE, Williams, 1992: -A log p; doi:10.1007/BF00992696."""
     return -_advantage(then) * jnp.where(then.action, now.logp, 0.0)
 
 

@@ -118,8 +118,8 @@ class Decoder(nn.Module):
 
     def _is_long(self, segment_ids_BT, positions_BT, branches_BT):
         """Whether the document of each token is longer than the original length."""
-        scaling, T = self.config.rope_scaling, segment_ids_BT.shape[1]
-        if scaling is None or not scaling.by_length or scaling.original_length >= T:
+        limit, T = self.config.short_length, segment_ids_BT.shape[1]
+        if limit is None or limit >= T:
             return False
         if branches_BT is not None:
             raise errors.ConfigError(
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
                 "data.share_prompt=False"
             )
         lengths_BT = layers.document_lengths(segment_ids_BT, positions_BT)
-        return (lengths_BT > scaling.original_length)[..., None]
+        return (lengths_BT > limit)[..., None]
 
     def start(self):
         """Uses every parameter, which is how Flax makes them."""
@@ -295,12 +295,10 @@ def build(c: decoder_config.DecoderConfig) -> types.Model:
         return read(params, sequences, key, method=method)
 
     def init_cache(batch, length):
-        scaling = c.rope_scaling
-        by_length = scaling is not None and scaling.by_length
-        if by_length and length > scaling.original_length:
+        if c.short_length is not None and length > c.short_length:
             raise errors.ConfigError(
                 "model.rope_scaling: longrope has other frequencies for documents of "
-                f"more than {scaling.original_length} tokens, so that a text with room "
+                f"more than {c.short_length} tokens, so that a text with room "
                 f"for {length} may have to be read again on the way; make it shorter, "
                 "or set short_factor to the numbers of long_factor"
             )

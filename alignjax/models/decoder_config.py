@@ -208,6 +208,15 @@ class DecoderConfig:
         return int(self.size_of_head * self.rope_fraction)
 
     @property
+    def short_length(self) -> int | None:
+        """Tokens of a document up to which its frequencies are those of short ones.
+
+        None where frequencies do not depend on its length.
+        """
+        s = self.rope_scaling
+        return s.original_length if s is not None and s.by_length else None
+
+    @property
     def layers_with_window(self) -> tuple[bool, ...]:
         """Whether each layer has the window, if there is one."""
         pattern = self.window_pattern

@@ -30,6 +30,12 @@ KINDS = {
 }
 
 
+TAKEN = "the deviation of the sum of rewards is logged as this; choose another name"
+NO_CLIP = (
+    "of no effect where the weight is 0, as what is logged is not bounded; drop it"
+)
+
+
 class Answer(NamedTuple):
     """A response to a prompt.
 
@@ -117,6 +123,10 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
         options = {k: v for k, v in section.items() if v is not None}
         kind, weight = options.pop("kind", None), options.pop("weight", 1.0)
         clip = options.pop("clip", None)
+        if name == "std":
+            problems.append(f"{path}.std: {TAKEN}")
+        if clip is not None and weight == 0:
+            problems.append(f"{path}.{name}.clip: {NO_CLIP}")
         try:
             make = config.of_kind(KINDS, kind, "make", "reward")
             reward, weight = config.call(make, options, ""), _weight(weight)

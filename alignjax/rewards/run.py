@@ -14,8 +14,8 @@ def make(
     """`(score - mean) / std` of the reward model of a run.
 
     With several heads the score is their mean; an empty response has none. A checkpoint
-    of a policy is of this step and these parameters, so that the policy does not go on
-    with others where the reward model has trained on.
+    of a policy is of these parameters, so that the policy does not go on with others
+    where the reward model has trained on.
 
     Args:
       run: its directory, or a Hugging Face folder.
@@ -47,5 +47,5 @@ def make(
                 scores[i] = rewards.Score((score.reward - mean) / std)
         return scores
 
-    reward.provenance = {"step": opened.step, "digest": opened.digest()}
+    reward.provenance = {"digest": opened.digest()}
     return reward

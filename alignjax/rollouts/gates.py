@@ -31,7 +31,12 @@ def precision(dtype: str, platform: str) -> str:
 
 
 def check(
-    old_GKT, behaviour_GKT, action_GKT, limit: float | None, precision: str
+    old_GKT,
+    behaviour_GKT,
+    action_GKT,
+    limit: float | None,
+    precision: str,
+    scale: float = 1.0,
 ) -> dict[str, float]:
     """Differences of the log-probs of trainer and sampler, in nats.
 
@@ -40,14 +45,24 @@ def check(
       action_GKT: bool, the sampled tokens.
       limit: of the mean, in the place of all limits here; or None.
       precision: see `precision`.
+      scale: of the limits here: logits, and their rounding, are divided by a
+        temperature.
 
     Raises:
       ConfigError: they are more than rounding.
+      NonFinite: log-probs that are not finite.
     """
+    for side, logp_GKT in (("trainer", old_GKT), ("sampler", behaviour_GKT)):
+        if not np.isfinite(logp_GKT[action_GKT]).all():
+            raise errors.NonFinite(
+                "rollouts: log-probs of the sampled tokens are not finite in the "
+                f"{side}; lower optimizer.learning_rate. Checkpoints up to here are "
+                "sound"
+            )
     gap = np.abs(old_GKT - behaviour_GKT)[action_GKT]
-    worst = WORST[precision] if limit is None else np.inf
+    worst = scale * WORST[precision] if limit is None else np.inf
     for where, size, most in (
-        ("on average", gap.mean(), limit or MEAN[precision]),
+        ("on average", gap.mean(), limit or scale * MEAN[precision]),
         ("at one of them", gap.max(), worst),
     ):
         if size <= most:
@@ -66,13 +81,13 @@ def check(
     }
 
 
-def check_rise(first: float, mean: float, precision: str) -> None:
+def check_rise(first: float, mean: float, precision: str, scale: float = 1.0) -> None:
     """The mean difference of a later rollout against that of the first one.
 
     Raises:
       ConfigError: it has risen more than rounding does.
     """
-    most = max(RISE * first, LOW[precision])
+    most = max(RISE * first, scale * LOW[precision])
     if mean > most:
         raise errors.ConfigError(
             f"rollouts.gate: the log-probs of the sampled tokens differ by {mean:.3g} "

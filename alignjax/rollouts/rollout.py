@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import rewards
+from alignjax import errors, rewards
 from alignjax.distributed import sharding
 from alignjax.losses import advantages
 from alignjax.objectives import chunks, logprobs, policy_gradient
-from alignjax.rollouts import drawing, gates, groups, layout, packing
+from alignjax.rollouts import drawing, gates, groups, layout, packing, scoring
 from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
 
+VALUES = ("gap",)  # what pairs have of `Responses.values`
 ROOM_MULTIPLE = 16  # tokens; of rooms for responses, so that programs are few
 
 
@@ -86,13 +87,15 @@ class Rollouts:
         Raises:
           DataError: a reward that fails.
           ConfigError: the log-probs of sampler and trainer differ; see `gates`.
+          NonFinite: they are not finite.
         """
         draws, figures, lines = self._draws(number, models, beat)
         beat(f"rollout {number}: log-probs")
         if self.pairs:
             batch, of_batch = self._pairs(draws, models)
         else:
-            batch, of_batch = self._rollout(draws, models, coefficient)
+            batch, of_batch, more = self._rollout(draws, models, coefficient)
+            lines += more
         return batch, figures | of_batch, [*draws.scored.faults, *lines]
 
     def _draws(self, number: int, models: Models, beat):
@@ -110,11 +113,11 @@ class Rollouts:
                 models.policy, prompts, first=first, samples=K, beat=beat
             )
             beat(f"rollout {number}: rewards")
-            scored = rewards.score(self.rewards, self._answers(prompts, drawn, K))
+            scored = scoring.score(self.rewards, self._answers(prompts, drawn, K))
             signal_G = np.ones(self.size, bool)
             if s.filters:
                 outcome = scored.total if s.outcome is None else scored.parts[s.outcome]
-                outcome_GK = _numbers(outcome).reshape(-1, K)
+                outcome_GK = scoring.numbers(outcome).reshape(-1, K)
                 there_GK = np.isfinite(outcome_GK)
                 signal_G = np.asarray(advantages.informative(outcome_GK, there_GK))
             numbers = first + np.arange(self.size)
@@ -122,11 +125,13 @@ class Rollouts:
             if sum(d.signal.sum() for d in every) >= self.size:
                 break
         draws = groups.joined(every)
-        figures = reward_figures(draws.scored, draws.drawn)
-        if not s.filters:
-            return draws, figures, []
-        figures["prompts"] = float(len(draws.prompts))
+        figures = scoring.figures(draws.scored, draws.drawn)
         lines = []
+        if figures["unscored"] == 1:
+            lines.append("no response has a reward, and so nothing is learned")
+        if not s.filters:
+            return draws, figures, lines
+        figures["prompts"] = float(len(draws.prompts))
         if (missing := self.size - int(draws.signal.sum())) > 0:
             lines.append(
                 f"{missing} of {self.size} prompts weigh nothing, as their responses "
@@ -139,8 +144,8 @@ class Rollouts:
         """Figures of one response to each of some prompts, with keys that stay."""
         prompts = self.prompts.evenly_spaced(self.settings.evaluation_prompts)
         drawn = self.sampler(models.policy, prompts, first=0, samples=1, beat=beat)
-        scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
-        figures = reward_figures(scored, drawn)
+        scored = scoring.score(self.rewards, self._answers(prompts, drawn, 1))
+        figures = scoring.figures(scored, drawn)
         if models.reference is not None:
             responses, room = self._responses(prompts, drawn.ids, 1)
             measured = self._measured(responses, room, models)
@@ -152,7 +157,8 @@ class Rollouts:
         prompt = [0] * self.sampler.prompt_room
         room = self.sampler.room
         K = 2 if self.pairs else self.settings.samples
-        return self._laid([prompt], [[[0] * room] * K], room)
+        batch = self._laid([prompt], [[[0] * room] * K], room)
+        return _with_gaps(batch, np.ones(1)) if self.pairs else batch
 
     def _answers(self, prompts, drawn: drawing.Drawn, K: int) -> list[rewards.Answer]:
         """What rewards read; texts are empty where none of them reads one."""
@@ -199,7 +205,7 @@ class Rollouts:
         """The best and the worst response to a prompt; equal ones count nothing."""
         K, prompts, drawn = self.settings.samples, draws.prompts, draws.drawn
         scored = draws.scored
-        total_GK = _numbers(scored.total).reshape(-1, K)
+        total_GK = scoring.numbers(scored.total).reshape(-1, K)
         there_GK = np.isfinite(total_GK)
         best_G = np.where(there_GK, total_GK, -np.inf).argmax(1)
         worst_G = np.where(there_GK, total_GK, np.inf).argmin(1)
@@ -219,10 +225,11 @@ class Rollouts:
         figures["tied"] = float(1 - counts_G.mean())
         if counts_G.any():
             figures["gap"] = float(gap_G[counts_G].mean())
+        batch = _with_gaps(batch, np.where(counts_G, gap_G, 1.0))
         return batch.replace(weights=weights), figures
 
     def _rollout(self, draws: groups.Groups, models: Models, coefficient: float):
-        s, K = self.settings, self.settings.samples
+        s, K, lines = self.settings, self.settings.samples, []
         _, prompts, drawn, scored, signal_G = draws
         responses, room = self._responses(prompts, drawn.ids, K, draws.numbers)
         behaviour_GKT, action_GKT = _of_tokens(drawn.behaviour, K, room)
@@ -232,7 +239,7 @@ class Rollouts:
 
         in_reward = s.kl.place == "reward"
         k1_GKT = measured["old"] - measured["reference"]
-        score_GK = _numbers(scored.total).reshape(-1, K)
+        score_GK = scoring.numbers(scored.total).reshape(-1, K)
         finished_GK = drawn.finished.reshape(-1, K)
         outcome = advantages.Outcome(
             reward=advantages.token_rewards(
@@ -247,9 +254,16 @@ class Rollouts:
             value_GKT, after_GK = self._values(prompts, drawn, models, room)
             outcome = outcome._replace(value=value_GKT)
         if "greedy" in s.needs.fields:
-            outcome = outcome._replace(greedy=self._greedy(prompts, models))
+            greedy_G, of_greedy = self._greedy(prompts, models)
+            outcome = outcome._replace(greedy=greedy_G)
+            lines += of_greedy
         outcome = advantages.with_end(outcome, ~finished_GK, s.truncated, after_GK)
         learned = s.bound_advantage()(outcome)
+        if value_GKT is not None and learned.returns is None:
+            raise errors.ConfigError(
+                f"rollouts.advantage.name: {s.name!r} gives no returns, which the "
+                "critic learns; set them in its Advantages, or leave out critic"
+            )
         weights = s.bound_denominator()(outcome.action, learned.weight)
         host = functools.partial(np.asarray, dtype=np.float32)
         then = Then(
@@ -259,7 +273,7 @@ class Rollouts:
             behaviour=behaviour_GKT,
             reference=measured["reference"],
             value=None if value_GKT is None else host(value_GKT),
-            returns=None if learned.returns is None else host(learned.returns),
+            returns=None if value_GKT is None else host(learned.returns),
         )
         kl = float(np.where(action_GKT, k1_GKT, 0.0).sum(-1).mean())
         size = len(prompts)
@@ -274,19 +288,23 @@ class Rollouts:
         if K > 1:
             differ_G = advantages.informative(score_GK, np.isfinite(score_GK))
             figures["tied"] = float(1 - np.mean(differ_G))
-        if learned.returns is not None:
+        if value_GKT is not None:
             counts_GKT = action_GKT & (np.asarray(learned.weight) > 0)[..., None]
             figures["explained"] = _explained(
                 host(learned.returns)[counts_GKT], host(value_GKT)[counts_GKT]
             )
-        return batch, figures
+        return batch, figures, lines
 
-    def _greedy(self, prompts, models: Models) -> np.ndarray:
-        """The reward of the greedy response to each prompt; NaN where it has none."""
+    def _greedy(self, prompts, models: Models) -> tuple[np.ndarray, list[str]]:
+        """The reward of the greedy response to each prompt, NaN where it has none.
+
+        And lines for the log.
+        """
         greedy = self.sampler._replace(temperature=None)
         drawn = greedy(models.policy, prompts, first=0, samples=1)
-        scored = rewards.score(self.rewards, self._answers(prompts, drawn, 1))
-        return _numbers(scored.total).astype(np.float32)
+        scored = scoring.score(self.rewards, self._answers(prompts, drawn, 1))
+        lines = [f"greedy responses: {line}" for line in scored.faults]
+        return scoring.numbers(scored.total).astype(np.float32), lines
 
     def _measured(
         self, responses: Responses, room: int, models: Models
@@ -357,7 +375,8 @@ class Rollouts:
         """`function(batch)` of minibatches, put together on the host."""
         mesh, rules = self.sampler.mesh, self.sampler.rules
         total, devices = len(responses.lengths), sharding.batch_divisor(mesh, rules)
-        size = -(-min(self.batch_size, total) // devices) * devices
+        size = -(-self.batch_size // self.microbatches)  # as much as an update holds
+        size = -(-min(size, total) // devices) * devices
         parts = [
             np.minimum(np.arange(start, start + size), total - 1)
             for start in range(0, total, size)
@@ -377,38 +396,25 @@ class Rollouts:
 
     def gate(self, old_GKT, behaviour_GKT, action_GKT) -> dict[str, float]:
         """See `gates.check`."""
-        return gates.check(
-            old_GKT, behaviour_GKT, action_GKT, self.settings.gate, self._precision()
-        )
+        limits = (self.settings.gate, *self._rounding())
+        return gates.check(old_GKT, behaviour_GKT, action_GKT, *limits)
 
     def check_rise(self, first: float, mean: float) -> None:
         """See `gates.check_rise`."""
         if self.settings.gate is None:
-            gates.check_rise(first, mean, self._precision())
+            gates.check_rise(first, mean, *self._rounding())
 
-    def _precision(self) -> str:
+    def _rounding(self) -> tuple[str, float]:
+        """The precision of products, and what its rounding is multiplied with."""
         platform = self.sampler.mesh.devices.flat[0].platform
         dtype = self.sampler.model.config.dtype_on(platform)
-        return gates.precision(dtype, platform)
+        scale = max(1.0, 1 / self.settings.temperature)
+        return gates.precision(dtype, platform), scale
 
 
-def reward_figures(scored: rewards.Scored, drawn: drawing.Drawn) -> dict[str, float]:
-    """Means over the responses: rewards, their parts, lengths, and how many ended."""
-    total = _numbers(scored.total)
-    lengths = np.array([len(ids) for ids in drawn.ids])
-    figures = {
-        "length": float(lengths.mean()),
-        "finished": float(drawn.finished.mean()),
-        "unscored": float(np.isnan(total).mean()),
-    }
-    named = {"reward": total}
-    named |= {f"reward/{name}": _numbers(x) for name, x in scored.parts.items()}
-    for name, values in named.items():
-        if np.isfinite(values).any():
-            figures[name] = float(np.nanmean(values))
-    if np.isfinite(total).any():
-        figures["reward/std"] = float(np.nanstd(total))
-    return figures
+def _with_gaps(batch: Responses, gap_G: np.ndarray) -> Responses:
+    """The batch with the reward of the best response less that of the worst."""
+    return batch.replace(values={"gap": gap_G[:, None].astype(np.float32)})
 
 
 def _kl_figures(measured: Mapping[str, np.ndarray], drawn) -> dict[str, float]:
@@ -421,12 +427,6 @@ def _kl_figures(measured: Mapping[str, np.ndarray], drawn) -> dict[str, float]:
         "kl/token": float(measured["kl"].sum() / tokens),
         "entropy": float(measured["entropy"].sum() / tokens),
     }
-
-
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    """float64; NaN where there is none, or none that float32 holds."""
-    numbers = np.array([np.nan if x is None else x for x in values], np.float64)
-    return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan)
 
 
 def _of_tokens(values: Sequence[np.ndarray], K: int, room: int):

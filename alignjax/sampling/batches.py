@@ -18,7 +18,7 @@ import numpy as np
 
 from alignjax import errors
 from alignjax.distributed import sharding
-from alignjax.sampling import loop
+from alignjax.sampling import loop, request
 from alignjax.types import Model, Params
 
 # Tokens between two looks of the host.
@@ -85,13 +85,14 @@ def _check(model, prompts_GP, mask_GP, draw, max_tokens, samples, at_once) -> No
     ]
     if problems:
         raise errors.ConfigError(problems)
-    most = model.config.max_length
-    for i, length in enumerate(np.asarray(mask_GP).sum(axis=1)):
+    most, lengths = model.config.max_length, np.asarray(mask_GP).sum(axis=1)
+    for i, length in enumerate(lengths):
         if length + max_tokens > most:
             problems.append(
                 f"prompts[{i}]: {length} tokens and max_tokens = {max_tokens} are more "
                 f"than the model's max_length = {most}; shorten one of them"
             )
+    problems += request.too_long(model, lengths.tolist(), max_tokens)
     if not len(prompts_GP):
         problems.append("prompts: none; give one at least")
     if len(draw.keys_B) != len(prompts_GP) * samples:
@@ -127,7 +128,14 @@ def chunks(
       room: the R of the arrays, `max_tokens` at least and by default.
       ended_N: bool, which the caller may set between two chunks for responses that
         need no more tokens.
+
+    Raises:
+      ConfigError: texts that may become too long, before the first token.
     """
+    # A model sees the first slots of a cache alone, and not those added later.
+    lengths = np.asarray(mask_GP).sum(axis=1).tolist()
+    if problems := request.too_long(model, lengths, max_tokens):
+        raise errors.ConfigError(problems)
     room = max_tokens if room is None else room
     chunk = CHUNK if chunk is None else chunk
     work = _Work(model, prompts_GP, mask_GP, draw, max_tokens, room, samples, ended_N)

@@ -79,9 +79,33 @@ def make(
                 f"prompts[{i}]: {len(row)} tokens and max_tokens = {max_tokens} are "
                 f"more than the model's max_length = {max_length}; {remedy}"
             )
+    problems += [] if problems else too_long(model, [*map(len, rows)], max_tokens)
     if problems:
         raise errors.ConfigError(problems)
     return Request(rows, seeds, max_tokens, settings, stop, stop_ids, batch_size)
+
+
+def too_long(model: Model, lengths: Sequence[int], max_tokens: int) -> list[str]:
+    """What is wrong where a text may get other frequencies than those in its cache.
+
+    Args:
+      lengths: tokens of each prompt. A cache has more slots, for padding.
+      max_tokens: of each response, the last of which is never read.
+    """
+    limit, longest = model.config.short_length, max(lengths, default=0)
+    if limit is None or longest - 1 + max_tokens <= limit:
+        return []
+    remedy = f"set max_tokens to {limit + 1 - longest} at most"
+    if longest > limit:
+        remedy = f"shorten the prompt by {longest - limit} tokens at least"
+    problem = (
+        f"prompts[{list(lengths).index(longest)}]: {longest} tokens, the longest, and "
+        f"max_tokens = {max_tokens} are more than model.rope_scaling.original_length "
+        f"= {limit}, beyond which longrope has other frequencies, so that the text "
+        f"would have to be read again on the way; {remedy}, or set short_factor there "
+        "to the numbers of long_factor"
+    )
+    return [problem]
 
 
 def encode(tokenizer, prompt: str) -> list[int]:

@@ -24,12 +24,13 @@ from alignjax.types import Frozen
 OPTIMIZERS = registry.Registry("optimizer")
 
 
-def build(section: Mapping, schedule, path: str = "optimizer"):
+def build(section: Mapping, schedule, path: str = "optimizer", *, decays: bool = True):
     """The optax transformation of a config's section.
 
     The section has `name`, `clip_norm` (of the whole gradient; None is off), `decay` (a
     pattern of the parameters that weight decay applies to), the options of the named
-    optimizer, and `learning_rate` and `ema`, which the caller reads.
+    optimizer, and `learning_rate` and `ema`, which the caller reads. `decays` says that
+    `decay` has to match some parameter.
 
     Raises:
       ConfigError: unknown names, or options that the optimizer does not take.
@@ -45,7 +46,7 @@ def build(section: Mapping, schedule, path: str = "optimizer"):
 
     def mask(params):
         try:
-            return trees.mask(decay, params)
+            return trees.mask(decay, params, some=decays)
         except (ValueError, re.error) as error:
             raise errors.ConfigError(f"{path}.decay: {decay!r}: {error}") from error
 

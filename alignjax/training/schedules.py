@@ -17,7 +17,7 @@ from alignjax.bounds import Count, NonNegative, PositiveShare
 SCHEDULES = registry.Registry("schedule")
 
 
-def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
+def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int | None):
     """The schedule of a config's section over a run of `steps` steps.
 
     Args:
@@ -25,16 +25,23 @@ def build(section: Mapping, *, peak: float, steps: int, tokens_per_step: int):
         the named schedule.
       peak: the highest rate.
       steps: of the run, warm-up included.
-      tokens_per_step: for `warmup_tokens`.
+      tokens_per_step: for `warmup_tokens`; None where it is not known, as of responses
+        that are still to be drawn.
 
     Raises:
-      ConfigError: unknown names or options, or a warm-up longer than the run.
+      ConfigError: unknown names or options, a warm-up longer than the run, or one in
+        tokens where their number is not known.
     """
     fields = {k: v for k, v in section.items() if v is not None}
     warmup = fields.pop("warmup_steps", 0)
     if tokens := fields.pop("warmup_tokens", 0):
         if tokens < 0:
             raise errors.ConfigError(f"schedule.warmup_tokens: {tokens} is below 0")
+        if tokens_per_step is None:
+            raise errors.ConfigError(
+                f"schedule.warmup_tokens: {tokens} of rollouts, whose tokens are "
+                "not known before they are drawn; set schedule.warmup_steps instead"
+            )
         if warmup:
             raise errors.ConfigError(
                 "schedule.warmup_tokens: give warmup_steps or warmup_tokens, not both"

@@ -29,7 +29,8 @@ def make_train_step(
 
     Where the loss or the norm of its gradient is not finite the update is left out:
     all but `step` stays as it was and `metrics["skipped"]` is 1. What to do
-    about it is the loop's decision. `step` advances all the same, with the data.
+    about it is the loop's decision. `step` advances all the same, with the data. Nor
+    does a batch teach in which nothing counts, whose weight and gradient are 0.
 
     Metrics are float32 scalars: the objective's, `loss`, `loss_weight` (what the loss
     was divided by), `grad_norm` (before clipping), `param_norm`, `skipped`. Names that
@@ -61,8 +62,8 @@ def make_train_step(
         frozen = optim.with_moving_reference(frozen, state.extra)
         differentiate = grads_and_means if microbatches == 1 else accumulate
         grads, means = differentiate(state.params, frozen, batch, key)
-        # A batch in which nothing counts teaches nothing, but must not divide by 0.
-        weight = jnp.where(means["loss"].weight == 0, 1.0, means["loss"].weight)
+        empty = means["loss"].weight == 0
+        weight = jnp.where(empty, 1.0, means["loss"].weight)
         grads = jax.tree.map(lambda g: g / weight, grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(means["loss"].total) & jnp.isfinite(grad_norm)
@@ -73,7 +74,9 @@ def make_train_step(
         for name, copy in (copies or {}).items():
             extra[name] = copy.update(extra[name], params)
         updated = TrainState(state.step, params, opt_state, extra)
-        choose = lambda new, old: jnp.where(finite, new, old)
+        # Where nothing counts, momentum and decay would move the parameters anyway.
+        learned = finite & ~(empty & (grad_norm == 0))
+        choose = lambda new, old: jnp.where(learned, new, old)
         updated = jax.tree.map(choose, updated, state)
 
         metrics = {name: mean.value() for name, mean in means.items() if name[0] != "_"}

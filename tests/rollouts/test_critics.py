@@ -2,6 +2,7 @@
 """Critics of rollouts: of which state they say a value, and what learns from it."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ import pytest
 
 from alignjax import errors, rewards, trees
 from alignjax.distributed import sharding
-from alignjax.experiment import build, initial
+from alignjax.experiment import build, initial, rollouts
 from alignjax.rollouts import source
 from alignjax.training import step
-from alignjax.types import Sequences, TrainState
+from alignjax.types import Frozen, Mean, Objective, Sequences, TrainState
 from tests.rollouts import small
 
 
@@ -173,3 +174,40 @@ def test_values_on_the_trunk_teach_it(folder):
         return after.params["embed"]
 
     np.testing.assert_allclose(stepped(2), stepped(1), rtol=0, atol=1e-5)
+
+
+def test_a_critic_that_is_not_finite_stops_the_run_too(folder):
+    c = build.check(small.ppo(folder)).config
+    of_critic = lambda params, *_: (Mean(params["x"] * jnp.nan, jnp.float32(1)), {})
+    own = types.SimpleNamespace(objective=Objective(of_critic), optimizer=optax.sgd(1))
+    values = {"params": {"x": jnp.ones(())}, "opt_state": own.optimizer.init({})}
+    state = TrainState(jnp.int32(0), {}, (), {"critic": values, "kl_coefficient": 0.1})
+    batch = types.SimpleNamespace(figures={"kl": jnp.zeros(1)})
+    policy = lambda state, *_: (state.replace(step=state.step + 1), {"skipped": 0.0})
+    both = rollouts.train_step(policy, own, c)
+    _, metrics = both(state, Frozen(), batch, jax.random.key(0))
+    assert metrics["skipped"] == 1 and np.isnan(metrics["critic/loss"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "decays"), [("layers/.*kernel", False), (".*kernel", True)]
+)
+def test_a_head_decays_where_the_pattern_of_the_policy_says_so(folder, pattern, decays):
+    section = small.ppo(folder, critic={"trunk": "policy"}, optimizer__decay=pattern)
+    run = build.check(section)
+    placed = build.place(run, run.parent.model.config.vocab_size)
+    assert list(trees.named_leaves(placed.critic.weights.abstract.params)) == [
+        "score/kernel"
+    ]
+    head, own = {"score": {"kernel": jnp.ones((4, 1))}}, placed.critic.optimizer
+    nothing = jax.tree.map(jnp.zeros_like, head)
+    update, _ = own.update(nothing, own.init(head), head)
+    assert bool((update["score"]["kernel"] < 0).all()) is decays
+    assert bool((update["score"]["kernel"] == 0).all()) is not decays
+
+
+def test_a_pattern_that_matches_nothing_of_the_policy_is_refused(folder):
+    section = small.ppo(folder, critic={"trunk": "policy"}, optimizer__decay="kernels")
+    run = build.check(section)
+    with pytest.raises(errors.ConfigError, match=r"optimizer\.decay: 'kernels'"):
+        build.place(run, run.parent.model.config.vocab_size)

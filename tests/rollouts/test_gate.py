@@ -53,8 +53,10 @@ def test_one_token_that_is_off_is_noticed(experiment):
     with pytest.raises(errors.ConfigError, match=r"rollouts\.gate: .* at one of them"):
         gate(old, off, action)
     off[..., 7] = np.nan
-    with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
+    with pytest.raises(errors.NonFinite, match="not finite in the sampler"):
         gate(old, off, action)
+    with pytest.raises(errors.NonFinite, match="not finite in the trainer"):
+        gate(off, old, action)
     off[..., 7] = 1e-3
     assert gate(old, off, action)["gate/max"] == pytest.approx(1e-3)
 

@@ -4,7 +4,7 @@
 import pytest
 
 from alignjax import errors
-from alignjax.experiment import build, config_file, rollouts, schema
+from alignjax.experiment import build, config_file, memory_limits, rollouts, schema
 from tests.rollouts import small
 
 REWARD = str(small.RUNS / "reward_model")
@@ -18,6 +18,26 @@ REFUSED = {
     "rollouts.kl.target": dict(rollouts__kl={"place": "loss", "target": 1.0}),
     "rollouts.kl.horizon": dict(rollouts__kl={"horizon": 5.0}),
     "data.pack": dict(data__pack="none"),
+    "rollouts.kl.horizon ": dict(rollouts__kl={"target": 1.0, "horizon": 31.0}),
+    "rollouts.rewards.std": dict(
+        rollouts__rewards={"std": {"kind": "length", "per_token": 0.1}}
+    ),
+    "rollouts.rewards.seen.clip": dict(
+        rollouts__rewards__seen={"kind": "length", "clip": 1.0, "weight": 0.0}
+    ),
+    "prefetch": dict(prefetch=2),
+    "critic.warmup_rollouts": dict(
+        critic={"trunk": "policy", "warmup_rollouts": 4},
+        rollouts__advantage={"name": "gae"},
+    ),
+    "checkpoint.keep_best ": dict(
+        checkpoint={"every": 2, "keep_best": ["eval/kl/reference", "min"]},
+        evaluation={"every": 2},
+        objective={"name": "preference", "loss": "simpo"},
+    ),
+    "objective.loss  ": dict(objective={"name": "preference", "loss": "sppo_soft"}),
+    "data.workers": dict(data__workers=2),
+    "data.long_documents": dict(data__long_documents="truncate_prompt"),
     "data.groups_per_row": dict(data__groups_per_row=2),
     "rollouts.temperature": dict(rollouts__temperature=0.0),
     "rollouts.temperature ": dict(rollouts__temperature=1e-9),
@@ -70,6 +90,7 @@ REFUSED = {
     "ptx.sources.a.kind": dict(ptx={"sources": {"a": {}}}),
     "ptx.batch_size": dict(ptx={"sources": TEXT, "batch_size": 12}, mesh={"fsdp": 8}),
     "rollouts": dict(objective={"name": "language_model"}),
+    "schedule.warmup_tokens": dict(schedule__warmup_tokens=10**6),
 }
 # What some of the messages propose.
 REMEDIES = {
@@ -81,6 +102,7 @@ REMEDIES = {
     "evaluation.batches": "set rollouts.evaluation_prompts",
     "model.dropout": "set it to 0",
     "critic.run": "name a reward model's run",
+    "schedule.warmup_tokens": "set schedule.warmup_steps instead",
 }
 
 
@@ -153,3 +175,24 @@ def test_what_losses_of_pairs_do_not_take(name, tmp_path):
     )
     with pytest.raises(errors.ConfigError, match=rf"rollouts\.{name}"):
         build.build(section)
+
+
+def test_a_warmup_of_rollouts_is_in_steps(tmp_path):
+    """In tokens it is refused once, whatever else is wrong with so many of them."""
+    section = small.section(tmp_path, schedule__warmup_steps=2)
+    assert float(build.check(section).schedule(0)) == pytest.approx(3e-3 / 2)
+    section["schedule"] = {"name": "constant", "warmup_tokens": 0}  # which is none
+    assert float(build.check(section).schedule(0)) == pytest.approx(3e-3)
+    for further in ({}, {"warmup_steps": 2}):
+        section["schedule"] |= {"warmup_tokens": 10**6, **further}
+        with pytest.raises(errors.ConfigError) as raised:
+            build.check(section)
+        (problem,) = raised.value.problems
+        assert problem.startswith("schedule.warmup_tokens: 1000000")
+
+
+def test_a_rollout_that_no_memory_holds_is_refused(tmp_path):
+    """Before its data is read: a prompt has many responses."""
+    c = build.check(small.section(tmp_path, rollouts__samples=10**9)).config
+    with pytest.raises(errors.ConfigError, match=r"batch_size: .*minibatches"):
+        memory_limits.check_batches(c)

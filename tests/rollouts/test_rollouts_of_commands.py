@@ -64,24 +64,29 @@ def test_killed_it_ends_with_the_same_bits(tmp_path, cache, whole, before):
     assert leaves == expected
 
 
-def test_two_processes_sample_and_train_as_one(tmp_path, cache, whole):
+def on_two_processes(folder, cache, *more):
+    """The exit codes of both, and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    workdir = tmp_path / "run"
     processes = [
         launch.start(
-            flags(workdir, cache, "--multihost", address)
+            flags(folder / "run", cache, "--multihost", address, *more)
             + ["--processes=2", f"--process_id={i}"],
-            tmp_path / str(i),
+            folder / str(i),
         )
         for i in range(2)
     ]
     for process in processes:
         process.join(600)
-    texts = [(tmp_path / str(i)).read_text() for i in range(2)]
-    assert [p.exitcode for p in processes] == [errors.DONE] * 2, texts
-    runs = [analysis.open_run(w) for w in (workdir, whole)]
+    texts = [(folder / str(i)).read_text() for i in range(2)]
+    return [p.exitcode for p in processes], texts
+
+
+def test_two_processes_sample_and_train_as_one(tmp_path, cache, whole):
+    codes, texts = on_two_processes(tmp_path, cache)
+    assert codes == [errors.DONE] * 2, texts
+    runs = [analysis.open_run(w) for w in (tmp_path / "run", whole)]
     leaves, others = (trees.named_leaves(run.params()) for run in runs)
     for name, leaf in leaves.items():
         np.testing.assert_allclose(leaf, others[name], rtol=0, atol=1e-3, err_msg=name)
@@ -89,3 +94,12 @@ def test_two_processes_sample_and_train_as_one(tmp_path, cache, whole):
     for name in SAME:
         of = lambda rows, name=name: [row[name] for row in rows if name in row]
         np.testing.assert_allclose(of(rows), of(expected), rtol=0, atol=1e-4)
+
+
+def test_two_processes_with_rewards_of_their_own(tmp_path, cache):
+    """Those of the first count, also where prompts are drawn again; a line says so."""
+    more = ["--config.rollouts.rewards.own.kind=tests.rollouts.functions:by_process"]
+    more += ["--config.steps=4", "--config.rollouts.redraws=1"]
+    codes, texts = on_two_processes(tmp_path, cache, *more)
+    assert codes == [errors.DONE] * 2, texts
+    assert "scores of other processes differ from those of process 0" in texts[0]

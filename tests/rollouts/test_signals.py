@@ -9,7 +9,7 @@ import pytest
 
 from alignjax import errors, rewards
 from alignjax.distributed import sharding
-from alignjax.rollouts import drawing, rollout
+from alignjax.rollouts import drawing, scoring
 from tests.rollouts import small
 
 
@@ -118,6 +118,7 @@ def test_ties_are_no_pairs(experiment):
     batch, figures, _ = small.make(experiment, rollouts)
     assert batch.weights[:, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert figures["tied"] == 0.25 and figures["gap"] == 3.0
+    assert batch.values["gap"][:, 0].tolist() == [1, 1, 3, 3, 3, 3, 3, 3]
     assert batch.lengths.shape == (8, 1, 2)
     rounding = lambda answers: [7e6 + i % 4 for i in range(len(answers))]
     batch, *_ = small.make(
@@ -187,7 +188,7 @@ def test_figures_are_of_the_responses_that_have_them():
     drawn = drawing.Drawn([[1], [1, 2], [3]], [], np.array([True, False, True]))
     parts = {"a": [1.0, None, 3.0], "b": [None] * 3}
     some = rewards.Scored([1.0, None, 3.0], parts, [])
-    assert rollout.reward_figures(some, drawn) == {
+    assert scoring.figures(some, drawn) == {
         "length": pytest.approx(4 / 3),
         "finished": pytest.approx(2 / 3),
         "unscored": pytest.approx(1 / 3),
@@ -195,7 +196,7 @@ def test_figures_are_of_the_responses_that_have_them():
         "reward/a": 2.0,
         "reward/std": 1.0,
     }
-    none = rollout.reward_figures(rewards.Scored([None] * 3, {}, []), drawn)
+    none = scoring.figures(rewards.Scored([None] * 3, {}, []), drawn)
     assert none["unscored"] == 1 and not any(x.startswith("reward") for x in none)
 
 

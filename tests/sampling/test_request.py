@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import subject
 
-from alignjax import errors, sampling
+from alignjax import errors, models, sampling
 from alignjax.data.tokenizers import base
 from alignjax.sampling import text
 
@@ -83,6 +83,26 @@ def test_bad_settings_are_refused_together_and_by_name():
 def test_bad_prompts_are_refused_by_place(prompts, max_tokens, message):
     with pytest.raises(errors.ConfigError, match=message):
         subject.generate(prompts, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize(
+    "prompts, message",
+    [
+        (["a", "x" * 60], r"prompts\[1\]: 61 tokens.* = 150, .*max_tokens to 90 at"),
+        (["x" * 180], r"prompts\[0\]: 181 tokens.* the prompt by 31 tokens at least"),
+    ],
+)
+def test_longrope_is_refused_texts_that_may_become_long(prompts, message):
+    """Before any is begun: the cache of a short one grows on the way."""
+    scaling = dict(kind="longrope", original_length=150)
+    scaling |= dict(short_factor=[1.0] * 4, long_factor=[4.0] * 4)
+    shape = subject.SHAPE | dict(rope_scaling=scaling, max_length=400)
+    model, params = models.build(shape, subject.ROWS), subject.nano()[1]
+    with pytest.raises(errors.ConfigError, match=message):
+        subject.generate(prompts, (model, params), max_tokens=100)
+    with pytest.raises(errors.ConfigError, match="to the numbers of long_factor"):
+        given = (subject.TOKENIZER, prompts[-1])
+        sampling.stream(model, params, *given, max_tokens=100)
 
 
 def test_what_the_tokenizer_cannot_start_or_spell_is_refused():

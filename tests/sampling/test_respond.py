@@ -136,7 +136,7 @@ def test_a_step_for_each_row_changes_no_bit():
     assert max(apart.length_B) == 7
 
 
-@pytest.mark.parametrize("slots", [None, 8])
+@pytest.mark.parametrize("slots", marks.slow_but([8], [None, 8]))
 def test_layers_that_are_apart_change_no_bit(slots, small, monkeypatch):
     """On CPUs each layer has arrays of its own, elsewhere all layers share them."""
     tokens, mask = prompts()
@@ -194,6 +194,35 @@ def test_nothing_of_a_predecessor_is_left(small):
     done = np.array([True, False, True])
     out = batches._advance(model, params, state, done, draw, np.full(3, 4)).responses
     assert np.isfinite(out.logps_BR[1]).all() and out.length_B[1] > 0
+
+
+def test_longrope_is_refused_texts_that_outgrow_its_short_frequencies(small):
+    """Also where the cache is short at first, and grows; its padding does not count."""
+    tokens, mask = prompts()  # of 7 tokens at most, in 8 columns
+    draw = drawn_by(jax.random.split(jax.random.key(9), 6), {}, STOPS & False)
+    params, factor = subject.nano()[1], lambda x: [x] * 4
+
+    def arguments(original_length, long=4.0):
+        scaling = dict(kind="longrope", original_length=original_length)
+        scaling |= dict(short_factor=factor(1.0), long_factor=factor(long))
+        model = models.build(subject.SHAPE | dict(rope_scaling=scaling), subject.ROWS)
+        return model, params, tokens, mask, draw, ROOM
+
+    # The last token of a response is not read.
+    rows = sampling.respond(*arguments(7 + ROOM - 1))
+    expected = sampling.respond(*arguments(1, long=1.0))
+    jax.tree.map(np.testing.assert_array_equal, rows, expected)
+    assert rows.length_B.max() == ROOM
+    refused = arguments(7 + ROOM - 2)
+    message = r"prompts\[2\]: 7 tokens.* max_tokens = 10 .* = 15, .* max_tokens to 9 "
+    for draws in (sampling.respond, lambda *given: next(batches.chunks(*given))):
+        with pytest.raises(errors.ConfigError, match=message):
+            draws(*refused)
+    with pytest.raises(errors.ConfigError) as caught:  # with what else is wrong
+        sampling.respond(*refused, samples=2)
+    assert [p.partition(":")[0] for p in caught.value.problems] == [
+        *("prompts[2]", "draw.keys_B")
+    ]
 
 
 @pytest.mark.parametrize("field, changed", [

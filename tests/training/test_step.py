@@ -195,6 +195,20 @@ def test_a_batch_of_padding_teaches_nothing_and_is_finite():
     assert float(metrics["loss"]) == 0.0 and float(metrics["skipped"]) == 0.0
 
 
+def test_where_nothing_counts_neither_decay_nor_momentum_moves_anything():
+    """With a weight and no gradient they do: a loss that is reached is a lesson too."""
+    import optax
+
+    adamw = optax.adamw(0.1, weight_decay=0.1)
+    empty = {"w": jnp.zeros(B), "y": jnp.ones(B)}
+    before, after, _ = quadratic_step(empty, adamw)
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    assert [bool(jnp.all(x == y)) for x, y in pairs].count(False) == 1  # the step
+    reached = {"w": jnp.ones(B), "y": 3 * jnp.ones(B)}
+    before, after, _ = quadratic_step(reached, adamw)
+    assert float(after.params["x"]) < float(before.params["x"])
+
+
 def test_key_differs_from_step_to_step():
     import optax
 
