@@ -14,6 +14,7 @@ from alignjax import errors, models, trees, types
 from alignjax.distributed import sharding
 from alignjax.models import decoder, decoder_config, moe, router_loss
 from tests import rows
+from tests.fixtures import marks
 from tests.models import small
 
 B, T, D, F, E = 4, 9, 16, 24, 8
@@ -147,7 +148,9 @@ def test_no_token_is_dropped_where_all_want_the_same_expert():
     assert np.abs(y).sum(-1).min() > 0.01
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh", marks.slow_but(["experts and rows", "slices", "gathered"], MESHES)
+)
 def test_any_mesh_gives_the_same_values_and_gradients(mesh):
     params, x = inputs()
     module = layer()

@@ -11,6 +11,7 @@ from alignjax.losses import catalogue
 from alignjax.objectives import logprobs, preference
 from alignjax.training import hooks
 from alignjax.types import Frozen, LogProbs
+from tests.fixtures import marks
 from tests.objectives import batches, subject
 
 LOSSES = [name for kind in preference.KINDS for name in catalogue.CATALOGUE[kind]]
@@ -69,7 +70,10 @@ def test_every_loss(name):
     assert objective.needs.reference == any(key.startswith("drift/") for key in metrics)
 
 
-@pytest.mark.parametrize("name", DELICATE)
+BESIDE = ["odpo", "aot_unpaired", "kto", "infonca"]
+
+
+@pytest.mark.parametrize("name", marks.slow_but(BESIDE, DELICATE))
 def test_padding_beside_a_batch_changes_nothing(name):
     objective = build(name)
     K = groups_of(objective)
@@ -80,7 +84,10 @@ def test_padding_beside_a_batch_changes_nothing(name):
     close(found[1], found[0])
 
 
-@pytest.mark.parametrize("name", DELICATE)
+ALONE = ["sppo_soft", "mpo", "wpo", "bco"]
+
+
+@pytest.mark.parametrize("name", marks.slow_but(ALONE, DELICATE))
 def test_padding_alone_teaches_nothing(name):
     objective = build(name)
     batch = subject.batch(K=groups_of(objective))
@@ -95,7 +102,11 @@ def test_padding_alone_teaches_nothing(name):
     assert all((x == 0).all() for x in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("name", [*DELICATE, "dpo", "tdpo1", "apo_zero_unpaired"])
+FIGURED = [*DELICATE, "dpo", "tdpo1", "apo_zero_unpaired"]
+TWICE = ["reward_aware", "beta_dpo", "sampo", "tdpo1", "apo_zero_unpaired"]
+
+
+@pytest.mark.parametrize("name", marks.slow_but(TWICE, FIGURED))
 def test_a_batch_twice_over_has_the_same_figures(name):
     # Which of several equal pairs are dropped is no matter of figures.
     objective = build(name, **({"drop": 0.0} if name == "beta_dpo" else {}))

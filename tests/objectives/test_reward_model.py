@@ -10,6 +10,7 @@ from alignjax import errors, objectives
 from alignjax.objectives import metrics, reward_model
 from alignjax.training import hooks
 from alignjax.types import Frozen
+from tests.fixtures import marks
 from tests.objectives import batches, subject
 
 KEY = jax.random.key(3)
@@ -125,7 +126,9 @@ def test_calibration_does_not_follow_from_the_order_of_pairs():
     assert judged(np.zeros((4, 2)))["rewards/accuracies"] == 0.5
 
 
-@pytest.mark.parametrize("loss", ["plackett_luce", "all_pairs"])
+@pytest.mark.parametrize(
+    "loss", marks.slow_but(["plackett_luce"], ["plackett_luce", "all_pairs"])
+)
 def test_lists_with_less_than_all_responses(loss):
     objective = build(loss=loss, pooling="mean")
     found = [

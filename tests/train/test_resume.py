@@ -14,6 +14,7 @@ import pytest
 from alignjax import analysis, errors, trees
 from alignjax.checkpoint import step_folders
 from alignjax.tracking import writer
+from tests.fixtures import marks
 
 SOON = "--config.checkpoint.every=3"
 
@@ -84,10 +85,10 @@ def test_killed_three_times(tmp_path, corpus, cache, whole):
     assert not saving(tmp_path) and not (tmp_path / "LOCK").exists()
 
 
-@pytest.mark.parametrize(
-    "number, expected",
-    [(signal.SIGTERM, errors.PREEMPTED), (signal.SIGINT, errors.INTERRUPTED)],
-)
+SIGNALS = [(signal.SIGTERM, errors.PREEMPTED), (signal.SIGINT, errors.INTERRUPTED)]
+
+
+@pytest.mark.parametrize("number, expected", marks.slow_but(SIGNALS[:1], SIGNALS))
 def test_asked_to_stop(tmp_path, corpus, cache, whole, number, expected):
     flags = launch.flags(tmp_path, corpus, cache, SOON)
     process = launch.start(flags, tmp_path / "output")
