@@ -6,6 +6,7 @@ LEVELS first.
 """
 
 import ast
+import collections
 import functools
 import graphlib
 import os
@@ -258,6 +259,12 @@ def python(program, **environment):
         capture_output=True,
         text=True,
     )
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Else pytest, which imports them by name, collects only the first."""
+    names = collections.Counter(x.name for x in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_importing_the_package_takes_no_time_and_no_jax():

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups that share rows: the same tokens, log-probs and losses with less padding."""
 
+import dataclasses
 import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from alignjax import errors, train
+from alignjax.distributed import sharding
 from alignjax.rollouts import layout, packing
-from tests.fixtures import marks
+from alignjax.training import step
+from alignjax.types import TrainState
 from tests.rollouts import small
 
 PROMPTS = [[5, 0, 7], [0], [9, 9, 0, 8], [3, 3]]
@@ -91,6 +97,33 @@ def test_groups_share_rows_of_their_own_batch():
     assert few(used_G, size=2, longest=201) == 1
 
 
+def test_a_batch_teaches_the_same_whatever_shares_a_row(experiment):
+    """Loss, metrics and gradient of one batch, of responses of other lengths."""
+    run, state, frozen = experiment
+    rollouts = dataclasses.replace(
+        run.rollouts, shared=True, sampler=small.with_many_stops(experiment)
+    )
+    batch, *_ = small.make(experiment, rollouts)
+    used_G = packing.used(batch.responses)
+    assert len(set(used_G)) > 4
+    found = []
+    for each in (1, 2, 4):
+        order_BP = packing.rows(used_G, each)
+        T = 8 * -(-used_G[order_BP].sum(-1).max() // 8)
+        train_step = step.make_train_step(run.objective, optax.sgd(1.0))
+        begun = TrainState(jnp.int32(0), state.params, optax.sgd(1.0).init({}))
+        with sharding.use(run.mesh, run.rules):
+            packed = rollouts.in_rows(batch, order_BP, T)
+            packed = jax.tree.map(jnp.asarray, packed)
+            key = jax.random.key(0)
+            after, metrics = jax.jit(train_step)(begun, frozen, packed, key)
+        moved = jax.tree.map(lambda x, y: x - y, after.params, state.params)
+        found.append(jax.tree.leaves((metrics, moved)))
+    for other in found[1:]:
+        for x, y in zip(other, found[0], strict=True):
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-5)
+
+
 def losses(folder, name, devices, **changes):
     """The metrics of the updates of one rollout."""
     fields = dict(
@@ -128,7 +161,8 @@ CASES = {
 TIMES = {"time", "tokens_per_second", "rollout/seconds"}
 
 
-@pytest.mark.parametrize("case", marks.slow_but(["policy"], CASES))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
     """Of policy, critic and pairs, update by update."""
     shapes, packed = set(), packing.packed
