@@ -4,6 +4,9 @@
 A worker is one process that answers calls of one function, JSON in and JSON out. CPU
 time, memory and wall-clock time are bounded by the operating system and by the caller,
 so the worst that such a file can do is to end its worker; the next call starts another.
+
+A worker leads a session of its own, so that processes that a function starts end with
+it. It ends when its caller does, however that ends: its pipe is closed then.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -110,18 +114,20 @@ class Worker:
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
             )
 
     def _end(self, late: threading.Event) -> None:
         late.set()
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:
+            _kill(process)
 
     def _stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            _kill(self._process)
             self._process.wait()
+        if self._channel is not None:
             self._channel.close()
         self._process = self._channel = None
 
@@ -139,19 +145,30 @@ class Worker:
         if code == -signal.SIGXCPU:
             return f"it took more than {self.limits.cpu_seconds} s of processor time"
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"its process died ({how}), perhaps for want of memory"
+        memory = ", perhaps for want of memory" if code < 0 else ""
+        return f"its process died ({how}){memory}"
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Ends a worker, and what its function started."""
+    # macOS says that it may not where all of them are dead.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def main(function: str, descriptor: str, cpu_seconds: str, memory_bytes: str) -> None:
     """Answers calls until the other end of the pipe is closed; a worker's program."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller
-    channel = connection.Connection(int(descriptor))
+    channel, own = connection.Connection(int(descriptor)), os.getpid()
+    # A process that the function starts neither keeps the pipe open nor answers.
+    os.set_inheritable(channel.fileno(), False)
+    os.register_at_fork(after_in_child=channel.close)
+    threading.Thread(target=_end_with_caller, args=[channel], daemon=True).start()
     module, _, name = function.partition(":")
     answer = getattr(importlib.import_module(module), name)
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can be written
-    with contextlib.suppress(EOFError, ConnectionResetError):
+    with contextlib.suppress(EOFError, OSError):
         while True:
             request = json.loads(channel.recv_bytes())
             used = resource.getrusage(resource.RUSAGE_SELF)
@@ -162,3 +179,14 @@ def main(function: str, descriptor: str, cpu_seconds: str, memory_bytes: str) ->
             except Exception as error:
                 result = json.dumps([None, f"{type(error).__name__}: {error}"]).encode()
             channel.send_bytes(result)
+    if os.getpid() == own:  # and no process that the function forked and that returned
+        os.killpg(own, signal.SIGKILL)
+
+
+def _end_with_caller(channel: connection.Connection) -> None:
+    """Ends this process and what it started once the caller is gone, in a call too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the other
+    caller = select.poll()
+    caller.register(channel, 0)  # wakes for nothing but a pipe that is closed
+    caller.poll()
+    os.killpg(0, signal.SIGKILL)

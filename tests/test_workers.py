@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worker processes: calls and answers, limits, and starting again."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -37,7 +38,34 @@ def work(request):
         pathlib.Path(rest[0]).write_text("here")
     if name == "die":
         os._exit(3)
+    if name == "fork":
+        return _sleeper()
+    if name == "fork and wait":
+        os.waitpid(_sleeper(), 0)
+    if name == "fork and return":
+        if not os.fork():
+            return "child"
+        time.sleep(0.3)  # so that an answer of the other would come first
+        return "parent"
     return None
+
+
+def _sleeper():
+    """The id of a process that sleeps for a minute."""
+    if pid := os.fork():
+        return pid
+    time.sleep(60)
+    os._exit(0)
+
+
+def wait_for_the_end_of(*pids):
+    deadline = time.monotonic() + 30
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.kill(pid, 0)
+                time.sleep(0.02)
+            raise AssertionError(f"{pid} of {pids} is still there")
 
 
 @pytest.fixture(scope="module")
@@ -103,22 +131,58 @@ def test_what_is_not_json_is_refused_before_it_is_sent(worker):
     assert worker.call(["echo", 1]) == [1]
 
 
-def test_a_worker_ends_with_its_parent():
-    program = (
-        f"from alignjax import workers;print(workers.Worker({WORK!r}).call(['pid']))"
-    )
-    done = subprocess.run(
+def test_a_child_that_is_waited_for_does_not_outlast_the_limit():
+    worker = workers.Worker(WORK, workers.Limits(wall_seconds=2.0))
+    worker.call(["pid"])
+    start = time.monotonic()
+    with pytest.raises(workers.WorkerError, match="not done after 2 s"):
+        worker.call(["fork and wait"])
+    assert time.monotonic() - start < 30
+    worker.close()
+
+
+def test_a_child_that_returns_too_gives_no_answer(worker):
+    assert worker.call(["fork and return"]) == "parent"
+    assert [worker.call(["echo", i]) for i in range(3)] == [[0], [1], [2]]
+
+
+def test_what_a_function_started_ends_with_the_worker():
+    worker = workers.Worker(WORK)
+    child = worker.call(["fork"])
+    worker.close()
+    wait_for_the_end_of(child)
+
+
+def test_a_process_that_cannot_be_started_leaves_no_pipe(monkeypatch):
+    made, make = [], workers.connection.Pipe
+
+    def pipe():
+        made.extend(ends := make())
+        return ends
+
+    monkeypatch.setattr(workers.connection, "Pipe", pipe)
+    monkeypatch.setattr(sys, "executable", "/no/where")
+    with pytest.raises(workers.WorkerError, match="cannot be started"):
+        workers.Worker(WORK).call(["pid"])
+    assert [end.closed for end in made] == [True, True]
+
+
+@pytest.mark.parametrize("how", ["ends", "is killed in a call"])
+def test_a_worker_and_what_it_started_end_when_its_parent(how):
+    program = f"from alignjax import workers; call = workers.Worker({WORK!r}).call\n"
+    program += "print(call(['pid']), call(['fork']), flush=True)\n"
+    killed = how != "ends"
+    program += "call(['sleep', 60])" if killed else ""
+    with subprocess.Popen(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])},
-        capture_output=True,
-        check=True,
+        stdout=subprocess.PIPE,
         text=True,
-    )
-    pid, deadline = int(done.stdout), time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"the worker {pid} is still there")
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        if killed:
+            time.sleep(0.3)  # so that the call begins
+            parent.kill()
+        parent.wait(30)
+    assert len(pids) == 2
+    wait_for_the_end_of(*pids)
