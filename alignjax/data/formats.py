@@ -210,7 +210,7 @@ def _response(value: Any, name: str) -> str:
     return _checked(value, name)
 
 
-def _of_template(row: Mapping[str, Any]) -> dict[str, Any]:
+def of_template(row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of `OF_TEMPLATE`, as fields of records."""
     tools, variables = (
         messages.parsed(messages.plain(row.get(name) or None, where), where)
@@ -300,7 +300,7 @@ def _text(row: Mapping[str, Any], name: str = "text") -> records.Text:
 
 def _messages(row: Mapping[str, Any]) -> records.Chat:
     turns, fields, skipped = messages.dialogue(row["messages"], "messages")
-    more = {"fields": fields, "skipped": skipped, **_of_template(row)}
+    more = {"fields": fields, "skipped": skipped, **of_template(row)}
     return records.Chat(turns, _weight(row), **more)
 
 
@@ -309,7 +309,7 @@ def _prompt_response(row: Mapping[str, Any]) -> records.Chat:
         *_prompt(row["prompt"]),
         (ASSISTANT, _response(row["response"], "response")),
     )
-    return records.Chat(turns, _weight(row), **_of_template(row))
+    return records.Chat(turns, _weight(row), **of_template(row))
 
 
 def _preference(row: Mapping[str, Any]) -> records.Comparison:
@@ -376,7 +376,7 @@ def _compared(
 ) -> records.Comparison:
     """A comparison of responses, which are of the fields `names`."""
     texts = tuple(map(_response, responses, names))
-    return records.Comparison(prompt, texts, values, _weight(row), **_of_template(row))
+    return records.Comparison(prompt, texts, values, _weight(row), **of_template(row))
 
 
 for _name, _format in {

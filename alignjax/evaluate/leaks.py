@@ -21,6 +21,7 @@ from alignjax import analysis, errors
 from alignjax.data import loader, messages, records, shuffle, sources
 from alignjax.data.sources import text as plain
 from alignjax.evaluate import datasets
+from alignjax.rollouts import prompts
 
 FILE, SCHEMA = "leaks.json", "alignjax.leaks/1"
 LEAST = 8  # words; fewer in a row are a turn of speech (GPT-3's least, Brown 2020)
@@ -131,16 +132,27 @@ def _of_run(run: analysis.Run) -> Iterator[tuple[str, Callable]]:
 def _of_source(
     source: records.Source, bound: int, asks: bool
 ) -> Iterator[tuple[str, list[str]]]:
+    """The texts of the records that were trained on.
+
+    Where responses to their prompts were drawn, `asks`, these are all of a record too,
+    since rewards read it.
+    """
     for where, record in source.documents():
         form = getattr(record, "record", record)
         if isinstance(form, records.BadRow):
             continue
-        key = getattr(form, "key", None)
-        if asks and hasattr(form, "turns"):
-            key = repr(tuple(tuple(turn) for turn in form.turns))
-        whole = getattr(form, "first", True) and getattr(form, "final", True)
-        if bound and key and whole and shuffle.hashed(key.encode()) < bound:
-            continue
+        if asks:
+            try:
+                turns = prompts.turns_of(form)
+            except errors.DataError:  # a bad row, which the run left out
+                continue
+            if prompts.hashed(turns) < bound:
+                continue
+        else:
+            key = getattr(form, "key", None)
+            whole = getattr(form, "first", True) and getattr(form, "final", True)
+            if bound and key and whole and shuffle.hashed(key.encode()) < bound:
+                continue
         yield where, _texts(form)
 
 

@@ -21,6 +21,8 @@ from alignjax.data.chat import format
 from alignjax.data.tokenizers import base
 
 MOST = 1_000_000  # prompts of a source
+VERSION = 2  # changes when the same rows become other prompts, or another split
+ROOM = "the room that length leaves beside rollouts.max_tokens"
 
 
 class Prompt(NamedTuple):
@@ -43,7 +45,7 @@ class Prompts(NamedTuple):
     """The prompts of several sources, as an endless stream.
 
     Attributes:
-      names: of the sources.
+      names: of the sources that have prompts.
       parts: the prompts of each.
       mixture: the shares of the sources.
       seed: of the order, which is another at every pass of a source.
@@ -98,56 +100,90 @@ def build(
       split: "train", or "validation", the prompts that are held out.
 
     Raises:
-      ConfigError: no such source, or a split without prompts.
+      ConfigError: no such source, a split without prompts, or no start token where
+        `cfg.bos` asks for one.
       DataError: bad rows, or prompts that are too long.
     """
+    if cfg.bos and tok.bos_id is None:
+        raise errors.ConfigError(
+            "data.bos: True, but the tokenizer has no start token; set it False"
+        )
     own = split == "validation" and bool(cfg.validation_sources)
     field = "validation_sources" if own else "sources"
     fraction = 0.0 if own or cfg.validation_sources else cfg.validation_fraction
+    bound = shuffle.bound(fraction)
     opened = loader.load_sources(getattr(cfg, field), f"data.{field}")
-    parts, weights, lines, identity = [], [], [], {}
+    parts, weights, lines, identities, empty = {}, [], [], {}, {}
     for name, source in opened.items():
         path = f"data.{field}.{name}"
         faults = records.Faults(cfg.on_bad_row)
         every = list(_read(cfg, tok, source, faults))
         faults.check()
-        long = [prompt for prompt in every if len(prompt.ids) > room]
+        held_out = [hashed(prompt.turns) < bound for prompt in every]
+        wanted = split == "validation" and not own
+        of_split = [
+            p for p, held in zip(every, held_out, strict=True) if held == wanted
+        ]
+        prompts = tuple(prompt for prompt in of_split if len(prompt.ids) <= room)
+        long = [prompt for prompt in of_split if len(prompt.ids) > room]
         if long and cfg.long_documents != "skip":
             raise errors.DataError(
-                f"{path}: {len(long):,} prompts have more than {room} tokens, the room "
-                f"that length leaves beside rollouts.max_tokens, such as "
-                f'{long[0].where}; raise length, or say data.long_documents = "skip"'
+                f"{path}: {len(long):,} prompts for {split} have more than {room} "
+                f"tokens, {ROOM}, such as {long[0].where}; raise length, or say "
+                'data.long_documents = "skip"'
             )
-        held_out = [shuffle.hashed(repr(p.turns).encode()) for p in every]
-        bound = shuffle.bound(fraction)
-        keep = [
-            h < bound if split == "validation" and not own else h >= bound
-            for h in held_out
-        ]
-        prompts = tuple(
-            prompt
-            for prompt, kept in zip(every, keep, strict=True)
-            if kept and len(prompt.ids) <= room
-        )
-        if not prompts:
-            raise errors.ConfigError(
-                f"{path}: no prompts for {split}; give more data, or another "
-                "data.validation_fraction"
-            )
-        parts.append(prompts)
-        weights.append(float(getattr(cfg, field)[name].get("weight") or 1.0))
         bad = f"; {records.skipped(faults.count, faults.first)}" if faults.count else ""
-        left = f", {len(long):,} too long left out" if long else ""
-        lines.append(f"{name}: {len(prompts):,} prompts{left}{bad}")
-        identity[name] = source.identity
+        # A row that cannot be read has no prompt that would tell its split.
+        bad += " (of both splits together)" if bad and fraction else ""
+        if prompts:
+            left = f", {len(long):,} too long left out" if long else ""
+            parts[name] = prompts
+            weights.append(float(getattr(cfg, field)[name].get("weight") or 1.0))
+            lines.append(f"{name}: {len(prompts):,} prompts{left}{bad}")
+        else:
+            empty[name] = f"{_no_prompts(len(every), long, split, fraction, room)}{bad}"
+            lines.append(f"{name}: {empty[name]}")
+        identities[name] = source.identity
+    if empty and (split == "train" or not parts):
+        raise errors.ConfigError(
+            [f"data.{field}.{name}: {reason}" for name, reason in empty.items()]
+        )
     try:
         mixture = shuffle.mixture(weights)
     except ValueError as error:
         raise errors.ConfigError(f"data.{field}: {error}") from error
-    identity = {"sources": identity, "room": room, "chat": cfg.chat, "bos": cfg.bos}
-    identity |= {"fraction": fraction, "weights": weights}
+    identity = {"sources": identities, "room": room, "chat": cfg.chat, "bos": cfg.bos}
+    identity |= {"fraction": fraction, "weights": weights, "version": VERSION}
     return Prompts(
-        tuple(opened), tuple(parts), mixture, seed, identity, "\n".join(lines)
+        tuple(parts), tuple(parts.values()), mixture, seed, identity, "\n".join(lines)
+    )
+
+
+def hashed(turns: Sequence[records.Turn]) -> int:
+    """What a prompt is held out by: as of all other data, its opening."""
+    return shuffle.hashed(records.opening(turns).encode())
+
+
+def _no_prompts(
+    count: int, long: Sequence[Prompt], split: str, fraction: float, room: int
+) -> str:
+    """Why a source of so many prompts has none for a split, and a remedy."""
+    head = f"no prompts for {split}"
+    if long:
+        shortest = min(len(prompt.ids) for prompt in long)
+        return (
+            f"{head}: all {len(long):,} have more than {room} tokens, {ROOM}, and the "
+            f"shortest has {shortest:,}; raise length by {shortest - room:,} or more, "
+            "or lower rollouts.max_tokens"
+        )
+    if not count:
+        return f"{head}: it has none; give more data"
+    if not fraction:
+        return f"{head}: data.validation_fraction = 0 holds out none; raise it"
+    change, where = ("lower", "each") if split == "train" else ("raise", "none")
+    return (
+        f"{head}: of its {count:,} {where} is held out; give more data, or {change} "
+        f"data.validation_fraction = {fraction}"
     )
 
 
@@ -163,11 +199,12 @@ def _read(cfg, tok, source: records.Source, faults) -> Iterator[Prompt]:
             )
         try:
             turns = turns_of(record)
+            chat = chat_of(record, turns)
             if form is None:
-                ids = [tok.bos_id] if cfg.bos and tok.bos_id is not None else []
-                ids += tok.encode(plain_text(turns))
+                ids = [tok.bos_id] if cfg.bos else []
+                ids += tok.encode(plain_text(chat))
             else:
-                ids = form.prompt_ids(chat_of(record, turns), cfg.bos)
+                ids = form.prompt_ids(chat, cfg.bos)
         except (errors.DataError, ValueError) as error:
             faults.add(where, str(error))
             continue
@@ -181,19 +218,20 @@ def turns_of(record: Any) -> tuple[records.Turn, ...]:
     """The turns of a prompt that a record begins with.
 
     Raises:
-      DataError: it has none.
+      DataError: it has none, or is a row whose messages have more than texts.
     """
-    if isinstance(record, Mapping):
-        value = formats.prompt(record)
+    form = _form(record)
+    if isinstance(form, Mapping):
+        value = formats.prompt(form)
         if isinstance(value, str):
             return ((records.USER, value),)
         turns = messages.turns(value, "prompt")
-    elif isinstance(record, records.Comparison):
-        turns = record.prompt
-    elif isinstance(record, records.Text):
-        return ((records.USER, record.text),)
+    elif isinstance(form, records.Comparison):
+        turns = form.prompt
+    elif isinstance(form, records.Text):
+        return ((records.USER, form.text),)
     else:
-        turns = getattr(record, "turns", ())
+        turns = getattr(form, "turns", ())
     turns = tuple((role, text) for role, text in turns)
     while turns and turns[-1][0] == records.ASSISTANT:
         turns = turns[:-1]
@@ -203,23 +241,44 @@ def turns_of(record: Any) -> tuple[records.Turn, ...]:
 
 
 def chat_of(record: Any, turns: Sequence[records.Turn]) -> records.Chat:
-    """The dialogue of a prompt, with the tools that its record has."""
-    fields = {
-        name: value
-        for name in ("tools", "template_kwargs")
-        if (value := getattr(record, name, None)) is not None
-    }
-    return records.Chat(tuple(turns), **fields)
+    """The dialogue of a prompt, with the tools and calls that its record has.
+
+    Raises:
+      DataError: the tools or variables of a row are none.
+    """
+    form, turns = _form(record), tuple(turns)
+    if isinstance(form, Mapping):
+        return records.Chat(turns, **formats.of_template(form))
+    names = ("tools", "template_kwargs")
+    more = {name: getattr(form, name, None) for name in names}
+    if isinstance(form, records.Chat) and any(
+        fields := (form.fields or ())[: len(turns)]
+    ):
+        more["fields"] = fields
+    return records.Chat(turns, **more)
 
 
-def plain_text(turns: Sequence[records.Turn]) -> str:
+def _form(record: Any) -> Any:
+    """The record to train on, where there is one; else itself, as rows are."""
+    form = records.plain(record)
+    return record if isinstance(form, records.BadRow) else form
+
+
+def plain_text(chat: records.Chat) -> str:
     """The text of a prompt of one turn.
 
     Raises:
-      DataError: it has several, which only a chat template can write.
+      DataError: it has several, or tools or calls, which only a template can write.
     """
-    if len(turns) != 1:
+    if len(chat.turns) != 1:
         raise errors.DataError(
             "a dialogue of several turns; name a template, data.chat"
         )
-    return turns[0][1]
+    there = {"tools": chat.tools, formats.KWARGS: chat.template_kwargs}
+    there |= {"fields of messages": chat.fields}
+    if lost := [name for name, value in there.items() if value]:
+        raise errors.DataError(
+            f"{', '.join(lost)}: only for chat templates; name one, data.chat, or "
+            "leave them out"
+        )
+    return chat.turns[0][1]

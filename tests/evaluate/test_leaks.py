@@ -8,8 +8,10 @@ import types
 import pytest
 
 from alignjax import errors, world
-from alignjax.data import records, shuffle
+from alignjax.data import loader, records, shuffle
+from alignjax.data.tokenizers import base
 from alignjax.evaluate import datasets, leaks
+from alignjax.rollouts import prompts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUNS = ROOT / "tests" / "golden" / "runs"
@@ -139,6 +141,54 @@ def test_what_a_run_held_out_is_not_in_its_training_data(monkeypatch):
     }
     assert 5 < len(held_out) < 25 and count == 64 - len(held_out)
     assert set(index.leaks["ask"]) == set(range(64)) - held_out
+
+
+def three(i):
+    """Turns that end in the user's, of which the first decides the split."""
+    turns = ((records.USER, f"q{i}"), (records.ASSISTANT, "a"), (records.USER, f"m{i}"))
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+REPLY = {"role": records.ASSISTANT, "content": "x"}
+SOURCES = {
+    "as_it_is": lambda i: {"prompt": f"q{i}", "answer": "1"},
+    "messages": lambda i: {"messages": [*three(i), REPLY]},
+    "prompt_response": lambda i: {"prompt": f"q{i}", "response": "x"},
+    "preference": lambda i: {"prompt": three(i), "chosen": "x", "rejected": "y"},
+    "text": lambda i: {"text": f"q{i}"},
+}
+
+
+@pytest.mark.parametrize("kind", [*SOURCES, "preferences", "prompts"])
+def test_what_rollouts_drew_prompts_from_is_what_they_trained_on(
+    monkeypatch, tmp_path, kind
+):
+    """By the places of the prompts of both splits."""
+    if kind in SOURCES:
+        path = tmp_path / "x.jsonl"
+        rows = [SOURCES[kind](i) for i in range(60)]
+        if kind == "as_it_is":
+            rows += [{"no": "prompt"}]  # skipped by the run
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        format = f"alignjax.data.formats:{kind}" if kind == "as_it_is" else kind
+        section = dict(kind="jsonl", path=str(path), format=format)
+    else:
+        section = dict(kind="world", preset="nano", split=kind, documents=100)
+    data = dict(sources={"s": section}, validation_fraction=0.3, on_bad_row="skip")
+    control = {"control": ["<system>", "<user>", "<assistant>", "<end>"]}
+    tok = base.from_files("bytes", {"bytes.json": json.dumps(control).encode()})
+    cfg = loader.DataConfig(**data, chat="roles")
+    train, held_out = (
+        {p.where for p in prompts.build(cfg, tok, room=999, seed=1, split=s).parts[0]}
+        for s in ("train", "validation")
+    )
+    run = types.SimpleNamespace(path="x", config={"data": data, "rollouts": {"a": 1}})
+    monkeypatch.setattr(leaks.analysis, "open_run", lambda *a, **k: run)
+    ((_, documents),) = leaks.open_training("x", str(tmp_path)).parts
+    read = [where for where, _ in documents()]
+    assert len(read) == len({*read}) and {*read} == train and held_out
+    if kind == "as_it_is":  # also of what only rewards read
+        assert all(texts[1:] == ["1"] for _, texts in documents())
 
 
 def test_a_run_that_does_not_say_what_it_was_trained_on(monkeypatch, tmp_path):
