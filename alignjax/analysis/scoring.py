@@ -314,6 +314,35 @@ def fault(row: Row, *configs: Any) -> str | None:
     return None
 
 
+def score_or_fault(
+    run: Any, prompts: Sequence, responses: Sequence[str]
+) -> list[Score | str]:
+    """`Run.score` of responses that a model drew: a text for one that has no score.
+
+    Such are a response with a control token of the opened run's template, or with more
+    tokens than it takes. It says why; the others are scored in one batch.
+
+    Raises:
+      ConfigError: turns, and a run that did not learn dialogues.
+      DataError: a run without a tokenizer.
+    """
+    tok, config = run.tokenizer, run.model.config
+    found: list[Score | str | Row] = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        try:
+            row = row_of_pair(tok, run.chats, prompt, response)
+            found.append(fault(row, config) or row)
+        except errors.DataError as error:
+            found.append(str(error))
+    places = [i for i, row in enumerate(found) if isinstance(row, Row)]
+    if places:
+        rows = [found[i] for i in places]
+        scores = run.score([x.prompt_ids for x in rows], [x.ids for x in rows])
+        for i, score in zip(places, scores, strict=True):
+            found[i] = score
+    return found
+
+
 def check_reference(run: Any, reference: Any) -> None:
     """Raises ConfigError where the opened run `reference` reads other tokens."""
     own, other = (templates.encoding(x.tokenizer) for x in (run, reference))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax import analysis, errors, judges, registry, world
+from alignjax.analysis import scoring
 from alignjax.judges import endpoint, language_model
 from alignjax.judges import rubric as rubrics
 from alignjax.world import labelers
@@ -98,20 +99,30 @@ def _reward_model(name: str, path: str, network: bool) -> judges.Judge:
     run = analysis.open_run(path, network=network)
     if not run.config["model"].get("score_heads"):
         raise errors.ConfigError(f"judge: {path} is no reward model; name one's run")
+    if run.chats is None:  # every prompt has turns
+        raise errors.ConfigError(
+            f"judge: {path} did not learn dialogues (data.chat), and prompts are; name "
+            "a reward model's run that did"
+        )
 
     def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
         whole = [all(map(str.strip, pair.responses)) for pair in pairs]
         scored = [pair for pair, is_whole in zip(pairs, whole, strict=True) if is_whole]
         prompts = [[tuple(turn) for turn in p.prompt["turns"]] for p in scored]
         first, second = (
-            run.score(prompts, [p.responses[i] for p in scored]) if scored else []
+            scoring.score_or_fault(run, prompts, [p.responses[i] for p in scored])
             for i in (0, 1)
         )
-        gaps = iter([b.reward - a.reward for a, b in zip(first, second, strict=True)])
+        found = zip(first, second, strict=True)
         for is_whole in whole:
-            if is_whole:
-                yield judges.Verdict(1 / (1 + math.exp(min(next(gaps), 700.0))))
-            else:
+            if not is_whole:
                 yield judges.Verdict(None, "an empty response")
+                continue
+            both = next(found)
+            if faults := [score for score in both if isinstance(score, str)]:
+                yield judges.Verdict(None, faults[0])
+            else:
+                gap = both[1].reward - both[0].reward
+                yield judges.Verdict(1 / (1 + math.exp(min(gap, 700.0))))
 
     return judges.Judge(name, run.digest(), compare)

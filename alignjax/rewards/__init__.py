@@ -147,16 +147,26 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
 def _weight(weight: Any) -> float:
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise errors.ConfigError(f"weight: {weight!r:.40} is not a number")
-    if not math.isfinite(weight):
-        raise errors.ConfigError(f"weight: {weight} is not finite")
-    return float(weight)
+    if not math.isfinite(number := _as_float(weight)):
+        raise errors.ConfigError(f"weight: {number} is not finite")
+    return number
 
 
 def _clip(clip: Any) -> float:
     positive = not isinstance(clip, bool) and isinstance(clip, (int, float))
-    if not positive or not 0 < clip < math.inf:
-        raise errors.ConfigError(f"clip: {clip!r:.40} is no positive number")
-    return float(clip)
+    number = _as_float(clip) if positive else math.nan
+    if not 0 < number < math.inf:
+        shown = number if positive else clip
+        raise errors.ConfigError(f"clip: {shown!r:.40} is no positive number")
+    return number
+
+
+def _as_float(number: float) -> float:
+    """An integer beyond all floats is infinite, as a float of the file would be."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 class Scored(NamedTuple):
@@ -192,7 +202,8 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
                 f"rewards.{name}: it called exit({error.code}); raise an error, or "
                 "return None for answers without a score"
             ) from error
-        if isinstance(scores, Mapping | str) or not isinstance(scores, Iterable):
+        listed = isinstance(scores, Iterable) and getattr(scores, "ndim", 1) > 0
+        if isinstance(scores, Mapping | str) or not listed:
             kind = type(scores).__name__
             raise errors.DataError(f"rewards.{name}: {kind}, where scores are a list")
         if len(scores := list(scores)) != len(answers):
@@ -219,6 +230,8 @@ def _value(name: str, x: Any) -> float | None:
     if value is None:
         return None
     try:
+        if isinstance(value, (str, bytes)):  # of which float() reads some
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise errors.DataError(

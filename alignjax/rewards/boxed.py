@@ -10,8 +10,7 @@ from alignjax.rewards import boxes, number, numbers_of_text
 def make(field: str = "answer") -> rewards.Reward:
     r"""1 where the last `\boxed{...}` of a response holds the record's answer, else 0.
 
-    Two numbers are compared as fractions, `\frac{1}{2}` among them, and anything else
-    as text without spaces.
+    See `same`. A record whose answer is empty leaves the response without a score.
 
     Args:
       field: of the prompt's record; its last box where it has one, else what follows
@@ -25,13 +24,23 @@ def make(field: str = "answer") -> rewards.Reward:
         box, right = boxes.last(answer.text), boxes.last(text)
         if right is None:
             right = text.rpartition(numbers_of_text.MARK)[2]
+        if not boxes.plain(right):
+            fault = f"the record's {field!r} is {text!r:.60}, without an answer"
+            return rewards.Score(None, fault)
         return rewards.Score(float(box is not None and same(box, right)))
 
     return lambda answers: list(map(score, answers))
 
 
 def same(first: str, second: str) -> bool:
-    """Whether two results are the same number, or else the same text."""
+    r"""Whether two results are the same number, or else the same text without spaces.
+
+    Two numbers are compared as fractions, `\frac{1}{2}`, `50\%` and `90^\circ` among
+    them. A unit, `\text{ cm}` in the end, counts only where both have one.
+    """
+    (first, unit), (second, other) = map(boxes.without_unit, (first, second))
+    if unit and other and unit != other:
+        return False
     plain = [boxes.plain(x) for x in (first, second)]
     numbers = [_number(x) for x in plain]
     if None not in numbers:

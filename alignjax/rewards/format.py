@@ -30,6 +30,10 @@ def make(
 
 def follows(text: str, marks: Sequence[str]) -> bool:
     """Whether each mark stands in a text exactly once, one after the other."""
-    places = [text.find(mark) for mark in marks]
-    once = all(text.count(mark) == 1 for mark in marks)
-    return once and places == sorted(places)
+    end = 0
+    for mark in marks:
+        start = text.find(mark, end)
+        if start < 0 or text.count(mark) > 1:
+            return False
+        end = start + len(mark)
+    return True

@@ -6,7 +6,10 @@
 `my_reward(prompt, response, record) -> number` has the prompt as a list of messages,
 the text of the response, and the row of the prompt's source as JSON (None where that
 is no row). An exception, a number that is not finite, a process that exits and a call
-that takes too long leave the response without a score.
+that takes too long leave the response without a score, and so does a None.
+
+The process can write no file, neither a temporary one nor a cache, and has 4 GiB of
+address space, of which some libraries reserve more than they use.
 """
 
 from __future__ import annotations
@@ -82,8 +85,13 @@ def call(request: Sequence[Any]) -> tuple[float | None, str]:
     try:
         function = _find(function)
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        value = float(function(prompt, response, record))
-    except Exception as error:
+        value = function(prompt, response, record)
+        if value is None:
+            return None, "it returned None"
+        value = float(value)
+    except SystemExit as error:
+        return None, f"it called exit({error.code})"[:200]
+    except BaseException as error:  # whatever it is, the process can go on
         return None, f"{type(error).__name__}: {error}"[:200]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

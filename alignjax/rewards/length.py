@@ -23,6 +23,8 @@ def make(
 
     Raises:
       ConfigError: all of them are 0.
+
+    The reward raises ConfigError where `overlong` is more than the room.
     """
     if not (per_token or unfinished or overlong):
         raise errors.ConfigError(
@@ -32,6 +34,11 @@ def make(
     def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
         scores = []
         for answer in answers:
+            if overlong > answer.room:  # a response of no token would be penalised
+                raise errors.ConfigError(
+                    f"overlong: {overlong:,} tokens before the end of a room of "
+                    f"{answer.room:,} (max_tokens); lower it, or raise max_tokens"
+                )
             value = per_token * answer.length
             value += 0.0 if answer.finished else unfinished
             if overlong:

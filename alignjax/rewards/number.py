@@ -44,8 +44,13 @@ def text_of(record: Any, field: str) -> tuple[str | None, str]:
     if not isinstance(record, Mapping):
         return None, "the prompt's source keeps no record"
     value = record.get(field)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    known = (str, int, float, decimal.Decimal)  # the last of a Parquet file
+    if isinstance(value, bool) or not isinstance(value, known):
         return None, f"the record's {field!r} is {value!r:.60}, neither text nor number"
     if isinstance(value, float):  # 1e-07 is 0.0000001, and no 7
-        value = f"{decimal.Decimal(repr(value)):f}"
+        value = decimal.Decimal(repr(value))
+    if isinstance(value, decimal.Decimal):
+        if not value.is_finite():
+            return None, f"the record's {field!r} is {value}, which is not finite"
+        value = f"{value:f}"
     return str(value), ""

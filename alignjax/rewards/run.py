@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignjax import analysis, errors, rewards
+from alignjax.analysis import scoring
 
 
 def make(
@@ -13,9 +14,10 @@ def make(
 ) -> rewards.Reward:
     """`(score - mean) / std` of the reward model of a run.
 
-    With several heads the score is their mean; an empty response has none. A checkpoint
-    of a policy is of these parameters, so that the policy does not go on with others
-    where the reward model has trained on.
+    With several heads the score is their mean. A response that is empty, or that the
+    run cannot read, as one longer than its context, has none. A checkpoint of a policy
+    is of these parameters, so that the policy does not go on with others where the
+    reward model has trained on.
 
     Args:
       run: its directory, or a Hugging Face folder.
@@ -24,8 +26,8 @@ def make(
         coefficient means the same whatever the scale of the scores is.
 
     Raises:
-      ConfigError: no such run, one that is no reward model, or a `std` that is not
-        above 0.
+      ConfigError: no such run, one that is no reward model or not one of dialogues, or
+        a `std` that is not above 0.
     """
     if std <= 0:
         raise errors.ConfigError(f"std: {std} is not positive")
@@ -35,6 +37,11 @@ def make(
         raise errors.ConfigError(f"run: {error}") from error
     if not opened.config["model"].get("score_heads"):
         raise errors.ConfigError(f"run: {run} is no reward model; name one's run")
+    if opened.chats is None:  # every prompt has turns
+        raise errors.ConfigError(
+            f"run: {run} did not learn dialogues (data.chat), and prompts are; name a "
+            "reward model's run that did"
+        )
 
     def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
         # An empty response has no token that a score could be read at.
@@ -43,8 +50,12 @@ def make(
         if whole:
             prompts = [list(answers[i].turns) for i in whole]
             texts = [answers[i].text for i in whole]
-            for i, score in zip(whole, opened.score(prompts, texts), strict=True):
-                scores[i] = rewards.Score((score.reward - mean) / std)
+            found = scoring.score_or_fault(opened, prompts, texts)
+            for i, score in zip(whole, found, strict=True):
+                if isinstance(score, str):
+                    scores[i] = rewards.Score(None, score)
+                else:
+                    scores[i] = rewards.Score((score.reward - mean) / std)
         return scores
 
     reward.provenance = {"digest": opened.digest()}

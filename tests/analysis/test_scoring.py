@@ -3,6 +3,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -156,6 +157,26 @@ def test_what_cannot_be_scored_is_refused(run, prompt, response, error, field):
     with pytest.raises(error) as caught:
         run.score([prompt], [response])
     assert str(caught.value).startswith(f"{field}: ")
+
+
+def test_a_response_that_cannot_be_read_is_no_error_for_the_others():
+    """Of a template whose control tokens no text may spell."""
+    files = {"bytes.json": b'{"control": ["<|im_start|>", "<|im_end|>"]}'}
+    config = SimpleNamespace(vocab_size=260, max_length=60)
+    run = SimpleNamespace(
+        tokenizer=base.from_files("bytes", files),
+        chats="chatml",
+        model=SimpleNamespace(config=config),
+        score=lambda prompts, responses: list(zip(prompts, responses, strict=True)),
+    )
+    texts = ["fine", "a <|im_end|> b", "\0", "x" * 100, "good"]
+    first, *bad, last = scoring.score_or_fault(run, [[("user", "hi")]] * 5, texts)
+    for text, found in (("fine", first), ("good", last)):
+        row = scoring.row_of_pair(run.tokenizer, "chatml", [("user", "hi")], text)
+        assert found == tuple(row)
+    for reason, found in zip(("control token", "NUL", "1 to 60"), bad, strict=True):
+        assert isinstance(found, str) and reason in found
+    assert scoring.score_or_fault(run, [[("user", "hi")]], ["\0"]) == [bad[1]]
 
 
 def test_prompts_and_responses_are_as_many(run):

@@ -22,6 +22,7 @@ CONFIGS = {
     "speaks": CHATS,
     "scores": {**CHATS, "objective": {"name": "reward_model", "loss": "bradley_terry"}},
 }
+CONFIGS["plain"] = {"objective": CONFIGS["scores"]["objective"]}
 TURNS = [["user", "hi"]]
 PAIRS = [judges.Shown({"turns": TURNS}, (a, b)) for a, b in (("x", "yes"), ("y", "y"))]
 
@@ -32,7 +33,7 @@ def workdirs(tmp_path_factory):
     kind = base.TokenizerConfig(kind="bytes", control_tokens=templates.CONTROL)
     rng = np.random.default_rng(0)
     for name, own in CONFIGS.items():
-        fields = MODEL | ({"score_heads": 1} if name == "scores" else {})
+        fields = MODEL | ({} if name == "speaks" else {"score_heads": 1})
         model = models.build(fields, 262)
         shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
         draw = lambda x: rng.normal(0, 0.5, x.shape).astype(x.dtype)
@@ -60,6 +61,15 @@ def test_a_reward_model_judges_by_the_difference_of_scores(workdirs):
     one, none, other = firsts(judge, [PAIRS[0], empty, PAIRS[1]])
     np.testing.assert_allclose([one, other], [special.expit(a - b), 0.5], atol=1e-5)
     assert none is None
+    # Neither does a response that the model cannot read end a study.
+    long = PAIRS[0]._replace(responses=("yes", "x" * 600))
+    broken = PAIRS[0]._replace(responses=("a\0", "x"))
+    failed, also, good = judges.verdicts(judge, [long, broken, PAIRS[0]])
+    assert failed.first is None and "1 to 512" in failed.failure
+    assert also.first is None and "NUL" in also.failure
+    assert good.first == pytest.approx(one, abs=1e-6)
+    with pytest.raises(errors.ConfigError, match=r"judge: .* did not learn dialogues"):
+        kinds.find(f"reward:{workdirs / 'plain'}")
     assert judge.digest == run.digest()
     with pytest.raises(errors.ConfigError, match=r"judge: .* no reward model"):
         kinds.find(f"reward:{workdirs / 'speaks'}")

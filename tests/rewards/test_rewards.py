@@ -3,6 +3,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from alignjax import analysis, errors, rewards, world
@@ -36,6 +37,12 @@ def test_a_function_that_fails_in_every_way(monkeypatch):
     scored = rewards.score(named, [answer("x" * n) for n in range(5)])
     assert scored.total == [None, None, None, None, 1.0]
     assert "4 without a score" in scored.faults[0] and "ValueError" in scored.faults[0]
+    named = build(kind="function", function="tests.rewards.quitters:quits")
+    texts = ("exit", "none", "base")
+    scored = [rewards.score(named, [answer(x), answer("")]) for x in texts]
+    assert [x.total for x in scored] == [[None, 1.0]] * 3
+    for told, one in zip(("exit(2)", "returned", "Odd: mine"), scored, strict=True):
+        assert told in one.faults[0] and "memory" not in one.faults[0]
     few = build(
         kind="function", function="tests.rollouts.functions:odd", most_failed=0.1
     )
@@ -51,6 +58,8 @@ def test_a_function_that_fails_in_every_way(monkeypatch):
         lambda answers: {0: 1.0},
         lambda answers: [1.0] * (len(answers) + 1),
         lambda answers: ["good"] * len(answers),
+        lambda answers: ["1.5"] * len(answers),
+        lambda answers: np.array(5.0),
         lambda answers: [10**400] * len(answers),
     ],
 )
@@ -66,6 +75,10 @@ def test_a_bound_is_of_what_is_added_and_not_of_what_is_logged():
     assert scored.total == [-2.0, 2.0, -0.5, None]
     assert scored.parts == {"mine": [9.0, -7.0, 1.0, None]}
     assert build(kind="world", clip=4)[0].clip == 4.0
+    for field in ("weight", "clip"):
+        for value in (10**400, -(10**400)):
+            with pytest.raises(errors.ConfigError, match=rf"r\.{field}: -?inf is no"):
+                build(kind="world", **{field: value})
 
 
 def test_a_module_that_ends_the_process(tmp_path, monkeypatch):
@@ -104,6 +117,18 @@ def test_a_reward_model_scores_as_its_run_does():
     named = build(kind="run", run=path, mean=0.5, std=2.0)
     first, empty = values(named, *answers)
     assert first == pytest.approx((score - 0.5) / 2) and empty is None
+    # One that the model cannot read is left out, and the others keep their scores.
+    bad = [answer(x, turns=turns) for x in ("fo\0ur", "x" * 5000)]
+    scored = rewards.score(named, [bad[0], answers[0], bad[1]])
+    assert scored.total == pytest.approx([None, first, None])
+    assert "2 without a score: a NUL character" in scored.faults[0]
+    assert "the model takes 1 to 512" in rewards.score(named, bad[1:]).faults[0]
+
+
+def test_a_reward_model_of_texts_scores_no_dialogues(monkeypatch):
+    monkeypatch.setattr(analysis.Run, "chats", None)
+    with pytest.raises(errors.ConfigError, match=r"r\.run: .*did not learn dialogues"):
+        build(kind="run", run=str(small.RUNS / "reward_model"))
 
 
 def test_a_policy_is_of_the_parameters_of_its_reward_model(tmp_path):
@@ -127,6 +152,13 @@ def test_a_policy_is_of_the_parameters_of_its_reward_model(tmp_path):
 def test_length(options, expected):
     answers = [answer("x" * n, finished=n < 20) for n in (5, 18, 20)]
     assert values(build(kind="length", **options), *answers) == pytest.approx(expected)
+
+
+def test_a_penalty_of_more_tokens_than_there_can_be():
+    named = build(kind="length", overlong=20)
+    assert values(named, answer("x" * 10)) == [-0.5]
+    with pytest.raises(errors.ConfigError, match=r"overlong: 21 .* room of 20"):
+        values(build(kind="length", overlong=21), answer("x"))
 
 
 def test_sums_are_weighted_and_parts_are_kept():

@@ -4,6 +4,7 @@
 Models find whatever a reward accepts, so what is accepted is written out here.
 """
 
+import decimal
 import fractions
 import time
 
@@ -48,6 +49,39 @@ def values(section, *answers):
         ("", None),
         ("7 " + "9" * 5000, "7"),
         ("\u0663", "3"),
+        (r"The answer is $\frac{3}{4}$.", "3/4"),
+        (r"\boxed{\frac{3}{4}}", "3/4"),
+        (r"#### -\dfrac{1}{2} of 8", "-1/2"),
+        (r"2\frac12", "5/2"),
+        (r"2 \tfrac1{2}", "5/2"),
+        (r"2.5\frac12", "1/2"),
+        (r"\frac{1}{2}3", "3"),
+        (r"7 or \frac{1.5}{-3}", "-1/2"),
+        (r"-\frac{-1}{2}", "1/2"),
+        (r"7 or \frac{1}{0}", "7"),
+        (r"\frac{1}{2}\frac{3}{4}", "3/4"),
+        (r"\boxed{\text{the loss is } -5}", "-5"),
+        (r"\boxed{-\mathbf{5}}", "-5"),
+        (r"\boxed{1, 200}", "200"),
+        (r"\boxed{1,\,200}", "200"),
+        (r"\boxed{1,\!200}", "1200"),
+        (r"\boxed{1\,200}", "1200"),
+        (r"\boxed{-\$5}", "-5"),
+        (r"\boxed{5 \text{ cm}^2}", "5"),
+        (r"5 m^{2}", "5"),
+        (r"7 or 10^6", "7"),
+        (r"7 or 10^{-6}", "7"),
+        (r"90^\circ", "90"),
+        ("10 and so...42", "42"),
+        ("10 and so....5", "5"),
+        ("1.2.3", "1.2"),
+        ("#### 18\n####", "18"),
+        ("#### 18\n#### 20\n#### it", "20"),
+        ("18 ####", None),
+        ("it is \u20135", "-5"),
+        ("it is \uff0d5", "-5"),
+        ("of pages 3\u20135", "5"),
+        ("\\frac{\u22123}{4}", "-3/4"),
     ],
 )
 def test_the_last_number(text, number):
@@ -91,6 +125,9 @@ def test_the_right_number(text, value):
         ({"solution": "18"}, "'answer' is None"),
         ({"answer": "none"}, "without a number"),
         ({"answer": True}, "'answer' is True"),
+        ({"answer": float("nan")}, "not finite"),
+        ({"answer": float("-inf")}, "not finite"),
+        ({"answer": decimal.Decimal("Infinity")}, "not finite"),
     ],
 )
 def test_without_a_right_answer_there_is_no_score(record, fault):
@@ -107,7 +144,13 @@ def test_without_a_right_answer_there_is_no_score(record, fault):
 
 @pytest.mark.parametrize(
     ("right", "text", "other"),
-    [(1e-07, "0.0000001", "1e-7"), (1e22, "1" + 22 * "0", "22"), (5.0, "5", "50")],
+    [
+        (1e-07, "0.0000001", "1e-7"),
+        (1e22, "1" + 22 * "0", "22"),
+        (5.0, "5", "50"),
+        (decimal.Decimal("18.00"), "18", "1800"),
+        (decimal.Decimal("1E+3"), "1000", "3"),
+    ],
 )
 def test_answers_that_are_numbers_have_no_exponents(right, text, other):
     """As Python would write them; 1e+22 is not 22."""
@@ -126,7 +169,17 @@ def test_answers_that_are_numbers_have_no_exponents(right, text, other):
         (r"\boxed{1} and \boxed{2", "1"),
         (r"\boxed{\boxed{3}}", "3"),
         (r"\boxed{}", ""),
-        (r"boxed{3} \boxed 3", None),
+        (r"boxed{3}", None),
+        (r"\boxed {5} of 6", "5"),
+        (r"so $\boxed 5$.", "5"),
+        (r"\boxed 52. Then", "52"),
+        (r"\boxed\frac12 is it", r"\frac12"),
+        (r"{\boxed 5}", "5"),
+        (r"\boxed{5}, in \boxed form", "5"),
+        (r"\boxedx{5}", None),
+        (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
+        (r"\boxed{\{1\}}", r"\{1\}"),
+        (r"\boxed{1\\}", "1\\\\"),
     ],
 )
 def test_the_last_box(text, box):
@@ -155,6 +208,25 @@ def test_the_last_box(text, box):
         ("+5", "5", True),
         (r"\text{A}", "A", True),
         (r"\text{A}", "B", False),
+        (r"\dfrac{\pi}{2}", r"\frac{\pi}{2}", True),
+        (r"\cfrac{x}{2}", r"\tfrac{x}{2}", True),
+        (r"\frac{x}{2}", r"\frac{x}{3}", False),
+        (r"\frac1{2}", "0.5", True),
+        (r"\frac{1}{-2}", "-0.5", True),
+        (r"-\frac{1}{-2}", "0.5", True),
+        (r"x^2\frac{1}{2}", "x^5/2", False),
+        (r"\frac{1}{2}3", "1/23", False),
+        (r"90^\circ", "90", True),
+        (r"90^{\circ}", "90", True),
+        (r"18\text{ cm}", "18", True),
+        (r"18\text{ cm}^2", r"18 \mbox{cm}^2", True),
+        (r"5\sqrt{2}\text{ cm}", r"5\sqrt{2}", True),
+        (r"18\text{ cm}", r"18\text{ m}", False),
+        (r"18\text{ cm}", "19", False),
+        (r"1\text{2}", "1", False),
+        (r"x\text{ or }y", "x", False),
+        (r"x = 5", "5", False),
+        ("\u20135", "-5", True),
     ],
 )
 def test_the_same_result(first, second, same):
@@ -164,6 +236,14 @@ def test_the_same_result(first, second, same):
 def test_the_box_of_a_record_without_one_is_what_follows_its_mark():
     texts = (r"\boxed{18}", r"\boxed{6}")
     assert values({"kind": "boxed"}, *(answer(x, GSM8K) for x in texts)) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("right", ["", " ", "so #### ", r"\boxed{}", r"\boxed{$ $}"])
+def test_an_empty_answer_is_none(right):
+    """So that an empty box is not right."""
+    named = rewards.build({"it": {"kind": "boxed"}}, "rewards")
+    scored = rewards.score(named, [answer(r"\boxed{}", {"answer": right})])
+    assert scored.total == [None] and "without an answer" in scored.faults[0]
 
 
 def test_the_right_box():
@@ -188,6 +268,12 @@ def test_the_right_box():
 def test_marks_once_and_in_order(text, follows):
     assert values({"kind": "format"}, answer(text)) == [float(follows)]
     assert format.follows(text, ["<think>"]) == (text.count("<think>") == 1)
+
+
+def test_marks_do_not_overlap():
+    marks = ["<a>", "<a>b"]
+    assert not format.follows("<a>bc", marks)
+    assert format.follows("<a><b>", ["<a>", "<b>"])
 
 
 @pytest.mark.parametrize("marks", [[], [""], ["a", "a"]])
@@ -216,6 +302,16 @@ HOSTILE = {
     "braces": r"\boxed{" + "{" * 300_000,
     "fractions": r"\boxed{" + r"\frac{" * 50_000 + "}" * 50_001,
     "spaces": " " * 300_000,
+    "boxes and spaces": (r"\boxed" + " " * 1000) * 300,
+    "boxes without braces": r"\boxed 5" * 30_000,
+    "escaped": r"\boxed{" + r"\{" * 150_000,
+    "fractions and spaces": (r"\frac" + " " * 1000) * 300,
+    "mixed": r"1\frac{1}{2}" * 20_000,
+    "texts": r"\boxed{5" + r"\text{" * 50_000 + "}" * 50_001,
+    "numbers and spaces": ("1" * 60 + " ") * 5000,
+    "marked numbers": "#### 7 " * 40_000 + "####" * 30_000,
+    "points only": "." * 300_000,
+    "powers": "1^" * 150_000,
 }
 
 
