@@ -62,14 +62,15 @@ def same_everywhere(name: str, value) -> None:
 def all_or_none(action: str, kind: type[errors.AlignError] = errors.CheckpointError):
     """Fails on every process if the body fails on one, on the others as `kind`.
 
-    An OSError becomes a CheckpointError.
+    An OSError becomes a CheckpointError; whatever else it may be, such as a ValueError
+    of a user's reward, stays as it is, and leaves no other process waiting.
     """
     try:
         yield
     except OSError as error:
         _all_agree(False)
         raise errors.CheckpointError(f"{action}: {error}") from error
-    except (errors.CheckpointError, errors.ConfigError, kind):
+    except Exception:
         _all_agree(False)
         raise
     if not _all_agree(True):

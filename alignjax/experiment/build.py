@@ -288,8 +288,8 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
     Args:
       section: the whole config, as JSON.
       network: whether runs may be fetched.
-      absent: for plans: the runs that it names are not looked for. They are taken to
-        have the model that the section `model` describes.
+      absent: for plans: the runs that it names are not looked for, nor what judges
+        read. They are taken to have the model that the section `model` describes.
 
     Raises:
       ConfigError: all problems.
@@ -357,7 +357,9 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
     critic_run = None if absent else attempt(critics.find_run, c, network)
     named = ()
     if c.rollouts is not None:
-        named = attempt(rewards.build, c.rollouts.rewards, "rollouts.rewards") or ()
+        of_rewards = c.rollouts.rewards
+        of_rewards = _unread(of_rewards) if absent else of_rewards
+        named = attempt(rewards.build, of_rewards, "rollouts.rewards") or ()
         attempt(rollout_checks.check_rivals, c.rollouts, named)
         if c.checkpoint.keep_best:
             figure = c.checkpoint.keep_best[0]
@@ -401,6 +403,37 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
         rewards=named,
         critic_run=critic_run,
     )
+
+
+def unread(sections: Mapping[str, Any]) -> list[str]:
+    """The names of the rewards that begin by reading a run, or what a judge needs."""
+    kinds = {n: s.get("kind") for n, s in sections.items() if hasattr(s, "items")}
+    return [name for name, kind in kinds.items() if kind in ("judge", "run")]
+
+
+def _unread(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The same rewards with stand-ins for those of `unread`, for plans."""
+    kind = f"{__name__}:{stand_in.__name__}"
+    return dict(sections) | {
+        name: {**sections[name], "kind": kind, "stands_for": sections[name]["kind"]}
+        for name in unread(sections)
+    }
+
+
+def stand_in(stands_for: str, **options) -> rewards.Reward:
+    """A reward that scores nothing; its options are checked, but none is opened.
+
+    Raises:
+      ConfigError: options that the kind `stands_for` does not take.
+    """
+    make = config.of_kind(rewards.KINDS, stands_for, "make", "reward")
+    config.fill(config.fields(make), options, "")
+
+    def reward(answers):
+        raise AssertionError(f"a plan that scores {len(answers)} responses")
+
+    reward.among = stands_for == "judge" and options.get("against") is None
+    return reward
 
 
 def load_tokenizer(run: Experiment) -> tokenizer.Tokenizer:

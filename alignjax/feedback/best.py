@@ -9,14 +9,16 @@ expert iteration: a policy gradient whose advantages are 1 and 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax import errors, rewards
-from alignjax.data import records
+from alignjax.data import formats, records
 from alignjax.data import sources as data_sources
 from alignjax.rollouts import prompts as prompt_streams
 from alignjax.world.assessment import run_models
+
+Encode = Callable[[Sequence[records.Turn]], Sequence[int]]
 
 
 class Prompt(NamedTuple):
@@ -38,27 +40,63 @@ class Kept(NamedTuple):
     line: str
 
 
-def prompts_of(path: str) -> list[Prompt]:
+def prompts_of(path: str, encode: Encode, room: int) -> list[Prompt]:
     """The prompts of a file of JSON lines: `prompt`, or `messages`.
 
     Its other columns are what rewards read, such as `answer`.
 
     Raises:
-      ConfigError, DataError: no such file, or a row without a prompt.
+      ConfigError, DataError: no such file or no prompts, or as `checked`.
     """
     options = {"path": path, "format": "alignjax.data.formats:as_it_is"}
     source = data_sources.load("jsonl", options)
-    prompts: list[Prompt] = []
-    for where, record in source.documents():
-        if isinstance(record, records.BadRow):
-            raise errors.DataError(f"{where}: {record.reason}")
-        try:
-            prompts.append(Prompt(prompt_streams.turns_of(record), record))
-        except errors.DataError as error:
-            raise errors.DataError(f"{where}: {error}") from error
+    prompts = checked(source.documents(), encode, room)
     if not prompts:
         raise errors.DataError(f"prompts: {path} has none")
     return prompts
+
+
+def checked(
+    documents: Iterable[tuple[str, Any]], encode: Encode, room: int
+) -> list[Prompt]:
+    """The prompts of records, each with its place, before anything is sampled.
+
+    Args:
+      encode: `(turns) -> ids`, as the model reads a prompt.
+      room: the most tokens of one.
+
+    Raises:
+      DataError: records that are no prompt, or one that the model cannot be given or
+        that is too long; all of them at once.
+    """
+    faults = records.Faults("error", "mend them, or leave them out")
+    prompts: list[Prompt] = []
+    for where, record in documents:
+        try:
+            prompts.append(_prompt(record, encode, room))
+        except (errors.AlignError, ValueError) as error:
+            faults.add(where, str(error))
+    faults.check()
+    return prompts
+
+
+def _prompt(record: Any, encode: Encode, room: int) -> Prompt:
+    if isinstance(record, records.BadRow):
+        raise errors.DataError(record.reason)
+    for name in formats.OF_TEMPLATE if isinstance(record, Mapping) else ():
+        if record.get(name):
+            raise errors.DataError(
+                f"field {name!r}: responses are sampled without it; drop it"
+            )
+    turns = prompt_streams.turns_of(record)
+    if not (tokens := len(encode(turns))):
+        raise errors.DataError("a prompt without tokens")
+    if tokens > room:
+        raise errors.DataError(
+            f"{tokens} tokens, and the model's context leaves a prompt {room} beside "
+            "max_tokens; lower that, or shorten the prompt"
+        )
+    return Prompt(turns, record)
 
 
 def reward_of(name: str) -> rewards.Reward:
@@ -77,7 +115,11 @@ def reward_of(name: str) -> rewards.Reward:
         section = {"kind": "function", "function": name}
     else:
         section = {"kind": "run", "run": name}
-    (named,) = rewards.build({"reward": section}, "")
+    try:
+        (named,) = rewards.build({"reward": section}, "")
+    except errors.ConfigError as error:  # whose path is empty
+        problems = [problem.removeprefix(".") for problem in error.problems]
+        raise errors.ConfigError(problems) from error
     return named.reward
 
 

@@ -44,6 +44,7 @@ from alignjax.world import examples, labelers
 from alignjax.world.assessment import run_models
 
 LENGTH = 48  # most tokens of a response; a right one has fewer
+PROMPTS = 1000  # of the world, with --keep
 
 
 class Source(NamedTuple):
@@ -276,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
     add("--samples", type=int, metavar="N", help="responses to a prompt, with --keep")
     add("--reward", metavar="NAME", help="what the best is by, with --keep")
     add("--threshold", type=float, help="the least reward, with --keep=above")
-    add("--prompts", metavar="COUNT|FILE", help="with --keep (1000)")
+    add("--prompts", metavar="COUNT|FILE", help=f"with --keep ({PROMPTS})")
     add("--max_tokens", type=int, help=f"of a response, with --keep ({LENGTH})")
     add("--seed", type=int, default=0, help="of responses and labels (%(default)s)")
     run_models.add_world_option(out)
@@ -351,8 +352,17 @@ def _problems(options: argparse.Namespace) -> list[str]:
         problems.append(f"threshold: {options.threshold}; {remedy}")
     if options.threshold is not None and not math.isfinite(options.threshold):
         problems.append(f"threshold: {options.threshold} is not finite")
-    count = options.prompts or ""
-    if count.lstrip("-").isdigit() and int(count) < 1:
+    # All samples of a prompt would be one text.
+    problems += [
+        f"source: {source} is greedy, and --keep chooses among samples; name a "
+        "temperature above 0"
+        for source in options.source
+        if source.temperature == 0
+    ]
+    count = options.prompts
+    if count is not None and not count.strip():
+        problems.append("prompts: empty; give a number or a file")
+    if count and count.removeprefix("-").isdecimal() and int(count) < 1:
         problems.append(f"prompts: {count} must be at least 1")
     return problems
 
@@ -380,22 +390,41 @@ def _dialogues(options: argparse.Namespace, terminal: progress.Terminal):
     reward = best.reward_of(options.reward)
     model = run_models.open_model(source.path, source.path, network=options.network)
     model.check_responds("source")
-    count_or_file = options.prompts or "1000"
-    if count_or_file.isdigit():
-        texts = world_prompts([model], int(count_or_file), options.world)
-        prompts = [best.Prompt(prompt.turns, prompt) for prompt in texts]
+    length = options.max_tokens or LENGTH
+    asked, room = options.prompts or str(PROMPTS), _room(model, length)
+    if asked.isdecimal():
+        texts = world_prompts([model], int(asked), options.world)
+        places = ((f"prompt {i} of the world", x) for i, x in enumerate(texts))
+        prompts = best.checked(places, model.format.prompt, room)
     else:
-        prompts = best.prompts_of(count_or_file)
+        prompts = best.prompts_of(asked, model.format.prompt, room)
     kept = collect_best(
         *(source, model, prompts, reward),
         samples=options.samples or 8,
         threshold=options.threshold,
-        length=options.max_tokens or LENGTH,
+        length=length,
         seed=options.seed,
         terminal=terminal,
     )
     remedy = "lower --threshold, or raise --samples or --max_tokens"
     return kept.rows, kept.line, remedy
+
+
+def _room(model: run_models.RunModel, length: int) -> int:
+    """The most tokens of a prompt beside a response; ConfigError where there is none.
+
+    Beyond `short_length` longrope has other frequencies, which sampling refuses; the
+    last token of a response is never read.
+    """
+    own = model.run.model.config
+    limits = [own.max_length]
+    limits += [] if own.short_length is None else [own.short_length + 1]
+    if (room := min(limits) - length) < 1:
+        raise errors.ConfigError(
+            f"max_tokens: {length} leaves no room for a prompt in the {min(limits)} "
+            "tokens of the model's context; lower it"
+        )
+    return room
 
 
 if __name__ == "__main__":

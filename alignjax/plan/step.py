@@ -67,7 +67,13 @@ def plan(
       ConfigError: all problems of the config, or a vocabulary that nothing tells.
     """
     section, notes = config.to_json(section), []
-    run = build.check(section, network=network, absent=_absent(section, network, notes))
+    absent = _absent(section, network, notes)
+    run = build.check(section, network=network, absent=absent)
+    if absent and run.config.rollouts is not None:
+        notes += [
+            f"rollouts.rewards.{name}: not looked for, as no step needs it"
+            for name in build.unread(run.config.rollouts.rewards)
+        ]
     run = build.place(run, _vocab_size(run, vocab), devices)
     with sharding.use(run.mesh, run.rules):
         batch = _batch(run, responses)

@@ -67,7 +67,7 @@ def test_a_reward_reads_the_row_of_a_prompt(tmp_path):
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "what is 1 + 1?", "answer": "2"}, {"prompt": "and 2 + 2?"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prompts = best.prompts_of(str(path))
+    prompts = best.prompts_of(str(path), letters, 99)
     assert prompts[0].turns == (("user", "what is 1 + 1?"),)
     number = best.reward_of("number")
     responses = [
@@ -80,7 +80,67 @@ def test_a_reward_reads_the_row_of_a_prompt(tmp_path):
     assert [row["messages"][-1]["content"] for row in kept.rows] == ["it is 2."]
     path.write_text('{"prompt": "?"}\n{"answer": 2}\n')
     with pytest.raises(errors.DataError, match=r"prompts\.jsonl:2"):
-        best.prompts_of(str(path))
+        best.prompts_of(str(path), letters, 99)
+
+
+def letters(turns):
+    """A token a letter, of texts that have no question mark first."""
+    (text,) = [text for _, text in turns]
+    if text.startswith("?"):
+        raise ValueError("the template refuses it")
+    return list(text)
+
+
+def test_all_bad_prompts_of_a_file_are_named_before_sampling(tmp_path):
+    rows = [
+        {"prompt": "12345"},
+        {"prompt": "123456"},
+        {"answer": 2},
+        {"prompt": "?"},
+        {"prompt": "hi", "tools": [{"type": "function"}]},
+        {"prompt": "hi", "chat_template_kwargs": {"enable_thinking": False}},
+        {"prompt": "hi", "tools": None, "chat_template_kwargs": {}},
+        {"prompt": ""},
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(errors.DataError) as error:
+        best.prompts_of(str(path), letters, 5)
+    head, *lines, _ = str(error.value).splitlines()
+    assert head.startswith("6 bad rows")
+    places = {2: "6 tokens", 3: "no prompt", 4: "the template refuses it"}
+    places |= {5: "'tools'", 6: "'chat_template_kwargs'", 8: "the text is empty"}
+    for line, (number, reason) in zip(lines, places.items(), strict=True):
+        assert f"prompts.jsonl:{number}: " in line and reason in line
+
+
+def test_a_long_prompt_is_found_before_the_first_is_sampled(
+    tmp_path, capsys, monkeypatch
+):
+    """A response of as many tokens as are left is none too many."""
+    opened = lambda name, path, network: subjects.make(path)
+    monkeypatch.setattr(collect.run_models, "open_model", opened)
+    model, sampled = subjects.make("a"), []
+
+    def sample(model, prompts, **options):
+        sampled.append(len(prompts))
+        return [response("it is 2.")] * len(prompts)
+
+    monkeypatch.setattr(collect.run_models, "sample", sample)
+    long = "why " * 100
+    tokens = len(model.format.prompt((("user", long),)))
+    path, out = tmp_path / "prompts.jsonl", tmp_path / "best.jsonl"
+    rows = [{"prompt": "hi", "answer": 2}, {"prompt": long, "answer": 2}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"--out={out}", f"--cache_dir={tmp_path}", "--source=a", "--keep=best"]
+    flags += [f"--prompts={path}", "--reward=number", "--samples=2"]
+    room = model.run.model.config.max_length - tokens
+    assert collect.main([*flags, f"--max_tokens={room + 1}"]) == errors.DATA
+    assert f"{path}:2: {tokens} tokens" in capsys.readouterr().err
+    assert collect.main([*flags, "--max_tokens=512"]) == errors.CONFIG
+    assert "max_tokens: 512 leaves no room" in capsys.readouterr().err
+    assert sampled == [] and not out.exists()
+    assert collect.main([*flags, f"--max_tokens={room}"]) == 0 and sampled == [4]
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

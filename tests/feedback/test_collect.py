@@ -120,6 +120,15 @@ def test_a_labeler_may_be_any_function(prompts):
     )
 
 
+@pytest.mark.parametrize("name", ["²", "--5"])
+def test_what_is_no_number_is_a_file_of_prompts(name, tmp_path, capsys, monkeypatch):
+    opened = lambda name, path, network: subjects.make(path)
+    monkeypatch.setattr(collect.run_models, "open_model", opened)
+    flags = ["--source=a", "--keep=best", *WORLD, f"--prompts={name}"]
+    assert collect.main([f"--out={tmp_path / 'best.jsonl'}", *flags]) == errors.DATA
+    assert f"DataError: {name} (in " in capsys.readouterr().err
+
+
 WORLD = ["--reward=world"]
 
 
@@ -139,6 +148,11 @@ WORLD = ["--reward=world"]
         (["--source=a", "--keep=best", "--threshold=1", *WORLD], "threshold: 1.0"),
         (["--source=a", "--keep=best", "--samples=1", *WORLD], "samples: 1 must"),
         (["--source=a", "--keep=best", "--reward=nobody"], "nobody"),
+        (["--source=a", "--keep=best", "--reward=length"], "Error: reward.per_token:"),
+        (["--source=a:0", "--keep=best", *WORLD], "source: a:0 is greedy"),
+        (["--source=a", "--keep=best", "--prompts=", *WORLD], "prompts: empty"),
+        (["--source=a", "--keep=best", "--prompts=0", *WORLD], "prompts: 0 must"),
+        (["--source=a", "--keep=best", "--prompts=-3", *WORLD], "prompts: -3 must"),
         (["--out="], "out: empty; name a file"),
         (["--cache_dir="], "cache_dir: empty; name a file or folder"),
     ],

@@ -7,11 +7,12 @@ import json
 import jax
 import pytest
 
-from alignjax import errors, types
+from alignjax import config, errors, types
 from alignjax.experiment import build
 from alignjax.models import decoder
 from alignjax.plan import __main__ as command
 from alignjax.plan import cards, memory, outcome, program, search, step, topology
+from configs.rl import world
 from tests import test_golden_runs as golden
 from tests.rollouts import small
 
@@ -194,6 +195,51 @@ def test_a_run_that_is_not_here_is_planned_by_its_model(monkeypatch, capsys):
     assert command.run([*flags, "--vocab=300", "--json"]) == errors.DONE
     figures = json.loads(capsys.readouterr().out)
     assert figures["notes"] and figures["memory"]["reference"] > 0
+
+
+def absent_rl(**rewards):
+    """The section of a policy that learns from a reward model; nothing of it is here.
+
+    `rewards` are changes of that of the model.
+    """
+    c = config.to_json(world.get_config())
+    c["init"]["run"] = "no/where"
+    c["model"] |= dict(family="llama", name="nano", vocab_size=512)
+    c["rollouts"]["rewards"]["model"] |= {"run": "no/where/else", **rewards}
+    return c
+
+
+def test_a_policy_is_planned_without_its_reward_model():
+    planned = step.plan(absent_rl(), jax.devices())
+    names = [(named.name, named.weight) for named in planned.run.rewards]
+    assert names == [("gold", 0.0), ("model", 1.0)]
+    assert [note.partition(":")[0] for note in planned.notes] == [
+        "init.run",
+        "rollouts.rewards.model",
+    ]
+    judged = absent_rl(kind="judge", judge="reward:no/where/else", run=None)
+    run = build.check(judged, absent=True)
+    assert [named.among for named in run.rewards] == [False, True]
+    here = absent_rl() | {"init": {"run": str(small.RUNS / "sft")}, "model": {}}
+    with pytest.raises(errors.ConfigError, match=r"rewards\.model\.run: "):
+        build.check(here)  # to train, it is needed
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (dict(stepp=3), "rollouts.rewards.model.stepp: unknown field"),
+        (dict(run=None), "rollouts.rewards.model.run: required"),
+        (dict(mean="high"), "rollouts.rewards.model.mean: "),
+        (dict(weight=0.0), "rollouts.rewards: name at least one"),
+        (dict(kind="runn"), "rollouts.rewards.model.kind: unknown"),
+        (dict(kind="judge"), "rollouts.rewards.model.run: unknown field"),
+    ],
+)
+def test_a_plan_checks_the_options_of_an_absent_reward_model(options, problem):
+    with pytest.raises(errors.ConfigError) as error:
+        build.check(absent_rl(**options), absent=True)
+    assert any(text.startswith(problem) for text in error.value.problems)
 
 
 def test_the_program_can_be_kept(monkeypatch, tmp_path, capsys):

@@ -106,6 +106,54 @@ def test_a_proxy_that_was_pushed_too_far_is_said_so():
         figures_training.losses(story.Story([drawn([1.0])]))
 
 
+def without(stage, metric, steps=None):
+    """The stage whose rows, all or those of some steps, lack a metric."""
+    rows = [dict(row) for row in stage.rows]
+    for row in rows:
+        if steps is None or row["step"] in steps:
+            row.pop(metric, None)
+    return stage._replace(rows=rows)
+
+
+def of_rollouts(stage):
+    drawn = figures_rollouts.rewards(story.Story([stage]))
+    return drawn.caption, {row[0]: list(row[1:]) for row in drawn.numbers}
+
+
+def test_a_stage_without_kl_is_drawn_and_says_so():
+    """As of online DPO, which measures it in evaluations, if at all."""
+    stage = without(drawn([1.0, 1.2, 1.5]), "rollout/kl/reference")
+    caption, numbers = of_rollouts(stage)
+    assert "went from 0.00 to 2.00, and responses from" in caption
+    assert "No KL was measured." in caption
+    assert not any(label.startswith("KL") for label in numbers)
+    stage.rows[-1]["eval/kl/reference"] = 0.7
+    caption, numbers = of_rollouts(stage)
+    assert "to 2.00, 0.70 nats a response away from the start on held-out" in caption
+    assert "No KL" not in caption
+    assert numbers["KL from the start, nats a response"] == ["-"] * 4 + ["0.70"]
+
+
+def test_a_rollout_in_which_nothing_was_scored_leaves_a_gap():
+    stage = drawn([1.0, 1.2, 1.5, 1.1])
+    for metric in ("rollout/reward", "rollout/reward/gold"):
+        stage = without(stage, metric, steps=[2])  # the second of four
+    caption, numbers = of_rollouts(stage)
+    assert "learned went from 0.00 to 3.00, 0.30 nats" in caption
+    assert numbers["gold, only logged"] == ["1.00", "1.50", "3", "1.10", "1.10"]
+
+
+def test_a_reward_that_never_had_a_score_is_left_out_and_said():
+    stage = without(drawn([1.0, 1.2]), "rollout/reward/gold")
+    stage = without(stage, "eval/reward/gold")
+    caption, numbers = of_rollouts(stage)
+    assert caption.endswith("gold, which was not learned, had no score of any rollout.")
+    assert "learned reward" in numbers and "gold, only logged" not in numbers
+    caption, numbers = of_rollouts(without(stage, "rollout/reward"))
+    assert "the reward that is learned was never measured, 0.10 nats" in caption
+    assert len(numbers) == 3 and "learned reward" not in numbers
+
+
 def test_smoothing_is_a_mean_of_the_last():
     assert figures_training.smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
     assert figures_training.smooth([1, float("nan"), 3], 2) == [1, 1, 3]
