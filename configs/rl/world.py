@@ -4,12 +4,12 @@ r"""RLOO against a reward model of the embedded world; its true reward is only l
 alignjax train --config=configs/rl/world.py --workdir=runs/rl \
     --config.init.run=runs/sft --config.rollouts.rewards.model.run=runs/reward
 
-Hardware: 2 CPU cores. Time: 2 minutes, on one of them.
-Result in tools/quickstart.sh, on held-out prompts after 20, 40 and 60 rollouts: the
-learned reward 3.03, 3.25 and 3.61, the true one 1.17, 0.97 and 0.27, and the KL from
-the start 1.5, 3.1 and 6.4 nats a response: the proxy was pushed too far. With two other
-reward models of the same kind the true reward was 1.25, -0.95 and -1.11, and 0.92, 0.26
-and 0.73.
+Hardware: 2 CPU cores. Time: 2 minutes; 3 on one of them.
+Result from a quickstart, on held-out prompts after 20, 40 and 60 rollouts: the learned
+reward 2.40, 4.36 and 5.08, the true one 0.90, -1.05 and -1.44, and the KL from the
+start 3.3, 16.2 and 20.8 nats a response: the proxy was pushed too far. From three other
+quickstarts the true reward was 1.17, 0.97 and 0.27; 1.25, -0.95 and -1.11; and 0.92,
+0.26 and 0.73.
 """
 
 from configs.rl import world_rloo
