@@ -28,8 +28,7 @@ def score(
     """
     with multihost.all_or_none("rollouts.rewards", errors.DataError):
         scored = rewards.score(named, answers)
-    own = {"": scored.total, **scored.parts}
-    own_RN = np.array([_floats(values) for values in own.values()])
+    own_RN = np.array([_floats(x) for x in (scored.total, *scored.parts.values())])
     first_RN = multihost.array_from_primary(own_RN)
     same_RN = (own_RN == first_RN) | (np.isnan(own_RN) & np.isnan(first_RN))
     faults = list(scored.faults)
