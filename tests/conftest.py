@@ -15,7 +15,8 @@ from tests import xla_flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{xla_flags.flags(8)} {os.environ.get('XLA_FLAGS', '')}"
 
-LARGE = 2 * 2**30  # bytes of a process
+# Bytes of a process, of which tools/test.sh has up to four: an eighth of the memory.
+LARGE = max(2 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
 _limit = LARGE
 
 
