@@ -186,8 +186,8 @@ def order_collectives() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     is_virtual = VIRTUAL in flags or "JAX_NUM_CPU_DEVICES" in os.environ
     # Another compiler may not know the flag, and ends the process then.
-    known = importlib.metadata.version("jaxlib").startswith(("0.11.", "0.12."))
-    if is_virtual and known and SCHEDULER not in flags:
+    has_flag = importlib.metadata.version("jaxlib").startswith(("0.11.", "0.12."))
+    if is_virtual and has_flag and SCHEDULER not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
 
 

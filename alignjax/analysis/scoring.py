@@ -327,20 +327,20 @@ def score_or_fault(
       DataError: a run without a tokenizer.
     """
     tok, config = run.tokenizer, run.model.config
-    found: list[Score | str | Row] = []
+    results: list[Score | str | Row] = []
     for prompt, response in zip(prompts, responses, strict=True):
         try:
             row = row_of_pair(tok, run.chats, prompt, response)
-            found.append(fault(row, config) or row)
+            results.append(fault(row, config) or row)
         except errors.DataError as error:
-            found.append(str(error))
-    places = [i for i, row in enumerate(found) if isinstance(row, Row)]
+            results.append(str(error))
+    places = [i for i, row in enumerate(results) if isinstance(row, Row)]
     if places:
-        rows = [found[i] for i in places]
+        rows = [results[i] for i in places]
         scores = run.score([x.prompt_ids for x in rows], [x.ids for x in rows])
         for i, score in zip(places, scores, strict=True):
-            found[i] = score
-    return found
+            results[i] = score
+    return results
 
 
 def check_reference(run: Any, reference: Any) -> None:

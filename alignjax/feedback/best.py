@@ -115,11 +115,7 @@ def reward_of(name: str) -> rewards.Reward:
         section = {"kind": "function", "function": name}
     else:
         section = {"kind": "run", "run": name}
-    try:
-        (named,) = rewards.build({"reward": section}, "")
-    except errors.ConfigError as error:  # whose path is empty
-        problems = [problem.removeprefix(".") for problem in error.problems]
-        raise errors.ConfigError(problems) from error
+    (named,) = rewards.build({"reward": section}, "")
     return named.reward
 
 

@@ -113,12 +113,12 @@ def _reward_model(name: str, path: str, network: bool) -> judges.Judge:
             scoring.score_or_fault(run, prompts, [p.responses[i] for p in scored])
             for i in (0, 1)
         )
-        found = zip(first, second, strict=True)
+        scores = zip(first, second, strict=True)
         for is_whole in whole:
             if not is_whole:
                 yield judges.Verdict(None, "an empty response")
                 continue
-            both = next(found)
+            both = next(scores)
             if faults := [score for score in both if isinstance(score, str)]:
                 yield judges.Verdict(None, faults[0])
             else:

@@ -117,16 +117,17 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
     """
     problems, rewards = [], []
     for name, section in sections.items():
+        where = f"{path}.{name}" if path else name
         if not hasattr(section, "items"):
-            problems.append(f"{path}.{name}: {section!r:.40} is no section with a kind")
+            problems.append(f"{where}: {section!r:.40} is no section with a kind")
             continue
         options = {k: v for k, v in section.items() if v is not None}
         kind, weight = options.pop("kind", None), options.pop("weight", 1.0)
         clip = options.pop("clip", None)
         if name == "std":
-            problems.append(f"{path}.std: {TAKEN}")
+            problems.append(f"{where}: {TAKEN}")
         if clip is not None and weight == 0:
-            problems.append(f"{path}.{name}.clip: {NO_CLIP}")
+            problems.append(f"{where}.clip: {NO_CLIP}")
         try:
             make = config.of_kind(KINDS, kind, "make", "reward")
             reward, weight = config.call(make, options, ""), _weight(weight)
@@ -136,7 +137,7 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
                 raise errors.ConfigError(text)
             rewards.append(Named(name, weight, reward, clip))
         except errors.ConfigError as error:
-            problems += [f"{path}.{name}.{problem}" for problem in error.problems]
+            problems += [f"{where}.{problem}" for problem in error.problems]
     if not problems and not any(reward.weight for reward in rewards):
         problems.append(f"{path}: name at least one reward whose weight is not 0")
     if problems:

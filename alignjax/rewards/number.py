@@ -44,8 +44,8 @@ def text_of(record: Any, field: str) -> tuple[str | None, str]:
     if not isinstance(record, Mapping):
         return None, "the prompt's source keeps no record"
     value = record.get(field)
-    known = (str, int, float, decimal.Decimal)  # the last of a Parquet file
-    if isinstance(value, bool) or not isinstance(value, known):
+    numbers_or_text = (str, int, float, decimal.Decimal)  # the last of a Parquet file
+    if isinstance(value, bool) or not isinstance(value, numbers_or_text):
         return None, f"the record's {field!r} is {value!r:.60}, neither text nor number"
     if isinstance(value, float):  # 1e-07 is 0.0000001, and no 7
         value = decimal.Decimal(repr(value))

@@ -30,8 +30,8 @@ def last(text: str) -> fractions.Fraction | None:
     """
     _, *marked = text.split(MARK)
     if marked:
-        found = (_first(_numbers(part)) for part in reversed(marked))
-        return next((value for value in found if value is not None), None)
+        values = (_first(_numbers(part)) for part in reversed(marked))
+        return next((value for value in values if value is not None), None)
     box = boxes.last(text)
     return _first(reversed(_numbers(text if box is None else box)))
 

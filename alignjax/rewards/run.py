@@ -50,8 +50,8 @@ def make(
         if whole:
             prompts = [list(answers[i].turns) for i in whole]
             texts = [answers[i].text for i in whole]
-            found = scoring.score_or_fault(opened, prompts, texts)
-            for i, score in zip(whole, found, strict=True):
+            results = scoring.score_or_fault(opened, prompts, texts)
+            for i, score in zip(whole, results, strict=True):
                 if isinstance(score, str):
                     scores[i] = rewards.Score(None, score)
                 else:

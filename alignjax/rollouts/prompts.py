@@ -120,9 +120,9 @@ def build(
         every = list(_read(cfg, tok, source, faults))
         faults.check()
         held_out = [hashed(prompt.turns) < bound for prompt in every]
-        wanted = split == "validation" and not own
+        is_held_out = split == "validation" and not own
         of_split = [
-            p for p, held in zip(every, held_out, strict=True) if held == wanted
+            p for p, held in zip(every, held_out, strict=True) if held == is_held_out
         ]
         prompts = tuple(prompt for prompt in of_split if len(prompt.ids) <= room)
         long = [prompt for prompt in of_split if len(prompt.ids) > room]
