@@ -314,6 +314,17 @@ def fault(row: Row, *configs: Any) -> str | None:
     return None
 
 
+def check_rewards(run: Any, field: str, path: str) -> None:
+    """Raises ConfigError where the run that `field` names has no reward of dialogues."""
+    if not run.config["model"].get("score_heads"):
+        raise errors.ConfigError(f"{field}: {path} is no reward model; name one's run")
+    if run.chats is None:  # every prompt has turns
+        raise errors.ConfigError(
+            f"{field}: {path} did not learn dialogues (data.chat), and prompts are; "
+            "name a reward model's run that did"
+        )
+
+
 def score_or_fault(
     run: Any, prompts: Sequence, responses: Sequence[str]
 ) -> list[Score | str]:

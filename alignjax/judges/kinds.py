@@ -97,13 +97,7 @@ def _world_prompt(fields: Mapping[str, Any]) -> world.Prompt:
 
 def _reward_model(name: str, path: str, network: bool) -> judges.Judge:
     run = analysis.open_run(path, network=network)
-    if not run.config["model"].get("score_heads"):
-        raise errors.ConfigError(f"judge: {path} is no reward model; name one's run")
-    if run.chats is None:  # every prompt has turns
-        raise errors.ConfigError(
-            f"judge: {path} did not learn dialogues (data.chat), and prompts are; name "
-            "a reward model's run that did"
-        )
+    scoring.check_rewards(run, "judge", path)
 
     def compare(pairs: Sequence[judges.Shown]) -> Iterator[judges.Verdict]:
         whole = [all(map(str.strip, pair.responses)) for pair in pairs]

@@ -35,13 +35,7 @@ def make(
         opened = analysis.open_run(run, step).at()
     except (errors.CheckpointError, errors.ConfigError) as error:
         raise errors.ConfigError(f"run: {error}") from error
-    if not opened.config["model"].get("score_heads"):
-        raise errors.ConfigError(f"run: {run} is no reward model; name one's run")
-    if opened.chats is None:  # every prompt has turns
-        raise errors.ConfigError(
-            f"run: {run} did not learn dialogues (data.chat), and prompts are; name a "
-            "reward model's run that did"
-        )
+    scoring.check_rewards(opened, "run", run)
 
     def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
         # An empty response has no token that a score could be read at.
