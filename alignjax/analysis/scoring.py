@@ -315,7 +315,7 @@ def fault(row: Row, *configs: Any) -> str | None:
 
 
 def check_rewards(run: Any, field: str, path: str) -> None:
-    """Raises ConfigError where the run that `field` names has no reward of dialogues."""
+    """Raises ConfigError where the run of `field` gives dialogues no reward."""
     if not run.config["model"].get("score_heads"):
         raise errors.ConfigError(f"{field}: {path} is no reward model; name one's run")
     if run.chats is None:  # every prompt has turns
