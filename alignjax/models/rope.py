@@ -163,7 +163,7 @@ def rotations(positions_BT: jax.Array, frequencies_R, amplitude: float = 1.0):
     `frequencies_R` may be [B, T, R] too, where documents differ in them.
     """
     angles = positions_BT[..., None].astype(jnp.float32) * frequencies_R
-    if sharding.platform() == "cpu" and angles.shape[1] > 1:
+    if sharding.platform() == "cpu" and positions_BT.size > 1:
         # XLA recomputes such results in every layer that reads them, but no loops.
         turn = lambda i: jax.lax.cond(i == 0, jnp.cos, jnp.sin, angles)
         cos, sin = jax.lax.map(turn, jnp.arange(2))

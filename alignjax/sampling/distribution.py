@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import errors
+from alignjax.sampling import noise
 
 # Below this float32 quotients of logits overflow; such a temperature is greedy anyway.
 COLDEST = 1e-6
@@ -138,8 +139,7 @@ def draw(
     if chosen.temperature is None:
         return ids_BC[:, 0], logps_BC[:, 0]
     # The maximum of log-probabilities plus Gumbel noise is a draw (arXiv:1411.0030).
-    noise = lambda key: jax.random.gumbel(key, logps_BC.shape[1:])
-    picked_B1 = _first_maximum(logps_BC + jax.vmap(noise)(keys_B))
+    picked_B1 = _first_maximum(logps_BC + noise.gumbel(keys_B, logps_BC.shape[1]))
     pick = lambda x_BC: jnp.take_along_axis(x_BC, picked_B1, axis=-1)[:, 0]
     return pick(ids_BC), pick(logps_BC)
 

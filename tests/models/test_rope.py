@@ -159,8 +159,12 @@ def test_a_scaling_that_cannot_be_is_refused_by_name(scaling, message):
         models.build(small.SMALL | dict(rope_scaling=three), small.V)
 
 
-def test_unrolled_layers_share_one_table_on_cpus():
-    """XLA would put a cosine into each layer's fusion, 4 % of a step on two cores."""
+@pytest.mark.parametrize("B, T", [(2, 16), (4, 1)])
+def test_unrolled_layers_share_one_table_on_cpus(B, T):
+    """XLA would put a cosine into each layer's fusion, 4 % of a step on two cores.
+
+    And as much of sampling, where each row reads one token.
+    """
     frequencies = rope.frequencies(8, 10_000.0)
 
     def layers(x_BTNH, positions_BT):
@@ -169,7 +173,7 @@ def test_unrolled_layers_share_one_table_on_cpus():
             x_BTNH = rope.rotate(x_BTNH @ np.eye(8, dtype=np.float32), tables)
         return x_BTNH
 
-    shapes = jax.ShapeDtypeStruct((2, 16, 2, 8), np.float32)
-    positions = jax.ShapeDtypeStruct((2, 16), np.int32)
+    shapes = jax.ShapeDtypeStruct((B, T, 2, 8), np.float32)
+    positions = jax.ShapeDtypeStruct((B, T), np.int32)
     text = jax.jit(layers).lower(shapes, positions).compile().as_text()
     assert text.count(" cosine(") == 1 and text.count(" sine(") == 1
