@@ -66,11 +66,14 @@ class Advantages(NamedTuple):
       advantage: float32 [G, K, T], 0 at tokens that are no actions.
       weight: float32 [G, K], 1 for the responses that count, else 0.
       returns: float32 [G, K, T], the critic's targets, or None.
+      scale: float32 [G, 1] or one number, what rewards were divided by; with the KL in
+        the loss, its coefficient times this is the penalty in rewards for a nat.
     """
 
     advantage: jax.Array
     weight: jax.Array
     returns: jax.Array | None = None
+    scale: jax.Array | float = 1.0
 
 
 class Requirements(NamedTuple):
@@ -185,7 +188,9 @@ def grpo(
     centred_GK, count_G1 = _centred(outcome)
     square_G1 = jnp.square(centred_GK).sum(-1, keepdims=True)
     sigma_G1 = jnp.sqrt(square_G1 / jnp.maximum(count_G1 - ddof, 1))
-    return _of_groups(outcome, centred_GK / (sigma_G1 + epsilon), count_G1)
+    scale_G1 = sigma_G1 + epsilon
+    advantages = _of_groups(outcome, centred_GK / scale_G1, count_G1)
+    return advantages._replace(scale=scale_G1)
 
 
 @register(responses=2)
@@ -203,13 +208,14 @@ def batch_std(
 ) -> Advantages:
     """Group mean and batch std, arXiv:2508.08221: (R_i - mu)/(s + epsilon).
 
-    s is the standard deviation over the rewards of all prompts: one scale, so prompts
-    of other difficulty are not weighted otherwise.
+    s is the standard deviation over the rewards of all prompts that something is
+    learned from: one scale, so prompts of other difficulty are not weighted otherwise.
     """
     centred_GK, count_G1 = _centred(outcome)
-    _, variance = _moments(_total(outcome), _there(outcome), ddof)
-    scaled_GK = centred_GK / (jnp.sqrt(variance) + epsilon)
-    return _of_groups(outcome, scaled_GK, count_G1)
+    there_GK = _there(outcome) & outcome.learned.any(-1, keepdims=True)
+    _, variance = _moments(_total(outcome), there_GK, ddof)
+    scale = jnp.sqrt(variance) + epsilon
+    return _of_groups(outcome, centred_GK / scale, count_G1)._replace(scale=scale)
 
 
 @register(per="token")
@@ -227,8 +233,8 @@ def reinforce_pp(
     """
     plain = _of_responses(outcome, 0.0)
     counts_GKT = outcome.action & (plain.weight > 0)[..., None]
-    return_GKT = whiten(_to_go(outcome, gamma), counts_GKT, epsilon, ddof)
-    return plain._replace(advantage=return_GKT)
+    white = _whitened(_to_go(outcome, gamma), counts_GKT, epsilon, ddof)
+    return plain._replace(advantage=white[0], scale=white[1])
 
 
 @register(responses=2)
@@ -242,10 +248,11 @@ def reinforce_pp_baseline(
     """
     centred_GK, count_G1 = _centred(outcome)
     plain = _of_groups(outcome, centred_GK, count_G1)
-    white_GK = whiten(centred_GK, plain.weight > 0, epsilon, ddof)
+    white_GK, scale = _whitened(centred_GK, plain.weight > 0, epsilon, ddof)
     # Where a group's rewards are equal, the mean of all is a residue of rounding.
     differ_G1 = _spread(_total(outcome), _there(outcome), -1)
-    return _of_groups(outcome, jnp.where(differ_G1, white_GK, 0.0), count_G1)
+    white_GK = jnp.where(differ_G1, white_GK, 0.0)
+    return _of_groups(outcome, white_GK, count_G1)._replace(scale=scale)
 
 
 @register(fields=("greedy",))
@@ -308,8 +315,8 @@ def gae_whitened(
     """
     plain = gae(outcome, gamma=gamma, lam=lam)
     counts_GKT = outcome.action & (plain.weight > 0)[..., None]
-    white_GKT = whiten(plain.advantage, counts_GKT, epsilon, ddof)
-    return plain._replace(advantage=white_GKT)
+    white = _whitened(plain.advantage, counts_GKT, epsilon, ddof)
+    return plain._replace(advantage=white[0], scale=white[1])
 
 
 def whiten(x, there, epsilon=1e-8, ddof=0) -> jax.Array:
@@ -319,10 +326,7 @@ def whiten(x, there, epsilon=1e-8, ddof=0) -> jax.Array:
     Exactly 0 where there is no spread. With `ddof` 0 the variance is the biased one of
     arXiv:2403.17031, with 1 that of TRL and verl.
     """
-    x = jnp.where(there, x, 0.0)
-    centred, variance = _moments(x, there, ddof)
-    white = jnp.where(there, centred * lax.rsqrt(variance + epsilon), 0.0)
-    return jnp.where(_spread(x, there, None), white, 0.0)
+    return _whitened(x, there, epsilon, ddof)[0]
 
 
 def informative(outcome_GK, scored_GK) -> jax.Array:
@@ -333,6 +337,15 @@ def informative(outcome_GK, scored_GK) -> jax.Array:
     responses differ that have all failed.
     """
     return _spread(outcome_GK, scored_GK, -1)[:, 0]
+
+
+def _whitened(x, there, epsilon, ddof):
+    """See `whiten`; and what it divides by."""
+    x = jnp.where(there, x, 0.0)
+    centred, variance = _moments(x, there, ddof)
+    white = jnp.where(there, centred * lax.rsqrt(variance + epsilon), 0.0)
+    white = jnp.where(_spread(x, there, None), white, 0.0)
+    return white, jnp.sqrt(variance + epsilon)
 
 
 def _there(outcome: Outcome):

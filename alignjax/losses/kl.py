@@ -23,6 +23,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from alignjax import registry
 from alignjax.bounds import Positive
@@ -96,8 +97,15 @@ def k3_ratio(now: Now, then: Then) -> jax.Array:
     """rho (e^-d - 1 + d), rho = policy/old: arXiv:2512.02556, and TRL by default.
 
     Unbiased, value and gradient, also where the policy is no longer the one that drew.
+    The gradient by log p is rho d, written out: of the value it is a difference of two
+    numbers of size rho e^-d, of which float32 keeps nothing where d is below -16.
     """
-    return policy_gradient.ratio(now, then) * k3_of(_log_ratio(now, then))
+    d_BT, rho_BT = lax.stop_gradient(
+        (_log_ratio(now, then), policy_gradient.ratio(now, then))
+    )
+    logp_BT = jnp.where(then.action, now.logp, 0.0)
+    none_BT = logp_BT - lax.stop_gradient(logp_BT)  # 0, with the gradient of log p
+    return rho_BT * k3_of(d_BT) + rho_BT * d_BT * none_BT
 
 
 @ESTIMATORS.register

@@ -69,6 +69,27 @@ def test_those_with_a_scale_of_the_whole_rollout():
     np.testing.assert_allclose(ours, centred / np.std(score, ddof=1), rtol=1e-5)
 
 
+def test_a_scale_of_the_whole_rollout_is_of_what_is_learned_from():
+    """Prompts that dynamic sampling has dropped change nothing."""
+    score = [[1.0, 0.0], [0.0, 0.0], [5.0, 5.0]]
+    learned = np.array([[True, True], [False, False], [False, False]])
+    for name in ("batch_std", "reinforce_pp", "reinforce_pp_baseline"):
+        dropped = scored(score)._replace(learned=learned)
+        among, alone = ADVANTAGES[name](dropped), ADVANTAGES[name](scored(score[:1]))
+        np.testing.assert_allclose(among.advantage[:1], alone.advantage, rtol=1e-6)
+        np.testing.assert_allclose(among.scale, alone.scale, rtol=1e-6)
+        assert not among.advantage[1:].any() and not among.weight[1:].any()
+
+
+@pytest.mark.parametrize("name", ["grpo", "batch_std", "reinforce_pp_baseline"])
+def test_the_scale_is_what_rewards_are_divided_by(name):
+    score = array([[1.0, 0.0, 5.0], [2.0, 2.5, 1.0]])
+    ours = ADVANTAGES[name](scored(score))
+    centred = score - score.mean(1, keepdims=True)
+    np.testing.assert_allclose(ours.advantage[..., 0] * ours.scale, centred, rtol=1e-4)
+    assert ADVANTAGES["rloo"](scored(score)).scale == 1
+
+
 def test_baselines_that_are_no_group_mean():
     score = [[1.0, 4.0], [2.0, -1.0]]
     ours, weight = of_responses("reinforce", score, baseline=0.5)

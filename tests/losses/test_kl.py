@@ -204,6 +204,18 @@ def test_off_policy_the_ratio_keeps_it_right():
     assert np.abs(gradient(kl.k2) - expected).max() > 1e-2
 
 
+@pytest.mark.parametrize("d", [-30.0, -22.0, -18.0, -14.0, -1.0, 0.0, 3.0])
+def test_the_gradient_of_rho_k3_is_rho_d_in_float32(d):
+    """Of its value it would be the difference of two numbers of size rho e^-d."""
+    logp, old = jnp.float32([-10.0]), np.float32([-9.0])
+    reference = np.float32(logp - d)
+    then = Then(np.ones(1, bool), 0 * old, old, reference=reference)
+    gradient = jax.grad(lambda logp: kl.k3_ratio(Now(logp), then).sum())(logp)
+    np.testing.assert_allclose(gradient, np.exp(-1.0) * d, rtol=1e-5)
+    value = kl.k3_ratio(Now(logp), then)
+    np.testing.assert_allclose(value, np.exp(-1.0) * kl.k3_of(np.float32([d])), 1e-5)
+
+
 def test_vectors_of_estimators():
     """Of one state with five words, its expected values and gradients."""
     given = {k: np.asarray(v) for k, v in GOLDEN["INPUT.klgrad"].items()}

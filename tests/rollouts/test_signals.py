@@ -103,6 +103,30 @@ def test_the_kl_in_the_rewards_is_a_penalty(experiment, place, share):
     assert figures["kl/reference"] > 0
 
 
+@pytest.mark.parametrize(
+    ("advantage", "deviation"),
+    [("rloo", 1.0), ("grpo", 2.0), ("batch_std", (24 * 3 / 31) ** 0.5)],
+)
+def test_the_penalty_that_a_spread_of_rewards_makes_of_the_coefficient(
+    experiment, advantage, deviation
+):
+    """A tied prompt has no spread, but does not count in what is reported."""
+
+    def score(answers):  # those to the first two prompts are equal
+        return [0.0 if i < 8 else 3.0**0.5 * (-1) ** i for i in range(len(answers))]
+
+    rollouts = small.with_rewards(experiment, score)
+    kl = dataclasses.replace(rollouts.settings.kl, place="loss", estimator=None)
+    fields = dict(advantage={"name": advantage}, kl=kl)
+    settings = dataclasses.replace(rollouts.settings, **fields)
+    run, models = experiment[0], small.models(*experiment)
+    with sharding.use(run.mesh, run.rules):
+        rollouts = dataclasses.replace(rollouts, settings=settings)
+        _, figures, _ = rollouts.make(5, models, 0.1)
+    assert figures["kl/effective"] == pytest.approx(0.1 * deviation, rel=1e-3)
+    assert figures["tied"] == 0.25
+
+
 def test_equal_rewards_teach_nothing_but_the_kl(experiment):
     equal = small.with_rewards(experiment, lambda answers: [1 / 3] * len(answers))
     batch, *_ = small.make(experiment, equal)
