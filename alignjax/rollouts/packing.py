@@ -16,7 +16,7 @@ import numpy as np
 
 from alignjax.types import Responses, Rollout
 
-ROW_MULTIPLE = 64  # tokens; of rows, so that programs are few
+ROW_MULTIPLE = 64  # tokens; of rows, see `rounded`
 CLOSE = 1.15  # times the fewest operations
 
 
@@ -54,11 +54,21 @@ def arranged(
         T = max(int(used_G[order_BP].sum(-1).max()) for order_BP in orders)
         if each > 1 and longest < T:
             continue
-        T = max(T, min(-(-T // ROW_MULTIPLE) * ROW_MULTIPLE, longest))
+        T = max(T, min(rounded(T, ROW_MULTIPLE), longest))
         costs[each] = T * (1 + T / (6 * width)) / each
         arrangements[each] = orders, T
     enough = CLOSE * min(costs.values())
     return arrangements[min(each for each, cost in costs.items() if cost <= enough)]
+
+
+def rounded(count: int, multiple: int) -> int:
+    """`count` or somewhat more, of few different sizes, since each is a program.
+
+    A multiple of `multiple`, and of an eighth of the power of two below it: eight sizes
+    from one power to the next.
+    """
+    step = max(multiple, 2 ** (count.bit_length() - 1) // 8)
+    return -(-count // step) * step
 
 
 def used(batch: Responses) -> np.ndarray:

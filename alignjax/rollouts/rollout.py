@@ -192,9 +192,8 @@ class Rollouts:
     ) -> tuple[Responses, int]:
         """K responses a prompt, the tokens `end` after each, and the room of each."""
         longest = max(map(len, ids))
-        room = min(
-            -(-longest // ROOM_MULTIPLE) * ROOM_MULTIPLE, self.sampler.room
-        ) + len(end)
+        room = min(packing.rounded(longest, ROOM_MULTIPLE), self.sampler.room)
+        room += len(end)
         responses = [
             [[*ids[i], *end] for i in range(n * K, n * K + K)]
             for n in range(len(prompts))

@@ -190,3 +190,25 @@ def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
     for row, expected in zip(together, alone, strict=True):
         for name in row.keys() - TIMES:
             assert row[name] == pytest.approx(expected[name], abs=2e-5), name
+
+
+@pytest.mark.parametrize("mean", [100, 200, 350])
+def test_rollouts_of_real_lengths_make_rows_of_few_shapes(mean):
+    """Each is compiled for; in multiples of 64 there were about twenty."""
+    random, shapes = np.random.default_rng(mean), set()
+    for _ in range(200):  # 8 responses to each of 64 prompts
+        lengths_GK = np.minimum(random.geometric(1 / mean, (64, 8)), 512)
+        used_G = random.integers(50, 250, 64) + lengths_GK.sum(1)
+        sizes = dict(multiple=1, longest=4352, width=4096)
+        (order_BP,), T = packing.arranged(used_G, [np.arange(64)], **sizes)
+        shapes.add((order_BP.shape, T))
+    assert len(shapes) <= 8
+
+
+@pytest.mark.parametrize("multiple", [16, 64])
+def test_sizes_are_eight_from_one_power_of_two_to_the_next(multiple):
+    sizes = {packing.rounded(count, multiple) for count in range(1025, 2049)}
+    assert sizes == {1024 + 128 * i for i in range(1, 9)}
+    for count in range(1, 5000):
+        assert count <= packing.rounded(count, multiple) < 1.125 * count + multiple
+        assert packing.rounded(count, multiple) % multiple == 0
