@@ -177,7 +177,12 @@ def prompt(row: Mapping[str, Any]) -> str | list[Mapping[str, Any]]:
                 return _checked(value, name)
             messages.dialogue(value, name)
             return value
-    raise errors.DataError(f"no prompt and no messages; it has {', '.join(row)}")
+    if "prompt" in row:
+        raise errors.DataError("field 'prompt': null; give a text or messages")
+    raise errors.DataError(
+        f"no prompt and no messages; it has {', '.join(row)}; give the column of the "
+        "prompts the name prompt"
+    )
 
 
 # Fields of rows.

@@ -361,6 +361,12 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
         of_rewards = _unread(of_rewards) if absent else of_rewards
         named = attempt(rewards.build, of_rewards, "rollouts.rewards") or ()
         attempt(rollout_checks.check_rivals, c.rollouts, named)
+        attempt(rollout_checks.check_room, c.rollouts, named)
+        if parent is not None and parent.config["model"].get("score_heads"):
+            problems.append(
+                f"init.run: {c.init.run} is a reward model, which does not respond; "
+                "name a run of pretraining, fine-tuning or preferences"
+            )
         if c.checkpoint.keep_best:
             figure = c.checkpoint.keep_best[0]
             attempt(rollout_checks.check_figure, figure, named, objective)
@@ -462,7 +468,10 @@ def _prompts(c: sections.Config, model: Model, tok: tokenizer.Tokenizer):
         turns = [(("user", text),) for text in prompts]
         form = format.of(tok, c.data.chat)
         stop = list(form.stop_ids)
-        prompts = [form.prompt_ids(t, c.data.bos) for t in turns]
+        try:
+            prompts = [form.prompt_ids(t, c.data.bos) for t in turns]
+        except errors.DataError as error:
+            raise errors.ConfigError(f"sample.prompts: {error}") from error
     options = dict(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
     options |= dict(stop=(), stop_ids=stop, seeds=None, batch_size=1)
     with config.errors_at("sample"):

@@ -142,5 +142,7 @@ class Evaluation:
 
     def __call__(self, step: int, state: TrainState, figures) -> dict[str, float]:
         """Figures by name, from `eval/reward` on."""
-        numbers = self.rollouts.evaluate(self.source.models(state), self.beat)
+        numbers, lines = self.rollouts.evaluate(self.source.models(state), self.beat)
+        for line in lines:
+            self.source.say(f"evaluation at step {step}: {line}")
         return {f"eval/{name}": value for name, value in numbers.items()}

@@ -232,6 +232,18 @@ def check_rivals(
             )
 
 
+def check_room(
+    s: rollout_settings.RolloutsConfig, named: tuple[rewards.Named, ...]
+) -> None:
+    """Raises ConfigError where a reward is of responses longer than these can be."""
+    for r in (r for r in named if r.least_room > s.max_tokens):
+        raise errors.ConfigError(
+            f"rollouts.rewards.{r.name}.overlong: {r.least_room:,} tokens before the "
+            f"end of a room of {s.max_tokens:,} (rollouts.max_tokens); lower it, or "
+            "raise that"
+        )
+
+
 def check_figure(
     name: str, named: tuple[rewards.Named, ...], objective: Objective | None
 ) -> None:

@@ -56,7 +56,8 @@ def objective_section(c: sections.Config) -> dict:
     """The section `objective`, with what follows from others.
 
     Raises:
-      ConfigError: it sets an option that follows from another section.
+      ConfigError: it sets an option that follows from another section, or the critic
+        has a loss that it cannot have.
     """
     if c.objective.get("name") != NAME or c.rollouts is None:
         return c.objective
@@ -67,6 +68,8 @@ def objective_section(c: sections.Config) -> dict:
                 for n in repeated
             ]
         )
+    if c.critic is not None:
+        critics.check_loss(c)
     penalty, further = c.rollouts.kl, {"temperature": c.rollouts.temperature}
     if penalty.place == "loss" and penalty.coefficient:
         further["kl_estimator"] = penalty.estimator

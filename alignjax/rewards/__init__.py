@@ -12,6 +12,7 @@ whose score is None is left out of all that is learned, and counted; it never co
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,12 +78,14 @@ class Named(NamedTuple):
     Attributes:
       clip: what it adds is `weight` times its score from -clip to clip; None is as it
         is. What is logged is the score itself.
+      outside: whether it is of a module that is not ours, which may fail in any way.
     """
 
     name: str
     weight: float
     reward: Reward
     clip: float | None = None
+    outside: bool = False
 
     @property
     def provenance(self) -> Mapping[str, Any] | None:
@@ -98,6 +101,11 @@ class Named(NamedTuple):
     def reads_text(self) -> bool:
         """Whether it reads what a response says, which is decoded for it alone."""
         return getattr(self.reward, "reads_text", True)
+
+    @property
+    def least_room(self) -> int:
+        """Tokens that a response must have room for."""
+        return getattr(self.reward, "least_room", 0)
 
     def added(self, value: float) -> float:
         """What a score adds to the sum of rewards."""
@@ -135,7 +143,7 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
             if not callable(reward):
                 text = f"kind: {kind} returns {reward!r:.60}, where a reward is made"
                 raise errors.ConfigError(text)
-            rewards.append(Named(name, weight, reward, clip))
+            rewards.append(Named(name, weight, reward, clip, ":" in kind))
         except errors.ConfigError as error:
             problems += [f"{where}.{problem}" for problem in error.problems]
     if not problems and not any(reward.weight for reward in rewards):
@@ -189,8 +197,8 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
 
     Raises:
       DataError: a reward that returns another number of scores than it was given
-        answers, or something that is no number; or that wants to end the process,
-        which would pass for the end of training.
+        answers, or something that is no number; that fails, where it is not ours; or
+        that wants to end the process, which would pass for the end of training.
     """
     parts, faults = {}, []
     total: list[float | None] = [0.0] * len(answers)
@@ -198,10 +206,21 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
         name, weight = named.name, named.weight
         try:
             scores = named.reward(answers)
+        except (errors.ConfigError, errors.DataError) as error:
+            raise type(error)(f"rewards.{name}: {error}") from error
         except SystemExit as error:
             raise errors.DataError(
                 f"rewards.{name}: it called exit({error.code}); raise an error, or "
                 "return None for answers without a score"
+            ) from error
+        except Exception as error:
+            if not named.outside:
+                raise
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise errors.DataError(
+                f"rewards.{name}: {type(error).__name__}: {error} "
+                f"({frame.filename}:{frame.lineno}); return None for answers without "
+                "a score"
             ) from error
         listed = isinstance(scores, Iterable) and getattr(scores, "ndim", 1) > 0
         if isinstance(scores, Mapping | str) or not listed:

@@ -88,6 +88,8 @@ def call(request: Sequence[Any]) -> tuple[float | None, str]:
         value = function(prompt, response, record)
         if value is None:
             return None, "it returned None"
+        if isinstance(value, (str, bytes)):  # of which float() reads some
+            return None, f"{value!r:.40} is a text, not a number"
         value = float(value)
     except SystemExit as error:
         return None, f"it called exit({error.code})"[:200]

@@ -137,6 +137,8 @@ def build(
         bad += " (of both splits together)" if bad and fraction else ""
         if prompts:
             left = f", {len(long):,} too long left out" if long else ""
+            if split == "train" and (others := len(every) - len(of_split)):
+                left += f", {others:,} held out"
             parts[name] = prompts
             weights.append(float(getattr(cfg, field)[name].get("weight") or 1.0))
             lines.append(f"{name}: {len(prompts):,} prompts{left}{bad}")

@@ -85,7 +85,7 @@ class Rollouts:
           coefficient: of the KL in the reward.
 
         Raises:
-          DataError: a reward that fails.
+          DataError: a reward that fails, or gives none to all of rollout 0.
           ConfigError: the log-probs of sampler and trainer differ; see `gates`.
           NonFinite: they are not finite.
         """
@@ -128,6 +128,12 @@ class Rollouts:
         figures = scoring.figures(draws.scored, draws.drawn)
         lines = []
         if figures["unscored"] == 1:
+            if number == 0:
+                why = (draws.scored.faults or ["all of them gave None"])[0]
+                raise errors.DataError(
+                    "rollouts.rewards: no response of the first rollout has a reward, "
+                    f"so that nothing would be learned; {why}"
+                )
             lines.append("no response has a reward, and so nothing is learned")
         if not s.filters:
             return draws, figures, lines
@@ -140,8 +146,13 @@ class Rollouts:
             )
         return draws.chosen(self.size), figures, lines
 
-    def evaluate(self, models: Models, beat: Callable[[str], None]) -> dict[str, float]:
-        """Figures of one response to each of some prompts, with keys that stay."""
+    def evaluate(
+        self, models: Models, beat: Callable[[str], None]
+    ) -> tuple[dict[str, float], list[str]]:
+        """Figures of one response to each of some prompts, with keys that stay.
+
+        And lines for the log.
+        """
         prompts = self.prompts.evenly_spaced(self.settings.evaluation_prompts)
         drawn = self.sampler(models.policy, prompts, first=0, samples=1, beat=beat)
         scored = scoring.score(self.rewards, self._answers(prompts, drawn, 1))
@@ -150,7 +161,7 @@ class Rollouts:
             responses, room = self._responses(prompts, drawn.ids, 1)
             measured = self._measured(responses, room, models)
             figures |= _kl_figures(measured, drawn)
-        return figures
+        return figures, scored.faults
 
     def example(self) -> Responses:
         """A batch of one prompt as long as any, for what only looks at shapes."""
@@ -263,6 +274,8 @@ class Rollouts:
                 f"rollouts.advantage.name: {s.name!r} gives no returns, which the "
                 "critic learns; set them in its Advantages, or leave out critic"
             )
+        if signal_G.any() and outcome.scored.any() and not learned.weight.any():
+            lines.append("no response weighs anything, and so nothing is learned")
         weights = s.bound_denominator()(outcome.action, learned.weight)
         host = functools.partial(np.asarray, dtype=np.float32)
         then = Then(
@@ -307,7 +320,13 @@ class Rollouts:
         drawn = greedy(models.policy, prompts, first=0, samples=1)
         scored = scoring.score(self.rewards, self._answers(prompts, drawn, 1))
         lines = [f"greedy responses: {line}" for line in scored.faults]
-        return scoring.numbers(scored.total).astype(np.float32), lines
+        reward_G = scoring.numbers(scored.total).astype(np.float32)
+        if missing := int(np.isnan(reward_G).sum()):
+            lines.append(
+                f"{missing} of {len(prompts)} greedy responses have no reward, and so "
+                "their prompts weigh nothing"
+            )
+        return reward_G, lines
 
     def _measured(
         self, responses: Responses, room: int, models: Models
@@ -426,8 +445,9 @@ def _kl_figures(measured: Mapping[str, np.ndarray], drawn) -> dict[str, float]:
         return {}
     tokens = sum(len(ids) for ids in drawn.ids)
     return {
-        "kl/reference": float(measured["kl"].sum() / len(drawn.ids)),
-        "kl/token": float(measured["kl"].sum() / tokens),
+        # Where the policies are equal the sum is 0 to rounding, on either side.
+        "kl/reference": max(0.0, float(measured["kl"].sum() / len(drawn.ids))),
+        "kl/token": max(0.0, float(measured["kl"].sum() / tokens)),
         "entropy": float(measured["entropy"].sum() / tokens),
     }
 

@@ -37,7 +37,7 @@ def score(
             f"rewards: {others} scores of other processes differ from those of process "
             "0, which count"
         )
-    if beyond := int((np.abs(first_RN[0]) > LARGEST).sum()):
+    if beyond := int((np.abs(first_RN) > LARGEST).any(0).sum()):
         faults.append(f"rewards: {beyond} beyond {LARGEST:g} count as none")
     values = [[None if np.isnan(x) else float(x) for x in row] for row in first_RN]
     total, *parts = values

@@ -20,7 +20,7 @@ def make() -> rewards.Reward:
 def _gold(answer: rewards.Answer) -> float:
     if not isinstance(answer.record, world.Prompt):
         raise errors.DataError(
-            "rewards: the world's reward is of the world's prompts, and these are "
+            "the world's reward is of the world's prompts, and these are "
             f"others ({type(answer.record).__name__}); name another reward"
         )
     gold = world.gold_reward(answer.record, answer.text, finished=answer.finished)

@@ -8,6 +8,7 @@ import pytest
 
 from alignjax import analysis, errors, rewards, world
 from alignjax.experiment import build as experiment_of
+from alignjax.rewards import function as function_of_worker
 from alignjax.world import examples
 from tests.rollouts import small
 
@@ -65,6 +66,37 @@ def test_a_function_that_fails_in_every_way(monkeypatch):
 )
 def test_what_is_no_list_of_scores(reward):
     with pytest.raises(errors.DataError, match=r"rewards\.mine"):
+        rewards.score([rewards.Named("mine", 1.0, reward)], [answer("a")])
+
+
+def test_a_text_of_a_function_is_no_number():
+    function = "tests.rewards.quitters:written"
+    value, fault = function_of_worker.call([function, [], "", None, 5.0])
+    assert value is None and "'1.0' is a text" in fault
+
+
+@pytest.mark.parametrize("raised", [KeyError("score"), ConnectionError("refused")])
+def test_a_module_of_someone_else_fails_by_the_name_of_its_reward(raised):
+    """With the line that failed; a network that is down is no broken checkpoint."""
+
+    def reward(answers):
+        raise raised
+
+    named = rewards.Named("mine", 1.0, reward)
+    with pytest.raises(errors.DataError) as caught:
+        rewards.score([named._replace(outside=True)], [answer("a")])
+    assert str(caught.value).startswith(f"rewards.mine: {type(raised).__name__}")
+    assert "test_rewards.py:" in str(caught.value)
+    with pytest.raises(type(raised)):  # ours has a fault, and shows all of it
+        rewards.score([named], [answer("a")])
+
+
+@pytest.mark.parametrize("kind", [errors.ConfigError, errors.DataError])
+def test_what_a_reward_refuses_has_its_name(kind):
+    def reward(answers):
+        raise kind("no such room")
+
+    with pytest.raises(kind, match=r"^rewards\.mine: no such room$"):
         rewards.score([rewards.Named("mine", 1.0, reward)], [answer("a")])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from alignjax import errors
 from alignjax.distributed import sharding
-from alignjax.rollouts import source
+from alignjax.rollouts import gates, source
 from tests.rollouts import small
 
 
@@ -42,6 +42,17 @@ def test_a_sampler_with_other_weights_is_noticed(experiment, pairs):
     with pytest.raises(errors.ConfigError, match=r"rollouts\.gate"):
         rollouts = dataclasses.replace(run.rollouts, sampler=sampler, pairs=pairs)
         small.make(experiment, rollouts)
+
+
+def test_the_figures_of_the_gate():
+    """Of the sampled tokens alone; what stands behind them is never read."""
+    gap, action = np.zeros((1, 2, 1000), np.float32), np.ones((1, 2, 1000), bool)
+    gap[0, 0], action[0, 1] = np.arange(1000) / 1e7, False
+    gap[0, 1] = np.nan
+    figures = gates.check(-1 + gap, -1 + 0 * gap, action, None, "float32")
+    assert figures == pytest.approx(
+        {"gate/mean": 499.5e-7, "gate/p99.9": 998e-7, "gate/max": 999e-7}, rel=0.01
+    )
 
 
 def test_one_token_that_is_off_is_noticed(experiment):

@@ -215,6 +215,8 @@ def test_what_is_left_out_is_counted_once(tok, tmp_path):
         (line,) = build(tok, tmp_path, rows, split, **fields).report.splitlines()
         counts.append(int(line.partition(" too long left out")[0].split()[-1]))
     assert sum(counts) == 10 and all(counts)
+    train, held_out = (build(tok, tmp_path, ROWS, s, **fields) for s in SPLITS)
+    assert train.report.endswith(f", {len(held_out.parts[0])} held out")
     rows = [*ROWS, {"prompt": 5}]
     both = "of both splits together"
     assert both in build(tok, tmp_path, rows, **fields).report

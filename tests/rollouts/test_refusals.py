@@ -81,6 +81,23 @@ REFUSED = {
         rollouts__advantage={"name": "grpo"},
         rollouts__kl={"place": "loss"},
     ),
+    "critic.loss": dict(
+        critic={"run": REWARD, "loss": {"name": "huber"}},
+        rollouts__advantage={"name": "gae"},
+    ),
+    "critic.loss ": dict(
+        critic={"trunk": "policy", "loss": {"name": "huber"}},
+        rollouts__advantage={"name": "gae"},
+    ),
+    "critic.loss.clip": dict(
+        critic={"run": REWARD, "loss": {"name": "squared", "clip": 0.2}},
+        rollouts__advantage={"name": "gae"},
+    ),
+    "rollouts.rewards.size.overlong": dict(
+        rollouts__rewards__size={"kind": "length", "overlong": 100}
+    ),
+    "init.run ": dict(init={"run": REWARD}),
+    "sample.prompts": dict(sample={"every": 1, "prompts": [""]}, data__chat="roles"),
     "critic.coefficient": dict(critic={"run": REWARD, "coefficient": 0.1}),
     "critic.run ": dict(critic={"run": REWARD, "trunk": "policy"}),
     "objective.value": dict(objective__value={"name": "squared"}),
@@ -102,6 +119,9 @@ REMEDIES = {
     "evaluation.batches": "set rollouts.evaluation_prompts",
     "model.dropout": "set it to 0",
     "critic.run": "name a reward model's run",
+    "critic.loss": "known: clipped, squared",
+    "rollouts.rewards.size.overlong": "room of 12 (rollouts.max_tokens); lower it",
+    "init.run ": "name a run of pretraining, fine-tuning or preferences",
     "schedule.warmup_tokens": "set schedule.warmup_steps instead",
 }
 

@@ -4,6 +4,7 @@
 import dataclasses
 import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -13,7 +14,8 @@ from alignjax import rewards
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial
 from alignjax.experiment import rollouts as online
-from alignjax.rollouts import rollout, source
+from alignjax.rollouts import drawing, rollout, source
+from alignjax.sampling import batches as batching
 from tests.rollouts import small
 
 
@@ -162,6 +164,46 @@ def test_each_stop_token_ends_a_response(experiment):
     stopped = sampler.stops_V[tokens]
     assert figures["finished"] == stopped.mean() > 0.5
     assert len(np.unique(tokens[stopped])) > 1
+
+
+def test_figures_of_tokens_do_not_count_padding(experiment):
+    """KL and entropy of two responses of 1 and 3 tokens in a room of 4."""
+    measured = {
+        "kl": np.array([[[0.5, 0, 0, 0], [0.1, 0.2, 0.4, 0]]], np.float32),
+        "entropy": np.array([[[1.0, 0, 0, 0], [2.0, 3.0, 4.0, 0]]], np.float32),
+    }
+    drawn = drawing.Drawn([[7], [7, 8, 9]], [], np.ones(2, bool))
+    figures = rollout._kl_figures(measured, drawn)
+    expected = {"kl/reference": 0.6, "kl/token": 0.3, "entropy": 2.5}
+    assert figures == pytest.approx(expected)
+    same = rollout._kl_figures(measured | {"kl": -1e-9 * measured["kl"]}, drawn)
+    assert same["kl/reference"] == same["kl/token"] == 0
+    # And what is measured is 0 there, and an entropy of the whole vocabulary before.
+    run, models = experiment[0], small.models(*experiment)
+    ids = [[65], [66, 67, 68]] * 16
+    responses, room = run.rollouts._responses(run.rollouts.prompts.take(0, 8), ids, 4)
+    with sharding.use(run.mesh, run.rules):
+        measured = run.rollouts._measured(responses, room, models)
+    there_GKT = np.arange(room) < np.array([1, 3, 1, 3])[:, None]
+    assert (measured["entropy"][:, there_GKT] > 0.1).all()
+    for name in ("entropy", "kl"):
+        assert not measured[name][:, ~there_GKT].any()
+
+
+def test_a_source_keeps_one_rollout_alone(experiment):
+    """Of responses of other lengths each time; and programs are few."""
+    run, state, frozen = experiment
+    batches, last, programs = source.Source(run.rollouts, frozen, 0), None, []
+    with sharding.use(run.mesh, run.rules):
+        for step in range(8):
+            batches(step, state)
+            gc.collect()
+            assert last is None or last() is None
+            last = weakref.ref(batches._batch.then.old)
+            programs.append(
+                rollout._measure._cache_size() + batching._advance._cache_size()
+            )
+    assert programs[-1] == programs[3]
 
 
 def test_rollouts_leave_no_programs_and_no_arrays_behind(experiment):

@@ -20,6 +20,9 @@ def test_what_float32_cannot_square_is_no_reward():
     assert scored.faults == ["rewards: 2 beyond 1e+15 count as none"]
     numbers = scoring.numbers(scored.total)
     np.testing.assert_array_equal(numbers, [1.0, 2.0, np.nan, np.nan, np.nan])
+    watched = rewards.Named("seen", 0.0, lambda answers: [1.0, 1e20])
+    scored = scoring.score((*named([1.0, 2.0]), watched), [None] * 2)
+    assert scored.faults == ["rewards: 1 beyond 1e+15 count as none"]
 
 
 @pytest.mark.parametrize("name", ["grpo", "batch_std", "reinforce_pp_baseline"])

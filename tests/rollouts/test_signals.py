@@ -55,6 +55,36 @@ def test_unscored_responses_count_nothing(experiment):
     assert (batch.share == 0).all() and (batch.token == 0).all()
 
 
+def test_a_reward_that_gives_none_at_the_beginning_ends_the_run(experiment):
+    """Such as one of a misspelled column; later it is no more than a line."""
+    rollouts = small.with_rewards(experiment, lambda answers: [None] * len(answers))
+    with pytest.raises(errors.DataError, match=r"rollouts\.rewards: no response"):
+        small.make(experiment, rollouts, number=0)
+    batch, _, lines = small.make(experiment, rollouts, number=1)
+    assert "nothing is learned" in lines[-1] and not batch.share.any()
+
+
+def test_responses_that_are_all_cut_off_and_masked_are_told_of(experiment):
+    run = experiment[0].rollouts
+    settings = dataclasses.replace(run.settings, truncated="masked")
+    endless = run.sampler._replace(stops_V=np.zeros_like(run.sampler.stops_V))
+    rollouts = dataclasses.replace(run, settings=settings, sampler=endless)
+    batch, _, lines = small.make(experiment, rollouts)
+    assert not batch.share.any()
+    assert lines == ["no response weighs anything, and so nothing is learned"]
+
+
+def test_faults_of_evaluations_are_told_of(experiment):
+    odd = lambda answers: [
+        rewards.Score(None, "it broke") if i % 2 else 1.0 for i in range(len(answers))
+    ]
+    run, rollouts = experiment[0], small.with_rewards(experiment, odd)
+    with sharding.use(run.mesh, run.rules):
+        models = small.models(*experiment)
+        figures, lines = rollouts.evaluate(models, lambda name: None)
+    assert 0 < figures["unscored"] < 1 and "it broke" in lines[0]
+
+
 def test_numbers_beyond_float32_are_no_rewards(experiment):
     """They would be infinite, and count 0 in the rewards of tokens."""
     scores = lambda answers: [1e39 if i % 4 == 0 else i for i in range(len(answers))]
@@ -73,8 +103,10 @@ def test_a_greedy_response_without_a_reward_is_no_baseline_of_0(experiment):
         return [None if alone and i % 2 else float(i) for i in range(len(answers))]
 
     rollouts = small.with_rewards(experiment, drawn_alone)
-    batch, *_ = small.make(experiment, dataclasses.replace(rollouts, settings=settings))
+    rollouts = dataclasses.replace(rollouts, settings=settings)
+    batch, _, lines = small.make(experiment, rollouts)
     assert batch.share.sum(1).tolist() == [4, 0] * 4
+    assert "4 of 8 greedy responses have no reward" in lines[-1]
 
 
 @pytest.mark.parametrize("scores", [lambda a: [1.0], lambda a: ["good"] * len(a)])
