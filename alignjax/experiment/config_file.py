@@ -160,7 +160,7 @@ def override(section: dict, flags: Sequence[tuple[str, str]]) -> Loaded:
     selects = lambda flag: flag[0].rpartition(".")[2] in SELECTORS
     for path, text in sorted(flags, key=selects, reverse=True):
         try:
-            field = schema.find(schema.fields(section), path)
+            field = schema.find(schema.fields(section), path, text)
             section = _with(section, path, config.parse(text, field.type))
         except errors.ConfigError as error:
             problems += error.problems

@@ -107,8 +107,10 @@ def _source(options: Mapping) -> dict[str, Field]:
     return config.fields(sections.SourceConfig) | config.fields(load)
 
 
-def find(paths: Mapping[str, Field], path: str) -> Field:
+def find(paths: Mapping[str, Field], path: str, text: str) -> Field:
     """The field at a path; fields inside a dict without a schema may have any name.
+
+    `text` is what is to be its value, for the message.
 
     Raises:
       ConfigError: there is none.
@@ -117,7 +119,7 @@ def find(paths: Mapping[str, Field], path: str) -> Field:
         return paths[path]
     section, _, name = path.partition(".")
     if section == "rollouts" and name in rollout_settings.FILTERS:
-        raise errors.ConfigError(f"{path}: {rollout_settings.NO_FILTER}")
+        raise errors.ConfigError(f"{path}: {text:.40}; {rollout_settings.NO_FILTER}")
     if inner := sorted(p for p in paths if p.startswith(f"{path}.")):
         raise errors.ConfigError(f"{path}: a section; set its fields, as in {inner[0]}")
     parent, last, names = path, path, {}

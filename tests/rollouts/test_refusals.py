@@ -145,7 +145,7 @@ def test_the_page_has_no_field_that_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["top_p", "top_k", "min_p"])
 def test_filters_are_refused_with_the_reason(name, tmp_path):
     """In a config and as a flag: not as a name that nobody knows."""
-    section, reason = small.section(tmp_path), rf"rollouts\.{name}: .*log-probs"
+    section, reason = small.section(tmp_path), rf"rollouts\.{name}: 0\.9; .*log-probs"
     with pytest.raises(errors.ConfigError, match=reason):
         config_file.override(section, [(f"rollouts.{name}", "0.9")])
     section["rollouts"][name] = 0.9
