@@ -297,13 +297,14 @@ class Rollouts:
             {"kl": np.full(size, kl, np.float32)},
         )
         figures["kl/k1"] = kl
+        counts_G = (host(learned.weight) > 0).any(-1)
         if K > 1:
             differ_G = advantages.informative(score_GK, np.isfinite(score_GK))
             figures["tied"] = float(1 - np.mean(differ_G))
-            counts_G = np.asarray(differ_G) & (host(learned.weight) > 0).any(-1)
-            if not in_reward and counts_G.any():
-                scale_G = np.broadcast_to(learned.scale, (len(prompts), 1))[:, 0]
-                figures["kl/effective"] = float(coefficient * scale_G[counts_G].mean())
+            counts_G &= np.asarray(differ_G)
+        if not in_reward and counts_G.any():
+            scale_G = np.broadcast_to(learned.scale, (len(prompts), 1))[:, 0]
+            figures["kl/effective"] = float(coefficient * scale_G[counts_G].mean())
         if value_GKT is not None:
             counts_GKT = action_GKT & (np.asarray(learned.weight) > 0)[..., None]
             figures["explained"] = _explained(
