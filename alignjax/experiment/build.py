@@ -362,11 +362,7 @@ def check(section: dict, *, network: bool = False, absent: bool = False) -> Expe
         named = attempt(rewards.build, of_rewards, "rollouts.rewards") or ()
         attempt(rollout_checks.check_rivals, c.rollouts, named)
         attempt(rollout_checks.check_room, c.rollouts, named)
-        if parent is not None and parent.config["model"].get("score_heads"):
-            problems.append(
-                f"init.run: {c.init.run} is a reward model, which does not respond; "
-                "name a run of pretraining, fine-tuning or preferences"
-            )
+        attempt(rollout_checks.check_start, c, parent)
         if c.checkpoint.keep_best:
             figure = c.checkpoint.keep_best[0]
             attempt(rollout_checks.check_figure, figure, named, objective)

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alignjax import config, errors, models
+from alignjax import errors, models
 from alignjax.analysis import Run
 from alignjax.experiment import initial, sections
-from alignjax.losses import catalogue
 from alignjax.models import decoder
 from alignjax.objectives import policy_gradient
 from alignjax.training import optim, schedules
@@ -115,14 +114,6 @@ def _build(c: sections.Config, model: Model, mesh, rules, *, trainable, parent):
         keep_reference=False,
     )
     return Critic(model, objective, optimizer, weights)
-
-
-def check_loss(c: sections.Config) -> None:
-    """Raises ConfigError, which names the field, for a loss that no critic can have."""
-    section = {k: v for k, v in c.critic.loss.items() if v is not None}
-    with config.errors_at("critic"):
-        function = catalogue.find(section.pop("name", "squared"), "value")
-    catalogue.bind_of_tokens(function, section, "critic.loss", critic=True)
 
 
 def begin(own: Critic, c: sections.Config) -> TrainState:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import errors, rewards
+from alignjax.analysis import Run
 from alignjax.experiment import critic as critics
 from alignjax.experiment import sections
 from alignjax.experiment.rollouts import NAME
@@ -232,13 +233,22 @@ def check_rivals(
             )
 
 
+def check_start(c: sections.Config, parent: Run | None) -> None:
+    """Raises ConfigError where the policy begins as a model that does not respond."""
+    if parent is not None and parent.config["model"].get("score_heads"):
+        raise errors.ConfigError(
+            f"init.run: {c.init.run} is a reward model, which does not respond; name a "
+            "run of pretraining, fine-tuning or preferences"
+        )
+
+
 def check_room(
     s: rollout_settings.RolloutsConfig, named: tuple[rewards.Named, ...]
 ) -> None:
     """Raises ConfigError where a reward is of responses longer than these can be."""
-    for r in (r for r in named if r.least_room > s.max_tokens):
+    for r in (r for r in named if r.overlong > s.max_tokens):
         raise errors.ConfigError(
-            f"rollouts.rewards.{r.name}.overlong: {r.least_room:,} tokens before the "
+            f"rollouts.rewards.{r.name}.overlong: {r.overlong:,} tokens before the "
             f"end of a room of {s.max_tokens:,} (rollouts.max_tokens); lower it, or "
             "raise that"
         )

@@ -69,7 +69,7 @@ def objective_section(c: sections.Config) -> dict:
             ]
         )
     if c.critic is not None:
-        critics.check_loss(c)
+        policy_gradient.bound_value_loss(c.critic.loss)  # refused by its own name
     penalty, further = c.rollouts.kl, {"temperature": c.rollouts.temperature}
     if penalty.place == "loss" and penalty.coefficient:
         further["kl_estimator"] = penalty.estimator

@@ -85,7 +85,7 @@ def make(
     if value is not None:
         section = dict(value)
         coefficient = section.pop("coefficient")
-        value_loss = _value_loss(section)
+        value_loss = bound_value_loss(section)
 
     def objective(params, frozen: Frozen, batch: Rollout, key, train: bool):
         then, params = batch.then, trees.merge(params, frozen.base)
@@ -207,7 +207,7 @@ def critic(model: Model, *, loss: str = "squared", **options) -> Objective:
             f"critic.run: its model has {model.config.score_heads} heads for scores, "
             "and a critic has one; name a reward model with one"
         )
-    loss_of = _value_loss({"name": loss, **options})
+    loss_of = bound_value_loss({"name": loss, **options})
 
     def objective(params, frozen: Frozen, batch: Rollout, key, train: bool):
         room = batch.then.action.shape[-1]
@@ -222,10 +222,16 @@ def critic(model: Model, *, loss: str = "squared", **options) -> Objective:
     return Objective(objective, needs=Needs(data="prompts", scores=True))
 
 
-def _value_loss(section: Mapping[str, Any]):
+def bound_value_loss(section: Mapping[str, Any]):
+    """The loss of a section `critic.loss`, the squared one by default.
+
+    Raises:
+      ConfigError: an unknown loss, or options that it does not take.
+    """
     options = {k: v for k, v in section.items() if v is not None}
-    function = catalogue.find(options.pop("name", "squared"), "value")
-    return catalogue.bind_of_tokens(function, options, "", critic=True)
+    with config.errors_at("critic"):
+        function = catalogue.find(options.pop("name", "squared"), "value")
+    return catalogue.bind_of_tokens(function, options, "critic.loss", critic=True)
 
 
 def _mean_of_actions(x_GKT, then: Then, batch: Rollout) -> Mean:

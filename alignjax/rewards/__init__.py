@@ -103,9 +103,9 @@ class Named(NamedTuple):
         return getattr(self.reward, "reads_text", True)
 
     @property
-    def least_room(self) -> int:
-        """Tokens that a response must have room for."""
-        return getattr(self.reward, "least_room", 0)
+    def overlong(self) -> int:
+        """Tokens before the end of the room in which it has a penalty; see `length`."""
+        return getattr(self.reward, "overlong", 0)
 
     def added(self, value: float) -> float:
         """What a score adds to the sum of rewards."""

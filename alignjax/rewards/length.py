@@ -47,5 +47,5 @@ def make(
             scores.append(rewards.Score(value))
         return scores
 
-    reward.reads_text, reward.least_room = False, overlong
+    reward.reads_text, reward.overlong = False, overlong
     return reward

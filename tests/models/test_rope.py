@@ -163,7 +163,7 @@ def test_a_scaling_that_cannot_be_is_refused_by_name(scaling, message):
 def test_unrolled_layers_share_one_table_on_cpus(B, T):
     """XLA would put a cosine into each layer's fusion, 4 % of a step on two cores.
 
-    And as much of sampling, where each row reads one token.
+    And into each layer's of sampling, where a row reads one token.
     """
     frequencies = rope.frequencies(8, 10_000.0)
 

@@ -191,28 +191,19 @@ def test_figures_of_tokens_do_not_count_padding(experiment):
 
 
 def test_a_source_keeps_one_rollout_alone(experiment):
-    """Of responses of other lengths each time; and programs are few."""
+    """Neither arrays, of the host or of devices, nor programs of those before."""
     run, state, frozen = experiment
-    batches, last, programs = source.Source(run.rollouts, frozen, 0), None, []
+    batches, last, counts = source.Source(run.rollouts, frozen, 0), None, []
     with sharding.use(run.mesh, run.rules):
-        for step in range(8):
+        for step in range(6):
             batches(step, state)
             gc.collect()
             assert last is None or last() is None
             last = weakref.ref(batches._batch.then.old)
-            programs.append(
-                rollout._measure._cache_size() + batching._advance._cache_size()
-            )
-    assert programs[-1] == programs[3]
-
-
-def test_rollouts_leave_no_programs_and_no_arrays_behind(experiment):
-    counts = []
-    for number in range(20, 24):
-        small.make(experiment, experiment[0].rollouts, number)
-        gc.collect()
-        counts.append((len(jax.live_arrays()), rollout._measure._cache_size()))
-    assert counts[1] == counts[2] == counts[3]
+            programs = (rollout._measure, batching._advance)
+            sizes = [program._cache_size() for program in programs]
+            counts.append((len(jax.live_arrays()), *sizes))
+    assert counts[3] == counts[4] == counts[5]
 
 
 @pytest.mark.parametrize("shared", [False, True])
