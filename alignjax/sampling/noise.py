@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The noise that draws tokens: `jax.random.gumbel`'s numbers, in one pass.
 
-On CPUs jax runs the rounds of its generator as a loop, which copies two numbers for each
-word of the vocabulary in each of its five turns; on GPUs they are a kernel of their own. Here they are plain operations, which the compiler puts
-into one pass with the logarithms.
+On CPUs jax runs the rounds of its generator as a loop, which copies two numbers for
+each word of the vocabulary in each of its five turns; on GPUs they are a kernel of
+their own. Here they are plain operations, which the compiler puts into one pass with
+the logarithms.
 """
 
 from __future__ import annotations
