@@ -180,13 +180,14 @@ def exit_code(body: Callable[[], int | None]) -> int:
 def order_collectives() -> None:
     """Lets the virtual devices of a CPU do one collective after the other.
 
-    Those that do not depend on each other, as of a policy and its critic, jaxlib 0.11
-    and 0.12 begin together; with fewer cores than devices they wait for ever.
+    Those that do not depend on each other, as of a policy and its critic, begin
+    together by default; with fewer cores than devices they may wait for ever.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     is_virtual = VIRTUAL in flags or "JAX_NUM_CPU_DEVICES" in os.environ
     # Another compiler may not know the flag, and ends the process then.
-    has_flag = importlib.metadata.version("jaxlib").startswith(("0.11.", "0.12."))
+    version = importlib.metadata.version("jaxlib")
+    has_flag = version.startswith(("0.10.", "0.11.", "0.12."))
     if is_virtual and has_flag and SCHEDULER not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
 

@@ -211,7 +211,8 @@ def test_options_of_several_processes_need_multihost(tmp_path, capfd, option):
         ("0.12.0", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8 --{cli.SCHEDULER}=true"}, None),
         ("0.12.0", {"XLA_FLAGS": "--xla_dump_to=x"}, None),
         ("0.12.0", {}, None),
-        ("0.10.2", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, None),
+        ("0.10.2", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, f"--{cli.SCHEDULER}=false"),
+        ("0.9.2", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, None),
         ("0.13.0", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, None),
     ],
 )
