@@ -16,7 +16,7 @@ import numpy as np
 
 from alignjax.types import Responses, Rollout
 
-ROW_MULTIPLE = 64  # tokens; of rows, see `rounded`
+ROW_MULTIPLE = 32  # tokens; of rows, see `rounded`
 CLOSE = 1.15  # times the fewest operations
 
 
