@@ -139,8 +139,8 @@ def keep(
         prompt, the first of equal ones.
     """
     K = len(responses) // len(prompts)
-    answers = [
-        rewards.Answer(
+    responses = [
+        rewards.Response(
             prompts[i // K].turns,
             prompts[i // K].record,
             response.text,
@@ -150,16 +150,16 @@ def keep(
         )
         for i, response in enumerate(responses)
     ]
-    scored = rewards.score([rewards.Named("reward", 1.0, reward)], answers)
+    scored = rewards.score([rewards.Named("reward", 1.0, reward)], responses)
     rows, without, every, kept = [], 0, [], []
     for n, prompt in enumerate(prompts):
         candidates: dict[str, float] = {}
         for i in range(n * K, n * K + K):
-            value, answer = scored.total[i], answers[i]
+            value, response = scored.total[i], responses[i]
             if value is not None:
                 every.append(value)
-            if value is not None and answer.finished and answer.text.strip():
-                candidates.setdefault(answer.text, value)
+            if value is not None and response.finished and response.text.strip():
+                candidates.setdefault(response.text, value)
         best = sorted(candidates.items(), key=lambda pair: -pair[1])
         chosen = (
             best[:1]

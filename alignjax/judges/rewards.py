@@ -56,22 +56,22 @@ class JudgeReward:
             "details": dict(judge.provenance or {}),
         }
 
-    def __call__(self, answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
-        """The score of each answer.
+    def __call__(self, responses: Sequence[rewards.Response]) -> list[rewards.Score]:
+        """The score of each response.
 
         Raises:
           DataError: more judgements failed than may.
           ConfigError: an endpoint that is down or has spent its budget.
         """
-        prompts = [(answer.turns, id(answer.record)) for answer in answers]
-        sides = [(answer.text, answer.finished) for answer in answers]
-        matches = list(self._matches(answers, prompts, sides))
+        prompts = [(response.turns, id(response.record)) for response in responses]
+        sides = [(response.text, response.finished) for response in responses]
+        matches = list(self._matches(responses, prompts, sides))
         judgements = {
             (prompt, first, second): judges.Shown(
-                _fields(answer), (first[0], second[0]), (first[1], second[1])
+                _fields(response), (first[0], second[0]), (first[1], second[1])
             )
-            for answer, prompt, side, (rivals, _) in zip(
-                answers, prompts, sides, matches, strict=True
+            for response, prompt, side, (rivals, _) in zip(
+                responses, prompts, sides, matches, strict=True
             )
             for rival in rivals
             if rival != side
@@ -98,17 +98,17 @@ class JudgeReward:
 
     def _matches(
         self,
-        answers: Sequence[rewards.Answer],
+        responses: Sequence[rewards.Response],
         prompts: Sequence[Hashable],
         sides: Sequence[Side],
     ) -> Iterator[tuple[list[Side], str]]:
-        """What each answer is compared with, or nothing and why."""
+        """What each response is compared with, or nothing and why."""
         groups = collections.defaultdict(list)
         for i, prompt in enumerate(prompts):
             groups[prompt].append(i)
-        for i, answer in enumerate(answers):
+        for i, response in enumerate(responses):
             if self._against is not None:
-                text, fault = number.text_of(answer.record, self._against)
+                text, fault = number.text_of(response.record, self._against)
                 yield ([] if text is None else [(text, True)]), fault
                 continue
             rivals = [sides[j] for j in groups[prompts[i]] if j != i]
@@ -133,9 +133,9 @@ class JudgeReward:
         return firsts, failures
 
 
-def _fields(answer: rewards.Answer) -> dict[str, Any]:
+def _fields(response: rewards.Response) -> dict[str, Any]:
     """The prompt as a judge is shown it: the fields of its record, and its turns."""
-    record = answer.record
+    record = response.record
     fields = record._asdict() if hasattr(record, "_asdict") else record
     own = dict(fields) if isinstance(fields, Mapping) else {}
-    return {**own, "turns": answer.turns}
+    return {**own, "turns": response.turns}

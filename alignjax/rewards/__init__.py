@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewards of responses: what a policy is trained to raise, and what is only watched.
 
-A reward is `(answers) -> scores`, a function of its input alone. To add one, write a
+A reward is `(responses) -> scores`, a function of its input alone. To add one, write a
 module with `make(**options) -> Reward` and list it in `KINDS`, or name a function of
 that signature anywhere as `kind = "module:function"`. A reward may have attributes:
 `reads_text` is False where it needs no decoded text, `among` True where it compares the
@@ -37,7 +37,7 @@ NO_CLIP = (
 )
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response to a prompt.
 
     Attributes:
@@ -69,7 +69,7 @@ class Score(NamedTuple):
     fault: str = ""
 
 
-Reward = Callable[[Sequence[Answer]], Sequence[Score]]
+Reward = Callable[[Sequence[Response]], Sequence[Score]]
 
 
 class Named(NamedTuple):
@@ -179,7 +179,7 @@ def _as_float(number: float) -> float:
 
 
 class Scored(NamedTuple):
-    """The rewards of some answers.
+    """The rewards of some responses.
 
     Attributes:
       total: the weighted sum of each; None where a reward with a weight has none.
@@ -192,26 +192,26 @@ class Scored(NamedTuple):
     faults: list[str]
 
 
-def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
-    """All rewards of all answers.
+def score(rewards: Sequence[Named], responses: Sequence[Response]) -> Scored:
+    """All rewards of all responses.
 
     Raises:
       DataError: a reward that returns another number of scores than it was given
-        answers, or something that is no number; that fails, where it is not ours; or
+        responses, or something that is no number; that fails, where it is not ours; or
         that wants to end the process, which would pass for the end of training.
     """
     parts, faults = {}, []
-    total: list[float | None] = [0.0] * len(answers)
+    total: list[float | None] = [0.0] * len(responses)
     for named in rewards:
         name, weight = named.name, named.weight
         try:
-            scores = named.reward(answers)
+            scores = named.reward(responses)
         except (errors.ConfigError, errors.DataError) as error:
             raise type(error)(f"rewards.{name}: {error}") from error
         except SystemExit as error:
             raise errors.DataError(
                 f"rewards.{name}: it called exit({error.code}); raise an error, or "
-                "return None for answers without a score"
+                "return None for responses without a score"
             ) from error
         except Exception as error:
             if not named.outside:
@@ -219,16 +219,16 @@ def score(rewards: Sequence[Named], answers: Sequence[Answer]) -> Scored:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise errors.DataError(
                 f"rewards.{name}: {type(error).__name__}: {error} "
-                f"({frame.filename}:{frame.lineno}); return None for answers without "
+                f"({frame.filename}:{frame.lineno}); return None for responses without "
                 "a score"
             ) from error
         listed = isinstance(scores, Iterable) and getattr(scores, "ndim", 1) > 0
         if isinstance(scores, Mapping | str) or not listed:
             kind = type(scores).__name__
             raise errors.DataError(f"rewards.{name}: {kind}, where scores are a list")
-        if len(scores := list(scores)) != len(answers):
+        if len(scores := list(scores)) != len(responses):
             raise errors.DataError(
-                f"rewards.{name}: {len(scores)} scores of {len(answers)} answers; "
+                f"rewards.{name}: {len(scores)} scores of {len(responses)} responses; "
                 "return one for each"
             )
         values = [_value(name, x) for x in scores]

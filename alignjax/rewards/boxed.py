@@ -17,11 +17,11 @@ def make(field: str = "answer") -> rewards.Reward:
         its last `####`, else all of it.
     """
 
-    def score(answer: rewards.Answer) -> rewards.Score:
-        text, fault = number.text_of(answer.record, field)
+    def score(response: rewards.Response) -> rewards.Score:
+        text, fault = number.text_of(response.record, field)
         if text is None:
             return rewards.Score(None, fault)
-        box, right = boxes.last(answer.text), boxes.last(text)
+        box, right = boxes.last(response.text), boxes.last(text)
         if right is None:
             right = text.rpartition(numbers_of_text.MARK)[2]
         if not boxes.plain(right):
@@ -29,7 +29,7 @@ def make(field: str = "answer") -> rewards.Reward:
             return rewards.Score(None, fault)
         return rewards.Score(float(box is not None and same(box, right)))
 
-    return lambda answers: list(map(score, answers))
+    return lambda responses: list(map(score, responses))
 
 
 def same(first: str, second: str) -> bool:

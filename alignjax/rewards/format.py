@@ -23,8 +23,8 @@ def make(
     """
     if not marks or not all(marks) or len(set(marks)) < len(marks):
         raise errors.ConfigError(f"marks: {marks!r}; name one text or more, each once")
-    return lambda answers: [
-        rewards.Score(float(follows(answer.text, marks))) for answer in answers
+    return lambda responses: [
+        rewards.Score(float(follows(response.text, marks))) for response in responses
     ]
 
 

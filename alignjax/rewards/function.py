@@ -49,25 +49,25 @@ def make(
     )
     worker = workers.Worker("alignjax.rewards.function:call", limits)
 
-    def one(answer: rewards.Answer) -> rewards.Score:
-        record = answer.record if isinstance(answer.record, Mapping) else None
-        prompt = [{"role": role, "content": text} for role, text in answer.turns]
-        request = [function, prompt, answer.text, record, float(seconds)]
+    def one(response: rewards.Response) -> rewards.Score:
+        record = response.record if isinstance(response.record, Mapping) else None
+        prompt = [{"role": role, "content": text} for role, text in response.turns]
+        request = [function, prompt, response.text, record, float(seconds)]
         try:
             return rewards.Score(*worker.call(request))
         except (workers.WorkerError, TypeError) as error:
             return rewards.Score(None, str(error))
 
-    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
+    def reward(responses: Sequence[rewards.Response]) -> list[rewards.Score]:
         scores, faults = [], []
-        for answer in answers:
-            scores.append(score := one(answer))
+        for response in responses:
+            scores.append(score := one(response))
             faults += [score.fault] if score.value is None else []
-            if len(faults) > most_failed * len(answers):  # the rest may hang as long
+            if len(faults) > most_failed * len(responses):  # the rest may hang as long
                 raise errors.DataError(
                     f"{function}: {len(faults)} of the first {len(scores)} responses "
                     f"have no score, more than most_failed = {most_failed} allows of "
-                    f"{len(answers)}; the first: {faults[0]}"
+                    f"{len(responses)}; the first: {faults[0]}"
                 )
         return scores
 

@@ -31,18 +31,18 @@ def make(
             "per_token: 0, and so are unfinished and overlong; set one of them"
         )
 
-    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
+    def reward(responses: Sequence[rewards.Response]) -> list[rewards.Score]:
         scores = []
-        for answer in answers:
-            if overlong > answer.room:  # a response of no token would be penalised
+        for response in responses:
+            if overlong > response.room:  # a response of no token would be penalised
                 raise errors.ConfigError(
                     f"overlong: {overlong:,} tokens before the end of a room of "
-                    f"{answer.room:,} (max_tokens); lower it, or raise max_tokens"
+                    f"{response.room:,} (max_tokens); lower it, or raise max_tokens"
                 )
-            value = per_token * answer.length
-            value += 0.0 if answer.finished else unfinished
+            value = per_token * response.length
+            value += 0.0 if response.finished else unfinished
             if overlong:
-                over = answer.length - (answer.room - overlong)
+                over = response.length - (response.room - overlong)
                 value -= min(1.0, max(0.0, over / overlong))
             scores.append(rewards.Score(value))
         return scores

@@ -21,13 +21,13 @@ def make(field: str = "answer") -> rewards.Reward:
       field: of the prompt's record, whose last number is the right one.
     """
 
-    def score(answer: rewards.Answer) -> rewards.Score:
-        right, fault = expected(answer.record, field)
+    def score(response: rewards.Response) -> rewards.Score:
+        right, fault = expected(response.record, field)
         if right is None:
             return rewards.Score(None, fault)
-        return rewards.Score(float(numbers_of_text.last(answer.text) == right))
+        return rewards.Score(float(numbers_of_text.last(response.text) == right))
 
-    return lambda answers: list(map(score, answers))
+    return lambda responses: list(map(score, responses))
 
 
 def expected(record: Any, field: str) -> tuple[fractions.Fraction | None, str]:

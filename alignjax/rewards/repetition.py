@@ -16,8 +16,8 @@ def make(words: Count = 4) -> rewards.Reward:
     Args:
       words: of a run.
     """
-    return lambda answers: [
-        rewards.Score(-repeated(answer.text, words)) for answer in answers
+    return lambda responses: [
+        rewards.Score(-repeated(response.text, words)) for response in responses
     ]
 
 

@@ -37,13 +37,13 @@ def make(
         raise errors.ConfigError(f"run: {error}") from error
     scoring.check_rewards(opened, "run", run)
 
-    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
+    def reward(responses: Sequence[rewards.Response]) -> list[rewards.Score]:
         # An empty response has no token that a score could be read at.
-        whole = [i for i, answer in enumerate(answers) if answer.text.strip()]
-        scores = [rewards.Score(None, "an empty response")] * len(answers)
+        whole = [i for i, response in enumerate(responses) if response.text.strip()]
+        scores = [rewards.Score(None, "an empty response")] * len(responses)
         if whole:
-            prompts = [list(answers[i].turns) for i in whole]
-            texts = [answers[i].text for i in whole]
+            prompts = [list(responses[i].turns) for i in whole]
+            texts = [responses[i].text for i in whole]
             results = scoring.score_or_fault(opened, prompts, texts)
             for i, score in zip(whole, results, strict=True):
                 if isinstance(score, str):

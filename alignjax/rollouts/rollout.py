@@ -113,7 +113,7 @@ class Rollouts:
                 models.policy, prompts, first=first, samples=K, beat=beat
             )
             beat(f"rollout {number}: rewards")
-            scored = scoring.score(self.rewards, self._answers(prompts, drawn, K))
+            scored = scoring.score(self.rewards, self._to_score(prompts, drawn, K))
             signal_G = np.ones(self.size, bool)
             if s.filters:
                 outcome = scored.total if s.outcome is None else scored.parts[s.outcome]
@@ -155,7 +155,7 @@ class Rollouts:
         """
         prompts = self.prompts.evenly_spaced(self.settings.evaluation_prompts)
         drawn = self.sampler(models.policy, prompts, first=0, samples=1, beat=beat)
-        scored = scoring.score(self.rewards, self._answers(prompts, drawn, 1))
+        scored = scoring.score(self.rewards, self._to_score(prompts, drawn, 1))
         figures = scoring.figures(scored, drawn)
         if models.reference is not None:
             responses, room = self._responses(prompts, drawn.ids, 1)
@@ -171,11 +171,13 @@ class Rollouts:
         batch = self._laid([prompt], [[[0] * room] * K], room)
         return _with_gaps(batch, np.ones(1)) if self.pairs else batch
 
-    def _answers(self, prompts, drawn: drawing.Drawn, K: int) -> list[rewards.Answer]:
+    def _to_score(
+        self, prompts, drawn: drawing.Drawn, K: int
+    ) -> list[rewards.Response]:
         """What rewards read; texts are empty where none of them reads one."""
         reads_text = any(reward.reads_text for reward in self.rewards)
         return [
-            rewards.Answer(
+            rewards.Response(
                 prompts[i // K].turns,
                 prompts[i // K].record,
                 self.text(ids) if reads_text else "",
@@ -319,7 +321,7 @@ class Rollouts:
         """
         greedy = self.sampler._replace(temperature=None)
         drawn = greedy(models.policy, prompts, first=0, samples=1)
-        scored = scoring.score(self.rewards, self._answers(prompts, drawn, 1))
+        scored = scoring.score(self.rewards, self._to_score(prompts, drawn, 1))
         lines = [f"greedy responses: {line}" for line in scored.faults]
         reward_G = scoring.numbers(scored.total).astype(np.float32)
         if missing := int(np.isnan(reward_G).sum()):

@@ -16,7 +16,7 @@ LARGEST = 1e15
 
 
 def score(
-    named: Sequence[rewards.Named], answers: Sequence[rewards.Answer]
+    named: Sequence[rewards.Named], responses: Sequence[rewards.Response]
 ) -> rewards.Scored:
     """See `rewards.score`; every process has the scores that process 0 came to.
 
@@ -27,7 +27,7 @@ def score(
       DataError: as `rewards.score`, on every process if on one.
     """
     with multihost.all_or_none("rollouts.rewards", errors.DataError):
-        scored = rewards.score(named, answers)
+        scored = rewards.score(named, responses)
     own_RN = np.array([_floats(x) for x in (scored.total, *scored.parts.values())])
     first_RN = multihost.array_from_primary(own_RN)
     same_RN = (own_RN == first_RN) | (np.isnan(own_RN) & np.isnan(first_RN))

@@ -11,17 +11,17 @@ from alignjax import errors, rewards, world
 def make() -> rewards.Reward:
     """`gold_reward`, which knows whether a response ended by itself."""
 
-    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
-        return [rewards.Score(_gold(answer)) for answer in answers]
+    def reward(responses: Sequence[rewards.Response]) -> list[rewards.Score]:
+        return [rewards.Score(_gold(response)) for response in responses]
 
     return reward
 
 
-def _gold(answer: rewards.Answer) -> float:
-    if not isinstance(answer.record, world.Prompt):
+def _gold(response: rewards.Response) -> float:
+    if not isinstance(response.record, world.Prompt):
         raise errors.DataError(
             "the world's reward is of the world's prompts, and these are "
-            f"others ({type(answer.record).__name__}); name another reward"
+            f"others ({type(response.record).__name__}); name another reward"
         )
-    gold = world.gold_reward(answer.record, answer.text, finished=answer.finished)
+    gold = world.gold_reward(response.record, response.text, finished=response.finished)
     return gold.total

@@ -32,8 +32,8 @@ def combined(
         raise errors.ConfigError(f"how: {how!r} of {len(runs)} runs; {', '.join(HOW)}")
     models = [run.make(path, **standard(pathlib.Path(path))) for path in runs]
 
-    def reward(answers: Sequence[rewards.Answer]) -> list[rewards.Score]:
-        columns = zip(*(model(answers) for model in models), strict=True)
+    def reward(responses: Sequence[rewards.Response]) -> list[rewards.Score]:
+        columns = zip(*(model(responses) for model in models), strict=True)
         return [_combine(scores, HOW[how]) for scores in columns]
 
     return reward

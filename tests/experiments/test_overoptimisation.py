@@ -25,15 +25,15 @@ def test_scores_are_standardised_and_combined(tmp_path, monkeypatch):
 
     def made_up(path, mean, std):
         value = (raw[pathlib.Path(path).name] - mean) / std
-        return lambda answers: [
-            rewards.Score(value if answer.text else None) for answer in answers
+        return lambda responses: [
+            rewards.Score(value if r.text else None) for r in responses
         ]
 
     monkeypatch.setattr(ensemble.run, "make", made_up)
     runs = (str(tmp_path / "a"), str(tmp_path / "b"))
-    answers = [rewards.Answer((), None, text, 1, True, 8) for text in ("yes", "")]
+    responses = [rewards.Response((), None, text, 1, True, 8) for text in ("yes", "")]
     for how, value in (("mean", 0.75), ("lowest", -0.5)):
-        scores = ensemble.combined(runs, how)(answers)
+        scores = ensemble.combined(runs, how)(responses)
         assert [score.value for score in scores] == [value, None]
     with pytest.raises(errors.ConfigError, match=r"^how: "):
         ensemble.combined(runs, "highest")

@@ -18,8 +18,8 @@ def response(text, finished=True):
     return run_models.Response(text, 4, finished, None)
 
 
-def by_length(answers):
-    return [rewards.Score(float(len(answer.text))) for answer in answers]
+def by_length(responses):
+    return [rewards.Score(float(len(r.text))) for r in responses]
 
 
 # Of the first prompt the longest did not end; of the second nothing can be kept.
@@ -54,9 +54,9 @@ def test_all_above_a_threshold_are_kept_once():
 
 
 def test_a_response_without_a_reward_is_not_kept():
-    some = lambda answers: [
+    some = lambda responses: [
         rewards.Score(None, "hung") if a.text == "abc" else rewards.Score(0.0)
-        for a in answers
+        for a in responses
     ]
     kept = keep(some)
     assert [row["messages"][-1]["content"] for row in kept.rows] == ["a"]

@@ -12,20 +12,23 @@ from tests.rollouts import small
 HI, BYE = (("user", "hi"),), (("user", "bye"),)
 
 
-def answer(text, turns=HI, record=None, finished=True):
-    return rewards.Answer(turns, record, text, len(text), finished, 20)
+def response(text, turns=HI, record=None, finished=True):
+    return rewards.Response(turns, record, text, len(text), finished, 20)
 
 
-def score(answers, judge="longer", **options):
+def score(responses, judge="longer", **options):
     section = dict(kind="judge", judge=f"tests.judges.opinions:{judge}", **options)
-    return rewards.score(rewards.build({"j": section}, "rewards"), answers)
+    return rewards.score(rewards.build({"j": section}, "rewards"), responses)
 
 
 def test_each_response_is_compared_with_all_others_to_its_prompt_in_both_orders():
     opinions.ASKED.clear()
     texts = ["a", "bbb", "a", "cc"]
-    answers = [answer(x) for x in texts] + [answer("dddd", BYE), answer("", BYE)]
-    out = score(answers)
+    responses = [response(x) for x in texts] + [
+        response("dddd", BYE),
+        response("", BYE),
+    ]
+    out = score(responses)
     # a: ties with its equal, .3 beside bbb, .4 beside cc; what is read first cancels.
     a = (0.5 + 0.3 + 0.4) / 3
     bbb, cc = (0.7 + 0.7 + 0.6) / 3, (0.6 + 0.6 + 0.4) / 3
@@ -36,19 +39,21 @@ def test_each_response_is_compared_with_all_others_to_its_prompt_in_both_orders(
 
 
 def test_a_failure_is_no_score_and_no_zero():
-    out = score([answer(x) for x in ("bad", "x", "yyy")], "squeamish", most_failed=0.7)
+    out = score(
+        [response(x) for x in ("bad", "x", "yyy")], "squeamish", most_failed=0.7
+    )
     assert out.total == [None, 0.0, 1.0]  # the last two are compared with each other
     assert "will not read" in out.faults[0] and "1 without a score" in out.faults[0]
     with pytest.raises(errors.DataError, match="will not read"):
-        score([answer("bad"), answer("x")], "squeamish", most_failed=0.4)
+        score([response("bad"), response("x")], "squeamish", most_failed=0.4)
 
 
 def test_a_single_response_has_no_rival_but_one_of_its_record():
-    alone = score([answer("x"), answer("x", BYE)])
+    alone = score([response("x"), response("x", BYE)])
     assert alone.total == [None, None] and "no other response" in alone.faults[0]
     known, without = {"ideal": "yyy"}, {"other": 1}
-    answers = [answer("x", record=known), answer("yyy", record=known)]
-    out = score([*answers, answer("x", record=without)], against="ideal")
+    responses = [response("x", record=known), response("yyy", record=known)]
+    out = score([*responses, response("x", record=without)], against="ideal")
     assert out.total == pytest.approx([0.3, 0.5, None])
     assert "'ideal'" in out.faults[0]
 
@@ -58,9 +63,9 @@ def test_a_labeler_of_the_world_judges_its_prompts():
     texts = [("no.", True), ("i do not know.", False)]
     golds = [world.gold_reward(prompt, x, finished=f) for x, f in texts]
     first = labelers.prefers(labelers.LABELERS["clean"], prompt, *golds)
-    answers = [answer(x, prompt.turns, prompt, f) for x, f in texts]
+    responses = [response(x, prompt.turns, prompt, f) for x, f in texts]
     section = dict(kind="judge", judge="labeler:clean")
-    out = rewards.score(rewards.build({"j": section}, "rewards"), answers)
+    out = rewards.score(rewards.build({"j": section}, "rewards"), responses)
     assert out.total == pytest.approx([first, 1 - first])
     assert first != 0.5
 

@@ -14,14 +14,14 @@ from alignjax import errors, rewards
 from alignjax.rewards import boxed, boxes, format, numbers_of_text, repetition
 
 
-def answer(text, record=None):
-    return rewards.Answer((("user", "?"),), record, text, 9, True, 20)
+def response(text, record=None):
+    return rewards.Response((("user", "?"),), record, text, 9, True, 20)
 
 
-def values(section, *answers):
-    """The scores of answers under a reward of a config."""
+def values(section, *responses):
+    """The scores of responses under a reward of a config."""
     named = rewards.build({"it": section}, "rewards")
-    return rewards.score(named, answers).total
+    return rewards.score(named, responses).total
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ GSM8K = {"answer": "6 + 12 = 18\n#### 18"}
     ],
 )
 def test_the_right_number(text, value):
-    assert values({"kind": "number"}, answer(text, GSM8K)) == [value]
+    assert values({"kind": "number"}, response(text, GSM8K)) == [value]
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_without_a_right_answer_there_is_no_score(record, fault):
         named = rewards.build({"it": {"kind": kind}}, "rewards")
         if (kind, fault) == ("boxed", "without a number"):
             continue  # a text is a right answer too
-        scored = rewards.score(named, [answer("18", record)])
+        scored = rewards.score(named, [response("18", record)])
         assert scored.total == [None] and fault in scored.faults[0]
     section = {"kind": "number", "field": "solution"}
-    assert values(section, answer("18", {"solution": 18})) == [1.0]
+    assert values(section, response("18", {"solution": 18})) == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_without_a_right_answer_there_is_no_score(record, fault):
 def test_answers_that_are_numbers_have_no_exponents(right, text, other):
     """As Python would write them; 1e+22 is not 22."""
     for kind, box in (("number", "{}"), ("boxed", r"\boxed{{{}}}")):
-        texts = [answer(box.format(x), {"answer": right}) for x in (text, other)]
+        texts = [response(box.format(x), {"answer": right}) for x in (text, other)]
         assert values({"kind": kind}, *texts) == [1.0, 0.0], kind
 
 
@@ -235,23 +235,23 @@ def test_the_same_result(first, second, same):
 
 def test_the_box_of_a_record_without_one_is_what_follows_its_mark():
     texts = (r"\boxed{18}", r"\boxed{6}")
-    assert values({"kind": "boxed"}, *(answer(x, GSM8K) for x in texts)) == [1.0, 0.0]
+    assert values({"kind": "boxed"}, *(response(x, GSM8K) for x in texts)) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("right", ["", " ", "so #### ", r"\boxed{}", r"\boxed{$ $}"])
 def test_an_empty_answer_is_none(right):
     """So that an empty box is not right."""
     named = rewards.build({"it": {"kind": "boxed"}}, "rewards")
-    scored = rewards.score(named, [answer(r"\boxed{}", {"answer": right})])
+    scored = rewards.score(named, [response(r"\boxed{}", {"answer": right})])
     assert scored.total == [None] and "without an answer" in scored.faults[0]
 
 
 def test_the_right_box():
     record = {"answer": r"Thus \boxed{\frac{1}{2}}."}
     texts = (r"\boxed{0.5}", "0.5", r"\boxed{2}", r"\boxed{.5} \boxed{")
-    told = [answer(text, record) for text in texts]
+    told = [response(text, record) for text in texts]
     assert values({"kind": "boxed"}, *told) == [1.0, 0.0, 0.0, 1.0]
-    assert values({"kind": "boxed"}, answer(r"\boxed{x}", {"answer": "x"})) == [1.0]
+    assert values({"kind": "boxed"}, response(r"\boxed{x}", {"answer": "x"})) == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_the_right_box():
     ],
 )
 def test_marks_once_and_in_order(text, follows):
-    assert values({"kind": "format"}, answer(text)) == [float(follows)]
+    assert values({"kind": "format"}, response(text)) == [float(follows)]
     assert format.follows(text, ["<think>"]) == (text.count("<think>") == 1)
 
 
@@ -287,7 +287,7 @@ def test_repetition():
     assert repetition.repeated("a b c d", 2) == repetition.repeated("a", 2) == 0.0
     assert repetition.repeated("no " * 101, 1) == pytest.approx(1 - 1 / 101)
     section = {"kind": "repetition", "words": 2}
-    told = answer("a b a b a b"), answer("a b c")
+    told = response("a b a b a b"), response("a b c")
     assert values(section, *told) == pytest.approx([-0.6, 0.0])
 
 
@@ -320,5 +320,5 @@ def test_hostile_texts_take_no_longer_than_their_length(text):
     kinds = ("number", "boxed", "format", "repetition")
     began = time.process_time()
     for kind in kinds:
-        values({"kind": kind}, answer(text, {"answer": "1"}))
+        values({"kind": kind}, response(text, {"answer": "1"}))
     assert time.process_time() - began < 3

@@ -14,9 +14,9 @@ def vowels(prompt, response, record) -> float:
 def slow(seconds: float):
     """A reward of 0 that takes its time."""
 
-    def reward(answers):
+    def reward(responses):
         time.sleep(seconds)
-        return [0.0] * len(answers)
+        return [0.0] * len(responses)
 
     return reward
 
@@ -25,9 +25,9 @@ def by_process():
     """A reward that each process scores otherwise, as a slow function may be."""
     import jax
 
-    def reward(answers):
+    def reward(responses):
         own = 1.0 + jax.process_index()
-        return [own * (i % 4) for i in range(len(answers))]
+        return [own * (i % 4) for i in range(len(responses))]
 
     return reward
 

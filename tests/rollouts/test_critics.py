@@ -86,7 +86,7 @@ def test_a_critic_of_another_tokenizer_is_refused(folder, monkeypatch):
 def test_the_critic_explains_what_is_learned_alone(folder):
     """Not of responses without a reward, whose returns would be 0."""
     run, state, frozen = small.begun(small.ppo(folder))
-    nan = lambda answers: [None if i % 2 else 1.0 for i in range(len(answers))]
+    nan = lambda responses: [None if i % 2 else 1.0 for i in range(len(responses))]
     rollouts = dataclasses.replace(
         run.rollouts,
         rewards=(rewards.Named("r", 1.0, nan),),
@@ -105,7 +105,7 @@ def test_what_comes_after_a_response_that_was_cut_off(folder):
     """`bootstrap`: the critic's value of the state after the last token, not of it."""
     run, state, frozen = small.begun(small.ppo(folder))
     own = models(run, state, frozen)
-    nothing = rewards.Named("r", 1.0, lambda answers: [0.0] * len(answers))
+    nothing = rewards.Named("r", 1.0, lambda responses: [0.0] * len(responses))
     rollouts = dataclasses.replace(run.rollouts, rewards=(nothing,))
     with sharding.use(run.mesh, run.rules):
         batch, _, _ = rollouts.make(0, own, 0.0)

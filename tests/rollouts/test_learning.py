@@ -63,7 +63,7 @@ def test_the_gradient_does_not_depend_on_microbatches(experiment, made):
 def test_text_is_learned_beside_responses_that_teach_nothing(experiment):
     """The division is by the responses that count, of which there are none."""
     run, state, frozen = experiment
-    equal = small.with_rewards(experiment, lambda answers: [1.0] * len(answers))
+    equal = small.with_rewards(experiment, lambda responses: [1.0] * len(responses))
     settings = dataclasses.replace(equal.settings, redraws=1)
     rollouts = dataclasses.replace(equal, settings=settings)
     row = dataclasses.asdict(Sequences.of([[1, 2, 3]] * 8, length=4))

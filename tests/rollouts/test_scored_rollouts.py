@@ -11,7 +11,7 @@ from alignjax.rollouts import scoring
 
 
 def named(values):
-    return (rewards.Named("r", 1.0, lambda answers: values),)
+    return (rewards.Named("r", 1.0, lambda responses: values),)
 
 
 def test_what_float32_cannot_square_is_no_reward():
@@ -20,7 +20,7 @@ def test_what_float32_cannot_square_is_no_reward():
     assert scored.faults == ["rewards: 2 beyond 1e+15 count as none"]
     numbers = scoring.numbers(scored.total)
     np.testing.assert_array_equal(numbers, [1.0, 2.0, np.nan, np.nan, np.nan])
-    watched = rewards.Named("seen", 0.0, lambda answers: [1.0, 1e20])
+    watched = rewards.Named("seen", 0.0, lambda responses: [1.0, 1e20])
     scored = scoring.score((*named([1.0, 2.0]), watched), [None] * 2)
     assert scored.faults == ["rewards: 1 beyond 1e+15 count as none"]
 
@@ -67,5 +67,5 @@ def test_a_reward_that_fails_in_one_process_ends_all(monkeypatch):
     monkeypatch.setattr(multihost, "_all_agree", lambda good: False)
     with pytest.raises(errors.DataError, match="another process says why"):
         scoring.score(named([1.0]), [None])
-    with pytest.raises(errors.DataError, match="1 scores of 2 answers"):
+    with pytest.raises(errors.DataError, match="1 scores of 2 responses"):
         scoring.score(named([1.0]), [None] * 2)

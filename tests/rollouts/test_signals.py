@@ -16,9 +16,9 @@ from tests.rollouts import small
 def test_a_reward_is_given_each_response_with_its_own_prompt(experiment):
     seen = []
 
-    def score(answers):
-        seen.extend(answers)
-        return [0.0] * len(answers)
+    def score(responses):
+        seen.extend(responses)
+        return [0.0] * len(responses)
 
     rollouts = dataclasses.replace(
         small.with_rewards(experiment, score), sampler=small.with_many_stops(experiment)
@@ -40,11 +40,11 @@ def test_a_reward_is_given_each_response_with_its_own_prompt(experiment):
 def test_unscored_responses_count_nothing(experiment):
     """And their siblings are compared without them; a group of one teaches nothing."""
 
-    def some(answers):
-        return [None if i % 4 == 0 else float(i % 3) for i in range(len(answers))]
+    def some(responses):
+        return [None if i % 4 == 0 else float(i % 3) for i in range(len(responses))]
 
-    def one(answers):
-        return [float(i) if i % 4 == 0 else float("nan") for i in range(len(answers))]
+    def one(responses):
+        return [float(i) if i % 4 == 0 else float("nan") for i in range(len(responses))]
 
     batch, figures, _ = small.make(experiment, small.with_rewards(experiment, some))
     assert figures["unscored"] == 0.25
@@ -57,7 +57,7 @@ def test_unscored_responses_count_nothing(experiment):
 
 def test_a_reward_that_gives_none_at_the_beginning_ends_the_run(experiment):
     """Such as one of a misspelled column; later it is no more than a line."""
-    rollouts = small.with_rewards(experiment, lambda answers: [None] * len(answers))
+    rollouts = small.with_rewards(experiment, lambda responses: [None] * len(responses))
     with pytest.raises(errors.DataError, match=r"rollouts\.rewards: no response"):
         small.make(experiment, rollouts, number=0)
     batch, _, lines = small.make(experiment, rollouts, number=1)
@@ -75,8 +75,8 @@ def test_responses_that_are_all_cut_off_and_masked_are_told_of(experiment):
 
 
 def test_faults_of_evaluations_are_told_of(experiment):
-    odd = lambda answers: [
-        rewards.Score(None, "it broke") if i % 2 else 1.0 for i in range(len(answers))
+    odd = lambda responses: [
+        rewards.Score(None, "it broke") if i % 2 else 1.0 for i in range(len(responses))
     ]
     run, rollouts = experiment[0], small.with_rewards(experiment, odd)
     with sharding.use(run.mesh, run.rules):
@@ -87,7 +87,9 @@ def test_faults_of_evaluations_are_told_of(experiment):
 
 def test_numbers_beyond_float32_are_no_rewards(experiment):
     """They would be infinite, and count 0 in the rewards of tokens."""
-    scores = lambda answers: [1e39 if i % 4 == 0 else i for i in range(len(answers))]
+    scores = lambda responses: [
+        1e39 if i % 4 == 0 else i for i in range(len(responses))
+    ]
     batch, figures, _ = small.make(experiment, small.with_rewards(experiment, scores))
     assert figures["unscored"] == 0.25 and (batch.share[:, 0] == 0).all()
     assert np.isfinite(batch.then.advantage).all()
@@ -98,9 +100,9 @@ def test_a_greedy_response_without_a_reward_is_no_baseline_of_0(experiment):
         experiment[0].rollouts.settings, advantage={"name": "remax"}
     )
 
-    def drawn_alone(answers):  # those of greedy responses, of which half fail
-        alone = len(answers) == 8
-        return [None if alone and i % 2 else float(i) for i in range(len(answers))]
+    def drawn_alone(responses):  # those of greedy responses, of which half fail
+        alone = len(responses) == 8
+        return [None if alone and i % 2 else float(i) for i in range(len(responses))]
 
     rollouts = small.with_rewards(experiment, drawn_alone)
     rollouts = dataclasses.replace(rollouts, settings=settings)
@@ -118,7 +120,7 @@ def test_rewards_that_are_none_of_these_answers_are_refused(experiment, scores):
 @pytest.mark.parametrize(("place", "share"), [("reward", 0.1), ("loss", 0.0)])
 def test_the_kl_in_the_rewards_is_a_penalty(experiment, place, share):
     """On what the policy says more often than its reference; else they have none."""
-    equal = small.with_rewards(experiment, lambda answers: [0.0] * len(answers))
+    equal = small.with_rewards(experiment, lambda responses: [0.0] * len(responses))
     kl = dataclasses.replace(equal.settings.kl, place=place, estimator=None)
     fields = dict(advantage={"name": "reinforce"}, kl=kl)
     changed = dataclasses.replace(equal.settings, **fields)
@@ -144,8 +146,8 @@ def test_the_penalty_that_a_spread_of_rewards_makes_of_the_coefficient(
 ):
     """A tied prompt has no spread, but does not count in what is reported."""
 
-    def score(answers):  # those to the first two prompts are equal
-        return [0.0 if i < 8 else 3.0**0.5 * (-1) ** i for i in range(len(answers))]
+    def score(responses):  # those to the first two prompts are equal
+        return [0.0 if i < 8 else 3.0**0.5 * (-1) ** i for i in range(len(responses))]
 
     rollouts = small.with_rewards(experiment, score)
     kl = dataclasses.replace(rollouts.settings.kl, place="loss", estimator=None)
@@ -160,15 +162,15 @@ def test_the_penalty_that_a_spread_of_rewards_makes_of_the_coefficient(
 
 
 def test_equal_rewards_teach_nothing_but_the_kl(experiment):
-    equal = small.with_rewards(experiment, lambda answers: [1 / 3] * len(answers))
+    equal = small.with_rewards(experiment, lambda responses: [1 / 3] * len(responses))
     batch, *_ = small.make(experiment, equal)
     # The policy is its reference, so that the penalty is 0 too, to rounding.
     assert np.abs(batch.then.advantage).max() < 1e-5
 
 
 def test_ties_are_no_pairs(experiment):
-    def score(answers):  # of the first two groups all are equal
-        return [0.0 if i < 8 else float(i % 4) for i in range(len(answers))]
+    def score(responses):  # of the first two groups all are equal
+        return [0.0 if i < 8 else float(i % 4) for i in range(len(responses))]
 
     rollouts = dataclasses.replace(small.with_rewards(experiment, score), pairs=True)
     batch, figures, _ = small.make(experiment, rollouts)
@@ -176,7 +178,7 @@ def test_ties_are_no_pairs(experiment):
     assert figures["tied"] == 0.25 and figures["gap"] == 3.0
     assert batch.values["gap"][:, 0].tolist() == [1, 1, 3, 3, 3, 3, 3, 3]
     assert batch.lengths.shape == (8, 1, 2)
-    rounding = lambda answers: [7e6 + i % 4 for i in range(len(answers))]
+    rounding = lambda responses: [7e6 + i % 4 for i in range(len(responses))]
     batch, *_ = small.make(
         experiment,
         dataclasses.replace(small.with_rewards(experiment, rounding), pairs=True),
@@ -195,8 +197,8 @@ def drawn_again(experiment, scores, **fields):
 def test_prompts_without_a_signal_are_drawn_again(experiment):
     """Each rollout draws from prompts of its own, so none depends on another."""
 
-    def half(answers):  # the responses to the first four prompts are equal
-        return [0.5 if i < 16 else float(i % 4) for i in range(len(answers))]
+    def half(responses):  # the responses to the first four prompts are equal
+        return [0.5 if i < 16 else float(i % 4) for i in range(len(responses))]
 
     batch, figures, lines = drawn_again(experiment, half, redraws=2)
     first = 5 * 3 * 8
@@ -208,7 +210,7 @@ def test_prompts_without_a_signal_are_drawn_again(experiment):
 
 def test_drawing_again_has_a_bound(experiment):
     """All rewards are equal for ever: rounds end, and what is left weighs nothing."""
-    equal = lambda answers: [1.0] * len(answers)
+    equal = lambda responses: [1.0] * len(responses)
     batch, figures, lines = drawn_again(experiment, equal, redraws=2)
     assert figures["prompts"] == 24 and "8 of 8 prompts weigh nothing" in lines[0]
     assert (batch.share == 0).all() and (batch.token == 0).all()
@@ -218,11 +220,11 @@ def test_a_signal_is_of_the_outcome_and_not_of_its_shape(experiment):
     """Of a prompt whose responses all failed none is better for being shorter."""
     run = experiment[0]
 
-    def failed(answers):
-        return [float(i % 4 == 1 and i > 8) for i in range(len(answers))]
+    def failed(responses):
+        return [float(i % 4 == 1 and i > 8) for i in range(len(responses))]
 
-    shape = lambda answers: [
-        answer.length / 100 + i for i, answer in enumerate(answers)
+    shape = lambda responses: [
+        answer.length / 100 + i for i, answer in enumerate(responses)
     ]
     named = [rewards.Named("right", 1.0, failed), rewards.Named("shape", 1.0, shape)]
     for outcome, expected in ((None, [1] * 8), ("right", [0, 0, *[1] * 6])):
@@ -259,9 +261,9 @@ def test_figures_are_of_the_responses_that_have_them():
 def test_masked_responses_leave_loss_and_denominator(experiment):
     ended = []
 
-    def score(answers):
-        ended.extend(answer.finished for answer in answers)
-        return [float(i) for i in range(len(answers))]
+    def score(responses):
+        ended.extend(answer.finished for answer in responses)
+        return [float(i) for i in range(len(responses))]
 
     settings = dataclasses.replace(experiment[0].rollouts.settings, truncated="masked")
     fields = dict(settings=settings, sampler=small.with_many_stops(experiment))
