@@ -58,7 +58,9 @@ def policy_gradient() -> ConfigDict:
     """
     c = _from_another_run(language_model())
     c.objective.name = "policy_gradient"
-    c.rollouts = ConfigDict(dict(rewards={}, advantage={}, denominator={}, kl={}))
+    c.rollouts = ConfigDict(
+        dict(rewards={}, advantage={}, normalize={}, denominator={}, kl={})
+    )
     c.schedule.name = "constant"
     return c
 

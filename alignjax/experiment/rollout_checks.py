@@ -145,7 +145,7 @@ def problems(
         default = rollout_settings.RolloutsConfig({})
         faults += [
             f"rollouts.{name}: has no effect on losses of pairs; leave it out"
-            for name in ("advantage", "denominator", "kl", "truncated")
+            for name in ("advantage", "normalize", "denominator", "kl", "truncated")
             if _given(getattr(s, name)) != _given(getattr(default, name))
         ]
         if c.ptx is not None:

@@ -83,18 +83,28 @@ def objective_section(c: sections.Config) -> dict:
 def further(
     c: sections.Config, own: critics.Critic | None, mesh
 ) -> Mapping[str, initial.Further]:
-    """What else training changes: a critic and its optimizer, the KL coefficient."""
+    """What else training changes: a critic and its optimizer, the KL coefficient.
+
+    And what the normalizer of rewards keeps.
+    """
     entries = {}
     if own is not None:
         parts = lambda state: {"params": state.params, "opt_state": state.opt_state}
         entries["critic"] = initial.Further(
             lambda: parts(own.weights.abstract), lambda: parts(critics.begin(own, c))
         )
+    numbers = {}
     if c.rollouts is not None and c.rollouts.kl.target is not None:
-        where = NamedSharding(mesh, PartitionSpec())
-        entries["kl_coefficient"] = initial.Further(
-            lambda: jax.ShapeDtypeStruct((), jnp.float32, sharding=where),
-            lambda: jax.device_put(jnp.float32(c.rollouts.kl.coefficient), where),
+        numbers["kl_coefficient"] = c.rollouts.kl.coefficient
+    if c.rollouts is not None and c.rollouts.running:
+        numbers["running"] = c.rollouts.running
+    where = NamedSharding(mesh, PartitionSpec())
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=where)
+    put = lambda x: jax.device_put(jnp.float32(x), where)
+    for name, start in numbers.items():
+        entries[name] = initial.Further(
+            functools.partial(jax.tree.map, lambda x: number, start),
+            functools.partial(jax.tree.map, put, start),
         )
     return entries
 
@@ -211,15 +221,14 @@ def make(
 def train_step(
     policy_step: Callable, own: critics.Critic | None, c: sections.Config
 ) -> Callable:
-    """`policy_step`, and beside it a step of the critic and of the KL coefficient."""
+    """`policy_step`, and beside it a step of all else that `further` has."""
     s, penalty, shared = c.rollouts, c.rollouts.kl, critics.on_trunk(c)
     critic_step = None
     if own is not None:
         critic_step = step.make_train_step(
             own.objective, own.optimizer, microbatches=c.microbatches
         )
-    responses = c.batch_size * s.minibatches * s.samples
-
+    responses, running = c.batch_size * s.minibatches * s.samples, s.running
     warm_updates = 0 if c.critic is None else c.critic.warmup_rollouts * s.updates
 
     def train_step(state: TrainState, frozen: Frozen, batch, key):
@@ -244,6 +253,9 @@ def train_step(
             first = state.step % s.updates == 0  # once a rollout
             moves = first & (before.step >= warm_updates)  # a held policy has no KL
             further["kl_coefficient"] = jnp.where(moves, new, old)
+        if running:  # as they are after the rollout, with each of its updates
+            figures = {name: batch.figures[f"running/{name}"][0] for name in running}
+            further["running"] = figures
         state, metrics = policy_step(state, frozen, batch, key)
         if critic_step is not None:
             metrics |= {f"critic/{name}": x for name, x in of_critic.items()}

@@ -306,7 +306,8 @@ def _lesson(run: Experiment) -> str:
         return "pairs of the best and the worst response; equal ones count nothing"
     over = s.bound_denominator().func.__name__
     kl = f"{s.kl.coefficient:g} x KL ({s.kl.estimator}) in the {s.kl.place}"
-    return f"{s.name}, {over}; {kl}"
+    of = f" of rewards by {s.normalize['name']}" if s.normalize.get("name") else ""
+    return f"{s.name}{of}, {over}; {kl}"
 
 
 def describe(run: Experiment, resumed: int | None) -> str:

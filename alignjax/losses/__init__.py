@@ -12,6 +12,7 @@ from alignjax.losses import (  # noqa: F401
     kl,
     language_model,
     links,
+    normalizers,
     policy_gradient,
     preference,
     probe,

@@ -15,6 +15,7 @@ from alignjax.losses import (
     denominators,
     kl,
     links,
+    normalizers,
     policy_gradient,
     scores,
 )
@@ -93,6 +94,7 @@ def table() -> str:
             parts.append(f"  without a reference: {', '.join(sorted(free))}")
     for functions in (
         advantages.ADVANTAGES,
+        normalizers.NORMALIZERS,
         denominators.DENOMINATORS,
         policy_gradient.CORRECTIONS,
         kl.ESTIMATORS,

@@ -128,13 +128,51 @@ def token_rewards(score_GK, action_GKT, k1_GKT=None, coefficient=0.0) -> jax.Arr
     Returns:
       float32 [G, K, T], 0 at tokens that are no actions.
     """
-    later_GKT = jnp.cumsum(action_GKT[..., ::-1], axis=-1)[..., ::-1]
-    last_GKT = action_GKT & (later_GKT == 1)
+    last_GKT = last_actions(action_GKT)
     score_GK1 = jnp.where(jnp.isfinite(score_GK), score_GK, 0.0)[..., None]
     reward_GKT = jnp.where(last_GKT, score_GK1, 0.0).astype(jnp.float32)
     if k1_GKT is None:
         return reward_GKT
     return reward_GKT - jnp.where(action_GKT, coefficient * k1_GKT, 0.0)
+
+
+def last_actions(action_GKT) -> jax.Array:
+    """bool [G, K, T], the last action of each response."""
+    later_GKT = jnp.cumsum(action_GKT[..., ::-1], axis=-1)[..., ::-1]
+    return action_GKT & (later_GKT == 1)
+
+
+def rewarded(outcome: Outcome) -> jax.Array:
+    """bool [G, K], the responses that have a reward, and an action that earned it."""
+    return outcome.scored & outcome.action.any(-1)
+
+
+def totals(outcome: Outcome) -> jax.Array:
+    """R, float32 [G, K]; 0 for the responses without a reward."""
+    total_GK = jnp.where(outcome.action, outcome.reward, 0.0).sum(-1)
+    return jnp.where(outcome.scored, total_GK, 0.0)
+
+
+def moments(x, there, ddof) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of `x` where `there`: its mean, x - mean, else 0, and its variance.
+
+    Never a difference of two large squares; exactly 0 where all are equal.
+    """
+    count = there.sum().astype(jnp.float32)
+    one = jnp.where(there.any(), x.reshape(-1)[there.reshape(-1).argmax()], 0.0)
+    above = jnp.where(there, x - one, 0.0)
+    mean_above = above.sum() / jnp.maximum(count, 1)
+    centred = jnp.where(there, above - mean_above, 0.0)
+    variance = jnp.square(centred).sum() / jnp.maximum(count - ddof, 1)
+    return one + mean_above, centred, variance
+
+
+def differ(x, there, axis=None) -> jax.Array:
+    """bool, whether the numbers that are there differ; an `axis` is kept."""
+    largest = jnp.where(there, x, -jnp.inf).max(axis, keepdims=axis is not None)
+    least = jnp.where(there, x, jnp.inf).min(axis, keepdims=axis is not None)
+    scale = jnp.maximum(1.0, jnp.maximum(jnp.abs(largest), jnp.abs(least)))
+    return largest - least > TIE * scale
 
 
 def with_end(outcome: Outcome, truncated_GK, end: End, after_GK=None) -> Outcome:
@@ -161,7 +199,7 @@ def with_end(outcome: Outcome, truncated_GK, end: End, after_GK=None) -> Outcome
 @register()
 def reinforce(outcome: Outcome, *, baseline: float = 0.0) -> Advantages:
     """REINFORCE, Williams, 1992: R_i - b, with a constant baseline b."""
-    return _of_responses(outcome, _total(outcome) - baseline)
+    return _of_responses(outcome, totals(outcome) - baseline)
 
 
 @register(responses=2)
@@ -212,8 +250,8 @@ def batch_std(
     learned from: one scale, so prompts of other difficulty are not weighted otherwise.
     """
     centred_GK, count_G1 = _centred(outcome)
-    there_GK = _there(outcome) & outcome.learned.any(-1, keepdims=True)
-    _, variance = _moments(_total(outcome), there_GK, ddof)
+    there_GK = rewarded(outcome) & outcome.learned.any(-1, keepdims=True)
+    *_, variance = moments(totals(outcome), there_GK, ddof)
     scale = jnp.sqrt(variance) + epsilon
     return _of_groups(outcome, centred_GK / scale, count_G1)._replace(scale=scale)
 
@@ -250,7 +288,7 @@ def reinforce_pp_baseline(
     plain = _of_groups(outcome, centred_GK, count_G1)
     white_GK, scale = _whitened(centred_GK, plain.weight > 0, epsilon, ddof)
     # Where a group's rewards are equal, the mean of all is a residue of rounding.
-    differ_G1 = _spread(_total(outcome), _there(outcome), -1)
+    differ_G1 = differ(totals(outcome), rewarded(outcome), -1)
     white_GK = jnp.where(differ_G1, white_GK, 0.0)
     return _of_groups(outcome, white_GK, count_G1)._replace(scale=scale)
 
@@ -263,7 +301,7 @@ def remax(outcome: Outcome) -> Advantages:
     """
     greedy_G1 = outcome.greedy[:, None]
     learned_GK = outcome.learned & jnp.isfinite(greedy_G1)
-    advantage_GK = _total(outcome) - greedy_G1
+    advantage_GK = totals(outcome) - greedy_G1
     return _of_responses(outcome._replace(learned=learned_GK), advantage_GK)
 
 
@@ -336,27 +374,16 @@ def informative(outcome_GK, scored_GK) -> jax.Array:
     the raw result of the task, before penalties for length and the like, by which
     responses differ that have all failed.
     """
-    return _spread(outcome_GK, scored_GK, -1)[:, 0]
+    return differ(outcome_GK, scored_GK, -1)[:, 0]
 
 
 def _whitened(x, there, epsilon, ddof):
     """See `whiten`; and what it divides by."""
     x = jnp.where(there, x, 0.0)
-    centred, variance = _moments(x, there, ddof)
+    _, centred, variance = moments(x, there, ddof)
     white = jnp.where(there, centred * lax.rsqrt(variance + epsilon), 0.0)
-    white = jnp.where(_spread(x, there, None), white, 0.0)
+    white = jnp.where(differ(x, there), white, 0.0)
     return white, jnp.sqrt(variance + epsilon)
-
-
-def _there(outcome: Outcome):
-    """bool [G, K], the responses that have a reward, and an action that earned it."""
-    return outcome.scored & outcome.action.any(-1)
-
-
-def _total(outcome: Outcome):
-    """R, float32 [G, K]; 0 for the responses without a reward."""
-    total_GK = jnp.where(outcome.action, outcome.reward, 0.0).sum(-1)
-    return jnp.where(outcome.scored, total_GK, 0.0)
 
 
 def _to_go(outcome: Outcome, gamma):
@@ -370,35 +397,18 @@ def _centred(outcome: Outcome):
 
     Differences to one of the rewards come first: equal ones then have a mean of 0.
     """
-    total_GK, there_GK = _total(outcome), _there(outcome)
+    total_GK, there_GK = totals(outcome), rewarded(outcome)
     count_G1 = there_GK.sum(-1, keepdims=True).astype(jnp.float32)
     one_G1 = jnp.take_along_axis(total_GK, there_GK.argmax(-1)[:, None], axis=-1)
     above_GK = jnp.where(there_GK, total_GK - one_G1, 0.0)
     mean_G1 = above_GK.sum(-1, keepdims=True) / jnp.maximum(count_G1, 1)
-    keep_GK = there_GK & _spread(total_GK, there_GK, -1)
+    keep_GK = there_GK & differ(total_GK, there_GK, -1)
     return jnp.where(keep_GK, above_GK - mean_G1, 0.0), count_G1
-
-
-def _moments(x, there, ddof):
-    """x - mean, and the variance from it: never a difference of two large squares."""
-    count = there.sum().astype(jnp.float32)
-    one = x.reshape(-1)[there.reshape(-1).argmax()]
-    above = jnp.where(there, x - one, 0.0)
-    centred = jnp.where(there, above - above.sum() / jnp.maximum(count, 1), 0.0)
-    return centred, jnp.square(centred).sum() / jnp.maximum(count - ddof, 1)
-
-
-def _spread(x, there, axis):
-    """bool, whether the numbers that are there differ; `axis` is kept."""
-    largest = jnp.where(there, x, -jnp.inf).max(axis, keepdims=axis is not None)
-    least = jnp.where(there, x, jnp.inf).min(axis, keepdims=axis is not None)
-    scale = jnp.maximum(1.0, jnp.maximum(jnp.abs(largest), jnp.abs(least)))
-    return largest - least > TIE * scale
 
 
 def _of_responses(outcome: Outcome, advantage_GK) -> Advantages:
     """One advantage for all actions of a response."""
-    counts_GK = outcome.learned & _there(outcome)
+    counts_GK = outcome.learned & rewarded(outcome)
     advantage_GK = jnp.where(counts_GK, advantage_GK, 0.0)
     advantage_GKT = jnp.where(outcome.action, advantage_GK[..., None], 0.0)
     return Advantages(advantage_GKT, counts_GK.astype(jnp.float32))

@@ -225,7 +225,8 @@ def _drawn(run: build.Experiment, array: Callable) -> Rollout | Responses:
     names = ["advantage", "old", "behaviour", "reference"]
     names += ["value", "returns"] * (run.critic is not None)
     then = Then(action=array(jnp.bool_, K, room), **dict.fromkeys(names, figure))
-    figures = ["kl"] + ["value_scale"] * critics.on_trunk(c)
+    figures = ["kl", *(f"running/{name}" for name in s.running)]
+    figures += ["value_scale"] * critics.on_trunk(c)
     figures = {name: array(f32) for name in figures}
     batch = Rollout(responses, then, figure, array(f32, K), figures)
     if c.ptx is None:

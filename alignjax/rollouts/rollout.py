@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,16 @@ import numpy as np
 from alignjax import errors, rewards
 from alignjax.distributed import sharding
 from alignjax.losses import advantages
-from alignjax.objectives import chunks, logprobs, policy_gradient
-from alignjax.rollouts import drawing, gates, groups, layout, packing, scoring
+from alignjax.objectives import chunks
+from alignjax.rollouts import (
+    drawing,
+    gates,
+    groups,
+    layout,
+    measuring,
+    packing,
+    scoring,
+)
 from alignjax.rollouts import prompts as prompt_streams
 from alignjax.rollouts.settings import RolloutsConfig
 from alignjax.types import Model, Params, Responses, Rollout, Then
@@ -77,12 +85,15 @@ class Rollouts:
         models: Models,
         coefficient: float,
         beat: Callable[[str], None] = lambda name: None,
+        running: Mapping[str, Any] | None = None,
     ) -> tuple[Rollout | Responses, dict[str, float], list[str]]:
         """Rollout `number`, its figures by name, and lines for the log.
 
         Args:
           models: as they are at its first update.
           coefficient: of the KL in the reward.
+          running: what the normalizer kept of the rollout before; None before the
+            first one.
 
         Raises:
           DataError: a reward that fails, or gives none to all of rollout 0.
@@ -94,7 +105,7 @@ class Rollouts:
         if self.pairs:
             batch, of_batch = self._pairs(draws, models)
         else:
-            batch, of_batch, more = self._rollout(draws, models, coefficient)
+            batch, of_batch, more = self._rollout(draws, models, coefficient, running)
             lines += more
         return batch, figures | of_batch, [*draws.scored.faults, *lines]
 
@@ -240,7 +251,13 @@ class Rollouts:
         batch = _with_gaps(batch, np.where(counts_G, gap_G, 1.0))
         return batch.replace(weights=weights), figures
 
-    def _rollout(self, draws: groups.Groups, models: Models, coefficient: float):
+    def _rollout(
+        self,
+        draws: groups.Groups,
+        models: Models,
+        coefficient: float,
+        running: Mapping[str, Any] | None,
+    ):
         s, K, lines = self.settings, self.settings.samples, []
         _, prompts, drawn, scored, signal_G = draws
         responses, room = self._responses(prompts, drawn.ids, K, draws.numbers)
@@ -270,6 +287,8 @@ class Rollouts:
             outcome = outcome._replace(greedy=greedy_G)
             lines += of_greedy
         outcome = advantages.with_end(outcome, ~finished_GK, s.truncated, after_GK)
+        normalized = s.normalized(outcome, running)
+        outcome = outcome._replace(reward=normalized.reward)
         learned = s.bound_advantage()(outcome)
         if value_GKT is not None and learned.returns is None:
             raise errors.ConfigError(
@@ -290,22 +309,23 @@ class Rollouts:
             returns=None if value_GKT is None else host(learned.returns),
         )
         kl = float(np.where(action_GKT, k1_GKT, 0.0).sum(-1).mean())
-        size = len(prompts)
+        kept = {f"running/{name}": float(x) for name, x in normalized.running.items()}
+        of_rows = {
+            name: np.full(len(prompts), x, np.float32)
+            for name, x in {"kl": kl, **kept}.items()
+        }
         batch = Rollout(
-            responses,
-            then,
-            host(weights.token),
-            host(weights.share),
-            {"kl": np.full(size, kl, np.float32)},
+            responses, then, host(weights.token), host(weights.share), of_rows
         )
-        figures["kl/k1"] = kl
+        figures |= {"kl/k1": kl, **kept}
         counts_G = (host(learned.weight) > 0).any(-1)
         if K > 1:
             differ_G = advantages.informative(score_GK, np.isfinite(score_GK))
             figures["tied"] = float(1 - np.mean(differ_G))
             counts_G &= np.asarray(differ_G)
         if not in_reward and counts_G.any():
-            scale_G = np.broadcast_to(learned.scale, (len(prompts), 1))[:, 0]
+            scale = np.asarray(learned.scale) * np.asarray(normalized.scale)
+            scale_G = np.broadcast_to(scale, (len(prompts), 1))[:, 0]
             figures["kl/effective"] = float(coefficient * scale_G[counts_G].mean())
         if value_GKT is not None:
             counts_GKT = action_GKT & (np.asarray(learned.weight) > 0)[..., None]
@@ -336,7 +356,11 @@ class Rollouts:
     ) -> dict[str, np.ndarray]:
         """Log-probs and divergences of each token, by the program that trains."""
         measure = functools.partial(
-            _measure, self.sampler.model, self.chunk, self.settings.temperature, room
+            measuring.log_probs,
+            self.sampler.model,
+            self.chunk,
+            self.settings.temperature,
+            room,
         )
         with sharding.use(self.sampler.mesh, self.sampler.rules):
             return self._in_parts(
@@ -348,7 +372,7 @@ class Rollouts:
         K = self.settings.samples
         # With one more token, where what comes after the last one is read.
         longer, longer_room = self._responses(prompts, drawn.ids, K, end=(0,))
-        value = functools.partial(_value, self.critic, longer_room)
+        value = functools.partial(measuring.values, self.critic, longer_room)
         with sharding.use(self.sampler.mesh, self.sampler.rules):
             value_GKT = self._in_parts(
                 lambda batch: {"value": value(models.critic, batch)}, longer
@@ -469,28 +493,3 @@ def _explained(returns, values) -> float:
     """1 - Var(G - V)/Var(G); 0 where returns do not vary, or there are none."""
     variance = float(np.var(returns)) if returns.size else 0.0
     return 1 - float(np.var(returns - values)) / variance if variance else 0.0
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _measure(model, chunk, temperature, room, params, reference, batch):
-    needs = ("entropy", "kl") if reference is not None else ("entropy",)
-    tokens = logprobs.tokens(
-        model,
-        params,
-        logprobs.flatten_sequences(batch),
-        chunk=chunk,
-        needs=needs,
-        reference=reference,
-        temperature=temperature,
-    )
-    figures = {"old": tokens.logp, "entropy": tokens.entropy}
-    if reference is not None:
-        figures |= {"reference": tokens.reference_logp, "kl": tokens.kl}
-    figures = {k: logprobs.by_response(batch, x, room) for k, x in figures.items()}
-    return jax.tree.map(lambda x: sharding.constrain(x, None, None, None), figures)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _value(model, room, params, batch):
-    value_GKT = policy_gradient.values(model, params, batch, room)
-    return sharding.constrain(value_GKT, None, None, None)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
 
 from alignjax import config, errors, registry
 from alignjax.bounds import Count, CountOrZero, NonNegative, Positive, Size
-from alignjax.losses import advantages, denominators, kl
+from alignjax.losses import advantages, denominators, kl, normalizers
 from alignjax.sampling import distribution
 
 # What samplers have and rollouts have not, and why.
@@ -79,6 +82,8 @@ class RolloutsConfig:
       epochs: how often they are gone through.
       advantage: `{"name": ..., option: value}`, a function of `losses.advantages`, or
         module:function; "rloo" where it is empty.
+      normalize: likewise of `losses.normalizers`, what is done to rewards before that;
+        nothing where it is empty.
       denominator: likewise of `losses.denominators`; "sequence_sum" where it is empty.
       kl: of policy and reference; see `KL`.
       truncated: how a response counts that has `max_tokens` and did not end:
@@ -96,8 +101,8 @@ class RolloutsConfig:
         in float32 by the largest difference of a token too, and in later rollouts by
         the mean of the first one.
 
-    Losses of pairs read none of `advantage`, `denominator`, `kl` and `truncated`, so
-    that to set one of them is an error.
+    Losses of pairs read none of `advantage`, `normalize`, `denominator`, `kl` and
+    `truncated`, so that to set one of them is an error.
     """
 
     rewards: dict
@@ -107,6 +112,7 @@ class RolloutsConfig:
     minibatches: Count = 1
     epochs: Count = 1
     advantage: dict = dataclasses.field(default_factory=dict)
+    normalize: dict = dataclasses.field(default_factory=dict)
     denominator: dict = dataclasses.field(default_factory=dict)
     kl: KL = KL()
     truncated: Literal["terminal", "bootstrap", "masked"] = "terminal"
@@ -119,7 +125,8 @@ class RolloutsConfig:
     def __post_init__(self):
         problems = []
         of_sampler = functools.partial(distribution.settings, self.temperature)
-        for attempt in (self.bound_advantage, self.bound_denominator, of_sampler):
+        functions = self.bound_advantage, self.bound_normalizer, self.bound_denominator
+        for attempt in (*functions, of_sampler):
             try:
                 attempt()
             except errors.ConfigError as error:
@@ -128,6 +135,15 @@ class RolloutsConfig:
             problems.append(
                 f"samples: {self.samples}, and the advantage {self.name!r} compares "
                 f"{self.needs.responses} or more responses to a prompt; draw so many"
+            )
+        if (
+            not problems
+            and self.normalize.get("name")
+            and "greedy" in self.needs.fields
+        ):
+            problems.append(
+                f"normalize.name: not with the advantage {self.name!r}, which takes "
+                "the reward of a greedy response as it is; leave it out"
             )
         if self.outcome is not None and self.outcome not in self.rewards:
             near = registry.closest(self.outcome, self.rewards)
@@ -164,6 +180,49 @@ class RolloutsConfig:
         """The advantage, a function of an `advantages.Outcome`."""
         section = {**self.advantage, "name": self.name}
         return _bound(advantages.ADVANTAGES, section, "advantage", 1)
+
+    def bound_normalizer(self) -> functools.partial | None:
+        """The normalizer, a function of an `advantages.Outcome` and what it kept."""
+        options = {k: v for k, v in self.normalize.items() if v is not None}
+        if not options:
+            return None
+        return _bound(normalizers.NORMALIZERS, options, "normalize", 2)
+
+    @property
+    def running(self) -> dict[str, float]:
+        """What the normalizer keeps between rollouts, before the first one."""
+        bound = self.bound_normalizer()
+        return {} if bound is None else dict(normalizers.start(bound.func))
+
+    def normalized(
+        self, outcome: advantages.Outcome, running: Mapping[str, Any] | None
+    ) -> normalizers.Normalized:
+        """The rewards of a rollout as the normalizer has them.
+
+        Args:
+          running: what it kept of the rollout before; None before the first one.
+
+        Raises:
+          ConfigError: one of the user's own gives rewards of another shape, or keeps
+            what it does not declare or what is no finite number.
+        """
+        function, names = self.bound_normalizer(), self.running
+        if function is None:
+            return normalizers.Normalized(outcome.reward)
+        given = function(outcome, names if running is None else running)
+        shape, kept = jnp.shape(given.reward), dict(given.running)
+        fault = None
+        if shape != outcome.reward.shape:
+            before = list(outcome.reward.shape)
+            fault = f"rewards {list(shape)}, where they are {before}"
+        elif set(kept) != set(names):
+            fault = f"keeps {sorted(kept)}, and declares {sorted(names)}"
+        elif not all(jnp.ndim(x) == 0 and jnp.isfinite(x) for x in kept.values()):
+            fault = f"keeps {kept!r:.200}, which are not all finite numbers"
+        if fault is not None:
+            name = self.normalize["name"]
+            raise errors.ConfigError(f"rollouts.normalize.name: {name!r}: {fault}")
+        return given
 
     def bound_denominator(self) -> functools.partial:
         """The denominator, a function of actions and the weights of responses."""

@@ -156,7 +156,13 @@ class Source:
         if "kl_coefficient" in state.extra:
             coefficient = float(state.extra["kl_coefficient"])
         batch, figures, lines = self.rollouts.make(
-            number, self.models(state), coefficient, self.beat
+            number,
+            self.models(state),
+            coefficient,
+            self.beat,
+            # As numbers, so that nothing is compiled for the devices of the mesh.
+            {name: np.float32(x) for name, x in state.extra.get("running", {}).items()}
+            or None,
         )
         for line in lines:
             self.say(f"rollout {number}: {line}")

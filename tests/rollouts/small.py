@@ -81,6 +81,7 @@ def ppo(folder, **changes) -> dict:
         rollouts__minibatches=2,
         rollouts__epochs=2,
         rollouts__advantage={"name": "gae_whitened"},
+        rollouts__normalize={"name": "running_scale"},
         rollouts__denominator={"name": "token_mean"},
         rollouts__kl={"coefficient": 0.1, "target": 0.5, "horizon": 100.0},
         rollouts__truncated="bootstrap",

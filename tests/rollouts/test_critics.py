@@ -181,8 +181,10 @@ def test_a_critic_that_is_not_finite_stops_the_run_too(folder):
     of_critic = lambda params, *_: (Mean(params["x"] * jnp.nan, jnp.float32(1)), {})
     own = types.SimpleNamespace(objective=Objective(of_critic), optimizer=optax.sgd(1))
     values = {"params": {"x": jnp.ones(())}, "opt_state": own.optimizer.init({})}
-    state = TrainState(jnp.int32(0), {}, (), {"critic": values, "kl_coefficient": 0.1})
-    batch = types.SimpleNamespace(figures={"kl": jnp.zeros(1)})
+    extra = {"critic": values, "kl_coefficient": 0.1, "running": c.rollouts.running}
+    state = TrainState(jnp.int32(0), {}, (), extra)
+    figures = ["kl", *(f"running/{name}" for name in c.rollouts.running)]
+    batch = types.SimpleNamespace(figures=dict.fromkeys(figures, jnp.zeros(1)))
     policy = lambda state, *_: (state.replace(step=state.step + 1), {"skipped": 0.0})
     both = rollouts.train_step(policy, own, c)
     _, metrics = both(state, Frozen(), batch, jax.random.key(0))

@@ -13,6 +13,15 @@ REFUSED = {
     "rollouts.samples": dict(rollouts__samples=1),
     "rollouts.advantage.name": dict(rollouts__advantage={"name": "rlo"}),
     "rollouts.advantage.lam": dict(rollouts__advantage={"name": "rloo", "lam": 0.9}),
+    "rollouts.normalize.name": dict(rollouts__normalize={"name": "runing_scale"}),
+    "rollouts.normalize.name ": dict(rollouts__normalize={"decay": 0.5}),
+    "rollouts.normalize.name  ": dict(
+        rollouts__normalize={"name": "running_scale"},
+        rollouts__advantage={"name": "remax"},
+    ),
+    "rollouts.normalize.decay": dict(
+        rollouts__normalize={"name": "running_scale", "decay": 2.0}
+    ),
     "rollouts.denominator.length": dict(rollouts__denominator={"name": "constant"}),
     "rollouts.kl.estimator": dict(rollouts__kl={"place": "reward", "estimator": "k3"}),
     "rollouts.kl.target": dict(rollouts__kl={"place": "loss", "target": 1.0}),
@@ -112,6 +121,8 @@ REFUSED = {
 # What some of the messages propose.
 REMEDIES = {
     "rollouts.samples": "draw so many",
+    "rollouts.normalize.name": "did you mean 'running_scale'?",
+    "rollouts.normalize.name  ": "of a greedy response as it is; leave it out",
     "rollouts.kl.estimator": "put k1 there",
     "rollouts.max_tokens": "lower it, or raise that",
     "rollouts.denominator.name": "'sequence_mean'; name that, or another one",
@@ -179,6 +190,7 @@ def test_one_response_differs_from_none(field, tmp_path):
 
 OF_PAIRS = {
     "advantage": {"name": "grpo"},
+    "normalize": {"name": "running_scale"},
     "denominator": {"name": "token_mean"},
     "kl": {"coefficient": 0.3},
     "truncated": "masked",

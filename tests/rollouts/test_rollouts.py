@@ -14,7 +14,7 @@ from alignjax import rewards
 from alignjax.distributed import sharding
 from alignjax.experiment import build, initial
 from alignjax.experiment import rollouts as online
-from alignjax.rollouts import drawing, rollout, source
+from alignjax.rollouts import drawing, measuring, rollout, source
 from alignjax.sampling import batches as batching
 from tests.rollouts import small
 
@@ -200,7 +200,7 @@ def test_a_source_keeps_one_rollout_alone(experiment):
             gc.collect()
             assert last is None or last() is None
             last = weakref.ref(batches._batch.then.old)
-            programs = (rollout._measure, batching._advance)
+            programs = (measuring.log_probs, batching._advance)
             sizes = [program._cache_size() for program in programs]
             counts.append((len(jax.live_arrays()), *sizes))
     assert counts[3] == counts[4] == counts[5]

@@ -42,7 +42,7 @@ def ppo(folder):
 
 
 def test_a_run_goes_on_bit_for_bit(ppo, folder, monkeypatch):
-    """Critic, its optimizer, the coefficient of the KL and the average included.
+    """Critic, its optimizer, the KL's coefficient, the average, statistics of rewards.
 
     Asked to stop within a rollout, it learns all of it first.
     """
@@ -65,8 +65,26 @@ def test_a_run_goes_on_bit_for_bit(ppo, folder, monkeypatch):
     assert plain(metrics(other)) == plain(metrics(ppo))
     leaves, again = (analysis.open_run(w).meta(8)["leaves"] for w in (ppo, other))
     assert leaves == again  # fingerprints
-    for name in ("critic/params", "critic/opt_state", "kl_coefficient", "average"):
+    parts = "critic/params", "critic/opt_state", "kl_coefficient", "average", "running"
+    for name in parts:
         assert any(path.startswith(f"train/extra/{name}") for path in leaves), name
+
+
+def test_statistics_of_rewards_move_once_a_rollout(ppo):
+    """They are those of all rewards so far, less the KL; a checkpoint has them."""
+    first, second = (metrics(ppo)[i] for i in (0, 4))
+    assert first["rollout/running/count"] == 16 * 4
+    assert second["rollout/running/count"] == 2 * 16 * 4
+    assert not any("rollout/running/count" in metrics(ppo)[i] for i in (1, 2, 3, 5))
+    # The policy is its reference at first.
+    assert first["rollout/running/mean"] == pytest.approx(first["rollout/reward"])
+    deviation = np.sqrt(first["rollout/running/variance"])
+    assert deviation == pytest.approx(first["rollout/reward/std"], rel=1e-5)
+    run = analysis.open_run(ppo)
+    for step, row in ((4, first), (8, second)):
+        for name in ("count", "mean", "variance"):
+            kept = run.leaf(f"extra/running/{name}", step, item="train")
+            assert kept == np.float32(row[f"rollout/running/{name}"])
 
 
 def test_the_coefficient_follows_the_kl(ppo):

@@ -155,6 +155,7 @@ CASES = {
         objective__name="preference",
         objective__loss="dpo",
         rollouts__kl={},
+        rollouts__normalize={},
         **NO_CRITIC,
     ),
 }

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewards of a rollout that a normalizer changes, one of the user's own among them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax import errors
+from alignjax.distributed import sharding
+from alignjax.losses import normalizers
+from tests.rollouts import small
+
+OWN = "tests.rollouts.test_normalized_rewards"
+
+
+def scores(responses):
+    return [4.0 * (i % 4) for i in range(len(responses))]
+
+
+def made(experiment, name, running=None, **changes):
+    """A rollout of these scores, by RLOO; options of the normalizer follow its name."""
+    rollouts = small.with_rewards(experiment, scores)
+    normalize = {"name": name} if isinstance(name, str) else name
+    kl = dataclasses.replace(rollouts.settings.kl, place="loss", estimator=None)
+    settings = dict(normalize=normalize, kl=kl) | changes
+    settings = dataclasses.replace(rollouts.settings, **settings)
+    rollouts = dataclasses.replace(rollouts, settings=settings)
+    run, models = experiment[0], small.models(*experiment)
+    with sharding.use(run.mesh, run.rules):
+        return rollouts.make(5, models, 0.1, running=running)
+
+
+def test_advantages_are_of_the_rewards_as_they_are_normalized(experiment):
+    deviation = np.std(4.0 * np.arange(4))
+    plain, before, _ = made(experiment, {})
+    batch, figures, _ = made(experiment, "running_scale")
+    expected = plain.then.advantage / deviation
+    np.testing.assert_allclose(batch.then.advantage, expected, rtol=1e-5, atol=1e-6)
+    # What is logged and reported is the reward itself, and the penalty by its size.
+    assert figures["reward"] == before["reward"] == 6.0
+    assert before["kl/effective"] == pytest.approx(0.1)
+    assert figures["kl/effective"] == pytest.approx(0.1 * deviation, rel=1e-5)
+    assert "running/count" not in before and figures["running/count"] == 32
+    assert (batch.figures["running/mean"] == 6.0).all()
+    # Another rollout had rewards around 1,000.
+    running = {"count": 32.0, "mean": 1000.0, "variance": 0.0}
+    batch, figures, _ = made(experiment, "running_scale", running)
+    both = [1000.0] * 32 + [4.0 * (i % 4) for i in range(32)]
+    assert figures["running/variance"] == pytest.approx(np.var(both), rel=1e-5)
+    expected = plain.then.advantage / np.std(both)
+    np.testing.assert_allclose(batch.then.advantage, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_baseline_that_moves_changes_no_advantage_that_has_its_own(experiment):
+    above = {"above": 5.0}
+    plain, *_ = made(experiment, {}, advantage={"name": "reinforce"})
+    batch, *_ = made(
+        experiment, "moving_baseline", above, advantage={"name": "reinforce"}
+    )
+    first = lambda batch: batch.then.advantage[..., 0]
+    np.testing.assert_allclose(first(batch), first(plain) - 5.0, atol=1e-5)
+    batch, *_ = made(experiment, "moving_baseline", above)
+    np.testing.assert_allclose(first(batch), first(made(experiment, {})[0]), atol=1e-5)
+
+
+@normalizers.declare(rollouts=0.0)
+def halved(outcome, running, *, by: float = 2.0):
+    kept = {"rollouts": running["rollouts"] + 1}
+    return normalizers.Normalized(outcome.reward / by, kept, by)
+
+
+@normalizers.declare(x=0.0)
+def undeclared(outcome, running):
+    return normalizers.Normalized(outcome.reward, {"y": 1.0})
+
+
+@normalizers.declare(x=0.0)
+def infinite(outcome, running):
+    return normalizers.Normalized(outcome.reward, {"x": jnp.inf})
+
+
+@normalizers.declare(x=0.0)
+def list_of_numbers(outcome, running):
+    return normalizers.Normalized(outcome.reward, {"x": jnp.zeros(3)})
+
+
+def of_responses(outcome, running):
+    return normalizers.Normalized(outcome.reward.sum(-1))
+
+
+def test_one_of_the_users_own(experiment):
+    plain, *_ = made(experiment, {})
+    batch, figures, _ = made(experiment, {"name": f"{OWN}:halved", "by": 4.0})
+    expected = plain.then.advantage / 4
+    np.testing.assert_allclose(batch.then.advantage, expected, rtol=1e-6)
+    assert figures["running/rollouts"] == 1
+    _, figures, _ = made(experiment, f"{OWN}:halved", {"rollouts": np.float32(7)})
+    assert figures["running/rollouts"] == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("undeclared", r"keeps \['y'\], and declares \['x'\]"),
+        ("infinite", "inf.*not all finite numbers"),
+        ("list_of_numbers", "not all finite numbers"),
+        ("of_responses", r"rewards \[8, 4\], where they are \[8, 4, "),
+    ],
+)
+def test_one_that_gives_something_else_is_refused(experiment, name, why):
+    with pytest.raises(
+        errors.ConfigError, match=rf"normalize\.name: '{OWN}:{name}'.*{why}"
+    ):
+        made(experiment, f"{OWN}:{name}")
