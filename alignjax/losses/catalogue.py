@@ -217,7 +217,8 @@ def bind_of_tokens(
                 raise errors.ConfigError(text) from error
             if not isinstance(error, probe.Refusal):
                 text = f"fails: {type(error).__name__}: {text}"
-            raise errors.ConfigError(f"loss: {name} {text}") from error
+            field = "name" if critic else "loss"
+            raise errors.ConfigError(f"{field}: {name} {text}") from error
     return bound
 
 

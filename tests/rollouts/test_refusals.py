@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configs of rollouts that cannot be, each refused by the name of its field."""
 
+import jax.numpy as jnp
 import pytest
 
 from alignjax import errors
@@ -173,6 +174,17 @@ def test_rollouts_are_asked_for(tmp_path):
 def test_a_critic_reads_the_tokens_of_the_policy(tmp_path):
     section = small.ppo(tmp_path, critic={"run": str(small.RUNS / "sft")})
     with pytest.raises(errors.ConfigError, match=r"critic\.run"):
+        build.build(section)
+
+
+def not_finite(now, then):
+    return jnp.nan * now.value
+
+
+def test_a_critics_loss_of_ones_own_is_refused_by_its_field(tmp_path):
+    loss = {"name": f"{__name__}:not_finite"}
+    section = small.ppo(tmp_path, critic={"run": REWARD, "loss": loss})
+    with pytest.raises(errors.ConfigError, match=r"critic\.loss\.name: not_finite"):
         build.build(section)
 
 
