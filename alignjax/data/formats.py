@@ -171,14 +171,16 @@ def prompt(row: Mapping[str, Any]) -> str | list[Mapping[str, Any]]:
 
     It is the column `prompt`, or else `messages`. Raises a DataError without either.
     """
-    for name in ("prompt", "messages"):
+    names = "prompt", "messages"
+    for name in names:
         if (value := row.get(name)) is not None:
             if isinstance(value, str):
                 return _checked(value, name)
             messages.dialogue(value, name)
             return value
-    if "prompt" in row:
-        raise errors.DataError("field 'prompt': null; give a text or messages")
+    for name in names:
+        if name in row:
+            raise errors.DataError(f"field {name!r}: null; give a text or messages")
     raise errors.DataError(
         f"no prompt and no messages; it has {', '.join(row)}; give the column of the "
         "prompts the name prompt"

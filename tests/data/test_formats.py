@@ -237,6 +237,20 @@ def test_bad_rows_say_why(format, row, reason):
     assert reason in found.reason
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": None}, "field 'prompt': null"),
+        ({"prompt": None, "messages": None}, "field 'prompt': null"),
+        ({"messages": None, "id": 3}, "field 'messages': null"),
+        ({"text": "a", "id": 3}, "no prompt and no messages; it has text, id"),
+    ],
+)
+def test_a_row_without_a_prompt_says_why(row, reason):
+    with pytest.raises(errors.DataError, match=reason):
+        formats.prompt(row)
+
+
 def test_columns_of_other_names(tmp_path):
     reader = formats.reader("prompt_response", columns={"prompt": "question"})
     assert reader.read({"question": "hi", "response": "hello"}) == records.Chat(
