@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from alignjax.analysis import Run
 from alignjax.experiment import critic as critics
 from alignjax.experiment import sections
 from alignjax.experiment.rollouts import NAME
-from alignjax.losses import catalogue
+from alignjax.losses import catalogue, probe
 from alignjax.rollouts import rollout
 from alignjax.rollouts import settings as rollout_settings
 from alignjax.types import Model, Objective
@@ -171,6 +172,7 @@ def _of_policy_gradients(c: sections.Config, objective: Objective | None) -> lis
     s, faults = c.rollouts, []
     if objective is None or objective.needs.data != "prompts":
         return faults
+    faults += _of_own_functions(s)
     if s.name == "grpo" and s.kl.place == "reward" and s.kl.coefficient:
         faults.append(
             f'rollouts.kl.place: "reward" with {s.name!r}, which divides by the '
@@ -193,6 +195,29 @@ def _of_policy_gradients(c: sections.Config, objective: Objective | None) -> lis
                 "learn the mean; name a loss of tokens, such as ppo_clip, or an "
                 "advantage of responses, such as grpo"
             )
+    return faults
+
+
+def _of_own_functions(s: rollout_settings.RolloutsConfig) -> list[str]:
+    """What `probe` refuses of functions that are not ours."""
+    attempts = {"advantage": (s.bound_advantage(), probe.advantage)}
+    if (bound := s.bound_normalizer()) is not None:
+        attempts["normalize"] = (
+            bound,
+            functools.partial(probe.normalizer, start=s.running),
+        )
+    faults = []
+    for path, (bound, check) in attempts.items():
+        if bound.func.__module__.startswith("alignjax."):
+            continue
+        field = f"rollouts.{path}.name: {bound.func.__name__}"
+        try:
+            check(bound, samples=s.samples)
+        except probe.Refusal as error:
+            faults.append(f"{field} {error}")
+        except Exception as error:  # one from outside may fail in any way
+            text = str(error).partition("\n")[0]
+            faults.append(f"{field} fails: {type(error).__name__}: {text}")
     return faults
 
 

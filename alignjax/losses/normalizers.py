@@ -38,27 +38,41 @@ class Normalized(NamedTuple):
     scale: jax.Array | float = 1.0
 
 
-def start(function: Callable) -> Mapping[str, float]:
-    """The numbers that a normalizer keeps, as they are before the first rollout."""
-    return getattr(function, "start", {})
+class Requirements(NamedTuple):
+    """What a normalizer keeps and needs.
+
+    Attributes:
+      start: the numbers that it keeps, as they are before the first rollout.
+      per: "token", where it moves the reward of each token, which only advantages of
+        tokens may follow: one of responses would learn their sum, a length; else
+        "response".
+    """
+
+    start: Mapping[str, float] = {}
+    per: Literal["response", "token"] = "response"
 
 
-def declare(**numbers: float):
-    """A decorator that says what a normalizer keeps, also outside the package."""
+def requirements(function: Callable) -> Requirements:
+    """Those of a normalizer; the default ones where it declares none."""
+    return getattr(function, "requirements", Requirements())
+
+
+def declare(start: Mapping[str, float] | None = None, per: str = "response"):
+    """A decorator that attaches `Requirements`, also outside the package."""
 
     def decorate(function):
-        function.start = numbers
+        function.requirements = Requirements(dict(start or {}), per)
         return function
 
     return decorate
 
 
-def register(**numbers: float):
+def register(*arguments, **keywords):
     """`declare`, and an entry in `NORMALIZERS` under the function's own name."""
-    return lambda f: declare(**numbers)(NORMALIZERS.register(f))
+    return lambda f: declare(*arguments, **keywords)(NORMALIZERS.register(f))
 
 
-@register()
+@register(per="token")
 def whitened_tokens(
     outcome: advantages.Outcome,
     running,
@@ -70,6 +84,7 @@ def whitened_tokens(
 
     m and v are mean and variance over the actions of the rollout that are learned from,
     most of which have no reward but the KL. With `ddof` 1 the variance is that of TRL.
+    R becomes R/s + |y| m (1 - 1/s), s the deviation: lengths are rewarded too.
     """
     there_GKT = outcome.action & outcome.scored[..., None]
     counts_GKT = there_GKT & outcome.learned[..., None]
@@ -83,7 +98,7 @@ def whitened_tokens(
     )
 
 
-@register(count=0.0, mean=0.0, variance=0.0)
+@register({"count": 0.0, "mean": 0.0, "variance": 0.0})
 def running_scale(
     outcome: advantages.Outcome,
     running,
@@ -94,10 +109,14 @@ def running_scale(
     """R/sqrt(v + epsilon), v the variance of all R so far, those of the rollout too.
 
     With `decay` below 1 what was before a rollout counts so much less after it; with 0
-    each rollout has a scale of its own. Rewards that were all equal so far stay as they
-    are. Moments of parts are put together as in Chan, Golub and LeVeque, 1979.
+    each rollout has a scale of its own. A rollout whose rewards are all equal is then
+    left out, as it tells no scale. Rewards that were all equal so far stay as they are.
+    Moments of parts are put together as in Chan, Golub and LeVeque, 1979.
     """
     total_GK, there_GK = advantages.totals(outcome), advantages.rewarded(outcome)
+    if decay < 1:
+        there_GK &= advantages.differ(total_GK, there_GK)
+        decay = jnp.where(there_GK.any(), decay, 1.0)
     mean, _, variance = advantages.moments(total_GK, there_GK, ddof=0)
     count = there_GK.sum().astype(jnp.float32)
     whole = decay * running["count"] + count
@@ -112,7 +131,7 @@ def running_scale(
     return Normalized(outcome.reward / scale, kept, scale)
 
 
-@register(above=0.0)
+@register({"above": 0.0})
 def moving_baseline(
     outcome: advantages.Outcome, running, *, start: float = 0.0, decay: Fraction = 0.9
 ) -> Normalized:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A first look at a loss of sampled tokens, before there is a model or a rollout.
+"""A first look at functions of sampled tokens, before there is a model or a rollout.
 
 A loss from outside the package is run on a few made-up responses. What would make a
 long run worthless is refused then: a gradient that is not the policy gradient at the
 first update, numbers that are not finite far from it, and a loss that depends on
 padding or on other responses, whose result would change with the layout of a batch.
+Advantages and normalizers have to give arrays of the right shapes, and finite numbers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.losses import advantages
 from alignjax.types import Now, Then
 
 FAR = 20.0  # the largest log-ratio at which a loss must be finite
@@ -61,6 +65,111 @@ def value(loss, traits) -> None:
         far = now.replace(value=then.returns + sign * 1e6)
         _check_finite(loss, "value", far, then, "where a value is off by 1e6")
     _check_rows(loss, "value", now, then)
+
+
+def advantage(function, samples: int) -> None:
+    """Refuses an advantage `outcome -> Advantages`.
+
+    Args:
+      function: with its options bound.
+      samples: responses to a prompt.
+
+    Raises:
+      Refusal: with the reason.
+    """
+    outcome = _outcome(samples)
+    given = function(outcome)
+    shapes = {"advantage": outcome.action.shape, "weight": outcome.scored.shape}
+    if getattr(given, "returns", None) is not None:
+        shapes["returns"] = outcome.action.shape
+    _check_fields(given, shapes, "advantages.Advantages")
+    for name, shape in shapes.items():
+        there = outcome.action if len(shape) == 3 else True
+        if not np.isfinite(np.asarray(getattr(given, name))[there]).all():
+            raise Refusal(f"gives a {name} that is not finite; it may read padding")
+    groups = len(outcome.scored)
+    if (shape := jnp.shape(getattr(given, "scale", 1.0))) not in ((), (groups, 1)):
+        raise Refusal(
+            f"has a scale of shape {list(shape)}; one number, or [{groups}, 1] for "
+            f"{groups} prompts"
+        )
+
+
+def normalizer(function, start: Mapping[str, float], samples: int) -> None:
+    """Refuses a normalizer `(outcome, running) -> Normalized`; see `advantage`.
+
+    Args:
+      start: the numbers that it declares.
+    """
+    try:
+        start = {name: np.float32(x) for name, x in start.items()}
+    except (TypeError, ValueError) as error:
+        raise Refusal(f"declares {start!r:.200}, which are not all numbers") from error
+    outcome = _outcome(samples)
+    for _ in range(2):
+        given = function(outcome, start)
+        check_normalized(given, outcome, start)
+        start = given.running
+
+
+def check_normalized(given, outcome, start: Mapping) -> None:
+    """Refuses what a normalizer gives.
+
+    Raises:
+      Refusal: rewards of another shape; numbers that it does not declare; something
+        that is not finite; or a scale that is not one number above 0.
+    """
+    shape = jnp.shape(outcome.reward)
+    _check_fields(given, {"reward": shape, "scale": ()}, "normalizers.Normalized")
+    there = np.asarray(outcome.action & outcome.scored[..., None])
+    kept, scale = given.running, float(given.scale)
+    if not np.isfinite(np.asarray(given.reward)[there]).all():
+        raise Refusal("gives rewards that are not finite; it may read padding")
+    if not (np.isfinite(scale) and scale > 0):
+        raise Refusal(f"has divided by {scale:g}, which is not above 0")
+    if not isinstance(kept, Mapping) or set(kept) != set(start):
+        names = sorted(kept) if isinstance(kept, Mapping) else repr(kept)
+        raise Refusal(f"keeps {names}, and declares {sorted(start)}")
+    if not all(jnp.ndim(x) == 0 and np.isfinite(float(x)) for x in kept.values()):
+        raise Refusal(f"keeps {dict(kept)!r:.200}, which are not all finite numbers")
+
+
+def _outcome(samples: int):
+    """Of five prompts: one whose rewards are equal, and responses without a reward.
+
+    Also one without an action, one whose words a tool wrote, and NaN behind masks.
+    """
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    lengths_GK = rng.integers(1, T, (5, samples))
+    lengths_GK[3, 0] = 0
+    action_GKT = np.arange(T) < lengths_GK[..., None]
+    action_GKT[4, 0] = [True, False, True, False, False]
+    score_GK = draw(5, samples)
+    score_GK[1] = 0.5
+    score_GK[2, 0] = np.nan
+    k1_GKT = np.where(action_GKT, 0.1 * draw(5, samples, T), np.nan)
+    reward_GKT = advantages.token_rewards(score_GK, action_GKT, k1_GKT, 0.1)
+    scored_GK = np.isfinite(score_GK)
+    return advantages.Outcome(
+        reward=jnp.where(action_GKT, reward_GKT, jnp.nan),
+        action=jnp.asarray(action_GKT),
+        scored=jnp.asarray(scored_GK),
+        learned=jnp.asarray(scored_GK),
+        value=jnp.where(action_GKT, draw(5, samples, T), jnp.nan),
+        after=jnp.zeros(score_GK.shape),
+        greedy=jnp.asarray(draw(5)),
+    )
+
+
+def _check_fields(given, shapes: Mapping[str, tuple], kind: str) -> None:
+    for name, shape in shapes.items():
+        if not hasattr(given, name):
+            raise Refusal(f"returns a {type(given).__name__}, where {kind} is returned")
+        if (other := jnp.shape(getattr(given, name))) != shape:
+            raise Refusal(
+                f"gives a {name} of shape {list(other)}, where it has {list(shape)}"
+            )
 
 
 def _responses() -> tuple[Now, Then]:

@@ -8,11 +8,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
 from alignjax import config, errors, registry
 from alignjax.bounds import Count, CountOrZero, NonNegative, Positive, Size
-from alignjax.losses import advantages, denominators, kl, normalizers
+from alignjax.losses import advantages, denominators, kl, normalizers, probe
 from alignjax.sampling import distribution
 
 # What samplers have and rollouts have not, and why.
@@ -136,15 +134,19 @@ class RolloutsConfig:
                 f"samples: {self.samples}, and the advantage {self.name!r} compares "
                 f"{self.needs.responses} or more responses to a prompt; draw so many"
             )
-        if (
-            not problems
-            and self.normalize.get("name")
-            and "greedy" in self.needs.fields
-        ):
-            problems.append(
-                f"normalize.name: not with the advantage {self.name!r}, which takes "
-                "the reward of a greedy response as it is; leave it out"
-            )
+        if not problems and (bound := self.bound_normalizer()) is not None:
+            per, name = normalizers.requirements(bound.func).per, self.normalize["name"]
+            if "greedy" in self.needs.fields:
+                problems.append(
+                    f"normalize.name: {name!r} with the advantage {self.name!r}, which "
+                    "takes the reward of a greedy response as it is; leave it out"
+                )
+            elif per == "token" and self.needs.per == "response":
+                problems.append(
+                    f"normalize.name: {name!r} moves the reward of each token, and the "
+                    f"advantage {self.name!r} learns their sum, and so a length; say "
+                    'advantage.name="gae", or normalize.name="running_scale"'
+                )
         if self.outcome is not None and self.outcome not in self.rewards:
             near = registry.closest(self.outcome, self.rewards)
             problems.append(f"outcome: no reward {self.outcome!r}; {near}")
@@ -192,7 +194,7 @@ class RolloutsConfig:
     def running(self) -> dict[str, float]:
         """What the normalizer keeps between rollouts, before the first one."""
         bound = self.bound_normalizer()
-        return {} if bound is None else dict(normalizers.start(bound.func))
+        return {} if bound is None else normalizers.requirements(bound.func).start
 
     def normalized(
         self, outcome: advantages.Outcome, running: Mapping[str, Any] | None
@@ -203,25 +205,18 @@ class RolloutsConfig:
           running: what it kept of the rollout before; None before the first one.
 
         Raises:
-          ConfigError: one of the user's own gives rewards of another shape, or keeps
-            what it does not declare or what is no finite number.
+          ConfigError: see `probe.check_normalized`.
         """
-        function, names = self.bound_normalizer(), self.running
+        function, start = self.bound_normalizer(), self.running
         if function is None:
             return normalizers.Normalized(outcome.reward)
-        given = function(outcome, names if running is None else running)
-        shape, kept = jnp.shape(given.reward), dict(given.running)
-        fault = None
-        if shape != outcome.reward.shape:
-            before = list(outcome.reward.shape)
-            fault = f"rewards {list(shape)}, where they are {before}"
-        elif set(kept) != set(names):
-            fault = f"keeps {sorted(kept)}, and declares {sorted(names)}"
-        elif not all(jnp.ndim(x) == 0 and jnp.isfinite(x) for x in kept.values()):
-            fault = f"keeps {kept!r:.200}, which are not all finite numbers"
-        if fault is not None:
+        given = function(outcome, start if running is None else running)
+        try:
+            probe.check_normalized(given, outcome, start)
+        except probe.Refusal as error:
             name = self.normalize["name"]
-            raise errors.ConfigError(f"rollouts.normalize.name: {name!r}: {fault}")
+            message = f"rollouts.normalize.name: {name!r} {error}"
+            raise errors.ConfigError(message) from error
         return given
 
     def bound_denominator(self) -> functools.partial:

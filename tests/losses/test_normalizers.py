@@ -27,9 +27,13 @@ def outcome(score_GK, lengths_GK=None, k1_GKT=None, learned_GK=None):
     )
 
 
+def requirements(function):
+    return normalizers.requirements(getattr(function, "func", function))
+
+
 def after(function, rollouts):
     """The rewards of responses, and what is kept, of one rollout after the other."""
-    running, steps = normalizers.start(getattr(function, "func", function)), []
+    running, steps = requirements(function).start, []
     for scores in rollouts:
         one = outcome(scores)
         out = function(one, running)
@@ -78,10 +82,11 @@ def test_decay_forgets_rollouts_from_before():
             assert out.running["count"] == scores.size
     half = functools.partial(normalizers.running_scale, decay=0.5)
     _, out = after(half, ROLLOUTS)[-1]
-    x, w = [1.0, 3.0, -2.0, 0.5, 0.5, 7.0], [0.25] * 3 + [1.0] * 3
+    # The rollout without a reward has nothing to tell of, and forgets nothing.
+    x, w = [1.0, 3.0, -2.0, 0.5, 0.5, 7.0], [0.5] * 3 + [1.0] * 3
     mean = np.average(x, weights=w)
     variance = np.average((x - mean) ** 2, weights=w)
-    assert out.running["count"] == 3.75
+    assert out.running["count"] == 4.5
     assert out.running["mean"] == pytest.approx(mean, rel=1e-6)
     assert out.running["variance"] == pytest.approx(variance, rel=1e-6)
 
@@ -91,6 +96,14 @@ def test_equal_rewards_are_not_blown_up():
         assert total_GK.tolist() == [[5.0, 5.0]] and out.scale == 1
     whitened = normalizers.whitened_tokens(outcome([[0.0, 0.0]]), {})
     assert not np.nan_to_num(whitened.reward).any() and whitened.scale == 1
+
+
+def test_a_solved_task_keeps_its_scale():
+    """A scale that went on forgetting would fall to nothing, and rewards explode."""
+    moving = functools.partial(normalizers.running_scale, decay=0.5)
+    rollouts = [[[0.0, 1.0]], *[[[1.0, 1.0]]] * 50, [[0.0, 1.0]]]
+    scales = [round(float(out.scale), 4) for _, out in after(moving, rollouts)]
+    assert scales == [0.5] * 52
 
 
 def test_a_moving_baseline_is_of_the_rollouts_before():
@@ -151,8 +164,8 @@ def test_nothing_without_a_reward_is_learned(name):
     """And nothing is NaN: of all tokens that count, and of what is kept."""
     function = normalizers.NORMALIZERS[name]
     one = outcome([[NAN, NAN]])
-    out = function(one, normalizers.start(function))
+    out = function(one, requirements(function).start)
     again = advantages.reinforce(one._replace(reward=out.reward))
     assert not again.advantage.any() and not again.weight.any()
     assert all(np.isfinite(x) for x in out.running.values())
-    assert out.running == normalizers.start(function)
+    assert out.running == requirements(function).start

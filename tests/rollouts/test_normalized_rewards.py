@@ -9,7 +9,8 @@ import pytest
 
 from alignjax import errors
 from alignjax.distributed import sharding
-from alignjax.losses import normalizers
+from alignjax.experiment import build
+from alignjax.losses import advantages, normalizers
 from tests.rollouts import small
 
 OWN = "tests.rollouts.test_normalized_rewards"
@@ -65,23 +66,23 @@ def test_a_baseline_that_moves_changes_no_advantage_that_has_its_own(experiment)
     np.testing.assert_allclose(first(batch), first(made(experiment, {})[0]), atol=1e-5)
 
 
-@normalizers.declare(rollouts=0.0)
+@normalizers.declare({"rollouts": 0.0})
 def halved(outcome, running, *, by: float = 2.0):
     kept = {"rollouts": running["rollouts"] + 1}
     return normalizers.Normalized(outcome.reward / by, kept, by)
 
 
-@normalizers.declare(x=0.0)
+@normalizers.declare({"x": 0.0})
 def undeclared(outcome, running):
     return normalizers.Normalized(outcome.reward, {"y": 1.0})
 
 
-@normalizers.declare(x=0.0)
+@normalizers.declare({"x": 0.0})
 def infinite(outcome, running):
     return normalizers.Normalized(outcome.reward, {"x": jnp.inf})
 
 
-@normalizers.declare(x=0.0)
+@normalizers.declare({"x": 0.0})
 def list_of_numbers(outcome, running):
     return normalizers.Normalized(outcome.reward, {"x": jnp.zeros(3)})
 
@@ -100,17 +101,96 @@ def test_one_of_the_users_own(experiment):
     assert figures["running/rollouts"] == 8
 
 
+@normalizers.declare({"x": 0.0})
+def not_kept(outcome, running):
+    return normalizers.Normalized(outcome.reward, None)
+
+
+@normalizers.declare({"x": "zero"})
+def words(outcome, running):
+    return normalizers.Normalized(outcome.reward, running)
+
+
+def by_nothing(outcome, running):
+    return normalizers.Normalized(outcome.reward, scale=0.0)
+
+
+def by_group(outcome, running):
+    return normalizers.Normalized(outcome.reward, scale=jnp.ones((8, 1)))
+
+
+def nan(outcome, running):
+    return normalizers.Normalized(outcome.reward * jnp.nan)
+
+
+def reads_padding(outcome, running):
+    return normalizers.Normalized(outcome.reward / outcome.reward.std())
+
+
+def array(outcome, running):
+    return outcome.reward
+
+
+def of_one(outcome):
+    return normalizers.Normalized(outcome.reward)
+
+
+def broken(outcome, running):
+    raise KeyError("gold")
+
+
+BAD = {
+    "undeclared": r"keeps \['y'\], and declares \['x'\]",
+    "infinite": "inf.*not all finite numbers",
+    "list_of_numbers": "not all finite numbers",
+    "not_kept": "keeps None",
+    "words": "declares {'x': 'zero'}, which are not all numbers",
+    "of_responses": r"a reward of shape \[5, 4\], where it has \[5, 4, 5\]",
+    "by_nothing": "divided by 0, which is not above 0",
+    "by_group": r"a scale of shape \[8, 1\], where it has \[\]",
+    "nan": "rewards that are not finite",
+    "reads_padding": "rewards that are not finite; it may read padding",
+    "array": "returns a ArrayImpl, where normalizers.Normalized is returned",
+    "of_one": "fails: TypeError: of_one",
+    "broken": "fails: KeyError: 'gold'",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_that_is_wrong_is_refused_before_there_is_a_rollout(tmp_path, name):
+    section = small.section(tmp_path, rollouts__normalize={"name": f"{OWN}:{name}"})
+    why = rf"rollouts\.normalize\.name: {name} .*{BAD[name]}"
+    with pytest.raises(errors.ConfigError, match=why):
+        build.check(section)
+
+
+def test_one_that_turns_wrong_is_refused_then(experiment):
+    with pytest.raises(errors.ConfigError, match=r"normalize\.name: .*not finite"):
+        made(experiment, f"{OWN}:nan")
+
+
+def small_weights(outcome):
+    return advantages.rloo(outcome)._replace(weight=jnp.ones(3))
+
+
+def not_there(outcome):
+    return outcome.nothing
+
+
+def scaled(outcome):
+    return advantages.rloo(outcome)._replace(scale=jnp.ones((5, 4)))
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("undeclared", r"keeps \['y'\], and declares \['x'\]"),
-        ("infinite", "inf.*not all finite numbers"),
-        ("list_of_numbers", "not all finite numbers"),
-        ("of_responses", r"rewards \[8, 4\], where they are \[8, 4, "),
+        ("small_weights", r"a weight of shape \[3\], where it has \[5, 4\]"),
+        ("not_there", "fails: AttributeError"),
+        ("scaled", r"a scale of shape \[5, 4\]; one number, or \[5, 1\]"),
     ],
 )
-def test_one_that_gives_something_else_is_refused(experiment, name, why):
-    with pytest.raises(
-        errors.ConfigError, match=rf"normalize\.name: '{OWN}:{name}'.*{why}"
-    ):
-        made(experiment, f"{OWN}:{name}")
+def test_an_advantage_that_is_wrong_is_refused_too(tmp_path, name, why):
+    section = small.section(tmp_path, rollouts__advantage={"name": f"{OWN}:{name}"})
+    why = rf"rollouts\.advantage\.name: {name} .*{why}"
+    with pytest.raises(errors.ConfigError, match=why):
+        build.check(section)

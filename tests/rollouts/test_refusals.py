@@ -20,6 +20,7 @@ REFUSED = {
         rollouts__normalize={"name": "running_scale"},
         rollouts__advantage={"name": "remax"},
     ),
+    "rollouts.normalize.name   ": dict(rollouts__normalize={"name": "whitened_tokens"}),
     "rollouts.normalize.decay": dict(
         rollouts__normalize={"name": "running_scale", "decay": 2.0}
     ),
@@ -123,6 +124,7 @@ REFUSED = {
 REMEDIES = {
     "rollouts.samples": "draw so many",
     "rollouts.normalize.name": "did you mean 'running_scale'?",
+    "rollouts.normalize.name   ": "learns their sum, and so a length",
     "rollouts.normalize.name  ": "of a greedy response as it is; leave it out",
     "rollouts.kl.estimator": "put k1 there",
     "rollouts.max_tokens": "lower it, or raise that",
