@@ -46,6 +46,7 @@ symbols
   A, V, V_old, G the advantage of a token, its value, the old one, its return
   y, |y|, l      a response, the number of its actions, the loss of one of them
   R, mu, sigma   the reward of a response; mean and deviation among those to a prompt
+  b, m, v        of normalizers, a baseline, mean and variance of rewards
   d, t, T        log(policy/reference) of a token; times of a response"""
 MOVING = """\
 with any loss that has a reference
@@ -70,6 +71,8 @@ def describe(name: str, function: Callable) -> str:
         lines.append(f"      reads of a response: {', '.join(traits.needs)}")
     if (count := advantages.requirements(function).responses) > 1:
         lines.append(f"      needs {count} responses to a prompt or more")
+    if normalizers.traits(function).per == "token":
+        lines.append("      for advantages of tokens alone")
     if traits.coupled:
         lines.append("      batch-coupled: needs a statistic of the whole batch")
     return "\n".join(lines)

@@ -38,7 +38,7 @@ class Normalized(NamedTuple):
     scale: jax.Array | float = 1.0
 
 
-class Requirements(NamedTuple):
+class Traits(NamedTuple):
     """What a normalizer keeps and needs.
 
     Attributes:
@@ -52,16 +52,16 @@ class Requirements(NamedTuple):
     per: Literal["response", "token"] = "response"
 
 
-def requirements(function: Callable) -> Requirements:
+def traits(function: Callable) -> Traits:
     """Those of a normalizer; the default ones where it declares none."""
-    return getattr(function, "requirements", Requirements())
+    return getattr(function, "normalizer", Traits())
 
 
 def declare(start: Mapping[str, float] | None = None, per: str = "response"):
-    """A decorator that attaches `Requirements`, also outside the package."""
+    """A decorator that attaches `Traits`, also outside the package."""
 
     def decorate(function):
-        function.requirements = Requirements(dict(start or {}), per)
+        function.normalizer = Traits(dict(start or {}), per)
         return function
 
     return decorate
@@ -135,7 +135,7 @@ def running_scale(
 def moving_baseline(
     outcome: advantages.Outcome, running, *, start: float = 0.0, decay: Fraction = 0.9
 ) -> Normalized:
-    """R - b, where b becomes `decay` b + (1 - decay) mean R after each rollout.
+    """R - b, where b becomes decay b + (1 - decay) mean R after each rollout.
 
     It is `start` in the first one. It depends on no response that it is taken from, so
     that the gradient of REINFORCE stays that of the expected reward (Williams, 1992).

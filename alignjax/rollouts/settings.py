@@ -135,7 +135,7 @@ class RolloutsConfig:
                 f"{self.needs.responses} or more responses to a prompt; draw so many"
             )
         if not problems and (bound := self.bound_normalizer()) is not None:
-            per, name = normalizers.requirements(bound.func).per, self.normalize["name"]
+            per, name = normalizers.traits(bound.func).per, self.normalize["name"]
             if "greedy" in self.needs.fields:
                 problems.append(
                     f"normalize.name: {name!r} with the advantage {self.name!r}, which "
@@ -194,7 +194,7 @@ class RolloutsConfig:
     def running(self) -> dict[str, float]:
         """What the normalizer keeps between rollouts, before the first one."""
         bound = self.bound_normalizer()
-        return {} if bound is None else normalizers.requirements(bound.func).start
+        return {} if bound is None else normalizers.traits(bound.func).start
 
     def normalized(
         self, outcome: advantages.Outcome, running: Mapping[str, Any] | None

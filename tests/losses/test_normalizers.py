@@ -27,13 +27,13 @@ def outcome(score_GK, lengths_GK=None, k1_GKT=None, learned_GK=None):
     )
 
 
-def requirements(function):
-    return normalizers.requirements(getattr(function, "func", function))
+def traits(function):
+    return normalizers.traits(getattr(function, "func", function))
 
 
 def after(function, rollouts):
     """The rewards of responses, and what is kept, of one rollout after the other."""
-    running, steps = requirements(function).start, []
+    running, steps = traits(function).start, []
     for scores in rollouts:
         one = outcome(scores)
         out = function(one, running)
@@ -164,8 +164,8 @@ def test_nothing_without_a_reward_is_learned(name):
     """And nothing is NaN: of all tokens that count, and of what is kept."""
     function = normalizers.NORMALIZERS[name]
     one = outcome([[NAN, NAN]])
-    out = function(one, requirements(function).start)
+    out = function(one, traits(function).start)
     again = advantages.reinforce(one._replace(reward=out.reward))
     assert not again.advantage.any() and not again.weight.any()
     assert all(np.isfinite(x) for x in out.running.values())
-    assert out.running == requirements(function).start
+    assert out.running == traits(function).start
