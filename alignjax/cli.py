@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -41,7 +41,7 @@ COMMANDS = {
     "precompute": ("experiment.precompute", "store the reference log-probs"),
 }
 VIRTUAL = "xla_force_host_platform_device_count"
-SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
+THREADS = "PJRT_NPROC", "NPROC"  # how many XLA starts on a CPU
 USAGE = """usage: alignjax COMMAND [OPTION ...]
 
 {}
@@ -158,7 +158,7 @@ def exit_code(body: Callable[[], int | None]) -> int:
     """The exit code of `body`; errors that are not the user's to mend are raised."""
     if signal.getsignal(signal.SIGINT) is alignjax.interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    order_collectives()
+    enough_threads()
     try:
         return body() or errors.DONE
     except errors.AlignError as error:
@@ -177,19 +177,19 @@ def exit_code(body: Callable[[], int | None]) -> int:
         return errors.INTERRUPTED
 
 
-def order_collectives() -> None:
-    """Lets the virtual devices of a CPU do one collective after the other.
+def enough_threads() -> None:
+    """Gives the virtual devices of a CPU threads enough for their collectives.
 
-    Those that do not depend on each other, as of a policy and its critic, begin
-    together by default; with fewer cores than devices they may wait for ever.
+    XLA has one for each core or device, and each device holds one in every collective
+    that it waits in. With fewer cores than devices some wait for ever for others that
+    no thread is left for, where collectives do not depend on each other, as of a policy
+    and its critic.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    is_virtual = VIRTUAL in flags or "JAX_NUM_CPU_DEVICES" in os.environ
-    # Another compiler may not know the flag, and ends the process then.
-    version = importlib.metadata.version("jaxlib")
-    has_flag = version.startswith(("0.10.", "0.11.", "0.12."))
-    if is_virtual and has_flag and SCHEDULER not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
+    flag = re.search(rf"{VIRTUAL}=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = int(flag[1] if flag else os.environ.get("JAX_NUM_CPU_DEVICES") or 1)
+    known = any(name in os.environ for name in THREADS)
+    if devices > 1 and not known:
+        os.environ[THREADS[0]] = str(max(os.cpu_count() or 1, 4 * devices))
 
 
 def _backend_refusal(error: RuntimeError | AssertionError) -> str:

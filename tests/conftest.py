@@ -13,6 +13,8 @@ import pytest
 from tests import xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# See `cli.enough_threads`; for what tests start too.
+os.environ.setdefault("PJRT_NPROC", "32")
 os.environ["XLA_FLAGS"] = f"{xla_flags.flags(8)} {os.environ.get('XLA_FLAGS', '')}"
 
 # Bytes of a process, of which tools/test.sh has up to four: an eighth of the memory.

@@ -2,7 +2,6 @@
 """What commands share: where they may write, and how they end."""
 
 import contextlib
-import importlib.metadata
 import os
 import pathlib
 import socket
@@ -204,28 +203,23 @@ def test_options_of_several_processes_need_multihost(tmp_path, capfd, option):
 
 
 @pytest.mark.parametrize(
-    ("jaxlib", "variables", "flags"),
+    ("variables", "threads"),
     [
-        ("0.12.0.1", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, f"--{cli.SCHEDULER}=false"),
-        ("0.11.2", {"JAX_NUM_CPU_DEVICES": "2"}, f"--{cli.SCHEDULER}=false"),
-        ("0.12.0", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8 --{cli.SCHEDULER}=true"}, None),
-        ("0.12.0", {"XLA_FLAGS": "--xla_dump_to=x"}, None),
-        ("0.12.0", {}, None),
-        ("0.10.2", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, f"--{cli.SCHEDULER}=false"),
-        ("0.9.2", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, None),
-        ("0.13.0", {"XLA_FLAGS": f"--{cli.VIRTUAL}=8"}, None),
+        ({"XLA_FLAGS": f"--{cli.VIRTUAL}=64 --xla_dump_to=x"}, "256"),
+        ({"JAX_NUM_CPU_DEVICES": "64"}, "256"),
+        ({"XLA_FLAGS": f"--{cli.VIRTUAL}=64", "NPROC": "70"}, None),
+        ({"XLA_FLAGS": f"--{cli.VIRTUAL}=64", "PJRT_NPROC": "70"}, "70"),
+        ({"XLA_FLAGS": f"--{cli.VIRTUAL}=1"}, None),
+        ({"XLA_FLAGS": "--xla_dump_to=x"}, None),
+        ({}, None),
     ],
 )
-def test_virtual_devices_do_not_wait_for_each_other(
-    monkeypatch, jaxlib, variables, flags
+def test_virtual_devices_have_threads_for_their_collectives(
+    monkeypatch, variables, threads
 ):
-    """A compiler that does not know a flag ends the process."""
-    monkeypatch.setattr(importlib.metadata, "version", lambda package: jaxlib)
-    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
+    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", *cli.THREADS):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    before = os.environ.get("XLA_FLAGS", "")
     assert cli.exit_code(lambda: errors.DONE) == errors.DONE
-    after = os.environ.get("XLA_FLAGS", "")
-    assert after == (before if flags is None else f"{before} {flags}".strip())
+    assert os.environ.get("PJRT_NPROC") == threads

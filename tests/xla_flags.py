@@ -10,9 +10,6 @@ def flags(devices: int) -> str:
     flags += " --xla_backend_optimization_level=0"
     # Devices that wait for each other: 40 seconds end the process on a busy machine.
     flags += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    # With fewer cores than devices, collectives that do not depend on each other, as of
-    # a policy and its critic, may wait for each other for ever.
-    flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
     if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
         # Later compilers refuse it: they have no other way to write a fused kernel.
         flags += " --xla_cpu_use_fusion_emitters=false"
