@@ -173,11 +173,10 @@ def test_losses_do_not_depend_on_what_shares_a_row(tmp_path, case, monkeypatch):
         return packed(batch, order_BP, T)
 
     monkeypatch.setattr(packing, "packed", spy)
-    if case == "pairs":
-        # As if attention took no time, which in so small a model takes most of it.
-        wide = functools.partial(packing.arranged, width=10_000)
-        of = lambda *inputs, width, **options: wide(*inputs, **options)
-        monkeypatch.setattr(packing, "arranged", of)
+    # As if attention took no time, which in so small a model takes most of it.
+    wide = functools.partial(packing.arranged, width=10_000)
+    of = lambda *inputs, width, **options: wide(*inputs, **options)
+    monkeypatch.setattr(packing, "arranged", of)
     room = dict(length=300, rollouts__max_tokens=100)
     evaluations = dict(evaluation__every=4, rollouts__evaluation_prompts=5)
     fields = room | evaluations | CASES[case]
