@@ -186,7 +186,8 @@ def enough_threads() -> None:
     and its critic.
     """
     flag = re.search(rf"{VIRTUAL}=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    devices = int(flag[1] if flag else os.environ.get("JAX_NUM_CPU_DEVICES") or 1)
+    count = flag[1] if flag else os.environ.get("JAX_NUM_CPU_DEVICES", "")
+    devices = int(count) if count.isdecimal() else 1  # what is no number, jax refuses
     known = any(name in os.environ for name in THREADS)
     if devices > 1 and not known:
         os.environ[THREADS[0]] = str(max(os.cpu_count() or 1, 4 * devices))

@@ -211,6 +211,7 @@ def test_options_of_several_processes_need_multihost(tmp_path, capfd, option):
         ({"XLA_FLAGS": f"--{cli.VIRTUAL}=64", "PJRT_NPROC": "70"}, "70"),
         ({"XLA_FLAGS": f"--{cli.VIRTUAL}=1"}, None),
         ({"XLA_FLAGS": "--xla_dump_to=x"}, None),
+        ({"JAX_NUM_CPU_DEVICES": "many"}, None),
         ({}, None),
     ],
 )
