@@ -188,8 +188,8 @@ def enough_threads() -> None:
     flag = re.search(rf"{VIRTUAL}=(\d+)", os.environ.get("XLA_FLAGS", ""))
     count = flag[1] if flag else os.environ.get("JAX_NUM_CPU_DEVICES", "")
     devices = int(count) if count.isdecimal() else 1  # what is no number, jax refuses
-    known = any(name in os.environ for name in THREADS)
-    if devices > 1 and not known:
+    is_set = any(name in os.environ for name in THREADS)
+    if devices > 1 and not is_set:
         os.environ[THREADS[0]] = str(max(os.cpu_count() or 1, 4 * devices))
 
 

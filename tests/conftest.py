@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
+from alignjax import cli
 from tests import xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# See `cli.enough_threads`; for what tests start too.
-os.environ.setdefault("PJRT_NPROC", "32")
 os.environ["XLA_FLAGS"] = f"{xla_flags.flags(8)} {os.environ.get('XLA_FLAGS', '')}"
+cli.enough_threads()  # for the processes that tests start, too
 
 # Bytes of a process, of which tools/test.sh has up to four: an eighth of the memory.
 LARGE = max(2 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)

@@ -172,7 +172,7 @@ def _of_policy_gradients(c: sections.Config, objective: Objective | None) -> lis
     s, faults = c.rollouts, []
     if objective is None or objective.needs.data != "prompts":
         return faults
-    faults += _of_own_functions(s)
+    faults += _of_functions(s)
     if s.name == "grpo" and s.kl.place == "reward" and s.kl.coefficient:
         faults.append(
             f'rollouts.kl.place: "reward" with {s.name!r}, which divides by the '
@@ -198,27 +198,35 @@ def _of_policy_gradients(c: sections.Config, objective: Objective | None) -> lis
     return faults
 
 
-def _of_own_functions(s: rollout_settings.RolloutsConfig) -> list[str]:
-    """What `probe` refuses of functions that are not ours."""
-    attempts = {"advantage": (s.bound_advantage(), probe.advantage)}
-    if (bound := s.bound_normalizer()) is not None:
-        attempts["normalize"] = (
-            bound,
-            functools.partial(probe.normalizer, start=s.running),
-        )
+def _of_functions(s: rollout_settings.RolloutsConfig) -> list[str]:
+    """What `probe` refuses of an advantage and a normalizer."""
+    advantage, normalizer = s.bound_advantage(), s.bound_normalizer()
+    of_normalizer = functools.partial(probe.normalizer, start=s.running)
+    attempts = {
+        "advantage": (advantage, probe.advantage),
+        "normalize": (normalizer, of_normalizer),
+    }
     faults = []
     for path, (bound, check) in attempts.items():
-        if bound.func.__module__.startswith("alignjax."):
+        if bound is None or _is_ours(bound):
             continue
-        field = f"rollouts.{path}.name: {bound.func.__name__}"
         try:
             check(bound, samples=s.samples)
-        except probe.Refusal as error:
-            faults.append(f"{field} {error}")
         except Exception as error:  # one from outside may fail in any way
-            text = str(error).partition("\n")[0]
-            faults.append(f"{field} fails: {type(error).__name__}: {text}")
+            name = bound.func.__name__
+            faults.append(f"rollouts.{path}.name: {name} {probe.reason(error)}")
+    if faults or normalizer is None or not _is_ours(normalizer):
+        return faults
+    if not probe.changes(normalizer, s.running, advantage, s.samples):
+        faults.append(
+            f"rollouts.normalize.name: {s.normalize['name']!r} with these options has "
+            f"no effect on the advantage {s.name!r}; leave it out"
+        )
     return faults
+
+
+def _is_ours(bound: functools.partial) -> bool:
+    return bound.func.__module__.startswith("alignjax.")
 
 
 def filters(section: Mapping) -> list[str]:

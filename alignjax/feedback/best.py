@@ -139,7 +139,7 @@ def keep(
         prompt, the first of equal ones.
     """
     K = len(responses) // len(prompts)
-    responses = [
+    to_score = [
         rewards.Response(
             prompts[i // K].turns,
             prompts[i // K].record,
@@ -150,12 +150,12 @@ def keep(
         )
         for i, response in enumerate(responses)
     ]
-    scored = rewards.score([rewards.Named("reward", 1.0, reward)], responses)
+    scored = rewards.score([rewards.Named("reward", 1.0, reward)], to_score)
     rows, without, every, kept = [], 0, [], []
     for n, prompt in enumerate(prompts):
         candidates: dict[str, float] = {}
         for i in range(n * K, n * K + K):
-            value, response = scored.total[i], responses[i]
+            value, response = scored.total[i], to_score[i]
             if value is not None:
                 every.append(value)
             if value is not None and response.finished and response.text.strip():

@@ -215,10 +215,9 @@ def bind_of_tokens(
             text = str(error).partition("\n")[0]
             if text.partition(":")[0] in bound.keywords:
                 raise errors.ConfigError(text) from error
-            if not isinstance(error, probe.Refusal):
-                text = f"fails: {type(error).__name__}: {text}"
             field = "name" if critic else "loss"
-            raise errors.ConfigError(f"{field}: {name} {text}") from error
+            message = f"{field}: {name} {probe.reason(error)}"
+            raise errors.ConfigError(message) from error
     return bound
 
 

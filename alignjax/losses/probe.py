@@ -24,7 +24,14 @@ B, T = 6, 5  # responses, and the room of each; neither is the length of one
 
 
 class Refusal(ValueError):
-    """What is wrong with a loss, in words that follow its name."""
+    """What is wrong with a function, in words that follow its name."""
+
+
+def reason(error: Exception) -> str:
+    """What follows the name of a function that failed, in whatever way."""
+    text = str(error).partition("\n")[0]
+    is_ours = isinstance(error, Refusal)
+    return text if is_ours else f"fails: {type(error).__name__}: {text}"
 
 
 def policy(loss, traits) -> None:
@@ -78,17 +85,17 @@ def advantage(function, samples: int) -> None:
       Refusal: with the reason.
     """
     outcome = _outcome(samples)
-    given = function(outcome)
+    result = function(outcome)
     shapes = {"advantage": outcome.action.shape, "weight": outcome.scored.shape}
-    if getattr(given, "returns", None) is not None:
+    if getattr(result, "returns", None) is not None:
         shapes["returns"] = outcome.action.shape
-    _check_fields(given, shapes, "advantages.Advantages")
+    _check_fields(result, shapes, "advantages.Advantages")
     for name, shape in shapes.items():
         there = outcome.action if len(shape) == 3 else True
-        if not np.isfinite(np.asarray(getattr(given, name))[there]).all():
+        if not np.isfinite(np.asarray(getattr(result, name))[there]).all():
             raise Refusal(f"gives a {name} that is not finite; it may read padding")
     groups = len(outcome.scored)
-    if (shape := jnp.shape(getattr(given, "scale", 1.0))) not in ((), (groups, 1)):
+    if (shape := jnp.shape(getattr(result, "scale", 1.0))) not in ((), (groups, 1)):
         raise Refusal(
             f"has a scale of shape {list(shape)}; one number, or [{groups}, 1] for "
             f"{groups} prompts"
@@ -101,18 +108,21 @@ def normalizer(function, start: Mapping[str, float], samples: int) -> None:
     Args:
       start: the numbers that it declares.
     """
-    try:
-        start = {name: np.float32(x) for name, x in start.items()}
-    except (TypeError, ValueError) as error:
-        raise Refusal(f"declares {start!r:.200}, which are not all numbers") from error
+    _normalized_twice(function, start, _outcome(samples))
+
+
+def changes(function, start: Mapping[str, float], advantage, samples: int) -> bool:
+    """Whether a normalizer changes what an advantage makes of a second rollout."""
     outcome = _outcome(samples)
-    for _ in range(2):
-        given = function(outcome, start)
-        check_normalized(given, outcome, start)
-        start = given.running
+    reward_GKT = _normalized_twice(function, start, outcome).reward
+    before, after = map(advantage, (outcome, outcome._replace(reward=reward_GKT)))
+    of = lambda result: (result.advantage, result.returns)
+    same = lambda x, y: np.allclose(x, y, rtol=1e-3, atol=1e-5, equal_nan=True)
+    pairs = zip(of(before), of(after), strict=True)
+    return not all(x is None or same(x, y) for x, y in pairs)
 
 
-def check_normalized(given, outcome, start: Mapping) -> None:
+def check_normalized(normalized, outcome, start: Mapping) -> None:
     """Refuses what a normalizer gives.
 
     Raises:
@@ -120,10 +130,10 @@ def check_normalized(given, outcome, start: Mapping) -> None:
         that is not finite; or a scale that is not one number above 0.
     """
     shape = jnp.shape(outcome.reward)
-    _check_fields(given, {"reward": shape, "scale": ()}, "normalizers.Normalized")
+    _check_fields(normalized, {"reward": shape, "scale": ()}, "normalizers.Normalized")
     there = np.asarray(outcome.action & outcome.scored[..., None])
-    kept, scale = given.running, float(given.scale)
-    if not np.isfinite(np.asarray(given.reward)[there]).all():
+    kept, scale = normalized.running, float(normalized.scale)
+    if not np.isfinite(np.asarray(normalized.reward)[there]).all():
         raise Refusal("gives rewards that are not finite; it may read padding")
     if not (np.isfinite(scale) and scale > 0):
         raise Refusal(f"has divided by {scale:g}, which is not above 0")
@@ -132,6 +142,19 @@ def check_normalized(given, outcome, start: Mapping) -> None:
         raise Refusal(f"keeps {names}, and declares {sorted(start)}")
     if not all(jnp.ndim(x) == 0 and np.isfinite(float(x)) for x in kept.values()):
         raise Refusal(f"keeps {dict(kept)!r:.200}, which are not all finite numbers")
+
+
+def _normalized_twice(function, start: Mapping[str, float], outcome):
+    """What a normalizer makes of a rollout that comes twice, the second time."""
+    try:
+        running = {name: np.float32(x) for name, x in start.items()}
+    except (TypeError, ValueError) as error:
+        raise Refusal(f"declares {start!r:.200}, which are not all numbers") from error
+    for _ in range(2):
+        normalized = function(outcome, running)
+        check_normalized(normalized, outcome, running)
+        running = normalized.running
+    return normalized
 
 
 def _outcome(samples: int):
@@ -145,7 +168,7 @@ def _outcome(samples: int):
     lengths_GK[3, 0] = 0
     action_GKT = np.arange(T) < lengths_GK[..., None]
     action_GKT[4, 0] = [True, False, True, False, False]
-    score_GK = draw(5, samples)
+    score_GK = 1 + 3 * draw(5, samples)
     score_GK[1] = 0.5
     score_GK[2, 0] = np.nan
     k1_GKT = np.where(action_GKT, 0.1 * draw(5, samples, T), np.nan)
@@ -162,11 +185,13 @@ def _outcome(samples: int):
     )
 
 
-def _check_fields(given, shapes: Mapping[str, tuple], kind: str) -> None:
+def _check_fields(result, shapes: Mapping[str, tuple], kind: str) -> None:
     for name, shape in shapes.items():
-        if not hasattr(given, name):
-            raise Refusal(f"returns a {type(given).__name__}, where {kind} is returned")
-        if (other := jnp.shape(getattr(given, name))) != shape:
+        if not hasattr(result, name):
+            raise Refusal(
+                f"returns a {type(result).__name__}, where {kind} is returned"
+            )
+        if (other := jnp.shape(getattr(result, name))) != shape:
             raise Refusal(
                 f"gives a {name} of shape {list(other)}, where it has {list(shape)}"
             )

@@ -92,8 +92,8 @@ class Rollouts:
         Args:
           models: as they are at its first update.
           coefficient: of the KL in the reward.
-          running: what the normalizer kept of the rollout before; None before the
-            first one.
+          running: what the normalizer kept of the rollout before; None or nothing
+            before the first one.
 
         Raises:
           DataError: a reward that fails, or gives none to all of rollout 0.

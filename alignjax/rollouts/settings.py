@@ -202,7 +202,7 @@ class RolloutsConfig:
         """The rewards of a rollout as the normalizer has them.
 
         Args:
-          running: what it kept of the rollout before; None before the first one.
+          running: what it kept of the rollout before; None or nothing before the first.
 
         Raises:
           ConfigError: see `probe.check_normalized`.
@@ -210,14 +210,14 @@ class RolloutsConfig:
         function, start = self.bound_normalizer(), self.running
         if function is None:
             return normalizers.Normalized(outcome.reward)
-        given = function(outcome, start if running is None else running)
+        normalized = function(outcome, running or start)
         try:
-            probe.check_normalized(given, outcome, start)
+            probe.check_normalized(normalized, outcome, start)
         except probe.Refusal as error:
             name = self.normalize["name"]
             message = f"rollouts.normalize.name: {name!r} {error}"
             raise errors.ConfigError(message) from error
-        return given
+        return normalized
 
     def bound_denominator(self) -> functools.partial:
         """The denominator, a function of actions and the weights of responses."""

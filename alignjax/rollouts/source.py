@@ -161,8 +161,7 @@ class Source:
             coefficient,
             self.beat,
             # As numbers, so that nothing is compiled for the devices of the mesh.
-            {name: np.float32(x) for name, x in state.extra.get("running", {}).items()}
-            or None,
+            {name: np.float32(x) for name, x in state.extra.get("running", {}).items()},
         )
         for line in lines:
             self.say(f"rollout {number}: {line}")

@@ -20,7 +20,7 @@ def scores(responses):
     return [4.0 * (i % 4) for i in range(len(responses))]
 
 
-def made(experiment, name, running=None, **changes):
+def made(experiment, name, running=(), **changes):
     """A rollout of these scores, by RLOO; options of the normalizer follow its name."""
     rollouts = small.with_rewards(experiment, scores)
     normalize = {"name": name} if isinstance(name, str) else name
@@ -30,7 +30,7 @@ def made(experiment, name, running=None, **changes):
     rollouts = dataclasses.replace(rollouts, settings=settings)
     run, models = experiment[0], small.models(*experiment)
     with sharding.use(run.mesh, run.rules):
-        return rollouts.make(5, models, 0.1, running=running)
+        return rollouts.make(5, models, 0.1, running=dict(running))
 
 
 def test_advantages_are_of_the_rewards_as_they_are_normalized(experiment):
@@ -192,5 +192,32 @@ def scaled(outcome):
 def test_an_advantage_that_is_wrong_is_refused_too(tmp_path, name, why):
     section = small.section(tmp_path, rollouts__advantage={"name": f"{OWN}:{name}"})
     why = rf"rollouts\.advantage\.name: {name} .*{why}"
+    with pytest.raises(errors.ConfigError, match=why):
+        build.check(section)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "advantage", "has_effect"),
+    [
+        ({"name": "running_scale"}, "rloo", True),
+        ({"name": "running_scale"}, "reinforce", True),
+        ({"name": "running_scale"}, "batch_std", False),
+        ({"name": "running_scale"}, "reinforce_pp", False),
+        ({"name": "moving_baseline"}, "reinforce", True),
+        ({"name": "moving_baseline", "decay": 1.0}, "reinforce", False),
+        ({"name": "moving_baseline"}, "rloo", False),
+        ({"name": "moving_baseline"}, "dr_grpo", False),
+        ({"name": "whitened_tokens"}, "reinforce_pp", True),
+    ],
+    ids=str,
+)
+def test_one_without_effect_is_refused(tmp_path, normalize, advantage, has_effect):
+    section = small.section(
+        tmp_path, rollouts__normalize=normalize, rollouts__advantage={"name": advantage}
+    )
+    if has_effect:
+        assert build.check(section).config.rollouts.normalize == normalize
+        return
+    why = r"normalize\.name: '\w+' with these options has no effect on the advantage"
     with pytest.raises(errors.ConfigError, match=why):
         build.check(section)
