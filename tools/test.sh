@@ -33,6 +33,6 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # kills may leave half an entry behind, which is never mended.
 compiled=$(mktemp -d)
 trap 'rm -rf "$compiled"' EXIT
-export JAX_COMPILATION_CACHE_DIR=$compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+export JAX_COMPILATION_CACHE_DIR=$compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 "$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -q \
     -m "not slow and not gpu" "$@"
