@@ -257,9 +257,14 @@ def check_output(out: pathlib.Path) -> None:
 
 
 def keep_programs(cache_dir: str | pathlib.Path) -> None:
-    """Keeps compiled programs in `cache_dir`, for later runs of the same model."""
+    """Keeps compiled programs in `cache_dir`, for later runs of the same model.
+
+    Where JAX_COMPILATION_CACHE_DIR names a folder they are kept there, as jax does.
+    """
     import jax
 
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
     folder = path(cache_dir, "cache_dir") / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import resource
 import sys
+import tempfile
 
 import pytest
 
@@ -16,6 +17,12 @@ from tests import xla_flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{xla_flags.flags(8)} {os.environ.get('XLA_FLAGS', '')}"
 cli.enough_threads()  # for the processes that tests start, too
+# What one process compiles the others need not, of this run alone: a process that a
+# test kills may leave half a program behind.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.TemporaryDirectory(prefix="programs")  # ends with this process
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # Bytes of a process, of which tools/test.sh has up to four: an eighth of the memory.
 LARGE = max(2 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)

@@ -9,10 +9,8 @@ import json
 import pathlib
 import shutil
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from alignjax import errors, train
 from alignjax.analysis import open_run
@@ -33,20 +31,6 @@ def at_the_root(monkeypatch):
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("golden_runs")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled(scratch):
-    """Most of the runs have the same model, which then compiles once."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = [getattr(jax.config, name) for name in names]
-    compilation_cache.reset_cache()
-    jax.config.update(names[0], str(scratch / "compiled"))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def section(name: str, scratch: pathlib.Path, **changes) -> dict:

@@ -29,10 +29,5 @@ echo "test: ruff"
 echo "test: pytest, $workers at a time"
 # Tests are for CPU; a file stays on one worker, so that its fixtures are made once.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# What one process compiles, the next need not. For this run only: a process that a test
-# kills may leave half an entry behind, which is never mended.
-compiled=$(mktemp -d)
-trap 'rm -rf "$compiled"' EXIT
-export JAX_COMPILATION_CACHE_DIR=$compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 "$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder -q \
     -m "not slow and not gpu" "$@"

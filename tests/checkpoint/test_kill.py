@@ -39,11 +39,7 @@ def start(workdir: pathlib.Path):
     """A trainer, forked from a server that has imported all and touched no device."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny"])
-    process = context.Process(
-        target=tiny.train,
-        args=(workdir, STEPS, 1),
-        kwargs={"cache": workdir.parent / "cache"},
-    )
+    process = context.Process(target=tiny.train, args=(workdir, STEPS, 1))
     process.start()
     return process
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,14 +14,6 @@ from tests.rollouts import small
 
 SAME = ("loss", "grad_norm", "entropy")
 SAME += tuple(f"rollout/{name}" for name in ("reward", "length", "kl/reference"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,24 @@
 
 import collections
 import json
+import os
 
 import jax
 import launch
 import numpy as np
 import pytest
 
-from alignjax import analysis, errors, trees
+from alignjax import analysis, cli, errors, trees
 from alignjax.plan import profile
 from configs.smoke import pretrain
 
 
 def count_events():
-    """Ends the output with how often each thing happened to the cache of programs."""
+    """Ends the output with how often each thing happened to the cache of programs.
+
+    The cache is that of the config.
+    """
+    del os.environ["JAX_COMPILATION_CACHE_DIR"]
     counts = collections.Counter()
     jax.monitoring.register_event_listener(lambda name, **_: counts.update([name]))
     return lambda: print(json.dumps(counts))
@@ -33,6 +38,13 @@ def test_second_start_compiles_less(tmp_path, corpus):
     (misses, hits), (misses_again, hits_again) = counts
     assert misses >= 3 and hits == 0  # at least: init, the step, evaluation
     assert hits_again >= 3 and misses_again <= misses - 3
+
+
+def test_programs_are_kept_where_the_environment_says(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "theirs"))
+    cli.keep_programs(tmp_path)
+    assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_profile(tmp_path, corpus, cache):
