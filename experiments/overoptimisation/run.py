@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--sft", required=True, help="the fine-tuned run that all start from")
     add("--out", type=pathlib.Path, required=True, help="a folder for runs and tables")
-    add("--seeds", type=int, default=3, help="policies of each arm (%(default)s)")
+    add("--seeds", type=int, default=5, help="policies of each arm (%(default)s)")
     add("--reward_model", action="append", default=[], help="a flag for their training")
     add("--policy", action="append", default=[], help="a flag for theirs")
     return parser
