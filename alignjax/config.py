@@ -83,9 +83,8 @@ def fill(known: Mapping[str, Field], section: Mapping, path: str) -> dict[str, A
                 values[name] = None
             continue
         if name not in known:
-            problems.append(
-                f"{prefix}{name}: unknown field; {registry.closest(name, known)}"
-            )
+            remedy = registry.closest(name, known) if known else "it takes no options"
+            problems.append(f"{prefix}{name}: unknown field; {remedy}")
             continue
         try:
             values[name] = cast(value, known[name].type)
@@ -148,7 +147,8 @@ def of_kind(kinds: Mapping[str, str], kind: Any, name: str, noun: str) -> Callab
       ConfigError: there is none; calls the field `kind`, and what it names a `noun`.
     """
     if not isinstance(kind, str):
-        raise errors.ConfigError(f"kind: {kind!r:.40}; one of {', '.join(kinds)}")
+        remedy = f"one of {', '.join(kinds)}, or module:function"
+        raise errors.ConfigError(f"kind: {kind!r:.40}; {remedy}")
     if ":" in kind:
         return find(registry.Registry(noun), kind, "kind")
     if kind not in kinds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import types
 from collections.abc import Callable
 
 MOST_NAMES, MOST_LETTERS = 60, 80  # of a message; names may be a stranger's
@@ -63,9 +64,9 @@ class Registry(dict):
         if name in self:
             return self[name]
         if ":" in name:
-            module, _, attribute = name.partition(":")
+            where, _, attribute = name.partition(":")
             try:
-                function = getattr(importlib.import_module(module), attribute)
+                function = _attribute(importlib.import_module(where), attribute)
             except (Exception, SystemExit) as error:  # a module of others
                 kind = type(error).__name__
                 raise ValueError(f"{self.kind} {name!r}: {kind}: {error}") from error
@@ -74,3 +75,17 @@ class Registry(dict):
                 raise ValueError(f"{self.kind} {name!r}: a {kind}, not a function")
             return function
         raise ValueError(f"unknown {self.kind} {name!r}; {closest(name, self)}")
+
+
+def _attribute(module: types.ModuleType, name: str):
+    """A module's attribute; the error names the functions that it has."""
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        own = [
+            other
+            for other, x in vars(module).items()
+            if callable(x) and getattr(x, "__module__", None) == module.__name__
+        ]
+        remedy = f"; {closest(name, own)}" if own else ""
+        raise AttributeError(f"{error}{remedy}") from error

@@ -24,6 +24,7 @@ import threading
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _MAIN = "import sys; from alignjax import workers; workers.main(*sys.argv[1:])"
 
 
@@ -168,6 +169,7 @@ def main(function: str, descriptor: str, cpu_seconds: str, memory_bytes: str) ->
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can be written
+    sys.addaudithook(_refuse_changes)  # nor emptied or removed, by Python's own calls
     with contextlib.suppress(EOFError, OSError):
         while True:
             request = json.loads(channel.recv_bytes())
@@ -181,6 +183,16 @@ def main(function: str, descriptor: str, cpu_seconds: str, memory_bytes: str) ->
             channel.send_bytes(result)
     if os.getpid() == own:  # and no process that the function forked and that returned
         os.killpg(own, signal.SIGKILL)
+
+
+def _refuse_changes(event: str, arguments: tuple) -> None:
+    if event in ("os.remove", "os.rename", "os.rmdir", "os.truncate"):
+        raise PermissionError(f"{event}: this process changes no file")
+    if event == "open":
+        path, _, flags = arguments
+        is_named = not isinstance(path, int) and os.fsdecode(path) != os.devnull
+        if is_named and flags & _WRITING:
+            raise PermissionError(f"open {path!r:.200}: this process changes no file")
 
 
 def _end_with_caller(channel: connection.Connection) -> None:

@@ -169,7 +169,8 @@ def test_registry_finds_in_itself_and_in_modules():
         ("def bad(:", "SyntaxError: invalid syntax"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import math as thing", "a module, not a function"),
-        ("", "AttributeError: module 'outside' has no attribute 'thing'"),
+        ("", "AttributeError: module 'outside' has no attribute 'thing'$"),
+        ("def things(): pass", "AttributeError: .*'thing'; did you mean 'things'"),
     ],
 )
 def test_registry_says_why_a_module_gives_no_function(

@@ -36,6 +36,14 @@ def work(request):
         return "x" * rest[0]
     if name == "write":
         pathlib.Path(rest[0]).write_text("here")
+    if name == "append":
+        open(rest[0], "a").write("more")  # noqa: SIM115, as people write it
+    if name == "remove":
+        os.remove(rest[0])
+    if name == "rename":
+        os.replace(rest[0], rest[0] + ".old")
+    if name == "discard":
+        subprocess.run(["true"], stdout=subprocess.DEVNULL, check=True)
     if name == "die":
         os._exit(3)
     if name == "fork":
@@ -100,10 +108,16 @@ def test_what_goes_beyond_a_limit_is_an_error_and_the_next_call_is_not(
     assert worker.call(["echo", 1]) == [1]
 
 
-def test_no_file_can_be_written(worker, tmp_path):
-    with pytest.raises(workers.WorkerError, match="OSError"):
-        worker.call(["write", str(tmp_path / "file")])
-    assert not (tmp_path / "file").exists() or not (tmp_path / "file").read_text()
+@pytest.mark.parametrize("how", ["write", "append", "remove", "rename"])
+def test_no_file_is_changed(worker, how, tmp_path):
+    """Neither one that is there nor one that is not."""
+    (tmp_path / "precious").write_text("before")
+    for name in ("precious", "new"):
+        with pytest.raises(workers.WorkerError, match="changes no file"):
+            worker.call([how, str(tmp_path / name)])
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+    assert (tmp_path / "precious").read_text() == "before"
+    assert worker.call(["discard"]) is None  # /dev/null is open to all
 
 
 def test_a_slow_worker_is_stopped():

@@ -47,6 +47,7 @@ def policy(loss, traits) -> None:
     now, then = _responses()
     old = now.replace(logp=then.old)
     _check_shape(loss(old, then))
+    _check_finite(loss, "logp", old, then, "where policy and old policy are the same")
     gradient_BT = np.asarray(_gradient(loss, "logp", old, then))
     expected_BT = np.where(then.action, -then.advantage, 0.0)
     if traits.on_policy and not np.allclose(gradient_BT, expected_BT, atol=1e-5):
@@ -59,7 +60,9 @@ def policy(loss, traits) -> None:
         )
     for sign in (-1, 1):
         far = now.replace(logp=then.old + sign * FAR)
-        _check_finite(loss, "logp", far, then, f"at a ratio of e^{sign * FAR:.0f}")
+        least = far.logp[then.action].min()
+        where = f"at a ratio of e^{sign * FAR:.0f}, where log p is {least:.0f}"
+        _check_finite(loss, "logp", far, then, where)
     _check_rows(loss, "logp", now, then)
 
 
@@ -93,7 +96,7 @@ def advantage(function, samples: int) -> None:
     for name, shape in shapes.items():
         there = outcome.action if len(shape) == 3 else True
         if not np.isfinite(np.asarray(getattr(result, name))[there]).all():
-            raise Refusal(f"gives a {name} that is not finite; it may read padding")
+            raise Refusal(f"has {name} that is not finite; it may read padding")
     groups = len(outcome.scored)
     if (shape := jnp.shape(getattr(result, "scale", 1.0))) not in ((), (groups, 1)):
         raise Refusal(
@@ -188,12 +191,10 @@ def _outcome(samples: int):
 def _check_fields(result, shapes: Mapping[str, tuple], kind: str) -> None:
     for name, shape in shapes.items():
         if not hasattr(result, name):
-            raise Refusal(
-                f"returns a {type(result).__name__}, where {kind} is returned"
-            )
+            raise Refusal(f"returns {type(result).__name__}, where {kind} is returned")
         if (other := jnp.shape(getattr(result, name))) != shape:
             raise Refusal(
-                f"gives a {name} of shape {list(other)}, where it has {list(shape)}"
+                f"has the shape {list(other)} for {name}, which has {list(shape)}"
             )
 
 
@@ -225,10 +226,12 @@ def _gradient(loss, field, now, then):
 
 
 def _check_shape(loss_BT) -> None:
-    if jnp.shape(loss_BT) != (B, T):
+    shape = None if loss_BT is None else jnp.shape(loss_BT)
+    if shape != (B, T):
+        what = "None" if shape is None else f"shape {shape}"
         raise Refusal(
-            f"returns shape {jnp.shape(loss_BT)} for {B} responses of {T} tokens; it "
-            f"must return one value a token, {(B, T)}, and not reduce them"
+            f"returns {what} for {B} responses of {T} tokens; it must return one value "
+            f"a token, {(B, T)}, and not reduce them"
         )
 
 

@@ -146,6 +146,13 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
             rewards.append(Named(name, weight, reward, clip, ":" in kind))
         except errors.ConfigError as error:
             problems += [f"{where}.{problem}" for problem in error.problems]
+            is_required = [": required" in problem for problem in error.problems]
+            if any(is_required) and ":" in kind:
+                problems.append(
+                    f"{where}.kind: {kind} makes a reward of its options; a function "
+                    f'of prompt, response and record is kind="function", '
+                    f'function="{kind}"'
+                )
     if not problems and not any(reward.weight for reward in rewards):
         problems.append(f"{path}: name at least one reward whose weight is not 0")
     if problems:

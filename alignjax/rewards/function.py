@@ -8,18 +8,20 @@ the text of the response, and the row of the prompt's source as JSON (None where
 is no row). An exception, a number that is not finite, a process that exits and a call
 that takes too long leave the response without a score, and so does a None.
 
-The process can write no file, neither a temporary one nor a cache, and has 4 GiB of
-address space, of which some libraries reserve more than they use.
+Python's own calls can write, empty and remove no file there, neither a temporary one
+nor a cache; what is printed is lost. The process has 4 GiB of address space, of which
+some libraries reserve more than they use.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignjax import errors, registry, rewards, workers
+from alignjax import config, errors, registry, rewards, workers
 from alignjax.bounds import Seconds, Share
 
 
@@ -36,12 +38,9 @@ def make(
     The reward raises DataError where more of them have no score.
 
     Raises:
-      ConfigError: there is no such function.
+      ConfigError: there is no such function, or it takes other arguments.
     """
-    try:
-        registry.Registry("function").find(function)
-    except ValueError as error:
-        raise errors.ConfigError(f"function: {error}") from error
+    _check_arguments(config.find(registry.Registry("function"), function, "function"))
     limits = workers.Limits(
         cpu_seconds=int(seconds) + 30,  # the import of its modules included
         wall_seconds=float(seconds) + 60.0,
@@ -72,6 +71,19 @@ def make(
         return scores
 
     return reward
+
+
+def _check_arguments(function: Callable) -> None:
+    try:
+        inspect.signature(function).bind("prompt", "response", "record")
+    except TypeError as error:
+        raise errors.ConfigError(
+            f"function: {function.__name__}{inspect.signature(function)}: {error}; "
+            "a reward takes prompt, response and record. A function that makes a "
+            'reward of its options is named in kind="module:function"'
+        ) from error
+    except ValueError:
+        pass  # some that are not written in Python do not tell
 
 
 def call(request: Sequence[Any]) -> tuple[float | None, str]:

@@ -335,6 +335,16 @@ def fails(now, then):
     return now.logits
 
 
+def forgets(now, then):
+    reinforce = -now.logp * then.advantage
+    del reinforce  # and returns nothing
+
+
+def divides(now, then):
+    gap = now.logp - then.old
+    return -jnp.divide(gap, gap) * then.advantage
+
+
 @catalogue.declare_policy(on_policy=False)
 def clones(now, then):
     """Imitates its samples, whatever their advantage, and says so."""
@@ -352,6 +362,8 @@ def clones(now, then):
         (reads_padding, "minus the advantage|depends on tokens that are no actions"),
         (whitens, "minus the advantage|depends on other responses"),
         (fails, "fails: AttributeError"),
+        (forgets, "returns None for 6 responses"),
+        (divides, "value that is not finite where policy and old policy are the same"),
     ],
 )
 def test_the_probe_refuses(loss, reason):

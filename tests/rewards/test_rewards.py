@@ -113,6 +113,21 @@ def test_a_bound_is_of_what_is_added_and_not_of_what_is_logged():
                 build(kind="world", **{field: value})
 
 
+def test_a_function_in_the_place_of_a_factory_and_the_other_way_round():
+    name = "tests.rollouts.functions:vowels"
+    with pytest.raises(errors.ConfigError) as caught:
+        build(kind=name)
+    assert f"rewards.r.kind: {name} makes a reward of its options" in str(caught.value)
+    with pytest.raises(
+        errors.ConfigError, match=r"r\.function: slow\(seconds: float\)"
+    ):
+        build(kind="function", function="tests.rollouts.functions:slow")
+    with pytest.raises(errors.ConfigError, match="did you mean 'vowels'"):
+        build(kind="function", function="tests.rollouts.functions:vowel")
+    with pytest.raises(errors.ConfigError, match=r"None; one of .*, or module:fun"):
+        build(function=name)
+
+
 def test_a_module_that_ends_the_process(tmp_path, monkeypatch):
     (tmp_path / "ends_at_import.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -145,12 +145,12 @@ BAD = {
     "list_of_numbers": "not all finite numbers",
     "not_kept": "keeps None",
     "words": "declares {'x': 'zero'}, which are not all numbers",
-    "of_responses": r"a reward of shape \[5, 4\], where it has \[5, 4, 5\]",
+    "of_responses": r"the shape \[5, 4\] for reward, which has \[5, 4, 5\]",
     "by_nothing": "divided by 0, which is not above 0",
-    "by_group": r"a scale of shape \[8, 1\], where it has \[\]",
+    "by_group": r"the shape \[8, 1\] for scale, which has \[\]",
     "nan": "rewards that are not finite",
     "reads_padding": "rewards that are not finite; it may read padding",
-    "array": "returns a ArrayImpl, where normalizers.Normalized is returned",
+    "array": "returns ArrayImpl, where normalizers.Normalized is returned",
     "of_one": "fails: TypeError: of_one",
     "broken": "fails: KeyError: 'gold'",
 }
@@ -184,7 +184,7 @@ def scaled(outcome):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("small_weights", r"a weight of shape \[3\], where it has \[5, 4\]"),
+        ("small_weights", r"the shape \[3\] for weight, which has \[5, 4\]"),
         ("not_there", "fails: AttributeError"),
         ("scaled", r"a scale of shape \[5, 4\]; one number, or \[5, 1\]"),
     ],
