@@ -69,7 +69,7 @@ class Score(NamedTuple):
     fault: str = ""
 
 
-Reward = Callable[[Sequence[Response]], Sequence[Score]]
+Reward = Callable[[Sequence[Response]], Sequence[Score | float | None]]
 
 
 class Named(NamedTuple):
