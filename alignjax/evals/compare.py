@@ -229,7 +229,10 @@ def line(fields: dict[str, Any], metric: str = "gold", *, part: str = "") -> str
         parts[0] += ", paired by seed"
     if "t" in fields:
         parts.append("t {low:+.3f} to {high:+.3f}".format_map(fields["t"]))
-    parts.append(f"MDE {fields['mde']:.3f}")
+    if fields["estimate"] == fields["mde"] == 0:
+        parts.append("equal on every prompt, as runs are that were trained alike")
+    else:
+        parts.append(f"MDE {fields['mde']:.3f}")
     corrected = "p_BH" if part else "p_Holm"
     name = "p" if fields["family"] == 1 else corrected
     parts.append(f"{name} {fields['p_adjusted']:.3g}")

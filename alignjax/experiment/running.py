@@ -269,7 +269,8 @@ def _rollout_notes(run: Experiment) -> list[str]:
     lines = [
         (
             f"rollouts: {count:,} of {run.rollouts.size} prompts x {s.samples} "
-            f"responses of at most {s.max_tokens} tokens, {s.updates} updates each; "
+            f"responses of at most {s.max_tokens} tokens, {s.updates} "
+            f"update{'s' * (s.updates > 1)} each; "
             f"{count * run.rollouts.size * s.samples:,} responses in all"
         ),
         *(f"  {line}" for line in run.rollouts.prompts.report.splitlines()),
@@ -282,6 +283,12 @@ def _rollout_notes(run: Experiment) -> list[str]:
         ),
         f"  {_lesson(run)}",
     ]
+    loss = c.objective.get("loss") or ""
+    if ":" in loss and s.updates == 1 and not run.rollouts.pairs:
+        lines.append(
+            f"  {loss}: with one update a rollout its ratio is 1, where the losses of "
+            "policies have one gradient; see rollouts.epochs and minibatches"
+        )
     if s.filters:
         lines.append(
             f"  prompts whose responses are equal in {s.outcome or 'the reward'} weigh "

@@ -88,7 +88,7 @@ def test_a_line_for_each_arm_less_the_first(files, capsys):
     # A run beside itself: no difference at all.
     zero = "again - dpo: gold +0.000 (+0.000 to +0.000; "
     assert printed[3].startswith(zero)
-    assert "p_Holm 1;" in printed[3]
+    assert "p_Holm 1;" in printed[3] and "; equal on every prompt, " in printed[3]
 
 
 def test_the_same_numbers_as_the_rows(files, capsys):
