@@ -164,6 +164,14 @@ def lose(path: pathlib.Path) -> None:
         shutil.rmtree(path) if folder else path.unlink()
 
 
+def copy(path: pathlib.Path, other: pathlib.Path) -> None:
+    """Links as links: what they lead to may have no end."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, other, symlinks=True)
+    else:
+        shutil.copyfile(path, other, follow_symlinks=False)
+
+
 def damage(workdir: pathlib.Path, kind: str, name: str, *more) -> None:
     """Does one thing to a run, if it can still be done."""
     path = workdir / name
@@ -196,7 +204,6 @@ def damage(workdir: pathlib.Path, kind: str, name: str, *more) -> None:
             return
         lose(other)
         with contextlib.suppress(OSError):  # its folder is gone
-            copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, other) if keep else os.rename(path, other)
 
 
