@@ -263,8 +263,8 @@ def keep_programs(cache_dir: str | pathlib.Path) -> None:
     """
     import jax
 
+    folder = path(cache_dir, "cache_dir") / "xla"
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    folder = path(cache_dir, "cache_dir") / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -63,21 +63,17 @@ def test_peaks_ends_and_what_was_expected():
 
 def test_each_policy_of_an_ensemble_begins_with_another_reward_model(tmp_path):
     options = run.parser().parse_args(["--sft=sft", f"--out={tmp_path}"])
+    assert options.seeds == 5
     commands = dict(run.commands(options))
     models = {
         name: command[3].partition(":")[2].split(",")
         for name, command in commands.items()
         if name.startswith("policy")
     }
-    assert len(commands) == 2 * 3 + 4 * 3 and len(models) == 12
+    assert len(commands) == 2 * 5 + 4 * 5 and len(models) == 20
     assert models["policy_few_1"] == [str(tmp_path / "few_1"), "mean"]
-    third = models["policy_few_lowest_of_3_2"]
-    assert [pathlib.Path(x).name for x in third] == [
-        "few_2",
-        "few_0",
-        "few_1",
-        "lowest",
-    ]
+    last = models["policy_few_lowest_of_3_4"]
+    assert [pathlib.Path(x).name for x in last] == ["few_4", "few_0", "few_1", "lowest"]
 
 
 @pytest.mark.slow
