@@ -146,8 +146,7 @@ def build(sections: Mapping[str, Mapping[str, Any]], path: str) -> tuple[Named, 
             rewards.append(Named(name, weight, reward, clip, ":" in kind))
         except errors.ConfigError as error:
             problems += [f"{where}.{problem}" for problem in error.problems]
-            is_required = [": required" in problem for problem in error.problems]
-            if any(is_required) and ":" in kind:
+            if ":" in str(kind) and any(": required" in p for p in error.problems):
                 problems.append(
                     f"{where}.kind: {kind} makes a reward of its options; a function "
                     f'of prompt, response and record is kind="function", '
